@@ -1,0 +1,66 @@
+# Works on a fresh machine with make and Python 3.11 or newer. Another Python, in an environment of its own:
+#     make test PYTHON=python3.13 VENV=.venv-new
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-quick lint format bench build hooks clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) ARGS=\"further arguments for pytest, the demo or the benchmarks\""
+
+demo: $(VENV)/.installed-demo ## Run the demonstration, examples/demo.py
+	$(BIN)/python examples/demo.py $(ARGS)
+
+# One file's tests stay in one process, so that a server or a cluster which they share is started once.
+test: $(VENV)/.installed-test ## Run all tests and doctests in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-quick: $(VENV)/.installed-test ## Run the tests that start no server and no cluster
+	$(BIN)/python -m pytest -m "not slow and not s3 and not cluster" $(ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style, format and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy --strict shardedstore
+
+format: $(VENV)/.installed-dev ## Mend style and format where ruff can
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(VENV)/.installed-bench ## Run the benchmarks, one after another
+	@set -e; for file in benchmarks/bench_*.py; do \
+		echo "$(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS)"; \
+		$(BIN)/python -m "benchmarks.$$(basename $$file .py)" $(ARGS); \
+	done
+
+build: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
+	$(BIN)/python -m build
+
+hooks: $(VENV)/.installed-dev ## Install the git hooks of .pre-commit-config.yaml
+	$(BIN)/python -m pre_commit install
+
+clean: ## Remove what was built, cached or written by the demo
+	rm -rf build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name '.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environments as well
+	rm -rf .venv .venv-new
+
+# The environment is made once; an extra (demo, test, dev, bench) is installed when first needed, and again when
+# pyproject.toml changes.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'shardedstore needs Python 3.11 or newer: make ... PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(BIN); exit 1; }

@@ -1,0 +1,14 @@
+"""The transforms that come with shardedstore, imported as ``shardedstore.transforms``.
+
+This folder lies at the top of the repository and is linked into the package. It has one import name: under a second
+one each class would exist twice, and workers could not unpickle what the client sent.
+"""
+
+if __name__ != "shardedstore.transforms":
+    raise ImportError(
+        f"{__name__!r} is not the import name of this folder: import shardedstore.transforms instead", name=__name__
+    )
+
+from shardedstore.transforms.to_zip import ToZip
+
+__all__ = ["ToZip"]
