@@ -1,0 +1,71 @@
+"""What can go wrong, in one tree.
+
+::
+
+    ShardedStoreError
+    ├── UsageError (also a ValueError)    what was asked for can't be done; nothing was written
+    │   ├── ConfigError                   a config that can't be read
+    │   ├── PartitionError                a source that can't be divided as asked
+    │   ├── ChainError                    a chain of transforms that makes no sense
+    │   └── DestinationError              a place that can't or must not be written to
+    ├── CorruptError                      data that is damaged
+    ├── ShardError                        one shard failed
+    └── ShardsFailed (an ExceptionGroup)  a job ended, and these shards failed
+"""
+
+from __future__ import annotations
+
+
+class ShardedStoreError(Exception):
+    """Base of all errors that this package raises itself."""
+
+
+class UsageError(ShardedStoreError, ValueError):
+    """What was asked for can't be done; nothing was written."""
+
+
+class ConfigError(UsageError):
+    """A config, or a location in it, that can't be read."""
+
+
+class PartitionError(UsageError):
+    """A source that can't be divided as asked."""
+
+
+class ChainError(UsageError):
+    """A chain of transforms that makes no sense, or not on this source."""
+
+
+class DestinationError(UsageError):
+    """A place that can't, or must not, be written to."""
+
+
+class CorruptError(ShardedStoreError):
+    """Data that is damaged: the message names the file and the key."""
+
+
+class ShardError(ShardedStoreError):
+    """One shard failed, after its retries.
+
+    Attributes
+    ----------
+    shard : str
+        The shard's name: its path, and the index of its block.
+    cause : str
+        The type and the message of what was raised in the worker.
+    """
+
+    def __init__(self, shard: str, cause: str) -> None:
+        super().__init__(shard, cause)
+        self.shard = shard
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"shard {self.shard!r} failed: {self.cause}"
+
+
+class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
+    """A job ended and these shards failed: all others are done and stay done."""
+
+    def derive(self, excs):  # type: ignore[no-untyped-def]
+        return ShardsFailed(self.message, excs)

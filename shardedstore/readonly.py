@@ -1,0 +1,71 @@
+"""What all read-only zarr stores of this package have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Self
+
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+
+
+class ReadOnlyStore(Store):
+    """A zarr store that refuses to write: a subclass gives `get`, `exists`, `list` and `__eq__`, and what is faster."""
+
+    supports_writes: bool = False
+    supports_deletes: bool = False
+    supports_listing: bool = True
+
+    def __init__(self) -> None:
+        super().__init__(read_only=True)
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        # docstring inherited
+        if not read_only:
+            raise ValueError(f"{type(self).__name__} can't be written to: map it with map_shards to change it")
+        return self
+
+    async def set(self, key: str, value: Buffer) -> None:
+        # docstring inherited
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:
+        # docstring inherited
+        self._check_writable()
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        # docstring inherited
+        return list(await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges)))
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        async for key in self.list():
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        start = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
+        seen: set[str] = set()
+        async for key in self.list_prefix(start):
+            name = key[len(start) :].partition("/")[0]
+            if name not in seen:
+                seen.add(name)
+                yield name
+
+
+def cut(data: Buffer, byte_range: ByteRequest | None) -> Buffer:
+    """Return the part of a value that a byte range asks for."""
+    match byte_range:
+        case None:
+            return data
+        case RangeByteRequest(start, end):
+            return data[start:end]
+        case OffsetByteRequest(offset):
+            return data[offset:]
+        case SuffixByteRequest(suffix):
+            return data[max(0, len(data) - suffix) :]
+    raise ValueError(f"Unexpected byte_range, got {byte_range}.")
