@@ -1,0 +1,30 @@
+"""Any Zarr as a collection of shards: zipped, recompressed or copied on Dask, one shard a unit of work."""
+
+from shardedstore.errors import (
+    ChainError,
+    ConfigError,
+    CorruptError,
+    DestinationError,
+    PartitionError,
+    ShardedStoreError,
+    ShardError,
+    ShardsFailed,
+    UsageError,
+)
+from shardedstore.store import ShardedStore
+
+__version__ = "0.4.0"
+
+__all__ = [
+    "ChainError",
+    "ConfigError",
+    "CorruptError",
+    "DestinationError",
+    "PartitionError",
+    "ShardError",
+    "ShardedStore",
+    "ShardedStoreError",
+    "ShardsFailed",
+    "UsageError",
+    "__version__",
+]

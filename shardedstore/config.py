@@ -1,0 +1,186 @@
+"""The config: one JSON document that describes a whole sharded store, and nothing that runs.
+
+It is decoded and checked field by field; it can name kinds of components from a table, but no Python module, class or
+argument. The shards of one array are one template and a grid, so that a million of them take some hundred bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from shardedstore.errors import ConfigError, UsageError
+from shardedstore.grid import Blocks, parse_block
+from shardedstore.locations import Location, is_remote, map_urls, normalize, require_location
+from shardedstore.mounts import Mounts
+
+FORMAT, VERSION = "shardedstore", 1
+FILE_NAME = "shardedstore.json"
+
+
+class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is mounted at a path: one component, or with `blocks` one for each block of the array that is there.
+
+    `location` is then a template, in which ``{block}`` stands for a block's index; `exceptions` hold the locations of
+    blocks that are elsewhere, by their index.
+    """
+
+    location: Location
+    blocks: Blocks | None = None
+    exceptions: dict[str, Location] = {}
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A sharded store: the base, what is mounted on it, and the component that holds rebuilt consolidated metadata."""
+
+    base: Location
+    shards: dict[str, Mount] = {}
+    consolidated: Location | None = None
+
+
+def to_dict(config: Config, folder: str | None = None) -> dict[str, Any]:
+    """Return the JSON document, with URLs inside `folder` relative to it.
+
+    Raises
+    ------
+    ConfigError
+        For a component that has no location, such as a store in memory.
+    """
+    for what, location in locations(config):
+        require_location(location, what)
+    if folder is not None:
+        config = _map(config, lambda url: relative_url(url, folder))
+    return {"format": FORMAT, "version": VERSION, **msgspec.to_builtins(config)}
+
+
+def from_dict(document: object, folder: str | None = None, allow: Iterable[str] | None = None) -> Config:
+    """Return the config that a JSON document describes.
+
+    Parameters
+    ----------
+    document : dict
+        What `to_dict` returned.
+    folder : str, optional
+        The folder, or the URL of one, that relative URLs start from.
+    allow : iterable of str, optional
+        Places outside `folder` that the config may name; None is everywhere, for documents of the program's own.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, naming the field.
+    """
+    if not isinstance(document, Mapping):
+        raise ConfigError("this is not a shardedstore config: it is not a JSON object")
+    fields = dict(document)
+    if fields.pop("format", None) != FORMAT:
+        raise ConfigError(f'this is not a shardedstore config: it lacks "format": "{FORMAT}"')
+    version = fields.pop("version", None)
+    if type(version) is not int or version < 1:
+        raise ConfigError(f"the config's version is {version!r}, which is not a version: is the file damaged?")
+    if version > VERSION:
+        raise ConfigError(
+            f"the config's version is {version}, and this shardedstore reads {VERSION}: install a newer one"
+        )
+    try:
+        config = msgspec.convert(fields, Config)
+        Mounts(config.shards)
+        for path, mount in config.shards.items():
+            _check_mount(path, mount)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the config can't be read: {error}") from None
+    except RecursionError:
+        raise ConfigError("the config can't be read: its locations are nested too deeply") from None
+    allowed = None if allow is None else [normalize(place) for place in allow]
+    return _map(config, lambda url: _absolute_url(url, folder, allowed))
+
+
+def parse(data: bytes, name: str) -> object:
+    """Return the content of a JSON file, or raise a ConfigError that names it."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name!r} is not a shardedstore config: it is not JSON ({error})") from None
+
+
+def dump(config: Config, folder: str | None) -> bytes:
+    """Return the bytes of a config file that stands in `folder`."""
+    return json.dumps(to_dict(config, folder), indent=2).encode() + b"\n"
+
+
+def locations(config: Config) -> Iterable[tuple[str, Location]]:
+    """Yield all locations of a config, each with what it is."""
+    yield "the base", config.base
+    for path, mount in config.shards.items():
+        yield f"shard {path!r}", mount.location
+        for index, location in mount.exceptions.items():
+            yield f"shard {path!r}, block {index!r}", location
+    if config.consolidated is not None:
+        yield "the consolidated metadata", config.consolidated
+
+
+def relative_url(url: str, folder: str) -> str:
+    """Return a URL relative to a folder that it lies in; another is left as it is.
+
+    >>> relative_url("s3://bucket/out/a/0.zip", "s3://bucket/out"), relative_url("/data/a", "/out")
+    ('a/0.zip', '/data/a')
+    """
+    return url.removeprefix(f"{folder.rstrip('/')}/")
+
+
+def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> str:
+    if "://" not in url and not os.path.isabs(url):
+        if folder is None:
+            raise ConfigError(f"the config has the relative URL {url!r}: say root=, the folder that it starts from")
+        if ".." in url.split("/"):
+            raise ConfigError(f"the config's URL {url!r} has a segment '..': it must stay inside the config's folder")
+        separator = posixpath if is_remote(folder) else os.path
+        return separator.join(folder, url) if url else folder
+    try:
+        absolute = normalize(url)
+    except UsageError as error:
+        raise ConfigError(f"the config's URL can't be used: {error}") from None
+    if allowed is not None and not any(_inside(absolute, place) for place in allowed):
+        raise ConfigError(
+            f"the config names {absolute!r}, which is outside its own folder: if that is right, load it with "
+            f"allow=[{absolute!r}], or with allow=[...] of a folder that it lies in"
+        )
+    return absolute
+
+
+def _inside(url: str, place: str) -> bool:
+    return f"{url}/".startswith(f"{place.rstrip('/')}/")
+
+
+def _check_mount(path: str, mount: Mount) -> None:
+    if mount.blocks is None:
+        if mount.exceptions:
+            raise ConfigError(f"shard {path!r} has exceptions, but no blocks")
+        return
+    for index in mount.exceptions:
+        try:
+            known = mount.blocks.within(parse_block(index))
+        except ValueError:
+            known = False
+        if not known:
+            raise ConfigError(f"shard {path!r} has no block {index!r}: its grid of blocks is {mount.blocks.grid}")
+
+
+def _map(config: Config, change: Callable[[str], str]) -> Config:
+    return Config(
+        base=map_urls(config.base, change),
+        shards={
+            path: Mount(
+                map_urls(mount.location, change),
+                mount.blocks,
+                {index: map_urls(location, change) for index, location in mount.exceptions.items()},
+            )
+            for path, mount in config.shards.items()
+        },
+        consolidated=config.consolidated and map_urls(config.consolidated, change),
+    )

@@ -1,0 +1,170 @@
+"""From a component to a stream of entries: its metadata first, then its chunks in C order of the chunk grid.
+
+Equal input gives an equal stream, whatever kind of component holds it and whatever scheduler runs it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from zarr.abc.store import Store
+
+from shardedstore.bulk import Bulk, bulk
+from shardedstore.errors import CorruptError
+from shardedstore.grid import Blocks, Coords
+from shardedstore.metadata import (
+    CONSOLIDATED_V2,
+    METADATA_NAMES,
+    ArrayMeta,
+    drop_consolidated,
+    parse_node,
+)
+from shardedstore.mounts import join
+from shardedstore.views import Block, Remainder, View
+
+Data = bytes | bytearray | memoryview
+
+
+class Entry(NamedTuple):
+    """One key of a shard and its bytes.
+
+    `array` is the metadata of the array that the key belongs to, if any; `coords` are those of a chunk in its
+    array's whole grid, and None for everything else.
+    """
+
+    key: str
+    data: Data
+    array: ArrayMeta | None = None
+    coords: Coords | None = None
+
+
+def read_entries(store: Store, blocks: Blocks | None = None, block: Coords | None = None) -> Iterator[Entry]:
+    """Yield the entries of a component.
+
+    Parameters
+    ----------
+    store : Store
+        The component; views are read from the store that they are a part of.
+    blocks, block
+        For a block of an array that is a store of its own: where in the array it stands.
+
+    Raises
+    ------
+    CorruptError
+        When a key was listed and then is not there, or a zip's CRC does not agree.
+    """
+    match store:
+        case Block():
+            return _block_entries(bulk(store.store), store)
+        case View():
+            return _tree_entries(bulk(store.store), store.path, None)
+        case Remainder():
+            return _tree_entries(bulk(store.store), "", store)
+    entries = _tree_entries(bulk(store), "", None)
+    if blocks is None or block is None:
+        return entries
+    return (e if e.coords is None else e._replace(coords=blocks.join(block, e.coords)) for e in entries)
+
+
+def _block_entries(reader: Bulk, view: Block) -> Iterator[Entry]:
+    """Read a block of an array without listing anything: which keys there may be is arithmetic."""
+    names = [".zarray", ".zattrs", "zarr.json"]
+    found = zip(names, reader.fetch([join(view.path, name) for name in names]), strict=True)
+    documents = {name: view.document(name, value) for name, value in found if value is not None}
+    array = parse_node(documents, view.path)
+    assert isinstance(array, ArrayMeta)
+    for name, data in documents.items():
+        yield Entry(name, data, array)
+    encode_box, box = view.blocks.keys.encode_box, view.blocks.box(view.block)
+    start = f"{view.path}/" if view.path else ""
+    chunks = reader.fetch(map(start.__add__, encode_box(box)))
+    local_keys = encode_box([range(len(span)) for span in box])
+    for key, chunk, coords in zip(local_keys, chunks, itertools.product(*box), strict=True):
+        if chunk is not None:
+            yield Entry(key, chunk, array, coords)
+
+
+def _tree_entries(reader: Bulk, path: str, remainder: Remainder | None) -> Iterator[Entry]:
+    """Read everything below a path: metadata documents breadth first, unknown keys, then the chunks array by array."""
+    start = len(path) + 1 if path else 0
+    keys = [key[start:] for key in reader.keys(path, remainder)]
+    documents = sorted((key for key in keys if _name(key) in METADATA_NAMES), key=lambda key: (key.count("/"), key))
+    nodes: dict[str, dict[str, bytes]] = {}
+    for key, data in zip(documents, _read(reader, path, documents), strict=True):
+        nodes.setdefault(_parent(key), {})[_name(key)] = data
+    arrays = _arrays(nodes)
+    for key in documents:
+        data = nodes[_parent(key)][_name(key)]
+        if _name(key) == "zarr.json":
+            data = drop_consolidated(data, _parent(key)) or data
+        yield Entry(key, data, arrays.get(_parent(key)))
+    skip = {*documents, *(join(node, CONSOLIDATED_V2) for node in nodes)}
+    chunks, others = _sort(arrays, [key for key in keys if key not in skip])
+    for key, data in zip(others, _read(reader, path, others), strict=True):
+        yield Entry(key, data)
+    for (_, coords, key, array), data in zip(chunks, _read(reader, path, [c[2] for c in chunks]), strict=True):
+        yield Entry(key, data, array, coords)
+
+
+def _read(reader: Bulk, path: str, keys: list[str]) -> Iterator[bytes]:
+    for key, data in zip(keys, reader.fetch(join(path, key) for key in keys), strict=True):
+        if data is None:
+            raise CorruptError(
+                f"{join(path, key)!r} was listed, but is not there now: is something writing to the source?"
+            )
+        yield data
+
+
+def _arrays(nodes: dict[str, dict[str, bytes]]) -> dict[str, ArrayMeta]:
+    """Return the arrays among the nodes; documents that are no Zarr metadata are carried like any other file."""
+    arrays = {}
+    for path, documents in nodes.items():
+        try:
+            meta = parse_node(documents, path)
+        except CorruptError:
+            continue
+        if isinstance(meta, ArrayMeta):
+            arrays[path] = meta
+    return arrays
+
+
+Chunk = tuple[str, Coords, str, ArrayMeta]
+
+
+def _sort(arrays: dict[str, ArrayMeta], keys: list[str]) -> tuple[list[Chunk], list[str]]:
+    """Sort keys into chunks, in C order of each array's grid, and others."""
+    chunks: list[Chunk] = []
+    others: list[str] = []
+    grids = {path: meta.chunk_grid for path, meta in arrays.items()}
+    for key in keys:
+        path, rest = _array_of(arrays, key)
+        array = None if path is None else arrays[path]
+        coords = None
+        if path is not None and array is not None and array.keys is not None and array.chunks is not None:
+            coords = array.keys.decode(rest, grids[path])
+        if path is None or array is None or coords is None:
+            others.append(key)
+        else:
+            chunks.append((path, coords, key, array))
+    chunks.sort(key=lambda chunk: chunk[:2])
+    return chunks, sorted(others)
+
+
+def _array_of(arrays: dict[str, ArrayMeta], key: str) -> tuple[str | None, str]:
+    """Return the array that a key lies in, and the rest of the key."""
+    end = len(key)
+    while end > 0:
+        end = max(key.rfind("/", 0, end), 0)
+        if key[:end] in arrays:
+            return key[:end], key[end + 1 :] if end else key
+    return None, key
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _parent(key: str) -> str:
+    return key.rpartition("/")[0]

@@ -1,0 +1,185 @@
+"""The Dask graph: the same tasks, either as one lazy tree or, on a cluster, in a bounded window of futures.
+
+Only public Dask is used. This is the only room that imports it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import dask
+from dask.delayed import Delayed, delayed
+from toolz import partition_all
+
+from shardedstore.config import Config
+from shardedstore.errors import ShardError
+from shardedstore.job import finish, identity, remaining, start
+from shardedstore.plan import Plan, Segment
+from shardedstore.task import Job, Outcome, run_segment
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+BRANCHES = 32  # of the tree that adds outcomes up
+PER_THREAD = 3  # tasks in flight for each thread of the cluster
+THREADS_SECONDS = 5.0  # between looking how many threads the cluster has
+
+
+def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T]) -> Delayed:
+    """Return the whole job as one lazy object: computed, it gives what `wrap` makes of the config, or raises."""
+    token = secrets.token_hex(4)
+    started = delayed(start)(job, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
+    level = [
+        delayed(run_segment)(started, segment, dask_key_name=key)
+        for segment, key in zip(plan.segments(), _keys(job, plan.segments(), token), strict=True)
+    ]
+    depth = 0
+    while len(level) > 1:
+        level = [
+            delayed(_add)(list(some), dask_key_name=f"add-{depth}-{i}-{token}")
+            for i, some in enumerate(partition_all(BRANCHES, level))
+        ]
+        depth += 1
+    last: Delayed = delayed(_end)(started, plan, level[0], wrap, dask_key_name=f"finish-{token}")
+    return last
+
+
+def _add(outcomes: list[Outcome]) -> Outcome:
+    return sum(outcomes, Outcome())
+
+
+def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome], T]) -> T:
+    return wrap(finish(job, plan, outcome), outcome)
+
+
+def _keys(job: Job, segments: list[Segment], token: str) -> Iterator[str]:
+    """Name tasks so that the dashboard, which cuts a key at the first word that is no plain text, shows chain and path."""
+    for i, segment in enumerate(segments):
+        yield f"{job.chain.name} {segment.label.replace('-', '_')}-{i}-{token}"
+
+
+def run(
+    job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T], progress: Progress | None = None
+) -> T:
+    """Run the job now, on the Dask scheduler that is active, and return what `wrap` makes of the config.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Called with the number of shards that have ended, and of all.
+    """
+    client = active_client()
+    if client is None and progress is None:
+        result: T = _compute(lazy(job, plan, overwrite, wrap))[0]
+        return result
+    job = start(job, identity(plan, job.chain), overwrite)
+    segments, skipped = remaining(job, plan, plan.segments())
+    outcome = Outcome(skipped=skipped)
+    total = plan.shard_count
+    if progress is not None:
+        progress(skipped, total)
+    ended = skipped
+    for part in _run_local(job, segments) if client is None else _run_window(client, job, segments):
+        outcome += part
+        ended += part.done + part.skipped + len(part.failures)
+        if progress is not None:
+            progress(ended, total)
+    return _end(job, plan, outcome, wrap)
+
+
+def active_client() -> Client | None:
+    """Return the distributed client that Dask would use now, without importing distributed."""
+    scheduler = dask.config.get("scheduler", None)
+    if "distributed" not in sys.modules or scheduler not in (None, "distributed", "dask.distributed"):
+        return None
+    from distributed import default_client
+
+    try:
+        return default_client()  # type: ignore[no-any-return, no-untyped-call]
+    except ValueError:
+        return None
+
+
+def _compute(*values: Delayed) -> tuple[Any, ...]:
+    return tuple(dask.base.compute(*values))  # type: ignore[no-untyped-call]
+
+
+def _run_local(job: Job, segments: list[Segment]) -> Iterator[Outcome]:
+    """Run segments a few at a time on the local scheduler, to tell of progress between."""
+    for some in partition_all(BRANCHES, segments):
+        yield from _compute(*(delayed(run_segment)(job, segment) for segment in some))
+
+
+def _run_window(client: Client, job: Job, segments: list[Segment]) -> Iterator[Outcome]:
+    """Run segments on a cluster, some at a time for each of its threads, and release each future when it ends.
+
+    A task that kills its workers is data here: its segment is split, and its shards are tried one by one, so that
+    innocent neighbours are not blamed.
+    """
+    token = secrets.token_hex(4)
+    waiting = list(zip(segments, _keys(job, segments, token), strict=True))[::-1]
+    with _Window(client, partial(run_segment, job)) as window:
+        while waiting or window.flying:
+            room = window.room()
+            window.launch([waiting.pop() for _ in range(min(room, len(waiting)))])
+            for key, segment, result in window.ended():
+                if isinstance(result, Outcome):
+                    yield result
+                elif segment.count > 1:
+                    waiting.extend((part, f"{key}-{i}") for i, part in enumerate(segment.split()))
+                else:
+                    yield Outcome(failures=(_killed(segment, result),))
+
+
+class _Window:
+    """A bounded number of tasks on a cluster; each call to the scheduler is for all tasks that it can be for."""
+
+    def __init__(self, client: Client, function: Callable[[Segment], Outcome]) -> None:
+        from distributed import as_completed
+
+        self.client, self.function = client, function
+        self.flying: dict[str, tuple[Future[Outcome], Segment]] = {}
+        self._results = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]
+        self._size, self._sized = 0, -THREADS_SECONDS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.cancel([future for future, _ in self.flying.values()])  # type: ignore[no-untyped-call]
+
+    def room(self) -> int:
+        """Return how many tasks may be launched now."""
+        if time.monotonic() - self._sized > THREADS_SECONDS:
+            threads = sum(self.client.nthreads().values())  # type: ignore[no-untyped-call]
+            self._size, self._sized = PER_THREAD * max(1, threads), time.monotonic()
+        return self._size - len(self.flying)
+
+    def launch(self, tasks: list[tuple[Segment, str]]) -> None:
+        """Submit some tasks under their names."""
+        if tasks:
+            segments, keys = (list(some) for some in zip(*tasks, strict=True))
+            futures = self.client.map(self.function, segments, key=keys, pure=False)
+            self.flying.update((key, (f, s)) for key, f, s in zip(keys, futures, segments, strict=True))
+            self._results.update(futures)  # type: ignore[no-untyped-call]
+
+    def ended(self) -> Iterator[tuple[str, Segment, Outcome | BaseException]]:
+        """Wait for some tasks, release them, and yield their names, segments and results."""
+        for future, result in self._results.next_batch():  # type: ignore[no-untyped-call]
+            _, segment = self.flying.pop(future.key)
+            future.release()
+            yield future.key, segment, result[1] if isinstance(result, tuple) else result
+
+
+def _killed(segment: Segment, error: BaseException) -> ShardError:
+    (_, shard), *_ = segment.runs[0].shards()
+    return ShardError(
+        shard.name, f"{type(error).__name__}: the workers that ran it died, or it was cancelled ({error})"
+    )

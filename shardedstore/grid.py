@@ -1,0 +1,180 @@
+"""Chunk keys, chunk coordinates and blocks of chunks: pure arithmetic.
+
+Three kinds of coordinates appear: those of a chunk in its array's whole grid, those of a block (a shard) in the
+grid of blocks, and the local ones of a chunk inside its block, which count from zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+Coords = tuple[int, ...]
+
+
+class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How chunk coordinates are written as keys: Zarr v3's ``chunk_key_encoding``, which covers Zarr v2 as well.
+
+    >>> ChunkKeys("default", "/").encode((1, 20)), ChunkKeys("v2", ".").encode((1, 20))
+    ('c/1/20', '1.20')
+    >>> ChunkKeys("default", "/").encode(()), ChunkKeys("v2", ".").encode(())
+    ('c', '0')
+    """
+
+    name: Literal["default", "v2"]
+    separator: Literal[".", "/"]
+
+    def encode(self, coords: Coords) -> str:
+        """Return the key of a chunk, relative to its array."""
+        numbers = self.separator.join(map(str, coords))
+        if self.name == "default":
+            return f"c{self.separator}{numbers}" if coords else "c"
+        return numbers or "0"
+
+    def encode_box(self, ranges: Sequence[range]) -> Iterator[str]:
+        """Yield the keys of all chunks of a box, in C order.
+
+        >>> list(ChunkKeys("default", "/").encode_box([range(1, 3), range(2)]))
+        ['c/1/0', 'c/1/1', 'c/2/0', 'c/2/1']
+        """
+        if not ranges:
+            return iter([self.encode(())])
+        start = f"c{self.separator}" if self.name == "default" else ""
+        first, *rest = ([str(i) for i in box] for box in ranges)
+        return map(self.separator.join, itertools.product([start + number for number in first], *rest))
+
+    def decode(self, key: str, grid: Coords) -> Coords | None:
+        """Return the coordinates of a chunk, or None where the key is no chunk of this grid.
+
+        >>> keys = ChunkKeys("default", "/")
+        >>> keys.decode("c/1/20", (2, 21)), keys.decode("c/1/20", (2, 20)), keys.decode("c/01/20", (2, 21))
+        ((1, 20), None, None)
+        """
+        parts = key.split(self.separator)
+        if self.name == "default":
+            del parts[0]
+        elif not grid:
+            parts.clear()
+        try:
+            coords = tuple([int(part) for part in parts])
+        except ValueError:
+            return None
+        if len(coords) != len(grid) or self.encode(coords) != key:  # int reads more than zarr writes: 01, +1, 1_0
+            return None
+        for c, n in zip(coords, grid, strict=True):
+            if not 0 <= c < n:
+                return None
+        return coords
+
+
+class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An array's chunk grid, divided into blocks along its leading dimensions.
+
+    Parameters
+    ----------
+    chunk_grid : tuple of int
+        The number of chunks along each dimension of the whole array.
+    chunks : tuple of int
+        The number of chunks in a block along each of the leading dimensions; dimensions that are not named are whole.
+    keys : ChunkKeys
+        How the array's chunk keys are written, in the whole and in its blocks.
+
+    Examples
+    --------
+    >>> blocks = Blocks((7, 5), (3,), ChunkKeys("default", "/"))
+    >>> blocks.grid, blocks.count, blocks.index(2)
+    ((3,), 3, (2,))
+    >>> blocks.split((6, 4)), blocks.join((2,), (0, 4))
+    (((2,), (0, 4)), (6, 4))
+    >>> blocks.local_grid((2,)), blocks.box((2,))
+    ((1, 5), [range(6, 7), range(0, 5)])
+    """
+
+    chunk_grid: Coords
+    chunks: Coords
+    keys: ChunkKeys
+
+    def __post_init__(self) -> None:
+        if len(self.chunks) > len(self.chunk_grid) or not self.chunks:
+            raise ValueError(f"chunks {self.chunks} must name one to {len(self.chunk_grid)} dimensions")
+        if min(self.chunks) < 1 or min(self.chunk_grid) < 1:
+            raise ValueError(f"chunk_grid {self.chunk_grid} and chunks {self.chunks} must be positive")
+
+    @property
+    def grid(self) -> Coords:
+        """The number of blocks along each of the leading dimensions."""
+        return tuple(-(-n // c) for n, c in zip(self.chunk_grid, self.chunks, strict=False))
+
+    @property
+    def count(self) -> int:
+        """The number of blocks."""
+        return math.prod(self.grid)
+
+    def index(self, number: int) -> Coords:
+        """Return the index of the block with this number, counted in C order."""
+        index: list[int] = []
+        for n in reversed(self.grid):
+            number, i = divmod(number, n)
+            index.append(i)
+        return tuple(reversed(index))
+
+    def split(self, coords: Coords) -> tuple[Coords, Coords]:
+        """Return the block that holds a chunk, and the chunk's coordinates inside it."""
+        lead = len(self.chunks)
+        block = tuple([c // n for c, n in zip(coords, self.chunks, strict=False)])
+        local = tuple([c % n for c, n in zip(coords, self.chunks, strict=False)])
+        return block, local + coords[lead:]
+
+    def join(self, block: Coords, local: Coords) -> Coords:
+        """Return the coordinates in the whole array of a chunk of a block."""
+        return tuple(map(sum, zip(self.offset(block), local, strict=True)))
+
+    def offset(self, block: Coords) -> Coords:
+        """Return the coordinates of a block's first chunk."""
+        lead = tuple(b * n for b, n in zip(block, self.chunks, strict=True))
+        return lead + (0,) * (len(self.chunk_grid) - len(lead))
+
+    def local_grid(self, block: Coords) -> Coords:
+        """Return the number of chunks of a block along each dimension: less than usual at the array's edge."""
+        lead = len(self.chunks)
+        edge = zip(self.chunk_grid, self.chunks, block, strict=False)
+        return tuple(min(n, total - b * n) for total, n, b in edge) + self.chunk_grid[lead:]
+
+    def box(self, block: Coords) -> list[range]:
+        """Return the ranges of the coordinates in the whole array of a block's chunks."""
+        return [range(o, o + n) for o, n in zip(self.offset(block), self.local_grid(block), strict=True)]
+
+    def crop(self, shape: Coords, chunk_shape: Coords, block: Coords) -> Coords:
+        """Return the shape in elements of a block of an array, from the array's shape and its chunks'.
+
+        >>> Blocks((4,), (3,), ChunkKeys("v2", ".")).crop((31,), (10,), (1,))
+        (1,)
+        """
+        spans = zip(shape, chunk_shape, self.offset(block), self.local_grid(block), strict=True)
+        return tuple(min(size, (first + n) * chunk) - first * chunk for size, chunk, first, n in spans)
+
+    def within(self, block: Coords) -> bool:
+        """Tell whether there is a block with this index."""
+        return len(block) == len(self.chunks) and all(0 <= b < n for b, n in zip(block, self.grid, strict=True))
+
+
+def block_name(block: Coords | None) -> str:
+    """Return the index of a block as it stands in names and URLs; empty for a shard that is no block.
+
+    >>> block_name((1, 20)), block_name(None)
+    ('1/20', '')
+    """
+    return "/".join(map(str, block or ()))
+
+
+def parse_block(name: str) -> Coords:
+    """Return the index that `block_name` wrote.
+
+    >>> parse_block("1/20")
+    (1, 20)
+    """
+    return tuple(int(part) for part in name.split("/")) if name else ()

@@ -1,0 +1,161 @@
+"""The groups and arrays of a store, read from their metadata documents alone.
+
+Only `get` on metadata keys and `list_dir` on group paths are called, never anything on an array's path: listing the
+chunks of a large array can take hours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Container, Mapping
+from typing import Any, NamedTuple
+
+import obstore.exceptions
+from toolz import keymap
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from shardedstore.config import Config
+from shardedstore.errors import PartitionError
+from shardedstore.locations import Location, open_location, show
+from shardedstore.metadata import (
+    CONSOLIDATED_V2,
+    METADATA_NAMES,
+    ArrayMeta,
+    GroupMeta,
+    drop_consolidated,
+    dump_json,
+    parse_json,
+    parse_node,
+)
+from shardedstore.mounts import is_below, join
+
+IN_FLIGHT = 64
+
+
+class Node(NamedTuple):
+    """A group or an array: what is known of it, and its documents by name, without consolidated metadata."""
+
+    meta: ArrayMeta | GroupMeta
+    documents: dict[str, bytes]
+
+
+def walk(store: Store, skip: Container[str] = ()) -> dict[str, Node]:
+    """Return the groups and arrays of a store by path, parents first; nothing at or below a path in `skip`.
+
+    Raises
+    ------
+    CorruptError
+        For a metadata document that can't be read.
+    """
+    return sync(_walk(store, skip))
+
+
+async def _walk(store: Store, skip: Container[str]) -> dict[str, Node]:
+    found: dict[str, Node] = {}
+    limit = asyncio.Semaphore(IN_FLIGHT)
+    names: dict[str, set[str]] = {}
+
+    async def visit(path: str, zarr_format: int | None) -> Node | None:
+        async with limit:
+            node = await _read_node(store, path, zarr_format)
+            if node is not None and isinstance(node.meta, GroupMeta):
+                names[path] = {name async for name in store.list_dir(path)}
+            return node
+
+    level: list[tuple[str, int | None]] = [("", None)]
+    while level:
+        nodes = await asyncio.gather(*(visit(path, zarr_format) for path, zarr_format in level))
+        groups: list[tuple[str, int]] = []
+        for (path, _), node in zip(level, nodes, strict=True):
+            if node is not None:
+                consolidated = CONSOLIDATED_V2 in names.get(path, ())
+                found[path] = node._replace(meta=GroupMeta(2, True)) if consolidated else node
+                if isinstance(node.meta, GroupMeta):
+                    groups.append((path, node.meta.zarr_format))
+        level = [
+            (join(path, name), zarr_format)
+            for path, zarr_format in groups
+            for name in sorted(names[path])
+            if not name.startswith(".z") and name != "zarr.json" and join(path, name) not in skip
+        ]
+    return found
+
+
+async def _read_node(store: Store, path: str, zarr_format: int | None) -> Node | None:
+    prototype = default_buffer_prototype()
+
+    async def get(name: str) -> bytes | None:
+        value = await store.get(join(path, name), prototype)
+        return None if value is None else value.to_bytes()
+
+    for names in _names(zarr_format):
+        values = await asyncio.gather(*map(get, names))
+        documents = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        meta = parse_node(documents, path)
+        if meta is not None:
+            if isinstance(meta, GroupMeta) and meta.consolidated:
+                documents["zarr.json"] = drop_consolidated(documents["zarr.json"], path) or documents["zarr.json"]
+            return Node(meta, documents)
+    return None
+
+
+def _names(zarr_format: int | None) -> list[tuple[str, ...]]:
+    v3, v2 = METADATA_NAMES[:1], METADATA_NAMES[1:]
+    return [v3, v2] if zarr_format is None else [v3] if zarr_format == 3 else [v2]
+
+
+def read_nodes(config: Config) -> dict[str, Node]:
+    """Return the groups and arrays of a whole sharded store by path.
+
+    Raises
+    ------
+    PartitionError
+        Where there is no Zarr.
+    """
+    whole = [path for path, mount in config.shards.items() if mount.blocks is None]
+    nodes = _walk_location(config.base, set(whole))
+    if not nodes:
+        raise PartitionError(
+            f"{show(config.base)} holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root"
+        )
+    for path in whole:
+        below = _walk_location(config.shards[path].location, ())
+        nodes.update(keymap(lambda rest, path=path: join(path, rest), below))
+    return nodes
+
+
+def _walk_location(location: Location, skip: Container[str]) -> dict[str, Node]:
+    try:
+        return walk(open_location(location), skip)
+    except (OSError, obstore.exceptions.BaseError) as error:
+        raise PartitionError(f"{show(location)} can't be read: {error}") from error
+
+
+def digest(nodes: Mapping[str, Node]) -> str:
+    """Return a digest of all metadata documents."""
+    state = hashlib.sha256()
+    for path in sorted(nodes):
+        for name, data in sorted(nodes[path].documents.items()):
+            state.update(f"{join(path, name)}\0{len(data)}\0".encode())
+            state.update(data)
+    return state.hexdigest()
+
+
+def consolidate(nodes: Mapping[str, Node], group: str) -> tuple[str, bytes]:
+    """Return the key and the document that hold the metadata of everything below a group, as zarr lays them out."""
+    start = len(group) + 1 if group else 0
+    below = {path[start:]: node for path, node in nodes.items() if is_below(path, group)}
+    if isinstance(nodes[group].meta, GroupMeta) and nodes[group].meta.zarr_format == 2:
+        documents = {
+            join(path, name): parse_json(data, path, name)
+            for path, node in {"": nodes[group], **below}.items()
+            for name, data in sorted(node.documents.items())
+        }
+        return join(group, CONSOLIDATED_V2), dump_json({"metadata": documents, "zarr_consolidated_format": 1})
+    root: dict[str, Any] = parse_json(nodes[group].documents["zarr.json"], group, "zarr.json")
+    metadata = {path: parse_json(node.documents["zarr.json"], path, "zarr.json") for path, node in below.items()}
+    root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
+    return join(group, "zarr.json"), dump_json(root)

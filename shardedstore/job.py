@@ -1,0 +1,229 @@
+"""A job from its checks to its config: what is done once, before the first shard and after the last. It knows no Dask."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import msgspec
+
+from shardedstore.chain import Chain, fingerprint
+from shardedstore.config import FILE_NAME, Config, Mount, dump, locations
+from shardedstore.errors import ChainError, DestinationError, ShardError, ShardsFailed
+from shardedstore.grid import Blocks, block_name, parse_block
+from shardedstore.hierarchy import Node, consolidate, read_nodes
+from shardedstore.ledger import FOLDER, Identity, Ledger, Record, check_destination, open_destination, versioned
+from shardedstore.locations import Directory, Location, ViewOf, Zip, is_remote, normalize
+from shardedstore.metadata import ArrayMeta, GroupMeta
+from shardedstore.plan import Plan, Run, Segment
+from shardedstore.publish import write_file
+from shardedstore.task import Job, Outcome
+
+CONSOLIDATED = "__consolidated__.zarr"
+
+
+def prepare(plan: Plan, chain: Chain, to: str | None, overwrite: bool, retries: int) -> Job:
+    """Check everything that can be checked before anything is written, and return the job.
+
+    Raises
+    ------
+    UsageError
+        The one thing that keeps the job from running.
+    """
+    for part in (*chain.steps, chain.sink):
+        if part is not None:
+            part.check(plan.nodes)
+    destination = to if chain.sink is None else chain.sink.url
+    if destination is None:
+        return Job(chain, None, retries=retries)
+    folder = normalize(destination)
+    if is_remote(folder):
+        raise DestinationError(f"{folder!r} is in an object store, where jobs can't write yet: name a local folder")
+    for what, location in locations(plan.config):
+        check_apart(folder, location, what)
+    if chain.sink is not None:
+        check_names((None if run.mounted is not None else run.path, run.blocks, chain) for run in plan.runs)
+    check_destination(folder, identity(plan, chain), overwrite)
+    return Job(chain, folder, retries=retries)
+
+
+def identity(plan: Plan, chain: Chain) -> Identity:
+    """Return what a job's result is made from."""
+    source = hashlib.sha256(dump(plan.config, None) + plan.source.encode()).hexdigest()
+    return Identity(source, fingerprint(chain))
+
+
+def check_apart(folder: str, location: Location, what: str) -> None:
+    """Refuse a destination that is a source, or inside one."""
+    while isinstance(location, ViewOf):
+        location = location.source
+    if isinstance(location, Directory | Zip) and not is_remote(location.url):
+        real, source = os.path.realpath(folder), os.path.realpath(location.url.partition("{block}")[0].rstrip("/"))
+        if f"{real}/".startswith(f"{source}/") and not ("{block}" in location.url and isinstance(location, Zip)):
+            raise DestinationError(
+                f"the destination {folder!r} is, or is inside, {what} of the source ({location.url!r}): name a folder outside of it"
+            )
+
+
+def check_names(shards: Iterable[tuple[str | None, Blocks | None, Chain]]) -> None:
+    """Refuse two shards with one output name."""
+    literal: dict[str, str] = {}
+    templates: list[tuple[str, str, str, Blocks]] = []
+    for path, blocks, chain in shards:
+        assert chain.sink is not None
+        name = chain.sink.target(path, blocks is not None)
+        label = "(base)" if path is None else path
+        if blocks is not None and "{block}" in name:
+            templates.append((label, *_ends(name), blocks))
+            continue
+        if blocks is not None and blocks.count > 1:
+            raise ChainError(
+                f"all {blocks.count} blocks of {path!r} would be named {name!r}: put {{block}} into the name"
+            )
+        if name == FILE_NAME or name.partition("/")[0] in (FOLDER, CONSOLIDATED):
+            raise ChainError(
+                f"shard {label!r} would be named {name!r}, which the job needs itself: choose another name"
+            )
+        if name in literal:
+            _refuse(literal[name], label, name)
+        literal[name] = label
+    seen: list[tuple[str, str, str]] = []
+    for label, before, after, blocks in templates:
+        for other, first, last in seen:
+            if (before.startswith(first) or first.startswith(before)) and (
+                after.endswith(last) or last.endswith(after)
+            ):
+                _refuse(other, label, f"{before}{{block}}{after}")
+        seen.append((label, before, after))
+        pattern = re.compile(f"{re.escape(before)}([0-9]+(?:/[0-9]+)*){re.escape(after)}")
+        for name, other in literal.items():
+            match = pattern.fullmatch(name)
+            if match and blocks.within(parse_block(match[1])):
+                _refuse(other, label, name)
+
+
+def _ends(name: str) -> tuple[str, str]:
+    before, _, after = name.partition("{block}")
+    return before, after
+
+
+def _refuse(one: str, other: str, name: str) -> None:
+    raise ChainError(
+        f"shards {one!r} and {other!r} would both be named {name!r}: put {{path}} and {{block}} into the name, apart"
+    )
+
+
+def start(job: Job, wanted: Identity, overwrite: bool) -> Job:
+    """Open the destination for writing, and return the job with its generation there."""
+    if job.folder is None:
+        return job
+    return replace(job, generation=open_destination(job.folder, wanted, overwrite).generation)
+
+
+def remaining(job: Job, plan: Plan, segments: list[Segment]) -> tuple[list[Segment], int]:
+    """Return the segments that have shards to do, without those that are done, and how many are done."""
+    if job.folder is None:
+        return segments, 0
+    records = Ledger(job.folder, job.generation).read()
+    if not records:
+        return segments, 0
+    done = frozenset(
+        number
+        for run in plan.runs
+        for number, shard in run.shards()
+        if number in records and job.is_there(shard, records[number])
+    )
+    left = [segment.without(done) for segment in segments]
+    return [segment for segment in left if segment.runs], len(done)
+
+
+def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
+    """Prove that every shard is there, rebuild consolidated metadata, and write the config: the last thing of a job.
+
+    Raises
+    ------
+    ShardsFailed
+        With an error for each shard that failed; no config is written then, and what is done stays done.
+    """
+    if outcome.failures:
+        raise _failed(job, outcome.failures, plan.shard_count)
+    records = _records(job, plan, outcome)
+    config = Config(
+        base=_mount(job, plan.runs[0], records).location,
+        shards={run.path: _mount(job, run, records) for run in plan.runs[1:]},
+    )
+    nodes = read_nodes(config)
+    config = msgspec.structs.replace(config, shards={p: _as_now(m, nodes.get(p)) for p, m in config.shards.items()})
+    if job.folder is None:
+        return config
+    config = msgspec.structs.replace(config, consolidated=_consolidate(job, plan, nodes))
+    write_file(os.path.join(job.folder, FILE_NAME), dump(config, job.folder))
+    return config
+
+
+def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
+    """Return the record of every shard, each compared with what stands at the destination."""
+    if job.folder is None:
+        return {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
+    records = Ledger(job.folder, job.generation).read()
+    missing = tuple(
+        ShardError(shard.name, "what was written is not there any more, or is of another size")
+        for run in plan.runs
+        for number, shard in run.shards()
+        if number not in records or not job.is_there(shard, records[number])
+    )
+    if missing:
+        raise _failed(job, missing, plan.shard_count)
+    return records
+
+
+def _failed(job: Job, failures: tuple[ShardError, ...], count: int) -> ShardsFailed:
+    again = "" if job.folder is None else ": call map_shards with the same arguments again, and it goes on from there"
+    return ShardsFailed(
+        f"{len(failures)} of {count} shards failed and no config was written; the others are done{again}", failures
+    )
+
+
+def _mount(job: Job, run: Run, records: dict[int, Record]) -> Mount:
+    if job.chain.sink is not None:
+        url = job.template(run.path, run.mounted is not None, run.blocks is not None)
+        return Mount(job.chain.sink.location(url), run.blocks)
+    located = {shard.block: records[number].location for number, shard in run.shards()}
+    if run.blocks is None:
+        return Mount(_given(located[None]))
+    exceptions = {block_name(block): _given(location) for block, location in located.items()}
+    return Mount(next(iter(exceptions.values())), run.blocks, exceptions)
+
+
+def _given(location: Location | None) -> Location:
+    assert location is not None
+    return location
+
+
+def _as_now(mount: Mount, node: Node | None) -> Mount:
+    """Return a mount with the chunk keys that its array has now, after the chain."""
+    if mount.blocks is None or node is None or not isinstance(node.meta, ArrayMeta) or node.meta.keys is None:
+        return mount
+    return msgspec.structs.replace(mount, blocks=msgspec.structs.replace(mount.blocks, keys=node.meta.keys))
+
+
+def _consolidate(job: Job, plan: Plan, nodes: dict[str, Node]) -> Location | None:
+    """Write the consolidated metadata of the groups that had some, as a component of its own."""
+    assert job.folder is not None
+    groups = [path for path, node in _groups(plan) if node.consolidated and path in nodes]
+    if not groups:
+        return None
+    folder = os.path.join(job.folder, versioned(CONSOLIDATED, job.generation))
+    for group in groups:
+        key, data = consolidate(nodes, group)
+        write_file(os.path.join(folder, key), data)
+    return Directory(folder)
+
+
+def _groups(plan: Plan) -> Iterator[tuple[str, GroupMeta]]:
+    for path, node in plan.nodes.items():
+        if isinstance(node.meta, GroupMeta):
+            yield path, node.meta

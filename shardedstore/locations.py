@@ -1,0 +1,200 @@
+"""Locations: where a component is, as data that stands in a config and that a worker can open.
+
+A location names its kind and its URL, never a class, and holds no credentials.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from obstore.store import from_url
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, ObjectStore
+
+from shardedstore.errors import ConfigError, UsageError
+from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.views import Block, View
+from shardedstore.zips import ZipReadStore
+
+SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
+
+
+class _Kind(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
+    pass
+
+
+class Directory(_Kind, frozen=True, tag="directory"):
+    """A folder with a file for each key: a local path, or a prefix in an object store."""
+
+    url: str
+
+
+class Zip(_Kind, frozen=True, tag="zip"):
+    """A zip with a member for each key, on a local disk or in an object store."""
+
+    url: str
+
+
+class ViewOf(_Kind, frozen=True, tag="view"):
+    """Everything of another component below a path; of an array that is divided, the blocks."""
+
+    source: Location
+    path: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store that has no location, such as one in memory: it can be looked at, but not sent to a worker."""
+
+    store: Store
+
+
+if TYPE_CHECKING:
+    Location = Directory | Zip | ViewOf | Opened
+else:
+    Location = Directory | Zip | ViewOf  # what a config can hold
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a URL leads to an object store.
+
+    >>> is_remote("s3://bucket/a.zarr"), is_remote("/data/a.zarr"), is_remote("file:///data/a.zarr")
+    (True, False, False)
+    """
+    scheme = _scheme(url)
+    return scheme is not None and scheme != "file"
+
+
+def _scheme(url: str) -> str | None:
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return match[1].lower() if match else None
+
+
+def normalize(url: str | os.PathLike[str]) -> str:
+    """Return a URL as locations hold it: local paths absolute, others without a slash at the end.
+
+    >>> normalize("file:///data/my%20cube.zarr/"), normalize("s3://bucket/era5.zarr/")
+    ('/data/my cube.zarr', 's3://bucket/era5.zarr')
+
+    Raises
+    ------
+    UsageError
+        For a scheme that is not known, and for credentials in the URL.
+    """
+    text = os.fspath(url)
+    scheme = _scheme(text)
+    if scheme is None:
+        if not text:
+            raise UsageError("an empty path was given: name a folder, a zip or a URL")
+        return os.path.abspath(os.path.expanduser(text))
+    if scheme == "file":
+        return os.path.abspath(unquote(urlsplit(text).path))
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"{scheme}:// is not a scheme that is known here (in {_public(text)!r}): use {', '.join(SCHEMES)}"
+        )
+    if "@" in urlsplit(text).netloc and scheme not in ("abfs", "abfss"):
+        raise UsageError(f"the URL {_public(text)!r} holds credentials: give them to the environment instead")
+    return text.rstrip("/")
+
+
+def _public(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def locate(source: Store | str | os.PathLike[str]) -> Location:
+    """Return the location of a store, a path or a URL: a name that ends in .zip or .ozx is taken for a zip."""
+    match source:
+        case View():
+            inner = locate(source.store)
+            return Opened(source) if isinstance(inner, Opened) else ViewOf(inner, source.path)
+        case ZipReadStore():
+            return Zip(normalize(source.url))
+        case LocalStore():
+            return Directory(normalize(source.root))
+        case Store():
+            return _locate_foreign(source)
+    url = normalize(source)
+    is_zip = url.lower().endswith((".zip", ".ozx")) and not os.path.isdir(url)
+    return Zip(url) if is_zip else Directory(url)
+
+
+def _locate_foreign(store: Store) -> Location:
+    path = getattr(store, "path", None)
+    if type(store).__name__ == "ZipStore" and isinstance(path, str | os.PathLike):
+        return Zip(normalize(path))
+    return Opened(store)
+
+
+def show(location: Location) -> str:
+    """Return how messages call a location.
+
+    >>> show(ViewOf(Zip("/data/a.zip"), "t"))
+    "'t' in '/data/a.zip'"
+    """
+    match location:
+        case ViewOf(source, path):
+            return f"{path!r} in {show(source)}"
+        case Opened(store):
+            return repr(store)
+    return repr(location.url)
+
+
+def open_location(location: Location) -> Store:
+    """Open a component for reading."""
+    match location:
+        case Opened(store):
+            return store
+        case Directory(url):
+            return _open_remote(url) if is_remote(url) else LocalStore(url, read_only=True)
+        case Zip(url):
+            return ZipReadStore(url)
+        case ViewOf(source, path):
+            return View(open_location(source), path)
+    raise AssertionError(location)
+
+
+def _open_remote(url: str) -> Store:
+    return ObjectStore(from_url(url), read_only=True)
+
+
+def open_block(location: Location, blocks: Blocks, block: Coords) -> Store:
+    """Open one block of a divided array: a view gives a part of its source, other locations are templates."""
+    if isinstance(location, ViewOf):
+        return Block(open_location(location.source), location.path, blocks, block)
+    return open_location(at_block(location, block))
+
+
+def at_block(location: Location, block: Coords) -> Location:
+    """Return the location of one block, from the template of all.
+
+    >>> at_block(Zip("/data/t/{block}.zip"), (1, 2))
+    Zip(url='/data/t/1/2.zip')
+    """
+    return map_urls(location, lambda url: url.replace("{block}", block_name(block)))
+
+
+def map_urls(location: Location, change: Callable[[str], str]) -> Location:
+    """Return a location whose URL is changed; of a view, its source's."""
+    if isinstance(location, Opened):
+        return location
+    if isinstance(location, ViewOf):
+        return ViewOf(map_urls(location.source, change), location.path)
+    return msgspec.structs.replace(location, url=change(location.url))
+
+
+def require_location(location: Location, what: str) -> Location:
+    """Return the location, or raise ConfigError for a store that has none."""
+    if isinstance(location, Opened):
+        raise ConfigError(
+            f"{what} is a {type(location.store).__name__}, which has no location that a config could name or a worker "
+            "could open: copy it to a folder, a zip or an object store first"
+        )
+    return location

@@ -1,0 +1,98 @@
+"""Which component a key belongs to: a pure function of the paths at which components are mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from shardedstore.errors import UsageError
+
+
+def check_path(path: str, what: str = "path") -> str:
+    """Return a path as it is, or refuse it.
+
+    >>> check_path("a/b")
+    'a/b'
+    >>> check_path("a/../b")
+    Traceback (most recent call last):
+    shardedstore.errors.UsageError: path 'a/../b' has a segment '..': write it as zarr does, like 'group/array'
+    """
+    if not isinstance(path, str):
+        raise UsageError(f"{what} {path!r} is not a text: write it as zarr does, like 'group/array'")
+    bad = next((part for part in path.split("/") if part in ("", ".", "..") or "\0" in part), None)
+    if bad is not None:
+        kind = "an empty segment" if not bad else f"a segment {bad!r}"
+        raise UsageError(f"{what} {path!r} has {kind}: write it as zarr does, like 'group/array'")
+    return path
+
+
+def join(*parts: str) -> str:
+    """Join parts of a key, of which any may be empty.
+
+    >>> join("", "a", "", "b")
+    'a/b'
+    """
+    return "/".join(part for part in parts if part)
+
+
+def is_below(path: str, parent: str) -> bool:
+    """Tell whether a path lies below another; everything but the root lies below the root.
+
+    >>> is_below("a/b", "a"), is_below("ab", "a"), is_below("a", "a"), is_below("a", "")
+    (True, False, False, True)
+    """
+    return path.startswith(f"{parent}/") if parent else bool(path)
+
+
+class Mounts:
+    """The paths at which components are mounted; no path lies below another.
+
+    >>> mounts = Mounts(["a/b", "c"])
+    >>> mounts.resolve("a/b/c/0"), mounts.resolve("a/bc"), mounts.resolve("c")
+    (('a/b', 'c/0'), None, ('c', ''))
+    >>> list(mounts.children("")), list(mounts.children("a")), mounts.any_below("a")
+    (['a', 'c'], ['b'], True)
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = {path and check_path(path, "shard"): None for path in paths}  # "" is an array at the root
+        self._depths = sorted({path.count("/") + 1 for path in self._paths if path})
+        self._children: dict[str, dict[str, None]] = {}
+        for path in self._paths:
+            self._link(path)
+
+    def _link(self, path: str) -> None:
+        child = path
+        while child:
+            parent, _, name = child.rpartition("/")
+            if parent in self._paths:
+                raise UsageError(
+                    f"shards overlap: {path!r} lies inside {parent!r}, which is one shard: "
+                    f"leave one of them out, or divide {parent!r} in more detail"
+                )
+            self._children.setdefault(parent, {})[name] = None
+            child = parent
+
+    def resolve(self, key: str) -> tuple[str, str] | None:
+        """Return the mount that holds a key or path, and the rest of the key; None for the base's."""
+        depth, start = 0, 0
+        for wanted in self._depths:
+            while depth < wanted:
+                start = key.find("/", start) + 1
+                depth += 1
+                if not start:
+                    return (key, "") if depth == wanted and key in self._paths else self._at_root(key)
+            prefix = key[: start - 1]
+            if prefix in self._paths:
+                return prefix, key[start:]
+        return self._at_root(key)
+
+    def _at_root(self, key: str) -> tuple[str, str] | None:
+        return ("", key) if "" in self._paths else None
+
+    def children(self, path: str) -> Iterator[str]:
+        """Yield the names directly below a path that are mounts or lead to some."""
+        yield from self._children.get(path, ())
+
+    def any_below(self, path: str) -> bool:
+        """Tell whether there are mounts below a path."""
+        return path in self._children

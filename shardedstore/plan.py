@@ -1,0 +1,194 @@
+"""What a job will do: its shards numbered, weighed by arithmetic, and cut into segments of about equal weight.
+
+Shards are described by ranges, not by an object each; a segment is a fixed range of shard numbers, whatever cluster
+runs it. It is one task, and what its records are kept by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from shardedstore.chain import Shard
+from shardedstore.config import Config
+from shardedstore.errors import PartitionError
+from shardedstore.grid import Blocks
+from shardedstore.hierarchy import Node, digest, read_nodes
+from shardedstore.locations import Location
+from shardedstore.metadata import ArrayMeta
+
+PER_CHUNK = 32 << 10  # bytes that take as long to copy as a chunk takes to open
+LEAST_WEIGHT = 96 << 20  # of a segment, in bytes, some 50 ms: below, scheduling costs more than it gains
+MOST_SEGMENTS = 4096
+MOST_SHARDS = 256  # in a segment
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Some shards of one mount: the base, a whole component, or the blocks `first` to `stop` of an array.
+
+    `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out.
+    """
+
+    number: int
+    path: str
+    location: Location
+    blocks: Blocks | None = None
+    first: int = 0
+    stop: int = 1
+    exceptions: dict[str, Location] = {}
+    mounted: dict[str, Blocks | None] | None = None
+
+    def shards(self) -> Iterator[tuple[int, Shard]]:
+        """Yield the numbers and places of the shards."""
+        for i in range(self.first, self.stop):
+            block = None if self.blocks is None else self.blocks.index(i)
+            yield self.number + i - self.first, Shard(self.path, self.blocks, block, self.mounted is not None)
+
+    def cut(self, first: int, stop: int) -> Run:
+        """Return a part of the run."""
+        return msgspec.structs.replace(self, number=self.number + first - self.first, first=first, stop=stop)
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A fixed range of a job's shards: one task."""
+
+    number: int
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """What the dashboard shows: the path of the first shard."""
+        return self.runs[0].path or "base"
+
+    @property
+    def count(self) -> int:
+        """The number of shards."""
+        return sum(run.stop - run.first for run in self.runs)
+
+    def split(self) -> list[Segment]:
+        """Return a segment of the same number for each shard."""
+        return [Segment(self.number, (run.cut(i, i + 1),)) for run in self.runs for i in range(run.first, run.stop)]
+
+    def without(self, done: frozenset[int]) -> Segment:
+        """Return the segment without some shards; it may be empty."""
+        kept = [s.runs[0] for s in self.split() if s.runs[0].number not in done]
+        return Segment(self.number, tuple(kept))
+
+
+class Load(NamedTuple):
+    """What a mount's shards hold together, by arithmetic: chunks that are missing are counted."""
+
+    files: int = 0
+    nbytes: int = 0
+
+    @property
+    def weight(self) -> int:
+        """How long it takes, in bytes."""
+        return self.nbytes + self.files * PER_CHUNK
+
+
+class Plan(NamedTuple):
+    """The shards of a store, and what is known of them before anything runs."""
+
+    config: Config
+    nodes: dict[str, Node]
+    runs: tuple[Run, ...]
+    loads: tuple[Load, ...]
+
+    @property
+    def shard_count(self) -> int:
+        """The number of shards, the base among them."""
+        return self.runs[-1].number + self.runs[-1].stop
+
+    @property
+    def files(self) -> int:
+        """The most files that the source can have."""
+        return sum(load.files for load in self.loads)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the decoded data, in bytes."""
+        return sum(load.nbytes for load in self.loads)
+
+    @property
+    def source(self) -> str:
+        """A digest of the source's metadata."""
+        return digest(self.nodes)
+
+    def segments(self) -> list[Segment]:
+        """Cut the shards into segments of about equal weight."""
+        total = sum(load.weight for load in self.loads)
+        most = max(LEAST_WEIGHT, total // MOST_SEGMENTS)
+        segments: list[Segment] = []
+        open_runs: list[Run] = []
+        room, places = most, MOST_SHARDS
+
+        def close() -> None:
+            nonlocal room, places
+            if open_runs:
+                segments.append(Segment(len(segments), tuple(open_runs)))
+            open_runs.clear()
+            room, places = most, MOST_SHARDS
+
+        for run, load in zip(self.runs, self.loads, strict=True):
+            weight = max(load.weight // (run.stop - run.first), 1)
+            first = run.first
+            while first < run.stop:
+                take = min(run.stop - first, max(room // weight, 0 if open_runs else 1), places)
+                if not take:
+                    close()
+                    continue
+                open_runs.append(run.cut(first, first + take))
+                first, room, places = first + take, room - take * weight, places - take
+        close()
+        return segments
+
+
+def make_plan(config: Config) -> Plan:
+    """Number and weigh the shards of a store, from its metadata alone.
+
+    Raises
+    ------
+    PartitionError
+        Where an array is not there, or no longer as it was when it was divided.
+    """
+    nodes = read_nodes(config)
+    blocked = {path: mount.blocks for path, mount in config.shards.items()}
+    for path, blocks in blocked.items():
+        if blocks is not None:
+            _check_array(path, blocks, nodes.get(path))
+    whole = {path for path, blocks in blocked.items() if blocks is None}
+    loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in blocked}}
+    for path, node in nodes.items():
+        home = next((p for p in _ancestors(path) if p in whole), None)
+        loads[home][0] += len(node.documents)
+        if isinstance(node.meta, ArrayMeta):
+            load = loads[path if blocked.get(path) is not None else home]
+            load[0] += node.meta.chunk_count
+            load[1] += node.meta.nbytes
+    runs = [Run(0, "", config.base, mounted=blocked)]
+    for path, mount in config.shards.items():
+        count = 1 if mount.blocks is None else mount.blocks.count
+        last = runs[-1]
+        number = last.number + last.stop
+        runs.append(Run(number, path, mount.location, mount.blocks, 0, count, mount.exceptions))
+    return Plan(config, nodes, tuple(runs), tuple(Load(*load) for load in loads.values()))
+
+
+def _check_array(path: str, blocks: Blocks, node: Node | None) -> None:
+    if node is None or not isinstance(node.meta, ArrayMeta):
+        raise PartitionError(f"{path!r} is divided into blocks, but the source has no array there: partition it again")
+    if node.meta.chunk_grid != blocks.chunk_grid or node.meta.keys != blocks.keys:
+        raise PartitionError(
+            f"{path!r} was divided as an array of {blocks.chunk_grid} chunks, and now has {node.meta.chunk_grid}: "
+            "partition the source again"
+        )
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    yield path
+    while path:
+        path = path.rpartition("/")[0]
+        yield path

@@ -1,0 +1,161 @@
+"""All that a worker does for a segment of shards: read, transform, write, record. It knows no Dask."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+from obstore.exceptions import GenericError
+from toolz import pipe
+from zarr.abc.store import Store
+
+from shardedstore.chain import Chain, Shard, Written
+from shardedstore.entries import read_entries
+from shardedstore.errors import ShardError
+from shardedstore.grid import block_name
+from shardedstore.ledger import Ledger, Record, versioned
+from shardedstore.locations import Location, locate, open_block, open_location, require_location
+from shardedstore.plan import Run, Segment
+from shardedstore.views import Remainder
+
+logger = logging.getLogger("shardedstore")
+FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
+TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task needs to know: small, and without open stores or credentials.
+
+    `folder` is where the ledger stands, and None for a function whose results are only returned.
+    """
+
+    chain: Chain
+    folder: str | None
+    generation: int = 1
+    retries: int = 2
+
+    def url(self, shard: Shard) -> str:
+        """Return where a shard goes."""
+        template = self.template(shard.path, shard.is_base, shard.block is not None)
+        return template.replace("{block}", block_name(shard.block))
+
+    def template(self, path: str, is_base: bool, blocked: bool) -> str:
+        """Return the URL of a mount's shards, in which ``{block}`` stands for a block's index."""
+        assert self.chain.sink is not None
+        assert self.folder is not None
+        name = self.chain.sink.target(None if is_base else path, blocked)
+        return os.path.join(self.folder, versioned(name, self.generation))
+
+    def is_there(self, shard: Shard, record: Record) -> bool:
+        """Tell whether what a record says was written still stands."""
+        if self.chain.sink is None:
+            return record.location is not None
+        return self.chain.sink.is_there(self.url(shard), record.nbytes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of some shards; small, and added up on the way back."""
+
+    done: int = 0
+    skipped: int = 0
+    entries: int = 0
+    nbytes: int = 0
+    failures: tuple[ShardError, ...] = ()
+    locations: dict[int, Location] = field(default_factory=dict)
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(
+            self.done + other.done,
+            self.skipped + other.skipped,
+            self.entries + other.entries,
+            self.nbytes + other.nbytes,
+            self.failures + other.failures,
+            {**self.locations, **other.locations},
+        )
+
+
+def run_segment(job: Job, segment: Segment) -> Outcome:
+    """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised."""
+    outcome = Outcome()
+    ledger = None if job.folder is None else Ledger(job.folder, job.generation)
+    try:
+        records = {} if ledger is None else ledger.read_segment(segment.number)
+        with nullcontext() if ledger is None else ledger.writer(segment.number) as append:
+            for run in segment.runs:
+                for number, shard in run.shards():
+                    record = records.get(number)
+                    if record is not None and job.is_there(shard, record):
+                        outcome += Outcome(skipped=1)
+                        continue
+                    result = _try_shard(job, run, shard)
+                    if isinstance(result, Written):
+                        if append is not None:
+                            append(Record(number, result.entries, result.nbytes, result.digest, result.location))
+                        found = {} if result.location is None else {number: result.location}
+                        outcome += Outcome(1, 0, result.entries, result.nbytes, locations=found)
+                    else:
+                        outcome += Outcome(failures=(result,))
+    except OSError as error:
+        outcome += Outcome(failures=(ShardError(f"segment {segment.number}", f"its records: {_cause(error)}"),))
+    return outcome
+
+
+def _try_shard(job: Job, run: Run, shard: Shard) -> Written | ShardError:
+    """Run one shard with its retries; each attempt opens the source anew."""
+    for attempt in range(job.retries + 1):
+        try:
+            return run_shard(job, run, shard)
+        except Exception as error:
+            logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt + 1, _cause(error), exc_info=True)
+            if attempt == job.retries or not is_transient(error):
+                return ShardError(shard.name, _cause(error))
+            time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1))
+    raise AssertionError("unreachable")
+
+
+def run_shard(job: Job, run: Run, shard: Shard) -> Written:
+    """Run one shard through the chain; an exception leaves nothing under its final name."""
+    component = open_component(run, shard)
+    if job.chain.function is not None:
+        made = job.chain.function(component, shard.path, block_name(shard.block) or None)
+        location = require_location(locate(made), "what the function returned")
+        made.close()
+        return Written(0, 0, "", location)
+    assert job.chain.sink is not None
+    entries = pipe(
+        read_entries(component, shard.blocks, shard.block),
+        *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
+    )
+    return job.chain.sink.write(entries, shard, job.url(shard))
+
+
+def open_component(run: Run, shard: Shard) -> Store:
+    """Open the component of a shard; of the base, what is not mounted."""
+    if run.mounted is not None:
+        return Remainder(open_location(run.location), run.mounted)
+    if shard.blocks is None or shard.block is None:
+        return open_location(run.location)
+    exception = run.exceptions.get(block_name(shard.block))
+    return open_block(run.location, shard.blocks, shard.block) if exception is None else open_location(exception)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether an error may go away by itself: the network, a time-out, a busy disk; not what is wrong in the data.
+
+    >>> is_transient(TimeoutError()), is_transient(ValueError()), is_transient(OSError(errno.ENOSPC, "full"))
+    (True, False, False)
+    """
+    if isinstance(error, OSError):
+        return isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT
+    return isinstance(error, GenericError)
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
