@@ -61,7 +61,7 @@ def bare_tasks(source: Path, out: Path, workers: Pool) -> float:
     job = start(prepare(plan, chain, to=None, overwrite=False, retries=0), identity(plan, chain), overwrite=False)
     segments = plan.segments()
     started = time.perf_counter()
-    outcome = sum(workers.imap_unordered(partial(run_segment, job), segments), Outcome())
+    outcome = Outcome.total(workers.imap_unordered(partial(run_segment, job), segments))
     took = time.perf_counter() - started
     if outcome.failures:
         raise ExceptionGroup("the bare tasks failed", outcome.failures)

@@ -1,5 +1,6 @@
 """Any Zarr as a collection of shards: zipped, recompressed or copied on Dask, one shard a unit of work."""
 
+from shardedstore.chain import Sink, Step, step
 from shardedstore.errors import (
     ChainError,
     ConfigError,
@@ -25,6 +26,9 @@ __all__ = [
     "ShardedStore",
     "ShardedStoreError",
     "ShardsFailed",
+    "Sink",
+    "Step",
     "UsageError",
     "__version__",
+    "step",
 ]

@@ -7,7 +7,9 @@ and an object store has many requests in flight.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,18 +66,16 @@ class LocalBulk:
             folder = folders.pop()
             start = f"{folder}/" if folder else ""
             chunks = () if remainder is None else remainder.chunk_names(folder)
-            try:
-                found = os.scandir(f"{self.root}/{folder}")
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            with found:
+            with os.scandir(f"{self.root}/{folder}") as found:
                 for entry in found:
                     name = entry.name
+                    if name in chunks and not entry.is_dir(follow_symlinks=False):
+                        continue
                     if entry.is_dir():
                         if remainder is None or not remainder.is_mounted(start + name):
                             self._refuse_cycle(entry)
                             folders.append(start + name)
-                    elif name not in chunks:
+                    elif entry.is_file() or entry.is_symlink():  # a link to nothing is told when it is read
                         yield start + name
 
     def _refuse_cycle(self, entry: os.DirEntry[str]) -> None:
@@ -92,7 +92,11 @@ class LocalBulk:
                     here, folder_fd = folder, self._change_folder(folder_fd, folder)
                 data = None
                 if folder_fd >= 0:
-                    data = _read_file(name, folder_fd, guess)
+                    try:
+                        data = _read_file(name, folder_fd, guess)
+                    except OSError as error:
+                        error.filename = f"{self.root}/{key}"
+                        raise
                     guess = len(data) if data else guess
                 yield data
         finally:
@@ -113,7 +117,10 @@ def _read_file(name: str, folder: int, guess: int) -> bytes | None:
     try:
         descriptor = os.open(name, _READ, dir_fd=folder)
     except FileNotFoundError:
-        return None
+        if not _is_link(name, folder):
+            return None
+        why = "a link to what is not there: mount or restore it, or remove the link"
+        raise OSError(errno.ENXIO, why, name) from None
     try:
         data = os.read(descriptor, guess)
         if more := os.read(descriptor, 1):  # only an empty read proves the end: some file systems read short
@@ -123,6 +130,13 @@ def _read_file(name: str, folder: int, guess: int) -> bytes | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def _is_link(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _read_rest(descriptor: int, data: bytes) -> bytes:

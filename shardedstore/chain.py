@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -214,6 +216,11 @@ def _token(part: Any) -> list[Any] | None:
     options: dict[str, str] = {}
     if dataclasses.is_dataclass(part):
         options = {f.name: repr(getattr(part, f.name)) for f in dataclasses.fields(part) if f.name != "url"}
-    if any(" at 0x" in text for text in options.values()):  # the repr of an object that has none of its own
+    elif isinstance(part, Step | Sink):
+        if getattr(part, "__dict__", None):  # options that nothing declares
+            return None
+    elif attrgetter(name)(sys.modules[module]) is not part:  # a method of an object, or a wrapper with another's name
+        return None
+    if any(" at 0x" in text or "..." in text for text in options.values()):  # no repr of its own, or not the whole
         return None
     return [module, name, getattr(part, "version", "1"), options]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -14,25 +15,28 @@ import dask
 
 from shardedstore import transforms
 from shardedstore.chain import Sink, parse_chain
-from shardedstore.config import FILE_NAME, Config
+from shardedstore.config import FILE_NAME
 from shardedstore.errors import ShardedStoreError, ShardsFailed, UsageError
-from shardedstore.grid import block_name
 from shardedstore.job import prepare
-from shardedstore.locations import is_remote
-from shardedstore.metadata import ArrayMeta
-from shardedstore.partition import parse_size
-from shardedstore.plan import Plan, make_plan
+from shardedstore.patterns import parse_size
+from shardedstore.plan import make_plan
 from shardedstore.progress import progress
 from shardedstore.store import ShardedStore
+from shardedstore.text import count, describe, preview, size
+from shardedstore.urls import is_remote
 
 SINKS: dict[str, Callable[..., Sink]] = {"zip": transforms.ToZip}
 FAILED, UNUSABLE, STOPPED = 1, 2, 130
 CONNECT_SECONDS = 10
-OPTIONS = {"overwrite=True": "--overwrite", "shards[": "--shards [", "shards names": "--shards names"}  # by Python's
+QUIET_WORKER = """
+import logging, signal
+logging.getLogger("shardedstore").disabled = True
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command line ends its workers
+"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="shardedstore")
+@click.version_option(package_name="shardedstore", prog_name="shardedstore")
 def main() -> None:
     """Turn Zarrs of millions of files into a few hundred shards, on Dask. The source is never changed."""
 
@@ -52,7 +56,7 @@ def main() -> None:
 def convert(
     source: str, destination: str, kind: str, shards: tuple[str, ...], name: str | None, dry_run: bool, **options: Any
 ) -> None:
-    """Convert the Zarr SOURCE to shards in the folder DESTINATION.
+    r"""Convert the Zarr SOURCE to shards in the folder DESTINATION.
 
     SOURCE is a folder, a zip or the URL of an object store. Run the same command again after any crash, and it goes
     on from there. The exit code is 0 when all shards are done, 1 when some failed, and 2 when it can't be run.
@@ -71,6 +75,10 @@ def convert(
       shardedstore convert my.zarr out --to zip --shards 'wind_*=time:720' --shards '512 MiB'
     """
     with user_errors():
+        if options["workers"] is not None and options["scheduler"] is not None:
+            raise UsageError(
+                "--workers and --scheduler exclude each other: leave out --workers, the cluster has its own"
+            )
         store = ShardedStore.partition(source, parse_shards(shards))
         sink = SINKS[kind](destination, **({} if name is None else {"name": name}))
         plan = make_plan(store.config)
@@ -78,6 +86,8 @@ def convert(
         if dry_run:
             click.echo(preview(plan))
         else:
+            if is_remote(source):
+                click.echo("note: the workers read the source with the credentials of their own environment", err=True)
             run(store, sink, **options)
 
 
@@ -91,8 +101,6 @@ def run(
     verbose: bool,
 ) -> None:
     """Run the job and say what it did."""
-    if workers is not None and scheduler is not None:
-        raise UsageError("--workers and --scheduler exclude each other: leave out --workers, the cluster has its own")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a batch system's end of time ends the workers
     with cluster(workers, scheduler, verbose), progress() as show:
         summary = store.map_shards(sink, retries=retries, overwrite=overwrite, progress=show).summary
@@ -104,69 +112,27 @@ def run(
 @main.command()
 @click.argument("what")
 def info(what: str) -> None:
-    """Say what a Zarr, a zip or a config holds, from its metadata alone.
+    """Say what a Zarr, a zip or a config holds.
 
-    WHAT is a folder, a zip, a shardedstore.json or the folder that holds it, or the URL of a Zarr.
+    Only metadata is read. WHAT is a folder, a zip, a shardedstore.json or the folder that holds it, or the URL of a Zarr.
     """
-    with user_errors():
+    with user_errors(what):
         is_config = what.endswith(".json") or os.path.isfile(os.path.join(what, FILE_NAME))
         store = ShardedStore.load(what, allow=["/"]) if is_config else ShardedStore(what)
         plan = make_plan(store.config)
-        kind = "sharded, by its config" if is_config else "a Zarr"
-        click.echo(f"{what}: {kind}, {count(plan.shard_count, 'shard')}" if is_config else f"{what}: {kind}")
+        parts = f" in {count(plan.shard_count, 'shard')}" if is_config else ""
+        rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
+        click.echo(f"{what}: a Zarr{parts}{rebuilt}")
         for path, node in plan.nodes.items():
             click.echo(describe(path, node.meta, store.config))
         click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded")
 
 
-def describe(path: str, meta: Any, config: Config) -> str:
-    """Return a line about a group or an array."""
-    mount = config.shards.get(path)
-    blocks = "" if mount is None else f", {count(1 if mount.blocks is None else mount.blocks.count, 'shard')}"
-    if not isinstance(meta, ArrayMeta):
-        return f"  /{path}  group, v{meta.zarr_format}{', consolidated' if meta.consolidated else ''}{blocks}"
-    chunks = "unknown" if meta.chunks is None else meta.chunks
-    return f"  /{path}  array {meta.shape}, chunks {chunks}, {size(meta.nbytes)}{blocks}"
-
-
-def preview(plan: Plan) -> str:
-    """Return what a job would do, by arithmetic: chunks that are missing are counted, and sizes are decoded."""
-    files, base = f"at most {plan.files:,} files", plan.loads[0]
-    lines = [f"{files} -> {count(plan.shard_count, 'shard')}; {size(plan.nbytes)} decoded; base {size(base.nbytes)}"]
-    for run, load in zip(plan.runs[1:], plan.loads[1:], strict=True):
-        grid = "" if run.blocks is None or run.stop == 1 else f" ({block_name(run.blocks.grid).replace('/', ' x ')})"
-        lines.append(f"  /{run.path}: {load.files:,} files -> {count(run.stop, 'shard')}{grid}; {size(load.nbytes)}")
-    return "\n".join(lines)
-
-
-def count(number: int, what: str) -> str:
-    """Return a number of things.
-
-    >>> count(1, "shard"), count(1200, "shard")
-    ('1 shard', '1,200 shards')
-    """
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def size(nbytes: int) -> str:
-    """Return a size for people.
-
-    >>> size(512), size(96 * 2**30)
-    ('512 bytes', '96.0 GiB')
-    """
-    value, unit = float(nbytes), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
-
-
 def parse_shards(options: tuple[str, ...]) -> Any:
     """Return what the options for `shards` stand for.
 
-    >>> parse_shards(()), parse_shards(("512 MiB",)), parse_shards(("t=time:720", "w_*=720,-1", "s/*=whole"))
-    ('1 GiB', '512 MiB', {'t': {'time': 720}, 'w_*': (720, -1), 's/*': 'whole'})
+    >>> parse_shards(()), parse_shards(("t=time:720", "w_*=720,-1", "s/*=whole", "9 MiB"))
+    ('1 GiB', {'t': {'time': 720}, 'w_*': (720, -1), 's/*': 'whole', '*': '9 MiB'})
     """
     rules: dict[str, Any] = {}
     for option in options:
@@ -176,8 +142,6 @@ def parse_shards(options: tuple[str, ...]) -> Any:
         if (path or "*") in rules:
             raise UsageError(f"--shards says twice how to divide {path or 'what is left'!r}: leave one of them out")
         rules[path or "*"] = _parse_rule(rule, option)
-    if len(rules) == 1 and "*" in rules:
-        return rules["*"]
     return rules or "1 GiB"
 
 
@@ -195,7 +159,7 @@ def _parse_rule(text: str, option: str) -> Any:
 
 
 @contextlib.contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(subject: str = "") -> Iterator[None]:
     """Turn the package's own errors, and the system's, into lines and exit codes; others keep their tracebacks."""
     try:
         yield
@@ -205,7 +169,9 @@ def user_errors() -> Iterator[None]:
         click.echo(f"error: {failed.message.partition(':')[0]}: run the same command again to go on", err=True)
         sys.exit(FAILED)
     except (ShardedStoreError, OSError) as error:
-        click.echo(f"error: {one_line(error)}", err=True)
+        text = one_line(error)
+        named = os.path.basename(subject) in text
+        click.echo(f"error: {text}" if named else f"error: {subject}: {text}", err=True)
         sys.exit(UNUSABLE)
     except KeyboardInterrupt:
         click.echo("stopped: run the same command again, and it goes on from there", err=True)
@@ -213,22 +179,20 @@ def user_errors() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return a message in the words of the command line, without the lines that an object store's client adds.
+    r"""Return a message in the words of the command line, without the lines that an object store's client adds.
 
-    >>> one_line(UsageError("say overwrite=True\\n\\nDebug source: ..."))
+    >>> one_line(UsageError("say overwrite=True\n\nDebug source: ..."))
     'say --overwrite'
     """
     text = str(error).partition("\n")[0] or type(error).__name__
-    for python, option in OPTIONS.items():
-        text = text.replace(python, option)
-    return text
+    return text.replace("overwrite=True", "--overwrite")
 
 
 @contextlib.contextmanager
 def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterator[None]:
     """Make a Dask client the active one: of a cluster that is there, or of worker processes on this machine."""
     if not verbose:
-        dask.config.set({"logging": {name: "critical" for name in ("distributed", "distributed.client")}})  # type: ignore[no-untyped-call]
+        dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical"}})
     from distributed import Client  # a second of import time that info and --dry-run do not need
 
     if scheduler is None:
@@ -248,14 +212,14 @@ def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterat
         yield
 
 
-def local_cluster(count: int, verbose: bool) -> Any:
+def local_cluster(processes: int, verbose: bool) -> Any:
     """Return a cluster of processes; the workers' logs and tracebacks are for --verbose, as errors are told at the end."""
     from distributed import LocalCluster
 
-    quiet = {
-        "silence_logs": "critical",
-        "preload": ["import logging; logging.getLogger('shardedstore').disabled = True"],
-    }
+    quiet = {"silence_logs": logging.CRITICAL, "preload": [QUIET_WORKER]}
     return LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=count, threads_per_worker=1, dashboard_address=None, **({"silence_logs": False} if verbose else quiet)
+        n_workers=processes,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",  # any port: None would still open 8787, and warn where it is taken
+        **({"silence_logs": False} if verbose else quiet),
     )

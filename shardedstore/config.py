@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from shardedstore.errors import ConfigError, UsageError
-from shardedstore.grid import Blocks, parse_block
-from shardedstore.locations import Location, is_remote, map_urls, normalize, require_location
-from shardedstore.mounts import Mounts
+from shardedstore.grid import Blocks, block_name, parse_block
+from shardedstore.locations import Location, ViewOf, map_urls, require_location
+from shardedstore.mounts import Mounts, check_path
+from shardedstore.urls import is_remote, normalize
 
 FORMAT, VERSION = "shardedstore", 1
 FILE_NAME = "shardedstore.json"
@@ -92,20 +93,22 @@ def from_dict(document: object, folder: str | None = None, allow: Iterable[str] 
         Mounts(config.shards)
         for path, mount in config.shards.items():
             _check_mount(path, mount)
+        for _, location in locations(config):
+            _check_view(location)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the config can't be read: {error}") from None
     except RecursionError:
         raise ConfigError("the config can't be read: its locations are nested too deeply") from None
-    allowed = None if allow is None else [normalize(place) for place in allow]
+    allowed = None if allow is None else [normalize(place) for place in (*allow, *([folder] if folder else ()))]
     return _map(config, lambda url: _absolute_url(url, folder, allowed))
 
 
-def parse(data: bytes, name: str) -> object:
-    """Return the content of a JSON file, or raise a ConfigError that names it."""
+def parse(data: bytes) -> object:
+    """Return the content of a JSON file, or raise ConfigError."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{name!r} is not a shardedstore config: it is not JSON ({error})") from None
+        raise ConfigError(f"this is not a shardedstore config: it is not JSON ({error})") from None
 
 
 def dump(config: Config, folder: str | None) -> bytes:
@@ -130,7 +133,7 @@ def relative_url(url: str, folder: str) -> str:
     >>> relative_url("s3://bucket/out/a/0.zip", "s3://bucket/out"), relative_url("/data/a", "/out")
     ('a/0.zip', '/data/a')
     """
-    return url.removeprefix(f"{folder.rstrip('/')}/")
+    return "" if url == folder else url.removeprefix(f"{folder.rstrip('/')}/")
 
 
 def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> str:
@@ -157,14 +160,25 @@ def _inside(url: str, place: str) -> bool:
     return f"{url}/".startswith(f"{place.rstrip('/')}/")
 
 
+def _check_view(location: Location) -> None:
+    """Refuse a view that leaves its source, and so perhaps the config's folder."""
+    while isinstance(location, ViewOf):
+        if location.path:
+            check_path(location.path, "the config's view of")
+        location = location.source
+
+
 def _check_mount(path: str, mount: Mount) -> None:
+    if mount.blocks is None and not path:
+        raise ConfigError("shard '' would hide the base: only the blocks of an array can be mounted at the root")
     if mount.blocks is None:
         if mount.exceptions:
             raise ConfigError(f"shard {path!r} has exceptions, but no blocks")
         return
     for index in mount.exceptions:
         try:
-            known = mount.blocks.within(parse_block(index))
+            block = parse_block(index)
+            known = mount.blocks.within(block) and block_name(block) == index  # int reads more: 01, +1, 1_0
         except ValueError:
             known = False
         if not known:

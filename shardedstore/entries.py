@@ -70,12 +70,10 @@ def read_entries(store: Store, blocks: Blocks | None = None, block: Coords | Non
 
 def _block_entries(reader: Bulk, view: Block) -> Iterator[Entry]:
     """Read a block of an array without listing anything: which keys there may be is arithmetic."""
-    names = [".zarray", ".zattrs", "zarr.json"]
-    found = zip(names, reader.fetch([join(view.path, name) for name in names]), strict=True)
-    documents = {name: view.document(name, value) for name, value in found if value is not None}
-    array = parse_node(documents, view.path)
+    documents = _array_documents(reader, view.path)
+    array = parse_node(cropped := {name: view.document(name, data) for name, data in documents.items()}, view.path)
     assert isinstance(array, ArrayMeta)
-    for name, data in documents.items():
+    for name, data in cropped.items():
         yield Entry(name, data, array)
     encode_box, box = view.blocks.keys.encode_box, view.blocks.box(view.block)
     start = f"{view.path}/" if view.path else ""
@@ -84,6 +82,17 @@ def _block_entries(reader: Bulk, view: Block) -> Iterator[Entry]:
     for key, chunk, coords in zip(local_keys, chunks, itertools.product(*box), strict=True):
         if chunk is not None:
             yield Entry(key, chunk, array, coords)
+    if _array_documents(reader, view.path) != documents:  # or all of it is gone, and chunks only seemed to be missing
+        raise CorruptError(f"{view.path!r} changed while it was read: let no one write to the source, and run it again")
+
+
+def _array_documents(reader: Bulk, path: str) -> dict[str, bytes]:
+    names = [".zarray", ".zattrs", "zarr.json"]
+    found = zip(names, reader.fetch([join(path, name) for name in names]), strict=True)
+    documents = {name: data for name, data in found if data is not None}
+    if not documents.keys() & {".zarray", "zarr.json"}:
+        raise CorruptError(f"{path!r} is no array any more: is the source still there, and mounted?")
+    return documents
 
 
 def _tree_entries(reader: Bulk, path: str, remainder: Remainder | None) -> Iterator[Entry]:
@@ -91,6 +100,10 @@ def _tree_entries(reader: Bulk, path: str, remainder: Remainder | None) -> Itera
     start = len(path) + 1 if path else 0
     keys = [key[start:] for key in reader.keys(path, remainder)]
     documents = sorted((key for key in keys if _name(key) in METADATA_NAMES), key=lambda key: (key.count("/"), key))
+    if not documents:
+        raise CorruptError(
+            f"{path or 'the root'!r} holds no metadata any more: is the source still there, and mounted?"
+        )
     nodes: dict[str, dict[str, bytes]] = {}
     for key, data in zip(documents, _read(reader, path, documents), strict=True):
         nodes.setdefault(_parent(key), {})[_name(key)] = data

@@ -36,23 +36,20 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
     """Return the whole job as one lazy object: computed, it gives what `wrap` makes of the config, or raises."""
     token = secrets.token_hex(4)
     started = delayed(start)(job, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
+    segments = plan.segments()
     level = [
         delayed(run_segment)(started, segment, dask_key_name=key)
-        for segment, key in zip(plan.segments(), _keys(job, plan.segments(), token), strict=True)
+        for segment, key in zip(segments, _keys(job, segments, token), strict=True)
     ]
     depth = 0
     while len(level) > 1:
         level = [
-            delayed(_add)(list(some), dask_key_name=f"add-{depth}-{i}-{token}")
+            delayed(Outcome.total)(list(some), dask_key_name=f"add-{depth}-{i}-{token}")
             for i, some in enumerate(partition_all(BRANCHES, level))
         ]
         depth += 1
     last: Delayed = delayed(_end)(started, plan, level[0], wrap, dask_key_name=f"finish-{token}")
     return last
-
-
-def _add(outcomes: list[Outcome]) -> Outcome:
-    return sum(outcomes, Outcome())
 
 
 def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome], T]) -> T:
@@ -81,17 +78,17 @@ def run(
         return result
     job = start(job, identity(plan, job.chain), overwrite)
     segments, skipped = remaining(job, plan, plan.segments())
-    outcome = Outcome(skipped=skipped)
+    outcomes = [Outcome(skipped=skipped)]
     total = plan.shard_count
     if progress is not None:
         progress(skipped, total)
     ended = skipped
     for part in _run_local(job, segments) if client is None else _run_window(client, job, segments):
-        outcome += part
+        outcomes.append(part)
         ended += part.done + part.skipped + len(part.failures)
         if progress is not None:
             progress(ended, total)
-    return _end(job, plan, outcome, wrap)
+    return _end(job, plan, Outcome.total(outcomes), wrap)
 
 
 def active_client() -> Client | None:
@@ -120,22 +117,31 @@ def _run_local(job: Job, segments: list[Segment]) -> Iterator[Outcome]:
 def _run_window(client: Client, job: Job, segments: list[Segment]) -> Iterator[Outcome]:
     """Run segments on a cluster, some at a time for each of its threads, and release each future when it ends.
 
-    A task that kills its workers is data here: its segment is split, and its shards are tried one by one, so that
-    innocent neighbours are not blamed.
+    A task that kills its workers is data here: its segment is split, and its shards are tried one by one. Dask blames
+    all tasks that wait for a worker when it dies, so a shard is only blamed when it was alone on the cluster.
     """
+    from distributed.scheduler import KilledWorker
+
     token = secrets.token_hex(4)
     waiting = list(zip(segments, _keys(job, segments, token), strict=True))[::-1]
+    suspects: list[tuple[Segment, str]] = []
+    alone: tuple[Segment, str] | None = None
     with _Window(client, partial(run_segment, job)) as window:
-        while waiting or window.flying:
-            room = window.room()
-            window.launch([waiting.pop() for _ in range(min(room, len(waiting)))])
+        while waiting or suspects or window.flying:
+            if waiting or window.flying:
+                window.launch([waiting.pop() for _ in range(min(window.room(), len(waiting)))])
+            else:
+                alone = suspects.pop()
+                window.launch([alone])
             for key, segment, result in window.ended():
                 if isinstance(result, Outcome):
                     yield result
-                elif segment.count > 1:
+                elif segment.count > 1 and isinstance(result, KilledWorker):
                     waiting.extend((part, f"{key}-{i}") for i, part in enumerate(segment.split()))
+                elif isinstance(result, KilledWorker) and (alone is None or alone[1] != key):
+                    suspects.append((segment, f"{key}-alone"))
                 else:
-                    yield Outcome(failures=(_killed(segment, result),))
+                    yield _failed(segment, result)
 
 
 class _Window:
@@ -178,8 +184,16 @@ class _Window:
             yield future.key, segment, result[1] if isinstance(result, tuple) else result
 
 
-def _killed(segment: Segment, error: BaseException) -> ShardError:
-    (_, shard), *_ = segment.runs[0].shards()
-    return ShardError(
-        shard.name, f"{type(error).__name__}: the workers that ran it died, or it was cancelled ({error})"
-    )
+def _failed(segment: Segment, error: BaseException) -> Outcome:
+    """Return the failures of a task that did not come back."""
+    kind = type(error).__name__
+    if kind == "KilledWorker":
+        cause = (
+            f"{kind}: each worker that ran it died; is it out of memory, or does a transform end the process? ({error})"
+        )
+    else:
+        cause = (
+            f"{kind}: {error}; is the same shardedstore, with all that the transforms import, installed on the workers?"
+        )
+    shards = (shard for run in segment.runs for _, shard in run.shards())
+    return Outcome(failures=tuple(ShardError(shard.name, cause) for shard in shards))

@@ -17,6 +17,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from shardedstore.bulk import bulk
 from shardedstore.config import Config
 from shardedstore.errors import PartitionError
 from shardedstore.locations import Location, open_location, show
@@ -119,19 +120,24 @@ def read_nodes(config: Config) -> dict[str, Node]:
     nodes = _walk_location(config.base, set(whole))
     if not nodes:
         raise PartitionError(
-            f"{show(config.base)} holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root"
+            f"{show(config.base)} holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
         )
     for path in whole:
         below = _walk_location(config.shards[path].location, ())
         nodes.update(keymap(lambda rest, path=path: join(path, rest), below))
-    return nodes
+    if config.consolidated is not None:
+        for key in bulk(open_location(config.consolidated)).keys("", None):
+            path = key.rpartition("/")[0]
+            if path in nodes and isinstance(nodes[path].meta, GroupMeta):
+                nodes[path] = nodes[path]._replace(meta=GroupMeta(nodes[path].meta.zarr_format, True))
+    return dict(sorted(nodes.items(), key=lambda node: node[0].split("/")))
 
 
 def _walk_location(location: Location, skip: Container[str]) -> dict[str, Node]:
     try:
         return walk(open_location(location), skip)
     except (OSError, obstore.exceptions.BaseError) as error:
-        raise PartitionError(f"{show(location)} can't be read: {error}") from error
+        raise PartitionError(f"{show(location)} can't be read: check its name and the rights to it: {error}") from error
 
 
 def digest(nodes: Mapping[str, Node]) -> str:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 
 import msgspec
 
-from shardedstore.chain import Chain, fingerprint
+from shardedstore.chain import Chain, Sink, fingerprint
 from shardedstore.config import FILE_NAME, Config, Mount, dump, locations
-from shardedstore.errors import ChainError, DestinationError, ShardError, ShardsFailed
-from shardedstore.grid import Blocks, block_name, parse_block
+from shardedstore.errors import DestinationError, ShardError, ShardsFailed
+from shardedstore.grid import block_name
 from shardedstore.hierarchy import Node, consolidate, read_nodes
-from shardedstore.ledger import FOLDER, Identity, Ledger, Record, check_destination, open_destination, versioned
-from shardedstore.locations import Directory, Location, ViewOf, Zip, is_remote, normalize
+from shardedstore.ledger import ONCE, Identity, Ledger, Record, check_destination, open_destination, versioned
+from shardedstore.locations import Directory, Location, ViewOf, url_of
 from shardedstore.metadata import ArrayMeta, GroupMeta
+from shardedstore.names import CONSOLIDATED, check_names
 from shardedstore.plan import Plan, Run, Segment
-from shardedstore.publish import write_file
+from shardedstore.publish import remove_temporaries, write_file
 from shardedstore.task import Job, Outcome
-
-CONSOLIDATED = "__consolidated__.zarr"
+from shardedstore.urls import is_remote, normalize
 
 
 def prepare(plan: Plan, chain: Chain, to: str | None, overwrite: bool, retries: int) -> Job:
@@ -40,12 +41,16 @@ def prepare(plan: Plan, chain: Chain, to: str | None, overwrite: bool, retries: 
     if destination is None:
         return Job(chain, None, retries=retries)
     folder = normalize(destination)
+    if "{block}" in folder:
+        raise DestinationError(
+            f"the destination {folder!r} has {{block}} in its name, which stands for an index: rename it"
+        )
     if is_remote(folder):
         raise DestinationError(f"{folder!r} is in an object store, where jobs can't write yet: name a local folder")
-    for what, location in locations(plan.config):
-        check_apart(folder, location, what)
+    check_apart(folder, plan.config)
     if chain.sink is not None:
-        check_names((None if run.mounted is not None else run.path, run.blocks, chain) for run in plan.runs)
+        check_names(plan, chain.sink)
+        check_outputs(folder, plan, chain.sink)
     check_destination(folder, identity(plan, chain), overwrite)
     return Job(chain, folder, retries=retries)
 
@@ -53,67 +58,32 @@ def prepare(plan: Plan, chain: Chain, to: str | None, overwrite: bool, retries: 
 def identity(plan: Plan, chain: Chain) -> Identity:
     """Return what a job's result is made from."""
     source = hashlib.sha256(dump(plan.config, None) + plan.source.encode()).hexdigest()
-    return Identity(source, fingerprint(chain))
+    return Identity(source, fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}")
 
 
-def check_apart(folder: str, location: Location, what: str) -> None:
+def check_apart(folder: str, config: Config) -> None:
     """Refuse a destination that is a source, or inside one."""
-    while isinstance(location, ViewOf):
-        location = location.source
-    if isinstance(location, Directory | Zip) and not is_remote(location.url):
-        real, source = os.path.realpath(folder), os.path.realpath(location.url.partition("{block}")[0].rstrip("/"))
-        if f"{real}/".startswith(f"{source}/") and not ("{block}" in location.url and isinstance(location, Zip)):
+    real = os.path.realpath(folder)
+    for url in sorted({url for _, location in locations(config) if (url := url_of(location)) and not is_remote(url)}):
+        source = os.path.realpath(url.partition("{block}")[0].rstrip("/"))
+        if f"{real}/".startswith(f"{source}/") and not os.path.isfile(url.replace("{block}", "0")):
             raise DestinationError(
-                f"the destination {folder!r} is, or is inside, {what} of the source ({location.url!r}): name a folder outside of it"
+                f"the destination {folder!r} is, or is inside, the source {url!r}: name a folder outside of it"
             )
 
 
-def check_names(shards: Iterable[tuple[str | None, Blocks | None, Chain]]) -> None:
-    """Refuse two shards with one output name."""
-    literal: dict[str, str] = {}
-    templates: list[tuple[str, str, str, Blocks]] = []
-    for path, blocks, chain in shards:
-        assert chain.sink is not None
-        name = chain.sink.target(path, blocks is not None)
-        label = "(base)" if path is None else path
-        if blocks is not None and "{block}" in name:
-            templates.append((label, *_ends(name), blocks))
-            continue
-        if blocks is not None and blocks.count > 1:
-            raise ChainError(
-                f"all {blocks.count} blocks of {path!r} would be named {name!r}: put {{block}} into the name"
+def check_outputs(folder: str, plan: Plan, sink: Sink) -> None:
+    """Refuse a shard whose output would lie in a source that stands in the destination."""
+    places = {location.source if isinstance(location, ViewOf) else location for _, location in locations(plan.config)}
+    urls = {place.url.partition("{block}")[0] for place in places if isinstance(place, Directory)}
+    sources = {os.path.realpath(url) for url in urls if not is_remote(url)}
+    for run in plan.runs:
+        name = sink.target(None if run.mounted is not None else run.path, run.blocks is not None)
+        place = os.path.realpath(os.path.join(folder, name.partition("{block}")[0] + "0"))
+        if any(place[: slash.start()] in sources for slash in re.finditer("/", place)):
+            raise DestinationError(
+                f"{name!r} of the destination {folder!r} lies inside the source: name another folder"
             )
-        if name == FILE_NAME or name.partition("/")[0] in (FOLDER, CONSOLIDATED):
-            raise ChainError(
-                f"shard {label!r} would be named {name!r}, which the job needs itself: choose another name"
-            )
-        if name in literal:
-            _refuse(literal[name], label, name)
-        literal[name] = label
-    seen: list[tuple[str, str, str]] = []
-    for label, before, after, blocks in templates:
-        for other, first, last in seen:
-            if (before.startswith(first) or first.startswith(before)) and (
-                after.endswith(last) or last.endswith(after)
-            ):
-                _refuse(other, label, f"{before}{{block}}{after}")
-        seen.append((label, before, after))
-        pattern = re.compile(f"{re.escape(before)}([0-9]+(?:/[0-9]+)*){re.escape(after)}")
-        for name, other in literal.items():
-            match = pattern.fullmatch(name)
-            if match and blocks.within(parse_block(match[1])):
-                _refuse(other, label, name)
-
-
-def _ends(name: str) -> tuple[str, str]:
-    before, _, after = name.partition("{block}")
-    return before, after
-
-
-def _refuse(one: str, other: str, name: str) -> None:
-    raise ChainError(
-        f"shards {one!r} and {other!r} would both be named {name!r}: put {{path}} and {{block}} into the name, apart"
-    )
 
 
 def start(job: Job, wanted: Identity, overwrite: bool) -> Job:
@@ -161,6 +131,7 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
         return config
     config = msgspec.structs.replace(config, consolidated=_consolidate(job, plan, nodes))
     write_file(os.path.join(job.folder, FILE_NAME), dump(config, job.folder))
+    remove_temporaries(job.folder)
     return config
 
 

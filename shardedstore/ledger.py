@@ -7,6 +7,7 @@ crash cut short is passed over. ``.shardedstore/job.json`` says what the destina
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from shardedstore.publish import sync_folder, write_file
 FOLDER = ".shardedstore"
 SYNC_SECONDS = 1.0
 PER_FOLDER = 64  # segments
+ONCE = "once-"  # what the token of a chain begins with that has no fingerprint, so that no other job is the same
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,7 +43,7 @@ class Identity(msgspec.Struct, frozen=True):
     """
 
     source: str
-    chain: str | None
+    chain: str
     generation: int = 1
 
 
@@ -153,11 +155,7 @@ def check_destination(folder: str, wanted: Identity, overwrite: bool) -> Identit
     """
     try:
         found = read_identity(folder)
-        if (
-            found is not None
-            and wanted.chain is not None
-            and (found.source, found.chain) == (wanted.source, wanted.chain)
-        ):
+        if found is not None and (found.source, found.chain) == (wanted.source, wanted.chain):
             return found
         if found is None and not _names(folder):
             return wanted
@@ -165,7 +163,14 @@ def check_destination(folder: str, wanted: Identity, overwrite: bool) -> Identit
         raise DestinationError(f"the destination {folder!r} can't be used: {error}") from error
     if not overwrite:
         raise DestinationError(_foreign(folder, found, wanted))
-    return msgspec.structs.replace(wanted, generation=2 if found is None else found.generation + 1)
+    latest = max(1 if found is None else found.generation, _latest_name(folder))
+    return msgspec.structs.replace(wanted, generation=latest + 1)
+
+
+def _latest_name(folder: str) -> int:
+    """Return the highest generation that a name below a folder looks like, whoever gave it."""
+    names = (name for _, folders, files in os.walk(folder) for name in (*folders, *files))
+    return max((int(found[1]) for name in names if (found := re.search(r"~(\d{1,6})(?:\.|$)", name))), default=0)
 
 
 def open_destination(folder: str, wanted: Identity, overwrite: bool) -> Ledger:
@@ -182,8 +187,11 @@ def open_destination(folder: str, wanted: Identity, overwrite: bool) -> Ledger:
 def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
     if found is None:
         what = "holds files that no job of shardedstore wrote"
-    elif wanted.chain is None:
-        what = "holds a job's result, and this chain has no stable fingerprint to go on with it: give step(...) a name and a version"
+    elif wanted.chain.startswith(ONCE):
+        what = (
+            "holds a job's result, and this chain has no stable fingerprint to go on with it "
+            "(a function needs a module to be imported from, and step(...) a name and a version)"
+        )
     elif found.source != wanted.source:
         what = "holds the result of another source, of another division of it, or of this one before it changed"
     else:

@@ -6,23 +6,20 @@ A location names its kind and its URL, never a class, and holds no credentials.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 import msgspec
-from obstore.store import from_url
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore
 
-from shardedstore.errors import ConfigError, UsageError
+from shardedstore.blobs import object_store
+from shardedstore.errors import ConfigError
 from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.urls import is_remote, normalize
 from shardedstore.views import Block, View
 from shardedstore.zips import ZipReadStore
-
-SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
 
 
 class _Kind(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
@@ -61,54 +58,6 @@ else:
     Location = Directory | Zip | ViewOf  # what a config can hold
 
 
-def is_remote(url: str) -> bool:
-    """Tell whether a URL leads to an object store.
-
-    >>> is_remote("s3://bucket/a.zarr"), is_remote("/data/a.zarr"), is_remote("file:///data/a.zarr")
-    (True, False, False)
-    """
-    scheme = _scheme(url)
-    return scheme is not None and scheme != "file"
-
-
-def _scheme(url: str) -> str | None:
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
-    return match[1].lower() if match else None
-
-
-def normalize(url: str | os.PathLike[str]) -> str:
-    """Return a URL as locations hold it: local paths absolute, others without a slash at the end.
-
-    >>> normalize("file:///data/my%20cube.zarr/"), normalize("s3://bucket/era5.zarr/")
-    ('/data/my cube.zarr', 's3://bucket/era5.zarr')
-
-    Raises
-    ------
-    UsageError
-        For a scheme that is not known, and for credentials in the URL.
-    """
-    text = os.fspath(url)
-    scheme = _scheme(text)
-    if scheme is None:
-        if not text:
-            raise UsageError("an empty path was given: name a folder, a zip or a URL")
-        return os.path.abspath(os.path.expanduser(text))
-    if scheme == "file":
-        return os.path.abspath(unquote(urlsplit(text).path))
-    if scheme not in SCHEMES:
-        raise UsageError(
-            f"{scheme}:// is not a scheme that is known here (in {_public(text)!r}): use {', '.join(SCHEMES)}"
-        )
-    if "@" in urlsplit(text).netloc and scheme not in ("abfs", "abfss"):
-        raise UsageError(f"the URL {_public(text)!r} holds credentials: give them to the environment instead")
-    return text.rstrip("/")
-
-
-def _public(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-
-
 def locate(source: Store | str | os.PathLike[str]) -> Location:
     """Return the location of a store, a path or a URL: a name that ends in .zip or .ozx is taken for a zip."""
     match source:
@@ -131,6 +80,13 @@ def _locate_foreign(store: Store) -> Location:
     if type(store).__name__ == "ZipStore" and isinstance(path, str | os.PathLike):
         return Zip(normalize(path))
     return Opened(store)
+
+
+def url_of(location: Location) -> str | None:
+    """Return the URL of a component, of a view that of its source; None for a store that has none."""
+    if isinstance(location, ViewOf):
+        return url_of(location.source)
+    return None if isinstance(location, Opened) else location.url
 
 
 def show(location: Location) -> str:
@@ -162,7 +118,7 @@ def open_location(location: Location) -> Store:
 
 
 def _open_remote(url: str) -> Store:
-    return ObjectStore(from_url(url), read_only=True)
+    return ObjectStore(object_store(url), read_only=True)
 
 
 def open_block(location: Location, blocks: Blocks, block: Coords) -> Store:

@@ -95,7 +95,7 @@ def parse_node(documents: Mapping[str, bytes], path: str) -> ArrayMeta | GroupMe
         if document["node_type"] == "group":
             return GroupMeta(3, document.get("consolidated_metadata") is not None)
         return _array_v3(document)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         cause = f"{type(error).__name__}: {error}"
         raise CorruptError(f"{_at(path, name)} is not metadata that Zarr knows ({cause}): mend or exclude it") from None
 
@@ -104,7 +104,7 @@ def parse_json(data: bytes, path: str, name: str) -> dict[str, Any]:
     """Return a document's content; it must be a JSON object."""
     try:
         document = json.loads(bytes(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptError(f"{_at(path, name)} is not JSON ({error}): mend or exclude it") from None
     if not isinstance(document, dict):
         raise CorruptError(f"{_at(path, name)} is not a JSON object: mend or exclude it")

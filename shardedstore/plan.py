@@ -14,7 +14,7 @@ import msgspec
 from shardedstore.chain import Shard
 from shardedstore.config import Config
 from shardedstore.errors import PartitionError
-from shardedstore.grid import Blocks
+from shardedstore.grid import Blocks, block_name
 from shardedstore.hierarchy import Node, digest, read_nodes
 from shardedstore.locations import Location
 from shardedstore.metadata import ArrayMeta
@@ -47,8 +47,13 @@ class Run(msgspec.Struct, frozen=True):
             yield self.number + i - self.first, Shard(self.path, self.blocks, block, self.mounted is not None)
 
     def cut(self, first: int, stop: int) -> Run:
-        """Return a part of the run."""
-        return msgspec.structs.replace(self, number=self.number + first - self.first, first=first, stop=stop)
+        """Return a part of the run, with the locations of its own blocks only."""
+        kept = self.exceptions
+        if kept and self.blocks is not None:
+            names = (block_name(self.blocks.index(i)) for i in range(first, stop))
+            kept = {name: kept[name] for name in names if name in kept}
+        number = self.number + first - self.first
+        return msgspec.structs.replace(self, number=number, first=first, stop=stop, exceptions=kept)
 
 
 class Segment(msgspec.Struct, frozen=True):

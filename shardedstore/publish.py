@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 TEMPORARY = ".tmp-"
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY)}.*-[0-9]+-[0-9a-f]{{8}}")
 
 
 @contextmanager
@@ -23,10 +25,9 @@ def published(path: str) -> Iterator[int]:
     int
         The descriptor of the temporary file, open for reading and writing.
     """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(
-        folder, f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}-{name}"[:255]
-    )
+    folder = os.path.dirname(path)
+    name = f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = os.path.join(folder, name)
     os.makedirs(folder, exist_ok=True)
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -40,6 +41,15 @@ def published(path: str) -> Iterator[int]:
         os.unlink(temporary)
         raise
     sync_folder(folder)
+
+
+def remove_temporaries(folder: str) -> None:
+    """Remove what killed processes left below a folder: files of the names that `published` gives, and no others."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(parent, name))
 
 
 def sync_folder(path: str) -> None:

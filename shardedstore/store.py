@@ -1,33 +1,30 @@
-"""`ShardedStore`: one zarr store made of a base and of components; it routes zarr's calls to them."""
+"""`ShardedStore`, the public face: any Zarr as shards, mapped with Dask, and opened again from a config."""
 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.abc.store import Store
 
 from shardedstore import config as configs
 from shardedstore import graph
 from shardedstore.chain import parse_chain
 from shardedstore.config import Config, Mount
 from shardedstore.errors import ChainError, ConfigError, UsageError
-from shardedstore.grid import Blocks, Coords, block_name, parse_block
 from shardedstore.job import prepare
-from shardedstore.locations import Location, ViewOf, is_remote, locate, normalize, open_block, open_location
-from shardedstore.mounts import Mounts
-from shardedstore.partition import Shards, divide
+from shardedstore.locations import locate
+from shardedstore.mounts import check_path
+from shardedstore.partition import divide
+from shardedstore.patterns import Shards
 from shardedstore.plan import make_plan
 from shardedstore.publish import write_file
-from shardedstore.readonly import ReadOnlyStore
+from shardedstore.routing import RoutedStore
 from shardedstore.task import Outcome
-from shardedstore.views import Block, View
+from shardedstore.urls import is_remote, normalize
 
-MOST_OPEN = 512  # components; the least recently used is dropped, and closed when nothing reads from it any more
 Target = str | os.PathLike[str]
 
 
@@ -41,7 +38,7 @@ class Summary:
     nbytes: int
 
 
-class ShardedStore(ReadOnlyStore):
+class ShardedStore(RoutedStore):
     """A read-only zarr store made of a base and of component stores mounted at paths in it.
 
     Parameters
@@ -59,20 +56,13 @@ class ShardedStore(ReadOnlyStore):
     summary: Summary | None = None
 
     def __init__(self, base: Store | Target, shards: Mapping[str, Store | Target] | None = None) -> None:
-        mounts = {path.strip("/"): Mount(locate(store)) for path, store in (shards or {}).items()}
-        self._init(Config(locate(base), mounts))
-
-    def _init(self, config: Config) -> None:
-        super().__init__()
-        self._config = config
-        self._mounts = Mounts(config.shards)
-        self._opened: OrderedDict[tuple[str | None, Coords | None], Store] = OrderedDict()
-        self._overlay: set[str] | None = None
+        mounts = {check_path(path, "shard"): Mount(locate(store)) for path, store in (shards or {}).items()}
+        super().__init__(Config(locate(base), mounts))
 
     @classmethod
     def _of(cls, config: Config, outcome: Outcome | None = None) -> Self:
         store = cls.__new__(cls)
-        store._init(config)
+        RoutedStore.__init__(store, config)
         if outcome is not None:
             store.summary = Summary(outcome.done, outcome.skipped, outcome.entries, outcome.nbytes)
         return store
@@ -149,21 +139,16 @@ class ShardedStore(ReadOnlyStore):
             raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
         if parsed.sink is not None and to is not None:
             raise ChainError(f"to= is for a function alone: {type(parsed.sink).__name__} has a destination of its own")
-        configs.to_dict(self._config)  # every component has a location
-        plan = make_plan(self._config)
+        configs.to_dict(self.config)  # every component has a location
+        plan = make_plan(self.config)
         job = prepare(plan, parsed, None if to is None else os.fspath(to), overwrite, retries)
         if compute:
             return graph.run(job, plan, overwrite, ShardedStore._of, progress)
         return graph.lazy(job, plan, overwrite, ShardedStore._of)
 
-    @property
-    def config(self) -> Config:
-        """The description of this store, as the package itself uses it; `get_config` gives it as JSON."""
-        return self._config
-
     def get_config(self) -> dict[str, Any]:
         """Return the JSON document that describes this store, with absolute URLs."""
-        return configs.to_dict(self._config)
+        return configs.to_dict(self.config)
 
     @classmethod
     def from_config(cls, config: object, *, root: Target | None = None, allow: Iterable[Target] | None = None) -> Self:
@@ -192,7 +177,7 @@ class ShardedStore(ReadOnlyStore):
         url = normalize(path)
         if is_remote(url):
             raise UsageError(f"{url!r} is in an object store: a config is saved to a local file, for now")
-        write_file(url, configs.dump(self._config, os.path.dirname(url)))
+        write_file(url, configs.dump(self.config, os.path.dirname(url)))
 
     @classmethod
     def load(cls, path: Target, *, allow: Iterable[Target] = ()) -> Self:
@@ -220,159 +205,14 @@ class ShardedStore(ReadOnlyStore):
                 data = file.read()
         except OSError as error:
             raise ConfigError(f"no config can be read at {url!r}: {error.strerror}") from error
-        return cls.from_config(configs.parse(data, url), root=os.path.dirname(url), allow=allow)
-
-    # routing
-
-    def _component(self, path: str | None, block: Coords | None = None) -> Store:
-        """Return a component, opened when it is first asked for; the base for None."""
-        place = path, block
-        store = self._opened.get(place)
-        if store is None:
-            store = self._open_component(path, block)
-            if len(self._opened) >= MOST_OPEN:
-                self._opened.popitem(last=False)
-        self._opened[place] = store
-        self._opened.move_to_end(place)
-        return store
-
-    def _open_component(self, path: str | None, block: Coords | None) -> Store:
-        if path is None:
-            return open_location(self._config.base)
-        mount = self._config.shards[path]
-        exception: Location | None = mount.exceptions.get(block_name(block))
-        if exception is not None:
-            return open_location(exception)
-        if isinstance(mount.location, ViewOf) and mount.location.source == self._config.base:
-            base, inside = self._component(None), mount.location.path  # shared: a zip's directory is read once
-            blocks = mount.blocks
-            return View(base, inside) if blocks is None or block is None else Block(base, inside, blocks, block)
-        if mount.blocks is None or block is None:
-            return open_location(mount.location)
-        return open_block(mount.location, mount.blocks, block)
-
-    def _route(self, key: str) -> tuple[Store, str]:
-        """Return the component that holds a key, and the key inside it."""
-        found = self._mounts.resolve(key)
-        if found is None:
-            return self._component(None), key
-        path, rest = found
-        blocks = self._config.shards[path].blocks
-        if blocks is None:
-            return self._component(path), rest
-        coords = blocks.keys.decode(rest, blocks.chunk_grid)
-        if coords is None:
-            return self._component(None), key
-        block, local = blocks.split(coords)
-        return self._component(path, block), blocks.keys.encode(local)
-
-    async def _consolidated(self) -> tuple[Store | None, set[str]]:
-        """Return the component of rebuilt consolidated metadata, and its keys."""
-        if self._config.consolidated is None:
-            return None, set()
-        store = open_location(self._config.consolidated)
-        if self._overlay is None:
-            self._overlay = {key async for key in store.list()}
-        return store, self._overlay
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        # docstring inherited
-        if self._config.consolidated is not None and key.rpartition("/")[2] in (".zmetadata", "zarr.json"):
-            store, keys = await self._consolidated()
-            if store is not None and key in keys:
-                return await store.get(key, prototype, byte_range)
-        store, rest = self._route(key)
-        return await store.get(rest, prototype, byte_range)
-
-    async def exists(self, key: str) -> bool:
-        # docstring inherited
-        store, rest = self._route(key)
-        return await store.exists(rest) or key in (await self._consolidated())[1]
-
-    async def getsize(self, key: str) -> int:
-        # docstring inherited
-        overlay, keys = await self._consolidated()
-        store, rest = (overlay, key) if overlay is not None and key in keys else self._route(key)
-        return await store.getsize(rest)
-
-    async def list(self) -> AsyncIterator[str]:
-        # docstring inherited
-        async for key in self.list_prefix(""):
-            yield key
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        # docstring inherited
-        overlay = (await self._consolidated())[1]
-        async for key in self._list_components(prefix):
-            if key not in overlay:
-                yield key
-        for key in overlay:
-            if key.startswith(prefix):
-                yield key
-
-    async def _list_components(self, prefix: str) -> AsyncIterator[str]:
-        async for key in self._component(None).list_prefix(prefix):
-            if self._route(key)[0] is self._component(None):
-                yield key
-        for path, mount in self._config.shards.items():
-            start = f"{path}/" if path else ""
-            if not (start.startswith(prefix) or prefix.startswith(start)):
-                continue
-            if mount.blocks is None:
-                async for key in self._component(path).list_prefix(prefix[len(start) :]):
-                    yield start + key
-                continue
-            async for key in self._list_blocks(path, mount, mount.blocks, prefix[len(start) :]):
-                yield start + key
-
-    async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncIterator[str]:
-        names = None
-        if isinstance(mount.location, ViewOf):  # one listing of the source for all blocks that are there
-            names = mount.exceptions.keys()
-            async for key in self._component(path).list_prefix(prefix):
-                coords = blocks.keys.decode(key, blocks.chunk_grid)
-                if coords is not None and block_name(blocks.split(coords)[0]) not in names:
-                    yield key
-        for block in map(blocks.index, range(blocks.count)) if names is None else map(parse_block, names):
-            async for key in self._component(path, block).list():
-                local = blocks.keys.decode(key, blocks.local_grid(block))
-                if local is not None and (whole := blocks.keys.encode(blocks.join(block, local))).startswith(prefix):
-                    yield whole
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        # docstring inherited
-        path = prefix.strip("/")
-        found = self._mounts.resolve(path)
-        if found is not None and self._config.shards[found[0]].blocks is not None:
-            async for name in super().list_dir(path):
-                yield name
-            return
-        names: dict[str, None] = {}
-        store, rest = (self._component(None), path) if found is None else (self._component(found[0]), found[1])
-        async for name in store.list_dir(rest):
-            names[name] = None
-        if found is None:
-            names |= dict.fromkeys(self._mounts.children(path))
-        names |= {
-            key[len(path) :].strip("/"): None
-            for key in (await self._consolidated())[1]
-            if key.rpartition("/")[0] == path
-        }
-        for name in names:
-            yield name
-
-    # identity
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._config == other._config
+        try:
+            return cls.from_config(configs.parse(data), root=os.path.dirname(url), allow=allow)
+        except ConfigError as error:
+            raise ConfigError(f"{url!r}: {error}") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self._config, "summary": self.summary}
+        return {"config": self.config, "summary": self.summary}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._init(state["config"])
+        RoutedStore.__init__(self, state["config"])
         self.summary = state["summary"]
-
-    def __repr__(self) -> str:
-        count = sum(1 if mount.blocks is None else mount.blocks.count for mount in self._config.shards.values())
-        return f"<ShardedStore of {self._config.base} and {count} shards at {len(self._config.shards)} paths>"

@@ -7,11 +7,11 @@ import logging
 import os
 import random
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from obstore.exceptions import GenericError
-from toolz import pipe
+from toolz import merge, pipe
 from zarr.abc.store import Store
 
 from shardedstore.chain import Chain, Shard, Written
@@ -19,8 +19,9 @@ from shardedstore.entries import read_entries
 from shardedstore.errors import ShardError
 from shardedstore.grid import block_name
 from shardedstore.ledger import Ledger, Record, versioned
-from shardedstore.locations import Location, locate, open_block, open_location, require_location
+from shardedstore.locations import Location, locate, open_block, open_location, require_location, url_of
 from shardedstore.plan import Run, Segment
+from shardedstore.urls import is_remote
 from shardedstore.views import Remainder
 
 logger = logging.getLogger("shardedstore")
@@ -55,7 +56,8 @@ class Job:
     def is_there(self, shard: Shard, record: Record) -> bool:
         """Tell whether what a record says was written still stands."""
         if self.chain.sink is None:
-            return record.location is not None
+            url = None if record.location is None else url_of(record.location)
+            return record.location is not None and (url is None or is_remote(url) or os.path.exists(url))
         return self.chain.sink.is_there(self.url(shard), record.nbytes)
 
 
@@ -70,41 +72,49 @@ class Outcome:
     failures: tuple[ShardError, ...] = ()
     locations: dict[int, Location] = field(default_factory=dict)
 
-    def __add__(self, other: Outcome) -> Outcome:
-        return Outcome(
-            self.done + other.done,
-            self.skipped + other.skipped,
-            self.entries + other.entries,
-            self.nbytes + other.nbytes,
-            self.failures + other.failures,
-            {**self.locations, **other.locations},
+    @classmethod
+    def total(cls, outcomes: Iterable[Outcome]) -> Outcome:
+        """Add outcomes up."""
+        parts = list(outcomes)
+        return cls(
+            sum(part.done for part in parts),
+            sum(part.skipped for part in parts),
+            sum(part.entries for part in parts),
+            sum(part.nbytes for part in parts),
+            tuple(failure for part in parts for failure in part.failures),
+            merge(part.locations for part in parts),
         )
 
 
 def run_segment(job: Job, segment: Segment) -> Outcome:
     """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised."""
-    outcome = Outcome()
-    ledger = None if job.folder is None else Ledger(job.folder, job.generation)
+    if job.folder is None:
+        return Outcome.total(_do_shards(job, segment, {}, None))
+    ledger = Ledger(job.folder, job.generation)
     try:
-        records = {} if ledger is None else ledger.read_segment(segment.number)
-        with nullcontext() if ledger is None else ledger.writer(segment.number) as append:
-            for run in segment.runs:
-                for number, shard in run.shards():
-                    record = records.get(number)
-                    if record is not None and job.is_there(shard, record):
-                        outcome += Outcome(skipped=1)
-                        continue
-                    result = _try_shard(job, run, shard)
-                    if isinstance(result, Written):
-                        if append is not None:
-                            append(Record(number, result.entries, result.nbytes, result.digest, result.location))
-                        found = {} if result.location is None else {number: result.location}
-                        outcome += Outcome(1, 0, result.entries, result.nbytes, locations=found)
-                    else:
-                        outcome += Outcome(failures=(result,))
+        with ledger.writer(segment.number) as append:
+            return Outcome.total(_do_shards(job, segment, ledger.read_segment(segment.number), append))
     except OSError as error:
-        outcome += Outcome(failures=(ShardError(f"segment {segment.number}", f"its records: {_cause(error)}"),))
-    return outcome
+        return Outcome(failures=(ShardError(f"segment {segment.number}", f"its records can't be kept: {error}"),))
+
+
+def _do_shards(
+    job: Job, segment: Segment, records: Mapping[int, Record], append: Callable[[Record], None] | None
+) -> Iterator[Outcome]:
+    for run in segment.runs:
+        for number, shard in run.shards():
+            record = records.get(number)
+            if record is not None and job.is_there(shard, record):
+                yield Outcome(skipped=1)
+                continue
+            made = _try_shard(job, run, shard)
+            if isinstance(made, ShardError):
+                yield Outcome(failures=(made,))
+                continue
+            if append is not None:
+                append(Record(number, made.entries, made.nbytes, made.digest, made.location))
+            found = {} if made.location is None else {number: made.location}
+            yield Outcome(1, 0, made.entries, made.nbytes, locations=found)
 
 
 def _try_shard(job: Job, run: Run, shard: Shard) -> Written | ShardError:

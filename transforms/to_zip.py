@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from string import Formatter
 
 from shardedstore.chain import Entries, Shard, Sink, Tally, Written
 from shardedstore.errors import ChainError, CorruptError
@@ -47,11 +46,7 @@ class ToZip(Sink):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", os.fspath(self.url))
-        try:
-            fields = {field for _, field, _, _ in Formatter().parse(self.name) if field is not None}
-        except ValueError as error:
-            raise ChainError(f"ToZip's name {self.name!r} can't be read: {error}") from None
-        if fields - {"path", "block"} or self.name.count("{block}") > 1:
+        if re.search(r"[{}]", re.sub(r"\{(path|block)\}", "", self.name)) or self.name.count("{block}") > 1:
             raise ChainError(
                 f"ToZip's name {self.name!r} may hold {{path}}, and {{block}} once, and nothing else in braces"
             )
@@ -76,7 +71,7 @@ class ToZip(Sink):
             zip_writer = ZipWriter(writev_all(descriptor), zip64=self.zip64)
             add, count = zip_writer.add, tally.add
             for key, data, _, _ in entries:
-                count(key, len(data), add(key, data))
+                count(key, len(data) if isinstance(data, bytes) else memoryview(data).nbytes, add(key, data))
             nbytes = zip_writer.close()
             if os.fstat(descriptor).st_size != nbytes:
                 raise CorruptError(

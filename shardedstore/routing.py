@@ -1,0 +1,172 @@
+"""One zarr store made of components: a pure function of the config tells which of them holds a key."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from shardedstore.config import Config, Mount
+from shardedstore.grid import Blocks, Coords, block_name, parse_block
+from shardedstore.locations import Location, ViewOf, open_block, open_location, show
+from shardedstore.mounts import Mounts
+from shardedstore.readonly import ReadOnlyStore
+from shardedstore.views import Block, View
+
+MOST_OPEN = 512  # components; the least recently used is dropped, and closed when nothing reads from it any more
+
+
+class RoutedStore(ReadOnlyStore):
+    """A read-only zarr store that routes zarr's calls to the components of a config, opened when first asked for."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self._mounts = Mounts(config.shards)
+        self._opened: OrderedDict[tuple[str | None, Coords | None], Store] = OrderedDict()
+        self._overlay = None if config.consolidated is None else open_location(config.consolidated)
+        self._overlaid: set[str] | None = None
+
+    def _component(self, path: str | None, block: Coords | None = None) -> Store:
+        """Return a component, opened when it is first asked for; the base for None."""
+        place = path, block
+        store = self._opened.get(place)
+        if store is None:
+            store = self._open_component(path, block)
+            if len(self._opened) >= MOST_OPEN:
+                self._opened.popitem(last=False)
+        self._opened[place] = store
+        self._opened.move_to_end(place)
+        return store
+
+    def _open_component(self, path: str | None, block: Coords | None) -> Store:
+        if path is None:
+            return open_location(self.config.base)
+        mount = self.config.shards[path]
+        exception: Location | None = mount.exceptions.get(block_name(block))
+        if exception is not None:
+            return open_location(exception)
+        if isinstance(mount.location, ViewOf) and mount.location.source == self.config.base:
+            base, inside = self._component(None), mount.location.path  # shared: a zip's directory is read once
+            blocks = mount.blocks
+            return View(base, inside) if blocks is None or block is None else Block(base, inside, blocks, block)
+        if mount.blocks is None or block is None:
+            return open_location(mount.location)
+        return open_block(mount.location, mount.blocks, block)
+
+    def _route(self, key: str) -> tuple[Store, str]:
+        """Return the component that holds a key, and the key inside it."""
+        found = self._mounts.resolve(key)
+        if found is None:
+            return self._component(None), key
+        path, rest = found
+        blocks = self.config.shards[path].blocks
+        if blocks is None:
+            return self._component(path), rest
+        coords = blocks.keys.decode(rest, blocks.chunk_grid)
+        if coords is None:
+            return self._component(None), key
+        block, local = blocks.split(coords)
+        return self._component(path, block), blocks.keys.encode(local)
+
+    async def _holder(self, key: str) -> tuple[Store, str]:
+        """Return the component that answers for a key: `_route`, but for rebuilt consolidated metadata."""
+        if self._overlay is not None and key in await self._consolidated():
+            return self._overlay, key
+        return self._route(key)
+
+    async def _consolidated(self) -> set[str]:
+        """Return the keys of rebuilt consolidated metadata."""
+        if self._overlay is not None and self._overlaid is None:
+            self._overlaid = {key async for key in self._overlay.list()}
+        return self._overlaid or set()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        # docstring inherited
+        store, rest = self._route(key) if self._overlay is None else await self._holder(key)
+        return await store.get(rest, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        # docstring inherited
+        store, rest = await self._holder(key)
+        return await store.exists(rest)
+
+    async def getsize(self, key: str) -> int:
+        # docstring inherited
+        store, rest = await self._holder(key)
+        return await store.getsize(rest)
+
+    async def list(self) -> AsyncIterator[str]:
+        # docstring inherited
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        overlay = await self._consolidated()
+        async for key in self._list_components(prefix):
+            if key not in overlay:
+                yield key
+        for key in overlay:
+            if key.startswith(prefix):
+                yield key
+
+    async def _list_components(self, prefix: str) -> AsyncIterator[str]:
+        async for key in self._component(None).list_prefix(prefix):
+            if self._route(key)[0] is self._component(None):
+                yield key
+        for path, mount in self.config.shards.items():
+            start = f"{path}/" if path else ""
+            if not (start.startswith(prefix) or prefix.startswith(start)):
+                continue
+            if mount.blocks is None:
+                async for key in self._component(path).list_prefix(prefix[len(start) :]):
+                    yield start + key
+                continue
+            async for key in self._list_blocks(path, mount, mount.blocks, prefix[len(start) :]):
+                yield start + key
+
+    async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncIterator[str]:
+        names = None
+        if isinstance(mount.location, ViewOf):  # one listing of the source for all blocks that are there
+            names = mount.exceptions.keys()
+            async for key in self._component(path).list_prefix(prefix):
+                coords = blocks.keys.decode(key, blocks.chunk_grid)
+                if coords is not None and block_name(blocks.split(coords)[0]) not in names:
+                    yield key
+        for block in map(blocks.index, range(blocks.count)) if names is None else map(parse_block, names):
+            async for key in self._component(path, block).list():
+                local = blocks.keys.decode(key, blocks.local_grid(block))
+                if local is not None and (whole := blocks.keys.encode(blocks.join(block, local))).startswith(prefix):
+                    yield whole
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        path = prefix.strip("/")
+        found = self._mounts.resolve(path)
+        if found is not None and self.config.shards[found[0]].blocks is not None:
+            async for name in super().list_dir(path):
+                yield name
+            return
+        names: dict[str, None] = {}
+        store, rest = (self._component(None), path) if found is None else (self._component(found[0]), found[1])
+        async for name in store.list_dir(rest):
+            names[name] = None
+        if found is None:
+            names |= dict.fromkeys(self._mounts.children(path))
+        for key in await self._consolidated():
+            folder, _, name = key.rpartition("/")
+            if folder == path:
+                names[name] = None
+        for name in names:
+            yield name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.config == other.config
+
+    def __repr__(self) -> str:
+        mounts = self.config.shards.values()
+        count = sum(1 if mount.blocks is None else mount.blocks.count for mount in mounts)
+        return f"<{type(self).__name__} of {show(self.config.base)} and {count} shards at {len(mounts)} paths>"

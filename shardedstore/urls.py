@@ -1,0 +1,63 @@
+"""Local paths and URLs of object stores, in the one form in which locations hold them."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
+from shardedstore.errors import UsageError
+
+SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a URL leads to an object store.
+
+    >>> is_remote("s3://bucket/a.zarr"), is_remote("/data/a.zarr"), is_remote("file:///data/a.zarr")
+    (True, False, False)
+    """
+    scheme = _scheme(url)
+    return scheme is not None and scheme != "file"
+
+
+def _scheme(url: str) -> str | None:
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return match[1].lower() if match else None
+
+
+def normalize(url: str | os.PathLike[str]) -> str:
+    """Return a URL as locations hold it: local paths absolute, others without a slash at the end.
+
+    >>> normalize("file:///data/my%20cube.zarr/"), normalize("s3://bucket/era5.zarr/")
+    ('/data/my cube.zarr', 's3://bucket/era5.zarr')
+
+    Raises
+    ------
+    UsageError
+        For a scheme that is not known, and for credentials in the URL.
+    """
+    text = os.fspath(url)
+    scheme = _scheme(text)
+    if scheme is None:
+        if not text:
+            raise UsageError("an empty path was given: name a folder, a zip or a URL")
+        return os.path.abspath(os.path.expanduser(text))
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise UsageError(f"{text.rpartition('@')[2]!r} is not a URL: {error}") from None
+    if scheme == "file":
+        return os.path.abspath(unquote(parts.path))
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"{scheme}:// is not a scheme that is known here (in {_public(text)!r}): use {', '.join(SCHEMES)}"
+        )
+    if ("@" in parts.netloc and scheme not in ("abfs", "abfss")) or parts.query:
+        raise UsageError(f"the URL {_public(text)!r} holds credentials: give them to the environment instead")
+    return text.rstrip("/")
+
+
+def _public(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

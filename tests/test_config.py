@@ -1,0 +1,413 @@
+"""The config: what it describes comes back from it, it can be moved, and what is none gives one clear error."""
+
+import copy
+import json
+import os
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conformance import check_same_contents, check_values, contents_of
+from hypothesis import given
+from hypothesis import strategies as st
+from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_zip
+
+from shardedstore import ConfigError, ShardedStore, ShardedStoreError, UsageError
+from shardedstore import config as configs
+from shardedstore.config import Config, Mount
+from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.locations import Directory, ViewOf, Zip
+from shardedstore.partition import divide
+
+GOLDEN = Path(__file__).parent / "data" / "config-v1.json"
+OUT = "/data/out"
+
+
+def golden():
+    return json.loads(GOLDEN.read_bytes())
+
+
+def changed(place, value):
+    """The golden document with another value at a place like "shards.temperature.location"; `...` removes it."""
+    document = golden()
+    at, parts = document, place.split(".")
+    for part in parts[:-1]:
+        at = at[part]
+    if value is ...:
+        del at[parts[-1]]
+    else:
+        at[parts[-1]] = value
+    return document
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder as a job leaves it: zips of the base, of a group and of an array's blocks; the second block elsewhere."""
+    contents = build(cube, "v3/")
+    view = ShardedStore.partition(to_memory(contents), {"simulation/fine": "whole", "temperature": {"time": 4}})
+    blocks = view.config.shards["temperature"].blocks
+    moved = {"simulation/fine", *(f"temperature/{key}" for key in blocks.keys.encode_box(list(map(range, (4, 3, 2)))))}
+    out = tmp_path / "out"
+    base = {k: d for k, d in contents.items() if k not in moved and not k.startswith("simulation/fine/")}
+    to_zip(base, out / "__base__.zarr.zip")
+    fine = {k.removeprefix("simulation/fine/"): d for k, d in contents.items() if k.startswith("simulation/fine/")}
+    to_zip(fine, out / "simulation" / "fine.zarr.zip")
+    component = view._component
+    to_zip(contents_of(component("temperature", (0,))), out / "temperature" / "0.zarr.zip")
+    to_folder(contents_of(component("temperature", (1,))), out / "temperature" / "edge.zarr")
+    document = {
+        "format": "shardedstore",
+        "version": 1,
+        "base": {"kind": "zip", "url": "__base__.zarr.zip"},
+        "shards": {
+            "simulation/fine": {"location": {"kind": "zip", "url": "simulation/fine.zarr.zip"}},
+            "temperature": {
+                "location": {"kind": "zip", "url": "temperature/{block}.zarr.zip"},
+                "blocks": {"chunk_grid": [4, 3, 2], "chunks": [2], "keys": {"name": "default", "separator": "/"}},
+                "exceptions": {"1": {"kind": "directory", "url": "temperature/edge.zarr"}},
+            },
+        },
+    }
+    (out / "shardedstore.json").write_text(json.dumps(document))
+    return out
+
+
+# What is written is read
+
+
+def test_golden_file_is_decoded():
+    assert configs.from_dict(golden(), OUT) == Config(
+        base=Zip(f"{OUT}/__base__.zarr.zip"),
+        shards={
+            "simulation/coarse": Mount(Zip(f"{OUT}/simulation/coarse.zarr.zip")),
+            "simulation/fine": Mount(ViewOf(Directory("s3://bucket/era5.zarr"), "simulation/fine")),
+            "temperature": Mount(
+                Zip(f"{OUT}/temperature/{{block}}.zarr.zip"),
+                Blocks((40, 3, 2), (4, 2), ChunkKeys("default", "/")),
+                {"9/1": Directory(f"{OUT}/temperature/edge.zarr")},
+            ),
+        },
+        consolidated=Directory(f"{OUT}/__consolidated__.zarr"),
+    )
+
+
+def test_golden_file_is_written():
+    """For ever byte by byte: a config of version 1 is not changed by reading and writing it."""
+    assert configs.dump(configs.from_dict(golden(), OUT), OUT) == GOLDEN.read_bytes()
+
+
+@pytest.mark.parametrize("kind", [to_folder, to_zip])
+@pytest.mark.parametrize("source", SOURCES)
+def test_config_of_a_view_comes_back(source, kind, tmp_path):
+    contents = SOURCES[source].contents()
+    store = ShardedStore.partition(kind(contents, tmp_path / "a.zarr.zip"), SOURCES[source].shards)
+    again = ShardedStore.from_config(json.loads(json.dumps(store.get_config())))
+    assert again == store
+    check_values(again, contents)
+
+
+def test_config_of_the_constructor_comes_back(tmp_path):
+    contents = build(cube, "v3/")
+    fine = {k.removeprefix("simulation/fine/"): d for k, d in contents.items() if k.startswith("simulation/fine/")}
+    store = ShardedStore(to_zip(contents, tmp_path / "a.zip"), {"simulation/fine": to_folder(fine, tmp_path / "b")})
+    again = ShardedStore.from_config(store.get_config())
+    assert again == store
+    check_same_contents(again, contents)
+
+
+def test_a_folder_of_shards_opens(folder):
+    check_same_contents(ShardedStore.load(folder), build(cube, "v3/"))
+
+
+@pytest.mark.parametrize("name", ["", "shardedstore.json"])
+def test_a_folder_that_was_moved_opens(folder, tmp_path, name):
+    before = ShardedStore.load(folder)
+    shutil.move(folder, tmp_path / "a new place")
+    after = ShardedStore.load(tmp_path / "a new place" / name)
+    assert after != before
+    check_values(after, build(cube, "v3/"))
+
+
+def test_saving_what_was_loaded_gives_the_same(folder):
+    before = json.loads((folder / "shardedstore.json").read_bytes())
+    ShardedStore.load(folder).save(folder / "again.json")
+    assert json.loads((folder / "again.json").read_bytes()) == before
+    assert ShardedStore.load(folder / "again.json") == ShardedStore.load(folder)
+
+
+def test_saved_elsewhere_it_needs_allow(folder, tmp_path):
+    ShardedStore.load(folder).save(tmp_path / "elsewhere.json")
+    assert json.loads((tmp_path / "elsewhere.json").read_bytes())["base"]["url"] == "out/__base__.zarr.zip"
+    (tmp_path / "b").mkdir()
+    ShardedStore.load(folder).save(tmp_path / "b" / "elsewhere.json")
+    with pytest.raises(ConfigError, match=r"names '.*/out/__base__\.zarr\.zip', which is outside its own folder"):
+        ShardedStore.load(tmp_path / "b" / "elsewhere.json")
+    check_values(ShardedStore.load(tmp_path / "b" / "elsewhere.json", allow=[folder]), build(cube, "v3/"))
+
+
+def test_a_config_inside_its_source(tmp_path):
+    """The folder itself, and absolute places in it, are not outside."""
+    folder = to_folder(build(cube, "v3/"), tmp_path / "a.zarr")
+    store = ShardedStore.partition(folder, ["simulation"])
+    store.save(folder / "shardedstore.json")
+    assert ShardedStore.load(folder) == store
+    shutil.move(folder, tmp_path / "b.zarr")
+    assert ShardedStore.load(tmp_path / "b.zarr").config.base == Directory(f"{tmp_path}/b.zarr")
+
+
+def test_an_absolute_place_inside_the_folder_is_not_outside(folder):
+    document = json.loads((folder / "shardedstore.json").read_bytes())
+    document["base"]["url"] = f"{folder}/__base__.zarr.zip"
+    (folder / "shardedstore.json").write_text(json.dumps(document))
+    check_values(ShardedStore.load(folder), build(cube, "v3/"))
+
+
+def test_relative_paths_of_the_process_do_not_matter(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    store = ShardedStore.load("shardedstore.json")
+    monkeypatch.chdir(tmp_path)
+    check_values(store, build(cube, "v3/"))
+
+
+def test_a_million_shards_are_small():
+    blocks = Blocks((10**6, 10), (1,), ChunkKeys("default", "/"))
+    config = Config(Zip(f"{OUT}/base.zip"), {"a": Mount(Zip(f"{OUT}/a/{{block}}.zip"), blocks)})
+    data = configs.dump(config, OUT)
+    assert len(data) < 1000
+    store = ShardedStore.from_config(json.loads(data), root=OUT)
+    assert store.config == config
+    assert "1000001 shards" in repr(store) or "1000000 shards" in repr(store)
+
+
+@pytest.mark.parametrize("kind", [to_memory, to_objects])
+def test_a_store_in_memory_has_no_config(kind, tmp_path):
+    store = ShardedStore.partition(kind(build(cube, "v3/")), ["simulation"])
+    with pytest.raises(ConfigError, match=r"the base is a .*Store, which has no location that a config could name"):
+        store.get_config()
+    with pytest.raises(ConfigError, match="has no location"):
+        store.save(tmp_path / "a.json")
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_a_component_in_memory_is_named(tmp_path):
+    store = ShardedStore(to_folder(build(cube, "v3/"), tmp_path), {"simulation/fine": to_memory({})})
+    with pytest.raises(ConfigError, match="shard 'simulation/fine' is a MemoryStore, which has no location"):
+        store.get_config()
+
+
+# What is no config
+
+
+@pytest.mark.parametrize(
+    "document", [None, [], "text", 3, [golden()], b"{}"], ids=lambda document: type(document).__name__
+)
+def test_not_an_object(document):
+    with pytest.raises(ConfigError, match="this is not a shardedstore config: it is not a JSON object"):
+        ShardedStore.from_config(document)
+
+
+URL = "shards.temperature.location.url"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("format", ..., 'this is not a shardedstore config: it lacks "format": "shardedstore"'),
+        ("format", "zarr", "this is not a shardedstore config"),
+        ("version", ..., "the config's version is None, which is not a version"),
+        ("version", 0, "version is 0, which is not"),
+        ("version", "1", "version is '1', which is not"),
+        ("version", True, "version is True, which is not"),
+        ("version", 2, "the config's version is 2, and this shardedstore reads 1: install a newer one"),
+        ("base", ..., "missing required field `base`"),
+        ("base", None, r"Expected .*`\$\.base`"),
+        ("base.kind", ..., r"missing required field `kind` - at `\$\.base`"),
+        ("base.kind", "os.system", r"Invalid value 'os.system' - at `\$\.base\.kind`"),
+        ("base.kind", "Opened", r"Invalid value 'Opened' - at `\$\.base\.kind`"),
+        ("base.url", 3, r"Expected `str`, got `int` - at `\$\.base\.url`"),
+        ("base.module", "os", r"unknown field `module` - at `\$\.base`"),
+        ("module", "os", "unknown field `module`"),
+        ("shards", [], r"Expected `object`, got `array` - at `\$\.shards`"),
+        ("shards.temperature.chunks", [1], r"unknown field `chunks` - at `\$\.shards\[\.\.\.\]`"),
+        ("shards.temperature.location", "a.zip", r"Expected `object`, got `str` - at `\$\.shards\[\.\.\.\]\.location`"),
+        ("shards.temperature.blocks.chunks", [0], "must be positive"),
+        ("shards.temperature.blocks.chunks", [], "must name one to 3 dimensions"),
+        ("shards.temperature.blocks.chunks", [1.5], r"Expected `int`, got `float`"),
+        ("shards.temperature.blocks.chunk_grid", [0, 1, 1], "must be positive"),
+        ("shards.temperature.blocks.chunk_grid", "40", r"Expected `array`, got `str`"),
+        ("shards.temperature.blocks.keys.separator", "-", r"Invalid enum value '-'"),
+        ("shards.temperature.blocks.keys.more", 1, "unknown field `more`"),
+        ("shards.temperature.blocks", ..., "shard 'temperature' has exceptions, but no blocks"),
+        ("shards.temperature.exceptions.10/0", {"kind": "zip", "url": "a"}, r"no block '10/0': its grid of blocks is \(10, 2\)"),
+        ("shards.temperature.exceptions.0", {"kind": "zip", "url": "a"}, "shard 'temperature' has no block '0'"),
+        ("shards.temperature.exceptions.-1/0", {"kind": "zip", "url": "a"}, "no block '-1/0'"),
+        ("shards.temperature.exceptions.x", {"kind": "zip", "url": "a"}, "no block 'x'"),
+        ("shards.temperature.exceptions.01/0", {"kind": "zip", "url": "a"}, "no block '01/0'"),
+        ("shards.temperature.exceptions.+1/0", {"kind": "zip", "url": "a"}, r"no block '\+1/0'"),
+        ("shards.temperature/c", {"location": {"kind": "zip", "url": "a"}}, "overlap: 'temperature/c' lies inside 'temperature'"),
+        ("shards.simulation", {"location": {"kind": "zip", "url": "a"}}, "overlap: 'simulation/coarse' lies inside 'simulation'"),
+        ("shards.a//b", {"location": {"kind": "zip", "url": "a"}}, "'a//b' has an empty segment"),
+        ("shards./a", {"location": {"kind": "zip", "url": "a"}}, "'/a' has an empty segment"),
+        (URL, "../other/a.zip", r"the config's URL '\.\./other/a\.zip' has a segment '\.\.': it must stay inside"),
+        (URL, "a/../../b.zip", r"has a segment '\.\.'"),
+        (URL, "/etc/passwd", r"names '/etc/passwd', which is outside its own folder: .* allow=\['/etc/passwd'\]"),
+        (URL, f"{OUT}/../passwd", "names '/data/passwd', which is outside its own folder"),
+        (URL, f"{OUT}side/a.zip", f"names '{OUT}side/a.zip', which is outside its own folder"),
+        (URL, "file:///etc/passwd", "names '/etc/passwd', which is outside its own folder"),
+        (URL, "FILE:///etc/passwd", "names '/etc/passwd', which is outside its own folder"),
+        (URL, "s3://other/a.zip", "names 's3://other/a.zip', which is outside its own folder"),
+        (URL, "ftp://host/a.zip", "the config's URL can't be used: ftp:// is not a scheme"),
+        (URL, "s3://key:secret@bucket/a", "the config's URL can't be used: the URL 's3://bucket/a' holds credentials"),
+        (URL, "http://[", "the config's URL can't be used: .* is not a URL"),
+        ("base.url", "..", r"'\.\.' has a segment '\.\.'"),
+        ("shards.temperature.exceptions.9/1.url", "/etc", "names '/etc', which is outside its own folder"),
+        ("shards.simulation/fine.location.source.url", "/etc", "names '/etc', which is outside its own folder"),
+        ("consolidated.url", "/etc", "names '/etc', which is outside its own folder"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_configs(place, value, message):
+    with pytest.raises(UsageError, match=message):
+        ShardedStore.from_config(changed(place, value), root=OUT, allow=["s3://bucket/era5.zarr"])
+
+
+def test_views_stay_below_their_path():
+    document = changed("shards.simulation/fine.location.path", "../other")
+    with pytest.raises(UsageError, match=r"'\.\./other' has a segment '\.\.'"):
+        ShardedStore.from_config(document, root=OUT)
+
+
+def test_a_component_over_the_whole_base_is_refused():
+    """Only blocks of an array can be mounted at the root: a whole component there would hide the base."""
+    document = {
+        "format": "shardedstore",
+        "version": 1,
+        "base": {"kind": "zip", "url": "/data/a.zip"},
+        "shards": {"": {"location": {"kind": "zip", "url": "/data/b.zip"}}},
+    }
+    with pytest.raises(ConfigError, match="shard '' would hide the base"):
+        ShardedStore.from_config(document)
+
+
+@pytest.mark.parametrize("place", [URL, "base.url", "consolidated.url"])
+def test_relative_urls_need_a_root(place):
+    with pytest.raises(ConfigError, match=r"has the relative URL '__base__.zarr.zip': say root=, the folder"):
+        ShardedStore.from_config(golden())
+
+
+@pytest.mark.parametrize("allowed", ["/etc", "/etc/passwd", "/", "file:///etc"])
+def test_places_can_be_allowed(allowed):
+    store = ShardedStore.from_config(changed(URL, "/etc/passwd"), root=OUT, allow=["s3://bucket", allowed])
+    assert store.config.shards["temperature"].location == Zip("/etc/passwd")
+
+
+def test_a_place_that_begins_alike_is_not_allowed():
+    with pytest.raises(ConfigError, match="'/etc2/passwd', which is outside its own folder"):
+        ShardedStore.from_config(changed(URL, "/etc2/passwd"), root=OUT, allow=["s3://bucket", "/etc"])
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"zarr"], ids=lambda data: repr(data[:4]))
+def test_a_file_that_is_not_json(tmp_path, data):
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"a\.json': this is not a shardedstore config: it is not JSON"):
+        ShardedStore.load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("data", [b"[]", b"null", b"{}", b'"text"'])
+def test_a_json_file_that_is_no_config(tmp_path, data):
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(ConfigError, match="this is not a shardedstore config"):
+        ShardedStore.load(tmp_path / "a.json")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"no config can be read at '.*/no\.json': No such file or directory"):
+        ShardedStore.load(tmp_path / "no.json")
+    with pytest.raises(ConfigError, match=r"no config can be read at '.*/shardedstore\.json': No such file"):
+        ShardedStore.load(tmp_path)
+
+
+def test_locations_that_are_nested_too_deeply():
+    document = golden()
+    location = document["base"]
+    for _ in range(sys.getrecursionlimit() * 50):
+        location = {"kind": "view", "source": location, "path": "a"}
+    document["base"] = location
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        ShardedStore.from_config(document, root=OUT)
+
+
+# Any change of a config gives a store, or one of our own errors
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["", "..", "/", "zip", "view", "http://[", "s3://", "{block}", "a\0", "0" * 5000, 2**70, "٣/1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=3) | st.sampled_from(["kind", "url", "path", "source", ""]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+
+
+def places_of(document, place=()):
+    yield place
+    inside = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in inside:
+        yield from places_of(value, (*place, key))
+
+
+@st.composite
+def mutated(draw):
+    """The golden document after some changes: values replaced, removed, or put under another name."""
+    document = golden()
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.sampled_from([place for place in places_of(document) if place]))
+        at = document
+        for part in place[:-1]:
+            at = at[part]
+        value = at.pop(place[-1])
+        match draw(st.sampled_from(["replace", "remove", "rename"])):
+            case "replace":
+                value = draw(json_values)
+                at.insert(place[-1], value) if isinstance(at, list) else at.update({place[-1]: value})
+            case "rename" if isinstance(at, dict):
+                at[draw(st.text(max_size=4) | st.sampled_from(["", "a/b", "temperature/c", "9/1", "url"]))] = value
+    return document
+
+
+@given(mutated(), st.sampled_from([None, (), ("s3://bucket",)]), st.sampled_from([None, OUT]))
+def test_only_our_own_errors_come_out(document, allow, root):
+    given_document = copy.deepcopy(document)
+    with suppress(ShardedStoreError):
+        store = ShardedStore.from_config(document, root=root, allow=allow)
+        assert ShardedStore.from_config(store.get_config()) == store
+    assert repr(document) == repr(given_document)  # NaN is not NaN
+
+
+@given(json_values)
+def test_only_our_own_errors_come_out_of_any_json(document):
+    with pytest.raises(ConfigError, match="this is not a shardedstore config"):
+        ShardedStore.from_config(document)
+
+
+@given(st.binary(max_size=30), st.integers(0, 2000))
+def test_only_our_own_errors_come_out_of_any_bytes(data, at):
+    whole = GOLDEN.read_bytes()
+    with suppress(ShardedStoreError):
+        configs.from_dict(configs.parse(whole[:at] + data + whole[at + len(data) :]), OUT)
+
+
+def test_divide_gives_locations_and_nothing_open(tmp_path):
+    config = divide(Directory(os.fspath(to_folder(build(cube, "v3/"), tmp_path))), ["simulation"])
+    assert configs.from_dict(configs.to_dict(config)) == config

@@ -1,0 +1,349 @@
+"""`ShardedStore` as a zarr store: zarr's own tests of stores, and what of it is not a matter of partitions."""
+
+import asyncio
+import itertools
+from pathlib import Path
+
+import pytest
+import zarr
+from conformance import (
+    check_pickles,
+    check_read_only,
+    check_same_contents,
+    check_values,
+    contents_of,
+    get,
+    keys_of,
+    names_in,
+)
+from sources import SOURCES, Recording, add_array, build, cube, numbers, to_folder, to_memory, to_objects, to_zip
+from zarr.core.buffer import cpu
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore
+from zarr.testing.store import StoreTests
+
+from shardedstore import ShardedStore, UsageError, routing
+from shardedstore.config import Config, Mount
+from shardedstore.grid import Blocks, ChunkKeys, block_name
+from shardedstore.locations import Directory, Zip
+
+# zarr's own tests
+
+
+def whole(root, path):
+    return Mount(Directory(f"{root}/{path}"))
+
+
+def blocked(root, path, grid, chunks, name, separator):
+    blocks = Blocks(grid, chunks, ChunkKeys(name, separator))
+    return Mount(Directory(f"{root}/{path or 'root'}/{{block}}"), blocks)
+
+
+# What is mounted, for the keys that zarr's tests use: "zarr.json", "c/0", "foo/c/0.0", "foo/0/0", "a/b/c/zarr.json" ...
+ARRANGEMENTS = {
+    "base": lambda root: {},
+    "groups": lambda root: {path: whole(root, path) for path in ("foo/c", "foo/0", "a/b", "c")},
+    "arrays": lambda root: {
+        "c": blocked(root, "c", (2, 3), (1, 2), "v2", "/"),
+        "foo/c": blocked(root, "foo/c", (10,), (3,), "v2", "/"),
+        "a/b": blocked(root, "a/b", (5,), (2,), "default", "/"),
+    },
+    "array at the root": lambda root: {"": blocked(root, "", (10,), (4,), "default", "/")},
+    "both": lambda root: {
+        "foo/c": whole(root, "foo/c"),
+        "c": blocked(root, "c", (9,), (2,), "v2", "/"),
+        "a/b/c": whole(root, "a/b/c"),
+    },
+}
+
+
+def file_of(root, mounts, key):
+    """Where a key is to be stored: found out anew, by trying all chunks of all blocks."""
+    for path, mount in mounts.items():
+        rest = key.removeprefix(f"{path}/") if path else key
+        if path and rest == key:
+            continue
+        if mount.blocks is None:
+            return Path(root, path, rest)
+        grid, chunks, keys = mount.blocks.chunk_grid, mount.blocks.chunks, mount.blocks.keys
+        for coords in itertools.product(*map(range, grid)):
+            if keys.encode(coords) == rest:
+                block = [c // n for c, n in zip(coords, chunks, strict=False)]
+                local = [c % n for c, n in zip(coords, chunks, strict=False)] + list(coords[len(chunks) :])
+                return Path(root, path or "root", *map(str, block), keys.encode(tuple(local)))
+    return Path(root, "base", key)
+
+
+class Filled(ShardedStore):
+    """The store with a `set` that writes into the folders of the components, past all of its own code."""
+
+    def __init__(self, root, arrangement, read_only=False):
+        self.root, self.arrangement = root, arrangement
+        routing.RoutedStore.__init__(self, Config(Directory(f"{root}/base"), ARRANGEMENTS[arrangement](root)))
+        self._read_only = read_only
+
+    def __getstate__(self):
+        return super().__getstate__() | {"kwargs": (self.root, self.arrangement, self._read_only)}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.root, self.arrangement, self._read_only = state["kwargs"]
+
+    def file(self, key):
+        return file_of(self.root, self.config.shards, key)
+
+    async def set(self, key, value):
+        self._check_writable()
+        self.file(key).parent.mkdir(parents=True, exist_ok=True)
+        self.file(key).write_bytes(value.to_bytes())
+
+
+class TestShardedStore(StoreTests[Filled, cpu.Buffer]):
+    store_cls = Filled
+    buffer_cls = cpu.Buffer
+
+    async def set(self, store, key, value):
+        store.file(key).parent.mkdir(parents=True, exist_ok=True)
+        store.file(key).write_bytes(value.to_bytes())
+
+    async def get(self, store, key):
+        return cpu.Buffer.from_bytes(store.file(key).read_bytes())
+
+    @pytest.fixture(params=ARRANGEMENTS)
+    def store_kwargs(self, tmp_path, request):
+        # A local folder that does not exist is an error of zarr's: a job makes all of them.
+        for mount in ARRANGEMENTS[request.param](f"{tmp_path}").values():
+            blocks = [()] if mount.blocks is None else map(mount.blocks.index, range(mount.blocks.count))
+            for block in blocks:
+                Path(mount.location.url.replace("{block}", block_name(block))).mkdir(parents=True, exist_ok=True)
+        Path(tmp_path, "base").mkdir()
+        return {"root": f"{tmp_path}", "arrangement": request.param}
+
+    def test_store_repr(self, store):
+        assert repr(store).startswith("<Filled of '/")
+        assert "shards at" in repr(store)
+
+    def test_store_supports_writes(self, store):
+        assert not store.supports_writes
+        assert not store.supports_deletes
+
+    def test_store_supports_listing(self, store):
+        assert store.supports_listing
+
+    async def test_with_read_only_store(self, store):
+        assert store.with_read_only(True) == store
+        with pytest.raises(ValueError, match="can't be written to: map it with map_shards"):
+            store.with_read_only(False)
+
+    async def test_clear(self, store):
+        with pytest.raises(NotImplementedError, match=r"^$"):
+            await store.clear()
+
+    async def test_list_dir(self, store):
+        if not store._mounts.any_below(""):
+            await super().test_list_dir(store)
+            return
+        # Where a mount is, there is a name, even if nothing is in it; zarr's test begins with an empty store.
+        keys = ["foo/zarr.json", "foo/c/1", "foo/bar/first", "foo/bar/second/zarr.json", "a/b/zarr.json", "c/1"]
+        await store._set_many((key, cpu.Buffer.from_bytes(b"1")) for key in keys)
+        for folder in ("", "foo", "foo/bar", "foo/bar/second", "a", "a/b", "c", "nothing"):
+            expected = names_in(dict.fromkeys([*keys, *store.config.shards], b"1"), folder)
+            assert sorted([name async for name in store.list_dir(folder)]) == sorted(expected)
+            assert sorted([name async for name in store.list_dir(f"{folder}/")]) == sorted(expected)
+
+    def test_keys_went_where_they_belong(self, store):
+        """The other tests prove something of an arrangement only where its components are used."""
+        for key in ("c/5", "c/0/1", "foo/c/7", "a/b/c/3", "a/b/c/zarr.json"):
+            sync(self.set(store, key, cpu.Buffer.from_bytes(key.encode())))
+            assert get(store, key) == key.encode()
+        used = {path.relative_to(store.root).parts[0] for path in Path(store.root).rglob("*") if path.is_file()}
+        assert (
+            used
+            == {
+                "base": {"base"},
+                "groups": {"c", "foo", "a"},
+                "arrays": {"base", "c", "foo", "a"},
+                "array at the root": {"base", "root"},
+                "both": {"base", "c", "foo", "a"},
+            }[store.arrangement]
+        )
+
+
+# The constructor
+
+
+def split(contents, path):
+    """The contents without what is below a path, and what is below it."""
+    inside = {key.removeprefix(f"{path}/"): data for key, data in contents.items() if key.startswith(f"{path}/")}
+    return {key: data for key, data in contents.items() if not key.startswith(f"{path}/")}, inside
+
+
+@pytest.mark.parametrize("source", ["cube-v2.", "cube-v3/", "consolidated-v2", "others-v3"])
+def test_components_make_one_zarr(source, tmp_path):
+    """A base in memory, a folder, a zip and objects: what is listed is joined from all of them."""
+    contents = SOURCES[source].contents()
+    base, fine = split(contents, "simulation/fine")
+    base, coarse = split(base, "simulation/coarse")
+    base, height = split(base, "height")
+    store = ShardedStore(
+        to_memory(base),
+        {
+            "simulation/fine": to_folder(fine, tmp_path / "fine"),
+            "simulation/coarse": to_zip(coarse, tmp_path / "coarse.zip"),
+            "height": to_objects(height),
+        },
+    )
+    check_same_contents(store, contents)
+    check_read_only(store)
+    assert {path for path, _ in zarr.open_group(store, mode="r").members()} >= {"simulation", "height", "temperature"}
+
+
+def test_a_group_of_mounts_alone_is_listed():
+    """The base has nothing in a group that leads to a mount."""
+    base, fine = split(build(cube, "v3/"), "simulation/fine")
+    base = {key: data for key, data in base.items() if not key.startswith("simulation")}
+    store = ShardedStore(to_memory(base), {"simulation/fine": to_memory(fine)})
+    check_same_contents(store, {**base, **{f"simulation/fine/{key}": data for key, data in fine.items()}})
+
+
+def test_a_component_hides_what_the_base_has():
+    contents = build(cube, "v3/")
+    _, fine = split(contents, "simulation/fine")
+    store = ShardedStore(to_memory(contents), {"simulation/fine": to_memory({"zarr.json": fine["zarr.json"]})})
+    assert [key for key in keys_of(store) if key.startswith("simulation/fine")] == ["simulation/fine/zarr.json"]
+    assert get(store, "simulation/fine/field/zarr.json") is None
+    assert get(store, "simulation/fineness") is None
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        (["a", "a/b"], "shards overlap: 'a/b' lies inside 'a', which is one shard: leave one of them out"),
+        (["a/b/c", "a"], "'a/b/c' lies inside 'a'"),
+        (["/a"], "shard '/a' has an empty segment"),
+        (["a/"], "shard 'a/' has an empty segment"),
+        (["a//b"], "shard 'a//b' has an empty segment"),
+        ([""], "shard '' has an empty segment"),
+        (["a/../b"], r"shard 'a/\.\./b' has a segment '\.\.'"),
+        ([3], "shard 3 is not a text"),
+    ],
+)
+def test_bad_mounts(shards, message):
+    with pytest.raises(UsageError, match=message):
+        ShardedStore(MemoryStore(), {path: MemoryStore() for path in shards})
+
+
+def test_no_components():
+    contents = build(cube, "v3/")
+    check_same_contents(ShardedStore(to_memory(contents)), contents)
+
+
+def test_a_store_of_stores():
+    """A component may be a sharded store itself."""
+    contents = build(cube, "v3/")
+    base, simulation = split(contents, "simulation")
+    inner = ShardedStore.partition(to_memory(simulation), ["fine"])
+    check_same_contents(ShardedStore(ShardedStore.partition(to_memory(base), 100), {"simulation": inner}), contents)
+
+
+# Consolidated metadata of its own
+
+
+def test_rebuilt_consolidated_metadata_goes_before(tmp_path):
+    contents = build(cube, "v3/")
+    document = contents["zarr.json"].replace(b"a cube", b"consolidated")
+    to_folder({"zarr.json": document, "simulation/.zmetadata": b"new"}, tmp_path / "consolidated")
+    to_folder(contents, tmp_path / "base")
+    view = ShardedStore.partition(tmp_path / "base", SOURCES["cube-v3/"].shards).config
+    store = ShardedStore._of(Config(view.base, view.shards, Directory(f"{tmp_path}/consolidated")))
+    check_same_contents(store, {**contents, "zarr.json": document, "simulation/.zmetadata": b"new"})
+    check_values(check_pickles(store), {"zarr.json": document})
+
+
+def test_blocks_of_a_view_that_are_elsewhere(tmp_path):
+    """A half-finished job: what is done is read from its new place, and is not listed twice."""
+    contents = build(cube, "v3/")
+    view = ShardedStore.partition(to_folder(contents, tmp_path / "a"), {"temperature": {"time": 4, "y": 2}}).config
+    done = contents_of(ShardedStore._of(view)._component("temperature", (1, 0)))
+    new = {key: data if key == "zarr.json" else b"new" + data for key, data in done.items()}
+    to_zip(new, tmp_path / "1.zip")
+    mount = Mount(
+        view.shards["temperature"].location, view.shards["temperature"].blocks, {"1/0": Zip(f"{tmp_path}/1.zip")}
+    )
+    keys = ["temperature/c/2/0/0", "temperature/c/2/0/1", "temperature/c/3/0/0", "temperature/c/3/0/1"]
+    check_same_contents(
+        ShardedStore._of(Config(view.base, {"temperature": mount})),
+        {key: b"new" + data if key in keys else data for key, data in contents.items()},
+    )
+
+
+# Identity
+
+
+def test_equality(tmp_path):
+    folder = to_folder(build(cube, "v3/"), tmp_path / "a")
+    store = ShardedStore.partition(folder, ["simulation"])
+    assert store == ShardedStore.partition(LocalStore(folder), {"simulation": "whole"})
+    assert store != ShardedStore.partition(folder, ["temperature"])
+    assert store != ShardedStore(folder)
+    assert store != LocalStore(folder)
+
+
+def test_repr(tmp_path):
+    folder = to_folder(build(cube, "v3/"), tmp_path / "a")
+    store = ShardedStore.partition(folder, {"simulation": "whole", "temperature": {"time": 4}})
+    assert repr(store) == f"<ShardedStore of '{folder}' and 3 shards at 2 paths>"
+
+
+# Many components
+
+
+def test_components_are_opened_when_they_are_asked_for(tmp_path):
+    """None exists, and the store can be made and shown; a config of a million shards opens at once."""
+    blocks = Blocks((10**6,), (1,), ChunkKeys("default", "/"))
+    store = ShardedStore._of(Config(Directory("/no/base"), {"a": Mount(Directory("/no/{block}"), blocks)}))
+    assert store._opened == {}
+    with pytest.raises(FileNotFoundError, match="/no/77"):
+        get(store, "a/c/77")
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_few_components_stay_open(monkeypatch, most):
+    monkeypatch.setattr(routing, "MOST_OPEN", most)
+    contents = SOURCES["others-v3"].contents()
+    store = ShardedStore.partition(to_memory(contents), SOURCES["others-v3"].shards)
+    check_same_contents(store, contents)
+    assert len(store._opened) <= most
+
+
+def test_the_component_that_was_used_last_stays_open(monkeypatch):
+    monkeypatch.setattr(routing, "MOST_OPEN", 3)
+    store = ShardedStore.partition(to_memory(build(cube, "v3/")), {"temperature": (2, -1, -1)})
+    base = store._component(None)
+    for block in range(4):
+        store._component("temperature", (block,))
+        assert store._component(None) is base
+
+
+def test_listing_a_view_lists_its_source_once():
+    """Not once for every block: that would be the square of the number of chunks."""
+    recording = Recording(to_memory(build(cube, "v3/")))
+    store = ShardedStore.partition(recording, {"temperature": (2, 2, 3)})
+    recording.calls.clear()
+    keys_of(store)
+    listings = [key for call, key in recording.calls if call.startswith("list")]
+    assert listings == ["", "temperature/"]
+
+
+def test_reading_at_once(tmp_path):
+    """Many coroutines of zarr's read one array: each gets what it asked for."""
+    group = zarr.create_group(tmp_path / "a")
+    add_array(group, "a", numbers(16, 16), (2, 2))
+    store = ShardedStore.partition(tmp_path / "a", {"a": (4, 4)})
+    contents = contents_of(LocalStore(tmp_path / "a"))
+
+    async def read():
+        return await asyncio.gather(*(store.get(key, cpu.buffer_prototype) for key in contents for _ in range(2)))
+
+    assert [value.to_bytes() for value in asyncio.run(read())] == [d for d in contents.values() for _ in range(2)]
+    assert (zarr.open_array(store, path="a", mode="r")[...] == numbers(16, 16)).all()
