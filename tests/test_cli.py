@@ -1,0 +1,430 @@
+"""The command line: what it says, what it writes, and its exit codes."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+
+from shardedstore import ShardedStore, cli, progress
+
+SHARDS = ("--shards", "t=time:60", "--shards", "s=whole")
+COUNT = 12  # shards that these make: the base, s, and ten of t
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.zarr"
+    root = zarr.create_group(path)
+    root.create_array("t", data=np.arange(600 * 4.0).reshape(600, 4), chunks=(20, 4), dimension_names=("time", "x"))
+    root.create_array("w", data=np.arange(8), chunks=(4,), dimension_names=("x2",))
+    root.create_group("s").create_array("a", data=np.ones((5, 2)), chunks=(1, 2))
+    return path
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "shardedstore", *map(str, arguments)]
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=90, check=False
+    )
+
+
+def run_script_without_stdin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the installed command, if there is one here, with its standard input closed."""
+    script = Path(sys.executable).parent / "shardedstore"
+    start = [str(script), *arguments] if script.exists() else command(*arguments)
+    shell = ["/bin/sh", "-c", 'exec "$@" <&-', "sh"]
+    return subprocess.run([*shell, *start], cwd=cwd, capture_output=True, text=True, timeout=90, check=False)
+
+
+def same(source: Path, result: Path) -> None:
+    before, after = zarr.open_group(source, mode="r"), zarr.open_group(ShardedStore.load(result), mode="r")
+    for name in ("t", "w", "s/a"):
+        np.testing.assert_array_equal(before[name][:], after[name][:])
+
+
+def error_line(result: Result | subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line of an error, of a command that ended with an exit code and without a traceback."""
+    done = result.exit_code if isinstance(result, Result) else result.returncode
+    assert done == code, result.stderr
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+# what is quick: help, dry runs and bad input
+
+
+def test_help_names_commands_rules_and_exit_codes() -> None:
+    commands = invoke("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in commands] == ["convert", "info"]
+    assert all(line.endswith(".") and "..." not in line for line in commands)
+    text = invoke("convert", "-h").stdout
+    for part in ("PATH=time:720", "PATH=720,-1,-1", "PATH=whole", "exit code is 0", "--dry-run", "--scheduler ADDRESS"):
+        assert part in text
+    assert invoke("--version").stdout.startswith("shardedstore")
+
+
+def test_module_is_a_command() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert re.search(r"\d+\.\d+\.\d+", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("rules", "lines"),
+    [
+        ((), ["at most 42 files -> 1 shard; 18.9 KiB decoded; base 18.9 KiB"]),
+        (("6 KiB",), ["at most 42 files -> 5 shards;", "  /t: 30 files -> 4 shards (4); 18.8 KiB"]),
+        (("t=6 KiB",), ["at most 42 files -> 5 shards;", "  /t: 30 files -> 4 shards (4);"]),
+        (("t=time:60",), ["at most 42 files -> 11 shards;", "  /t: 30 files -> 10 shards (10);"]),
+        (("t=60,-1",), ["at most 42 files -> 11 shards;", "  /t: 30 files -> 10 shards (10);"]),
+        (("t=whole", "s=whole"), ["at most 42 files -> 3 shards;", "  /s: 7 files -> 1 shard;", "  /t: 31 files -> 1"]),
+        (("s/*=1,2",), ["at most 42 files -> 6 shards;", "  /s/a: 5 files -> 5 shards (5 x 1);"]),
+        (("*=time:60",), ["at most 42 files -> 11 shards;", "  /t: 30 files -> 10 shards (10);"]),
+        (
+            ("t=time:60", "16 B"),
+            ["at most 42 files -> 18 shards;", "  /s/a: 5 files -> 5 ", "  /t: 30", "  /w: 2 files -> 2 "],
+        ),
+    ],
+)
+def test_rules_and_dry_run(source: Path, rules: tuple[str, ...], lines: list[str]) -> None:
+    options = [part for rule in rules for part in ("--shards", rule)]
+    before = sorted(source.parent.rglob("*"))
+    done = invoke("convert", source, source.parent / "out", "--to", "zip", "--dry-run", *options)
+    assert done.exit_code == 0, done.stderr
+    shown = sorted(done.stdout.splitlines()[1:])
+    for line, wanted in zip([done.stdout.splitlines()[0], *shown], lines, strict=True):
+        assert line.startswith(wanted)
+    assert sorted(source.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (("half",), "'half' is no size like '512 MiB': for a path say 'half=whole'"),
+        (("t=half",), "write 'whole', or a size"),
+        (("t=time:many",), "'t=time:many' can't be read"),
+        (("t=60,x",), "'t=60,x' can't be read"),
+        (("1 MiB", "2 MiB"), "says twice how to divide 'what is left'"),
+        (("t=whole", "t=1 MiB"), "says twice how to divide 't'"),
+        (("t=time:50",), "take 40 or 60"),
+        (("t=depth:5",), "has no dimension 'depth': it has 'time', 'x'"),
+        (("nothing=whole",), "no group or array of the source"),
+        (("../t=whole",), r"\.\./t"),
+        (("t=0,-1",), "at least 1"),
+        (("0",), "size"),
+    ],
+)
+def test_bad_rules(source: Path, rules: tuple[str, ...], message: str) -> None:
+    options = [part for rule in rules for part in ("--shards", rule)]
+    line = error_line(invoke("convert", source, source.parent / "out", "--to", "zip", *options), cli.UNUSABLE)
+    assert re.search(message, line)
+    assert not (source.parent / "out").exists()
+
+
+def test_bad_sources_and_destinations(source: Path) -> None:
+    folder = source.parent
+    (folder / "empty").mkdir()
+    (folder / "mine").mkdir()
+    (folder / "mine" / "letter.txt").touch()
+    (folder / "file").touch()
+    for where, to, message in [
+        (folder / "none.zarr", folder / "out", "none.zarr"),
+        (folder / "empty", folder / "out", "holds no Zarr"),
+        (source, source / "out", "inside"),
+        (source, source, "name a folder outside"),
+        (source, folder / "mine", r"holds files that no job .* say --overwrite"),
+        (source, folder / "file", "file"),
+        (source, "s3://bucket/out", "name a local folder"),
+        (source, folder / "out", None),
+    ]:
+        before = sorted(folder.rglob("*"))
+        done = invoke("convert", where, to, "--to", "zip", "--dry-run")
+        if message is None:
+            assert done.exit_code == 0
+        else:
+            assert re.search(message, error_line(done, cli.UNUSABLE))
+        assert sorted(folder.rglob("*")) == before
+
+
+def test_bad_options(source: Path) -> None:
+    both = invoke("convert", source, "out", "--to", "zip", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")
+    assert "leave out --workers" in error_line(both, cli.UNUSABLE)
+    for options in (("--to", "tar"), ("--to", "zip", "--workers", "0"), ("--to", "zip", "--retries", "-1"), ()):
+        done = invoke("convert", source, "out", *options)
+        assert done.exit_code == cli.UNUSABLE
+        assert "Error" in done.stderr
+    name = error_line(invoke("convert", source, "out", "--to", "zip", *SHARDS, "--name", "one.zip"), cli.UNUSABLE)
+    assert "one.zip" in name
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
+def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # of the process of the tests
+    done = invoke("convert", source, source.parent / "out", "--to", "zip", "--scheduler", address)
+    line = error_line(done, cli.UNUSABLE)
+    assert f"no Dask scheduler answers at {address!r}" in line
+    assert "tcp://host:8786" in line
+    assert not (source.parent / "out").exists()
+
+
+# a whole life of one destination
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
+    folder, out = source.parent, source.parent / "out"
+    (folder / "transforms.py").write_text("raise ImportError('a file of the user')\n")
+    chunk = source / "t" / "c" / "25" / "0"
+    data = chunk.read_bytes()
+    chunk.unlink()
+    chunk.symlink_to("0")  # to itself, which nobody can read
+    arguments = "convert", source.name, "out", "--to", "zip", "--workers", "2", *SHARDS
+
+    failed = run(*arguments, cwd=folder)
+    assert failed.returncode == cli.FAILED
+    lines = failed.stderr.splitlines()
+    assert lines[:2] == [f"0 of {COUNT} shards", f"{COUNT} of {COUNT} shards"]
+    assert lines[-1].endswith("run the same command again to go on")
+    assert any(line.startswith("error: shard 't[8]' failed: ") for line in lines)
+    assert all(line.startswith("error: ") for line in lines[2:])
+    assert not (out / "shardedstore.json").exists()
+
+    chunk.unlink()
+    chunk.write_bytes(data)
+    fixed = run_script_without_stdin(*arguments, cwd=folder)
+    assert fixed.returncode == 0, fixed.stderr
+    assert re.match(r"[12] shards? done now, 1[01] were done before; .* written\n", fixed.stdout)
+    assert fixed.stdout.splitlines()[-1] == str(out / "shardedstore.json")
+    same(source, out)
+
+    again = run(*arguments, cwd=folder)
+    assert again.returncode == 0
+    assert again.stdout.startswith(f"0 shards done now, {COUNT} were done before; 0 bytes written\n")
+    assert again.stderr == f"{COUNT} of {COUNT} shards\n"
+
+    foreign = invoke("convert", source, out, "--to", "zip")
+    assert "another division" in error_line(foreign, cli.UNUSABLE)
+    told = invoke("info", out).stdout
+    assert told.startswith(f"{out}: a Zarr in {COUNT} shards\n")
+    assert "/t  array (600, 4), chunks (20, 4), 18.8 KiB, 10 shards\n" in told
+    assert sorted(path.name for path in folder.iterdir()) == ["out", "source.zarr", "transforms.py"]
+
+
+# info
+
+
+def test_info(source: Path) -> None:
+    folder, out = source.parent, source.parent / "out"
+    ShardedStore.partition(source, {"s": "whole"}).map_shards(cli.SINKS["zip"](out))
+    told = invoke("info", source)
+    assert told.exit_code == 0
+    assert told.stdout.startswith(f"{source}: a Zarr\n  /  group, v3")
+    assert "at most 42 files as a plain Zarr" in told.stdout
+    config = invoke("info", out / "shardedstore.json")
+    assert config.exit_code == 0
+    assert "a Zarr in 2 shards" in config.stdout
+    assert config.stdout.splitlines()[1:] == invoke("info", out).stdout.splitlines()[1:]
+    one = invoke("info", out / "s.zarr.zip")
+    assert one.exit_code == 0
+    assert "/a  array (5, 2), chunks (1, 2), 80 bytes" in one.stdout
+
+    (folder / "cut.zip").write_bytes((out / "s.zarr.zip").read_bytes()[:300])
+    (folder / "broken.json").write_text("{")
+    (folder / "other.json").write_text(json.dumps({"a": 1}))
+    (folder / "text.txt").write_text("hello")
+    for name in ("cut.zip", "broken.json", "other.json", "text.txt", "none", "none.json", "none.zip"):
+        assert name in error_line(invoke("info", folder / name), cli.UNUSABLE)
+
+
+# progress
+
+
+def test_plain_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress() as show:
+        for ended in range(0, 1301, 13):
+            show(ended, 1300)
+    assert capsys.readouterr() == ("", "0 of 1,300 shards\n1,300 of 1,300 shards\n")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_terminal_has_a_bar(source: Path) -> None:
+    arguments = command("convert", source, source.parent / "out", "--to", "zip", "--workers", "1", *SHARDS)
+    child, terminal = pty.fork()
+    if child == 0:  # nothing but exec, since the parent may have threads
+        os.execve(sys.executable, arguments, {**os.environ, "TERM": "xterm", "COLUMNS": "80"})
+    shown = b""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and select.select([terminal], [], [], 60)[0]:
+        try:
+            part = os.read(terminal, 1 << 16)
+        except OSError:  # how Linux tells that the other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    text = shown.decode()
+    assert os.waitstatus_to_exitcode(status) == 0, text
+    assert "\x1b[" in text
+    assert "━" in text
+    assert f"{COUNT}/{COUNT}" in text
+    assert f"of {COUNT} shards" not in text
+    assert "Traceback" not in text
+
+
+# processes
+
+# A shell that starts the tests in the background makes them ignore SIGINT, and all that they start.
+FROM_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from shardedstore.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def stuck(source: Path) -> Iterator[Path]:
+    """A source with a chunk whose reading never ends, until `unstick` makes it as it was."""
+    chunk = source / "t" / "c" / "29" / "0"
+    chunk.rename(source.parent / "chunk")
+    os.mkfifo(chunk)
+    return source
+
+
+def unstick(source: Path) -> None:
+    chunk = source / "t" / "c" / "29" / "0"
+    chunk.unlink()
+    (source.parent / "chunk").rename(chunk)
+
+
+def start_stuck(stuck: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a job as the leader of a group of processes, and wait until it has written a shard of t."""
+    out = stuck.parent / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", FROM_TERMINAL, "convert", stuck, out, "--to", "zip", *SHARDS, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 60
+    while not (out / "t" / "8.zarr.zip").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return process
+
+
+def group_members(group: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, _, pgrp = entry.joinpath("stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(pgrp) == group and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_half_way(stuck: Path, how: signal.Signals) -> None:
+    process = start_stuck(stuck, "--workers", "1")
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # Ctrl-C reaches the workers as well
+    else:
+        process.terminate()
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == cli.STOPPED, shown
+    assert shown.splitlines() == [
+        f"0 of {COUNT} shards",
+        "stopped: run the same command again, and it goes on from there",
+    ]
+    end = time.monotonic() + 10
+    while group_members(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not group_members(process.pid)
+    out = stuck.parent / "out"
+    assert not (out / "shardedstore.json").exists()
+    unstick(stuck)
+    again = invoke("convert", stuck, out, "--to", "zip", *SHARDS, "--dry-run")
+    assert again.exit_code == 0, again.stderr
+    if how == signal.SIGINT:
+        done = run("convert", stuck, out, "--to", "zip", *SHARDS, "--workers", "1")
+        assert done.returncode == 0, done.stderr
+        assert re.match(r"\d+ shards? done now, \d+ were done before;", done.stdout)
+        same(stuck, out)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_cluster_of_others(source: Path, tmp_path: Path) -> None:
+    address_file = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    options = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--no-show"]
+    processes = [subprocess.Popen([*dask, "scheduler", *options, "--scheduler-file", address_file], **quiet)]
+    try:
+        end = time.monotonic() + 30
+        while not address_file.exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        address = json.loads(address_file.read_text())["address"]
+        worker = [
+            *dask,
+            "worker",
+            address,
+            "--nthreads",
+            "1",
+            "--no-dashboard",
+            "--local-directory",
+            tmp_path / "space",
+        ]
+        convert = command("convert", source, tmp_path / "out", "--to", "zip", *SHARDS, "--scheduler", address)
+        with subprocess.Popen(convert, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+            assert job.stderr.readline() == f"the cluster at {address} has no workers: waiting for the first\n"
+            processes += [subprocess.Popen([*worker, "--name", name], **quiet) for name in ("one", "two")]
+            told, shown = job.communicate(timeout=60)
+        assert job.returncode == 0, shown
+        assert told.startswith(f"{COUNT} shards done now; ")
+        assert shown.splitlines() == [f"0 of {COUNT} shards", f"{COUNT} of {COUNT} shards"]
+        assert all(process.poll() is None for process in processes)  # the cluster is not ours to end
+        same(source, tmp_path / "out")
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,0 +1,58 @@
+"""The demonstration, as `make demo` runs it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shardedstore import ShardedStore
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+def run_demo(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, DEMO, "--folder", folder, "--workers", "2"]
+    return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=110, check=False)
+
+
+def test_demo_proves_its_result_and_starts_clean(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    (folder / "zips").mkdir(parents=True)
+    (folder / "zips" / "of-an-earlier-one.zip").touch()
+    (folder / ".made-by-the-demo").touch()
+    (folder / "mine.txt").touch()
+    done = run_demo(folder)
+    assert done.returncode == 0, done.stderr
+    before, after, last, command = done.stdout.splitlines()[-4:]
+    counts = {
+        label: int(re.search(r"([\d,]+) files", line)[1].replace(",", ""))
+        for label, line in (("before", before), ("after", after))
+    }
+    assert counts["before"] > 2000
+    assert counts["before"] == sum(len(files) for _, _, files in os.walk(folder / "source.zarr"))
+    assert counts["after"] == sum(len(files) for _, _, files in os.walk(folder / "zips")) < 50
+    assert last.startswith("All is identical.")
+    assert str(folder / "zips") in last
+    assert command.endswith(f"info {folder / 'zips'}")
+    assert done.stdout.count("variables identical") == 4
+    assert not (folder / "zips" / "of-an-earlier-one.zip").exists()
+    assert (folder / "mine.txt").exists()
+    assert done.stderr.splitlines()[-1] == "15 of 15 shards"
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    assert len(ShardedStore.load(folder / "zips").config.shards) == 4
+
+
+def test_demo_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "zips").mkdir(parents=True)
+    (folder / "zips" / "mine.zip").touch()
+    done = run_demo(folder)
+    assert done.returncode == 1
+    assert "--folder" in done.stderr
+    assert (folder / "zips" / "mine.zip").exists()

@@ -1,0 +1,119 @@
+"""The first example of the README, run as it stands there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from shardedstore import ShardedStore
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+SECTION = README.partition("## A first example\n")[2].partition("\n## ")[0]
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
+
+
+@pytest.fixture
+def era5(tmp_path: Path) -> Path:
+    """A year of hours: large enough for the README's sizes, and small on the disk, since most chunks are missing."""
+    path = tmp_path / "era5.zarr"
+    root = zarr.create_group(path)
+    for name in ("temperature", "wind_u", "wind_v", "rain"):
+        array = root.create_array(
+            name,
+            shape=(8640, 9, 18),
+            chunks=(240, 9, 9),
+            dtype="f4",
+            fill_value=7,
+            dimension_names=("time", "lat", "lon"),
+        )
+        array[:720] = np.random.default_rng(len(name)).random((720, 9, 18), "f4")
+        array[5000:5100] = 1
+    for name in ("simulation/coarse", "simulation/fine"):
+        root.create_group(name).create_array(
+            "t", data=np.arange(60.0).reshape(6, 10), chunks=(2, 5), dimension_names=("y", "x")
+        )
+    huge = root.create_array(
+        "radiation",
+        shape=(16, 1 << 19),
+        chunks=(1, 1 << 17),
+        dtype="u1",
+        fill_value=0,
+        dimension_names=("step", "cell"),
+    )
+    huge[3, 5] = 9
+    zarr.consolidate_metadata(path)
+    return path
+
+
+def same(source: Path, result: ShardedStore) -> None:
+    before, after = zarr.open_group(source, mode="r"), zarr.open_group(result, mode="r")
+    names = sorted(name for name, _ in before.members(max_depth=None))
+    assert names == sorted(name for name, _ in after.members(max_depth=None))
+    for name, node in before.members(max_depth=None):
+        if isinstance(node, zarr.Array):
+            np.testing.assert_array_equal(node[:], after[name][:])
+    xr.testing.assert_identical(
+        xr.open_datatree(source, engine="zarr").load(), xr.open_datatree(result, engine="zarr").load()
+    )
+
+
+def test_python_and_picture(era5: Path) -> None:
+    (script,) = blocks("python")
+    code = f"{script}\nds.load(); print(type(new).__name__, sorted(ds))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=era5.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ShardedStore ['radiation', 'rain', 'temperature', 'wind_u', 'wind_v']\n"
+    assert done.stderr == ""
+    (picture,) = (text for text in blocks("") if text.startswith("era5-zips/"))
+    shown = [re.split(r"\s{2,}", line.strip())[0] for line in picture.splitlines()[1:]]
+    folder = era5.parent / "era5-zips"
+    for name in shown:
+        first, dots, last = name.partition(" ... ")
+        assert (folder / first).exists(), name
+        if dots:
+            assert (folder / first).with_name(last).exists(), name
+            assert sorted(path.name for path in (folder / first).parent.iterdir()) == sorted(
+                f"{i}.zarr.zip" for i in range(int(last.partition(".")[0]) + 1)
+            )
+    on_top = {name.partition("/")[0] for name in shown}
+    assert on_top <= {path.name for path in folder.iterdir()} <= on_top | {"wind_u", "wind_v"}
+    same(era5, ShardedStore.load(folder))
+    folder.rename(era5.parent / "moved")
+    same(era5, ShardedStore.load(era5.parent / "moved"))
+
+
+def test_commands(era5: Path) -> None:
+    (script,) = blocks("sh")
+    results = []
+    for line in script.splitlines():
+        program, *arguments = shlex.split(line.replace("--workers 8", "--workers 2").replace("512 MiB", "6 MiB"))
+        assert program == "shardedstore"
+        results.append(
+            subprocess.run(
+                [sys.executable, "-m", "shardedstore", *arguments],
+                cwd=era5.parent,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        )
+        assert results[-1].returncode == 0, results[-1].stderr
+        if "--dry-run" in arguments:
+            assert not (era5.parent / "era5-zips").exists()
+    dry, converted, info = (result.stdout for result in results)
+    assert "/radiation: 64 files -> 2 shards" in dry
+    assert converted.splitlines()[-1] == str(era5.parent / "era5-zips" / "shardedstore.json")
+    assert "/radiation  array (16, 524288), chunks (1, 131072), 8.0 MiB, 2 shards" in info
+    same(era5, ShardedStore.load(era5.parent / "era5-zips"))
