@@ -28,7 +28,9 @@ from shardedstore.views import Remainder
 from shardedstore.zips import ZipReadStore
 
 IN_FLIGHT = 32
+BYTES_IN_FLIGHT = 64 << 20
 _READ = os.O_RDONLY | os.O_CLOEXEC
+_DANGLING = "a link to what is not there: mount or restore it, or remove the link"
 
 
 class Bulk(Protocol):
@@ -80,7 +82,7 @@ class LocalBulk:
 
     def _refuse_cycle(self, entry: os.DirEntry[str]) -> None:
         if entry.is_symlink() and f"{entry.path}/".startswith(os.path.realpath(entry.path) + "/"):
-            raise CorruptError(f"{entry.path!r} is a link to a folder that it lies in: remove it or exclude it")
+            raise CorruptError(f"{entry.path!r} is a link to a folder that it lies in: remove it")
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
         """Read file by file, from an open folder: a path is long, and keys of one folder come together."""
@@ -106,10 +108,23 @@ class LocalBulk:
         """Close one folder and open another; -1 stands for one that is not there."""
         if descriptor >= 0:
             os.close(descriptor)
-        try:
-            return -1 if folder is None else os.open(f"{self.root}/{folder}", _READ | os.O_DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError):
+        if folder is None:
             return -1
+        try:
+            return os.open(f"{self.root}/{folder}", _READ | os.O_DIRECTORY)
+        except NotADirectoryError:
+            return -1
+        except FileNotFoundError:
+            self._refuse_dangling(folder)
+            return -1
+
+    def _refuse_dangling(self, folder: str) -> None:
+        """Raise where a folder is missing because a link leads to nothing: its chunks only seem to be missing."""
+        path = self.root
+        for part in ("", *folder.split("/")):
+            path = f"{path}/{part}" if part else path
+            if os.path.islink(path) and not os.path.exists(path):
+                raise OSError(errno.ENXIO, _DANGLING, path)
 
 
 def _read_file(name: str, folder: int, guess: int) -> bytes | None:
@@ -119,8 +134,7 @@ def _read_file(name: str, folder: int, guess: int) -> bytes | None:
     except FileNotFoundError:
         if not _is_link(name, folder):
             return None
-        why = "a link to what is not there: mount or restore it, or remove the link"
-        raise OSError(errno.ENXIO, why, name) from None
+        raise OSError(errno.ENXIO, _DANGLING, name) from None
     try:
         data = os.read(descriptor, guess)
         if more := os.read(descriptor, 1):  # only an empty read proves the end: some file systems read short
@@ -221,16 +235,31 @@ class StoreBulk:
 
 
 def in_flight(get: Callable[[str], bytes | None], keys: Iterable[str]) -> Iterator[bytes | None]:
-    """Call `get` for many keys at once, and yield the results in the order of the keys."""
+    """Call `get` for many keys at once, and yield the results in the order of the keys.
+
+    As many wait as `BYTES_IN_FLIGHT` has room for, if they are as large as the largest so far.
+    """
     waiting: deque[Future[bytes | None]] = deque()
+    largest: int | None = None
+
+    def first() -> bytes | None:
+        nonlocal largest
+        data = waiting.popleft().result()
+        if data is not None:
+            largest = max(largest or 1, len(data))
+        return data
+
+    def room() -> int:
+        return 4 if largest is None else max(2, min(2 * IN_FLIGHT, BYTES_IN_FLIGHT // largest))
+
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         try:
             for key in keys:
                 waiting.append(pool.submit(get, key))
-                if len(waiting) == 2 * IN_FLIGHT:
-                    yield waiting.popleft().result()
+                while len(waiting) >= room():
+                    yield first()
             while waiting:
-                yield waiting.popleft().result()
+                yield first()
         finally:
             for future in waiting:
                 future.cancel()

@@ -213,14 +213,36 @@ def _token(part: Any) -> list[Any] | None:
     module, name = getattr(named, "__module__", "__main__"), getattr(named, "__qualname__", "<")
     if module == "__main__" or "<" in name:
         return None
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    is_sink = isinstance(part, Sink)  # whose url is where the result stands, not what it is
     if dataclasses.is_dataclass(part):
-        options = {f.name: repr(getattr(part, f.name)) for f in dataclasses.fields(part) if f.name != "url"}
+        options = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        if is_sink:
+            options.pop("url", None)
     elif isinstance(part, Step | Sink):
         if getattr(part, "__dict__", None):  # options that nothing declares
             return None
     elif attrgetter(name)(sys.modules[module]) is not part:  # a method of an object, or a wrapper with another's name
         return None
-    if any(" at 0x" in text or "..." in text for text in options.values()):  # no repr of its own, or not the whole
+    try:
+        return [module, name, getattr(part, "version", "1"), {key: _exact(value) for key, value in options.items()}]
+    except TypeError:
         return None
-    return [module, name, getattr(part, "version", "1"), options]
+
+
+def _exact(value: Any) -> Any:
+    """Return an option as JSON that tells it from every other; TypeError for what is not plain data.
+
+    >>> _exact((1, "1", None, 0.1)), _exact({"a": b"x"})
+    (['int 1', "str '1'", 'NoneType None', 'float 0.1'], [["str 'a'", "bytes b'x'"]])
+    """
+    if isinstance(value, list | tuple):
+        return [_exact(item) for item in value]
+    if isinstance(value, Mapping):
+        return [[_exact(key), _exact(item)] for key, item in value.items()]
+    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+        return f"{type(value).__name__} {value!r}"
+    token = _token(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else None
+    if token is None:
+        raise TypeError(type(value).__name__)
+    return token

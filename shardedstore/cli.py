@@ -216,6 +216,8 @@ def local_cluster(processes: int, verbose: bool) -> Any:
     """Return a cluster of processes; the workers' logs and tracebacks are for --verbose, as errors are told at the end."""
     from distributed import LocalCluster
 
+    # Without this, a worker that dies twice in 15 seconds can be given up for ever, and a job without workers waits.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
     quiet = {"silence_logs": logging.CRITICAL, "preload": [QUIET_WORKER]}
     return LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=processes,

@@ -40,7 +40,12 @@ class Entry(NamedTuple):
     coords: Coords | None = None
 
 
-def read_entries(store: Store, blocks: Blocks | None = None, block: Coords | None = None) -> Iterator[Entry]:
+def read_entries(
+    store: Store,
+    blocks: Blocks | None = None,
+    block: Coords | None = None,
+    consolidated: frozenset[str] = frozenset(),
+) -> Iterator[Entry]:
     """Yield the entries of a component.
 
     Parameters
@@ -49,6 +54,8 @@ def read_entries(store: Store, blocks: Blocks | None = None, block: Coords | Non
         The component; views are read from the store that they are a part of.
     blocks, block
         For a block of an array that is a store of its own: where in the array it stands.
+    consolidated
+        The groups whose consolidated metadata is left out, as it is rebuilt at the end.
 
     Raises
     ------
@@ -59,10 +66,10 @@ def read_entries(store: Store, blocks: Blocks | None = None, block: Coords | Non
         case Block():
             return _block_entries(bulk(store.store), store)
         case View():
-            return _tree_entries(bulk(store.store), store.path, None)
+            return _tree_entries(bulk(store.store), store.path, None, consolidated)
         case Remainder():
-            return _tree_entries(bulk(store.store), "", store)
-    entries = _tree_entries(bulk(store), "", None)
+            return _tree_entries(bulk(store.store), "", store, consolidated)
+    entries = _tree_entries(bulk(store), "", None, consolidated)
     if blocks is None or block is None:
         return entries
     return (e if e.coords is None else e._replace(coords=blocks.join(block, e.coords)) for e in entries)
@@ -95,7 +102,9 @@ def _array_documents(reader: Bulk, path: str) -> dict[str, bytes]:
     return documents
 
 
-def _tree_entries(reader: Bulk, path: str, remainder: Remainder | None) -> Iterator[Entry]:
+def _tree_entries(
+    reader: Bulk, path: str, remainder: Remainder | None, consolidated: frozenset[str]
+) -> Iterator[Entry]:
     """Read everything below a path: metadata documents breadth first, unknown keys, then the chunks array by array."""
     start = len(path) + 1 if path else 0
     keys = [key[start:] for key in reader.keys(path, remainder)]
@@ -110,10 +119,10 @@ def _tree_entries(reader: Bulk, path: str, remainder: Remainder | None) -> Itera
     arrays = _arrays(nodes)
     for key in documents:
         data = nodes[_parent(key)][_name(key)]
-        if _name(key) == "zarr.json":
+        if _name(key) == "zarr.json" and _parent(key) in consolidated:
             data = drop_consolidated(data, _parent(key)) or data
         yield Entry(key, data, arrays.get(_parent(key)))
-    skip = {*documents, *(join(node, CONSOLIDATED_V2) for node in nodes)}
+    skip = {*documents, *(join(group, CONSOLIDATED_V2) for group in consolidated if ".zgroup" in nodes.get(group, ()))}
     chunks, others = _sort(arrays, [key for key in keys if key not in skip])
     for key, data in zip(others, _read(reader, path, others), strict=True):
         yield Entry(key, data)

@@ -17,7 +17,7 @@ from dask.delayed import Delayed, delayed
 from toolz import partition_all
 
 from shardedstore.config import Config
-from shardedstore.errors import ShardError
+from shardedstore.errors import ShardedStoreError, ShardError
 from shardedstore.job import finish, identity, remaining, start
 from shardedstore.plan import Plan, Segment
 from shardedstore.task import Job, Outcome, run_segment
@@ -178,7 +178,13 @@ class _Window:
 
     def ended(self) -> Iterator[tuple[str, Segment, Outcome | BaseException]]:
         """Wait for some tasks, release them, and yield their names, segments and results."""
-        for future, result in self._results.next_batch():  # type: ignore[no-untyped-call]
+        batch = self._results.next_batch()  # type: ignore[no-untyped-call]
+        if self.client.status in ("closing", "closed"):  # so that all results are cancellations, which blame no shard
+            raise ShardedStoreError(
+                "the connection to the Dask scheduler is lost: call map_shards with the same arguments again on another "
+                "cluster, and it goes on from there"
+            )
+        for future, result in batch:
             _, segment = self.flying.pop(future.key)
             future.release()
             yield future.key, segment, result[1] if isinstance(result, tuple) else result

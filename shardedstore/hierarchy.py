@@ -34,13 +34,18 @@ from shardedstore.metadata import (
 from shardedstore.mounts import is_below, join
 
 IN_FLIGHT = 64
+NOT_NODES = ("", ".", "..", "zarr.json")  # of which a zip may have the first three
 
 
 class Node(NamedTuple):
-    """A group or an array: what is known of it, and its documents by name, without consolidated metadata."""
+    """A group or an array: what is known of it, and its documents by name, without consolidated metadata.
+
+    `inherited` is what a group's consolidated metadata had, by the names that it has there: of v3 nodes, of v2 documents.
+    """
 
     meta: ArrayMeta | GroupMeta
     documents: dict[str, bytes]
+    inherited: dict[str, Any] = {}  # noqa: RUF012 (a default that nobody changes)
 
 
 def walk(store: Store, skip: Container[str] = ()) -> dict[str, Node]:
@@ -62,8 +67,13 @@ async def _walk(store: Store, skip: Container[str]) -> dict[str, Node]:
     async def visit(path: str, zarr_format: int | None) -> Node | None:
         async with limit:
             node = await _read_node(store, path, zarr_format)
-            if node is not None and isinstance(node.meta, GroupMeta):
-                names[path] = {name async for name in store.list_dir(path)}
+            if node is None or isinstance(node.meta, ArrayMeta):
+                return node
+            names[path] = {name async for name in store.list_dir(path)}
+            if node.meta.zarr_format == 2 and CONSOLIDATED_V2 in names[path]:
+                data = await _get(store, join(path, CONSOLIDATED_V2))
+                inherited = {} if data is None else parse_json(data, path, CONSOLIDATED_V2).get("metadata")
+                return Node(GroupMeta(2, True), node.documents, inherited or {})
             return node
 
     level: list[tuple[str, int | None]] = [("", None)]
@@ -72,33 +82,33 @@ async def _walk(store: Store, skip: Container[str]) -> dict[str, Node]:
         groups: list[tuple[str, int]] = []
         for (path, _), node in zip(level, nodes, strict=True):
             if node is not None:
-                consolidated = CONSOLIDATED_V2 in names.get(path, ())
-                found[path] = node._replace(meta=GroupMeta(2, True)) if consolidated else node
+                found[path] = node
                 if isinstance(node.meta, GroupMeta):
                     groups.append((path, node.meta.zarr_format))
         level = [
             (join(path, name), zarr_format)
             for path, zarr_format in groups
             for name in sorted(names[path])
-            if not name.startswith(".z") and name != "zarr.json" and join(path, name) not in skip
+            if name not in NOT_NODES and not name.startswith(".z") and join(path, name) not in skip
         ]
     return found
 
 
+async def _get(store: Store, key: str) -> bytes | None:
+    value = await store.get(key, default_buffer_prototype())
+    return None if value is None else value.to_bytes()
+
+
 async def _read_node(store: Store, path: str, zarr_format: int | None) -> Node | None:
-    prototype = default_buffer_prototype()
-
-    async def get(name: str) -> bytes | None:
-        value = await store.get(join(path, name), prototype)
-        return None if value is None else value.to_bytes()
-
     for names in _names(zarr_format):
-        values = await asyncio.gather(*map(get, names))
+        values = await asyncio.gather(*(_get(store, join(path, name)) for name in names))
         documents = {name: value for name, value in zip(names, values, strict=True) if value is not None}
         meta = parse_node(documents, path)
+        if isinstance(meta, GroupMeta) and meta.consolidated:
+            data = documents["zarr.json"]
+            inherited = parse_json(data, path, "zarr.json")["consolidated_metadata"].get("metadata")
+            return Node(meta, {"zarr.json": drop_consolidated(data, path) or data}, inherited or {})
         if meta is not None:
-            if isinstance(meta, GroupMeta) and meta.consolidated:
-                documents["zarr.json"] = drop_consolidated(documents["zarr.json"], path) or documents["zarr.json"]
             return Node(meta, documents)
     return None
 
@@ -130,7 +140,24 @@ def read_nodes(config: Config) -> dict[str, Node]:
             path = key.rpartition("/")[0]
             if path in nodes and isinstance(nodes[path].meta, GroupMeta):
                 nodes[path] = nodes[path]._replace(meta=GroupMeta(nodes[path].meta.zarr_format, True))
+    if config.consolidated is not None:
+        _mark_rebuilt(open_location(config.consolidated), nodes)
     return dict(sorted(nodes.items(), key=lambda node: node[0].split("/")))
+
+
+def _mark_rebuilt(overlay: Store, nodes: dict[str, Node]) -> None:
+    """Mark the groups that an earlier job rebuilt consolidated metadata for, which stands in a component of its own."""
+    for key in sync(_keys(overlay)):
+        group, _, name = key.rpartition("/")
+        node = nodes.get(group)
+        if node is not None:
+            document = parse_json(sync(_get(overlay, key)) or b"{}", group, name)
+            inherited = (document if name == CONSOLIDATED_V2 else document["consolidated_metadata"])["metadata"]
+            nodes[group] = Node(GroupMeta(node.meta.zarr_format, True), node.documents, inherited)
+
+
+async def _keys(store: Store) -> list[str]:
+    return [key async for key in store.list()]
 
 
 def _walk_location(location: Location, skip: Container[str]) -> dict[str, Node]:
@@ -150,18 +177,23 @@ def digest(nodes: Mapping[str, Node]) -> str:
     return state.hexdigest()
 
 
-def consolidate(nodes: Mapping[str, Node], group: str) -> tuple[str, bytes]:
-    """Return the key and the document that hold the metadata of everything below a group, as zarr lays them out."""
+def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Return the key and the document that hold the metadata of everything below a group, as zarr lays them out.
+
+    What the source's consolidated metadata had and no document of its own has is kept.
+    """
     start = len(group) + 1 if group else 0
     below = {path[start:]: node for path, node in nodes.items() if is_below(path, group)}
-    if isinstance(nodes[group].meta, GroupMeta) and nodes[group].meta.zarr_format == 2:
+    if nodes[group].meta.zarr_format == 2:
         documents = {
             join(path, name): parse_json(data, path, name)
             for path, node in {"": nodes[group], **below}.items()
             for name, data in sorted(node.documents.items())
         }
-        return join(group, CONSOLIDATED_V2), dump_json({"metadata": documents, "zarr_consolidated_format": 1})
+        metadata = {**inherited, **documents}
+        return join(group, CONSOLIDATED_V2), dump_json({"metadata": metadata, "zarr_consolidated_format": 1})
     root: dict[str, Any] = parse_json(nodes[group].documents["zarr.json"], group, "zarr.json")
-    metadata = {path: parse_json(node.documents["zarr.json"], path, "zarr.json") for path, node in below.items()}
+    documents = {path: parse_json(node.documents["zarr.json"], path, "zarr.json") for path, node in below.items()}
+    metadata = {**inherited, **documents}
     root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
     return join(group, "zarr.json"), dump_json(root)

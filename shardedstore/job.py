@@ -13,10 +13,19 @@ import msgspec
 
 from shardedstore.chain import Chain, Sink, fingerprint
 from shardedstore.config import FILE_NAME, Config, Mount, dump, locations
-from shardedstore.errors import DestinationError, ShardError, ShardsFailed
+from shardedstore.errors import CorruptError, DestinationError, ShardError, ShardsFailed
 from shardedstore.grid import block_name
-from shardedstore.hierarchy import Node, consolidate, read_nodes
-from shardedstore.ledger import ONCE, Identity, Ledger, Record, check_destination, open_destination, versioned
+from shardedstore.hierarchy import Node, consolidate, digest, read_nodes
+from shardedstore.ledger import (
+    ONCE,
+    Identity,
+    Ledger,
+    Record,
+    check_destination,
+    check_latest,
+    open_destination,
+    versioned,
+)
 from shardedstore.locations import Directory, Location, ViewOf, url_of
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.names import CONSOLIDATED, check_names
@@ -24,6 +33,8 @@ from shardedstore.plan import Plan, Run, Segment
 from shardedstore.publish import remove_temporaries, write_file
 from shardedstore.task import Job, Outcome
 from shardedstore.urls import is_remote, normalize
+
+GONE = "what was written is not there any more, or is of another size"
 
 
 def prepare(plan: Plan, chain: Chain, to: str | None, overwrite: bool, retries: int) -> Job:
@@ -117,9 +128,18 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     ------
     ShardsFailed
         With an error for each shard that failed; no config is written then, and what is done stays done.
+    CorruptError
+        When the source's metadata is not what it was when the job was planned.
+    DestinationError
+        When a later job has taken the destination over.
     """
     if outcome.failures:
         raise _failed(job, outcome.failures, plan.shard_count)
+    if digest(read_nodes(plan.config)) != plan.source:
+        raise CorruptError(
+            "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
+            "written: partition the source again, and map it to another destination"
+        )
     records = _records(job, plan, outcome)
     config = Config(
         base=_mount(job, plan.runs[0], records).location,
@@ -130,6 +150,7 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     if job.folder is None:
         return config
     config = msgspec.structs.replace(config, consolidated=_consolidate(job, plan, nodes))
+    check_latest(job.folder, job.generation)
     write_file(os.path.join(job.folder, FILE_NAME), dump(config, job.folder))
     remove_temporaries(job.folder)
     return config
@@ -141,7 +162,7 @@ def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
         return {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
     records = Ledger(job.folder, job.generation).read()
     missing = tuple(
-        ShardError(shard.name, "what was written is not there any more, or is of another size")
+        ShardError(shard.name, GONE if number in records else "it was not recorded as done")
         for run in plan.runs
         for number, shard in run.shards()
         if number not in records or not job.is_there(shard, records[number])
@@ -189,7 +210,7 @@ def _consolidate(job: Job, plan: Plan, nodes: dict[str, Node]) -> Location | Non
         return None
     folder = os.path.join(job.folder, versioned(CONSOLIDATED, job.generation))
     for group in groups:
-        key, data = consolidate(nodes, group)
+        key, data = consolidate(nodes, group, plan.nodes[group].inherited)
         write_file(os.path.join(folder, key), data)
     return Directory(folder)
 

@@ -1,11 +1,12 @@
 """The ledger: the append-only record of the shards that are done, kept beside them in files of many shards each.
 
 A worker appends to a file of its own for each attempt at a segment, so nothing is ever written by two; a line that a
-crash cut short is passed over. ``.shardedstore/job.json`` says what the destination holds.
+crash cut short is passed over. ``.shardedstore/job-<n>.json`` says what each of its jobs was.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -18,11 +19,12 @@ import msgspec
 
 from shardedstore.errors import DestinationError
 from shardedstore.locations import Location
-from shardedstore.publish import sync_folder, write_file
+from shardedstore.publish import make_folder, sync_folder, write_file
 
 FOLDER = ".shardedstore"
 SYNC_SECONDS = 1.0
 PER_FOLDER = 64  # segments
+_IDENTITY = re.compile("job-[0-9]+[.]json")
 ONCE = "once-"  # what the token of a chain begins with that has no fingerprint, so that no other job is the same
 
 
@@ -76,9 +78,11 @@ class Ledger(NamedTuple):
 
     @contextmanager
     def writer(self, segment: int) -> Iterator[Callable[[Record], None]]:
-        """Give a function that appends a record; what it was given is on the disk within a second, or at the end."""
+        """Give a function that appends a record; what it was given is on the disk when it returns, or with the next one or the
+        end if they come within a second.
+        """
         folder = self._folder(segment)
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         encode = msgspec.json.Encoder().encode
         path = os.path.join(folder, f"{segment}-{secrets.token_hex(6)}.jsonl")
         descriptor: int | None = None
@@ -88,7 +92,9 @@ class Ledger(NamedTuple):
             nonlocal descriptor, synced
             if descriptor is None:
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            os.write(descriptor, encode(record) + b"\n")
+            line = encode(record) + b"\n"
+            if os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, "a record could not be written whole: is the disk full?", path)
             if time.monotonic() - synced > SYNC_SECONDS:
                 os.fsync(descriptor)
                 synced = time.monotonic()
@@ -125,63 +131,85 @@ def _parse(path: str) -> Iterator[tuple[int, Record]]:
 
 
 def read_identity(folder: str) -> Identity | None:
-    """Return what a destination was made from; None where no job ever wrote.
+    """Return what the latest job at a destination made it from; None where no job ever wrote.
 
     Raises
     ------
     DestinationError
         For a file that can't be read.
     """
-    path = os.path.join(folder, FOLDER, "job.json")
+    generations = [int(name[4:-5]) for name in _names(os.path.join(folder, FOLDER)) if _IDENTITY.fullmatch(name)]
+    if not generations:
+        return None
+    path = _identity_path(folder, max(generations))
     try:
         with open(path, "rb") as file:
             return msgspec.json.decode(file.read(), type=Identity)
-    except FileNotFoundError:
-        return None
     except msgspec.DecodeError as error:
         raise DestinationError(f"{path!r} can't be read ({error}): name another destination") from None
 
 
-def check_destination(folder: str, wanted: Identity, overwrite: bool) -> Identity:
-    """Return what this job will be at a destination, and write nothing.
+def _identity_path(folder: str, generation: int) -> str:
+    return os.path.join(folder, FOLDER, f"job-{generation}.json")
 
-    A new destination, or one that holds this very job, gives the generation that is there. What is foreign is refused
-    unless told otherwise: then the job gets a new generation, whose objects have names of their own.
+
+def check_destination(folder: str, wanted: Identity, overwrite: bool) -> Identity | None:
+    """Return the identity of a job to go on with, or None for a new one, and write nothing.
 
     Raises
     ------
     DestinationError
-        When the folder holds something else, or can't be read.
+        When the folder holds something else and that was not allowed, or can't be read.
     """
     try:
         found = read_identity(folder)
         if found is not None and (found.source, found.chain) == (wanted.source, wanted.chain):
             return found
-        if found is None and not _names(folder):
-            return wanted
+        if not overwrite and (found is not None or set(_names(folder)) - {FOLDER}):
+            raise DestinationError(_foreign(folder, found, wanted))
     except OSError as error:
         raise DestinationError(f"the destination {folder!r} can't be used: {error}") from error
-    if not overwrite:
-        raise DestinationError(_foreign(folder, found, wanted))
-    latest = max(1 if found is None else found.generation, _latest_name(folder))
-    return msgspec.structs.replace(wanted, generation=latest + 1)
-
-
-def _latest_name(folder: str) -> int:
-    """Return the highest generation that a name below a folder looks like, whoever gave it."""
-    names = (name for _, folders, files in os.walk(folder) for name in (*folders, *files))
-    return max((int(found[1]) for name in names if (found := re.search(r"~(\d{1,6})(?:\.|$)", name))), default=0)
+    return None
 
 
 def open_destination(folder: str, wanted: Identity, overwrite: bool) -> Ledger:
-    """Make a destination ready to be written to; see `check_destination`. Nothing that is there is removed or rewritten."""
-    identity = check_destination(folder, wanted, overwrite)
-    try:
-        if read_identity(folder) != identity:
-            write_file(os.path.join(folder, FOLDER, "job.json"), msgspec.json.encode(identity))
-    except OSError as error:
-        raise DestinationError(f"the destination {folder!r} can't be written to: {error}") from error
-    return Ledger(folder, identity.generation)
+    """Make a destination ready to be written to; see `check_destination`. Nothing that is there is removed or rewritten.
+
+    A new job gets a generation of its own, whose objects have names of their own. It is claimed by making its file,
+    which only one of two jobs that start at once can do; the other then finds it there.
+    """
+    found = check_destination(folder, wanted, overwrite)
+    while found is None:
+        try:
+            generation = _next_generation(folder)
+            wanted = msgspec.structs.replace(wanted, generation=generation)
+            write_file(_identity_path(folder, generation), msgspec.json.encode(wanted), create=True)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise DestinationError(f"the destination {folder!r} can't be written to: {error}") from error
+        found = check_destination(folder, wanted, overwrite)
+    return Ledger(folder, found.generation)
+
+
+def check_latest(folder: str, generation: int) -> None:
+    """Raise DestinationError where another job has taken a destination over: its result stands, whoever ends later."""
+    found = read_identity(folder)
+    if found is None or found.generation != generation:
+        raise DestinationError(
+            f"another job took over the destination {folder!r} while this one ran, and its result stands: "
+            "name another destination for this one"
+        )
+
+
+def _next_generation(folder: str) -> int:
+    """Return 1 for a new destination, and else more than any generation that a name in it looks like, whoever gave it."""
+    if not set(_names(folder)) - {FOLDER} and read_identity(folder) is None:
+        return 1
+    names = (name for _, folders, files in os.walk(folder) for name in (*folders, *files))
+    numbers = [int(found[1]) for name in names if (found := re.search(r"~(\d{1,6})(?:\.|$)", name))]
+    latest = read_identity(folder)
+    return max(1 if latest is None else latest.generation, *numbers, 1) + 1
 
 
 def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:

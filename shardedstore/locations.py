@@ -151,6 +151,6 @@ def require_location(location: Location, what: str) -> Location:
     if isinstance(location, Opened):
         raise ConfigError(
             f"{what} is a {type(location.store).__name__}, which has no location that a config could name or a worker "
-            "could open: copy it to a folder, a zip or an object store first"
+            "could open: give its path or URL instead of the opened store, or copy what is in memory to a folder first"
         )
     return location

@@ -71,7 +71,7 @@ def parse_node(documents: Mapping[str, bytes], path: str) -> ArrayMeta | GroupMe
     Parameters
     ----------
     documents : mapping of str to bytes
-        The node's documents by their names (``zarr.json``, ``.zarray``, ``.zgroup``, ``.zattrs``, ``.zmetadata``).
+        The node's documents by their names (``zarr.json``, ``.zarray``, ``.zgroup``, ``.zattrs``).
     path : str
         The node's path, for messages.
 
@@ -88,7 +88,7 @@ def parse_node(documents: Mapping[str, bytes], path: str) -> ArrayMeta | GroupMe
     document = parse_json(documents[name], path, name)
     try:
         if name == ".zgroup":
-            return GroupMeta(2, CONSOLIDATED_V2 in documents)
+            return GroupMeta(2)
         if name == ".zarray":
             attributes = parse_json(documents.get(".zattrs", b"{}"), path, ".zattrs")
             return _array_v2(document, attributes.get("_ARRAY_DIMENSIONS"))
@@ -97,7 +97,9 @@ def parse_node(documents: Mapping[str, bytes], path: str) -> ArrayMeta | GroupMe
         return _array_v3(document)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise CorruptError(f"{_at(path, name)} is not metadata that Zarr knows ({cause}): mend or exclude it") from None
+        raise CorruptError(
+            f"{_at(path, name)} is not metadata that Zarr knows ({cause}): mend it, or move it out of the source"
+        ) from None
 
 
 def parse_json(data: bytes, path: str, name: str) -> dict[str, Any]:
@@ -105,9 +107,9 @@ def parse_json(data: bytes, path: str, name: str) -> dict[str, Any]:
     try:
         document = json.loads(bytes(data))
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{_at(path, name)} is not JSON ({error}): mend or exclude it") from None
+        raise CorruptError(f"{_at(path, name)} is not JSON ({error}): mend it, or move it out of the source") from None
     if not isinstance(document, dict):
-        raise CorruptError(f"{_at(path, name)} is not a JSON object: mend or exclude it")
+        raise CorruptError(f"{_at(path, name)} is not a JSON object: mend it, or move it out of the source")
     return document
 
 
@@ -199,7 +201,7 @@ def _itemsize_v2(dtype: Any) -> int:
     fields = [tuple(f) if isinstance(f, list) else f for f in dtype] if isinstance(dtype, list) else dtype
     try:
         size = np.dtype(fields)
-    except (TypeError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         return NOMINAL_ITEMSIZE
     return NOMINAL_ITEMSIZE if size.hasobject else size.itemsize
 

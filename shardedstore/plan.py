@@ -6,7 +6,8 @@ runs it. It is one task, and what its records are kept by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +18,7 @@ from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks, block_name
 from shardedstore.hierarchy import Node, digest, read_nodes
 from shardedstore.locations import Location
-from shardedstore.metadata import ArrayMeta
+from shardedstore.metadata import ArrayMeta, GroupMeta
 
 PER_CHUNK = 32 << 10  # bytes that take as long to copy as a chunk takes to open
 LEAST_WEIGHT = 96 << 20  # of a segment, in bytes, some 50 ms: below, scheduling costs more than it gains
@@ -29,6 +30,7 @@ class Run(msgspec.Struct, frozen=True):
     """Some shards of one mount: the base, a whole component, or the blocks `first` to `stop` of an array.
 
     `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out.
+    `consolidated` are the groups in the component whose consolidated metadata is rebuilt at the end, and not carried.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Run(msgspec.Struct, frozen=True):
     stop: int = 1
     exceptions: dict[str, Location] = {}
     mounted: dict[str, Blocks | None] | None = None
+    consolidated: frozenset[str] = frozenset()
 
     def shards(self) -> Iterator[tuple[int, Shard]]:
         """Yield the numbers and places of the shards."""
@@ -167,18 +170,24 @@ def make_plan(config: Config) -> Plan:
     whole = {path for path, blocks in blocked.items() if blocks is None}
     loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in blocked}}
     for path, node in nodes.items():
-        home = next((p for p in _ancestors(path) if p in whole), None)
+        home = _home(path, whole)
         loads[home][0] += len(node.documents)
         if isinstance(node.meta, ArrayMeta):
             load = loads[path if blocked.get(path) is not None else home]
             load[0] += node.meta.chunk_count
             load[1] += node.meta.nbytes
-    runs = [Run(0, "", config.base, mounted=blocked)]
+    consolidated: dict[str | None, list[str]] = defaultdict(list)
+    for path, node in nodes.items():
+        if isinstance(node.meta, GroupMeta) and node.meta.consolidated:
+            home = _home(path, whole)
+            consolidated[home].append(path if home is None else path[len(home) :].lstrip("/"))
+    runs = [Run(0, "", config.base, mounted=blocked, consolidated=frozenset(consolidated[None]))]
     for path, mount in config.shards.items():
         count = 1 if mount.blocks is None else mount.blocks.count
         last = runs[-1]
         number = last.number + last.stop
-        runs.append(Run(number, path, mount.location, mount.blocks, 0, count, mount.exceptions))
+        groups = frozenset(consolidated[path])
+        runs.append(Run(number, path, mount.location, mount.blocks, 0, count, mount.exceptions, consolidated=groups))
     return Plan(config, nodes, tuple(runs), tuple(Load(*load) for load in loads.values()))
 
 
@@ -192,8 +201,10 @@ def _check_array(path: str, blocks: Blocks, node: Node | None) -> None:
         )
 
 
-def _ancestors(path: str) -> Iterator[str]:
-    yield path
+def _home(path: str, whole: Container[str]) -> str | None:
+    """Return the whole component that holds a node; None for the base."""
     while path:
+        if path in whole:
+            return path
         path = path.rpartition("/")[0]
-        yield path
+    return None

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-TEMPORARY = ".tmp-"
-_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY)}.*-[0-9]+-[0-9a-f]{{8}}")
+TEMPORARY = ".shardedstore-"
+ABANDONED_SECONDS = 86_400  # the age at which another machine's temporary is taken to be left behind
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY)}(.*)-[0-9]+-[0-9a-f]{{8}}\.tmp")
 
 
 @contextmanager
-def published(path: str) -> Iterator[int]:
+def published(path: str, *, create: bool = False) -> Iterator[int]:
     """Open a temporary file beside `path`, and rename it to `path` when the block ends without an exception.
 
     The file and then its folder are synced, so that what is seen under the final name survives a loss of power. An
-    exception removes the temporary file; a process that is killed leaves it, under a name that tells whose it was.
+    exception removes the temporary file; a process that is killed leaves it, unlocked.
+
+    Parameters
+    ----------
+    create : bool
+        Raise FileExistsError where there is a file already, also where another process makes it at this moment.
 
     Yields
     ------
@@ -26,30 +34,74 @@ def published(path: str) -> Iterator[int]:
         The descriptor of the temporary file, open for reading and writing.
     """
     folder = os.path.dirname(path)
-    name = f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    name = f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     temporary = os.path.join(folder, name)
-    os.makedirs(folder, exist_ok=True)
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    make_folder(folder)
+    descriptor = _create_locked(temporary)
     try:
         try:
             yield descriptor
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(temporary, path)
+        if create:
+            os.link(temporary, path)
+            os.unlink(temporary)
+        else:
+            os.rename(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     sync_folder(folder)
 
 
+def _create_locked(path: str) -> int:
+    """Make a file that is locked as long as this process lives and has it open."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.exists(path):
+            return descriptor
+        os.close(descriptor)  # it was taken for an abandoned one before it was locked
+
+
 def remove_temporaries(folder: str) -> None:
-    """Remove what killed processes left below a folder: files of the names that `published` gives, and no others."""
+    """Remove what killed processes left below a folder, and nothing that a process still writes to.
+
+    That is: temporaries of this machine that are not locked, and those of other machines when they are a day old.
+    """
     for parent, _, names in os.walk(folder):
         for name in names:
-            if _TEMPORARY.fullmatch(name):
-                with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(parent, name))
+            found = _TEMPORARY.fullmatch(name)
+            path = os.path.join(parent, name)
+            if found is not None:
+                with suppress(OSError):
+                    if _is_abandoned(path, found[1]):
+                        os.unlink(path)
+
+
+def _is_abandoned(path: str, host: str) -> bool:
+    if host != socket.gethostname():
+        return time.time() - os.stat(path).st_mtime > ABANDONED_SECONDS
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and those above it, each so that it survives a loss of power."""
+    if path and not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        make_folder(parent)
+        os.makedirs(path, exist_ok=True)
+        sync_folder(parent or ".")
 
 
 def sync_folder(path: str) -> None:
@@ -61,9 +113,9 @@ def sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def write_file(path: str, data: bytes) -> None:
+def write_file(path: str, data: bytes, *, create: bool = False) -> None:
     """Publish a small file."""
-    with published(path) as descriptor:
+    with published(path, create=create) as descriptor:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 from obstore.exceptions import GenericError
 from toolz import merge, pipe
 from zarr.abc.store import Store
@@ -19,7 +20,7 @@ from shardedstore.entries import read_entries
 from shardedstore.errors import ShardError
 from shardedstore.grid import block_name
 from shardedstore.ledger import Ledger, Record, versioned
-from shardedstore.locations import Location, locate, open_block, open_location, require_location, url_of
+from shardedstore.locations import Location, Opened, ViewOf, locate, open_block, open_location, require_location, url_of
 from shardedstore.plan import Run, Segment
 from shardedstore.urls import is_remote
 from shardedstore.views import Remainder
@@ -102,12 +103,13 @@ def _do_shards(
     job: Job, segment: Segment, records: Mapping[int, Record], append: Callable[[Record], None] | None
 ) -> Iterator[Outcome]:
     for run in segment.runs:
+        opened = _opened(run)
         for number, shard in run.shards():
             record = records.get(number)
             if record is not None and job.is_there(shard, record):
                 yield Outcome(skipped=1)
                 continue
-            made = _try_shard(job, run, shard)
+            made = _try_shard(job, run, opened, shard)
             if isinstance(made, ShardError):
                 yield Outcome(failures=(made,))
                 continue
@@ -117,11 +119,19 @@ def _do_shards(
             yield Outcome(1, 0, made.entries, made.nbytes, locations=found)
 
 
-def _try_shard(job: Job, run: Run, shard: Shard) -> Written | ShardError:
-    """Run one shard with its retries; each attempt opens the source anew."""
+def _opened(run: Run) -> Run:
+    """Return a run whose source is open, so that the directory of a zip is read once for all of its shards."""
+    if not isinstance(run.location, ViewOf):
+        return run
+    source = Opened(open_location(run.location.source))
+    return msgspec.structs.replace(run, location=ViewOf(source, run.location.path))
+
+
+def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> Written | ShardError:
+    """Run one shard, and again after an error that may pass, then with the source opened anew."""
     for attempt in range(job.retries + 1):
         try:
-            return run_shard(job, run, shard)
+            return run_shard(job, run if attempt else opened, shard)
         except Exception as error:
             logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt + 1, _cause(error), exc_info=True)
             if attempt == job.retries or not is_transient(error):
@@ -140,7 +150,7 @@ def run_shard(job: Job, run: Run, shard: Shard) -> Written:
         return Written(0, 0, "", location)
     assert job.chain.sink is not None
     entries = pipe(
-        read_entries(component, shard.blocks, shard.block),
+        read_entries(component, shard.blocks, shard.block, run.consolidated),
         *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
     )
     return job.chain.sink.write(entries, shard, job.url(shard))

@@ -55,6 +55,8 @@ def normalize(url: str | os.PathLike[str]) -> str:
         )
     if ("@" in parts.netloc and scheme not in ("abfs", "abfss")) or parts.query:
         raise UsageError(f"the URL {_public(text)!r} holds credentials: give them to the environment instead")
+    if any(part in (".", "..") for part in unquote(urlsplit(text).path).split("/")):
+        raise UsageError(f"the URL {_public(text)!r} has a segment '.' or '..': write the path that it leads to")
     return text.rstrip("/")
 
 

@@ -14,6 +14,8 @@ from shardedstore.metadata import METADATA_NAMES, ArrayMeta, crop_document, pars
 from shardedstore.mounts import Mounts, join
 from shardedstore.readonly import ReadOnlyStore, cut
 
+MOST_NAMES = 100_000
+
 
 class View(ReadOnlyStore):
     """Everything of a store below a path."""
@@ -109,8 +111,18 @@ class Remainder(ReadOnlyStore):
 
 
 @lru_cache(maxsize=8)
-def _numbers(count: int) -> frozenset[str]:
-    return frozenset(map(str, range(count)))
+def _numbers(count: int) -> Container[str]:
+    return frozenset(map(str, range(count))) if count <= MOST_NAMES else _Numbers(count)
+
+
+class _Numbers(Container[str]):
+    """What `_numbers` returns where a set would take too much memory."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.isdecimal() and str(int(name)) == name and int(name) < self.count
 
 
 class _ChunkNames(Container[str]):

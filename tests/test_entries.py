@@ -23,14 +23,11 @@ METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
 def shards_of(store):
-    """Every shard of a store, with its component."""
+    """Every shard of a store, with its component and the entries that a job reads of it."""
     for run in make_plan(store.config).runs:
         for _, shard in run.shards():
-            yield shard, open_component(run, shard)
-
-
-def entries_of(shard, component):
-    return list(read_entries(component, shard.blocks, shard.block))
+            component = open_component(run, shard)
+            yield shard, component, list(read_entries(component, shard.blocks, shard.block, run.consolidated))
 
 
 def whole_key(shard, entry):
@@ -68,8 +65,8 @@ def test_shards_together_hold_what_the_source_holds(source, kind, tmp_path):
     contents = SOURCES[source].contents()
     store = ShardedStore.partition(KINDS[kind](contents, tmp_path), SOURCES[source].shards)
     together, expected = {}, without_consolidated(contents)
-    for shard, component in shards_of(store):
-        for entry in entries_of(shard, component):
+    for shard, _, entries in shards_of(store):
+        for entry in entries:
             key = whole_key(shard, entry)
             if key is not None:
                 assert key not in together, f"{key!r} is in two shards"
@@ -83,8 +80,7 @@ def test_shards_together_hold_what_the_source_holds(source, kind, tmp_path):
 def test_order(source, kind, tmp_path):
     """Metadata first, parents before what is in them; then what is no chunk; then each array's chunks in C order."""
     store = ShardedStore.partition(KINDS[kind](SOURCES[source].contents(), tmp_path), SOURCES[source].shards)
-    for shard, component in shards_of(store):
-        entries = entries_of(shard, component)
+    for _, _, entries in shards_of(store):
         keys = [entry.key for entry in entries]
         documents = [entry.key for entry in entries if is_metadata(entry)]
         assert keys[: len(documents)] == documents
@@ -111,8 +107,8 @@ def test_entries_know_their_arrays(source):
         if key.rpartition("/")[2] == "zarr.json" and json.loads(data)["node_type"] == "array":
             arrays[key.rpartition("/")[0]] = json.loads(data)
     seen = set()
-    for shard, component in shards_of(store):
-        for entry in entries_of(shard, component):
+    for shard, _, entries in shards_of(store):
+        for entry in entries:
             if shard.blocks is None and is_metadata(entry):
                 path = whole_key(shard, entry).rpartition("/")[0]
                 assert isinstance(entry.array, ArrayMeta) == (path in arrays)
@@ -129,7 +125,7 @@ def test_entries_know_their_arrays(source):
 def test_the_stream_is_the_same_for_every_kind_of_store(kind, tmp_path):
     contents, shards = build(others, 3), SOURCES["others-v3"].shards
     streams = [
-        [(shard.name, entries_of(shard, component)) for shard, component in shards_of(store)]
+        [(shard.name, entries) for shard, _, entries in shards_of(store)]
         for store in (
             ShardedStore.partition(to_memory(contents), shards),
             ShardedStore.partition(KINDS[kind](contents, tmp_path), shards),
@@ -148,10 +144,10 @@ def test_blocks_are_arrays_of_their_own(source, tmp_path):
     """The block's metadata is cropped, and zarr reads it as that part of the whole."""
     contents = SOURCES[source].contents()
     store = ShardedStore.partition(to_memory(contents), SOURCES[source].shards)
-    for shard, component in shards_of(store):
+    for shard, component, entries in shards_of(store):
         if shard.blocks is None:
             continue
-        local = {entry.key: bytes(entry.data) for entry in entries_of(shard, component)}
+        local = {entry.key: bytes(entry.data) for entry in entries}
         assert contents_of(component) == local
         block = zarr.open_array(to_memory(local), mode="r")
         whole = zarr.open_array(to_memory(contents), path=shard.path or None, mode="r")
@@ -165,8 +161,7 @@ def test_blocks_are_arrays_of_their_own(source, tmp_path):
 def test_a_zip_of_a_block_gives_the_stream_of_the_block(source, tmp_path):
     """Its chunk keys are local, and the coordinates are those of the whole array."""
     store = ShardedStore.partition(to_memory(SOURCES[source].contents()), SOURCES[source].shards)
-    for number, (shard, component) in enumerate(shards_of(store)):
-        entries = entries_of(shard, component)
+    for number, (shard, _, entries) in enumerate(shards_of(store)):
         path = to_zip({entry.key: bytes(entry.data) for entry in entries}, tmp_path / f"{number}.zip")
         assert list(read_entries(ZipReadStore(path), shard.blocks, shard.block)) == entries
 
@@ -280,7 +275,7 @@ def test_base_and_blocks_share_no_key(source):
 
 def test_names_of_shards():
     store = ShardedStore.partition(to_memory(build(cube, "v3/")), {"temperature": (4, 4, -1), "simulation": "whole"})
-    assert [shard.name for shard, _ in shards_of(store)] == [
+    assert [shard.name for shard, *_ in shards_of(store)] == [
         "(base)",
         "simulation",
         *(f"temperature[{block}]" for block in ("0/0", "0/1", "1/0", "1/1")),

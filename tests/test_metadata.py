@@ -25,9 +25,8 @@ from shardedstore.metadata import (
 
 
 def node_of(contents, path):
-    start = f"{path}/" if path else ""
-    names = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-    return parse_node({name: contents[start + name] for name in names if start + name in contents}, path)
+    node = walk(to_memory(contents)).get(path)
+    return None if node is None else node.meta
 
 
 @pytest.mark.parametrize("keys", KEYS)
@@ -142,7 +141,7 @@ def test_without_consolidated_metadata_bytes_stay():
 @pytest.mark.parametrize("group", ["", "simulation"])
 def test_consolidated_metadata_is_rebuilt_as_zarr_writes_it(zarr_format, group):
     contents = build(consolidated, zarr_format)
-    key, data = consolidate(walk(to_memory(contents)), group)
+    key, data = consolidate(walk(to_memory(contents)), group, {})
     assert key == "/".join([*([group] if group else []), {2: ".zmetadata", 3: "zarr.json"}[zarr_format]])
     rebuilt, expected = json.loads(data), json.loads(contents[key])
     below = expected["metadata"] if zarr_format == 2 else expected["consolidated_metadata"]["metadata"]

@@ -1,0 +1,287 @@
+"""Jobs on a distributed client: a bounded window, workers that die, and clusters of separate processes."""
+
+import os
+import signal
+
+import dask
+import psutil
+import pytest
+from conformance import check_same_contents
+from dask.utils import key_split
+from distributed import Client, LocalCluster
+from helpers_jobs import (
+    CUBE,
+    CUBE_SHARDS,
+    Fail,
+    FailFirst,
+    Poison,
+    Slow,
+    blocks_at,
+    cluster,
+    cube_at,
+    division,
+    files_of,
+    temporaries,
+)
+
+from shardedstore import ShardedStore, ShardsFailed, graph, plan
+from shardedstore.config import FILE_NAME
+from shardedstore.graph import PER_THREAD, active_client
+from shardedstore.transforms import ToZip
+
+pytestmark = pytest.mark.cluster
+WORKERS = 2
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch):
+    """The sources of tests are small: without this, each job would be one task."""
+    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """A cluster of two worker processes that gives up a task when it has killed two of them."""
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.deploy.lost-worker-timeout": "1 hour",  # or it is given up when it dies twice in 15 seconds
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=WORKERS,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+            local_directory=str(tmp_path_factory.mktemp("dask")),
+        ) as local,
+        Client(local) as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def source(tmp_path):
+    return cube_at(tmp_path / "source.zarr")
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The files of an undisturbed job."""
+    folder = tmp_path_factory.mktemp("expected")
+    with dask.config.set(scheduler="synchronous"):
+        division(cube_at(folder / "source.zarr")).map_shards(ToZip(folder / "out"))
+    return files_of(folder / "out")
+
+
+def tasks_known(client):
+    return client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
+
+
+# One cluster, and all goes well
+
+
+def test_the_bytes_are_the_same_on_a_cluster(client, source, tmp_path, expected):
+    result = division(source).map_shards(ToZip(tmp_path / "out"))
+    assert files_of(tmp_path / "out") == expected
+    assert result.summary.done == CUBE_SHARDS
+    check_same_contents(result, CUBE.contents())
+
+
+def test_the_bytes_are_the_same_when_it_is_computed_later(client, source, tmp_path, expected):
+    job = division(source).map_shards(ToZip(tmp_path / "out"), compute=False)
+    assert not (tmp_path / "out").exists()
+    result = job.compute()
+    assert files_of(tmp_path / "out") == expected
+    assert isinstance(result, ShardedStore)
+
+
+def test_it_persists_on_the_workers(client, source, tmp_path, expected):
+    job = division(source).map_shards(ToZip(tmp_path / "out"), compute=False).persist()
+    assert job.compute().summary.done == CUBE_SHARDS
+    assert files_of(tmp_path / "out") == expected
+
+
+def test_the_work_is_done_in_the_workers(client, source, tmp_path):
+    before = client.run(os.getpid)
+    division(source).map_shards(Slow(0.02), ToZip(tmp_path / "out"))
+    runs = client.run(lambda dask_worker: len(dask_worker.state.tasks))
+    assert len(set(before.values())) == WORKERS
+    assert os.getpid() not in before.values()
+    assert set(runs.values()) == {0}  # all was released
+
+
+def test_a_local_scheduler_may_be_asked_for(client, source, tmp_path, expected):
+    with dask.config.set(scheduler="synchronous"):
+        assert active_client() is None
+        division(source).map_shards(ToZip(tmp_path / "out"))
+    assert active_client() is client
+    assert files_of(tmp_path / "out") == expected
+
+
+def test_few_tasks_are_known_at_a_time_and_none_at_the_end(client, tmp_path):
+    counts = []
+
+    def look(ended, total):
+        counts.append(len(tasks_known(client)))
+
+    blocks_at(tmp_path / "source.zarr", 60).map_shards(ToZip(tmp_path / "out"), progress=look)
+    assert len(counts) == 61 + 1
+    assert 1 < max(counts) <= PER_THREAD * WORKERS
+    assert tasks_known(client) == []
+
+
+def test_the_dashboard_shows_the_chain_and_the_path(client, source, tmp_path):
+    seen = set()
+    division(source).map_shards(
+        Slow(0.01), ToZip(tmp_path / "out"), progress=lambda *counts: seen.update(map(key_split, tasks_known(client)))
+    )
+    assert "ToZip temperature" in seen
+    assert all(name.startswith("ToZip ") for name in seen)
+
+
+def test_a_job_that_is_done_is_not_sent_to_the_workers(client, source, tmp_path):
+    division(source).map_shards(ToZip(tmp_path / "out"))
+    calls = []
+    again = division(source).map_shards(ToZip(tmp_path / "out"), progress=lambda *counts: calls.append(counts))
+    assert (again.summary.done, again.summary.skipped) == (0, CUBE_SHARDS)
+    assert calls == [(CUBE_SHARDS, CUBE_SHARDS)]
+
+
+def test_an_exception_in_the_client_cancels_what_is_under_way(client, tmp_path):
+    def stop(ended, total):
+        if ended > 3:
+            raise KeyboardInterrupt("enough")
+
+    with pytest.raises(KeyboardInterrupt, match="enough"):
+        blocks_at(tmp_path / "source.zarr", 30).map_shards(Slow(0.02), ToZip(tmp_path / "out"), progress=stop)
+    assert not (tmp_path / "out" / FILE_NAME).exists()
+    again = blocks_at(tmp_path / "again.zarr", 3).map_shards(ToZip(tmp_path / "again"))  # the cluster goes on
+    assert again.summary.done == 4
+
+
+# Shards that fail
+
+
+def test_a_shard_that_fails_is_named_and_all_others_are_done(client, source, tmp_path):
+    with pytest.raises(ShardsFailed, match=f"1 of {CUBE_SHARDS} shards failed") as caught:
+        division(source).map_shards(Fail("wind_u[1/0/1]"), ToZip(tmp_path / "out"))
+    (error,) = caught.value.exceptions
+    assert str(error) == "shard 'wind_u[1/0/1]' failed: ValueError: zarr.json is not to the step's taste"
+    assert len(files_of(tmp_path / "out")) == CUBE_SHARDS - 1
+    assert temporaries(tmp_path / "out") == []
+
+
+def test_a_lazy_job_raises_the_same_group(client, source, tmp_path):
+    job = division(source).map_shards(Fail("height[0]"), ToZip(tmp_path / "out"), compute=False)
+    with pytest.raises(ShardsFailed, match="call map_shards with the same arguments again") as caught:
+        job.compute()
+    assert [error.shard for error in caught.value.exceptions] == ["height[0]"]
+    assert len(files_of(tmp_path / "out")) == CUBE_SHARDS - 1
+
+
+def test_an_error_that_passes_is_tried_again_in_the_worker(client, source, tmp_path, expected):
+    attempts = tmp_path / "attempts"
+    division(source).map_shards(FailFirst("height[1]", str(attempts), 1), ToZip(tmp_path / "out"), retries=1)
+    assert len(list(attempts.iterdir())) == 2
+    assert files_of(tmp_path / "out") == expected
+
+
+# Workers that die
+
+
+@pytest.fixture
+def no_second_try(client):
+    """A task that is on a worker when it dies is given up, even when it only waits there."""
+    client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0))
+    yield
+    client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 1))
+
+
+def test_shards_that_wait_on_a_worker_when_it_dies_are_not_blamed(client, tmp_path, no_second_try):
+    attempts = tmp_path / "attempts"
+    with pytest.raises(ShardsFailed, match="1 of 31 shards failed") as caught:
+        blocks_at(tmp_path / "source.zarr", 30).map_shards(
+            Slow(0.01), Poison("a[9]", str(attempts)), ToZip(tmp_path / "out")
+        )
+    assert [error.shard for error in caught.value.exceptions] == ["a[9]"]
+    assert len(files_of(tmp_path / "out")) == 30
+    assert len(list(attempts.iterdir())) == 2  # among others, and alone
+
+
+@pytest.fixture(params=[1, 1 << 20], ids=["a task a shard", "many shards a task"])
+def task_size(request, monkeypatch):
+    monkeypatch.setattr(plan, "LEAST_WEIGHT", request.param)
+
+
+def test_a_shard_that_kills_its_workers_takes_no_other_with_it(client, source, tmp_path, expected, task_size):
+    attempts, poisoned = tmp_path / "attempts", "temperature[1/1]"
+    with pytest.raises(ShardsFailed, match=f"1 of {CUBE_SHARDS} shards failed") as caught:
+        division(source).map_shards(Poison(poisoned, str(attempts)), ToZip(tmp_path / "out"))
+    (error,) = caught.value.exceptions
+    assert error.shard == poisoned
+    assert error.cause.startswith("KilledWorker: ")
+    assert len(list(attempts.iterdir())) <= 6  # a task gives up at the second death
+    files = files_of(tmp_path / "out")
+    lost = {"temperature/1/1.zarr.zip", FILE_NAME}
+    assert files == {name: data for name, data in expected.items() if name not in lost}
+
+
+def test_a_worker_that_is_killed_is_not_missed(client, source, tmp_path, expected):
+    killed = []
+
+    def kill(ended, total):
+        if ended > 4 and not killed:
+            killed.extend(client.run(os.getpid).values())
+            os.kill(killed[0], signal.SIGKILL)
+
+    result = division(source).map_shards(Slow(0.04), ToZip(tmp_path / "out"), progress=kill)
+    assert not psutil.pid_exists(killed[0])
+    assert files_of(tmp_path / "out") == expected
+    check_same_contents(result, CUBE.contents())
+
+
+def test_a_worker_that_is_killed_during_a_lazy_job_is_not_missed(client, source, tmp_path, expected):
+    client.wait_for_workers(WORKERS)
+    job = division(source).map_shards(Slow(0.1), ToZip(tmp_path / "out"), compute=False)
+    future = client.compute(job)
+    while not (tmp_path / "out" / "__base__.zarr.zip").exists() and not future.done():
+        pass
+    victim = next(iter(client.run(os.getpid).values()))
+    os.kill(victim, signal.SIGKILL)
+    result = future.result(timeout=60)
+    assert files_of(tmp_path / "out") == expected
+    check_same_contents(result, CUBE.contents())
+
+
+# A scheduler and workers of their own
+
+
+def test_separate_processes_give_the_same_bytes(source, tmp_path, expected):
+    with cluster(tmp_path / "cluster") as made, Client(scheduler_file=str(made.file)) as client:
+        client.wait_for_workers(2)
+        workers = set(client.run(os.getpid).values())
+        result = division(source).map_shards(ToZip(tmp_path / "out"))
+        later = division(source).map_shards(ToZip(tmp_path / "later"), compute=False).compute()
+        assert os.getpid() not in workers
+        assert len(workers) == 2
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "later") == expected
+    check_same_contents(result, CUBE.contents())
+    assert later.summary.done == result.summary.done == CUBE_SHARDS
+
+
+def test_a_job_waits_for_the_first_worker(source, tmp_path, expected, monkeypatch):
+    monkeypatch.setattr(graph, "THREADS_SECONDS", 0.1)
+    with (
+        cluster(tmp_path / "cluster", workers=0) as made,
+        Client(scheduler_file=str(made.file)) as client,
+    ):
+        started = []
+
+        def begin(ended, total):
+            if not started:
+                started.append(made.add_worker())
+
+        division(source).map_shards(ToZip(tmp_path / "out"), progress=begin)
+        assert len(client.nthreads()) == 1
+    assert files_of(tmp_path / "out") == expected

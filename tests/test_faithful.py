@@ -1,0 +1,150 @@
+"""What must never be lost or mixed up, whatever the source looks like and whatever happens beside the job."""
+
+import json
+import os
+import threading
+
+import dask
+import numpy as np
+import pytest
+import zarr
+from conformance import contents_of
+from sources import build, consolidated, cube, to_folder, to_zip
+from zarr.storage import LocalStore
+
+from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, UsageError
+from shardedstore.config import Config
+from shardedstore.hierarchy import read_nodes
+from shardedstore.ledger import Identity, open_destination
+from shardedstore.locations import Zip
+from shardedstore.transforms import ToZip
+
+
+@pytest.fixture(autouse=True)
+def one_process():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+def array_of_eight(folder):
+    group = zarr.create_group(LocalStore(folder), zarr_format=3)
+    group.create_array("x", data=np.arange(1, 9), chunks=(2,))
+    return ShardedStore.partition(folder, {"x": (4,)})
+
+
+def test_a_link_to_a_folder_that_is_not_mounted_is_no_missing_chunk(tmp_path):
+    store = array_of_eight(tmp_path / "a.zarr")
+    elsewhere = tmp_path / "elsewhere"
+    os.rename(tmp_path / "a.zarr" / "x" / "c", elsewhere)
+    os.symlink(elsewhere, tmp_path / "a.zarr" / "x" / "c")
+    os.rename(elsewhere, tmp_path / "unmounted")
+    with pytest.raises(ShardsFailed, match="3 of 3 shards failed"):
+        store.map_shards(ToZip(tmp_path / "out"))
+    os.rename(tmp_path / "unmounted", elsewhere)
+    result = store.map_shards(ToZip(tmp_path / "out"))
+    assert result.summary.done == 3
+    assert zarr.open_array(result, path="x", mode="r")[:].tolist() == [*range(1, 9)]
+
+
+def test_a_source_that_vanished_before_the_job_ran_is_not_written_as_an_empty_one(tmp_path):
+    job = array_of_eight(tmp_path / "a.zarr").map_shards(ToZip(tmp_path / "out"), compute=False)
+    os.rename(tmp_path / "a.zarr", tmp_path / "unmounted")
+    with pytest.raises(ShardsFailed, match="3 of 3 shards failed"):
+        job.compute()
+
+
+def test_a_source_that_changed_before_the_job_ran_gives_no_config(tmp_path):
+    job = array_of_eight(tmp_path / "a.zarr").map_shards(ToZip(tmp_path / "out"), compute=False)
+    zarr.open_array(tmp_path / "a.zarr" / "x").attrs["new"] = True
+    with pytest.raises(CorruptError, match=r"changed while the job ran.*partition the source again"):
+        job.compute()
+    assert not (tmp_path / "out" / "shardedstore.json").exists()
+
+
+def test_consolidated_metadata_that_belongs_to_no_known_group_is_carried(tmp_path):
+    contents = dict(build(cube, "v2."))
+    for name, zarr_format in (("old", 2), ("new", 3)):
+        contents |= {f"extra/{name}.zarr/{key}": data for key, data in build(consolidated, zarr_format).items()}
+    result = ShardedStore.partition(to_folder(contents, tmp_path / "a")).map_shards(ToZip(tmp_path / "out"))
+    assert contents_of(result) == contents
+
+
+def test_a_root_of_both_formats_keeps_both(tmp_path):
+    contents = {**build(consolidated, 2), **build(cube, "v3/")}
+    result = ShardedStore.partition(to_folder(contents, tmp_path / "a")).map_shards(ToZip(tmp_path / "out"))
+    assert contents_of(result) == contents
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_what_only_consolidated_metadata_knows_is_kept(zarr_format, tmp_path):
+    contents = dict(build(consolidated, zarr_format))
+    for name in (".zarray", ".zattrs", "zarr.json"):
+        contents.pop(f"temperature/{name}", None)
+    source = to_folder(contents, tmp_path / "a")
+    result = ShardedStore.partition(source).map_shards(ToZip(tmp_path / "out"))
+    expected = zarr.open_consolidated(source, zarr_format=zarr_format)["temperature"][...]
+    assert (zarr.open_consolidated(result, mode="r", zarr_format=zarr_format)["temperature"][...] == expected).all()
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_consolidated_metadata_outlives_a_second_job(zarr_format, tmp_path):
+    source = to_folder(build(consolidated, zarr_format), tmp_path / "a")
+    first = ShardedStore.partition(source, ["simulation"]).map_shards(ToZip(tmp_path / "one"))
+    second = first.map_shards(ToZip(tmp_path / "two"))
+    assert contents_of(second) == contents_of(first)
+    assert second.config.consolidated is not None
+
+
+def test_two_jobs_that_start_at_once_do_not_share_a_generation(tmp_path):
+    for trial in range(20):
+        folder, ledgers, barrier = str(tmp_path / str(trial)), [], threading.Barrier(2)
+
+        def start(name, folder=folder, ledgers=ledgers, barrier=barrier):
+            barrier.wait()
+            try:
+                ledgers.append(open_destination(folder, Identity(name, name), overwrite=False))
+            except DestinationError:
+                ledgers.append(None)
+
+        threads = [threading.Thread(target=start, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(ledger is None for ledger in ledgers) == [False, True]
+
+
+def test_a_job_that_was_overtaken_does_not_switch_the_config_back(tmp_path):
+    store = array_of_eight(tmp_path / "a.zarr")
+    overtaken = store.map_shards(ToZip(tmp_path / "out"), compute=False)
+
+    def overtake(done, total):
+        if not (tmp_path / "out" / "shardedstore.json").exists() and done:
+            store.map_shards(ToZip(tmp_path / "out", zip64=True), overwrite=True)
+
+    with pytest.raises(DestinationError, match="another job took over the destination"):
+        store.map_shards(ToZip(tmp_path / "out"), progress=overtake)
+    assert ShardedStore.load(tmp_path / "out").config.base == Zip(f"{tmp_path}/out/__base__~2.zarr.zip")
+    with pytest.raises(DestinationError, match="another chain"):
+        overtaken.compute()
+
+
+def test_a_start_that_was_cut_short_can_be_repeated(tmp_path):
+    (tmp_path / "out" / ".shardedstore").mkdir(parents=True)
+    assert array_of_eight(tmp_path / "a.zarr").map_shards(ToZip(tmp_path / "out")).summary.done == 3
+
+
+def test_a_zip_with_an_empty_segment_in_a_name_is_read(tmp_path):
+    contents = {**build(cube, "v3/"), "simulation//zarr.json": json.dumps({"a": 1}).encode()}
+    assert "simulation/fine" in read_nodes(Config(Zip(str(to_zip(contents, tmp_path / "a.zip")))))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/out/../secret", "s3://bucket/out/%2e%2e/secret", "https://host/a/./b"])
+def test_a_url_that_leads_elsewhere_is_refused(url):
+    with pytest.raises(UsageError, match=r"has a segment '\.' or '\.\.'"):
+        ShardedStore.partition(url)
+
+
+def test_a_chain_that_does_nothing_is_refused(tmp_path):
+    with pytest.raises(ChainError, match="was given no transform"):
+        array_of_eight(tmp_path / "a.zarr").map_shards()

@@ -1,0 +1,79 @@
+"""The Dask graph: a tree of bounded tasks, and which client it would use."""
+
+import pickle
+import subprocess
+import sys
+
+import dask
+import pytest
+from dask.core import get_dependencies
+from helpers_jobs import blocks_at, environment
+
+from shardedstore import graph, plan
+from shardedstore.errors import ShardError
+from shardedstore.graph import BRANCHES, active_client
+from shardedstore.task import Outcome
+from shardedstore.transforms import ToZip
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A lazy job of 101 tasks."""
+    monkeypatch.setattr(plan, "MOST_SHARDS", 1)
+    return blocks_at(tmp_path / "source.zarr", 100).map_shards(ToZip(tmp_path / "out"), compute=False)
+
+
+def test_outcomes_are_added_in_a_tree(job):
+    tasks = dict(job.__dask_graph__())
+    names = [key.partition(" ")[0].partition("-")[0] for key in tasks]
+    assert {name: names.count(name) for name in set(names)} == {"start": 1, "ToZip": 101, "add": 4 + 1, "finish": 1}
+    assert max(len(get_dependencies(tasks, key)) for key in tasks) <= BRANCHES
+
+
+def test_every_task_is_small(job):
+    tasks = dict(job.__dask_graph__())
+    assert max(len(pickle.dumps(task)) for task in tasks.values()) < 4000
+
+
+def test_task_keys_are_of_this_job_alone(tmp_path):
+    store = blocks_at(tmp_path / "source.zarr", 3)
+    one, other = (set(store.map_shards(ToZip(tmp_path / "out"), compute=False).__dask_graph__()) for _ in range(2))
+    assert one.isdisjoint(other)
+
+
+def test_a_job_may_be_a_part_of_another_graph(tmp_path):
+    jobs = [
+        blocks_at(tmp_path / f"{i}.zarr", 3).map_shards(ToZip(tmp_path / f"out-{i}"), compute=False) for i in range(2)
+    ]
+    results = dask.compute(*jobs, scheduler="synchronous")
+    assert [result.summary.done for result in results] == [4, 4]
+
+
+def test_outcomes_add_up():
+    error = ShardError("a", "bad")
+    total = Outcome.total([Outcome(1, 2, 3, 4, (error,)), Outcome(10, 20, 30, 40), Outcome(locations={1: None})])
+    assert total == Outcome(11, 22, 33, 44, (error,), {1: None})
+    assert Outcome.total([]) == Outcome()
+
+
+def test_no_client_is_active_where_there_is_none():
+    assert active_client() is None
+
+
+def test_opening_a_result_does_not_import_distributed(tmp_path):
+    with dask.config.set(scheduler="synchronous"):
+        blocks_at(tmp_path / "source.zarr", 3).map_shards(ToZip(tmp_path / "out"))
+    code = (
+        "import sys, shardedstore, zarr\n"
+        f"loaded = shardedstore.ShardedStore.load({str(tmp_path / 'out')!r})\n"
+        "print(list(zarr.open_group(loaded, mode='r')['a'][:]), 'distributed' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert ran.stdout.endswith(" False\n")
+
+
+def test_only_public_dask_is_used():
+    with open(graph.__file__) as file:
+        source = file.read()
+    assert "HighLevelGraph" not in source
+    assert "_task_spec" not in source

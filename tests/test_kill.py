@@ -1,0 +1,162 @@
+"""A job whose processes are killed half-way goes on from there, and ends with the bytes of an undisturbed one."""
+
+import os
+import signal
+import socket
+
+import dask
+import pytest
+from conformance import check_same_contents
+from distributed import Client
+from helpers_jobs import (
+    CUBE,
+    CUBE_SHARDS,
+    Slow,
+    cluster,
+    cube_at,
+    division,
+    files_of,
+    kill_session,
+    start_slow_job,
+    temporaries,
+    wait_until,
+)
+
+from shardedstore import ShardedStore, ledger, plan
+from shardedstore.config import FILE_NAME
+from shardedstore.transforms import ToZip
+
+pytestmark = pytest.mark.cluster
+SECONDS = 0.1  # that every shard takes
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch):
+    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return cube_at(tmp_path / "source.zarr")
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The files of an undisturbed job."""
+    folder = tmp_path_factory.mktemp("expected")
+    with dask.config.set(scheduler="synchronous"):
+        division(cube_at(folder / "source.zarr")).map_shards(Slow(SECONDS), ToZip(folder / "out"))
+    return files_of(folder / "out")
+
+
+def zips(out):
+    return {name for name in files_of(out) if name.endswith(".zip") and "/.tmp" not in f"/{name}"}
+
+
+def recorded(out):
+    return len(ledger.Ledger(str(out), 1).read())
+
+
+def go_on(source, out):
+    with dask.config.set(scheduler="synchronous"):
+        return division(source).map_shards(Slow(SECONDS), ToZip(out))
+
+
+def check_half(out, expected):
+    """What stands under a final name is whole, although nothing else is."""
+    done = {name: data for name, data in files_of(out).items() if name in zips(out)}
+    assert 0 < len(done) < CUBE_SHARDS
+    assert done.items() <= expected.items()
+    assert not (out / FILE_NAME).exists()
+
+
+def test_all_processes_are_killed_twice_and_the_same_call_goes_on(source, tmp_path, expected):
+    out = tmp_path / "out"
+    for share in 1 / 3, 2 / 3:
+        process = start_slow_job(source, out, tmp_path / "log", seconds=SECONDS)
+        try:
+            wait_until(lambda share=share: recorded(out) >= CUBE_SHARDS * share, what=f"{share} of the records")
+        finally:
+            kill_session(process)
+        check_half(out, expected)
+    before, stats = recorded(out), {name: (out / name).stat().st_ino for name in zips(out)}
+    left = len(temporaries(out))
+    result = go_on(source, out)
+    assert CUBE_SHARDS * 2 / 3 <= before == result.summary.skipped
+    assert result.summary.done == CUBE_SHARDS - before
+    assert left <= 2 * 2  # of each worker that was killed, the shard that it was at
+    assert temporaries(out) == []
+    assert files_of(out) == expected
+    kept = [name for name, inode in stats.items() if (out / name).stat().st_ino == inode]
+    assert len(kept) >= before
+    check_same_contents(ShardedStore.load(out), CUBE.contents())
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path, expected):
+    out = tmp_path / "out"
+    ledger.open_destination(str(out), identity_of(source), False)
+    (out / "temperature" / "0").mkdir(parents=True)
+    theirs = f".shardedstore-{socket.gethostname()}-99999999-0123abcd.tmp"
+    for folder in out, out / "temperature" / "0":
+        (folder / theirs).write_bytes(b"half a zip")
+    (out / ".shardedstore-not-ours").write_bytes(b"mine")
+    go_on(source, out)
+    assert [path.name for path in temporaries(out)] == [".shardedstore-not-ours"]
+    assert files_of(out) == {**expected, ".shardedstore-not-ours": b"mine"}
+
+
+def identity_of(source):
+    from shardedstore.chain import parse_chain
+    from shardedstore.job import identity
+
+    store = division(source)
+    return identity(plan.make_plan(store.config), parse_chain([Slow(SECONDS), ToZip("out")]))
+
+
+def test_only_the_client_is_killed(source, tmp_path, expected):
+    """The scheduler drops what the client asked for; the cluster serves the next client."""
+    out = tmp_path / "out"
+    with cluster(tmp_path / "cluster") as made:
+        process = start_slow_job(source, out, tmp_path / "log", str(made.file), SECONDS)
+        wait_until(lambda: recorded(out) >= CUBE_SHARDS // 3, what="a third of the records")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+        with Client(scheduler_file=str(made.file)) as client:
+            wait_until(lambda: not client.processing() or not any(client.processing().values()), what="an idle cluster")
+            before = recorded(out)
+            check_half(out, expected)
+            result = division(source).map_shards(Slow(SECONDS), ToZip(out))
+    assert result.summary.skipped >= before >= CUBE_SHARDS // 3
+    assert files_of(out) == expected
+    assert temporaries(out) == []
+
+
+def test_only_the_scheduler_is_killed(source, tmp_path, expected):
+    """The job ends with an error, and what the workers had done by then is gone on with."""
+    out = tmp_path / "out"
+    with cluster(tmp_path / "cluster") as made:
+        process = start_slow_job(source, out, tmp_path / "log", str(made.file), SECONDS)
+        wait_until(lambda: recorded(out) >= CUBE_SHARDS // 3, what="a third of the records")
+        os.kill(made.scheduler.pid, signal.SIGKILL)
+        code = process.wait(60)
+    log = (tmp_path / "log").read_text()
+    assert code == 1
+    assert "ShardedStoreError: the connection to the Dask scheduler is lost: call map_shards with the same" in log
+    check_half(out, expected)
+    before = recorded(out)
+    result = go_on(source, out)
+    assert result.summary.skipped == before
+    assert files_of(out) == expected
+
+
+def test_a_worker_is_killed_for_good(source, tmp_path, expected):
+    """Nothing starts it again: what it was at is done by the other."""
+    out = tmp_path / "out"
+    with cluster(tmp_path / "cluster") as made:
+        process = start_slow_job(source, out, tmp_path / "log", str(made.file), SECONDS)
+        wait_until(lambda: recorded(out) >= CUBE_SHARDS // 3, what="a third of the records")
+        kill_session(made.workers[0])
+        assert process.wait(60) == 0
+    assert f"done {CUBE_SHARDS} skipped 0" in (tmp_path / "log").read_text()
+    assert files_of(out) == expected
+    assert temporaries(out) == []
