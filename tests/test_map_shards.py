@@ -554,7 +554,7 @@ def test_what_is_no_store_is_refused(source, returned):
 @pytest.mark.usefixtures("synchronous", "copies")
 def test_a_function_without_a_stable_name_can_not_be_gone_on_with(source, tmp_path):
     def chain():
-        return lambda *arguments: copied(*arguments)
+        return lambda store, path, index: copied(store, path, index)  # noqa: PLW0108 (its name is the point)
 
     division(source).map_shards(chain(), to=tmp_path / "out")
     with pytest.raises(DestinationError, match="no stable fingerprint"):
@@ -600,7 +600,7 @@ def test_a_source_in_memory_is_refused(tmp_path):
 def test_an_array_that_grew_since_it_was_divided_is_refused(source, tmp_path):
     store = division(source)
     zarr.open_array(source, path="height").resize((99,))
-    with pytest.raises(PartitionError, match="'height' was divided as an array of .* partition the source again"):
+    with pytest.raises(PartitionError, match=r"'height' was divided as an array of .* partition the source again"):
         store.map_shards(ToZip(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

@@ -1,5 +1,6 @@
 """The plan: shards numbered, weighed by arithmetic, and cut into segments."""
 
+import itertools
 import pickle
 import resource
 import time
@@ -65,7 +66,7 @@ def test_segments_are_of_about_equal_weight(plan):
         weight = sum(weights[run.path] * (run.stop - run.first) for run in segment.runs)
         assert weight <= most or segment.count == 1
         assert segment.count <= MOST_SHARDS
-    for one, other in zip(segments, segments[1:], strict=False):
+    for one, other in itertools.pairwise(segments):
         first = weights[other.runs[0].path]
         weight = sum(weights[run.path] * (run.stop - run.first) for run in one.runs)
         assert one.count == MOST_SHARDS or weight + first > most, "it had room for the next shard"
@@ -175,7 +176,7 @@ def test_an_array_that_is_gone_is_refused(tmp_path):
 
 
 def test_a_source_that_is_gone_is_refused(tmp_path):
-    with pytest.raises(PartitionError, match="holds no Zarr|can't be read"):
+    with pytest.raises(PartitionError, match=r"holds no Zarr|can't be read"):
         make_plan(Config(Directory(str(tmp_path / "nothing"))))
     with pytest.raises(PartitionError, match="can't be read"):
         make_plan(Config(Zip(str(tmp_path / "nothing.zip"))))

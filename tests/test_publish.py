@@ -32,9 +32,13 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt("bad")])
 def test_an_exception_leaves_nothing(tmp_path, error):
-    with pytest.raises(type(error), match="bad"), published(str(tmp_path / "b.zip")) as descriptor:
-        os.write(descriptor, b"half")
-        raise error
+    def publish():
+        with published(str(tmp_path / "b.zip")) as descriptor:
+            os.write(descriptor, b"half")
+            raise error
+
+    with pytest.raises(type(error), match="bad"):
+        publish()
     assert list(tmp_path.iterdir()) == []
 
 
