@@ -1,5 +1,6 @@
 """Any Zarr as a collection of shards: zipped, recompressed or copied on Dask, one shard a unit of work."""
 
+from shardedstore.arraystep import ArrayStep
 from shardedstore.chain import Sink, Step, step
 from shardedstore.errors import (
     ChainError,
@@ -17,6 +18,7 @@ from shardedstore.store import ShardedStore
 __version__ = "0.4.0"
 
 __all__ = [
+    "ArrayStep",
     "ChainError",
     "ConfigError",
     "CorruptError",

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
+import numpy as np
 from zarr.abc.store import Store
 
 from shardedstore.entries import Entry
@@ -66,6 +67,10 @@ class Step(ABC):
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027 (most steps accept every source)
         """Raise ChainError where the step makes no sense on a source, given its metadata."""
+
+    def changed(self, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
+        """Return a source's metadata as this step leaves it, for what comes after it in the chain to check."""
+        return nodes
 
     @abstractmethod
     def __call__(self, entries: Entries, shard: Shard) -> Entries:
@@ -193,7 +198,8 @@ def parse_chain(transforms: Iterable[object]) -> Chain:
 def fingerprint(chain: Chain) -> str | None:
     """Return a token of what a chain does to bytes, equal in every process; None where there is no stable one.
 
-    Where the result stands is no part of it, so a destination that was moved is gone on with.
+    Where the result stands is no part of it, so a destination that was moved is gone on with; nor are fields that are
+    not compared, which do not change the bytes.
     """
     tokens = []
     for part in (*chain.steps, chain.sink, chain.function):
@@ -216,7 +222,8 @@ def _token(part: Any) -> list[Any] | None:
     options: dict[str, Any] = {}
     is_sink = isinstance(part, Sink)  # whose url is where the result stands, not what it is
     if dataclasses.is_dataclass(part):
-        options = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        compared = [field.name for field in dataclasses.fields(part) if field.compare]
+        options = {name: getattr(part, name) for name in compared}
         if is_sink:
             options.pop("url", None)
     elif isinstance(part, Step | Sink):
@@ -240,8 +247,13 @@ def _exact(value: Any) -> Any:
         return [_exact(item) for item in value]
     if isinstance(value, Mapping):
         return [[_exact(key), _exact(item)] for key, item in value.items()]
-    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+    if isinstance(value, str) and " at 0x" in value:  # the repr of an object that has none of its own
+        raise TypeError(value)
+    if value is None or value is ... or type(value) in (bool, int, float, complex, str, bytes):
         return f"{type(value).__name__} {value!r}"
+    if isinstance(value, np.dtype | np.generic):
+        dtype = value if isinstance(value, np.dtype) else value.dtype
+        return [str(dtype.descr), "" if isinstance(value, np.dtype) else value.tobytes().hex()]
     token = _token(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else None
     if token is None:
         raise TypeError(type(value).__name__)

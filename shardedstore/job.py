@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -45,9 +45,12 @@ def prepare(plan: Plan, chain: Chain, to: str | None, overwrite: bool, retries: 
     UsageError
         The one thing that keeps the job from running.
     """
-    for part in (*chain.steps, chain.sink):
-        if part is not None:
-            part.check(plan.nodes)
+    nodes: Mapping[str, Node] = plan.nodes
+    for step in chain.steps:
+        step.check(nodes)
+        nodes = step.changed(nodes)
+    if chain.sink is not None:
+        chain.sink.check(nodes)
     destination = to if chain.sink is None else chain.sink.url
     if destination is None:
         return Job(chain, None, retries=retries)

@@ -1,0 +1,183 @@
+"""`ArrayStep`: a step that changes arrays chunk by chunk, and never sees how Zarr stores them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from shardedstore.arrayinfo import ArrayInfo
+from shardedstore.chain import Entries, Shard, Step
+from shardedstore.entries import Entry
+from shardedstore.grid import Coords
+from shardedstore.hierarchy import Node
+from shardedstore.metadata import ArrayMeta, parse_node
+from shardedstore.mounts import join
+from shardedstore.parallel import map_in_order
+from shardedstore.recode import Piece, Recoder
+from shardedstore.selection import check_selection, is_meant
+
+DOCUMENTS = (".zarray", ".zattrs", "zarr.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayStep(Step):
+    """Changes arrays: their metadata, and their chunks one by one, in several threads.
+
+    Write `metadata`, `chunk` or both. Zarr v2 and v3, chunk keys, compressors and the sharding codec are taken care of.
+    Missing chunks stay missing. What does not change passes on byte for byte: documents, and all chunks where `chunk` is
+    not written and `metadata` leaves the codecs as they are.
+
+    Parameters
+    ----------
+    arrays : str or tuple of str
+        The paths or globs of the arrays that are meant, as in `ShardedStore.partition`; with ``!`` before it, of those
+        that are not.
+    threads : int, optional
+        How many chunks of a shard are worked on at a time; at most four, and no more than processors, if not given.
+        It changes no byte, and is no part of the fingerprint.
+
+    Attributes
+    ----------
+    form : "encoded" or "decoded"
+        What `chunk` gets: decompressed bytes, or an array.
+
+    Examples
+    --------
+    >>> class Doubled(ArrayStep):
+    ...     form = "decoded"
+    ...
+    ...     def metadata(self, meta):
+    ...         return meta.replace(attributes={**meta.attributes, "doubled": True})
+    ...
+    ...     def chunk(self, data, position):
+    ...         return data * 2
+    """
+
+    arrays: str | tuple[str, ...] = "*"
+    threads: int | None = dataclasses.field(default=None, compare=False)
+    form: ClassVar[Literal["encoded", "decoded"]] = "encoded"
+
+    def __post_init__(self) -> None:
+        arrays = self.arrays if isinstance(self.arrays, str) else tuple(self.arrays)
+        object.__setattr__(self, "arrays", arrays)
+
+    def metadata(self, meta: ArrayInfo) -> ArrayInfo:
+        """Return an array's metadata as it is to be: by `meta` alone, as it is called for the whole and each block."""
+        return meta
+
+    def chunk(self, data: Any, position: Coords) -> Any:
+        """Return a chunk as it is to be.
+
+        Called in several threads at a time.
+
+        Parameters
+        ----------
+        data : buffer or numpy.ndarray
+            Decoded, it is writable, and ends where the array ends.
+        position : tuple of int
+            The coordinates of the chunk's first element in the whole array.
+        """
+        return data
+
+    @property
+    def keeps_chunks(self) -> bool:
+        """Whether `chunk` is not written, so that chunks are only encoded anew."""
+        return type(self).chunk is ArrayStep.chunk
+
+    def check(self, nodes: Mapping[str, Node]) -> None:
+        # docstring inherited
+        arrays = [path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)]
+        check_selection(self.arrays, arrays, type(self).__name__)
+        for path in arrays:
+            if is_meant(self.arrays, path):
+                self.check_array(Recoder(self, path, nodes[path].documents))
+
+    def check_array(self, recoder: Recoder) -> None:
+        """Raise ChainError where the step makes no sense on one array: called for each of those meant."""
+        recoder.check()
+
+    def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
+        """Return the metadata of a source as the step leaves it: what the next step's `check` is to be given."""
+        changed = dict(nodes)
+        for path, node in nodes.items():
+            if isinstance(node.meta, ArrayMeta) and is_meant(self.arrays, path):
+                documents = Recoder(self, path, node.documents).documents
+                meta = parse_node(documents, path)
+                changed[path] = Node(meta or node.meta, documents)
+        return changed
+
+    def __call__(self, entries: Entries, shard: Shard) -> Entries:
+        # docstring inherited
+        pieces = map_in_order(Piece.recoded, self._pieces(entries, shard), Piece.weight, self.threads)
+        return _together(pieces)
+
+    def _pieces(self, entries: Iterable[Entry], shard: Shard) -> Iterator[Piece]:
+        recoders: dict[str, Recoder | None] = {}
+        for group in _grouped(entries):
+            first = group[0]
+            if first.coords is None:
+                yield from map(Piece, self._documents(group, shard, recoders))
+                continue
+            recoder = recoders.get(_folder(first)) if first.array is not None else None
+            if recoder is None:
+                yield Piece(first)
+            else:
+                entry = first._replace(array=recoder.array)
+                yield from recoder.pieces(entry) if recoder.recodes else (Piece(entry),)
+
+    def _documents(self, group: list[Entry], shard: Shard, recoders: dict[str, Recoder | None]) -> Iterator[Entry]:
+        """Yield the documents of an array as they are to be; other keys as they are."""
+        first = group[0]
+        folder, _, name = first.key.rpartition("/")
+        path = join(shard.path, folder)
+        if first.array is None or name not in DOCUMENTS or not is_meant(self.arrays, path):
+            yield from group
+            return
+        documents = {entry.key.rpartition("/")[2]: bytes(entry.data) for entry in group}
+        recoder = recoders[folder] = Recoder(self, path, documents, shard)
+        for name, data in recoder.documents.items():
+            yield Entry(join(folder, name), data, recoder.array)
+
+
+def _grouped(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Yield entries one by one, but the documents of a v2 array together."""
+    held: list[Entry] = []
+    for entry in entries:
+        if held:
+            if entry.key == held[0].key.removesuffix(".zarray") + ".zattrs":
+                yield [*held, entry]
+                held = []
+                continue
+            yield held
+            held = []
+        if entry.coords is None and entry.array is not None and entry.key.rpartition("/")[2] == ".zarray":
+            held = [entry]
+        else:
+            yield [entry]
+    if held:
+        yield held
+
+
+def _folder(entry: Entry) -> str:
+    """Return the folder in a shard of the array that a chunk belongs to."""
+    array = entry.array
+    assert array is not None
+    assert array.keys is not None
+    parts = 1
+    if array.keys.separator == "/":
+        parts = len(array.shape) + (array.keys.name == "default") or 1
+    return entry.key.rsplit("/", parts)[0] if entry.key.count("/") >= parts else ""
+
+
+def _together(pieces: Iterator[Piece]) -> Entries:
+    """Yield the entries again of their pieces."""
+    for piece in pieces:
+        if piece.recoder is None:
+            yield piece.entry
+            continue
+        rest = itertools.islice(pieces, piece.parts - 1)
+        data = piece.recoder.join([piece.data, *(other.data for other in rest)])
+        yield piece.entry._replace(data=data)

@@ -1,0 +1,183 @@
+"""How bytes-to-bytes codecs are described: in one way for Zarr v2 and v3.
+
+A codec is described as numcodecs does it, ``{"id": "zstd", "level": 5}``, with all its options; Blosc's shuffle has a
+name. Nothing here knows an array's other codecs.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numcodecs
+from zarr.abc.codec import BytesBytesCodec
+from zarr.registry import get_codec_class
+
+Config = dict[str, Any]
+CRC32C: Config = {"id": "crc32c"}
+SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+# One set of defaults for both formats: those of zarr's v3 codecs.
+DEFAULTS: dict[str, Config] = {
+    "blosc": {"cname": "zstd", "clevel": 5, "shuffle": None, "blocksize": 0},
+    "zstd": {"level": 0, "checksum": False},
+    "gzip": {"level": 5},
+}
+LARGEST = {"blosc": 2**31 - 17, "lz4": 0x7E000000}  # bytes of a chunk
+PREFIX = "numcodecs."
+
+
+def complete(config: Mapping[str, Any], zarr_format: int, itemsize: int) -> Config:
+    """Return a description with every option, in the form that `from_json` gives.
+
+    Parameters
+    ----------
+    config : mapping
+        With an id, and any of the codec's options.
+    itemsize : int
+        The bytes of the elements that are encoded; 1 where they have none.
+
+    Raises
+    ------
+    Exception
+        Of any kind, for an unknown codec or option: numcodecs and zarr have none in common.
+
+    Examples
+    --------
+    >>> complete({"id": "blosc", "cname": "lz4"}, 3, 4)
+    {'id': 'blosc', 'cname': 'lz4', 'clevel': 5, 'shuffle': 'shuffle', 'blocksize': 0, 'typesize': 4}
+    """
+    name = config["id"]
+    if name not in DEFAULTS:
+        full = _completed(dict(config))
+        stored = to_json(full, 3)["name"]
+        if zarr_format == 3 and not issubclass(get_codec_class(stored), BytesBytesCodec):
+            raise TypeError(f"{stored} does not make bytes of bytes")
+        return full
+    full = {"id": name, **DEFAULTS[name], **config}
+    if name == "blosc":
+        full["shuffle"] = _shuffle(full["shuffle"], itemsize)
+        if zarr_format == 3:
+            full.setdefault("typesize", itemsize)
+        else:
+            full.pop("typesize", None)  # in Zarr v2, the elements themselves tell it
+    _check_core({"typesize": 1, **full} if name == "blosc" else full)
+    return full
+
+
+def _shuffle(shuffle: Any, itemsize: int) -> Any:
+    if shuffle is None or shuffle in {-1, "autoshuffle"}:
+        return SHUFFLES[2] if itemsize == 1 else SHUFFLES[1]
+    return SHUFFLES[shuffle] if shuffle in {0, 1, 2} else shuffle
+
+
+def _check_core(config: Config) -> None:
+    options = {key: value for key, value in config.items() if key != "id"}
+    get_codec_class(config["id"]).from_dict({"name": config["id"], "configuration": options})
+
+
+def _completed(config: Config) -> Config:
+    """Return the options of a codec that has no defaults here, as the library that knows it fills them in."""
+    if config == CRC32C:
+        return config
+    known = numcodecs.registry.codec_registry
+    if config["id"] in known or config["id"] in numcodecs.registry.entries:
+        return dict(numcodecs.get_codec(dict(config)).get_config())
+    return _from_v3(zarr_codec(config).to_dict())
+
+
+def zarr_codec(config: Config) -> Any:
+    """Return zarr's codec of a description."""
+    options = {key: value for key, value in config.items() if key != "id"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr 3.1 warns of each codec of numcodecs
+        return get_codec_class(config["id"]).from_dict({"name": config["id"], "configuration": options})
+
+
+def from_json(codec: Any, zarr_format: int, itemsize: int) -> Config:
+    """Return the description of a codec in a metadata document; of one that is not known here, what stands there.
+
+    >>> from_json({"id": "blosc", "cname": "lz4", "shuffle": 2}, 2, 4)
+    {'id': 'blosc', 'cname': 'lz4', 'clevel': 5, 'shuffle': 'bitshuffle', 'blocksize': 0}
+    >>> from_json({"name": "numcodecs.zlib", "configuration": {"level": 9}}, 3, 4)
+    {'id': 'zlib', 'level': 9}
+    """
+    config = dict(codec) if zarr_format == 2 else _from_v3(codec)
+    if zarr_format == 2 and config.get("id") == "blosc":
+        config = {"shuffle": 1, "cname": "lz4", **config}  # numcodecs' own defaults
+    try:
+        return complete(config, zarr_format, itemsize)
+    except Exception:  # noqa: BLE001 (what can't be completed is told when something is to be decoded)
+        return config
+
+
+def _from_v3(codec: Any) -> Config:
+    name = codec if isinstance(codec, str) else codec["name"]
+    options = {} if isinstance(codec, str) else codec.get("configuration") or {}
+    short = name.removeprefix(PREFIX)
+    return {"id": name if short in DEFAULTS or short == "crc32c" else short, **options}
+
+
+def to_json(config: Config, zarr_format: int) -> Any:
+    """Return a described codec as a metadata document has it.
+
+    >>> to_json({"id": "zlib", "level": 9}, 2), to_json({"id": "zlib", "level": 9}, 3)
+    ({'id': 'zlib', 'level': 9}, {'name': 'numcodecs.zlib', 'configuration': {'level': 9}})
+    """
+    if zarr_format == 2:
+        if config["id"] == "zstd" and not config["checksum"]:
+            return {"id": "zstd", "level": config["level"]}  # as zarr writes it: older readers know no checksum
+        return for_numcodecs(config)
+    options = {key: value for key, value in config.items() if key != "id"}
+    name = config["id"]
+    if name not in DEFAULTS and f"{PREFIX}{name}" in _v3_names():
+        name = f"{PREFIX}{name}"
+    return {"name": name, "configuration": options} if options else {"name": name}
+
+
+def _v3_names() -> set[str]:
+    return {f"{PREFIX}{name}" for name in numcodecs.registry.codec_registry if name not in {*DEFAULTS, "crc32c"}}
+
+
+def for_numcodecs(config: Config) -> Config:
+    """Return a description as numcodecs takes it."""
+    if config["id"] != "blosc":
+        return config
+    return {**config, "shuffle": SHUFFLES.index(config["shuffle"])}
+
+
+def same(one: Iterable[Config], other: Iterable[Config]) -> bool:
+    """Tell whether two lists of descriptions mean the same codecs."""
+    return json.dumps(list(one), sort_keys=True) == json.dumps(list(other), sort_keys=True)
+
+
+def config_of(codec: Any) -> Config | None:
+    """Return the description of what a user calls a codec; None for no codec.
+
+    >>> config_of("zstd"), config_of("none"), config_of(numcodecs.Zlib(9))
+    ({'id': 'zstd'}, None, {'id': 'zlib', 'level': 9})
+    >>> config_of({"name": "gzip", "configuration": {"level": 9}})
+    {'id': 'gzip', 'level': 9}
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if codec is None or codec == "none":
+        return None
+    if isinstance(codec, str):
+        return {"id": codec}
+    if isinstance(codec, numcodecs.abc.Codec):
+        return dict(codec.get_config())
+    if isinstance(codec, BytesBytesCodec):
+        config = _from_v3(codec.to_dict())
+        for name in (*getattr(codec, "_tunable_attrs", ()), *(["typesize"] if config.get("typesize") == 1 else [])):
+            config.pop(name, None)  # zarr's own value is for an array that it does not know yet
+        return config
+    if isinstance(codec, Mapping) and isinstance(codec.get("id"), str):
+        return dict(codec)
+    if isinstance(codec, Mapping) and isinstance(codec.get("name"), str):
+        return _from_v3(codec)
+    raise TypeError(f"{codec!r} is no codec: give its id, its configuration, or one of numcodecs' or zarr's codecs")

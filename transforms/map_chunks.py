@@ -1,0 +1,124 @@
+"""`MapChunks`: a NumPy function of every chunk."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from shardedstore.arrayinfo import ArrayInfo
+from shardedstore.arraystep import ArrayStep
+from shardedstore.errors import ChainError
+from shardedstore.grid import Coords
+from shardedstore.recode import Recoder
+
+Function = Callable[[Any, Coords], Any]
+
+
+@dataclass(frozen=True, repr=False)
+class MapChunks(ArrayStep):
+    """Change the values of arrays by a NumPy function of one decoded chunk.
+
+    A missing chunk stays missing, and then holds the array's fill value, new or old: the function is not called for it.
+
+    Parameters
+    ----------
+    func : callable
+        ``func(chunk, position) -> chunk``: an array that may be changed in place, which ends where the whole array
+        ends, and the coordinates of its first element in the whole array; to an array of the same shape. It is called in
+        several threads at a time, and once before anything runs, with a chunk of fill values, to see its data type. It
+        must pickle.
+    dtype : data type, optional
+        What the function gives, where it is another type than it got.
+    fill_value : scalar, optional
+        The array's new fill value; the old one if not given.
+    name : str
+        What tells this function from another, so that a job can be resumed by another process: take another name when
+        its results change. Without it, another process starts anew.
+    arrays, threads
+        See `ArrayStep`.
+
+    Examples
+    --------
+    Rounding to some bits, so that floats are compressed better:
+
+    >>> from numcodecs import BitRound
+    >>> def round_bits(chunk, position):
+    ...     return BitRound(keepbits=8).encode(chunk).view(chunk.dtype)
+    >>> MapChunks(round_bits, name="8 bits", arrays="temperature")
+    MapChunks(round_bits, name='8 bits', arrays='temperature')
+
+    Masking a region, by the place in the whole array:
+
+    >>> def mask_north(chunk, position):
+    ...     rows = position[0] + np.arange(chunk.shape[0])
+    ...     chunk[rows < 90] = np.nan
+    ...     return chunk
+    >>> mask_north(np.ones((2, 2)), (89, 0)).tolist()
+    [[nan, nan], [1.0, 1.0]]
+
+    Packing floats into integers:
+
+    >>> packed = MapChunks(lambda chunk, position: np.rint(chunk * 10), dtype="f4", fill_value=-9999)
+    """
+
+    form: ClassVar[Literal["encoded", "decoded"]] = "decoded"
+    func: Function = field(compare=False)
+    dtype: Any = None
+    fill_value: Any = ...
+    name: str = ""
+    token: str = field(init=False)  # what is compared in place of the function
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.func):
+            raise ChainError(f"MapChunks was given {self.func!r}, which is no function")
+        try:
+            dtype = None if self.dtype is None else np.dtype(self.dtype)
+        except TypeError as error:
+            raise ChainError(f"MapChunks was given dtype={self.dtype!r}, which NumPy does not know: {error}") from None
+        object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "token", self.name or repr(self.func))
+
+    def __repr__(self) -> str:
+        given = {
+            "dtype": None if self.dtype is None else str(self.dtype),
+            "fill_value": None if self.fill_value is ... else self.fill_value,
+            "name": self.name or None,
+            "arrays": None if self.arrays == "*" else self.arrays,
+            "threads": self.threads,
+        }
+        shown = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
+        return f"MapChunks({getattr(self.func, '__name__', repr(self.func))}{shown})"
+
+    def metadata(self, meta: ArrayInfo) -> ArrayInfo:
+        # docstring inherited
+        if self.dtype is not None:
+            meta = meta.replace(dtype=self.dtype)
+        return meta if self.fill_value is ... else meta.replace(fill_value=self.fill_value)
+
+    def chunk(self, data: Any, position: Coords) -> Any:
+        # docstring inherited
+        return self.func(data, position)
+
+    def check_array(self, recoder: Recoder) -> None:
+        # docstring inherited
+        super().check_array(recoder)
+        old = recoder.old
+        shape = tuple(map(min, old.chunks, old.shape))
+        sample = np.zeros(shape, old.dtype)
+        if old.fill_value is not None:
+            sample[...] = old.fill_value
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = self.func(sample, (0,) * len(shape))
+        except Exception:  # noqa: BLE001 (fill values may be nothing for the function; what it does with data is told then)
+            return
+        try:
+            recoder.checked(result, shape)
+        except (TypeError, ValueError) as error:
+            raise ChainError(f"{self!r} on {old.path!r}: {error}") from None
