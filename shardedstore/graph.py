@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 BRANCHES = 32  # of the tree that adds outcomes up
-PER_THREAD = 3  # tasks in flight for each thread of the cluster
+PER_THREAD = 2  # tasks in flight for each thread of the cluster
 THREADS_SECONDS = 5.0  # between looking how many threads the cluster has
 
 

@@ -21,7 +21,7 @@ from shardedstore.locations import Location
 from shardedstore.metadata import ArrayMeta, GroupMeta
 
 PER_CHUNK = 32 << 10  # bytes that take as long to copy as a chunk takes to open
-LEAST_WEIGHT = 96 << 20  # of a segment, in bytes, some 50 ms: below, scheduling costs more than it gains
+LEAST_WEIGHT = 192 << 20  # of a segment, in bytes, some 100 ms: below, scheduling costs more than it gains
 MOST_SEGMENTS = 4096
 MOST_SHARDS = 256  # in a segment
 
