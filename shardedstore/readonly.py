@@ -59,13 +59,23 @@ class ReadOnlyStore(Store):
 
 def cut(data: Buffer, byte_range: ByteRequest | None) -> Buffer:
     """Return the part of a value that a byte range asks for."""
+    start, stop = bounds(byte_range, len(data))
+    return data[start:stop]
+
+
+def bounds(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
+    """Return what a byte range means for a value of some size.
+
+    >>> bounds(RangeByteRequest(2, 50), 10), bounds(OffsetByteRequest(2), 10), bounds(SuffixByteRequest(2), 10)
+    ((2, 10), (2, 10), (8, 10))
+    """
     match byte_range:
         case None:
-            return data
+            return 0, size
         case RangeByteRequest(start, end):
-            return data[start:end]
-        case OffsetByteRequest(offset):
-            return data[offset:]
-        case SuffixByteRequest(suffix):
-            return data[max(0, len(data) - suffix) :]
+            return start, min(end, size)
+        case OffsetByteRequest(start):
+            return start, size
+        case SuffixByteRequest(length):
+            return max(0, size - length), size
     raise ValueError(f"Unexpected byte_range, got {byte_range}.")

@@ -96,7 +96,9 @@ def run_segment(job: Job, segment: Segment) -> Outcome:
         with ledger.writer(segment.number) as append:
             return Outcome.total(_do_shards(job, segment, ledger.read_segment(segment.number), append))
     except OSError as error:
-        return Outcome(failures=(ShardError(f"segment {segment.number}", f"its records can't be kept: {error}"),))
+        shards = (shard for run in segment.runs for _, shard in run.shards())
+        cause = f"its record can't be kept at the destination: {_cause(error)}"
+        return Outcome(failures=tuple(ShardError(shard.name, cause) for shard in shards))
 
 
 def _do_shards(
@@ -132,7 +134,9 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> Written | Shard
     for attempt in range(job.retries + 1):
         try:
             return run_shard(job, run if attempt else opened, shard)
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
             logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt + 1, _cause(error), exc_info=True)
             if attempt == job.retries or not is_transient(error):
                 return ShardError(shard.name, _cause(error))

@@ -12,11 +12,11 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.blobs import INLINE, ByteSource, open_blob
-from shardedstore.readonly import ReadOnlyStore
+from shardedstore.readonly import ReadOnlyStore, bounds
 from shardedstore.urls import is_remote, normalize
 from shardedstore.zipindex import STORED, Archive
 
@@ -92,7 +92,7 @@ class ZipReadStore(ReadOnlyStore):
         entry = archive.entries.get(key)
         if entry is None:
             return None
-        start, stop = _bounds(byte_range, entry.size)
+        start, stop = bounds(byte_range, entry.size)
         if byte_range is None or entry.method != STORED:
             raw = await archive.source.aread(entry.start, entry.stop)
             check = archive.content
@@ -174,21 +174,3 @@ class ZipReadStore(ReadOnlyStore):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
-
-
-def _bounds(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
-    """Return what a byte range means for a value of some size.
-
-    >>> _bounds(RangeByteRequest(2, 50), 10), _bounds(OffsetByteRequest(2), 10), _bounds(SuffixByteRequest(2), 10)
-    ((2, 10), (2, 10), (8, 10))
-    """
-    match byte_range:
-        case None:
-            return 0, size
-        case RangeByteRequest(start, end):
-            return start, min(end, size)
-        case OffsetByteRequest(start):
-            return start, size
-        case SuffixByteRequest(length):
-            return max(0, size - length), size
-    raise ValueError(f"Unexpected byte_range, got {byte_range}.")

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from dataclasses import dataclass
 
 import dask
 import numpy as np
@@ -12,7 +13,7 @@ from conformance import contents_of
 from sources import build, consolidated, cube, to_folder, to_zip
 from zarr.storage import LocalStore
 
-from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, UsageError
+from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.config import Config
 from shardedstore.hierarchy import read_nodes
 from shardedstore.ledger import Identity, open_destination
@@ -148,3 +149,26 @@ def test_a_url_that_leads_elsewhere_is_refused(url):
 def test_a_chain_that_does_nothing_is_refused(tmp_path):
     with pytest.raises(ChainError, match="was given no transform"):
         array_of_eight(tmp_path / "a.zarr").map_shards()
+
+
+@dataclass(frozen=True)
+class Leave(Step):
+    """Ends the process, or tries to."""
+
+    def __call__(self, entries, shard):
+        raise SystemExit(3)
+
+
+def test_a_step_that_ends_the_process_fails_its_shards(tmp_path):
+    with pytest.raises(ShardsFailed, match="3 of 3 shards failed") as failed:
+        array_of_eight(tmp_path / "a.zarr").map_shards(Leave(), ToZip(tmp_path / "out"))
+    assert "SystemExit: 3" in str(failed.value.exceptions[0])
+
+
+def test_records_that_can_not_be_kept_fail_every_shard_of_their_segment(tmp_path):
+    store = array_of_eight(tmp_path / "a.zarr")
+    (tmp_path / "out" / ".shardedstore").mkdir(parents=True)
+    (tmp_path / "out" / ".shardedstore" / "ledger").touch()
+    with pytest.raises(ShardsFailed, match="3 of 3 shards failed") as failed:
+        store.map_shards(ToZip(tmp_path / "out"))
+    assert "its record can't be kept" in str(failed.value.exceptions[0])
