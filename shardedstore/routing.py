@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from copy import copy
+from typing import Self
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -23,6 +25,7 @@ class RoutedStore(ReadOnlyStore):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self._read_only = False  # it refuses to write, but any mode opens it, also zarr's default "a"
         self.config = config
         self._mounts = Mounts(config.shards)
         self._opened: OrderedDict[tuple[str | None, Coords | None], Store] = OrderedDict()
@@ -162,6 +165,20 @@ class RoutedStore(ReadOnlyStore):
                 names[name] = None
         for name in names:
             yield name
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        # docstring inherited
+        store = copy(self)
+        store._read_only, store._opened = read_only, self._opened
+        return store
+
+    def _check_writable(self) -> None:
+        super()._check_writable()
+        raise ValueError(f"{type(self).__name__} can't be written to: map it with map_shards to change it")
+
+    async def delete_dir(self, prefix: str) -> None:
+        # docstring inherited
+        self._check_writable()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type(self)) and self.config == other.config

@@ -211,8 +211,8 @@ class ShardedStore(RoutedStore):
             raise ConfigError(f"{url!r}: {error}") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "summary": self.summary}
+        return {"config": self.config, "summary": self.summary, "read_only": self.read_only}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         RoutedStore.__init__(self, state["config"])
-        self.summary = state["summary"]
+        self.summary, self._read_only = state["summary"], state["read_only"]

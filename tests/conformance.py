@@ -103,15 +103,16 @@ def check_missing(store: Store, keys: list[str]) -> None:
 
 
 def check_read_only(store: Store) -> None:
-    assert store.read_only
+    """The store refuses to write, in whatever mode it is opened."""
     assert not store.supports_writes
     assert not store.supports_deletes
-    for refused in (store.set("zarr.json", cpu.Buffer.from_bytes(b"")), store.delete("zarr.json")):
-        with pytest.raises(ValueError, match="store was opened in read-only mode"):
-            sync(refused)
-    with pytest.raises(ValueError, match="can't be written to"):
-        store.with_read_only(False)
+    for opened, message in ((store, "can't be written to"), (store.with_read_only(True), "opened in read-only mode")):
+        value = cpu.Buffer.from_bytes(b"")
+        for refused in (opened.set("zarr.json", value), opened.delete("zarr.json"), opened.delete_dir("")):
+            with pytest.raises(ValueError, match=message):
+                sync(refused)
     assert store.with_read_only(True).read_only
+    assert not store.with_read_only(True).with_read_only(False).read_only
 
 
 def check_pickles(store: Store) -> Store:

@@ -113,10 +113,12 @@ def test_zarr_sees_the_same(source, tmp_path):
             np.testing.assert_array_equal(node[...], expected_nodes[path][...])
 
 
-def test_zarr_refuses_to_open_a_group_for_writing(source):
-    """The default mode of `zarr.open_group` is "a", which zarr refuses for every read-only store."""
-    with pytest.raises(ValueError, match=r"Store is read-only but mode is 'a'.* use 'r' mode"):
-        zarr.open_group(ShardedStore.partition(source, 100))
+def test_a_group_opens_in_the_default_mode_and_refuses_to_write(source):
+    """The default mode of `zarr.open_group` is "a"."""
+    group = zarr.open_group(ShardedStore.partition(source, 100))
+    assert group["temperature"].shape == (7, 5, 4)
+    with pytest.raises(ValueError, match="ShardedStore can't be written to: map it with map_shards to change it"):
+        group["temperature"][0] = 1
 
 
 def test_zarr_opens_without_a_mode(source):
