@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import attrgetter
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import msgspec
-import numpy as np
 from zarr.abc.store import Store
 
 from shardedstore.entries import Entry
@@ -193,68 +189,3 @@ def parse_chain(transforms: Iterable[object]) -> Chain:
         names = ", ".join(type(part).__name__ for part in parts)
         raise ChainError(f"the chain {names} must have one sink, and it must come last")
     return Chain(tuple(part for part in parts if isinstance(part, Step)), sinks[0])
-
-
-def fingerprint(chain: Chain) -> str | None:
-    """Return a token of what a chain does to bytes, equal in every process; None where there is no stable one.
-
-    Where the result stands is no part of it, so a destination that was moved is gone on with; nor are fields that are
-    not compared, which do not change the bytes.
-    """
-    tokens = []
-    for part in (*chain.steps, chain.sink, chain.function):
-        if part is None:
-            continue
-        token = _token(part)
-        if token is None:
-            return None
-        tokens.append(token)
-    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
-
-
-def _token(part: Any) -> list[Any] | None:
-    if isinstance(part, FunctionStep):
-        return [part.name, part.label] if part.name and part.label else None
-    named = part if not isinstance(part, Step | Sink) else type(part)
-    module, name = getattr(named, "__module__", "__main__"), getattr(named, "__qualname__", "<")
-    if module == "__main__" or "<" in name:
-        return None
-    options: dict[str, Any] = {}
-    is_sink = isinstance(part, Sink)  # whose url is where the result stands, not what it is
-    if dataclasses.is_dataclass(part):
-        compared = [field.name for field in dataclasses.fields(part) if field.compare]
-        options = {name: getattr(part, name) for name in compared}
-        if is_sink:
-            options.pop("url", None)
-    elif isinstance(part, Step | Sink):
-        if getattr(part, "__dict__", None):  # options that nothing declares
-            return None
-    elif attrgetter(name)(sys.modules[module]) is not part:  # a method of an object, or a wrapper with another's name
-        return None
-    try:
-        return [module, name, getattr(part, "version", "1"), {key: _exact(value) for key, value in options.items()}]
-    except TypeError:
-        return None
-
-
-def _exact(value: Any) -> Any:
-    """Return an option as JSON that tells it from every other; TypeError for what is not plain data.
-
-    >>> _exact((1, "1", None, 0.1)), _exact({"a": b"x"})
-    (['int 1', "str '1'", 'NoneType None', 'float 0.1'], [["str 'a'", "bytes b'x'"]])
-    """
-    if isinstance(value, list | tuple):
-        return [_exact(item) for item in value]
-    if isinstance(value, Mapping):
-        return [[_exact(key), _exact(item)] for key, item in value.items()]
-    if isinstance(value, str) and " at 0x" in value:  # the repr of an object that has none of its own
-        raise TypeError(value)
-    if value is None or value is ... or type(value) in (bool, int, float, complex, str, bytes):
-        return f"{type(value).__name__} {value!r}"
-    if isinstance(value, np.dtype | np.generic):
-        dtype = value if isinstance(value, np.dtype) else value.dtype
-        return [str(dtype.descr), "" if isinstance(value, np.dtype) else value.tobytes().hex()]
-    token = _token(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else None
-    if token is None:
-        raise TypeError(type(value).__name__)
-    return token

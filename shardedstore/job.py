@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import msgspec
 
-from shardedstore.chain import Chain, Sink, fingerprint
+from shardedstore.chain import Chain, Sink
 from shardedstore.config import FILE_NAME, Config, Mount, dump, locations
 from shardedstore.errors import CorruptError, DestinationError, ShardError, ShardsFailed
+from shardedstore.fingerprint import fingerprint
 from shardedstore.grid import block_name
 from shardedstore.hierarchy import Node, consolidate, digest, read_nodes
 from shardedstore.ledger import (

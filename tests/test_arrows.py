@@ -42,6 +42,7 @@ RANKS = {
     "selection": 3,
     "recode": 5,
     "arraystep": 6,
+    "fingerprint": 6,
     "ledger": 6,
     "plan": 6,
     "names": 6,

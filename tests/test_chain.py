@@ -11,7 +11,8 @@ import pytest
 from helpers_jobs import Fail, Seen, Slow, copied, environment, unchanged
 
 from shardedstore import ChainError, ShardedStore, Step, step
-from shardedstore.chain import Shard, Tally, fingerprint, parse_chain
+from shardedstore.chain import Shard, Tally, parse_chain
+from shardedstore.fingerprint import fingerprint
 from shardedstore.grid import Blocks, ChunkKeys
 from shardedstore.transforms import ToZip
 

@@ -13,8 +13,9 @@ from zarr.codecs import numcodecs as zarr_numcodecs
 from zarr.storage import MemoryStore
 
 from shardedstore import ArrayStep, ChainError, ShardedStore, ShardedStoreError, ShardsFailed
-from shardedstore.chain import Shard, fingerprint, parse_chain
+from shardedstore.chain import Shard, parse_chain
 from shardedstore.entries import read_entries
+from shardedstore.fingerprint import fingerprint
 from shardedstore.hierarchy import walk
 from shardedstore.metadata import crop_document
 from shardedstore.transforms import MapChunks, Recompress, ToZip

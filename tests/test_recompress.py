@@ -17,8 +17,9 @@ from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ArrayStep, ChainError, CorruptError, ShardedStore, ShardsFailed
 from shardedstore.arraydoc import parse
-from shardedstore.chain import Shard, fingerprint, parse_chain
+from shardedstore.chain import Shard, parse_chain
 from shardedstore.entries import read_entries
+from shardedstore.fingerprint import fingerprint
 from shardedstore.hierarchy import walk
 from shardedstore.metadata import crop_document
 from shardedstore.transforms import Recompress, ToZip
