@@ -1,6 +1,6 @@
 """The Dask graph: the same tasks, either as one lazy tree or, on a cluster, in a bounded window of futures.
 
-Only public Dask is used. This is the only room that imports it.
+Only public Dask is used. But for the command line, this is the only room that imports it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dask.delayed import Delayed, delayed
 from toolz import partition_all
 
 from shardedstore.config import Config
-from shardedstore.errors import ShardedStoreError, ShardError
+from shardedstore.errors import ShardedStoreError
 from shardedstore.job import finish, identity, remaining, start
 from shardedstore.plan import Plan, Segment
 from shardedstore.task import Job, Outcome, run_segment
@@ -201,5 +201,4 @@ def _failed(segment: Segment, error: BaseException) -> Outcome:
         cause = (
             f"{kind}: {error}; is the same shardedstore, with all that the transforms import, installed on the workers?"
         )
-    shards = (shard for run in segment.runs for _, shard in run.shards())
-    return Outcome(failures=tuple(ShardError(shard.name, cause) for shard in shards))
+    return Outcome.failed(segment, cause)

@@ -27,7 +27,7 @@ from shardedstore.ledger import (
     open_destination,
     versioned,
 )
-from shardedstore.locations import Directory, Location, ViewOf, url_of
+from shardedstore.locations import Directory, Location, origin, url_of
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.names import CONSOLIDATED, check_names
 from shardedstore.plan import Plan, Run, Segment
@@ -89,7 +89,7 @@ def check_apart(folder: str, config: Config) -> None:
 
 def check_outputs(folder: str, plan: Plan, sink: Sink) -> None:
     """Refuse a shard whose output would lie in a source that stands in the destination."""
-    places = {location.source if isinstance(location, ViewOf) else location for _, location in locations(plan.config)}
+    places = {origin(location) for _, location in locations(plan.config)}
     urls = {place.url.partition("{block}")[0] for place in places if isinstance(place, Directory)}
     sources = {os.path.realpath(url) for url in urls if not is_remote(url)}
     for run in plan.runs:

@@ -84,9 +84,19 @@ def _locate_foreign(store: Store) -> Location:
 
 def url_of(location: Location) -> str | None:
     """Return the URL of a component, of a view that of its source; None for a store that has none."""
-    if isinstance(location, ViewOf):
-        return url_of(location.source)
-    return None if isinstance(location, Opened) else location.url
+    place = origin(location)
+    return None if isinstance(place, Opened | ViewOf) else place.url
+
+
+def origin(location: Location) -> Location:
+    """Return what a view is a part of, through views of views; another location as it is.
+
+    >>> origin(ViewOf(ViewOf(Zip("/data/a.zip"), "t"), "u"))
+    Zip(url='/data/a.zip')
+    """
+    while isinstance(location, ViewOf):
+        location = location.source
+    return location
 
 
 def show(location: Location) -> str:

@@ -86,6 +86,12 @@ class Outcome:
             merge(part.locations for part in parts),
         )
 
+    @classmethod
+    def failed(cls, segment: Segment, cause: str) -> Outcome:
+        """Return the failure of every shard of a segment, for one cause."""
+        shards = (shard for run in segment.runs for _, shard in run.shards())
+        return cls(failures=tuple(ShardError(shard.name, cause) for shard in shards))
+
 
 def run_segment(job: Job, segment: Segment) -> Outcome:
     """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised."""
@@ -96,9 +102,7 @@ def run_segment(job: Job, segment: Segment) -> Outcome:
         with ledger.writer(segment.number) as append:
             return Outcome.total(_do_shards(job, segment, ledger.read_segment(segment.number), append))
     except OSError as error:
-        shards = (shard for run in segment.runs for _, shard in run.shards())
-        cause = f"its record can't be kept at the destination: {_cause(error)}"
-        return Outcome(failures=tuple(ShardError(shard.name, cause) for shard in shards))
+        return Outcome.failed(segment, f"its record can't be kept at the destination: {_cause(error)}")
 
 
 def _do_shards(

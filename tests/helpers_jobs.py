@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import numpy as np
 import psutil
 import zarr
@@ -162,6 +163,13 @@ def cube_at(folder: Path, source: Source = CUBE) -> Path:
 
 def division(path: Path, source: Source = CUBE) -> ShardedStore:
     return ShardedStore.partition(path, source.shards)
+
+
+def undisturbed(folder: Path, *steps: Step) -> dict[str, bytes]:
+    """The files that a job writes when nothing happens to it."""
+    with dask.config.set(scheduler="synchronous"):
+        division(cube_at(folder / "source.zarr")).map_shards(*steps, ToZip(folder / "out"))
+    return files_of(folder / "out")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from helpers_jobs import (
     division,
     files_of,
     temporaries,
+    undisturbed,
 )
 
 from shardedstore import ShardedStore, ShardsFailed, graph, plan
@@ -68,10 +69,7 @@ def source(tmp_path):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """The files of an undisturbed job."""
-    folder = tmp_path_factory.mktemp("expected")
-    with dask.config.set(scheduler="synchronous"):
-        division(cube_at(folder / "source.zarr")).map_shards(ToZip(folder / "out"))
-    return files_of(folder / "out")
+    return undisturbed(tmp_path_factory.mktemp("expected"))
 
 
 def tasks_known(client):

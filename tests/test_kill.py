@@ -19,6 +19,7 @@ from helpers_jobs import (
     kill_session,
     start_slow_job,
     temporaries,
+    undisturbed,
     wait_until,
 )
 
@@ -43,10 +44,7 @@ def source(tmp_path):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """The files of an undisturbed job."""
-    folder = tmp_path_factory.mktemp("expected")
-    with dask.config.set(scheduler="synchronous"):
-        division(cube_at(folder / "source.zarr")).map_shards(Slow(SECONDS), ToZip(folder / "out"))
-    return files_of(folder / "out")
+    return undisturbed(tmp_path_factory.mktemp("expected"), Slow(SECONDS))
 
 
 def zips(out):

@@ -32,6 +32,7 @@ from helpers_jobs import (
     files_of,
     forgotten,
     temporaries,
+    undisturbed,
 )
 from sources import SOURCES, to_memory
 
@@ -79,10 +80,7 @@ def synchronous():
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """The files of an undisturbed job."""
-    folder = tmp_path_factory.mktemp("expected")
-    with dask.config.set(scheduler="synchronous"):
-        division(cube_at(folder / "source.zarr")).map_shards(ToZip(folder / "out"))
-    return files_of(folder / "out")
+    return undisturbed(tmp_path_factory.mktemp("expected"))
 
 
 def refuse(*args, **kwargs):
