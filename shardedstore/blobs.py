@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 from weakref import finalize
 
 import obstore
-from obstore.exceptions import GenericError, NotSupportedError
+from obstore.exceptions import BaseError, GenericError, NotSupportedError
 from obstore.store import from_url
 
+from shardedstore.access import NONE, Options, keywords
+from shardedstore.errors import UsageError
 from shardedstore.urls import is_remote
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class RemoteObject:
         return await obstore.get_range_async(self._store, self._path, start=start, end=stop) if stop > start else b""
 
 
-def open_blob(url: str, options: Mapping[str, Any] | None = None) -> ByteSource:
+def open_blob(url: str, options: Options = NONE) -> ByteSource:
     """Open a file or object for reading."""
     if not is_remote(url):
         return LocalFile(url)
@@ -94,15 +94,50 @@ def open_blob(url: str, options: Mapping[str, Any] | None = None) -> ByteSource:
     return RemoteObject(object_store(folder, options), unquote(name))
 
 
-def object_store(folder: str, options: Mapping[str, Any] | None = None) -> ObjectStore:
+def nbytes_of(url: str, options: Options = NONE) -> int | None:
+    """Return the size of a file or object in bytes; None where there is none."""
+    try:
+        if not is_remote(url):
+            return os.stat(url).st_size
+        folder, _, name = url.rpartition("/")
+        return obstore.head(object_store(folder, options), unquote(name))["size"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def object_store(folder: str, options: Options = NONE) -> ObjectStore:
     """Return the client for a folder of an object store, shared by all that ask for the same.
 
-    Each would take 13 milliseconds, and connections of its own. Credentials are the environment's.
+    Each would take 13 milliseconds, and connections of its own.
+
+    Raises
+    ------
+    UsageError
+        For options that obstore does not know.
     """
     environment = tuple(item for item in os.environ.items() if item[0].startswith(("AWS_", "AZURE_", "GOOGLE_")))
-    return _object_store(folder, json.dumps(dict(options or {})), environment)
+    return _object_store(folder, _Keywords(keywords(folder, options)), environment)
+
+
+class _Keywords:
+    """Keyword arguments as a key of a cache."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values, self.text = values, repr(sorted(values.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keywords) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
 @lru_cache(maxsize=64)
-def _object_store(folder: str, options: str, _environment: object) -> ObjectStore:
-    return from_url(folder, **json.loads(options))
+def _object_store(folder: str, options: _Keywords, _environment: object) -> ObjectStore:
+    try:
+        return from_url(folder, **options.values)
+    except (BaseError, TypeError, ValueError) as error:
+        names = ", ".join(options.values) or "none"
+        raise UsageError(
+            f"{folder!r} can't be opened with the storage options given ({names}): {str(error).partition(chr(10))[0]}"
+        ) from None

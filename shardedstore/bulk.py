@@ -11,9 +11,9 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import obstore
 from toolz import partition_all
@@ -24,11 +24,16 @@ from zarr.storage import LocalStore, ObjectStore
 
 from shardedstore.errors import CorruptError
 from shardedstore.mounts import is_below
-from shardedstore.views import Remainder
+from shardedstore.parts import Part, Rest
+from shardedstore.views import Left
 from shardedstore.zips import ZipReadStore
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 IN_FLIGHT = 32
 BYTES_IN_FLIGHT = 64 << 20
+MOST_LISTINGS = 100  # of the folders in one folder; one listing of all, a request for a thousand keys, takes less then
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _DANGLING = "a link to what is not there: mount or restore it, or remove the link"
 
@@ -36,7 +41,7 @@ _DANGLING = "a link to what is not there: mount or restore it, or remove the lin
 class Bulk(Protocol):
     """Reads many keys of one store."""
 
-    def keys(self, path: str, remainder: Remainder | None) -> Iterator[str]:
+    def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """Yield all keys below a path, in any order; of a base, those that are left for it."""
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
@@ -52,6 +57,8 @@ def bulk(store: Store) -> Bulk:
             return ZipBulk(store)
         case ObjectStore():
             return ObjectBulk(store)
+        case Part():
+            return PartBulk(store)
     return StoreBulk(store)
 
 
@@ -61,7 +68,7 @@ class LocalBulk:
     def __init__(self, root: str) -> None:
         self.root = root
 
-    def keys(self, path: str, remainder: Remainder | None) -> Iterator[str]:
+    def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """Walk the folders, following links, but not into those that are other components'."""
         folders = [path]
         while folders:
@@ -168,7 +175,7 @@ class ZipBulk:
     def __init__(self, store: ZipReadStore) -> None:
         self.store = store
 
-    def keys(self, path: str, remainder: Remainder | None) -> Iterator[str]:
+    def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """Yield the names below the path."""
         for key in self.store.names():
             if is_below(key, path) and (remainder is None or remainder.holds(key)):
@@ -188,13 +195,23 @@ class ObjectBulk:
     def __init__(self, store: ObjectStore) -> None:  # type: ignore[type-arg]
         self.store = store.store
 
-    def keys(self, path: str, remainder: Remainder | None) -> Iterator[str]:
-        """List everything below the path, a request for a thousand keys."""
-        for batch in obstore.list(self.store, prefix=path or None):
-            for found in batch:
-                key = found["path"]
-                if is_below(key, path) and (remainder is None or remainder.holds(key)):
-                    yield key
+    def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
+        """List everything below the path, a request for a thousand keys, but no folders that are cut out."""
+        folders = [path]
+        while folders:
+            folder = folders.pop()
+            listed: Iterable[Sequence[ObjectMeta]] = obstore.list(self.store, prefix=folder or None)
+            if remainder is not None and remainder.is_cut(folder):
+                names = obstore.list_with_delimiter(self.store, prefix=folder or None)
+                left = [below for below in names["common_prefixes"] if not remainder.is_mounted(below)]
+                if len(left) <= MOST_LISTINGS:
+                    folders += left
+                    listed = [names["objects"]]
+            for batch in listed:
+                for found in batch:
+                    key = found["path"]
+                    if is_below(key, path) and (remainder is None or remainder.holds(key)):
+                        yield key
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
         """Get many objects at once."""
@@ -208,13 +225,24 @@ class ObjectBulk:
         return in_flight(get, keys)
 
 
+class PartBulk:
+    """A part of a store, by the reader of the whole."""
+
+    def __init__(self, part: Part) -> None:
+        self.part, self.fetch = part, bulk(part.store).fetch
+
+    def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
+        """Let the reader of the whole leave out what is no part."""
+        return bulk(self.part.store).keys(path, Rest(self.part, remainder))
+
+
 class StoreBulk:
     """Any zarr store, by its own methods."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def keys(self, path: str, remainder: Remainder | None) -> Iterator[str]:
+    def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """List by the store."""
 
         async def listed() -> list[str]:

@@ -11,6 +11,8 @@ from typing import ClassVar, NamedTuple
 import msgspec
 from zarr.abc.store import Store
 
+from shardedstore.access import NONE, Options
+from shardedstore.config import Config
 from shardedstore.entries import Entry
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks, Coords, block_name
@@ -21,12 +23,18 @@ Entries = Iterator[Entry]
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """The place of a shard: a path, and for one block of an array its index. The base has the path ``""``."""
+    """The place of a shard: a path, and for one block of an array its index. The base has the path ``""``.
+
+    `nbytes` is the most that it can take decoded, as far as metadata tells; 0 where nothing is known. `divided` are the
+    arrays of the base whose chunks are in shards of their own.
+    """
 
     path: str
     blocks: Blocks | None = None
     block: Coords | None = None
     is_base: bool = False
+    nbytes: int = 0
+    divided: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -73,14 +81,20 @@ class Step(ABC):
         """Yield the changed entries: metadata first, as they come."""
 
 
-class Sink(ABC):
-    """Writes a shard's stream somewhere, at once or not at all, and tells the location that holds it.
+NbytesOf = Callable[[str], int | None]
 
-    `url` is the destination: the config and the ledger stand there.
+
+class Sink(ABC):
+    """Writes a shard's stream somewhere, and tells the location that holds it.
+
+    `url` is the destination, and `options` are how it is reached. Config and ledger stand there; where all shards go to
+    one ordinary Zarr, which `is_one_zarr` tells, they stand in a folder beside it.
     """
 
     version: ClassVar[str] = "1"
+    is_one_zarr = False
     url: str
+    options: Options = NONE
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027
         """Raise ChainError where the sink makes no sense on a source, given its metadata."""
@@ -98,23 +112,31 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
-        """Write a shard; an exception leaves nothing under its URL."""
+        """Write a shard; an exception leaves nothing under its URL, or nothing that anything names."""
+
+    def documents(self, documents: dict[str, bytes], config: Config) -> dict[str, bytes]:
+        """Return the metadata documents of one ordinary Zarr, by key, as they are to be; `config` is the source's."""
+        return documents
 
     @abstractmethod
-    def is_there(self, url: str, nbytes: int) -> bool:
-        """Tell whether what `write` wrote, of `nbytes` bytes, still stands at a URL."""
+    def is_there(self, url: str, nbytes: int, nbytes_of: NbytesOf) -> bool:
+        """Tell whether what `write` wrote, of `nbytes` bytes, still stands at a URL.
+
+        `nbytes_of` gives the size of the file or object at a URL, or None; in an object store it may have been listed.
+        """
 
 
 class Tally:
     """Counts the entries that a sink writes, and digests their keys, sizes and CRC-32s."""
 
     def __init__(self) -> None:
-        self.entries = 0
+        self.entries = self.nbytes = 0
         self._state = hashlib.blake2b(digest_size=16)
 
     def add(self, key: str, nbytes: int, crc: int) -> None:
         """Count one entry."""
         self.entries += 1
+        self.nbytes += nbytes
         self._state.update(f"{key}\0{nbytes}\0{crc}\n".encode())
 
     def written(self, nbytes: int) -> Written:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from shardedstore.access import NONE, Options
 from shardedstore.errors import ConfigError, UsageError
 from shardedstore.grid import Blocks, block_name, parse_block
-from shardedstore.locations import Location, ViewOf, map_urls, require_location
+from shardedstore.locations import Location, PartOf, Place, ViewOf, map_places, require_location
 from shardedstore.mounts import Mounts, check_path
-from shardedstore.urls import is_remote, normalize
+from shardedstore.urls import BESIDE, is_within, join_url, normalize
 
 FORMAT, VERSION = "shardedstore", 1
 FILE_NAME = "shardedstore.json"
@@ -55,11 +55,13 @@ def to_dict(config: Config, folder: str | None = None) -> dict[str, Any]:
     for what, location in locations(config):
         require_location(location, what)
     if folder is not None:
-        config = _map(config, lambda url: relative_url(url, folder))
+        config = _map(config, lambda place: _relative(place, folder))
     return {"format": FORMAT, "version": VERSION, **msgspec.to_builtins(config)}
 
 
-def from_dict(document: object, folder: str | None = None, allow: Iterable[str] | None = None) -> Config:
+def from_dict(
+    document: object, folder: str | None = None, allow: Iterable[str] | None = None, options: Options = NONE
+) -> Config:
     """Return the config that a JSON document describes.
 
     Parameters
@@ -69,7 +71,10 @@ def from_dict(document: object, folder: str | None = None, allow: Iterable[str] 
     folder : str, optional
         The folder, or the URL of one, that relative URLs start from.
     allow : iterable of str, optional
-        Places outside `folder` that the config may name; None is everywhere, for documents of the program's own.
+        Places outside `folder` that the config may name, and endpoints; None is everywhere, for documents of the
+        program's own.
+    options : Options
+        Those of the folder, and so of relative URLs.
 
     Raises
     ------
@@ -99,8 +104,15 @@ def from_dict(document: object, folder: str | None = None, allow: Iterable[str] 
         raise ConfigError(f"the config can't be read: {error}") from None
     except RecursionError:
         raise ConfigError("the config can't be read: its locations are nested too deeply") from None
-    allowed = None if allow is None else [normalize(place) for place in (*allow, *([folder] if folder else ()))]
-    return _map(config, lambda url: _absolute_url(url, folder, allowed))
+    allowed = None if allow is None else [normalize(place) for place in (*allow, *_own_places(folder))]
+    return _map(config, lambda place: _absolute(place, folder, allowed, options))
+
+
+def _own_places(folder: str | None) -> list[str]:
+    """Return where a config may point: its folder, and the ordinary Zarr that it stands beside."""
+    if not folder:
+        return []
+    return [folder, folder.removesuffix(BESIDE)] if folder.endswith(BESIDE) else [folder]
 
 
 def parse(data: bytes) -> object:
@@ -136,19 +148,45 @@ def relative_url(url: str, folder: str) -> str:
     return "" if url == folder else url.removeprefix(f"{folder.rstrip('/')}/")
 
 
+def _relative(place: Place, folder: str) -> Place:
+    url = relative_url(place.url, folder)
+    return type(place)(url) if url != place.url else place
+
+
+def _absolute(place: Place, folder: str | None, allowed: list[str] | None, options: Options) -> Place:
+    url = _absolute_url(place.url, folder, allowed)
+    if url != place.url and not _is_absolute(place.url):
+        if place.options != NONE:
+            raise ConfigError(
+                f"the config has options for the relative URL {place.url!r}, which is reached as the config itself is: "
+                "take them out"
+            )
+        return type(place)(url, options)
+    endpoint = place.options.endpoint
+    if endpoint is not None and allowed is not None and endpoint != options.endpoint and endpoint not in allowed:
+        raise ConfigError(
+            f"the config sends requests for {url!r} to {endpoint!r}: if that is right, load it with "
+            f"allow=[{url!r}, {endpoint!r}]"
+        )
+    return type(place)(url, place.options)
+
+
+def _is_absolute(url: str) -> bool:
+    return "://" in url or os.path.isabs(url)
+
+
 def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> str:
-    if "://" not in url and not os.path.isabs(url):
+    if not _is_absolute(url):
         if folder is None:
             raise ConfigError(f"the config has the relative URL {url!r}: say root=, the folder that it starts from")
         if ".." in url.split("/"):
             raise ConfigError(f"the config's URL {url!r} has a segment '..': it must stay inside the config's folder")
-        separator = posixpath if is_remote(folder) else os.path
-        return separator.join(folder, url) if url else folder
+        return join_url(folder, url)
     try:
         absolute = normalize(url)
     except UsageError as error:
         raise ConfigError(f"the config's URL can't be used: {error}") from None
-    if allowed is not None and not any(_inside(absolute, place) for place in allowed):
+    if allowed is not None and not any(is_within(absolute, place) for place in allowed):
         raise ConfigError(
             f"the config names {absolute!r}, which is outside its own folder: if that is right, load it with "
             f"allow=[{absolute!r}], or with allow=[...] of a folder that it lies in"
@@ -156,14 +194,13 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
     return absolute
 
 
-def _inside(url: str, place: str) -> bool:
-    return f"{url}/".startswith(f"{place.rstrip('/')}/")
-
-
 def _check_view(location: Location) -> None:
-    """Refuse a view that leaves its source, and so perhaps the config's folder."""
-    while isinstance(location, ViewOf):
-        if location.path:
+    """Refuse a view or a part that leaves its source, and so perhaps the config's folder."""
+    while isinstance(location, ViewOf | PartOf):
+        if isinstance(location, PartOf):
+            for path in (*(location.only or ()), *location.without):
+                check_path(path, "the config's part of")
+        elif location.path:
             check_path(location.path, "the config's view of")
         location = location.source
 
@@ -185,16 +222,16 @@ def _check_mount(path: str, mount: Mount) -> None:
             raise ConfigError(f"shard {path!r} has no block {index!r}: its grid of blocks is {mount.blocks.grid}")
 
 
-def _map(config: Config, change: Callable[[str], str]) -> Config:
+def _map(config: Config, change: Callable[[Place], Place]) -> Config:
     return Config(
-        base=map_urls(config.base, change),
+        base=map_places(config.base, change),
         shards={
             path: Mount(
-                map_urls(mount.location, change),
+                map_places(mount.location, change),
                 mount.blocks,
-                {index: map_urls(location, change) for index, location in mount.exceptions.items()},
+                {index: map_places(location, change) for index, location in mount.exceptions.items()},
             )
             for path, mount in config.shards.items()
         },
-        consolidated=config.consolidated and map_urls(config.consolidated, change),
+        consolidated=config.consolidated and map_places(config.consolidated, change),
     )

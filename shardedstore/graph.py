@@ -9,6 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,10 +17,13 @@ import dask
 from dask.delayed import Delayed, delayed
 from toolz import partition_all
 
-from shardedstore.config import Config
-from shardedstore.errors import ShardedStoreError
+from shardedstore.access import granted
+from shardedstore.config import Config, locations
+from shardedstore.errors import DestinationError, ShardedStoreError
 from shardedstore.job import finish, identity, remaining, start
 from shardedstore.plan import Plan, Segment
+from shardedstore.preflight import places_of
+from shardedstore.urls import BESIDE
 from shardedstore.task import Job, Outcome, run_segment
 
 if TYPE_CHECKING:
@@ -77,6 +81,16 @@ def run(
         result: T = _compute(lazy(job, plan, overwrite, wrap))[0]
         return result
     job = start(job, identity(plan, job.chain), overwrite)
+    if client is None:
+        return _follow(None, job, plan, wrap, progress)
+    with _access(client, job, plan):
+        _prove(client, job, plan)
+        return _follow(client, job, plan, wrap, progress)
+
+
+def _follow(
+    client: Client | None, job: Job, plan: Plan, wrap: Callable[[Config, Outcome], T], progress: Progress | None
+) -> T:
     segments, skipped = remaining(job, plan, plan.segments())
     outcomes = [Outcome(skipped=skipped)]
     total = plan.shard_count
@@ -89,6 +103,42 @@ def run(
         if progress is not None:
             progress(ended, total)
     return _end(job, plan, Outcome.total(outcomes), wrap)
+
+
+@contextmanager
+def _access(client: Client, job: Job, plan: Plan) -> Iterator[None]:
+    """Have the workers of a cluster hold the secret options that a job needs, also those that come while it runs."""
+    places = places_of(location for _, location in locations(plan.config))
+    written = [] if job.folder is None else [job.folder, job.folder.removesuffix(BESIDE)]
+    grants = granted([*(place.url for place in places), *written])
+    if not grants:
+        yield
+        return
+    from shardedstore.plugin import AccessPlugin
+
+    name = f"shardedstore-{secrets.token_hex(4)}"
+    client.register_plugin(AccessPlugin(name, grants))
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # a cluster that is gone has forgotten them
+            client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+
+
+def _prove(client: Client, job: Job, plan: Plan) -> None:
+    """Have each worker prove that it can read the source and write the destination.
+
+    Raises
+    ------
+    DestinationError
+        Naming the workers that can't, and what is missing.
+    """
+    places = places_of(location for _, location in locations(plan.config))
+    found = client.run(job.find_missing, places, on_error="return")
+    missing = {worker: what for worker, what in found.items() if what is not None}
+    if missing:
+        shown = "; ".join(f"{worker}: {what}" for worker, what in list(missing.items())[:4])
+        raise DestinationError(f"{len(missing)} of {len(found)} workers can't do the job: {shown}")
 
 
 def active_client() -> Client | None:

@@ -11,16 +11,18 @@ import hashlib
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
-import obstore.exceptions
+import obstore
+from obstore.exceptions import BaseError
 from toolz import keymap
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from shardedstore.bulk import bulk
+from shardedstore.blobs import object_store
 from shardedstore.config import Config
 from shardedstore.errors import PartitionError
-from shardedstore.locations import Location, open_location, show
+from shardedstore.grid import Blocks
+from shardedstore.locations import Directory, Location, open_location, show
 from shardedstore.metadata import (
     CONSOLIDATED_V2,
     METADATA_NAMES,
@@ -32,6 +34,8 @@ from shardedstore.metadata import (
     parse_node,
 )
 from shardedstore.mounts import is_below, join
+from shardedstore.remote_errors import explain
+from shardedstore.urls import is_remote
 
 IN_FLIGHT = 64
 NOT_NODES = ("", ".", "..", "zarr.json")  # of which a zip may have the first three
@@ -41,11 +45,14 @@ class Node(NamedTuple):
     """A group or an array: what is known of it, and its documents by name, without consolidated metadata.
 
     `inherited` is what a group's consolidated metadata had, by the names that it has there: of v3 nodes, of v2 documents.
+    `blocks` is how a job's source divides an array, and `is_regridded` tells that a step has changed what is in a block.
     """
 
     meta: ArrayMeta | GroupMeta
     documents: dict[str, bytes]
     inherited: dict[str, Any] = {}  # noqa: RUF012 (a default that nobody changes)
+    blocks: Blocks | None = None
+    is_regridded: bool = False
 
 
 def walk(store: Store, skip: Container[str] = ()) -> dict[str, Node]:
@@ -136,11 +143,6 @@ def read_nodes(config: Config) -> dict[str, Node]:
         below = _walk_location(config.shards[path].location, ())
         nodes.update(keymap(lambda rest, path=path: join(path, rest), below))
     if config.consolidated is not None:
-        for key in bulk(open_location(config.consolidated)).keys("", None):
-            path = key.rpartition("/")[0]
-            if path in nodes and isinstance(nodes[path].meta, GroupMeta):
-                nodes[path] = nodes[path]._replace(meta=GroupMeta(nodes[path].meta.zarr_format, True))
-    if config.consolidated is not None:
         _mark_rebuilt(open_location(config.consolidated), nodes)
     return dict(sorted(nodes.items(), key=lambda node: node[0].split("/")))
 
@@ -162,9 +164,18 @@ async def _keys(store: Store) -> list[str]:
 
 def _walk_location(location: Location, skip: Container[str]) -> dict[str, Node]:
     try:
-        return walk(open_location(location), skip)
-    except (OSError, obstore.exceptions.BaseError) as error:
-        raise PartitionError(f"{show(location)} can't be read: check its name and the rights to it: {error}") from error
+        nodes = walk(open_location(location), skip)
+        if not nodes:
+            _check_bucket(location)
+    except (OSError, BaseError) as error:
+        raise PartitionError(f"{show(location)} can't be read: {explain(error)}") from error
+    return nodes
+
+
+def _check_bucket(location: Location) -> None:
+    """Raise for a bucket that is not there: to those who ask for a key it is as if the key were missing."""
+    if isinstance(location, Directory) and is_remote(location.url) and not location.url.startswith("http"):
+        next(iter(obstore.list(object_store(location.url, location.options), chunk_size=1)), None)
 
 
 def digest(nodes: Mapping[str, Node]) -> str:
@@ -180,7 +191,7 @@ def digest(nodes: Mapping[str, Node]) -> str:
 def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, Any]) -> tuple[str, bytes]:
     """Return the key and the document that hold the metadata of everything below a group, as zarr lays them out.
 
-    What the source's consolidated metadata had and no document of its own has is kept.
+    What the source's consolidated metadata had and no document of its own has is kept, where it is of the same format.
     """
     start = len(group) + 1 if group else 0
     below = {path[start:]: node for path, node in nodes.items() if is_below(path, group)}
@@ -194,6 +205,7 @@ def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, A
         return join(group, CONSOLIDATED_V2), dump_json({"metadata": metadata, "zarr_consolidated_format": 1})
     root: dict[str, Any] = parse_json(nodes[group].documents["zarr.json"], group, "zarr.json")
     documents = {path: parse_json(node.documents["zarr.json"], path, "zarr.json") for path, node in below.items()}
-    metadata = {**inherited, **documents}
+    kept = {path: node for path, node in inherited.items() if path.rpartition("/")[2] not in METADATA_NAMES}
+    metadata = {**kept, **documents}
     root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
     return join(group, "zarr.json"), dump_json(root)

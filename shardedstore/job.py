@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
+import json
+import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
-from shardedstore.chain import Chain, Sink
-from shardedstore.config import FILE_NAME, Config, Mount, dump, locations
+from shardedstore.access import StorageOptions, take_options
+from shardedstore.chain import Chain
+from shardedstore.config import FILE_NAME, Config, Mount, dump
+from shardedstore.destination import check_apart, check_new_zarr, check_outputs
 from shardedstore.errors import CorruptError, DestinationError, ShardError, ShardsFailed
 from shardedstore.fingerprint import fingerprint
 from shardedstore.grid import block_name
@@ -27,18 +31,30 @@ from shardedstore.ledger import (
     open_destination,
     versioned,
 )
-from shardedstore.locations import Directory, Location, origin, url_of
-from shardedstore.metadata import ArrayMeta, GroupMeta
+from shardedstore.locations import Directory, Location
+from shardedstore.metadata import ArrayMeta
 from shardedstore.names import CONSOLIDATED, check_names
+from shardedstore.onezarr import finish_zarr
 from shardedstore.plan import Plan, Run, Segment
-from shardedstore.publish import remove_temporaries, write_file
 from shardedstore.task import Job, Outcome
-from shardedstore.urls import is_remote, normalize
+from shardedstore.urls import BESIDE, is_remote, join_url, normalize
 
+logger = logging.getLogger("shardedstore")
+UNFINISHED = (
+    "an earlier run was ended while it wrote to %s: parts of uploads may be stored there that nothing shows and that cost "
+    "money. A rule of the bucket removes them: %s"
+)
 GONE = "what was written is not there any more, or is of another size"
 
 
-def prepare(plan: Plan, chain: Chain, to: str | None, overwrite: bool, retries: int) -> Job:
+def prepare(
+    plan: Plan,
+    chain: Chain,
+    to: str | None,
+    overwrite: bool,
+    retries: int,
+    storage_options: StorageOptions = None,
+) -> Job:
     """Check everything that can be checked before anything is written, and return the job.
 
     Raises
@@ -56,18 +72,27 @@ def prepare(plan: Plan, chain: Chain, to: str | None, overwrite: bool, retries: 
     if destination is None:
         return Job(chain, None, retries=retries)
     folder = normalize(destination)
+    options = take_options(folder, storage_options) if chain.sink is None else chain.sink.options
     if "{block}" in folder:
         raise DestinationError(
             f"the destination {folder!r} has {{block}} in its name, which stands for an index: rename it"
         )
-    if is_remote(folder):
-        raise DestinationError(f"{folder!r} is in an object store, where jobs can't write yet: name a local folder")
+    if urlsplit(folder).scheme in ("http", "https"):
+        raise DestinationError(
+            f"{folder!r} is a web server, which can only be read: name a folder, s3://, gs:// or az://"
+        )
     check_apart(folder, plan.config)
-    if chain.sink is not None:
+    if chain.sink is None:
+        pass
+    elif chain.sink.is_one_zarr:
+        check_new_zarr(folder, plan, chain.sink)
+        folder += BESIDE
+    else:
         check_names(plan, chain.sink)
         check_outputs(folder, plan, chain.sink)
-    check_destination(folder, identity(plan, chain), overwrite)
-    return Job(chain, folder, retries=retries)
+    job = Job(chain, folder, retries=retries, options=options)
+    check_destination(job.place, identity(plan, chain), overwrite and not is_one_zarr(chain))
+    return job
 
 
 def identity(plan: Plan, chain: Chain) -> Identity:
@@ -76,50 +101,53 @@ def identity(plan: Plan, chain: Chain) -> Identity:
     return Identity(source, fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}")
 
 
-def check_apart(folder: str, config: Config) -> None:
-    """Refuse a destination that is a source, or inside one."""
-    real = os.path.realpath(folder)
-    for url in sorted({url for _, location in locations(config) if (url := url_of(location)) and not is_remote(url)}):
-        source = os.path.realpath(url.partition("{block}")[0].rstrip("/"))
-        if f"{real}/".startswith(f"{source}/") and not os.path.isfile(url.replace("{block}", "0")):
-            raise DestinationError(
-                f"the destination {folder!r} is, or is inside, the source {url!r}: name a folder outside of it"
-            )
-
-
-def check_outputs(folder: str, plan: Plan, sink: Sink) -> None:
-    """Refuse a shard whose output would lie in a source that stands in the destination."""
-    places = {origin(location) for _, location in locations(plan.config)}
-    urls = {place.url.partition("{block}")[0] for place in places if isinstance(place, Directory)}
-    sources = {os.path.realpath(url) for url in urls if not is_remote(url)}
-    for run in plan.runs:
-        name = sink.target(None if run.mounted is not None else run.path, run.blocks is not None)
-        place = os.path.realpath(os.path.join(folder, name.partition("{block}")[0] + "0"))
-        if any(place[: slash.start()] in sources for slash in re.finditer("/", place)):
-            raise DestinationError(
-                f"{name!r} of the destination {folder!r} lies inside the source: name another folder"
-            )
+def is_one_zarr(chain: Chain) -> bool:
+    """Tell whether all shards go to one ordinary Zarr."""
+    return chain.sink is not None and chain.sink.is_one_zarr
 
 
 def start(job: Job, wanted: Identity, overwrite: bool) -> Job:
     """Open the destination for writing, and return the job with its generation there."""
     if job.folder is None:
         return job
-    return replace(job, generation=open_destination(job.folder, wanted, overwrite).generation)
+    ledger = open_destination(job.place, wanted, overwrite, again=overwrite and is_one_zarr(job.chain))
+    if is_remote(job.folder) and ledger.unfinished():
+        logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder))
+    return replace(job, generation=ledger.generation)
+
+
+def bucket_rule(url: str) -> str:
+    """Return the rule of a bucket that removes unfinished uploads below a URL, as the store's owner writes it.
+
+    >>> bucket_rule("az://container/out")
+    'none is needed: Azure drops blocks that were not committed after a week'
+    """
+    place = urlsplit(url)
+    if place.scheme.startswith(("az", "adl", "abfs")):
+        return "none is needed: Azure drops blocks that were not committed after a week"
+    prefix = place.path.strip("/") + "/"
+    if place.scheme == "gs":
+        condition = {"age": 7, "matchesPrefix": [prefix]}
+        rules: dict[str, Any] = {"rule": [{"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": condition}]}
+        return json.dumps({"lifecycle": rules})
+    abort = {"DaysAfterInitiation": 7}
+    rule = {"ID": "unfinished-uploads", "Status": "Enabled", "Filter": {"Prefix": prefix}}
+    return json.dumps({"Rules": [{**rule, "AbortIncompleteMultipartUpload": abort}]})
 
 
 def remaining(job: Job, plan: Plan, segments: list[Segment]) -> tuple[list[Segment], int]:
     """Return the segments that have shards to do, without those that are done, and how many are done."""
     if job.folder is None:
         return segments, 0
-    records = Ledger(job.folder, job.generation).read()
+    records = Ledger(job.place, job.generation).read()
     if not records:
         return segments, 0
+    sizes = job.listed()
     done = frozenset(
         number
         for run in plan.runs
         for number, shard in run.shards()
-        if number in records and job.is_there(shard, records[number])
+        if number in records and job.is_there(shard, records[number], sizes)
     )
     left = [segment.without(done) for segment in segments]
     return [segment for segment in left if segment.runs], len(done)
@@ -145,18 +173,22 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
             "written: partition the source again, and map it to another destination"
         )
     records = _records(job, plan, outcome)
+    if job.chain.sink is not None and is_one_zarr(job.chain):
+        return finish_zarr(job, plan, records, job.chain.sink)
     config = Config(
         base=_mount(job, plan.runs[0], records).location,
         shards={run.path: _mount(job, run, records) for run in plan.runs[1:]},
     )
     nodes = read_nodes(config)
-    config = msgspec.structs.replace(config, shards={p: _as_now(m, nodes.get(p)) for p, m in config.shards.items()})
+    planned = _after(job.chain, plan.nodes)
+    mounts = {path: _as_now(path, mount, nodes.get(path), planned.get(path)) for path, mount in config.shards.items()}
+    config = msgspec.structs.replace(config, shards=mounts)
     if job.folder is None:
         return config
     config = msgspec.structs.replace(config, consolidated=_consolidate(job, plan, nodes))
-    check_latest(job.folder, job.generation)
-    write_file(os.path.join(job.folder, FILE_NAME), dump(config, job.folder))
-    remove_temporaries(job.folder)
+    check_latest(job.place, job.generation)
+    job.place.write(FILE_NAME, dump(config, job.folder))
+    job.place.clean()
     return config
 
 
@@ -164,12 +196,13 @@ def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
     """Return the record of every shard, each compared with what stands at the destination."""
     if job.folder is None:
         return {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
-    records = Ledger(job.folder, job.generation).read()
+    records = Ledger(job.place, job.generation).read()
+    sizes = job.listed()
     missing = tuple(
         ShardError(shard.name, GONE if number in records else "it was not recorded as done")
         for run in plan.runs
         for number, shard in run.shards()
-        if number not in records or not job.is_there(shard, records[number])
+        if number not in records or not job.is_there(shard, records[number], sizes)
     )
     if missing:
         raise _failed(job, missing, plan.shard_count)
@@ -199,27 +232,34 @@ def _given(location: Location | None) -> Location:
     return location
 
 
-def _as_now(mount: Mount, node: Node | None) -> Mount:
-    """Return a mount with the chunk keys that its array has now, after the chain."""
+def _after(chain: Chain, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
+    """Return a source's metadata as the steps of a chain leave it."""
+    for step in chain.steps:
+        nodes = step.changed(nodes)
+    return nodes
+
+
+def _as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> Mount:
+    """Return a mount with the chunk keys and the division that its array has now, after the chain."""
     if mount.blocks is None or node is None or not isinstance(node.meta, ArrayMeta) or node.meta.keys is None:
         return mount
-    return msgspec.structs.replace(mount, blocks=msgspec.structs.replace(mount.blocks, keys=node.meta.keys))
+    blocks = mount.blocks if planned is None or planned.blocks is None else planned.blocks
+    if blocks.chunk_grid != node.meta.chunk_grid:
+        raise CorruptError(
+            f"{path!r} has a grid of {node.meta.chunk_grid} chunks after the chain, where {blocks.chunk_grid} was planned: "
+            "a step changes it and does not say so in what its `changed` returns"
+        )
+    return msgspec.structs.replace(mount, blocks=msgspec.structs.replace(blocks, keys=node.meta.keys))
 
 
 def _consolidate(job: Job, plan: Plan, nodes: dict[str, Node]) -> Location | None:
-    """Write the consolidated metadata of the groups that had some, as a component of its own."""
+    """Write the consolidated metadata of the groups that get some, as a component of its own."""
     assert job.folder is not None
-    groups = [path for path, node in _groups(plan) if node.consolidated and path in nodes]
+    groups = [path for path in plan.consolidated if path in nodes]
     if not groups:
         return None
-    folder = os.path.join(job.folder, versioned(CONSOLIDATED, job.generation))
+    name = versioned(CONSOLIDATED, job.generation)
     for group in groups:
         key, data = consolidate(nodes, group, plan.nodes[group].inherited)
-        write_file(os.path.join(folder, key), data)
-    return Directory(folder)
-
-
-def _groups(plan: Plan) -> Iterator[tuple[str, GroupMeta]]:
-    for path, node in plan.nodes.items():
-        if isinstance(node.meta, GroupMeta):
-            yield path, node.meta
+        job.place.write(f"{name}/{key}", data)
+    return Directory(join_url(job.folder, name), job.options)

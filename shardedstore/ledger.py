@@ -6,24 +6,23 @@ crash cut short is passed over. ``.shardedstore/job-<n>.json`` says what each of
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import secrets
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
 
 from shardedstore.errors import DestinationError
+from shardedstore.folders import ENDED, STARTED, STORAGE_ERRORS, Folder
 from shardedstore.locations import Location
-from shardedstore.publish import make_folder, sync_folder, write_file
+from shardedstore.remote_errors import explain
+from shardedstore.urls import join_url
 
 FOLDER = ".shardedstore"
-SYNC_SECONDS = 1.0
 PER_FOLDER = 64  # segments
+READERS = 16  # threads
 _IDENTITY = re.compile("job-[0-9]+[.]json")
 ONCE = "once-"  # what the token of a chain begins with that has no fingerprint, so that no other job is the same
 
@@ -52,85 +51,60 @@ class Identity(msgspec.Struct, frozen=True):
 class Ledger(NamedTuple):
     """The records of one generation at a destination."""
 
-    folder: str
+    folder: Folder
     generation: int
 
     @property
     def _root(self) -> str:
-        return os.path.join(self.folder, FOLDER, "ledger", str(self.generation))
+        return f"{FOLDER}/ledger/{self.generation}"
 
     def read(self) -> dict[int, Record]:
         """Return all records by shard number."""
-        records: dict[int, Record] = {}
-        for name in _names(self._root):
-            for file in _names(os.path.join(self._root, name)):
-                records.update(_parse(os.path.join(self._root, name, file)))
-        return records
+        return self._records([name for name, nbytes in self.folder.sizes(self._root) if nbytes])
 
     def read_segment(self, segment: int) -> dict[int, Record]:
         """Return the records of one segment."""
-        folder = self._folder(segment)
-        records: dict[int, Record] = {}
-        for file in _names(folder):
-            if file.startswith(f"{segment}-"):
-                records.update(_parse(os.path.join(folder, file)))
-        return records
+        return self._records(self._files(segment))
 
     @contextmanager
     def writer(self, segment: int) -> Iterator[Callable[[Record], None]]:
-        """Give a function that appends a record; what it was given is on the disk when it returns, or with the next one or the
-        end if they come within a second.
-        """
-        folder = self._folder(segment)
-        make_folder(folder)
+        """Give a function that appends a record; see `Folder.appender` for when it is kept."""
         encode = msgspec.json.Encoder().encode
-        path = os.path.join(folder, f"{segment}-{secrets.token_hex(6)}.jsonl")
-        descriptor: int | None = None
-        synced = time.monotonic()
+        with self.folder.appender(f"{self._folder(segment)}/{segment}") as append:
+            yield lambda record: append(encode(record) + b"\n")
 
-        def append(record: Record) -> None:
-            nonlocal descriptor, synced
-            if descriptor is None:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            line = encode(record) + b"\n"
-            if os.write(descriptor, line) != len(line):
-                raise OSError(errno.ENOSPC, "a record could not be written whole: is the disk full?", path)
-            if time.monotonic() - synced > SYNC_SECONDS:
-                os.fsync(descriptor)
-                synced = time.monotonic()
-
-        try:
-            yield append
-        finally:
-            if descriptor is not None:
-                os.fsync(descriptor)
-                os.close(descriptor)
-                sync_folder(folder)
+    def unfinished(self) -> bool:
+        """Tell whether a writer died, in an object store: an upload of its shard may be left there, unfinished."""
+        names = [name.removesuffix(".jsonl") for name, _ in self.folder.sizes(self._root)]
+        started = {stem for stem, _, label in (name.rpartition("-") for name in names) if label == STARTED}
+        ended = {stem for stem, _, label in (name.rpartition("-") for name in names) if label == ENDED}
+        return bool(started - ended)
 
     def _folder(self, segment: int) -> str:
-        return os.path.join(self._root, str(segment // PER_FOLDER))
+        return f"{self._root}/{segment // PER_FOLDER}"
+
+    def _files(self, segment: int) -> list[str]:
+        folder = self._folder(segment)
+        return [f"{folder}/{name}" for name in self.folder.names(folder) if name.startswith(f"{segment}-")]
+
+    def _records(self, names: list[str]) -> dict[int, Record]:
+        if not names:
+            return {}
+        with ThreadPoolExecutor(READERS) as pool:
+            found = list(pool.map(self.folder.read, sorted(names)))
+        return {record.shard: record for data in found for record in _parse(data)}
 
 
-def _names(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-
-
-def _parse(path: str) -> Iterator[tuple[int, Record]]:
+def _parse(data: bytes) -> Iterator[Record]:
     decode = msgspec.json.Decoder(Record).decode
-    with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                try:
-                    record = decode(line)
-                except msgspec.DecodeError:
-                    continue
-                yield record.shard, record
+    for line in data.split(b"\n")[:-1]:  # what follows the last is torn
+        try:
+            yield decode(line)
+        except msgspec.DecodeError:
+            continue
 
 
-def read_identity(folder: str) -> Identity | None:
+def read_identity(folder: Folder) -> Identity | None:
     """Return what the latest job at a destination made it from; None where no job ever wrote.
 
     Raises
@@ -138,22 +112,24 @@ def read_identity(folder: str) -> Identity | None:
     DestinationError
         For a file that can't be read.
     """
-    generations = [int(name[4:-5]) for name in _names(os.path.join(folder, FOLDER)) if _IDENTITY.fullmatch(name)]
+    generations = [int(name[4:-5]) for name in folder.names(FOLDER) if _IDENTITY.fullmatch(name)]
     if not generations:
         return None
-    path = _identity_path(folder, max(generations))
+    path = identity_name(max(generations))
     try:
-        with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(), type=Identity)
+        return msgspec.json.decode(folder.read(path), type=Identity)
     except msgspec.DecodeError as error:
-        raise DestinationError(f"{path!r} can't be read ({error}): name another destination") from None
+        raise DestinationError(
+            f"{join_url(folder.url, path)!r} can't be read ({error}): name another destination"
+        ) from None
 
 
-def _identity_path(folder: str, generation: int) -> str:
-    return os.path.join(folder, FOLDER, f"job-{generation}.json")
+def identity_name(generation: int) -> str:
+    """Return the name of the file that says what a job was."""
+    return f"{FOLDER}/job-{generation}.json"
 
 
-def check_destination(folder: str, wanted: Identity, overwrite: bool) -> Identity | None:
+def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Identity | None:
     """Return the identity of a job to go on with, or None for a new one, and write nothing.
 
     Raises
@@ -165,50 +141,52 @@ def check_destination(folder: str, wanted: Identity, overwrite: bool) -> Identit
         found = read_identity(folder)
         if found is not None and (found.source, found.chain) == (wanted.source, wanted.chain):
             return found
-        if not overwrite and (found is not None or set(_names(folder)) - {FOLDER}):
-            raise DestinationError(_foreign(folder, found, wanted))
-    except OSError as error:
-        raise DestinationError(f"the destination {folder!r} can't be used: {error}") from error
+        if not overwrite and (found is not None or set(folder.names()) - {FOLDER}):
+            raise DestinationError(_foreign(folder.url, found, wanted))
+    except STORAGE_ERRORS as error:
+        raise DestinationError(f"the destination {folder.url!r} can't be used: {explain(error)}") from error
     return None
 
 
-def open_destination(folder: str, wanted: Identity, overwrite: bool) -> Ledger:
+def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again: bool = False) -> Ledger:
     """Make a destination ready to be written to; see `check_destination`. Nothing that is there is removed or rewritten.
 
     A new job gets a generation of its own, whose objects have names of their own. It is claimed by making its file,
-    which only one of two jobs that start at once can do; the other then finds it there.
+    which only one of two jobs that start at once can do; the other then finds it there. With `again`, a job that could
+    be gone on with begins anew as well.
     """
     found = check_destination(folder, wanted, overwrite)
+    found = None if again else found
     while found is None:
         try:
             generation = _next_generation(folder)
             wanted = msgspec.structs.replace(wanted, generation=generation)
-            write_file(_identity_path(folder, generation), msgspec.json.encode(wanted), create=True)
+            folder.write(identity_name(generation), msgspec.json.encode(wanted), create=True)
         except FileExistsError:
             pass
-        except OSError as error:
-            raise DestinationError(f"the destination {folder!r} can't be written to: {error}") from error
+        except STORAGE_ERRORS as error:
+            raise DestinationError(f"the destination {folder.url!r} can't be written to: {explain(error)}") from error
         found = check_destination(folder, wanted, overwrite)
     return Ledger(folder, found.generation)
 
 
-def check_latest(folder: str, generation: int) -> None:
+def check_latest(folder: Folder, generation: int) -> None:
     """Raise DestinationError where another job has taken a destination over: its result stands, whoever ends later."""
     found = read_identity(folder)
     if found is None or found.generation != generation:
         raise DestinationError(
-            f"another job took over the destination {folder!r} while this one ran, and its result stands: "
+            f"another job took over the destination {folder.url!r} while this one ran, and its result stands: "
             "name another destination for this one"
         )
 
 
-def _next_generation(folder: str) -> int:
+def _next_generation(folder: Folder) -> int:
     """Return 1 for a new destination, and else more than any generation that a name in it looks like, whoever gave it."""
-    if not set(_names(folder)) - {FOLDER} and read_identity(folder) is None:
-        return 1
-    names = (name for _, folders, files in os.walk(folder) for name in (*folders, *files))
-    numbers = [int(found[1]) for name in names if (found := re.search(r"~(\d{1,6})(?:\.|$)", name))]
     latest = read_identity(folder)
+    if latest is None and not set(folder.names()) - {FOLDER}:
+        return 1
+    names = (part for name, _ in folder.sizes() for part in name.split("/"))
+    numbers = [int(found[1]) for name in names if (found := re.search(r"~(\d{1,6})(?:\.|$)", name))]
     return max(1 if latest is None else latest.generation, *numbers, 1) + 1
 
 

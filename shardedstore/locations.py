@@ -14,9 +14,11 @@ import msgspec
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore
 
+from shardedstore.access import NONE, Options, StorageOptions, take_options
 from shardedstore.blobs import object_store
-from shardedstore.errors import ConfigError
+from shardedstore.errors import ConfigError, UsageError
 from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.parts import Part
 from shardedstore.urls import is_remote, normalize
 from shardedstore.views import Block, View
 from shardedstore.zips import ZipReadStore
@@ -26,16 +28,18 @@ class _Kind(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields
     pass
 
 
-class Directory(_Kind, frozen=True, tag="directory"):
+class Directory(_Kind, frozen=True, tag="directory", omit_defaults=True, repr_omit_defaults=True):
     """A folder with a file for each key: a local path, or a prefix in an object store."""
 
     url: str
+    options: Options = NONE
 
 
-class Zip(_Kind, frozen=True, tag="zip"):
+class Zip(_Kind, frozen=True, tag="zip", omit_defaults=True, repr_omit_defaults=True):
     """A zip with a member for each key, on a local disk or in an object store."""
 
     url: str
+    options: Options = NONE
 
 
 class ViewOf(_Kind, frozen=True, tag="view"):
@@ -45,6 +49,17 @@ class ViewOf(_Kind, frozen=True, tag="view"):
     path: str
 
 
+class PartOf(_Kind, frozen=True, tag="part", omit_defaults=True):
+    """What of another component is at or below the paths in `only`, and neither at nor below those in `without`.
+
+    Of the groups above those in `only`, their metadata documents belong to it too; None is everything.
+    """
+
+    source: Location
+    only: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Opened:
     """A store that has no location, such as one in memory: it can be looked at, but not sent to a worker."""
@@ -52,27 +67,34 @@ class Opened:
     store: Store
 
 
+Place = Directory | Zip
 if TYPE_CHECKING:
-    Location = Directory | Zip | ViewOf | Opened
+    Location = Directory | Zip | ViewOf | PartOf | Opened
 else:
-    Location = Directory | Zip | ViewOf  # what a config can hold
+    Location = Directory | Zip | ViewOf | PartOf  # what a config can hold
 
 
-def locate(source: Store | str | os.PathLike[str]) -> Location:
+def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptions = None) -> Location:
     """Return the location of a store, a path or a URL: a name that ends in .zip or .ozx is taken for a zip."""
+    if storage_options and isinstance(source, Store):
+        raise UsageError(f"storage_options are for a URL, and {source!r} is open already: give them when it is opened")
     match source:
         case View():
             inner = locate(source.store)
             return Opened(source) if isinstance(inner, Opened) else ViewOf(inner, source.path)
+        case Part():
+            inner = locate(source.store)
+            return Opened(source) if isinstance(inner, Opened) else PartOf(inner, source.only, source.without)
         case ZipReadStore():
-            return Zip(normalize(source.url))
+            return Zip(source.url, source.options)
         case LocalStore():
             return Directory(normalize(source.root))
         case Store():
             return _locate_foreign(source)
     url = normalize(source)
+    options = take_options(url, storage_options)
     is_zip = url.lower().endswith((".zip", ".ozx")) and not os.path.isdir(url)
-    return Zip(url) if is_zip else Directory(url)
+    return Zip(url, options) if is_zip else Directory(url, options)
 
 
 def _locate_foreign(store: Store) -> Location:
@@ -85,16 +107,16 @@ def _locate_foreign(store: Store) -> Location:
 def url_of(location: Location) -> str | None:
     """Return the URL of a component, of a view that of its source; None for a store that has none."""
     place = origin(location)
-    return None if isinstance(place, Opened | ViewOf) else place.url
+    return None if isinstance(place, Opened | ViewOf | PartOf) else place.url
 
 
 def origin(location: Location) -> Location:
-    """Return what a view is a part of, through views of views; another location as it is.
+    """Return what a view or a part is of, through views of views; another location as it is.
 
     >>> origin(ViewOf(ViewOf(Zip("/data/a.zip"), "t"), "u"))
     Zip(url='/data/a.zip')
     """
-    while isinstance(location, ViewOf):
+    while isinstance(location, ViewOf | PartOf):
         location = location.source
     return location
 
@@ -108,6 +130,8 @@ def show(location: Location) -> str:
     match location:
         case ViewOf(source, path):
             return f"{path!r} in {show(source)}"
+        case PartOf(source):
+            return show(source)
         case Opened(store):
             return repr(store)
     return repr(location.url)
@@ -118,17 +142,17 @@ def open_location(location: Location) -> Store:
     match location:
         case Opened(store):
             return store
-        case Directory(url):
-            return _open_remote(url) if is_remote(url) else LocalStore(url, read_only=True)
-        case Zip(url):
-            return ZipReadStore(url)
+        case Directory(url, options):
+            if is_remote(url):
+                return ObjectStore(object_store(url, options), read_only=True)
+            return LocalStore(url, read_only=True)
+        case Zip(url, options):
+            return ZipReadStore(url, storage_options=options)
         case ViewOf(source, path):
             return View(open_location(source), path)
+        case PartOf(source, only, without):
+            return Part(open_location(source), only, without)
     raise AssertionError(location)
-
-
-def _open_remote(url: str) -> Store:
-    return ObjectStore(object_store(url), read_only=True)
 
 
 def open_block(location: Location, blocks: Blocks, block: Coords) -> Store:
@@ -144,16 +168,20 @@ def at_block(location: Location, block: Coords) -> Location:
     >>> at_block(Zip("/data/t/{block}.zip"), (1, 2))
     Zip(url='/data/t/1/2.zip')
     """
-    return map_urls(location, lambda url: url.replace("{block}", block_name(block)))
+
+    def filled(place: Place) -> Place:
+        return msgspec.structs.replace(place, url=place.url.replace("{block}", block_name(block)))
+
+    return map_places(location, filled)
 
 
-def map_urls(location: Location, change: Callable[[str], str]) -> Location:
-    """Return a location whose URL is changed; of a view, its source's."""
+def map_places(location: Location, change: Callable[[Place], Place]) -> Location:
+    """Return a location whose place is changed; of a view or a part, its source's."""
     if isinstance(location, Opened):
         return location
-    if isinstance(location, ViewOf):
-        return ViewOf(map_urls(location.source, change), location.path)
-    return msgspec.structs.replace(location, url=change(location.url))
+    if isinstance(location, ViewOf | PartOf):
+        return msgspec.structs.replace(location, source=map_places(location.source, change))
+    return change(location)
 
 
 def require_location(location: Location, what: str) -> Location:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from shardedstore.automatic import automatic
+from shardedstore.choose import choose, parents, part_at, some_of
 from shardedstore.config import Config, Mount
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node, read_nodes
-from shardedstore.locations import Location, ViewOf
+from shardedstore.locations import Location, ViewOf, open_location
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.mounts import is_below
-from shardedstore.patterns import WHOLE, Pattern, Shards, parse_shards, parse_size
+from shardedstore.parts import Part
+from shardedstore.patterns import WHOLE, Paths, Pattern, Shards, parse_shards, parse_size
 
 
-def divide(source: Location, shards: Shards) -> Config:
-    """Return the config of a source as a sharded store: its mounts are views, and nothing is copied or listed.
+def divide(source: Location, shards: Shards, include: Paths | None = None, exclude: Paths | None = None) -> Config:
+    """Return the config of a source, or of a part of it, as a sharded store.
+
+    Its mounts are views, and nothing is copied or listed.
 
     Raises
     ------
@@ -25,12 +29,30 @@ def divide(source: Location, shards: Shards) -> Config:
     """
     patterns = parse_shards(shards)
     nodes = read_nodes(Config(base=source))
+    part = choose(source, nodes, include, exclude)
+    if part is None:
+        return Config(base=source, shards=_mounts(nodes, patterns, lambda path: ViewOf(source, path)))
+    whole = Part(open_location(source), part.only, part.without)
+    kept = {path: node for path, node in nodes.items() if whole.holds(path)}
+    for pattern in patterns:
+        if pattern.text in nodes and pattern.text not in kept:
+            raise PartitionError(
+                f"shards names {pattern.text!r}, which include and exclude leave out: take it out of one"
+            )
+
+    def view(path: str) -> ViewOf:
+        return ViewOf(part_at(part, path) if whole.is_cut(path) else source, path)
+
+    return Config(base=part, shards=_mounts(kept, patterns, view))
+
+
+def _mounts(nodes: Mapping[str, Node], patterns: list[Pattern], view: Callable[[str], ViewOf]) -> dict[str, Mount]:
     _check_plain(patterns, nodes)
     mounts: dict[str, Mount] = {}
     whole: dict[str, Pattern] = {}
     for path, node in nodes.items():
         pattern = next((p for p in patterns if _applies(p, path, node.meta)), None)
-        inside = next((p for p in _parents(path) if p in whole), None)
+        inside = next((p for p in parents(path) if p in whole), None)
         if pattern is None:
             continue
         if inside is not None:
@@ -38,20 +60,19 @@ def divide(source: Location, shards: Shards) -> Config:
         elif pattern.rule == WHOLE:
             if path:  # the root is whole as it is: the base
                 whole[path] = pattern
-                mounts[path] = Mount(ViewOf(source, path))
+                mounts[path] = Mount(view(path))
         else:
             blocks = _blocks(path, node, pattern)
             if blocks is not None:
-                mounts[path] = Mount(ViewOf(source, path), blocks)
-    return Config(base=source, shards=mounts)
+                mounts[path] = Mount(view(path), blocks)
+    return mounts
 
 
 def _check_plain(patterns: list[Pattern], nodes: Mapping[str, Node]) -> None:
     for pattern in patterns:
         if pattern.is_plain and pattern.text not in nodes:
-            some = ", ".join(repr(path) for path in list(nodes)[:8] if path)
             raise PartitionError(
-                f"shards names {pattern.text!r}, which is no group or array of the source; it has {some or 'none'}"
+                f"shards names {pattern.text!r}, which is no group or array of the source; it has {some_of(nodes)}"
             )
         if isinstance(pattern.rule, Mapping) and not pattern.is_plain:
             metas = [node.meta for path, node in nodes.items() if pattern.matches(path)]
@@ -88,12 +109,6 @@ def _applies(pattern: Pattern, path: str, meta: ArrayMeta | GroupMeta) -> bool:
     if isinstance(rule, Mapping):
         return set(rule) <= set(meta.dimension_names or ())
     return len(rule) == len(meta.shape)
-
-
-def _parents(path: str) -> Iterable[str]:
-    while path:
-        path = path.rpartition("/")[0]
-        yield path
 
 
 def _blocks(path: str, node: Node, pattern: Pattern) -> Blocks | None:
@@ -152,24 +167,3 @@ def shape_of(meta: ArrayMeta, rule: Mapping[str, int] | Sequence[int], path: str
             f"whole number of its chunks of {chunk}: take {near}"
         )
     return shape
-
-
-def automatic(meta: ArrayMeta, size: int) -> Blocks | None:
-    """Return blocks of about `size` decoded bytes, of whole chunks; None for an array that is no larger.
-
-    Leading dimensions are divided first, so that a block is one run of chunks in C order.
-
-    >>> from shardedstore.grid import ChunkKeys
-    >>> meta = ArrayMeta(3, (100, 40), (10, 10), ChunkKeys("default", "/"), None, 1)
-    >>> automatic(meta, 900).chunks, automatic(meta, 250).chunks, automatic(meta, 10_000)
-    ((2,), (1, 2), None)
-    """
-    if meta.chunks is None or meta.keys is None or not meta.shape or meta.nbytes <= size:
-        return None
-    chunks: list[int] = []
-    for axis, count in enumerate(meta.chunk_grid):
-        row = meta.chunk_nbytes * math.prod(meta.chunk_grid[axis + 1 :])
-        chunks.append(max(1, min(count, size // row)) if row else count)
-        if row <= size:
-            break
-    return Blocks(meta.chunk_grid, tuple(chunks), meta.keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from shardedstore.errors import PartitionError
@@ -12,6 +13,7 @@ from shardedstore.mounts import check_path
 
 Rule = str | int | Mapping[str, int] | Sequence[int]
 Shards = str | int | Mapping[str, Rule] | Iterable[str]
+Paths = str | Iterable[str]
 WHOLE = "whole"
 UNITS = {
     "": 1,
@@ -69,6 +71,7 @@ class Pattern(NamedTuple):
         return re.fullmatch(_regex(self.text), path) is not None
 
 
+@lru_cache(maxsize=256)
 def _regex(glob: str) -> str:
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]+\])", glob)
     special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
@@ -94,16 +97,34 @@ def parse_shards(shards: Shards) -> list[Pattern]:
             raise PartitionError(f"shards={shards!r} is no size, mapping or list of paths: see ShardedStore.partition")
     patterns = [Pattern(text, rule) for text, rule in rules.items()]
     for pattern in patterns:
-        if not isinstance(pattern.text, str):
-            raise PartitionError(f"shards names {pattern.text!r}, which is no path: write it like 'group/array'")
-        if pattern.text:
-            check_path(pattern.text, "shards names the path")
-        try:
-            pattern.matches("")
-        except re.error as error:
-            raise PartitionError(f"shards names the glob {pattern.text!r}, which can't be read: {error}") from None
+        _check_text(pattern, "shards")
         _check_rule(pattern)
     return sorted(patterns, key=lambda pattern: pattern.specificity, reverse=True)
+
+
+def parse_paths(paths: Paths, what: str) -> list[Pattern]:
+    """Return the patterns of some paths and globs, given as one text or several; `what` names them in messages.
+
+    >>> [pattern.text for pattern in parse_paths("a/*", "include")], parse_paths([], "include")
+    (['a/*'], [])
+    """
+    if not isinstance(paths, Iterable):
+        raise PartitionError(f"{what}={paths!r} is no path or list of paths: write it like ['group/array', 'group/*']")
+    patterns = [Pattern(text, WHOLE) for text in ([paths] if isinstance(paths, str) else paths)]
+    for pattern in patterns:
+        _check_text(pattern, what)
+    return patterns
+
+
+def _check_text(pattern: Pattern, what: str) -> None:
+    if not isinstance(pattern.text, str):
+        raise PartitionError(f"{what} names {pattern.text!r}, which is no path: write it like 'group/array'")
+    if pattern.text:
+        check_path(pattern.text, f"{what} names the path")
+    try:
+        pattern.matches("")
+    except re.error as error:
+        raise PartitionError(f"{what} names the glob {pattern.text!r}, which can't be read: {error}") from None
 
 
 def _check_rule(pattern: Pattern) -> None:

@@ -6,20 +6,22 @@ runs it. It is one task, and what its records are kept by.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from shardedstore.chain import Shard
 from shardedstore.config import Config
-from shardedstore.errors import PartitionError
+from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks, block_name
 from shardedstore.hierarchy import Node, digest, read_nodes
 from shardedstore.locations import Location
 from shardedstore.metadata import ArrayMeta, GroupMeta
 
+PER_FILE = 1 << 10  # bytes that its names and headers take at most, in a zip
 PER_CHUNK = 32 << 10  # bytes that take as long to copy as a chunk takes to open
 LEAST_WEIGHT = 192 << 20  # of a segment, in bytes, some 100 ms: below, scheduling costs more than it gains
 MOST_SEGMENTS = 4096
@@ -30,7 +32,8 @@ class Run(msgspec.Struct, frozen=True):
     """Some shards of one mount: the base, a whole component, or the blocks `first` to `stop` of an array.
 
     `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out.
-    `consolidated` are the groups in the component whose consolidated metadata is rebuilt at the end, and not carried.
+    `consolidated` are the groups in the component whose consolidated metadata is not carried, as it would be stale;
+    `nbytes` is the most that a shard can take decoded, with something for each file.
     """
 
     number: int
@@ -42,12 +45,15 @@ class Run(msgspec.Struct, frozen=True):
     exceptions: dict[str, Location] = {}
     mounted: dict[str, Blocks | None] | None = None
     consolidated: frozenset[str] = frozenset()
+    nbytes: int = 0
 
     def shards(self) -> Iterator[tuple[int, Shard]]:
         """Yield the numbers and places of the shards."""
+        divided = frozenset(path for path, blocks in (self.mounted or {}).items() if blocks is not None)
         for i in range(self.first, self.stop):
             block = None if self.blocks is None else self.blocks.index(i)
-            yield self.number + i - self.first, Shard(self.path, self.blocks, block, self.mounted is not None)
+            number = self.number + i - self.first
+            yield number, Shard(self.path, self.blocks, block, self.mounted is not None, self.nbytes, divided)
 
     def cut(self, first: int, stop: int) -> Run:
         """Return a part of the run, with the locations of its own blocks only."""
@@ -96,14 +102,26 @@ class Load(NamedTuple):
         """How long it takes, in bytes."""
         return self.nbytes + self.files * PER_CHUNK
 
+    def most(self, blocks: Blocks | None) -> int:
+        """Return the most bytes that one shard takes decoded, with something for each file."""
+        total = self.nbytes + self.files * PER_FILE
+        if blocks is None:
+            return total
+        in_block = math.prod(blocks.chunks) * math.prod(blocks.chunk_grid[len(blocks.chunks) :])
+        return -(-total * in_block // math.prod(blocks.chunk_grid))
+
 
 class Plan(NamedTuple):
-    """The shards of a store, and what is known of them before anything runs."""
+    """The shards of a store, and what is known of them before anything runs.
+
+    `consolidated` are the groups that get consolidated metadata at the end.
+    """
 
     config: Config
     nodes: dict[str, Node]
     runs: tuple[Run, ...]
     loads: tuple[Load, ...]
+    consolidated: tuple[str, ...] = ()
 
     @property
     def shard_count(self) -> int:
@@ -154,19 +172,22 @@ class Plan(NamedTuple):
         return segments
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, consolidated: bool | None = None) -> Plan:
     """Number and weigh the shards of a store, from its metadata alone.
 
     Raises
     ------
     PartitionError
         Where an array is not there, or no longer as it was when it was divided.
+    UsageError
+        Where consolidated metadata is asked for, and the root is no group.
     """
     nodes = read_nodes(config)
     blocked = {path: mount.blocks for path, mount in config.shards.items()}
     for path, blocks in blocked.items():
         if blocks is not None:
             _check_array(path, blocks, nodes.get(path))
+            nodes[path] = nodes[path]._replace(blocks=blocks)
     whole = {path for path, blocks in blocked.items() if blocks is None}
     loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in blocked}}
     for path, node in nodes.items():
@@ -176,19 +197,30 @@ def make_plan(config: Config) -> Plan:
             load = loads[path if blocked.get(path) is not None else home]
             load[0] += node.meta.chunk_count
             load[1] += node.meta.nbytes
-    consolidated: dict[str | None, list[str]] = defaultdict(list)
-    for path, node in nodes.items():
-        if isinstance(node.meta, GroupMeta) and node.meta.consolidated:
-            home = _home(path, whole)
-            consolidated[home].append(path if home is None else path[len(home) :].lstrip("/"))
-    runs = [Run(0, "", config.base, mounted=blocked, consolidated=frozenset(consolidated[None]))]
+    stale: dict[str | None, list[str]] = defaultdict(list)
+    for path in _groups(nodes, None):
+        home = _home(path, whole)
+        stale[home].append(path if home is None else path[len(home) :].lstrip("/"))
+    runs = [Run(0, "", config.base, mounted=blocked, consolidated=frozenset(stale[None]))]
     for path, mount in config.shards.items():
         count = 1 if mount.blocks is None else mount.blocks.count
         last = runs[-1]
         number = last.number + last.stop
-        groups = frozenset(consolidated[path])
+        groups = frozenset(stale[path])
         runs.append(Run(number, path, mount.location, mount.blocks, 0, count, mount.exceptions, consolidated=groups))
-    return Plan(config, nodes, tuple(runs), tuple(Load(*load) for load in loads.values()))
+    found = tuple(Load(*load) for load in loads.values())
+    runs = [msgspec.structs.replace(run, nbytes=load.most(run.blocks)) for run, load in zip(runs, found, strict=True)]
+    return Plan(config, nodes, tuple(runs), found, _groups(nodes, consolidated))
+
+
+def _groups(nodes: Mapping[str, Node], consolidated: bool | None) -> tuple[str, ...]:
+    """Return the groups that get consolidated metadata: those of the source, with True also the root, with False none."""
+    if consolidated is False:
+        return ()
+    if consolidated and not isinstance(nodes[""].meta, GroupMeta):
+        raise UsageError("consolidated=True is for a Zarr whose root is a group, and this one's is an array: leave it out")
+    groups = ((path, node.meta) for path, node in nodes.items() if isinstance(node.meta, GroupMeta))
+    return tuple(path for path, meta in groups if meta.consolidated or (consolidated and not path))
 
 
 def _check_array(path: str, blocks: Blocks, node: Node | None) -> None:

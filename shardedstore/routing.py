@@ -12,8 +12,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.config import Config, Mount
 from shardedstore.grid import Blocks, Coords, block_name, parse_block
-from shardedstore.locations import Location, ViewOf, open_block, open_location, show
+from shardedstore.locations import Location, PartOf, ViewOf, open_block, open_location, show
 from shardedstore.mounts import Mounts
+from shardedstore.parts import Part
 from shardedstore.readonly import ReadOnlyStore
 from shardedstore.views import Block, View
 
@@ -51,13 +52,21 @@ class RoutedStore(ReadOnlyStore):
         exception: Location | None = mount.exceptions.get(block_name(block))
         if exception is not None:
             return open_location(exception)
-        if isinstance(mount.location, ViewOf) and mount.location.source == self.config.base:
-            base, inside = self._component(None), mount.location.path  # shared: a zip's directory is read once
-            blocks = mount.blocks
-            return View(base, inside) if blocks is None or block is None else Block(base, inside, blocks, block)
+        if isinstance(mount.location, ViewOf) and (source := self._shared(mount.location.source)) is not None:
+            blocks, inside = mount.blocks, mount.location.path
+            return View(source, inside) if blocks is None or block is None else Block(source, inside, blocks, block)
         if mount.blocks is None or block is None:
             return open_location(mount.location)
         return open_block(mount.location, mount.blocks, block)
+
+    def _shared(self, source: Location) -> Store | None:
+        """Return the source of a view where the base is of it too: it is open, and a zip's directory is read once."""
+        base, store = self.config.base, self._component(None)
+        if isinstance(base, PartOf) and isinstance(store, Part):
+            base, store = base.source, store.store
+        if isinstance(source, PartOf) and source.source == base:
+            return Part(store, source.only, source.without)
+        return store if source == base else None
 
     def _route(self, key: str) -> tuple[Store, str]:
         """Return the component that holds a key, and the key inside it."""

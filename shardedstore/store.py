@@ -11,19 +11,21 @@ from zarr.abc.store import Store
 
 from shardedstore import config as configs
 from shardedstore import graph
+from shardedstore.access import StorageOptions, take_options
 from shardedstore.chain import parse_chain
 from shardedstore.config import Config, Mount
 from shardedstore.errors import ChainError, ConfigError, UsageError
+from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.job import prepare
 from shardedstore.locations import locate
 from shardedstore.mounts import check_path
 from shardedstore.partition import divide
-from shardedstore.patterns import Shards
+from shardedstore.patterns import Paths, Shards
 from shardedstore.plan import make_plan
-from shardedstore.publish import write_file
+from shardedstore.remote_errors import explain
 from shardedstore.routing import RoutedStore
 from shardedstore.task import Outcome
-from shardedstore.urls import is_remote, normalize
+from shardedstore.urls import join_url, normalize, unquote_name
 
 Target = str | os.PathLike[str]
 
@@ -68,7 +70,15 @@ class ShardedStore(RoutedStore):
         return store
 
     @classmethod
-    def partition(cls, source: Store | Target, shards: Shards = "1 GiB") -> Self:
+    def partition(
+        cls,
+        source: Store | Target,
+        shards: Shards = "1 GiB",
+        *,
+        include: Paths | None = None,
+        exclude: Paths | None = None,
+        storage_options: StorageOptions = None,
+    ) -> Self:
         """Look at any Zarr as a collection of shards: nothing is copied, and chunks are not listed.
 
         Parameters
@@ -81,13 +91,23 @@ class ShardedStore(RoutedStore):
             mapping gives for each path or glob ``"whole"``, a size, or the shards' size in elements, as a shape or by
             the names of dimensions; -1 is the whole dimension, and a size must be a whole number of chunks. The most
             specific pattern wins; ``*`` alone is everything that is left.
+        include : str or list of str, optional
+            Paths or globs of the groups and arrays to keep, with all below them; of the groups above, their metadata
+            documents are kept. None is everything. Files that are no Zarr are kept where their group is.
+        exclude : str or list of str, optional
+            Paths or globs of the groups and arrays to leave out of what is included, with all below them: they are
+            neither listed nor read, and consolidated metadata does not name them.
+        storage_options : mapping or str, optional
+            Options of the object store by obstore's names, or ``"anonymous"``. What is public, such as an endpoint,
+            stands in the config; all else, such as keys, is held by this process and its workers only. Without them,
+            the environment's are used.
 
         Raises
         ------
         PartitionError
-            For what can't be divided as asked.
+            For what can't be divided as asked, and for what is to be kept or left out and is not there.
         """
-        return cls._of(divide(locate(source), shards))
+        return cls._of(divide(locate(source, storage_options), shards, include, exclude))
 
     def map_shards(
         self,
@@ -96,7 +116,9 @@ class ShardedStore(RoutedStore):
         on_error: Literal["finish"] = "finish",
         retries: int = 2,
         overwrite: bool = False,
+        consolidated: bool | None = None,
         to: Target | None = None,
+        storage_options: StorageOptions = None,
         progress: graph.Progress | None = None,
     ) -> Any:
         """Run a chain of transforms over every shard with Dask, and return the store of the results.
@@ -120,8 +142,13 @@ class ShardedStore(RoutedStore):
         overwrite : bool
             Write to a destination that holds something else. What is there stays, beside the new, until the new config
             takes the place of the old.
+        consolidated : bool, optional
+            Write consolidated metadata for the root and for every group of the source that has some (True), or none at
+            all (False); None is for the groups that have some. What the source has is never carried: it would be stale.
         to : str or path, optional
             For a function: the folder for config and ledger. Without it the result is only returned.
+        storage_options : mapping or str, optional
+            Options of the object store that `to` leads to; a sink has its own.
         progress : callable, optional
             Called with the number of shards that have ended, and of all.
 
@@ -139,9 +166,13 @@ class ShardedStore(RoutedStore):
             raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
         if parsed.sink is not None and to is not None:
             raise ChainError(f"to= is for a function alone: {type(parsed.sink).__name__} has a destination of its own")
+        if parsed.sink is None and consolidated is not None:
+            raise ChainError(
+                "consolidated= is for a chain that ends in a sink: a function's stores stay as it made them"
+            )
         configs.to_dict(self.config)  # every component has a location
-        plan = make_plan(self.config)
-        job = prepare(plan, parsed, None if to is None else os.fspath(to), overwrite, retries)
+        plan = make_plan(self.config, consolidated)
+        job = prepare(plan, parsed, None if to is None else os.fspath(to), overwrite, retries, storage_options)
         if compute:
             return graph.run(job, plan, overwrite, ShardedStore._of, progress)
         return graph.lazy(job, plan, overwrite, ShardedStore._of)
@@ -172,23 +203,35 @@ class ShardedStore(RoutedStore):
         places = None if allow is None else [os.fspath(place) for place in allow]
         return cls._of(configs.from_dict(config, folder, places))
 
-    def save(self, path: Target) -> None:
-        """Write the config to a local file; components inside its folder are named relative to it."""
+    def save(self, path: Target, *, storage_options: StorageOptions = None) -> None:
+        """Write the config to a file or object; components inside its folder are named relative to it.
+
+        Raises
+        ------
+        ConfigError
+            Where it can't be written.
+        """
         url = normalize(path)
-        if is_remote(url):
-            raise UsageError(f"{url!r} is in an object store: a config is saved to a local file, for now")
-        write_file(url, configs.dump(self.config, os.path.dirname(url)))
+        folder, _, name = url.rpartition("/")
+        try:
+            place = open_folder(folder or "/", take_options(url, storage_options))
+            place.write(unquote_name(name, url), configs.dump(self.config, folder or "/"))
+        except STORAGE_ERRORS as error:
+            raise ConfigError(f"the config can't be written to {url!r}: {explain(error)}") from error
 
     @classmethod
-    def load(cls, path: Target, *, allow: Iterable[Target] = ()) -> Self:
-        """Open the store that a config file describes.
+    def load(cls, path: Target, *, allow: Iterable[Target] = (), storage_options: StorageOptions = None) -> Self:
+        """Open the store that a config describes.
 
         Parameters
         ----------
         path : str or path
-            A local file, or a folder with a ``shardedstore.json`` in it.
+            The config's path or URL, which ends in ``.json``, or that of the folder with a ``shardedstore.json`` in it.
         allow : iterable of str
-            Places outside the config's folder that it may name.
+            Places outside the config's folder that it may name, and endpoints that it may send requests to.
+        storage_options : mapping or str, optional
+            Options of the object store that the config is in; they hold for the components beside it as well. See
+            `partition`.
 
         Raises
         ------
@@ -196,17 +239,18 @@ class ShardedStore(RoutedStore):
             For a file that is no config, or names places outside its folder that are not allowed.
         """
         url = normalize(path)
-        if is_remote(url):
-            raise UsageError(f"{url!r} is in an object store: a config is loaded from a local file, for now")
-        if os.path.isdir(url):
-            url = os.path.join(url, configs.FILE_NAME)
+        options = take_options(url, storage_options)
+        if not url.endswith(".json") or os.path.isdir(url):
+            url = join_url(url, configs.FILE_NAME)
+        folder, _, name = url.rpartition("/")
         try:
-            with open(url, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise ConfigError(f"no config can be read at {url!r}: {error.strerror}") from error
+            data = open_folder(folder or "/", options).read(unquote_name(name, url))
+        except STORAGE_ERRORS as error:
+            cause = getattr(error, "strerror", None) or explain(error)
+            raise ConfigError(f"no config can be read at {url!r}: {cause}") from error
         try:
-            return cls.from_config(configs.parse(data), root=os.path.dirname(url), allow=allow)
+            places = [os.fspath(place) for place in allow]
+            return cls._of(configs.from_dict(configs.parse(data), folder or "/", places, options))
         except ConfigError as error:
             raise ConfigError(f"{url!r}: {error}") from None
 

@@ -9,24 +9,31 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 from obstore.exceptions import GenericError
 from toolz import merge, pipe
 from zarr.abc.store import Store
 
-from shardedstore.chain import Chain, Shard, Written
+from shardedstore.access import NONE, Options
+from shardedstore.blobs import nbytes_of
+from shardedstore.chain import Chain, NbytesOf, Shard, Written
 from shardedstore.entries import read_entries
 from shardedstore.errors import ShardError
+from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.grid import block_name
 from shardedstore.ledger import Ledger, Record, versioned
 from shardedstore.locations import Location, Opened, ViewOf, locate, open_block, open_location, require_location, url_of
 from shardedstore.plan import Run, Segment
-from shardedstore.urls import is_remote
+from shardedstore.preflight import find_missing, places_of
+from shardedstore.remote_errors import explain, is_of_object_store, status_of
+from shardedstore.urls import is_remote, join_url, normalize, quote_name
 from shardedstore.views import Remainder
 
 logger = logging.getLogger("shardedstore")
 FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
+REFUSED = range(400, 408)  # of HTTP: what the server will refuse again
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
 
 
@@ -41,6 +48,13 @@ class Job:
     folder: str | None
     generation: int = 1
     retries: int = 2
+    options: Options = NONE
+
+    @property
+    def place(self) -> Folder:
+        """The folder that config and ledger stand in."""
+        assert self.folder is not None
+        return open_folder(self.folder, self.options)
 
     def url(self, shard: Shard) -> str:
         """Return where a shard goes."""
@@ -51,15 +65,31 @@ class Job:
         """Return the URL of a mount's shards, in which ``{block}`` stands for a block's index."""
         assert self.chain.sink is not None
         assert self.folder is not None
-        name = self.chain.sink.target(None if is_base else path, blocked)
-        return os.path.join(self.folder, versioned(name, self.generation))
+        if self.chain.sink.is_one_zarr:
+            return normalize(self.chain.sink.url)
+        name = versioned(self.chain.sink.target(None if is_base else path, blocked), self.generation)
+        return join_url(self.folder, quote_name(name) if is_remote(self.folder) else name)
 
-    def is_there(self, shard: Shard, record: Record) -> bool:
-        """Tell whether what a record says was written still stands."""
+    def is_there(self, shard: Shard, record: Record, sizes: Mapping[str, int] | None = None) -> bool:
+        """Tell whether what a record says was written still stands.
+
+        `sizes` are those of what stands at the destination, by URL, where that was listed.
+        """
         if self.chain.sink is None:
             url = None if record.location is None else url_of(record.location)
             return record.location is not None and (url is None or is_remote(url) or os.path.exists(url))
-        return self.chain.sink.is_there(self.url(shard), record.nbytes)
+        look: NbytesOf = partial(nbytes_of, options=self.options) if sizes is None else sizes.get
+        return self.chain.sink.is_there(self.url(shard), record.nbytes, look)
+
+    def find_missing(self, locations: Iterable[Location]) -> str | None:
+        """Return what keeps this process from doing the job; see `preflight.find_missing`."""
+        return find_missing(self.folder, self.options, self.generation, places_of(locations))
+
+    def listed(self) -> dict[str, int] | None:
+        """Return the sizes of what stands at the destination by URL, for `is_there`: where asking for each would be slow."""
+        if self.folder is None or not is_remote(self.folder):
+            return None
+        return {join_url(self.folder, quote_name(name)): nbytes for name, nbytes in self.place.sizes()}
 
 
 @dataclass(frozen=True)
@@ -95,13 +125,17 @@ class Outcome:
 
 def run_segment(job: Job, segment: Segment) -> Outcome:
     """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised."""
+    missing = job.find_missing(run.location for run in segment.runs)
+    if missing is not None:
+        return Outcome.failed(segment, missing)
     if job.folder is None:
         return Outcome.total(_do_shards(job, segment, {}, None))
-    ledger = Ledger(job.folder, job.generation)
+    ledger = Ledger(job.place, job.generation)
     try:
+        records = ledger.read_segment(segment.number)
         with ledger.writer(segment.number) as append:
-            return Outcome.total(_do_shards(job, segment, ledger.read_segment(segment.number), append))
-    except OSError as error:
+            return Outcome.total(_do_shards(job, segment, records, append))
+    except STORAGE_ERRORS as error:
         return Outcome.failed(segment, f"its record can't be kept at the destination: {_cause(error)}")
 
 
@@ -182,8 +216,8 @@ def is_transient(error: BaseException) -> bool:
     """
     if isinstance(error, OSError):
         return isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT
-    return isinstance(error, GenericError)
+    return isinstance(error, GenericError) and status_of(error) not in REFUSED
 
 
 def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {explain(error) if is_of_object_store(error) else error}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from shardedstore.errors import UsageError
 
+BESIDE = ".shardedstore"  # ends the name of the folder that an ordinary Zarr's config and ledger stand in, beside it
 SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
 
 
@@ -19,6 +20,42 @@ def is_remote(url: str) -> bool:
     """
     scheme = _scheme(url)
     return scheme is not None and scheme != "file"
+
+
+def is_within(url: str, place: str) -> bool:
+    """Tell whether a URL is a place, or lies below it.
+
+    >>> is_within("s3://bucket/a/b", "s3://bucket/a"), is_within("/data/ab", "/data/a")
+    (True, False)
+    """
+    return f"{url}/".startswith(f"{place.rstrip('/')}/")
+
+
+def join_url(folder: str, name: str) -> str:
+    """Return the URL of what has a name in a folder.
+
+    >>> join_url("s3://bucket", "a/0.zip"), join_url("/out", "")
+    ('s3://bucket/a/0.zip', '/out')
+    """
+    return f"{folder.rstrip('/')}/{name}" if name else folder
+
+
+def quote_name(name: str) -> str:
+    """Return a name as it stands in the URL of an object.
+
+    >>> quote_name("a b/100%/{block}.zip")
+    'a%20b/100%25/{block}.zip'
+    """
+    return quote(name, safe="/{}~!$&'()*+,;=:@")
+
+
+def unquote_name(name: str, url: str) -> str:
+    """Return the name of what the last part of a URL stands for; a local path stands for itself.
+
+    >>> unquote_name("a%20b", "s3://bucket/a%20b"), unquote_name("a%20b", "/a%20b")
+    ('a b', 'a%20b')
+    """
+    return unquote(name) if is_remote(url) else name
 
 
 def _scheme(url: str) -> str | None:

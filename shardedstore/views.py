@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Container
 from functools import lru_cache
+from typing import Protocol
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -55,6 +56,22 @@ class View(ReadOnlyStore):
             yield name
 
 
+class Left(Protocol):
+    """What of a store is left for a component that leaves something out."""
+
+    def holds(self, key: str) -> bool:
+        """Tell whether a key, if it exists, is part of it."""
+
+    def is_mounted(self, folder: str) -> bool:
+        """Tell whether nothing below a folder is part of it."""
+
+    def is_cut(self, folder: str) -> bool:
+        """Tell whether a folder is best listed name by name, as there are folders below that are no part of it."""
+
+    def chunk_names(self, folder: str) -> Container[str]:
+        """Return the names of the files in a folder that `holds` denies; asked for each, it would take ten times as long."""
+
+
 class Remainder(ReadOnlyStore):
     """What of a store is left for the base: the keys that no mounted component holds.
 
@@ -73,7 +90,7 @@ class Remainder(ReadOnlyStore):
         return f"Remainder({self.store!r}, without {len(self.mounted)} mounts)"
 
     def holds(self, key: str) -> bool:
-        """Tell whether a key, if it exists, is part of the remainder."""
+        # docstring inherited
         found = self.mounts.resolve(key)
         if found is None:
             return True
@@ -81,11 +98,15 @@ class Remainder(ReadOnlyStore):
         return blocks is not None and blocks.keys.decode(found[1], blocks.chunk_grid) is None
 
     def is_mounted(self, folder: str) -> bool:
-        """Tell whether everything below a folder is another component's."""
+        # docstring inherited
         return self.mounted.get(folder, ...) is None
 
+    def is_cut(self, folder: str) -> bool:
+        # docstring inherited
+        return False
+
     def chunk_names(self, folder: str) -> Container[str]:
-        """Return the names of the files in a folder that `holds` denies; asked for each, it would take ten times as long."""
+        # docstring inherited
         path, rest = self.mounts.resolve(folder) or ("", "")
         blocks = self.mounted.get(path)
         if blocks is None:

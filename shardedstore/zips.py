@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from shardedstore.access import StorageOptions, take_options
 from shardedstore.blobs import INLINE, ByteSource, open_blob
 from shardedstore.readonly import ReadOnlyStore, bounds
 from shardedstore.urls import is_remote, normalize
@@ -31,9 +32,9 @@ class ZipReadStore(ReadOnlyStore):
     ----------
     url : str or path
         A local path, or a URL that obstore knows: ``s3://``, ``gs://``, ``az://``, ``https://`` ...
-    options : mapping, optional
-        Options of the object store, as `obstore.store.from_url` takes them. They are pickled with the store, but are
-        not in its repr; those of the environment are used without being in either.
+    storage_options : mapping or str, optional
+        Options of the object store by obstore's names, or ``"anonymous"``. What is secret stays in this process, and is
+        not pickled with the store.
     source : ByteSource, optional
         Where to read the bytes instead of at `url`. It is not pickled.
 
@@ -48,12 +49,12 @@ class ZipReadStore(ReadOnlyStore):
         self,
         url: str | os.PathLike[str],
         *,
-        options: Mapping[str, Any] | None = None,
+        storage_options: StorageOptions = None,
         source: ByteSource | None = None,
     ) -> None:
         super().__init__()
         self._url = normalize(url)
-        self._options = dict(options or {})
+        self.options = take_options(self._url, storage_options)
         self._source = source
         self._archive: Archive | None = None
         self._opening: asyncio.Future[Archive] | None = None
@@ -157,17 +158,17 @@ class ZipReadStore(ReadOnlyStore):
     def _opened(self) -> Archive:
         archive = self._archive
         if archive is None:
-            archive = self._archive = Archive.open(self._url, self._source or open_blob(self._url, self._options))
+            archive = self._archive = Archive.open(self._url, self._source or open_blob(self._url, self.options))
         return archive
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self._url, "options": self._options}
+        return {"url": self._url, "storage_options": self.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and (self._url, self._options) == (other._url, other._options)
+        return isinstance(other, type(self)) and (self._url, self.options) == (other._url, other.options)
 
     def __str__(self) -> str:
         return f"zip::{self._url}"

@@ -1,12 +1,76 @@
-"""What all tests share: the modules `sources` and `conformance` beside this file can be imported by name."""
+"""What all tests share: the modules beside this file can be imported by name, and servers are started once a session."""
 
+import os
 import sys
+from itertools import count
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import servers
+
 # A machine under load is no failure, and a run is the same as the one before: what it finds can be found again.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("default")
+
+MARKED_BY_FIXTURE = {"s3_server": "s3", "azure_server": "azure"}
+FOLDERS = (str(number) for number in count())
+
+
+def pytest_addoption(parser):
+    parser.addoption("--azure", action="store_true", help="run the tests on Azurite too, which npm must have installed")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        for fixture, marker in MARKED_BY_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+    if not config.getoption("--azure"):
+        azure = [item for item in items if item.get_closest_marker("azure")]
+        config.hook.pytest_deselected(items=azure)
+        items[:] = [item for item in items if item not in azure]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    with servers.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory):
+    with servers.azurite(tmp_path_factory.mktemp("azurite")) as server:
+        server.make_container("tests")
+        yield server
+
+
+@pytest.fixture
+def use_environment(monkeypatch):
+    """A function that gives this process some variables, and no others of object stores."""
+
+    def use(environment):
+        for name in os.environ:
+            if name.startswith(("AWS_", "AZURE_", "GOOGLE_")):
+                monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+@pytest.fixture
+def bucket(s3_server, use_environment):
+    """An empty folder of a bucket: its URL, to which the environment leads, and a client."""
+    use_environment(s3_server.environment())
+    return s3_server.folder("tests", next(FOLDERS))
+
+
+@pytest.fixture
+def container(azure_server, use_environment):
+    """An empty folder of a container in Azure: its URL, to which the environment leads, and a client."""
+    use_environment(azure_server.environment())
+    return azure_server.folder("tests", next(FOLDERS))

@@ -85,6 +85,21 @@ class Poison(Step):
 
 
 @dataclass(frozen=True)
+class KillOnce(Step):
+    """Kills its process at some entry of one shard, until a file is there."""
+
+    shard: str
+    at: int
+    mended: str
+
+    def __call__(self, entries: Entries, shard: Shard) -> Entries:
+        for i, entry in enumerate(entries):
+            if i == self.at and shard.name == self.shard and not os.path.exists(self.mended):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield entry
+
+
+@dataclass(frozen=True)
 class Remove(Step):
     """Removes a file when it sees the first entry of a shard, so that what was listed is not there any more."""
 

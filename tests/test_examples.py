@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import obstore
 import pytest
 
 from shardedstore import ShardedStore
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DEMO, CLOUD = EXAMPLES / "demo.py", EXAMPLES / "to_cloud.py"
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -56,3 +58,16 @@ def test_demo_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "--folder" in done.stderr
     assert (folder / "zips" / "mine.zip").exists()
+
+
+def test_climate_data_goes_to_the_cloud_and_is_opened_from_there(bucket, tmp_path: Path) -> None:
+    url = f"{bucket.url}/air temperature"
+    for times in range(2):
+        command = [sys.executable, CLOUD, url, "--folder", tmp_path, "--workers", "2"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "identical; 240 months, compressed with ZstdCodec" in done.stdout
+        assert ("5 zips done now" if times == 0 else "0 zips done now (0 bytes), 5 were done before") in done.stdout
+        assert "Traceback" not in done.stderr
+    names = {found["path"] for batch in obstore.list(bucket.client) for found in batch}
+    assert {f"air temperature/air_temperature/{i}.zarr.zip" for i in range(4)} < names

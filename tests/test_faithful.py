@@ -15,6 +15,7 @@ from zarr.storage import LocalStore
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.config import Config
+from shardedstore.folders import open_folder
 from shardedstore.hierarchy import read_nodes
 from shardedstore.ledger import Identity, open_destination
 from shardedstore.locations import Zip
@@ -103,7 +104,7 @@ def test_two_jobs_that_start_at_once_do_not_share_a_generation(tmp_path):
         def start(name, folder=folder, ledgers=ledgers, barrier=barrier):
             barrier.wait()
             try:
-                ledgers.append(open_destination(folder, Identity(name, name), overwrite=False))
+                ledgers.append(open_destination(open_folder(folder), Identity(name, name), overwrite=False))
             except DestinationError:
                 ledgers.append(None)
 

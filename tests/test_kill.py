@@ -25,6 +25,7 @@ from helpers_jobs import (
 
 from shardedstore import ShardedStore, ledger, plan
 from shardedstore.config import FILE_NAME
+from shardedstore.folders import open_folder
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
@@ -52,7 +53,7 @@ def zips(out):
 
 
 def recorded(out):
-    return len(ledger.Ledger(str(out), 1).read())
+    return len(ledger.Ledger(open_folder(str(out)), 1).read())
 
 
 def go_on(source, out):
@@ -92,7 +93,7 @@ def test_all_processes_are_killed_twice_and_the_same_call_goes_on(source, tmp_pa
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path, expected):
     out = tmp_path / "out"
-    ledger.open_destination(str(out), identity_of(source), False)
+    ledger.open_destination(open_folder(str(out)), identity_of(source), False)
     (out / "temperature" / "0").mkdir(parents=True)
     theirs = f".shardedstore-{socket.gethostname()}-99999999-0123abcd.tmp"
     for folder in out, out / "temperature" / "0":

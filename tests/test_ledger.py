@@ -14,6 +14,7 @@ from sources import SOURCES
 
 from shardedstore import DestinationError, ShardedStore, ShardsFailed, plan, step
 from shardedstore.config import FILE_NAME
+from shardedstore.folders import open_folder
 from shardedstore.ledger import (
     FOLDER,
     Identity,
@@ -57,7 +58,7 @@ def ledger_files(folder):
 
 
 def test_records_are_read_again(tmp_path):
-    ledger = Ledger(str(tmp_path), 1)
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
     placed = record(7, location=Directory("/data/a"))
     write(ledger, 0, record(5), placed)
     write(ledger, 1, record(300))
@@ -68,14 +69,14 @@ def test_records_are_read_again(tmp_path):
 
 
 def test_segments_of_like_numbers_are_kept_apart(tmp_path):
-    ledger = Ledger(str(tmp_path), 1)
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
     for segment in 1, 11, 110:
         write(ledger, segment, record(segment))
     assert [list(ledger.read_segment(segment)) for segment in (1, 11, 110)] == [[1], [11], [110]]
 
 
 def test_records_of_several_attempts_are_merged(tmp_path):
-    ledger = Ledger(str(tmp_path), 1)
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
     for number in range(4):
         write(ledger, 0, record(number))
     assert set(ledger.read_segment(0)) == set(range(4))
@@ -83,7 +84,7 @@ def test_records_of_several_attempts_are_merged(tmp_path):
 
 
 def test_two_attempts_at_once_do_not_disturb_each_other(tmp_path):
-    ledger = Ledger(str(tmp_path), 1)
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
     with ledger.writer(0) as one, ledger.writer(0) as other:
         for number in range(0, 100, 2):
             one(record(number))
@@ -95,7 +96,7 @@ def test_two_attempts_at_once_do_not_disturb_each_other(tmp_path):
     "torn", [b"", b"{", b'{"shard":2,"entries":3,"nbytes":99,"digest":"d"}', b"\0\0\0\0", b"\xff\xfe"]
 )
 def test_a_torn_last_line_is_passed_over(tmp_path, torn):
-    ledger = Ledger(str(tmp_path), 1)
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
     write(ledger, 0, record(1))
     (file,) = ledger_files(tmp_path)
     file.write_bytes(file.read_bytes() + torn)
@@ -105,7 +106,7 @@ def test_a_torn_last_line_is_passed_over(tmp_path, torn):
 
 @pytest.mark.parametrize("bad", [b"{", b"[]", b'{"shard":"x"}', b"\0\0\0\0", b"\xff\xfe", b""])
 def test_a_damaged_line_is_passed_over(tmp_path, bad):
-    ledger = Ledger(str(tmp_path), 1)
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
     write(ledger, 0, record(1))
     (file,) = ledger_files(tmp_path)
     good = file.read_bytes()
@@ -114,12 +115,12 @@ def test_a_damaged_line_is_passed_over(tmp_path, bad):
 
 
 def test_an_attempt_that_does_nothing_leaves_no_file(tmp_path):
-    write(Ledger(str(tmp_path), 1), 0)
+    write(Ledger(open_folder(str(tmp_path)), 1), 0)
     assert ledger_files(tmp_path) == []
 
 
 def test_records_are_kept_when_the_attempt_ends_with_an_error(tmp_path):
-    ledger = Ledger(str(tmp_path), 1)
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
 
     def stop():
         with ledger.writer(0) as append:
@@ -133,22 +134,22 @@ def test_records_are_kept_when_the_attempt_ends_with_an_error(tmp_path):
 
 def test_a_record_is_in_the_file_at_once(tmp_path):
     """So that no more than the shard at work is lost when the process is killed."""
-    ledger = Ledger(str(tmp_path), 1)
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
     with ledger.writer(0) as append:
         append(record(1))
         assert ledger.read_segment(0) == {1: record(1)}
 
 
 def test_generations_are_kept_apart(tmp_path):
-    write(Ledger(str(tmp_path), 1), 0, record(1))
-    assert Ledger(str(tmp_path), 2).read() == {}
+    write(Ledger(open_folder(str(tmp_path)), 1), 0, record(1))
+    assert Ledger(open_folder(str(tmp_path)), 2).read() == {}
 
 
 def test_many_shards_need_few_files(tmp_path):
     blocks_at(tmp_path / "source.zarr", 600).map_shards(ToZip(tmp_path / "out"))
     assert len(list((tmp_path / "out" / "a").iterdir())) == 600
     assert len(ledger_files(tmp_path / "out")) <= 601 // plan.MOST_SHARDS + 1
-    assert len(Ledger(str(tmp_path / "out"), 1).read()) == 601
+    assert len(Ledger(open_folder(str(tmp_path / "out")), 1).read()) == 601
 
 
 @pytest.mark.parametrize(
@@ -468,7 +469,7 @@ def test_shards_are_not_written_into_a_source_that_lies_in_the_destination(tmp_p
 
 def test_nothing_is_written_by_a_check(tmp_path):
     wanted = Identity("s", "c")
-    assert check_destination(str(tmp_path / "out"), wanted, False) is None
+    assert check_destination(open_folder(str(tmp_path / "out")), wanted, False) is None
     assert not (tmp_path / "out").exists()
 
 
@@ -476,9 +477,9 @@ def test_opening_twice_is_opening_once(tmp_path):
     """The task that opens the destination may run twice, also where something else is there."""
     (tmp_path / "notes.txt").touch()
     wanted = Identity("s", "c")
-    first = open_destination(str(tmp_path), wanted, True)
-    assert open_destination(str(tmp_path), wanted, True) == first
-    assert read_identity(str(tmp_path)) == Identity("s", "c", 2)
+    first = open_destination(open_folder(str(tmp_path)), wanted, True)
+    assert open_destination(open_folder(str(tmp_path)), wanted, True) == first
+    assert read_identity(open_folder(str(tmp_path))) == Identity("s", "c", 2)
 
 
 def test_the_identity_is_json(source, tmp_path):

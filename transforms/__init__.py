@@ -9,8 +9,9 @@ if __name__ != "shardedstore.transforms":
         f"{__name__!r} is not the import name of this folder: import shardedstore.transforms instead", name=__name__
     )
 
+from shardedstore.transforms.copy_to import CopyTo
 from shardedstore.transforms.map_chunks import MapChunks
 from shardedstore.transforms.recompress import Recompress
 from shardedstore.transforms.to_zip import ToZip
 
-__all__ = ["MapChunks", "Recompress", "ToZip"]
+__all__ = ["CopyTo", "MapChunks", "Recompress", "ToZip"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
 
-from shardedstore.chain import Entries, Shard, Sink, Tally, Written
-from shardedstore.errors import ChainError, CorruptError
+from shardedstore.access import Options, StorageOptions, take_options
+from shardedstore.chain import Entries, NbytesOf, Shard, Sink, Written
+from shardedstore.errors import ChainError
+from shardedstore.hierarchy import Node
 from shardedstore.locations import Location, Zip
 from shardedstore.mounts import check_path
-from shardedstore.publish import published
-from shardedstore.zipwriter import ZipWriter, writev_all
+from shardedstore.urls import normalize
+from shardedstore.zipshard import write_zip
 
 BASE = "__base__"
 
@@ -21,17 +24,22 @@ class ToZip(Sink):
     """Write each shard to a stored (uncompressed) zip of its own, which alone is a Zarr as well.
 
     Equal shards give equal bytes: metadata first and breadth first, then the chunks in C order, fixed time stamps.
-    A zip appears under its name when it is whole and on the disk.
+    A zip appears under its name when it is whole: on a local disk synced, in an object store uploaded, in parts that are
+    sent as they are made.
 
     Parameters
     ----------
     url : str
-        The folder for the zips, the config and the ledger.
+        The folder for the zips, the config and the ledger: a local path, or ``s3://``, ``gs://`` or ``az://``.
     name : str
         How zips are named. ``{path}`` is the shard's path, and ``{block}`` the index of an array's block, which goes
         with the separator before it where there is none. The base's path is ``__base__``.
+        A name that ends in ``.ozx`` gives zips by RFC-9 of OME-Zarr: zip64, and a comment that tells the version and
+        that metadata comes first.
     zip64 : bool
         Write zip64 records even where the archive is small enough without.
+    storage_options : mapping or str, optional
+        Options of the object store by obstore's names, or ``"anonymous"``. What is secret is in no repr, graph or file.
 
     Examples
     --------
@@ -43,9 +51,12 @@ class ToZip(Sink):
     url: str
     name: str = "{path}/{block}.zarr.zip"
     zip64: bool = False
+    storage_options: InitVar[StorageOptions] = None
+    options: Options = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, storage_options: StorageOptions) -> None:
         object.__setattr__(self, "url", os.fspath(self.url))
+        object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
         if re.search(r"[{}]", re.sub(r"\{(path|block)\}", "", self.name)) or self.name.count("{block}") > 1:
             raise ChainError(
                 f"ToZip's name {self.name!r} may hold {{path}}, and {{block}} once, and nothing else in braces"
@@ -62,26 +73,26 @@ class ToZip(Sink):
 
     def location(self, url: str) -> Location:
         # docstring inherited
-        return Zip(url)
+        return Zip(url, self.options)
+
+    def check(self, nodes: Mapping[str, Node]) -> None:
+        # docstring inherited
+        old = [path for path, node in nodes.items() if node.meta.zarr_format == 2]
+        if self.is_ozx and old:
+            raise ChainError(
+                f"{self.name!r} names zips of OME-Zarr, which are Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put "
+                "MigrateV3() before ToZip, or end the name with .zarr.zip"
+            )
+
+    @property
+    def is_ozx(self) -> bool:
+        """Whether the zips are to follow RFC-9 of OME-Zarr."""
+        return self.name.lower().endswith(".ozx")
 
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
         # docstring inherited
-        tally = Tally()
-        with published(url) as descriptor:
-            zip_writer = ZipWriter(writev_all(descriptor), zip64=self.zip64)
-            add, count = zip_writer.add, tally.add
-            for key, data, _, _ in entries:
-                count(key, len(data) if isinstance(data, bytes) else memoryview(data).nbytes, add(key, data))
-            nbytes = zip_writer.close()
-            if os.fstat(descriptor).st_size != nbytes:
-                raise CorruptError(
-                    f"{url!r} has another size than the {nbytes} bytes that were written: is the disk full?"
-                )
-        return tally.written(nbytes)
+        return write_zip(entries, url, self.options, most=2 * shard.nbytes, zip64=self.zip64, is_ozx=self.is_ozx)
 
-    def is_there(self, url: str, nbytes: int) -> bool:
+    def is_there(self, url: str, nbytes: int, nbytes_of: NbytesOf) -> bool:
         # docstring inherited
-        try:
-            return os.stat(url).st_size == nbytes
-        except OSError:
-            return False
+        return nbytes_of(url) == nbytes

@@ -1,0 +1,143 @@
+"""How object stores are reached: what of it may be seen, and what only processes may know.
+
+What is public (an endpoint, a region) stands in locations as `Options`. All else, credentials first, is held by this
+process for the URLs that it was given for, and reaches workers by a plugin of theirs: it is in no graph or file.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from shardedstore.errors import UsageError
+from shardedstore.urls import BESIDE, is_remote, is_within
+
+ANONYMOUS = "anonymous"
+CLIENT_OPTIONS = ("allow_http", "timeout", "connect_timeout", "proxy_url", "user_agent")
+_PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
+_OTHER_NAMES = {"endpoint_url": "endpoint", "default_region": "region", "storage_account_name": "account_name"}
+
+
+class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """What must be known to open a location, and may be known to all; the names are obstore's."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    account_name: str | None = None
+    anonymous: bool = False
+    allow_http: bool = False
+    virtual_hosted_style_request: bool | None = None
+    request_payer: bool | None = None
+    use_emulator: bool | None = None
+
+    def keywords(self) -> dict[str, Any]:
+        """Return them as obstore's `from_url` takes them.
+
+        >>> Options(endpoint="http://127.0.0.1:9000", anonymous=True).keywords()
+        {'endpoint': 'http://127.0.0.1:9000', 'skip_signature': True, 'client_options': {'allow_http': True}}
+        """
+        found = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        found.pop("allow_http")
+        if found.pop("anonymous"):
+            found["skip_signature"] = True
+        if self.allow_http or (self.endpoint or "").startswith("http://"):
+            found["client_options"] = {"allow_http": True}
+        return found
+
+
+NONE = Options()
+StorageOptions = Mapping[str, Any] | Options | str | None
+_held: dict[tuple[str, str | None], dict[str, Any]] = {}
+_lock = threading.Lock()
+Grants = dict[tuple[str, str | None], dict[str, Any]]
+
+
+def take_options(url: str, storage_options: StorageOptions) -> Options:
+    """Return what is public of a user's options for a URL, and hold the rest for all that lies below it.
+
+    Raises
+    ------
+    UsageError
+        For options of a local path, and for what are no options.
+
+    Examples
+    --------
+    >>> take_options("s3://open-data", "anonymous")
+    Options(anonymous=True)
+    """
+    if isinstance(storage_options, Options):
+        return storage_options
+    if not storage_options:
+        return NONE
+    if not is_remote(url):
+        raise UsageError(f"storage_options were given for {url!r}, which is a local path: leave them out")
+    if isinstance(storage_options, str):
+        if storage_options != ANONYMOUS:
+            raise UsageError(f"storage_options={storage_options!r} is no mapping; the one word is {ANONYMOUS!r}")
+        return Options(anonymous=True)
+    public, rest = _split(storage_options)
+    try:
+        options = msgspec.convert(public, Options)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"storage_options for {url!r} can't be used: {error}") from None
+    if rest:
+        grant({(url, options.endpoint): rest, (url + BESIDE, options.endpoint): rest})
+    return options
+
+
+def _split(storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    public: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for given, value in storage_options.items():
+        name = given.lower()
+        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
+        name = _OTHER_NAMES.get(name.removeprefix(prefix), name.removeprefix(prefix))
+        if name in ("skip_signature", "anon", ANONYMOUS):
+            public[ANONYMOUS] = value
+        elif name == "client_options":
+            client = dict(value)
+            if "allow_http" in client:
+                public["allow_http"] = client.pop("allow_http")
+            rest.setdefault("client_options", {}).update(client)
+        elif name in Options.__struct_fields__:
+            public[name] = value.rstrip("/") if name == "endpoint" and isinstance(value, str) else value
+        elif name in CLIENT_OPTIONS:
+            rest.setdefault("client_options", {})[name] = value
+        else:
+            rest[given.lower()] = value
+    return public, rest
+
+
+def is_public(name: str) -> bool:
+    """Tell whether an option may be seen by all.
+
+    >>> is_public("aws_endpoint_url"), is_public("secret_access_key")
+    (True, False)
+    """
+    return bool(_split({name: ""})[0]) or name.lower() in CLIENT_OPTIONS
+
+
+def grant(grants: Grants) -> None:
+    """Hold options for URLs, in this process."""
+    with _lock:
+        _held.update(grants)
+
+
+def granted(urls: Iterable[str]) -> Grants:
+    """Return what is held for some URLs, as a worker's plugin takes it along."""
+    places = list(urls)
+    with _lock:
+        return {key: rest for key, rest in _held.items() if any(is_within(url, key[0]) for url in places)}
+
+
+def keywords(url: str, options: Options) -> dict[str, Any]:
+    """Return what obstore's `from_url` is to be given for a URL: what is public, and what is held for this very endpoint."""
+    public = options.keywords()
+    with _lock:
+        places = [key for key in _held if key[1] == options.endpoint and is_within(url, key[0])]
+        rest = dict(_held[max(places, key=lambda key: len(key[0]))]) if places else {}
+    client = {**public.pop("client_options", {}), **rest.pop("client_options", {})}
+    return {**public, **rest, **({"client_options": client} if client else {})}

@@ -1,0 +1,66 @@
+"""Where a job may write: not into its source, nor over what it can't keep apart from its own."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from shardedstore.chain import Sink
+from shardedstore.config import Config, locations
+from shardedstore.errors import DestinationError
+from shardedstore.folders import STORAGE_ERRORS, open_folder
+from shardedstore.ledger import read_identity
+from shardedstore.locations import Directory, origin, url_of
+from shardedstore.plan import Plan
+from shardedstore.remote_errors import explain
+from shardedstore.urls import BESIDE, is_remote, is_within, join_url
+
+
+def check_apart(folder: str, config: Config) -> None:
+    """Refuse a destination that is a source, or inside one."""
+    real = real_url(folder)
+    for url in sorted({url for _, location in locations(config) if (url := url_of(location))}):
+        source = real_url(url.partition("{block}")[0].rstrip("/"))
+        if is_within(real, source) and not os.path.isfile(url.replace("{block}", "0")):
+            raise DestinationError(
+                f"the destination {folder!r} is, or is inside, the source {url!r}: name a folder outside of it"
+            )
+
+
+def check_outputs(folder: str, plan: Plan, sink: Sink) -> None:
+    """Refuse a shard whose output would lie in a source that stands in the destination."""
+    sources = _directories(plan.config)
+    for run in plan.runs:
+        name = sink.target(None if run.mounted is not None else run.path, run.blocks is not None)
+        place = real_url(join_url(folder, name.partition("{block}")[0] + "0"))
+        if any(place[: slash.start()] in sources for slash in re.finditer("/", place)):
+            raise DestinationError(
+                f"{name!r} of the destination {folder!r} lies inside the source: name another folder"
+            )
+
+
+def check_new_zarr(url: str, plan: Plan, sink: Sink) -> None:
+    """Refuse to write one ordinary Zarr to where anything is that no such job wrote, or around a source."""
+    real = real_url(url)
+    for source in sorted(_directories(plan.config)):
+        if is_within(source, real):
+            raise DestinationError(f"the source {source!r} lies inside the destination {url!r}: name another folder")
+    try:
+        if read_identity(open_folder(url + BESIDE, sink.options)) is None and open_folder(url, sink.options).names():
+            raise DestinationError(
+                f"the destination {url!r} holds files already, and one ordinary Zarr can't stand beside them: name "
+                "another, or remove them first"
+            )
+    except STORAGE_ERRORS as error:
+        raise DestinationError(f"the destination {url!r} can't be used: {explain(error)}") from error
+
+
+def real_url(url: str) -> str:
+    """Return a local path without links, and a URL as it is."""
+    return url if is_remote(url) else os.path.realpath(url)
+
+
+def _directories(config: Config) -> set[str]:
+    """Return the folders that a config's sources stand in."""
+    places = {origin(location) for _, location in locations(config)}
+    return {real_url(place.url.partition("{block}")[0]) for place in places if isinstance(place, Directory)}

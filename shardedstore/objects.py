@@ -1,0 +1,64 @@
+"""Many files or objects below one folder, written fast: each whole, and all of them stored when the last one is."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import obstore
+
+from shardedstore.access import Options
+from shardedstore.blobs import object_store
+from shardedstore.entries import Data
+from shardedstore.publish import published, sync_file_system
+from shardedstore.urls import is_remote
+from shardedstore.zipwriter import writev_all
+
+PUTS = 24  # at a time
+BYTES_IN_FLIGHT = 64 << 20
+LARGEST_PUT = 64 << 20  # bytes; what is larger goes up in parts
+Item = tuple[str, Data]
+
+
+def write_objects(url: str, options: Options, items: Iterable[Item]) -> None:
+    """Write values under their keys below a folder; what was there under a key is replaced.
+
+    When this has returned, all are stored, on a local disk synced. After an exception some are, and the others not.
+    """
+    if not is_remote(url):
+        for key, data in items:
+            with published(os.path.join(url, key), sync=False) as descriptor:
+                writev_all(descriptor)([data])
+        if os.path.isdir(url):
+            sync_file_system(url)
+        return
+    store = object_store(url, options)
+
+    def put(item: Item) -> None:
+        key, data = item
+        obstore.put(store, key, data, use_multipart=memoryview(data).nbytes > LARGEST_PUT)
+
+    _at_once(put, items)
+
+
+def _at_once(put: Callable[[Item], None], items: Iterable[Item]) -> None:
+    """Call a function for all items, some at a time, within a bound on bytes."""
+    waiting: deque[tuple[Future[None], int]] = deque()
+    total = 0
+    with ThreadPoolExecutor(PUTS, "shardedstore-put") as pool:
+        try:
+            for item in items:
+                nbytes = memoryview(item[1]).nbytes
+                while waiting and (len(waiting) >= 2 * PUTS or total + nbytes > BYTES_IN_FLIGHT):
+                    future, gone = waiting.popleft()
+                    future.result()
+                    total -= gone
+                waiting.append((pool.submit(partial(put, item)), nbytes))
+                total += nbytes
+            for future, _ in waiting:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

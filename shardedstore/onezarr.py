@@ -1,0 +1,147 @@
+"""One ordinary Zarr that all shards of a job are written into: data first, metadata last, so that it opens when it is whole.
+
+A shard's task writes what is no metadata document, under the keys of the whole. The documents wait in the folder beside
+the Zarr, one zip for each shard that has some; when all shards are done, they are put in their places, the root's last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from shardedstore.access import Options
+from shardedstore.chain import Entries, Shard, Sink, Tally, Written
+from shardedstore.config import FILE_NAME, Config, dump
+from shardedstore.crc import crc32
+from shardedstore.entries import Entry
+from shardedstore.errors import CorruptError
+from shardedstore.folders import open_folder
+from shardedstore.hierarchy import Node, consolidate
+from shardedstore.ledger import Record, check_latest
+from shardedstore.locations import Directory
+from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES, parse_node
+from shardedstore.mounts import join
+from shardedstore.objects import Item, write_objects
+from shardedstore.plan import Plan
+from shardedstore.task import Job
+from shardedstore.urls import BESIDE, is_remote, join_url, quote_name
+from shardedstore.zips import ZipReadStore
+from shardedstore.zipshard import write_zip
+
+WAITING = "documents"  # the folder of the documents that wait
+LAST = (".zattrs", CONSOLIDATED_V2, ".zarray", ".zgroup", "zarr.json")  # in the order in which one node's are written
+
+
+def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tally: Tally | None = None) -> Written:
+    """Write a shard into the Zarr at a URL; its documents wait beside it.
+
+    The objects and bytes of the Zarr itself are counted, in a tally that also has what the stream wrote on its own, if
+    it is given. A block's documents are left out: they are the base's business.
+    """
+    tally, documents = Tally() if tally is None else tally, list[Entry]()
+
+    def items() -> Iterator[Item]:
+        for entry in entries:
+            if is_document(entry):
+                documents.append(entry)
+                continue
+            tally.add(key := whole_key(entry, shard), memoryview(entry.data).nbytes, crc32(entry.data))
+            yield key, entry.data
+
+    write_objects(url, options, items())
+    if shard.block is None:
+        write_zip(documents, waiting_url(url, shard), options)
+    return tally.written(tally.nbytes)
+
+
+def is_document(entry: Entry) -> bool:
+    """Tell whether an entry is a metadata document."""
+    return entry.coords is None and entry.key.rpartition("/")[2] in METADATA_NAMES
+
+
+def whole_key(entry: Entry, shard: Shard) -> str:
+    """Return the key of a shard's entry in the whole."""
+    if (
+        shard.block is not None
+        and entry.coords is not None
+        and entry.array is not None
+        and entry.array.keys is not None
+    ):
+        return join(shard.path, entry.array.keys.encode(entry.coords))
+    return join(shard.path, entry.key)
+
+
+def waiting_url(url: str, shard: Shard) -> str:
+    """Return where the documents of a shard wait."""
+    name = f"{WAITING}/{'base' if shard.is_base else f'shards/{shard.path}'}.zip"
+    return join_url(url + BESIDE, quote_name(name) if is_remote(url) else name)
+
+
+def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink) -> Config:
+    """Prove that all that was written is there, put the documents in their places, and write the config beside the Zarr.
+
+    Raises
+    ------
+    CorruptError
+        When what stands there is not what the shards' records say.
+    """
+    assert job.folder is not None
+    zarr = open_folder(job.folder.removesuffix(BESIDE), sink.options)
+    documents = sink.documents(_waiting(zarr.url, plan, sink.options), plan.config)
+    _check_listing(zarr.url, zarr.sizes(), documents, records)
+    nodes = _nodes(documents)
+    for path in plan.consolidated:
+        if path in nodes:
+            key, data = consolidate(nodes, path, plan.nodes[path].inherited)
+            documents[key] = data
+    check_latest(job.place, job.generation)
+    for key in sorted(documents, key=turn):
+        zarr.write(key, documents[key])
+    zarr.clean()
+    config = Config(base=Directory(zarr.url, sink.options))
+    job.place.write(FILE_NAME, dump(config, job.folder))
+    job.place.clean()
+    return config
+
+
+def _waiting(url: str, plan: Plan, options: Options) -> dict[str, bytes]:
+    documents: dict[str, bytes] = {}
+    for run in plan.runs:
+        if run.blocks is None:
+            (shard,) = (shard for _, shard in run.shards())
+            store = ZipReadStore(waiting_url(url, shard), storage_options=options)
+            documents.update((join(run.path, key), store.read_sync(key)) for key in store.names())
+    return documents
+
+
+def _check_listing(
+    url: str, sizes: Iterator[tuple[str, int]], documents: Mapping[str, bytes], records: Mapping[int, Record]
+) -> None:
+    found = [nbytes for key, nbytes in sizes if key not in documents and not key.endswith(CONSOLIDATED_V2)]
+    count, total = sum(r.entries for r in records.values()), sum(r.nbytes for r in records.values())
+    if (len(found), sum(found)) != (count, total):
+        raise CorruptError(
+            f"{url!r} holds {len(found)} files of {sum(found)} bytes without its metadata, where {count} of {total} were "
+            "written: something else writes there or removes from it. Call map_shards with the same arguments and "
+            "overwrite=True, which writes everything again, or name another destination"
+        )
+
+
+def _nodes(documents: Mapping[str, bytes]) -> dict[str, Node]:
+    by_path: dict[str, dict[str, bytes]] = {}
+    for key, data in documents.items():
+        path, _, name = key.rpartition("/")
+        by_path.setdefault(path, {})[name] = data
+    found = {
+        path: Node(meta, named) for path, named in by_path.items() if (meta := parse_node(named, path)) is not None
+    }
+    return dict(sorted(found.items(), key=lambda node: node[0].split("/")))
+
+
+def turn(key: str) -> tuple[int, int, str]:
+    """Sort documents so that a node's come after those of all below it, and what makes it a node comes last.
+
+    >>> sorted([".zgroup", ".zmetadata", "a/.zarray", "a/.zattrs"], key=turn)
+    ['a/.zattrs', 'a/.zarray', '.zmetadata', '.zgroup']
+    """
+    name = key.rpartition("/")[2]
+    return -key.count("/"), LAST.index(name) if name in LAST else 0, key

@@ -1,0 +1,18 @@
+"""The plugin that takes the secret options of object stores to the workers of a cluster."""
+
+from __future__ import annotations
+
+from distributed import Worker, WorkerPlugin
+
+from shardedstore.access import Grants, grant
+
+
+class AccessPlugin(WorkerPlugin):
+    """Has every worker, also one that comes later, hold what this process holds; its repr shows nothing."""
+
+    def __init__(self, name: str, grants: Grants) -> None:
+        self.name, self._grants = name, grants
+
+    def setup(self, worker: Worker) -> None:
+        """Hold them in the worker's process."""
+        grant(self._grants)

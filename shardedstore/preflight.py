@@ -1,0 +1,69 @@
+"""What every process proves before its first shard: that it can read the source, and write where the result goes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+
+from shardedstore.access import Options
+from shardedstore.blobs import nbytes_of
+from shardedstore.folders import STORAGE_ERRORS, open_folder
+from shardedstore.ledger import FOLDER, identity_name
+from shardedstore.locations import Directory, Location, Place, Zip, origin
+from shardedstore.remote_errors import explain
+from shardedstore.urls import join_url
+
+WRITABLE = f"{FOLDER}/writable"
+MOST_SOURCES = 8
+_ROOTS = ("zarr.json", ".zgroup", ".zarray")
+_proven: set[tuple[object, ...]] = set()
+
+
+def places_of(locations: Iterable[Location]) -> tuple[Place, ...]:
+    """Return the places that components are read from: some, where there are many."""
+    found = dict.fromkeys(map(origin, locations))
+    places = [place for place in found if isinstance(place, Directory | Zip) and "{block}" not in place.url]
+    return tuple(places[:MOST_SOURCES])
+
+
+def find_missing(folder: str | None, options: Options, generation: int, sources: Iterable[Place]) -> str | None:
+    """Return what keeps this process from doing a job; None where nothing does, which is then not tried again.
+
+    It writes an empty file beside the ledger, each time the same.
+    """
+    wanted = (os.getpid(), folder, options, generation, *sources)
+    if wanted in _proven:
+        return None
+    missing = next(filter(None, map(_unreadable, sources)), None)
+    if missing is None and folder is not None:
+        missing = _unwritable(folder, options, generation)
+    if missing is None:
+        _proven.add(wanted)
+        return None
+    return f"{missing} (on {socket.gethostname()}, process {os.getpid()})"
+
+
+def _unreadable(place: Place) -> str | None:
+    urls = [join_url(place.url, name) for name in _ROOTS] if isinstance(place, Directory) else [place.url]
+    try:
+        if any(nbytes_of(url, place.options) is not None for url in urls):
+            return None
+        cause = "it is not there: is it on a file system that all workers share?"
+    except STORAGE_ERRORS as error:
+        cause = explain(error)
+    return f"the source {place.url!r} can't be read: {cause}"
+
+
+def _unwritable(folder: str, options: Options, generation: int) -> str | None:
+    place = open_folder(folder, options)
+    try:
+        if place.nbytes(identity_name(generation)) is None:
+            return (
+                f"the destination {folder!r} is not the one that the job was started with: is it on a file system that "
+                "all workers share?"
+            )
+        place.write(WRITABLE, b"")
+    except STORAGE_ERRORS as error:
+        return f"the destination {folder!r} can't be written to: {explain(error)}"
+    return None

@@ -1,0 +1,92 @@
+"""What went wrong with an object store, in one sentence: obstore's messages have pages of debugging, and signed URLs."""
+
+from __future__ import annotations
+
+import re
+
+# What an error has of these tells what it means, and what to do. The first that fits is taken.
+_MEANINGS = (
+    (
+        {"NoCredentials"},
+        "no credentials were found: give them to the environment or as storage_options; for public data say 'anonymous'",
+    ),
+    ({"MissingAccount"}, "no account was named: set AZURE_STORAGE_ACCOUNT_NAME, or the storage option account_name"),
+    ({"NoSuchBucket", "ContainerNotFound"}, "there is no such bucket or container: check its name, or make it first"),
+    (
+        {
+            "401", "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKey",
+            "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired",
+        },
+        "the credentials are not accepted: check the key, and whether it has expired",
+    ),
+    ({"403"}, "access is denied: check the credentials, and that they have the right to this"),
+    ({"404"}, "there is nothing of this name: check it, and the bucket's"),
+    ({"409", "412"}, "it is there already, or was changed by someone else: look at it and try again"),
+    (
+        {"301", "BareRedirect", "AuthorizationHeaderMalformed", "PermanentRedirect"},
+        "the bucket is in another region: set AWS_REGION, or the storage option region",
+    ),
+    ({"408", "429", "500", "502", "503", "504"}, "the server is too busy or out of order: try again later"),
+    ({"507"}, "the server is full: make room there"),
+    ({"BadScheme"}, "http:// is not allowed: name an endpoint with https://, or set the storage option allow_http"),
+    ({"Connect"}, "the server can't be reached: check the endpoint and the network"),
+    ({"Timeout"}, "the server did not answer in time: check the network, and try again"),
+    ({"HttpError"}, "the connection was lost: try again"),
+)  # fmt: skip
+
+
+def is_of_object_store(error: BaseException) -> bool:
+    """Tell whether an error is of obstore, which uses some of Python's own classes as well."""
+    return "\n\nDebug source:" in str(error)
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the status of HTTP that an error tells of.
+
+    >>> status_of(ValueError("Server returned non-2xx status code: 403 Forbidden"))
+    403
+    """
+    found = _first(r"status code: (\d{3})", str(error))
+    return int(found) if found else None
+
+
+def explain(error: BaseException) -> str:
+    """Return one sentence on what is wrong and what to do, and what was asked for; no secrets, no debugging.
+
+    Of an error that is not an object store's, the first line of its message.
+
+    >>> explain(PermissionError(13, "Permission denied", "/data"))
+    "[Errno 13] Permission denied: '/data'"
+    """
+    text, _, debugging = str(error).partition("\n\nDebug source:")
+    if not debugging:
+        return text.partition("\n")[0] or type(error).__name__
+    asked = re.search(r"Error performing ([A-Z]+) (\S+)", text)
+    request = "" if asked is None else f"{asked[1]} {_public(asked[2])}"
+    status = _first(r"status code: (\d{3})", text)
+    code = _first(r"<Code>(\w+)</Code>", text)
+    reason = code or _first(r'(?:message|error): "([^"]+)"', debugging)
+    signs = {status, code, *re.findall(r"\b(?:kind|source|inner): (\w+)", debugging)}
+    if "HttpError {" in debugging:
+        signs.add("HttpError")
+    if re.search(r"//(169\.254\.|metadata\.)", request):  # where virtual machines of a cloud are told theirs
+        signs = {"NoCredentials"}
+    meaning = next((meaning for some, meaning in _MEANINGS if some & signs), None)
+    if meaning is None:
+        meaning = _public(_first(r"<Message>([^<\n]+)", text) or text.partition("\n")[0])
+    details = ", ".join(filter(None, (request, f"{status} {reason}".strip())))
+    return f"{meaning} ({details})" if details else meaning
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found[1] if found else ""
+
+
+def _public(url: str) -> str:
+    """Return a text without the queries of its URLs, where tokens and signatures stand, and without users' names.
+
+    >>> _public("GET https://me:word@host/a/b?sig=secret failed")
+    'GET https://host/a/b failed'
+    """
+    return re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"\?\S*", "", url))

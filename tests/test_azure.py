@@ -1,0 +1,76 @@
+"""Sources in Azure's object store, on Azurite, its own emulator: `pytest --azure`."""
+
+from base64 import b64encode
+from dataclasses import replace
+
+import dask
+import obstore
+import pytest
+from conformance import check_same_contents, contents_of
+from faultproxy import FaultProxy
+from servers import upload
+from sources import SOURCES, to_folder, to_zip
+
+from shardedstore import PartitionError, ShardedStore
+from shardedstore.transforms import ToZip
+from shardedstore.zips import ZipReadStore
+
+
+@pytest.mark.parametrize("source", ["others-v3", "consolidated-v2"])
+def test_a_source_in_azure_gives_the_bytes_of_a_local_one(source, container, tmp_path):
+    contents, shards = SOURCES[source].contents(), SOURCES[source].shards
+    upload(container.client, contents)
+    view = ShardedStore.partition(container.url, shards)
+    check_same_contents(view, contents)
+    with dask.config.set(scheduler="threads"):
+        result = view.map_shards(ToZip(tmp_path / "cloud"))
+        ShardedStore.partition(to_folder(contents, tmp_path / "a"), shards).map_shards(ToZip(tmp_path / "local"))
+    assert contents_of(result).keys() == contents.keys()
+    zips = [path.relative_to(tmp_path / "local") for path in (tmp_path / "local").rglob("*.zip")]
+    assert [(tmp_path / "cloud" / name).read_bytes() for name in zips] == [
+        (tmp_path / "local" / name).read_bytes() for name in zips
+    ]
+
+
+def test_a_zip_takes_one_request_more_to_open(container, azure_server, use_environment, tmp_path):
+    contents = SOURCES["others-v3"].contents()
+    obstore.put(container.client, "a b.zip", to_zip(contents, tmp_path / "a.zip"))
+    with FaultProxy(azure_server.endpoint) as proxy:
+        use_environment(replace(azure_server, endpoint=proxy.url).environment())
+        store = ZipReadStore(f"{container.url}/a b.zip")
+        assert store.names() == sorted(contents)
+        assert [line.method for line in proxy.log] == ["HEAD", "GET"]
+        check_same_contents(store, contents)
+    use_environment(azure_server.environment())
+    view = ShardedStore.partition(f"{container.url}/a b.zip", ["simulation"])
+    with dask.config.set(scheduler="synchronous"):
+        assert contents_of(view.map_shards(ToZip(tmp_path / "out"))) == contents
+
+
+# Azure answers a HEAD, with which a zip is opened, without saying why.
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.zarr", "the credentials are not accepted: check the key"),
+        ("a.zip", "access is denied: check the credentials"),
+    ],
+)
+def test_a_wrong_key(name, words, container, monkeypatch):
+    wrong = b64encode(b"a wrong key").decode()
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", wrong)
+    with pytest.raises(PartitionError, match=rf"^'{container.url}/{name}' can't be read: {words}") as raised:
+        ShardedStore.partition(f"{container.url}/{name}")
+    assert wrong not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.zarr", "there is no such bucket or container: .*ContainerNotFound"),
+        ("a.zip", "there is nothing of this name: check it, and the bucket's"),
+    ],
+)
+def test_a_container_that_is_not_there(name, words, container):
+    with pytest.raises(PartitionError, match=rf"^'az://nowhere/{name}' can't be read: {words}"):
+        ShardedStore.partition(f"az://nowhere/{name}")

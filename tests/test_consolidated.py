@@ -1,0 +1,114 @@
+"""`map_shards(consolidated=...)`: where consolidated metadata is written, and that none is left where none is wanted."""
+
+import json
+import warnings
+
+import dask
+import pytest
+import zarr
+from conformance import contents_of, keys_of
+from helpers_jobs import copied, cube_at, files_of
+from sources import SOURCES, to_memory
+
+from shardedstore import ChainError, ShardedStore, UsageError
+from shardedstore.transforms import ToZip
+
+FORMATS = pytest.mark.parametrize("zarr_format", [2, 3])
+
+
+@pytest.fixture(autouse=True)
+def synchronous():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+def mapped(tmp_path, name, **options):
+    """A job over a source, of which one group with consolidated metadata may be a shard, and one is not."""
+    path = cube_at(tmp_path / "source.zarr", SOURCES[name])
+    return ShardedStore.partition(path, ["simulation"]).map_shards(ToZip(tmp_path / "out"), **options)
+
+
+def names_with_some(store):
+    """The groups that have consolidated metadata, by what is stored."""
+    found = {key.removesuffix(".zmetadata").rstrip("/") for key in keys_of(store) if key.endswith(".zmetadata")}
+    contents = contents_of(store)
+    documents = {key: json.loads(data) for key, data in contents.items() if key.endswith("zarr.json")}
+    return found | {key.rpartition("/")[0] for key, node in documents.items() if "consolidated_metadata" in node}
+
+
+def consolidated_by_zarr(contents):
+    """What `zarr.consolidate_metadata` makes of a source without any."""
+    store = to_memory(contents)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is no part of the specification of v3 yet
+        zarr.consolidate_metadata(store)
+    return zarr.open_group(store, mode="r", use_consolidated=True).metadata.consolidated_metadata.to_dict()
+
+
+@FORMATS
+def test_true_is_what_zarr_makes(tmp_path, zarr_format):
+    name = {2: "cube-v2.", 3: "cube-v3/"}[zarr_format]
+    expected = consolidated_by_zarr(SOURCES[name].contents())
+    assert expected["metadata"].keys() > {"temperature", "simulation"}
+    result = mapped(tmp_path, name, consolidated=True)
+    for store in result, ShardedStore.load(tmp_path / "out"):
+        assert names_with_some(store) == {""}
+        metadata = zarr.open_group(store, mode="r", use_consolidated=True).metadata
+        assert str(metadata.consolidated_metadata.to_dict()) == str(expected)  # NaN is not NaN
+
+
+@FORMATS
+def test_true_keeps_that_of_groups(tmp_path, zarr_format):
+    store = mapped(tmp_path, f"consolidated-v{zarr_format}", consolidated=True)
+    assert names_with_some(store) == {"", "simulation"}
+
+
+@FORMATS
+@pytest.mark.parametrize("shards", [["simulation"], 100])
+def test_false_leaves_none_in_any_document(tmp_path, zarr_format, shards):
+    path = cube_at(tmp_path / "source.zarr", SOURCES[f"consolidated-v{zarr_format}"])
+    source = ShardedStore.partition(path, shards)
+    assert names_with_some(source) == {"", "simulation"}
+    result = source.map_shards(ToZip(tmp_path / "out"), consolidated=False)
+    assert names_with_some(result) == set()
+    assert not [name for name in files_of(tmp_path / "out") if "consolidated" in name]
+    plain = SOURCES[{2: "cube-v2.", 3: "cube-v3/"}[zarr_format]].contents()
+    assert {
+        k: json.loads(d) for k, d in contents_of(result).items() if k.endswith((".zgroup", ".zattrs", ".json"))
+    } == {k: json.loads(d) for k, d in plain.items() if k.endswith((".zgroup", ".zattrs", ".json"))}
+
+
+@FORMATS
+@pytest.mark.parametrize("name", ["cube", "consolidated"])
+def test_none_is_as_the_source(tmp_path, zarr_format, name):
+    name = f"consolidated-v{zarr_format}" if name == "consolidated" else {2: "cube-v2.", 3: "cube-v3/"}[zarr_format]
+    expected = names_with_some(to_memory(SOURCES[name].contents()))
+    assert names_with_some(mapped(tmp_path, name)) == expected
+
+
+@FORMATS
+def test_the_same_call_with_another_choice_goes_on(tmp_path, zarr_format):
+    """The shards are the same: only what the config names is another."""
+    mapped(tmp_path, f"consolidated-v{zarr_format}")
+    result = mapped(tmp_path, f"consolidated-v{zarr_format}", consolidated=False)
+    assert result.summary.done == 0
+    assert names_with_some(ShardedStore.load(tmp_path / "out")) == set()
+    assert names_with_some(mapped(tmp_path, f"consolidated-v{zarr_format}", consolidated=True)) == {"", "simulation"}
+
+
+@FORMATS
+def test_a_result_s_is_dropped_and_rebuilt(tmp_path, zarr_format):
+    first = mapped(tmp_path, f"consolidated-v{zarr_format}")
+    assert names_with_some(first.map_shards(ToZip(tmp_path / "none"), consolidated=False)) == set()
+    assert names_with_some(first.map_shards(ToZip(tmp_path / "some"), consolidated=True)) == {"", "simulation"}
+
+
+def test_what_can_not_be_is_refused(tmp_path):
+    array = ShardedStore.partition(cube_at(tmp_path / "array.zarr", SOURCES["root-array-v3"]))
+    with pytest.raises(UsageError, match="consolidated=True is for a Zarr whose root is a group"):
+        array.map_shards(ToZip(tmp_path / "out"), consolidated=True)
+    source = ShardedStore.partition(cube_at(tmp_path / "cube.zarr"))
+    for choice in True, False:
+        with pytest.raises(ChainError, match="consolidated= is for a chain that ends in a sink"):
+            source.map_shards(copied, consolidated=choice)
+    assert not (tmp_path / "out").exists()

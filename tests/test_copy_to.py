@@ -1,0 +1,176 @@
+"""`CopyTo`: one ordinary Zarr that any reader opens, or a Zarr for each shard; data first, metadata last."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from conformance import check_same_contents
+from helpers_jobs import CUBE, Fail, KillOnce, cube_at, division, files_of
+from sources import SOURCES, to_folder
+
+from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed
+from shardedstore.config import FILE_NAME
+from shardedstore.transforms import CopyTo, MapChunks, Recompress
+from shardedstore.urls import BESIDE
+
+
+@pytest.fixture(autouse=True)
+def synchronous():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+@pytest.fixture
+def source(tmp_path):
+    return cube_at(tmp_path / "source.zarr")
+
+
+def partitioned(name, folder):
+    return ShardedStore.partition(to_folder(SOURCES[name].contents(), folder), SOURCES[name].shards)
+
+
+PLAIN = [name for name in SOURCES if not name.startswith(("consolidated", "dataset"))]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_copy_has_the_same_files(name, tmp_path):
+    partitioned(name, tmp_path / "source").map_shards(CopyTo(tmp_path / "copy"))
+    assert files_of(tmp_path / "copy") == files_of(tmp_path / "source")
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_shards_that_are_copied_apart_open_as_one(name, tmp_path):
+    store = partitioned(name, tmp_path / "source")
+    store.map_shards(CopyTo(tmp_path / "copy", layout="shards"))
+    check_same_contents(ShardedStore.load(tmp_path / "copy"), SOURCES[name].contents())
+    for folder in (tmp_path / "copy").rglob("*.zarr"):
+        zarr.open(folder, mode="r")
+
+
+@pytest.mark.parametrize("name", ["consolidated-v2", "consolidated-v3"])
+def test_consolidated_metadata_stands_in_the_copy(name, tmp_path):
+    partitioned(name, tmp_path / "source").map_shards(Recompress("zstd"), CopyTo(tmp_path / "copy"))
+    copied = zarr.open_group(tmp_path / "copy", mode="r", use_consolidated=True)
+    plain = zarr.open_group(tmp_path / "copy", mode="r", use_consolidated=False)
+    members = {path: node.metadata.to_dict() for path, node in plain.members(max_depth=None)}
+    for document in members.values():
+        document.pop("consolidated_metadata", None)
+    assert members.keys() == {path for path, _ in copied.members(max_depth=None)}
+    for path, node in copied.members(max_depth=None):
+        assert {**node.metadata.to_dict(), "consolidated_metadata": 0} == {**members[path], "consolidated_metadata": 0}
+    with xr.open_zarr(tmp_path / "copy", consolidated=True) as opened, xr.open_zarr(tmp_path / "source") as expected:
+        xr.testing.assert_identical(opened.load(), expected.load())
+
+
+def test_nothing_opens_before_all_shards_are_there(source, tmp_path):
+    store, mended = division(source), tmp_path / "mended"
+    chain = Fail(blocks(store)[1], str(mended)), CopyTo(tmp_path / "copy")
+    with pytest.raises(ShardsFailed, match="1 of 24 shards failed"):
+        store.map_shards(*chain)
+    documents = [path for path in files_of(tmp_path / "copy") if Path(path).name in ("zarr.json", ".zarray", ".zgroup")]
+    assert documents == []
+    assert not (tmp_path / f"copy{BESIDE}" / FILE_NAME).exists()
+    mended.touch()
+    assert store.map_shards(*chain).summary.done == 1
+    assert files_of(tmp_path / "copy") == files_of(source)
+    assert store.map_shards(*chain).summary.done == 0
+
+
+def blocks(store):
+    path, mount = next((path, mount) for path, mount in store.config.shards.items() if mount.blocks is not None)
+    return [f"{path}[{'/'.join(map(str, mount.blocks.index(i)))}]" for i in range(mount.blocks.count)]
+
+
+def test_a_copy_that_was_tampered_with_is_told_and_mended(source, tmp_path):
+    store = division(source)
+    store.map_shards(CopyTo(tmp_path / "copy"))
+    chunk = next(path for path in sorted((tmp_path / "copy").rglob("*")) if path.is_file() and path.name.isdecimal())
+    chunk.unlink()
+    with pytest.raises(CorruptError, match=r"holds \d+ files of \d+ bytes without its metadata, where \d+ of \d+ were"):
+        store.map_shards(CopyTo(tmp_path / "copy"))
+    store.map_shards(CopyTo(tmp_path / "copy"), overwrite=True)
+    assert files_of(tmp_path / "copy") == files_of(source)
+
+
+def test_other_files_are_not_written_among(source, tmp_path):
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "mine.txt").touch()
+    for overwrite in (False, True):
+        with pytest.raises(
+            DestinationError, match="holds files already, and one ordinary Zarr can't stand beside them"
+        ):
+            division(source).map_shards(CopyTo(tmp_path / "copy"), overwrite=overwrite)
+    assert os.listdir(tmp_path / "copy") == ["mine.txt"]
+
+
+def test_another_chain_is_not_mixed_in(source, tmp_path):
+    division(source).map_shards(CopyTo(tmp_path / "copy"))
+    for overwrite in (False, True):
+        with pytest.raises(DestinationError, match="holds the result of another chain"):
+            division(source).map_shards(Recompress("gzip"), CopyTo(tmp_path / "copy"), overwrite=overwrite)
+    assert files_of(tmp_path / "copy") == files_of(source)
+
+
+def test_places_in_and_around_the_source_are_refused(source, tmp_path):
+    with pytest.raises(DestinationError, match="is, or is inside, the source"):
+        division(source).map_shards(CopyTo(Path(source) / "copy"))
+    with pytest.raises(DestinationError, match=r"the source '.*source\.zarr' lies inside the destination"):
+        division(source).map_shards(CopyTo(Path(source).parent))
+
+
+def test_a_new_data_type_and_codec_are_read_by_zarr(source, tmp_path):
+    chain = MapChunks(halved, dtype="f8", fill_value=-1.0), Recompress("zstd"), CopyTo(tmp_path / "copy")
+    store = division(source)
+    store.map_shards(*chain)
+    old, new = zarr.open_group(source, mode="r"), zarr.open_group(tmp_path / "copy", mode="r")
+    arrays = [path for path, node in old.members(max_depth=None) if isinstance(node, zarr.Array)]
+    assert arrays
+    for path in arrays:
+        np.testing.assert_array_equal(new[path][...], old[path][...] / 2)
+
+
+def halved(chunk, position):
+    return chunk.astype("f8") / 2
+
+
+def test_the_config_beside_a_copy_opens_it_and_may_be_moved_with_it(source, tmp_path):
+    division(source).map_shards(CopyTo(tmp_path / "copy"))
+    loaded = ShardedStore.load(tmp_path / f"copy{BESIDE}")
+    check_same_contents(loaded, CUBE.contents())
+
+
+def test_the_layout_is_one_of_two():
+    with pytest.raises(ChainError, match="CopyTo's layout is 'zips': say 'zarr' or 'shards'"):
+        CopyTo("out", layout="zips")
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import dask
+from helpers_jobs import KillOnce, division
+from shardedstore.transforms import CopyTo
+
+source, copy, shard, mended = sys.argv[2:]
+with dask.config.set(scheduler="synchronous"):
+    division(source).map_shards(KillOnce(shard, 2, mended), CopyTo(copy))
+"""
+
+
+def test_a_killed_copy_is_gone_on_with(source, tmp_path):
+    store, mended = division(source), tmp_path / "mended"
+    shard = blocks(store)[2]
+    arguments = [Path(__file__).parent, source, tmp_path / "copy", shard, mended]
+    assert subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False).returncode == -signal.SIGKILL
+    assert not zarr.storage.LocalStore(tmp_path / "copy").root.joinpath("zarr.json").exists()
+    mended.touch()
+    summary = store.map_shards(KillOnce(shard, 2, str(mended)), CopyTo(tmp_path / "copy")).summary
+    assert summary.skipped > 0
+    assert files_of(tmp_path / "copy") == files_of(source)

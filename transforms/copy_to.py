@@ -1,0 +1,101 @@
+"""`CopyTo`: every key as it is, to one ordinary Zarr, or to a Zarr for each shard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import InitVar, dataclass, field
+from typing import Literal
+
+from shardedstore.access import Options, StorageOptions, take_options
+from shardedstore.chain import Entries, NbytesOf, Shard, Sink, Tally, Written
+from shardedstore.crc import crc32
+from shardedstore.errors import ChainError
+from shardedstore.locations import Directory, Location
+from shardedstore.objects import Item, write_objects
+from shardedstore.onezarr import is_document, turn, write_shard
+from shardedstore.urls import join_url, normalize
+
+BASE = "__base__"
+ROOT = (".zarray", ".zgroup", "zarr.json")  # what makes a root, and is written last
+
+
+@dataclass(frozen=True)
+class CopyTo(Sink):
+    """Copy the shards, with many requests in flight: data first, metadata last.
+
+    Parameters
+    ----------
+    url : str
+        Where to: a local path, or ``s3://``, ``gs://`` or ``az://``.
+    layout : "zarr" or "shards"
+        ``"zarr"`` makes one ordinary Zarr at `url`, which any reader opens: its metadata is written when all shards are
+        there. Config and ledger stand beside it, in ``<url>.shardedstore``. ``"shards"`` makes a folder of Zarrs, one
+        for each shard, which the config opens as one.
+    storage_options : mapping or str, optional
+        Options of the object store by obstore's names, or ``"anonymous"``. What is secret is in no repr, graph or file.
+
+    Notes
+    -----
+    Many keys can't appear at once. What a job that died has left has no metadata at its root, so that nothing opens it,
+    and the same call goes on from there.
+
+    Examples
+    --------
+    >>> CopyTo("out.zarr").is_one_zarr, CopyTo("out", layout="shards").target("t", True)
+    (True, 't/{block}.zarr')
+    """
+
+    url: str
+    layout: Literal["zarr", "shards"] = "zarr"
+    storage_options: InitVar[StorageOptions] = None
+    options: Options = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self, storage_options: StorageOptions) -> None:
+        if self.layout not in ("zarr", "shards"):
+            raise ChainError(f"CopyTo's layout is {self.layout!r}: say 'zarr' or 'shards'")
+        object.__setattr__(self, "url", os.fspath(self.url))
+        object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
+
+    @property
+    def is_one_zarr(self) -> bool:  # type: ignore[override]
+        """Whether all shards go to one ordinary Zarr."""
+        return self.layout == "zarr"
+
+    def target(self, path: str | None, blocked: bool) -> str:
+        # docstring inherited
+        parts = [BASE if path is None else path, "{block}" if blocked else ""]
+        return "/".join(part for part in parts if part) + ".zarr"
+
+    def location(self, url: str) -> Location:
+        # docstring inherited
+        return Directory(url, self.options)
+
+    def write(self, entries: Entries, shard: Shard, url: str) -> Written:
+        # docstring inherited
+        return write_shard(entries, shard, url, self.options) if self.is_one_zarr else self._write_alone(entries, url)
+
+    def _write_alone(self, entries: Entries, url: str) -> Written:
+        tally, documents = Tally(), list[Item]()
+        total = 0
+
+        def items() -> Iterator[Item]:
+            nonlocal total
+            for entry in entries:
+                nbytes = memoryview(entry.data).nbytes
+                tally.add(entry.key, nbytes, crc32(entry.data))
+                total += nbytes
+                if is_document(entry):
+                    documents.append((entry.key, entry.data))
+                else:
+                    yield entry.key, entry.data
+
+        write_objects(url, self.options, items())
+        write_objects(url, self.options, [item for item in documents if "/" in item[0]])
+        for item in sorted((item for item in documents if "/" not in item[0]), key=lambda item: turn(item[0])):
+            write_objects(url, self.options, [item])
+        return tally.written(total)
+
+    def is_there(self, url: str, nbytes: int, nbytes_of: NbytesOf) -> bool:
+        # docstring inherited
+        return self.is_one_zarr or any(nbytes_of(join_url(url, name)) is not None for name in ROOT)
