@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -76,13 +77,15 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
         raise UsageError(f"storage_options were given for {url!r}, which is a local path: leave them out")
     if isinstance(storage_options, str):
         if storage_options != ANONYMOUS:
-            raise UsageError(f"storage_options={storage_options!r} is no mapping; the one word is {ANONYMOUS!r}")
+            raise UsageError(f"storage_options for {url!r} are a text, and no mapping; the one word is {ANONYMOUS!r}")
         return Options(anonymous=True)
     public, rest = _split(storage_options)
     try:
         options = msgspec.convert(public, Options)
     except msgspec.ValidationError as error:
         raise UsageError(f"storage_options for {url!r} can't be used: {error}") from None
+    if "@" in urlsplit(options.endpoint or "").netloc:
+        raise UsageError(f"the endpoint for {url!r} holds credentials: give them as options of their own")
     if rest:
         grant({(url, options.endpoint): rest, (url + BESIDE, options.endpoint): rest})
     return options
@@ -139,5 +142,6 @@ def keywords(url: str, options: Options) -> dict[str, Any]:
     with _lock:
         places = [key for key in _held if key[1] == options.endpoint and is_within(url, key[0])]
         rest = dict(_held[max(places, key=lambda key: len(key[0]))]) if places else {}
-    client = {**public.pop("client_options", {}), **rest.pop("client_options", {})}
+    named = {"allow_http": True} if url.startswith("http://") else {}
+    client = {**named, **public.pop("client_options", {}), **rest.pop("client_options", {})}
     return {**public, **rest, **({"client_options": client} if client else {})}

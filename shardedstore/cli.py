@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import click
-import dask
 
-from shardedstore import transforms
-from shardedstore.chain import Sink, parse_chain
+from shardedstore.access import take_options
+from shardedstore.arguments import make_steps, parse_shards, parse_storage
+from shardedstore.blobs import nbytes_of
+from shardedstore.chain import Sink, Step, parse_chain
 from shardedstore.config import FILE_NAME
 from shardedstore.errors import ShardedStoreError, ShardsFailed, UsageError
 from shardedstore.job import prepare
-from shardedstore.patterns import parse_size
 from shardedstore.plan import make_plan
 from shardedstore.progress import progress
+from shardedstore.registry import make_sink
+from shardedstore.running import cluster
 from shardedstore.store import ShardedStore
-from shardedstore.text import count, describe, preview, size
-from shardedstore.urls import is_remote
+from shardedstore.text import count, describe, one_line, preview, size
+from shardedstore.urls import is_remote, join_url, normalize
 
-SINKS: dict[str, Callable[..., Sink]] = {"zip": transforms.ToZip}
 FAILED, UNUSABLE, STOPPED = 1, 2, 130
-CONNECT_SECONDS = 10
-QUIET_WORKER = """
-import logging, signal
-logging.getLogger("shardedstore").disabled = True
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command line ends its workers
-"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,9 +38,21 @@ def main() -> None:
 @main.command()
 @click.argument("source")
 @click.argument("destination")
-@click.option("--to", "kind", type=click.Choice(list(SINKS)), required=True, help="What each shard becomes.")
+@click.option(
+    "--to", "kind", metavar="SINK", required=True, help="What is written: zip, zarr, sharding-codec, see above."
+)
 @click.option("--shards", multiple=True, metavar="RULE", help="How to divide SOURCE, see above; may be repeated.")
+@click.option("--include", multiple=True, metavar="PATH", help="Only these groups and arrays, by path or glob.")
+@click.option("--exclude", multiple=True, metavar="PATH", help="Not these groups and arrays, by path or glob.")
+@click.option("--v3", is_flag=True, help="From Zarr v2 to v3.")
+@click.option(
+    "--step", "steps", multiple=True, metavar="STEP", help="Another step by its name, after --v3; may be repeated."
+)
+@click.option("--codec", metavar="CODEC", help="Compress with another codec, like zstd or blosc:cname=lz4,clevel=9.")
+@click.option("--consolidated/--no-consolidated", default=None, help="Consolidated metadata; the default: as SOURCE.")
 @click.option("--name", help="How zips are named; the default is '{path}/{block}.zarr.zip'.")
+@click.option("--source-storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of SOURCE.")
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of DESTINATION.")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes here; default: one a core.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, like tcp://host:8786.")
 @click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="For errors that may pass.")
@@ -54,12 +60,31 @@ def main() -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--verbose", is_flag=True, help="Show the workers' logs, with a traceback for each error.")
 def convert(
-    source: str, destination: str, kind: str, shards: tuple[str, ...], name: str | None, dry_run: bool, **options: Any
+    source: str,
+    destination: str,
+    *,
+    kind: str,
+    shards: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    consolidated: bool | None,
+    name: str | None,
+    source_storage: tuple[str, ...],
+    storage: tuple[str, ...],
+    dry_run: bool,
+    **options: Any,
 ) -> None:
-    r"""Convert the Zarr SOURCE to shards in the folder DESTINATION.
+    r"""Convert the Zarr SOURCE to DESTINATION, shard by shard.
 
-    SOURCE is a folder, a zip or the URL of an object store. Run the same command again after any crash, and it goes
-    on from there. The exit code is 0 when all shards are done, 1 when some failed, and 2 when it can't be run.
+    SOURCE is a folder, a zip or a URL, DESTINATION a folder or a URL: s3://, gs:// or az://. Run the same command again
+    after any crash, and it goes on from there. The exit code is 0 when all shards are done, 1 when some failed, and 2
+    when it can't be run.
+
+    \b
+    A SINK of --to is one of these, or the name of one that another package has installed:
+      zip              a zip for each shard, and a config that opens them as one
+      zarr             one ordinary Zarr; a Zarr for each shard with zarr:layout=shards
+      sharding-codec   one ordinary Zarr v3, each array shard one object of the sharding codec
 
     \b
     A RULE of --shards is one of these; the default is '1 GiB':
@@ -69,31 +94,45 @@ def convert(
       PATH=time:720    blocks of 720 elements along the dimension time
       PATH=720,-1,-1   the same as a shape; -1 is the whole dimension
 
+    Steps and sinks take options as NAME:key=value,key=value. Credentials are the environment's; --storage is for what may
+    be seen, like endpoint=https://host or the one word anonymous.
+
     \b
     Examples:
       shardedstore convert my.zarr out --to zip --dry-run
       shardedstore convert my.zarr out --to zip --shards 'wind_*=time:720' --shards '512 MiB'
+      shardedstore convert old.zarr s3://bucket/new.zarr --to zarr --v3 --codec zstd:level=5
     """
     with user_errors():
         if options["workers"] is not None and options["scheduler"] is not None:
             raise UsageError(
                 "--workers and --scheduler exclude each other: leave out --workers, the cluster has its own"
             )
-        store = ShardedStore.partition(source, parse_shards(shards))
-        sink = SINKS[kind](destination, **({} if name is None else {"name": name}))
-        plan = make_plan(store.config)
-        prepare(plan, parse_chain([sink]), None, options["overwrite"], options["retries"])
+        store = ShardedStore.partition(
+            source,
+            parse_shards(shards),
+            include=list(include) or None,
+            exclude=list(exclude) or None,
+            storage_options=parse_storage(source_storage),
+        )
+        given = {"name": name, "storage_options": parse_storage(storage)}
+        sink = make_sink(kind, destination, **{key: value for key, value in given.items() if value is not None})
+        chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
+        plan = make_plan(store.config, consolidated)
+        prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
         if dry_run:
             click.echo(preview(plan))
         else:
-            if is_remote(source):
-                click.echo("note: the workers read the source with the credentials of their own environment", err=True)
-            run(store, sink, **options)
+            if is_remote(source) or is_remote(destination):
+                click.echo("note: the workers use the credentials of their own environment", err=True)
+            run(store, chain, consolidated=consolidated, **options)
 
 
 def run(
     store: ShardedStore,
-    sink: Sink,
+    chain: list[Step | Sink],
+    *,
+    consolidated: bool | None,
     workers: int | None,
     scheduler: str | None,
     retries: int,
@@ -103,22 +142,33 @@ def run(
     """Run the job and say what it did."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a batch system's end of time ends the workers
     with cluster(workers, scheduler, verbose), progress() as show:
-        summary = store.map_shards(sink, retries=retries, overwrite=overwrite, progress=show).summary
+        result = store.map_shards(
+            *chain, retries=retries, overwrite=overwrite, consolidated=consolidated, progress=show
+        )
+    summary = result.summary
     before = f", {summary.skipped:,} were done before" if summary.skipped else ""
     click.echo(f"{count(summary.done, 'shard')} done now{before}; {size(summary.nbytes)} written")
-    click.echo(os.path.join(os.path.abspath(sink.url), FILE_NAME))
+    sink = chain[-1]
+    assert isinstance(sink, Sink)
+    click.echo(normalize(sink.url) if sink.is_one_zarr else join_url(normalize(sink.url), FILE_NAME))
 
 
 @main.command()
 @click.argument("what")
-def info(what: str) -> None:
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store; see convert.")
+def info(what: str, storage: tuple[str, ...]) -> None:
     """Say what a Zarr, a zip or a config holds.
 
-    Only metadata is read. WHAT is a folder, a zip, a shardedstore.json or the folder that holds it, or the URL of a Zarr.
+    Only metadata is read. WHAT is a Zarr, a zip, a shardedstore.json or the folder that holds it: a path or a URL.
     """
     with user_errors(what):
-        is_config = what.endswith(".json") or os.path.isfile(os.path.join(what, FILE_NAME))
-        store = ShardedStore.load(what, allow=["/"]) if is_config else ShardedStore(what)
+        options = parse_storage(storage)
+        url = normalize(what)
+        is_config = url.endswith(".json") or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None
+        if is_config:
+            store = ShardedStore.load(what, allow=["/"], storage_options=options)
+        else:
+            store = ShardedStore.partition(what, [], storage_options=options)
         plan = make_plan(store.config)
         parts = f" in {count(plan.shard_count, 'shard')}" if is_config else ""
         rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
@@ -126,36 +176,6 @@ def info(what: str) -> None:
         for path, node in plan.nodes.items():
             click.echo(describe(path, node.meta, store.config))
         click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded")
-
-
-def parse_shards(options: tuple[str, ...]) -> Any:
-    """Return what the options for `shards` stand for.
-
-    >>> parse_shards(()), parse_shards(("t=time:720", "w_*=720,-1", "s/*=whole", "9 MiB"))
-    ('1 GiB', {'t': {'time': 720}, 'w_*': (720, -1), 's/*': 'whole', '*': '9 MiB'})
-    """
-    rules: dict[str, Any] = {}
-    for option in options:
-        path, equals, rule = option.rpartition("=")
-        if not equals and parse_size(rule) is None:
-            raise UsageError(f"--shards {option!r} is no size like '512 MiB': for a path say '{option}=whole', for one")
-        if (path or "*") in rules:
-            raise UsageError(f"--shards says twice how to divide {path or 'what is left'!r}: leave one of them out")
-        rules[path or "*"] = _parse_rule(rule, option)
-    return rules or "1 GiB"
-
-
-def _parse_rule(text: str, option: str) -> Any:
-    try:
-        if ":" in text:
-            return {name.strip(): int(count) for name, _, count in (part.rpartition(":") for part in text.split(","))}
-        if "," in text:
-            return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"--shards {option!r} can't be read: after the path write =whole, ='512 MiB', =720,-1,-1 or =time:720"
-        ) from None
-    return text
 
 
 @contextlib.contextmanager
@@ -176,52 +196,3 @@ def user_errors(subject: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("stopped: run the same command again, and it goes on from there", err=True)
         sys.exit(STOPPED)
-
-
-def one_line(error: BaseException) -> str:
-    r"""Return a message in the words of the command line, without the lines that an object store's client adds.
-
-    >>> one_line(UsageError("say overwrite=True\n\nDebug source: ..."))
-    'say --overwrite'
-    """
-    text = str(error).partition("\n")[0] or type(error).__name__
-    return text.replace("overwrite=True", "--overwrite")
-
-
-@contextlib.contextmanager
-def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterator[None]:
-    """Make a Dask client the active one: of a cluster that is there, or of worker processes on this machine."""
-    if not verbose:
-        dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical"}})
-    from distributed import Client  # a second of import time that info and --dry-run do not need
-
-    if scheduler is None:
-        with local_cluster(workers or os.cpu_count() or 1, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
-            yield
-        return
-    try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that it printed when it "
-            "was started, like tcp://host:8786"
-        ) from error
-    with client:
-        if not client.nthreads():  # type: ignore[no-untyped-call]
-            click.echo(f"the cluster at {scheduler} has no workers: waiting for the first", err=True)
-        yield
-
-
-def local_cluster(processes: int, verbose: bool) -> Any:
-    """Return a cluster of processes; the workers' logs and tracebacks are for --verbose, as errors are told at the end."""
-    from distributed import LocalCluster
-
-    # Without this, a worker that dies twice in 15 seconds can be given up for ever, and a job without workers waits.
-    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
-    quiet = {"silence_logs": logging.CRITICAL, "preload": [QUIET_WORKER]}
-    return LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=processes,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",  # any port: None would still open 8787, and warn where it is taken
-        **({"silence_logs": False} if verbose else quiet),
-    )

@@ -35,7 +35,8 @@ def fingerprint(chain: Chain) -> str | None:
 def _token(part: Any) -> list[Any] | None:
     if isinstance(part, FunctionStep):
         return [part.name, part.label] if part.name and part.label else None
-    named = part if not isinstance(part, Step | Sink) else type(part)
+    is_instance = isinstance(part, Step | Sink) or (dataclasses.is_dataclass(part) and not isinstance(part, type))
+    named = type(part) if is_instance else part
     module, name = getattr(named, "__module__", "__main__"), getattr(named, "__qualname__", "<")
     if module == "__main__" or "<" in name:
         return None

@@ -20,11 +20,13 @@ from toolz import partition_all
 from shardedstore.access import granted
 from shardedstore.config import Config, locations
 from shardedstore.errors import DestinationError, ShardedStoreError
+from shardedstore.folders import STORAGE_ERRORS
 from shardedstore.job import finish, identity, remaining, start
 from shardedstore.plan import Plan, Segment
 from shardedstore.preflight import places_of
-from shardedstore.urls import BESIDE
+from shardedstore.remote_errors import explain
 from shardedstore.task import Job, Outcome, run_segment
+from shardedstore.urls import BESIDE
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -37,7 +39,12 @@ THREADS_SECONDS = 5.0  # between looking how many threads the cluster has
 
 
 def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T]) -> Delayed:
-    """Return the whole job as one lazy object: computed, it gives what `wrap` makes of the config, or raises."""
+    """Return the whole job as one lazy object: computed, it gives what `wrap` makes of the config, or raises.
+
+    It holds no secret options: the workers of the cluster that is active now are given them.
+    """
+    if (client := active_client()) is not None:
+        _lend(client, job, plan)
     token = secrets.token_hex(4)
     started = delayed(start)(job, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
     segments = plan.segments()
@@ -57,7 +64,14 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
 
 
 def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome], T]) -> T:
-    return wrap(finish(job, plan, outcome), outcome)
+    try:
+        config = finish(job, plan, outcome)
+    except STORAGE_ERRORS as error:
+        raise DestinationError(
+            f"the shards are done, but not the result at {job.folder!r}: {explain(error)}; call map_shards with the same "
+            "arguments again, and it goes on from there"
+        ) from error
+    return wrap(config, outcome)
 
 
 def _keys(job: Job, segments: list[Segment], token: str) -> Iterator[str]:
@@ -108,21 +122,27 @@ def _follow(
 @contextmanager
 def _access(client: Client, job: Job, plan: Plan) -> Iterator[None]:
     """Have the workers of a cluster hold the secret options that a job needs, also those that come while it runs."""
+    name = _lend(client, job, plan)
+    try:
+        yield
+    finally:
+        if name is not None:
+            with suppress(Exception):  # a cluster that is gone has forgotten them
+                client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+
+
+def _lend(client: Client, job: Job, plan: Plan) -> str | None:
+    """Give a cluster's workers a plugin with the secret options that a job needs, and return its name."""
     places = places_of(location for _, location in locations(plan.config))
     written = [] if job.folder is None else [job.folder, job.folder.removesuffix(BESIDE)]
     grants = granted([*(place.url for place in places), *written])
     if not grants:
-        yield
-        return
+        return None
     from shardedstore.plugin import AccessPlugin
 
     name = f"shardedstore-{secrets.token_hex(4)}"
     client.register_plugin(AccessPlugin(name, grants))
-    try:
-        yield
-    finally:
-        with suppress(Exception):  # a cluster that is gone has forgotten them
-            client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+    return name
 
 
 def _prove(client: Client, job: Job, plan: Plan) -> None:

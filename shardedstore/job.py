@@ -128,7 +128,9 @@ def bucket_rule(url: str) -> str:
     prefix = place.path.strip("/") + "/"
     if place.scheme == "gs":
         condition = {"age": 7, "matchesPrefix": [prefix]}
-        rules: dict[str, Any] = {"rule": [{"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": condition}]}
+        rules: dict[str, Any] = {
+            "rule": [{"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": condition}]
+        }
         return json.dumps({"lifecycle": rules})
     abort = {"DaysAfterInitiation": 7}
     rule = {"ID": "unfinished-uploads", "Status": "Enabled", "Filter": {"Prefix": prefix}}
@@ -142,13 +144,7 @@ def remaining(job: Job, plan: Plan, segments: list[Segment]) -> tuple[list[Segme
     records = Ledger(job.place, job.generation).read()
     if not records:
         return segments, 0
-    sizes = job.listed()
-    done = frozenset(
-        number
-        for run in plan.runs
-        for number, shard in run.shards()
-        if number in records and job.is_there(shard, records[number], sizes)
-    )
+    done = job.done(plan.runs, records, job.listed())
     left = [segment.without(done) for segment in segments]
     return [segment for segment in left if segment.runs], len(done)
 
@@ -197,12 +193,12 @@ def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
     if job.folder is None:
         return {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
     records = Ledger(job.place, job.generation).read()
-    sizes = job.listed()
+    done = job.done(plan.runs, records, job.listed())
     missing = tuple(
         ShardError(shard.name, GONE if number in records else "it was not recorded as done")
         for run in plan.runs
         for number, shard in run.shards()
-        if number not in records or not job.is_there(shard, records[number], sizes)
+        if number not in done
     )
     if missing:
         raise _failed(job, missing, plan.shard_count)

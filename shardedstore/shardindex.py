@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -56,10 +57,16 @@ class ShardIndex:
             size = MISSING if chunk is None else len(chunk)
             pairs += (MISSING, MISSING) if chunk is None else (start, size)
             start += 0 if chunk is None else size
-        stored = np.array(pairs, "<u8").tobytes()
-        index = stored + google_crc32c.value(stored).to_bytes(4, "little")
+        index = encode_index(np.array(pairs, "<u8"))
         body = [chunk for chunk in chunks if chunk is not None]
         return b"".join([*body, index] if self.at_end else [index, *body])
+
+
+def encode_index(pairs: np.ndarray[Any, np.dtype[np.uint64]]) -> bytes:
+    """Return the index as it is stored, from the offset and the length of each inner chunk, both `MISSING` for one that is."""
+    stored = pairs.tobytes()
+    checksum: int = google_crc32c.value(stored)
+    return stored + checksum.to_bytes(4, "little")
 
 
 def _inner(view: memoryview, body: range, start: int, size: int) -> memoryview | None:

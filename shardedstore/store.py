@@ -134,7 +134,8 @@ class ShardedStore(RoutedStore):
             store``, which gets a component, its path (``""`` for the base) and for an array's block its index, like
             ``"0/2"``, or None.
         compute : bool
-            Run it now, on the Dask scheduler that is active; otherwise return a lazy Dask object that does it.
+            Run it now, on the Dask scheduler that is active; otherwise return a lazy Dask object that does it. Secret
+            storage options are given to the workers of the cluster that is active then, and are not in the object.
         on_error : "finish"
             Every shard that can be done is done, before the errors of the others are raised together.
         retries : int

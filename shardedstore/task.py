@@ -81,6 +81,15 @@ class Job:
         look: NbytesOf = partial(nbytes_of, options=self.options) if sizes is None else sizes.get
         return self.chain.sink.is_there(self.url(shard), record.nbytes, look)
 
+    def done(
+        self, runs: Iterable[Run], records: Mapping[int, Record], sizes: Mapping[str, int] | None = None
+    ) -> frozenset[int]:
+        """Return the numbers of the shards that are recorded, and still there."""
+        if not records:
+            return frozenset()
+        shards = (numbered for run in runs for numbered in run.shards())
+        return frozenset(n for n, shard in shards if n in records and self.is_there(shard, records[n], sizes))
+
     def find_missing(self, locations: Iterable[Location]) -> str | None:
         """Return what keeps this process from doing the job; see `preflight.find_missing`."""
         return find_missing(self.folder, self.options, self.generation, places_of(locations))
@@ -129,26 +138,24 @@ def run_segment(job: Job, segment: Segment) -> Outcome:
     if missing is not None:
         return Outcome.failed(segment, missing)
     if job.folder is None:
-        return Outcome.total(_do_shards(job, segment, {}, None))
+        return Outcome.total(_do_shards(job, segment, None))
     ledger = Ledger(job.place, job.generation)
     try:
-        records = ledger.read_segment(segment.number)
+        done = job.done(segment.runs, ledger.read_segment(segment.number))
+        left = segment.without(done) if done else segment
+        if not left.runs:
+            return Outcome(skipped=len(done))
         with ledger.writer(segment.number) as append:
-            return Outcome.total(_do_shards(job, segment, records, append))
+            return Outcome.total([Outcome(skipped=len(done)), *_do_shards(job, left, append)])
     except STORAGE_ERRORS as error:
         return Outcome.failed(segment, f"its record can't be kept at the destination: {_cause(error)}")
 
 
-def _do_shards(
-    job: Job, segment: Segment, records: Mapping[int, Record], append: Callable[[Record], None] | None
-) -> Iterator[Outcome]:
+def _do_shards(job: Job, segment: Segment, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
+    sources: dict[Location, Opened] = {}
     for run in segment.runs:
-        opened = _opened(run)
+        opened = _opened(run, sources)
         for number, shard in run.shards():
-            record = records.get(number)
-            if record is not None and job.is_there(shard, record):
-                yield Outcome(skipped=1)
-                continue
             made = _try_shard(job, run, opened, shard)
             if isinstance(made, ShardError):
                 yield Outcome(failures=(made,))
@@ -159,12 +166,14 @@ def _do_shards(
             yield Outcome(1, 0, made.entries, made.nbytes, locations=found)
 
 
-def _opened(run: Run) -> Run:
-    """Return a run whose source is open, so that the directory of a zip is read once for all of its shards."""
+def _opened(run: Run, sources: dict[Location, Opened]) -> Run:
+    """Return a run whose source is open, so that the directory of a zip is read once for all shards of a segment."""
     if not isinstance(run.location, ViewOf):
         return run
-    source = Opened(open_location(run.location.source))
-    return msgspec.structs.replace(run, location=ViewOf(source, run.location.path))
+    source = run.location.source
+    if source not in sources:
+        sources[source] = Opened(open_location(source))
+    return msgspec.structs.replace(run, location=ViewOf(sources[source], run.location.path))
 
 
 def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> Written | ShardError:

@@ -51,3 +51,13 @@ def size(nbytes: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return a message in the words of the command line, without the lines that an object store's client adds.
+
+    >>> one_line(ValueError("say overwrite=True\n\nDebug source: ..."))
+    'say --overwrite'
+    """
+    text = str(error).partition("\n")[0] or type(error).__name__
+    return text.replace("overwrite=True", "--overwrite")

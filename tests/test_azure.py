@@ -4,15 +4,18 @@ from base64 import b64encode
 from dataclasses import replace
 
 import dask
+import numpy as np
 import obstore
 import pytest
+import zarr
 from conformance import check_same_contents, contents_of
 from faultproxy import FaultProxy
 from servers import upload
 from sources import SOURCES, to_folder, to_zip
 
 from shardedstore import PartitionError, ShardedStore
-from shardedstore.transforms import ToZip
+from shardedstore.transforms import CopyTo, ToZip
+from shardedstore.urls import BESIDE
 from shardedstore.zips import ZipReadStore
 
 
@@ -74,3 +77,40 @@ def test_a_wrong_key(name, words, container, monkeypatch):
 def test_a_container_that_is_not_there(name, words, container):
     with pytest.raises(PartitionError, match=rf"^'az://nowhere/{name}' can't be read: {words}"):
         ShardedStore.partition(f"az://nowhere/{name}")
+
+
+@pytest.mark.parametrize("kind", ["zips", "one", "shards"])
+def test_results_in_azure(kind, container, azure_server, use_environment, tmp_path):
+    """By options alone: the key is held by this process, and the account and the endpoint stand in the config."""
+    contents, shards = SOURCES["others-v3"].contents(), SOURCES["others-v3"].shards
+    use_environment({})
+    options = {
+        "account_name": azure_server.account,
+        "account_key": azure_server.key,
+        "endpoint": f"{azure_server.endpoint}/{azure_server.account}",
+    }
+    url = f"{container.url}/a result"
+    sink = {
+        "zips": ToZip(url, storage_options=options),
+        "one": CopyTo(url, storage_options=options),
+        "shards": CopyTo(url, layout="shards", storage_options=options),
+    }[kind]
+    view = ShardedStore.partition(to_folder(contents, tmp_path / "source"), shards)
+    with dask.config.set(scheduler="synchronous"):
+        check_same_contents(view.map_shards(sink), contents)
+        assert view.map_shards(sink).summary.done == 0
+    loaded = ShardedStore.load(url + BESIDE * (kind == "one"), storage_options=options)
+    check_same_contents(loaded, contents)
+    assert azure_server.key not in str(loaded.get_config())
+
+
+def test_a_large_zip_in_azure_goes_up_in_blocks(container, azure_server, use_environment, tmp_path):
+    data = np.random.default_rng(0).integers(0, 255, (20, 1024, 1024), "u1")
+    zarr.open_group(tmp_path / "source", mode="w").create_array(
+        "a", data=data, chunks=(1, 1024, 1024), compressors=None
+    )
+    with FaultProxy(azure_server.endpoint) as proxy, dask.config.set(scheduler="synchronous"):
+        use_environment(replace(azure_server, endpoint=proxy.url).environment())
+        result = ShardedStore.partition(tmp_path / "source", ["a"]).map_shards(ToZip(f"{container.url}/large"))
+        np.testing.assert_array_equal(zarr.open_group(result)["a"][:], data)
+        assert len([request for request in proxy.log if "comp=block&" in request.path]) == 3

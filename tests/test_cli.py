@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner, Result
+from sources import SOURCES, to_folder
 
-from shardedstore import ShardedStore, cli, progress
+from shardedstore import ShardedStore, cli, progress, running
+from shardedstore.transforms import ToZip
 
 SHARDS = ("--shards", "t=time:60", "--shards", "s=whole")
 COUNT = 12  # shards that these make: the base, s, and ten of t
@@ -155,7 +157,7 @@ def test_bad_sources_and_destinations(source: Path) -> None:
         (source, source, "name a folder outside"),
         (source, folder / "mine", r"holds files that no job .* say --overwrite"),
         (source, folder / "file", "file"),
-        (source, "s3://bucket/out", "name a local folder"),
+        (source, "https://host/out", "is a web server, which can only be read"),
         (source, folder / "out", None),
     ]:
         before = sorted(folder.rglob("*"))
@@ -170,7 +172,9 @@ def test_bad_sources_and_destinations(source: Path) -> None:
 def test_bad_options(source: Path) -> None:
     both = invoke("convert", source, "out", "--to", "zip", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")
     assert "leave out --workers" in error_line(both, cli.UNUSABLE)
-    for options in (("--to", "tar"), ("--to", "zip", "--workers", "0"), ("--to", "zip", "--retries", "-1"), ()):
+    unknown = error_line(invoke("convert", source, "out", "--to", "tar"), cli.UNUSABLE)
+    assert "'tar' is no transform that is installed here; there are zip, zarr, sharding-codec" in unknown
+    for options in (("--to", "zip", "--workers", "0"), ("--to", "zip", "--retries", "-1"), ()):
         done = invoke("convert", source, "out", *options)
         assert done.exit_code == cli.UNUSABLE
         assert "Error" in done.stderr
@@ -180,7 +184,7 @@ def test_bad_options(source: Path) -> None:
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
 def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(running, "CONNECT_SECONDS", 1)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # of the process of the tests
     done = invoke("convert", source, source.parent / "out", "--to", "zip", "--scheduler", address)
     line = error_line(done, cli.UNUSABLE)
@@ -189,7 +193,44 @@ def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyP
     assert not (source.parent / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--step", "zip"), "'zip' writes shards, and is no step on their way: give it as --to zip"),
+        (("--step", "recompress:level=5"), "neither a codec nor filters="),
+        (("--codec", "nonsense"), "names no codec known here for"),
+        (("--v3",), "v3"),
+        (("--storage", "secret_access_key=x"), "may be secret, and a command line is seen by others"),
+        (("--storage", "region"), "--storage 'region' is no option: write it as KEY=VALUE"),
+        (("--include", "nothing"), "nothing"),
+        (("--name", "a", "--to", "zarr"), "'zarr' has no option 'name'; its options are: layout, storage_options"),
+    ],
+)
+def test_options_that_make_no_sense(source: Path, options: tuple[str, ...], message: str) -> None:
+    done = invoke("convert", source, source.parent / "out", "--to", "zip", *options)
+    assert message in error_line(done, cli.UNUSABLE)
+    assert not (source.parent / "out").exists()
+
+
 # a whole life of one destination
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_convert_to_one_zarr_of_v3_with_another_codec(tmp_path: Path) -> None:
+    source = to_folder(SOURCES["cube-v2."].contents(), tmp_path / "source.zarr")
+    options = ["--v3", "--codec", "gzip:level=9", "--exclude", "simulation/*", "--consolidated", "--workers", "1"]
+    done = run("convert", source, tmp_path / "out.zarr", "--to", "sharding-codec", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "out.zarr")
+    old, new = zarr.open_group(source, mode="r"), zarr.open_consolidated(tmp_path / "out.zarr")
+    names = {path for path, node in old.members(max_depth=None) if isinstance(node, zarr.Array)}
+    kept = {path for path in names if not path.startswith("simulation/")}
+    assert {path for path, node in new.members(max_depth=None) if isinstance(node, zarr.Array)} == kept != names
+    for path in kept:
+        np.testing.assert_array_equal(new[path][...], old[path][...])
+        assert new[path].metadata.zarr_format == 3
+        assert "gzip" in str(new[path].metadata.codecs).lower()
 
 
 @pytest.mark.slow
@@ -238,7 +279,7 @@ def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
 
 def test_info(source: Path) -> None:
     folder, out = source.parent, source.parent / "out"
-    ShardedStore.partition(source, {"s": "whole"}).map_shards(cli.SINKS["zip"](out))
+    ShardedStore.partition(source, {"s": "whole"}).map_shards(ToZip(out))
     told = invoke("info", source)
     assert told.exit_code == 0
     assert told.stdout.startswith(f"{source}: a Zarr\n  /  group, v3")

@@ -234,7 +234,9 @@ def test_secrets_reach_workers_and_nothing_else(folder, s3_server, tmp_path):
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
         store.map_shards(CopyTo(f"{folder}/copy.zarr", storage_options=options))
         copied = ShardedStore.partition(f"{folder}/copy.zarr", SOURCES["others-v3"].shards, storage_options=options)
-        result = copied.map_shards(ToZip(f"{folder}/zips", storage_options=options))
+        lazy = copied.map_shards(ToZip(f"{folder}/zips", storage_options=options), compute=False)
+        assert ADMIN.secret.encode() not in pickle.dumps(lazy)
+        result = lazy.compute()
     check_same_contents(result, SOURCES["others-v3"].contents())
     written = s3_server.folder(*folder.removeprefix("s3://").split("/", 1)).client
     for batch in obstore.list(written):
@@ -281,8 +283,10 @@ def test_a_bucket_that_is_not_there_is_told(kind, bucket, tmp_path):
 def test_options_of_a_local_path_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"storage_options were given for .* which is a local path"):
         ToZip(tmp_path, storage_options={"region": "x"})
-    with pytest.raises(UsageError, match="storage_options='nobody' is no mapping; the one word is 'anonymous'"):
+    with pytest.raises(UsageError, match="are a text, and no mapping; the one word is 'anonymous'"):
         ToZip("s3://bucket/a", storage_options="nobody")
+    with pytest.raises(UsageError, match="the endpoint for 's3://bucket/a' holds credentials"):
+        ToZip("s3://bucket/a", storage_options={"endpoint": "https://me:word@host"})
     with pytest.raises(UsageError, match="can't be opened with the storage options given"):
         ShardedStore.partition("s3://bucket/a", storage_options={"no_such_option": "x"})
 

@@ -140,7 +140,7 @@ def halved(chunk, position):
     return chunk.astype("f8") / 2
 
 
-def test_the_config_beside_a_copy_opens_it_and_may_be_moved_with_it(source, tmp_path):
+def test_the_config_beside_a_copy_opens_it(source, tmp_path):
     division(source).map_shards(CopyTo(tmp_path / "copy"))
     loaded = ShardedStore.load(tmp_path / f"copy{BESIDE}")
     check_same_contents(loaded, CUBE.contents())

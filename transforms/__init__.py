@@ -10,8 +10,21 @@ if __name__ != "shardedstore.transforms":
     )
 
 from shardedstore.transforms.copy_to import CopyTo
-from shardedstore.transforms.map_chunks import MapChunks
-from shardedstore.transforms.recompress import Recompress
-from shardedstore.transforms.to_zip import ToZip
 
-__all__ = ["CopyTo", "MapChunks", "Recompress", "ToZip"]
+from shardedstore.transforms.map_chunks import MapChunks
+from shardedstore.transforms.migrate_v3 import MigrateV3
+from shardedstore.transforms.recompress import Recompress
+from shardedstore.transforms.to_sharding_codec import ToShardingCodec
+from shardedstore.transforms.to_zip import ToZip
+from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_prefix
+
+__all__ = [
+    "CopyTo",
+    "MapChunks",
+    "MigrateV3",
+    "Recompress",
+    "ToShardingCodec",
+    "ToZip",
+    "to_zip_store",
+    "to_zip_store_with_prefix",
+]

@@ -1,0 +1,172 @@
+"""Transforms by name, for the command line: those of the package, and those that others register by entry point.
+
+Only a name that a user gives is ever looked up here, and nothing is imported before: no config or ledger names one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from shardedstore import transforms
+from shardedstore.chain import Sink, Step
+from shardedstore.errors import ShardedStoreError, UsageError
+
+GROUP = "shardedstore.transforms"
+Transform = type[Step] | type[Sink]
+BUILT_IN: dict[str, Transform] = {
+    "zip": transforms.ToZip,
+    "zarr": transforms.CopyTo,
+    "sharding-codec": transforms.ToShardingCodec,
+    "recompress": transforms.Recompress,
+    "migrate-v3": transforms.MigrateV3,
+}
+_NEXT_OPTION = re.compile(r",(?=\s*[A-Za-z_]\w*=)|\Z")
+
+
+def names() -> list[str]:
+    """Return the names of all transforms: the package's own, then those of others."""
+    others = {entry.name for entry in entry_points(group=GROUP)} - BUILT_IN.keys()
+    return [*BUILT_IN, *sorted(others)]
+
+
+def find(name: str) -> Transform:
+    """Return the class of a transform.
+
+    Raises
+    ------
+    UsageError
+        For a name that is not known, that two packages register, or whose package can't be imported.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    found = list(entry_points(group=GROUP, name=name))
+    if not found:
+        raise UsageError(f"{name!r} is no transform that is installed here; there are {', '.join(names())}")
+    if len(found) > 1:
+        packages = " and ".join(sorted(map(_package, found)))
+        raise UsageError(f"{name!r} is a transform of {packages}: uninstall all but one of them")
+    return _load(found[0])
+
+
+def _load(entry: EntryPoint) -> Transform:
+    try:
+        loaded = entry.load()
+    except Exception as error:  # (whatever a stranger's module does when it is imported)
+        raise UsageError(
+            f"the transform {entry.name!r} of {_package(entry)} can't be imported from {entry.value!r}: "
+            f"{type(error).__name__}: {error}; mend that package, or uninstall it"
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Step | Sink)):
+        raise UsageError(
+            f"the transform {entry.name!r} of {_package(entry)} is {entry.value!r}, which is neither a subclass of Step "
+            "nor of Sink: mend that package, or uninstall it"
+        )
+    return loaded
+
+
+def _package(entry: EntryPoint) -> str:
+    return "an unknown package" if entry.dist is None else f"the package {entry.dist.name} {entry.dist.version}"
+
+
+def make_step(text: str) -> Step:
+    """Return the step that a text describes: ``NAME`` or ``NAME:option=value,...``.
+
+    Raises
+    ------
+    UsageError
+        For what is no step, options that it does not have, and values that it refuses.
+
+    Examples
+    --------
+    >>> make_step("recompress:codec=zstd,level=5,arrays=wind_*")
+    Recompress('zstd', level=5, arrays='wind_*')
+    """
+    name, _, options = text.partition(":")
+    kind = find(name)
+    if not issubclass(kind, Step):
+        raise UsageError(f"{name!r} writes shards, and is no step on their way: give it as --to {name}")
+    made: Step = _make(name, kind, (), parse_options(options, name))
+    return made
+
+
+def make_sink(text: str, url: str, **given: Any) -> Sink:
+    """Return the sink that a text describes, to a destination; see `make_step`.
+
+    Parameters
+    ----------
+    **given
+        Options from elsewhere than the text, as Python values.
+
+    Examples
+    --------
+    >>> make_sink("zip:name={path}.{block}.zip", "out").target("t", True)
+    't.{block}.zip'
+    """
+    name, _, options = text.partition(":")
+    kind = find(name)
+    if not issubclass(kind, Sink):
+        raise UsageError(f"{name!r} is a step, and writes nothing: give it as --step {name}, and a sink as --to")
+    parsed = parse_options(options, name)
+    for twice in sorted(parsed.keys() & given.keys()):
+        raise UsageError(f"{name!r} is given the option {twice!r} twice: leave one of them out")
+    made: Sink = _make(name, kind, (url,), {**parsed, **given})
+    return made
+
+
+def parse_options(text: str, name: str) -> dict[str, Any]:
+    """Return options as Python values: what is JSON is read as such, and all else is text.
+
+    A comma is part of a text, where no other option follows it.
+
+    >>> parse_options('level=5,arrays=["a,b", "c"],name={path},checksum=true,note=a, b', "x")
+    {'level': 5, 'arrays': ['a,b', 'c'], 'name': '{path}', 'checksum': True, 'note': 'a, b'}
+    """
+    options: dict[str, Any] = {}
+    rest = text
+    while rest:
+        option, equals, rest = rest.partition("=")
+        option = option.strip()
+        if not equals or not option.isidentifier():
+            raise UsageError(f"{option!r} is no option of {name!r}: write {name}:option=value,option=value")
+        if option in options:
+            raise UsageError(f"{name!r} is given the option {option!r} twice: leave one of them out")
+        options[option], rest = _value(rest)
+    return options
+
+
+def _value(text: str) -> tuple[Any, str]:
+    """Return the value that a text begins with, and what comes after the comma behind it."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        pass
+    else:
+        if (ended := _NEXT_OPTION.match(text, end)) is not None:
+            return value, text[ended.end() :]
+    ended = _NEXT_OPTION.search(text)
+    assert ended is not None
+    return text[: ended.start()], text[ended.end() :]
+
+
+def _make(name: str, kind: type[Any], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+    parameters = dict(list(inspect.signature(kind).parameters.items())[len(arguments) :])
+    known = [key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    listed = ", ".join(known) or "none"
+    for option in options:
+        if option not in known and not takes_any:
+            raise UsageError(f"{name!r} has no option {option!r}; its options are: {listed}")
+    missing = [key for key in known if key not in options and parameters[key].default is inspect.Parameter.empty]
+    if missing:
+        raise UsageError(f"{name!r} needs the option {missing[0]!r}: write {name}:{missing[0]}=...")
+    try:
+        return kind(*arguments, **options)
+    except ShardedStoreError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{name!r} can't be made with these options: {type(error).__name__}: {error}") from error

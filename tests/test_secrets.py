@@ -1,0 +1,303 @@
+"""A secret is looked for wherever a job could leave it: files, graph, logs, errors, reprs, pickles, fingerprints."""
+
+import logging
+import os
+import pickle
+import re
+import sys
+import traceback
+from base64 import b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cloudpickle
+import dask
+import obstore
+import pytest
+from distributed import Client, LocalCluster
+from helpers_jobs import CUBE, CUBE_SHARDS, Fail, cube_at, division
+from servers import ADMIN
+
+from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError, plan, task
+from shardedstore.chain import parse_chain
+from shardedstore.config import FILE_NAME
+from shardedstore.fingerprint import fingerprint
+from shardedstore.transforms import CopyTo, MigrateV3, ToShardingCodec, ToZip
+from shardedstore.zips import ZipReadStore
+from tests.conformance import contents_of
+from tests.test_own_transforms import MODULES
+
+VARIABLE = "SHARDEDSTORE_TEST_KEY"
+KEY = "c0ffee15600d" + "7e57" * 13  # 64 hexadecimal digits
+CANARY = "canary/that+sings"
+OPTIONS = {
+    "AWS_ACCESS_KEY_ID": f"id-{CANARY}",
+    "secret_access_key": CANARY,
+    "session_token": f"token-{CANARY}",
+    "endpoint": "http://127.0.0.1:9",
+    "region": "here",
+    "client_options": {"default_headers": {"authorization": CANARY}, "timeout": "1s"},
+}
+
+
+def forms(secret: str) -> list[bytes]:
+    """A secret as it could be written: as it is, in other letters, quoted, in base64, and if it is in digits, as bytes."""
+    plain = [secret.encode(), secret.encode().hex().encode(), repr(secret.encode()).encode()]
+    if re.fullmatch("[0-9a-f]{64}", secret):
+        plain += [bytes.fromhex(secret), repr(bytes.fromhex(secret))[2:-1].encode(), secret.upper().encode()]
+    # base64 depends on where in a group of three the secret starts, so its middle is looked for at all three
+    shifted = [b64encode(b"\0" * shift + part)[4:-4] for part in plain for shift in range(3)]
+    return plain + [part for part in shifted if len(part) > 8]
+
+
+def leaks(secret: str, things: dict[str, object]) -> list[str]:
+    """The names of the things that hold a secret."""
+    wanted = forms(secret)
+
+    def holds(thing: object) -> bool:
+        data = thing if isinstance(thing, bytes) else str(thing).encode()
+        return any(form in data for form in wanted)
+
+    return [name for name, thing in things.items() if holds(thing)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The contents and the names of all files."""
+    found = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {**found, "the names": "\n".join(found).encode()}
+
+
+def told(error: BaseException) -> str:
+    """All that an exception says, with its causes and tracebacks."""
+    return "".join(traceback.format_exception(error)) + repr(error)
+
+
+def of_scheduler(client: Client) -> bytes:
+    """What the scheduler remembers: the names of tasks and what they run, its events, its log and the workers'."""
+
+    def look(dask_scheduler):
+        tasks = {str(key): state.run_spec for key, state in dask_scheduler.tasks.items()}
+        told = str((list(tasks), dask_scheduler.get_events(), dask_scheduler.transition_log, dask_scheduler.get_logs()))
+        return told.encode() + cloudpickle.dumps(tasks)
+
+    return client.run_on_scheduler(look) + str((client.get_worker_logs(), client.get_scheduler_logs())).encode()
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch):
+    """The sources of tests are small: without this, each job would be one task."""
+    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(task, "FIRST_PAUSE", 0.001)
+
+
+def log_all(folder: str) -> None:
+    logging.basicConfig(filename=f"{folder}/{os.getpid()}.log", level=logging.DEBUG)
+
+
+@pytest.fixture
+def client(tmp_path):
+    """Two worker processes, with all that they log in files."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=False,
+            local_directory=str(tmp_path / "dask"),
+        ) as local,
+        Client(local) as made,
+    ):
+        made.run(log_all, str(logs))
+        yield made
+
+
+@pytest.fixture
+def encryption(tmp_path, monkeypatch):
+    """The module of the page, as workers can import it; the key is in the environment."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "encryption.py").write_text(MODULES["encryption.py"])
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv(VARIABLE, KEY)
+    monkeypatch.delitem(sys.modules, "encryption", raising=False)
+    import encryption
+
+    yield encryption
+    sys.modules.pop("encryption", None)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_the_key_of_the_page_is_nowhere(encryption, client, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    store = division(cube_at(tmp_path / "source.zarr"))
+    chain = encryption.Encrypt(VARIABLE), ToZip(tmp_path / "out")
+    lazy = store.map_shards(*chain, compute=False)
+    seen = {
+        "the graph": cloudpickle.dumps(dict(lazy.__dask_graph__())),
+        "the graph's text": str(dict(lazy.__dask_graph__())) + repr(lazy),
+        "the chain": pickle.dumps(chain) + repr(chain).encode(),
+        "the fingerprint": fingerprint(parse_chain(chain)),
+    }
+    with pytest.raises(ShardsFailed) as failed:
+        store.map_shards(chain[0], Fail("height[1]"), ToZip(tmp_path / "failed"))
+    assert failed.value.exceptions[0].shard == "height[1]"
+    seen["the failure"] = told(failed.value) + repr(failed.value.exceptions)
+    scheduler = []
+    result = store.map_shards(*chain, progress=lambda *_: scheduler.append(of_scheduler(client)))
+    assert result.summary.done == CUBE_SHARDS
+    seen["the scheduler"] = b"".join(scheduler)
+    assert b"run_segment" in seen["the scheduler"]
+    seen["the result"] = pickle.dumps(result) + repr((result, result.summary, result.get_config())).encode()
+    decrypted = result.map_shards(encryption.Decrypt(VARIABLE), CopyTo(tmp_path / "clear.zarr"))
+    assert contents_of(decrypted).keys() == CUBE.contents().keys()
+    seen["the log"] = caplog.text
+    written = files(tmp_path)
+    assert any(b"is not to the step's taste" in data for name, data in written.items() if name.endswith(".log"))
+    assert any(name.endswith(FILE_NAME) for name in written)
+    assert any(name.endswith(".zarr.zip") for name in written)
+    assert any(name.endswith(".jsonl") for name in written)
+    assert leaks(KEY, {**seen, **written}) == []
+
+
+@pytest.mark.parametrize("key", [KEY[:-1], KEY[:-2], f"{KEY}!"])
+def test_a_key_that_is_wrong_is_not_told(encryption, key, tmp_path, monkeypatch, caplog):
+    store = division(cube_at(tmp_path / "source.zarr"))
+    chain = encryption.Encrypt(VARIABLE), ToZip(tmp_path / "out")
+    lazy = store.map_shards(*chain, compute=False)
+    monkeypatch.setenv(VARIABLE, key)
+    with pytest.raises(ChainError, match="must hold 64, 96 or 128") as refused:
+        store.map_shards(*chain)
+    with pytest.raises(ShardsFailed) as failed:
+        lazy.compute(scheduler="synchronous")
+    assert len(failed.value.exceptions) == CUBE_SHARDS
+    assert f"${VARIABLE} must hold" in caplog.text
+    seen = {"refused": told(refused.value), "failed": told(failed.value), "the log": caplog.text}
+    assert leaks(KEY[:-3], {**seen, **files(tmp_path)}) == []
+
+
+@dataclass(frozen=True)
+class Hidden(Step):
+    token: str = field(repr=False, compare=False)
+
+    def __call__(self, entries, shard):
+        return entries
+
+
+def test_a_field_that_is_hidden_is_pickled_all_the_same():
+    """What the page says of such fields; and a search that finds nothing would find this."""
+    chain = [Hidden(CANARY), ToZip("out")]
+    things = {
+        "repr": repr(chain),
+        "fingerprint": fingerprint(parse_chain(chain)),
+        "pickle": pickle.dumps(chain),
+        "base64": b64encode(b"before" + CANARY.encode() + b"behind"),
+    }
+    assert leaks(CANARY, things) == ["pickle", "base64"]
+    assert fingerprint(parse_chain(chain)) == fingerprint(parse_chain([Hidden("another"), ToZip("out")]))
+    assert leaks(KEY, {"text": KEY, "bytes": bytes.fromhex(KEY), "upper": KEY.upper(), "half": KEY[:32]}) == [
+        "text",
+        "bytes",
+        "upper",
+    ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ToZip("s3://bucket/x", storage_options=OPTIONS),
+        lambda: CopyTo("s3://bucket/x.zarr", storage_options=OPTIONS),
+        lambda: ToShardingCodec("s3://bucket/x.zarr", storage_options=OPTIONS),
+        lambda: ZipReadStore("s3://bucket/x.zip", storage_options=OPTIONS),
+        lambda: ShardedStore(ZipReadStore("s3://bucket/x.zip", storage_options=OPTIONS)),
+    ],
+    ids=["ToZip", "CopyTo", "ToShardingCodec", "ZipReadStore", "ShardedStore"],
+)
+def test_what_is_secret_in_storage_options_stays_out(make):
+    thing = make()
+    things = {
+        "repr": repr(thing),
+        "str": str(thing),
+        "pickle": pickle.dumps(thing),
+        "cloudpickle": cloudpickle.dumps(thing),
+    }
+    if isinstance(thing, ShardedStore):
+        things["config"] = thing.get_config()
+    elif not isinstance(thing, ZipReadStore):
+        things["fingerprint"] = fingerprint(parse_chain([MigrateV3(), thing]))
+        things["location"] = repr(thing.location("s3://bucket/x/0.zip"))
+    assert leaks(CANARY, things) == []
+    assert b"127.0.0.1:9" in things["pickle"]  # what is public is there
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"secret_access_key": CANARY, "no_such_option": CANARY},
+        {"secret_access_key": [CANARY]},
+        {"secret_access_key": {"of": CANARY}},
+        {"access_key_id": CANARY, "timeout": CANARY},
+        {"client_options": {"no_such_option": CANARY}},
+        {"client_options": CANARY},
+        {"region": [CANARY]},
+        {"proxy_url": f"http://me:{CANARY}@"},
+    ],
+    ids=str,
+)
+def test_options_that_are_wrong_are_not_told(options, tmp_path):
+    store = division(cube_at(tmp_path / "source.zarr"))
+    with pytest.raises((UsageError, TypeError, ValueError)) as refused:
+        store.map_shards(ToZip("s3://bucket/x", storage_options=options))
+    assert leaks(CANARY, {"the error": told(refused.value)}) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_the_secrets_of_a_bucket_are_nowhere(s3_server, use_environment, client, tmp_path, caplog):
+    use_environment({})
+    caplog.set_level(logging.DEBUG)
+    place = s3_server.folder("tests", "secrets")
+    options = {"endpoint": s3_server.endpoint, "region": "us-east-1"}
+    right = {**options, "access_key_id": ADMIN.key, "secret_access_key": ADMIN.secret}
+    store = division(cube_at(tmp_path / "source.zarr"))
+    with pytest.raises(DestinationError) as refused:
+        store.map_shards(ToZip(f"{place.url}/no", storage_options={**right, "secret_access_key": CANARY}))
+    seen = {"refused": told(refused.value)}
+    store.map_shards(CopyTo(f"{place.url}/copy.zarr", storage_options=right))
+    source = ShardedStore.partition(f"{place.url}/copy.zarr", CUBE.shards, storage_options=right)
+    sink = ToZip(f"{place.url}/out", storage_options=right)
+    with pytest.raises(ShardsFailed) as failed:
+        source.map_shards(Fail("height[1]"), ToZip(f"{place.url}/failed", storage_options=right))
+    scheduler = []
+    result = source.map_shards(sink, progress=lambda *_: scheduler.append(of_scheduler(client)))
+    lazy = source.map_shards(sink, compute=False)
+    loaded = ShardedStore.load(f"{place.url}/out", storage_options=right)
+    with dask.config.set(scheduler="synchronous"):
+        copied = loaded.map_shards(CopyTo(tmp_path / "back.zarr"))
+    assert contents_of(copied).keys() == CUBE.contents().keys()
+    loaded.save(tmp_path / "config.json")
+    seen |= {
+        "the failure": told(failed.value) + repr(failed.value.exceptions),
+        "the graph": cloudpickle.dumps(dict(lazy.__dask_graph__())),
+        "the graph's text": str(dict(lazy.__dask_graph__())) + repr(lazy),
+        "the fingerprint": fingerprint(parse_chain([sink])),
+        "the scheduler": b"".join(scheduler),
+        **{
+            f"{name} as {kind}": made
+            for name, thing in {"source": source, "result": result, "loaded": loaded, "sink": sink}.items()
+            for kind, made in {"a text": repr(thing), "a pickle": pickle.dumps(thing)}.items()
+        },
+        "the config": source.get_config(),
+        "the loaded config": loaded.get_config(),
+    }
+    seen["the log"] = caplog.text
+    objects = {found["path"]: bytes(obstore.get(place.client, found["path"]).bytes()) for found in _all(place.client)}
+    assert any(name.endswith(FILE_NAME) for name in objects)
+    for secret in (ADMIN.secret, ADMIN.key, CANARY):
+        assert leaks(secret, {**seen, **objects, **files(tmp_path), "the names": str(list(objects))}) == []
+
+
+def _all(client):
+    return [found for batch in obstore.list(client) for found in batch]

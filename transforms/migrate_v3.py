@@ -1,0 +1,170 @@
+"""`MigrateV3`: from Zarr v2 to v3."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
+
+from shardedstore.arraydoc import parse
+from shardedstore.arraystep import _folder
+from shardedstore.chain import Entries, Shard, Step
+from shardedstore.entries import Entry
+from shardedstore.errors import ChainError, CorruptError
+from shardedstore.hierarchy import Node
+from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
+from shardedstore.mounts import join
+from shardedstore.parallel import map_in_order
+from shardedstore.reencode import Reencoder
+from shardedstore.v3doc import array_document, group_document
+
+
+@dataclass(frozen=True)
+class MigrateV3(Step):
+    """Change a Zarr from format 2 to format 3.
+
+    Each node's documents become one ``zarr.json``, as zarr writes it, with the attributes that it had. Chunks keep their
+    keys, and their bytes too, except those of arrays with filters that v3 does not have, or not in their place; these
+    are made anew with the same values and compressor, and without filters: texts in ``json2``, ``msgpack2`` or
+    ``categorize`` as ``vlen-utf8``, numbers in ``base64``, structured elements of both byte orders as little-endian, and
+    whatever else zarr would not read as it was. What has no place in v3 is refused: pickled objects, arrays of different
+    lengths, and compressors without a name in v3.
+
+    - ``_ARRAY_DIMENSIONS`` becomes ``dimension_names``, where xarray looks for them in v3. For numbers that have it, the
+      attribute ``_FillValue`` says the fill value: xarray masks by that in v3, and would not by the fill value alone. It
+      knows no such attribute for texts: empty ones, which it calls missing in v2, are empty in v3.
+    - A fill value of null becomes zero, or what else zarr fills with for null: missing chunks are read as before.
+    - OME-Zarr 0.4 stays OME-Zarr 0.4, with a warning: its version 0.5 has its attributes in another place.
+
+    Parameters
+    ----------
+    threads : int, optional
+        How many chunks are made anew at a time, as in `ArrayStep`.
+
+    Examples
+    --------
+    >>> MigrateV3()
+    MigrateV3()
+    """
+
+    threads: int | None = field(default=None, compare=False, repr=False)
+
+    def check(self, nodes: Mapping[str, Node]) -> None:
+        # docstring inherited
+        for path, node in nodes.items():
+            if node.meta.zarr_format != 2:
+                raise ChainError(f"{path or 'the root'!r} is Zarr v3 already: leave MigrateV3 out of the chain")
+        self.changed(nodes)
+        _warn_of_ome(nodes)
+        _warn_of_lost(nodes)
+
+    def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
+        # docstring inherited
+        return {path: _migrated(path, node) for path, node in nodes.items()}
+
+    def __call__(self, entries: Entries, shard: Shard) -> Entries:
+        # docstring inherited
+        for reencoder, group in itertools.groupby(_with_reencoders(entries, shard), itemgetter(1)):
+            some = map(itemgetter(0), group)
+            if reencoder is None:
+                yield from some
+            else:
+                yield from map_in_order(partial(_anew, reencoder, shard.name), some, _weight, self.threads)
+
+
+Migrated = tuple[ArrayMeta, Reencoder | None]  # an array in v3, and what its chunks go through
+
+
+def _with_reencoders(entries: Entries, shard: Shard) -> Iterator[tuple[Entry, Reencoder | None]]:
+    """Yield entries with documents and arrays of v3, and what remains to be done with their data."""
+    arrays: dict[str, Migrated] = {}
+    for folder, group in itertools.groupby(entries, _folder_of_document):
+        if folder is not None:
+            yield from ((entry, None) for entry in _documents(folder, list(group), shard, arrays))
+            continue
+        for entry in group:
+            if entry.coords is None or entry.array is None or (found := arrays.get(_folder(entry))) is None:
+                yield entry, None
+            else:
+                yield entry._replace(array=found[0]), found[1]
+
+
+def _anew(reencoder: Reencoder, shard: str, entry: Entry) -> Entry:
+    return entry._replace(data=reencoder.recode(entry.data, shard, entry.key))
+
+
+def _weight(entry: Entry) -> int:
+    return 1 + max(len(entry.data), 0 if entry.array is None else entry.array.chunk_nbytes)
+
+
+def _folder_of_document(entry: Entry) -> str | None:
+    folder, _, name = entry.key.rpartition("/")
+    return folder if entry.coords is None and name in METADATA_NAMES else None
+
+
+def _documents(folder: str, group: list[Entry], shard: Shard, arrays: dict[str, Migrated]) -> list[Entry]:
+    """Return the documents of one node as one, and note an array; what is no v2 node stays as it is."""
+    documents = {entry.key.rpartition("/")[2]: bytes(entry.data) for entry in group}
+    path = join(shard.path, folder)
+    try:
+        meta = parse_node({name: data for name, data in documents.items() if name != "zarr.json"}, path)
+    except CorruptError:
+        meta = None
+    if meta is None:
+        return group
+    if "zarr.json" in documents:
+        raise CorruptError(f"{path!r} has documents of Zarr v2 and v3, and can keep one: remove the others first")
+    key = join(folder, "zarr.json")
+    if isinstance(meta, GroupMeta):
+        return [Entry(key, group_document(documents, path))]
+    data, layout = array_document(documents, path)
+    made = parse_node({"zarr.json": data}, path)
+    assert isinstance(made, ArrayMeta)
+    reencoder = None
+    if layout.recodes:
+        old = parse_json(documents[".zarray"], path, ".zarray")
+        reencoder = Reencoder(parse(old, path), parse(parse_json(data, path, "zarr.json"), path))
+    arrays[folder] = made, reencoder
+    return [Entry(key, data, made)]
+
+
+def _migrated(path: str, node: Node) -> Node:
+    if isinstance(node.meta, GroupMeta):
+        documents = {"zarr.json": group_document(node.documents, path)}
+        return Node(GroupMeta(3, node.meta.consolidated), documents)
+    documents = {"zarr.json": array_document(node.documents, path)[0]}
+    return node._replace(meta=parse_node(documents, path) or node.meta, documents=documents)
+
+
+def _warn_of_ome(nodes: Mapping[str, Node]) -> None:
+    found = [path or "the root" for path, node in nodes.items() if _is_ome(node, path)]
+    if found:
+        warnings.warn(
+            f"{found[0]!r} and {len(found) - 1} other groups have attributes of OME-Zarr 0.4, which stay what they are: "
+            "OME-Zarr 0.5, which is for Zarr v3, has them below 'ome'",
+            stacklevel=2,
+        )
+
+
+def _is_ome(node: Node, path: str) -> bool:
+    attributes = parse_json(node.documents.get(".zattrs", b"{}"), path, ".zattrs")
+    plates = [attributes.get(name) for name in ("plate", "well")]
+    return "multiscales" in attributes or any(isinstance(plate, dict) and "version" in plate for plate in plates)
+
+
+def _warn_of_lost(nodes: Mapping[str, Node]) -> None:
+    lost = {
+        path
+        for group, node in nodes.items()
+        for key in node.inherited
+        if (path := join(group, key.rpartition("/")[0])) not in nodes
+    }
+    if lost:
+        warnings.warn(
+            f"consolidated metadata names {min(lost)!r} and {len(lost) - 1} other nodes that are not there: they stay "
+            "behind in Zarr v2; give them documents of their own to keep them",
+            stacklevel=2,
+        )

@@ -1,0 +1,82 @@
+"""`to_zip_store`: a function of stores for `map_shards`, as shardedstore had it before there were sinks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from zarr.abc.store import Store
+
+from shardedstore.destination import real_url
+from shardedstore.entries import read_entries
+from shardedstore.errors import DestinationError
+from shardedstore.locations import locate, url_of
+from shardedstore.mounts import join
+from shardedstore.urls import is_remote, is_within, join_url, normalize, quote_name
+from shardedstore.views import Block, Remainder
+from shardedstore.zips import ZipReadStore
+from shardedstore.zipshard import write_zip
+
+SUFFIX = ".zarr.zip"
+
+
+def to_zip_store(
+    prefix: str | os.PathLike[str], shard_store: Store, shard_path: str, chunk_dims: str | None
+) -> ZipReadStore:
+    """Write a component to a zip, and return it opened.
+
+    The zip appears when it is whole, in place of one that was there. `ToZip` does the same as a sink, which is to be
+    preferred: what is made again there gets a new name, and a job knows what is done.
+
+    Parameters
+    ----------
+    prefix : str or path
+        What the zips' names begin with: a local path, or a URL of an object store, opened as the environment tells.
+    shard_store : Store
+        The component.
+    shard_path, chunk_dims
+        Its path and the index of its block, as `map_shards` gives them. The zip is ``<prefix>/<path>/<index>.zarr.zip``,
+        without what there is none of: the base's is ``<prefix>.zarr.zip``.
+
+    Raises
+    ------
+    DestinationError
+        Where the zip would be the source, or inside it.
+    """
+    name = join(shard_path, chunk_dims or "")
+    start = normalize(prefix)
+    url = join_url(start, quote_name(name) if is_remote(start) else name) + SUFFIX
+    place = shard_store.store if isinstance(shard_store, Block | Remainder) else shard_store
+    source = url_of(locate(place))
+    if source is not None and is_within(real_url(url), real_url(source)):
+        raise DestinationError(f"{url!r} would be, or be inside, the source {source!r}: choose another prefix")
+    write_zip(read_entries(shard_store), url)
+    return ZipReadStore(url)
+
+
+@dataclass(frozen=True)
+class ToZipStore:
+    """`to_zip_store` with its prefix: a value that pickles, and that a job can be gone on with by."""
+
+    __name__ = to_zip_store.__name__  # in the names of tasks
+
+    prefix: str
+
+    def __call__(self, shard_store: Store, shard_path: str, chunk_dims: str | None) -> ZipReadStore:
+        return to_zip_store(self.prefix, shard_store, shard_path, chunk_dims)
+
+    def __repr__(self) -> str:
+        return f"to_zip_store_with_prefix({self.prefix!r})"
+
+
+def to_zip_store_with_prefix(prefix: str | os.PathLike[str]) -> ToZipStore:
+    """Return `to_zip_store` with its prefix, for ``map_shards(to_zip_store_with_prefix(prefix))``.
+
+    With ``to=folder`` as well, `map_shards` writes the config there, and the same call goes on where it was interrupted.
+
+    Examples
+    --------
+    >>> to_zip_store_with_prefix("/data/zips")
+    to_zip_store_with_prefix('/data/zips')
+    """
+    return ToZipStore(normalize(prefix))
