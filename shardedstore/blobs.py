@@ -15,12 +15,14 @@ from obstore.store import from_url
 
 from shardedstore.access import NONE, Options, keywords
 from shardedstore.errors import UsageError
+from shardedstore.remote_errors import status_of
 from shardedstore.urls import is_remote
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
     from typing_extensions import Buffer as Bytes
 
+NO_HEAD = (405, 501)  # what a web server answers that only knows GET; obstore takes the first for a missing object
 INLINE = 1 << 20  # bytes; what is larger is worth the 100 microseconds that a hop to another thread costs
 
 
@@ -74,7 +76,9 @@ class RemoteObject:
             found = obstore.get(self._store, self._path, options={"range": {"suffix": n}})
             return found.bytes(), found.meta["size"]
         except (NotSupportedError, GenericError):
-            size = obstore.head(self._store, self._path)["size"]
+            size = size_at(self._store, self._path)
+            if size is None:
+                raise FileNotFoundError(f"{self._path!r} is not there any more") from None
             return self.read(max(0, size - n), size), size
 
     def read(self, start: int, stop: int) -> Bytes:
@@ -96,13 +100,34 @@ def open_blob(url: str, options: Options = NONE) -> ByteSource:
 
 def nbytes_of(url: str, options: Options = NONE) -> int | None:
     """Return the size of a file or object in bytes; None where there is none."""
-    try:
-        if not is_remote(url):
-            return os.stat(url).st_size
+    if is_remote(url):
         folder, _, name = url.rpartition("/")
-        return obstore.head(object_store(folder, options), unquote(name))["size"]
+        return size_at(object_store(folder, options), unquote(name))
+    try:
+        return os.stat(url).st_size
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def size_at(store: ObjectStore, path: str) -> int | None:
+    """Return the size of an object in bytes; None where there is none."""
+    try:
+        return obstore.head(store, path)["size"]
+    except (FileNotFoundError, GenericError) as error:
+        if _says_missing(error):
+            return None
+        if status_of(error) not in NO_HEAD:
+            raise
+    try:
+        return obstore.get(store, path).meta["size"]  # whose body is left alone
+    except FileNotFoundError as error:
+        if _says_missing(error):
+            return None
+        raise
+
+
+def _says_missing(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) and status_of(error) not in NO_HEAD
 
 
 def object_store(folder: str, options: Options = NONE) -> ObjectStore:

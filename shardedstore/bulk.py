@@ -13,6 +13,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import obstore
@@ -24,7 +25,9 @@ from zarr.storage import LocalStore, ObjectStore
 
 from shardedstore.errors import CorruptError
 from shardedstore.mounts import is_below
+from shardedstore.named import chunk_keys
 from shardedstore.parts import Part, Rest
+from shardedstore.unlisted import Unlisted
 from shardedstore.views import Left
 from shardedstore.zips import ZipReadStore
 
@@ -39,7 +42,12 @@ _DANGLING = "a link to what is not there: mount or restore it, or remove the lin
 
 
 class Bulk(Protocol):
-    """Reads many keys of one store."""
+    """Reads many keys of one store.
+
+    `guesses` tells that `keys` gives the chunks that there may be, of which some can be missing.
+    """
+
+    guesses: bool
 
     def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """Yield all keys below a path, in any order; of a base, those that are left for it."""
@@ -57,6 +65,8 @@ def bulk(store: Store) -> Bulk:
             return ZipBulk(store)
         case ObjectStore():
             return ObjectBulk(store)
+        case Unlisted():
+            return UnlistedBulk(store)
         case Part():
             return PartBulk(store)
     return StoreBulk(store)
@@ -64,6 +74,8 @@ def bulk(store: Store) -> Bulk:
 
 class LocalBulk:
     """Plain files: `open` and `read` beat every other way by far."""
+
+    guesses = False
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -172,6 +184,8 @@ def _read_rest(descriptor: int, data: bytes) -> bytes:
 class ZipBulk:
     """A zip: its names are known, and members are read in the order asked for."""
 
+    guesses = False
+
     def __init__(self, store: ZipReadStore) -> None:
         self.store = store
 
@@ -191,6 +205,8 @@ class ZipBulk:
 
 class ObjectBulk:
     """An object store: the sync calls of obstore, from threads."""
+
+    guesses = False
 
     def __init__(self, store: ObjectStore) -> None:  # type: ignore[type-arg]
         self.store = store.store
@@ -225,11 +241,41 @@ class ObjectBulk:
         return in_flight(get, keys)
 
 
+class UnlistedBulk:
+    """A web server: what its metadata names, and the chunks that there may be."""
+
+    guesses = True
+
+    def __init__(self, store: Unlisted) -> None:
+        self.store = store
+
+    def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
+        """Yield what can be below the path; an array's chunks are all left, or none of them is."""
+        named = self.store.named
+        documents = {
+            key for key in named.documents if is_below(key, path) and (remainder is None or remainder.holds(key))
+        }
+        yield from sorted(documents)
+        arrays = [key for key in named.arrays.values() if key in documents]
+        if remainder is not None:
+            first = {key: next(chunk_keys(key, named.documents[key]), None) for key in arrays}
+            arrays = [key for key, chunk in first.items() if chunk is None or remainder.holds(chunk)]
+        for key, data in zip(arrays, self.fetch(arrays), strict=True):
+            if data is not None:  # it is told when it is read
+                yield from chunk_keys(key, data)
+
+    def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
+        """Get many at once; what the server does not have itself is looked up once."""
+        look = cache(self.store.look)
+        return in_flight(lambda key: self.store.read(key, look), keys)
+
+
 class PartBulk:
     """A part of a store, by the reader of the whole."""
 
     def __init__(self, part: Part) -> None:
-        self.part, self.fetch = part, bulk(part.store).fetch
+        whole = bulk(part.store)
+        self.part, self.fetch, self.guesses = part, whole.fetch, whole.guesses
 
     def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """Let the reader of the whole leave out what is no part."""
@@ -238,6 +284,8 @@ class PartBulk:
 
 class StoreBulk:
     """Any zarr store, by its own methods."""
+
+    guesses = False
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -89,8 +89,13 @@ def _block_entries(reader: Bulk, view: Block) -> Iterator[Entry]:
     for key, chunk, coords in zip(local_keys, chunks, itertools.product(*box), strict=True):
         if chunk is not None:
             yield Entry(key, chunk, array, coords)
-    if _array_documents(reader, view.path) != documents:  # or all of it is gone, and chunks only seemed to be missing
-        raise CorruptError(f"{view.path!r} changed while it was read: let no one write to the source, and run it again")
+    _check_unchanged(reader, view.path, documents)
+
+
+def _check_unchanged(reader: Bulk, path: str, documents: dict[str, bytes]) -> None:
+    """Raise where an array is not as it was before its chunks were read: if it is gone, they only seemed to be missing."""
+    if _array_documents(reader, path) != documents:
+        raise CorruptError(f"{path!r} changed while it was read: let no one write to the source, and run it again")
 
 
 def _array_documents(reader: Bulk, path: str) -> dict[str, bytes]:
@@ -126,8 +131,19 @@ def _tree_entries(
     chunks, others = _sort(arrays, [key for key in keys if key not in skip])
     for key, data in zip(others, _read(reader, path, others), strict=True):
         yield Entry(key, data)
-    for (_, coords, key, array), data in zip(chunks, _read(reader, path, [c[2] for c in chunks]), strict=True):
-        yield Entry(key, data, array, coords)
+    missing: dict[str, None] = {}
+    for (array_path, coords, key, array), chunk in zip(chunks, _read_chunks(reader, path, chunks), strict=True):
+        if chunk is None:
+            missing[array_path] = None
+        else:
+            yield Entry(key, chunk, array, coords)
+    for array_path in missing:
+        _check_unchanged(reader, join(path, array_path), nodes[array_path])
+
+
+def _read_chunks(reader: Bulk, path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
+    keys = [chunk[2] for chunk in chunks]
+    return reader.fetch(join(path, key) for key in keys) if reader.guesses else _read(reader, path, keys)
 
 
 def _read(reader: Bulk, path: str, keys: list[str]) -> Iterator[bytes]:

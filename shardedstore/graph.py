@@ -5,8 +5,10 @@ Only public Dask is used. But for the command line, this is the only room that i
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ from shardedstore.config import Config, locations
 from shardedstore.errors import DestinationError, ShardedStoreError
 from shardedstore.folders import STORAGE_ERRORS
 from shardedstore.job import finish, identity, remaining, start
+from shardedstore.lock import held
 from shardedstore.plan import Plan, Segment
 from shardedstore.preflight import places_of
 from shardedstore.remote_errors import explain
@@ -89,33 +92,62 @@ def run(
     ----------
     progress : callable, optional
         Called with the number of shards that have ended, and of all.
+
+    Raises
+    ------
+    DestinationError
+        When another job is at work there.
     """
+    if job.folder is None:
+        return _run(job, plan, overwrite, wrap, progress, threading.Event())
+    with held(job.place) as lost:
+        return _run(job, plan, overwrite, wrap, progress, lost)
+
+
+def _run(
+    job: Job,
+    plan: Plan,
+    overwrite: bool,
+    wrap: Callable[[Config, Outcome], T],
+    progress: Progress | None,
+    lost: threading.Event,
+) -> T:
     client = active_client()
-    if client is None and progress is None:
-        result: T = _compute(lazy(job, plan, overwrite, wrap))[0]
-        return result
     job = start(job, identity(plan, job.chain), overwrite)
     if client is None:
-        return _follow(None, job, plan, wrap, progress)
+        return _follow(None, job, plan, wrap, progress, lost)
     with _access(client, job, plan):
         _prove(client, job, plan)
-        return _follow(client, job, plan, wrap, progress)
+        return _follow(client, job, plan, wrap, progress, lost)
 
 
 def _follow(
-    client: Client | None, job: Job, plan: Plan, wrap: Callable[[Config, Outcome], T], progress: Progress | None
+    client: Client | None,
+    job: Job,
+    plan: Plan,
+    wrap: Callable[[Config, Outcome], T],
+    progress: Progress | None,
+    lost: threading.Event,
 ) -> T:
     segments, skipped = remaining(job, plan, plan.segments())
     outcomes = [Outcome(skipped=skipped)]
     total = plan.shard_count
     if progress is not None:
         progress(skipped, total)
-    ended = skipped
+    ended, failed = skipped, 0
     for part in _run_local(job, segments) if client is None else _run_window(client, job, segments):
         outcomes.append(part)
         ended += part.done + part.skipped + len(part.failures)
+        failed += len(part.failures)
         if progress is not None:
             progress(ended, total)
+        if failed >= job.max_failures:
+            break
+        if lost.is_set():
+            raise DestinationError(
+                f"another job has taken over the destination {job.folder!r}, as this one was not seen to live: it goes on "
+                "from what is done"
+            )
     return _end(job, plan, Outcome.total(outcomes), wrap)
 
 
@@ -180,7 +212,7 @@ def _compute(*values: Delayed) -> tuple[Any, ...]:
 
 def _run_local(job: Job, segments: list[Segment]) -> Iterator[Outcome]:
     """Run segments a few at a time on the local scheduler, to tell of progress between."""
-    for some in partition_all(BRANCHES, segments):
+    for some in partition_all(min(BRANCHES, max(os.cpu_count() or 1, job.max_failures)), segments):
         yield from _compute(*(delayed(run_segment)(job, segment) for segment in some))
 
 

@@ -36,7 +36,7 @@ from shardedstore.metadata import ArrayMeta
 from shardedstore.names import CONSOLIDATED, check_names
 from shardedstore.onezarr import finish_zarr
 from shardedstore.plan import Plan, Run, Segment
-from shardedstore.task import Job, Outcome
+from shardedstore.task import MOST_FAILURES, Job, Outcome
 from shardedstore.urls import BESIDE, is_remote, join_url, normalize
 
 logger = logging.getLogger("shardedstore")
@@ -54,6 +54,7 @@ def prepare(
     overwrite: bool,
     retries: int,
     storage_options: StorageOptions = None,
+    max_failures: int = MOST_FAILURES,
 ) -> Job:
     """Check everything that can be checked before anything is written, and return the job.
 
@@ -70,7 +71,7 @@ def prepare(
         chain.sink.check(nodes)
     destination = to if chain.sink is None else chain.sink.url
     if destination is None:
-        return Job(chain, None, retries=retries)
+        return Job(chain, None, retries=retries, max_failures=max_failures)
     folder = normalize(destination)
     options = take_options(folder, storage_options) if chain.sink is None else chain.sink.options
     if "{block}" in folder:
@@ -90,7 +91,7 @@ def prepare(
     else:
         check_names(plan, chain.sink)
         check_outputs(folder, plan, chain.sink)
-    job = Job(chain, folder, retries=retries, options=options)
+    job = Job(chain, folder, retries=retries, options=options, max_failures=max_failures)
     check_destination(job.place, identity(plan, chain), overwrite and not is_one_zarr(chain))
     return job
 
@@ -162,7 +163,8 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
         When a later job has taken the destination over.
     """
     if outcome.failures:
-        raise _failed(job, outcome.failures, plan.shard_count)
+        tried = outcome.done + outcome.skipped + len(outcome.failures)
+        raise _failed(job, outcome.failures, plan.shard_count, plan.shard_count - tried)
     if digest(read_nodes(plan.config)) != plan.source:
         raise CorruptError(
             "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
@@ -205,10 +207,11 @@ def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
     return records
 
 
-def _failed(job: Job, failures: tuple[ShardError, ...], count: int) -> ShardsFailed:
+def _failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:
     again = "" if job.folder is None else ": call map_shards with the same arguments again, and it goes on from there"
+    others = f"{untried} were not tried, and the others are done" if untried else "the others are done"
     return ShardsFailed(
-        f"{len(failures)} of {count} shards failed and no config was written; the others are done{again}", failures
+        f"{len(failures)} of {count} shards failed and no config was written; {others}{again}", failures
     )
 
 

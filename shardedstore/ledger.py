@@ -28,13 +28,19 @@ ONCE = "once-"  # what the token of a chain begins with that has no fingerprint,
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One shard that is done: its number in the job, what was written, and where if that does not follow from the plan."""
+    """One shard that is done: its number in the job, what was written, and where if that does not follow from the plan.
+
+    For people: the seconds that it took, the attempts, and the worker's host and process.
+    """
 
     shard: int
     entries: int
     nbytes: int
     digest: str
     location: Location | None = None
+    seconds: float = 0.0
+    attempts: int = 1
+    worker: str = ""
 
 
 class Identity(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from shardedstore.blobs import object_store
 from shardedstore.errors import ConfigError, UsageError
 from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.parts import Part
+from shardedstore.unlisted import Unlisted
 from shardedstore.urls import is_remote, normalize
 from shardedstore.views import Block, View
 from shardedstore.zips import ZipReadStore
@@ -29,7 +30,7 @@ class _Kind(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields
 
 
 class Directory(_Kind, frozen=True, tag="directory", omit_defaults=True, repr_omit_defaults=True):
-    """A folder with a file for each key: a local path, or a prefix in an object store."""
+    """A folder with a file for each key: a local path, a prefix in an object store, or a URL of a web server."""
 
     url: str
     options: Options = NONE
@@ -87,6 +88,8 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
             return Opened(source) if isinstance(inner, Opened) else PartOf(inner, source.only, source.without)
         case ZipReadStore():
             return Zip(source.url, source.options)
+        case Unlisted():
+            return Directory(source.url, source.options)
         case LocalStore():
             return Directory(normalize(source.root))
         case Store():
@@ -143,6 +146,8 @@ def open_location(location: Location) -> Store:
         case Opened(store):
             return store
         case Directory(url, options):
+            if url.startswith(("http://", "https://")):
+                return Unlisted(url, options)
             if is_remote(url):
                 return ObjectStore(object_store(url, options), read_only=True)
             return LocalStore(url, read_only=True)

@@ -11,12 +11,12 @@ from shardedstore.blobs import nbytes_of
 from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.ledger import FOLDER, identity_name
 from shardedstore.locations import Directory, Location, Place, Zip, origin
-from shardedstore.remote_errors import explain
+from shardedstore.named import ROOTS
+from shardedstore.remote_errors import explain, status_of
 from shardedstore.urls import join_url
 
 WRITABLE = f"{FOLDER}/writable"
 MOST_SOURCES = 8
-_ROOTS = ("zarr.json", ".zgroup", ".zarray")
 _proven: set[tuple[object, ...]] = set()
 
 
@@ -45,13 +45,15 @@ def find_missing(folder: str | None, options: Options, generation: int, sources:
 
 
 def _unreadable(place: Place) -> str | None:
-    urls = [join_url(place.url, name) for name in _ROOTS] if isinstance(place, Directory) else [place.url]
-    try:
-        if any(nbytes_of(url, place.options) is not None for url in urls):
-            return None
-        cause = "it is not there: is it on a file system that all workers share?"
-    except STORAGE_ERRORS as error:
-        cause = explain(error)
+    cause = "it is not there: is it on a file system that all workers share?"
+    for url in [join_url(place.url, name) for name in ROOTS] if isinstance(place, Directory) else [place.url]:
+        try:
+            if nbytes_of(url, place.options) is not None:
+                return None
+        except STORAGE_ERRORS as error:
+            cause = explain(error)
+            if status_of(error) != 403:  # which some servers answer for what is missing
+                break
     return f"the source {place.url!r} can't be read: {cause}"
 
 

@@ -28,6 +28,14 @@ _MEANINGS = (
     ),
     ({"408", "429", "500", "502", "503", "504"}, "the server is too busy or out of order: try again later"),
     ({"507"}, "the server is full: make room there"),
+    (
+        {"RangeNotSupported"},
+        "the server does not send parts of a file, without which a zip there can't be read: download it, and name the file",
+    ),
+    (
+        {"MissingContentLength"},
+        "the server does not tell how long its answer is, so that one that is cut off could not be told: ask its owner",
+    ),
     ({"BadScheme"}, "http:// is not allowed: name an endpoint with https://, or set the storage option allow_http"),
     ({"Connect"}, "the server can't be reached: check the endpoint and the network"),
     ({"Timeout"}, "the server did not answer in time: check the network, and try again"),

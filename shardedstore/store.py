@@ -24,7 +24,7 @@ from shardedstore.patterns import Paths, Shards
 from shardedstore.plan import make_plan
 from shardedstore.remote_errors import explain
 from shardedstore.routing import RoutedStore
-from shardedstore.task import Outcome
+from shardedstore.task import MOST_FAILURES, Outcome
 from shardedstore.urls import join_url, normalize, unquote_name
 
 Target = str | os.PathLike[str]
@@ -32,12 +32,13 @@ Target = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Summary:
-    """What the job that made a store did: shards done, shards found done already, and what was written."""
+    """What the job that made a store did: shards done, shards found done already, what was written, attempts that failed."""
 
     done: int
     skipped: int
     entries: int
     nbytes: int
+    retries: int = 0
 
 
 class ShardedStore(RoutedStore):
@@ -66,7 +67,7 @@ class ShardedStore(RoutedStore):
         store = cls.__new__(cls)
         RoutedStore.__init__(store, config)
         if outcome is not None:
-            store.summary = Summary(outcome.done, outcome.skipped, outcome.entries, outcome.nbytes)
+            store.summary = Summary(outcome.done, outcome.skipped, outcome.entries, outcome.nbytes, outcome.retries)
         return store
 
     @classmethod
@@ -113,8 +114,9 @@ class ShardedStore(RoutedStore):
         self,
         *chain: object,
         compute: bool = True,
-        on_error: Literal["finish"] = "finish",
+        on_error: Literal["finish", "stop"] = "finish",
         retries: int = 2,
+        max_failures: int = MOST_FAILURES,
         overwrite: bool = False,
         consolidated: bool | None = None,
         to: Target | None = None,
@@ -136,8 +138,11 @@ class ShardedStore(RoutedStore):
         compute : bool
             Run it now, on the Dask scheduler that is active; otherwise return a lazy Dask object that does it. Secret
             storage options are given to the workers of the cluster that is active then, and are not in the object.
-        on_error : "finish"
-            Every shard that can be done is done, before the errors of the others are raised together.
+        on_error : "finish" or "stop"
+            With "finish" every shard that can be done is done, before the errors of the others are raised together. With
+            "stop" the first error ends the job; what is done stays done.
+        max_failures : int
+            The number of failed shards that ends a job that is hopeless. A lazy object ends a task then, of many shards.
         retries : int
             How often a shard is tried again after an error that may pass, such as one of the network.
         overwrite : bool
@@ -161,8 +166,10 @@ class ShardedStore(RoutedStore):
             When shards failed: an error for each, and no config is written. What is done stays done.
         """
         parsed = parse_chain(chain)
-        if on_error != "finish":
-            raise UsageError(f"on_error={on_error!r} is not known: this version has 'finish'")
+        if on_error not in ("finish", "stop"):
+            raise UsageError(f"on_error={on_error!r} is not known: say 'finish' or 'stop'")
+        if type(max_failures) is not int or max_failures < 1:
+            raise UsageError(f"max_failures={max_failures!r} is not a number of shards: say 1 or more")
         if type(retries) is not int or retries < 0:
             raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
         if parsed.sink is not None and to is not None:
@@ -173,7 +180,8 @@ class ShardedStore(RoutedStore):
             )
         configs.to_dict(self.config)  # every component has a location
         plan = make_plan(self.config, consolidated)
-        job = prepare(plan, parsed, None if to is None else os.fspath(to), overwrite, retries, storage_options)
+        limit = 1 if on_error == "stop" else max_failures
+        job = prepare(plan, parsed, None if to is None else os.fspath(to), overwrite, retries, storage_options, limit)
         if compute:
             return graph.run(job, plan, overwrite, ShardedStore._of, progress)
         return graph.lazy(job, plan, overwrite, ShardedStore._of)

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from shardedstore.views import Remainder
 logger = logging.getLogger("shardedstore")
 FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
 REFUSED = range(400, 408)  # of HTTP: what the server will refuse again
+MOST_FAILURES = 1000
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
 
 
@@ -49,6 +51,7 @@ class Job:
     generation: int = 1
     retries: int = 2
     options: Options = NONE
+    max_failures: int = MOST_FAILURES
 
     @property
     def place(self) -> Folder:
@@ -111,6 +114,7 @@ class Outcome:
     nbytes: int = 0
     failures: tuple[ShardError, ...] = ()
     locations: dict[int, Location] = field(default_factory=dict)
+    retries: int = 0
 
     @classmethod
     def total(cls, outcomes: Iterable[Outcome]) -> Outcome:
@@ -123,6 +127,7 @@ class Outcome:
             sum(part.nbytes for part in parts),
             tuple(failure for part in parts for failure in part.failures),
             merge(part.locations for part in parts),
+            sum(part.retries for part in parts),
         )
 
     @classmethod
@@ -153,17 +158,23 @@ def run_segment(job: Job, segment: Segment) -> Outcome:
 
 def _do_shards(job: Job, segment: Segment, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
     sources: dict[Location, Opened] = {}
+    failed, worker = 0, f"{socket.gethostname()}:{os.getpid()}"
     for run in segment.runs:
         opened = _opened(run, sources)
         for number, shard in run.shards():
-            made = _try_shard(job, run, opened, shard)
+            begun = time.monotonic()
+            made, attempts = _try_shard(job, run, opened, shard)
             if isinstance(made, ShardError):
-                yield Outcome(failures=(made,))
+                yield Outcome(failures=(made,), retries=attempts - 1)
+                failed += 1
+                if failed >= job.max_failures:
+                    return
                 continue
             if append is not None:
-                append(Record(number, made.entries, made.nbytes, made.digest, made.location))
+                seconds = round(time.monotonic() - begun, 3)
+                append(Record(number, made.entries, made.nbytes, made.digest, made.location, seconds, attempts, worker))
             found = {} if made.location is None else {number: made.location}
-            yield Outcome(1, 0, made.entries, made.nbytes, locations=found)
+            yield Outcome(1, 0, made.entries, made.nbytes, locations=found, retries=attempts - 1)
 
 
 def _opened(run: Run, sources: dict[Location, Opened]) -> Run:
@@ -176,17 +187,17 @@ def _opened(run: Run, sources: dict[Location, Opened]) -> Run:
     return msgspec.structs.replace(run, location=ViewOf(sources[source], run.location.path))
 
 
-def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> Written | ShardError:
-    """Run one shard, and again after an error that may pass, then with the source opened anew."""
+def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> tuple[Written | ShardError, int]:
+    """Run one shard, and again after an error that may pass, then with the source opened anew; tell the attempts."""
     for attempt in range(job.retries + 1):
         try:
-            return run_shard(job, run if attempt else opened, shard)
+            return run_shard(job, run if attempt else opened, shard), attempt + 1
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
             logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt + 1, _cause(error), exc_info=True)
             if attempt == job.retries or not is_transient(error):
-                return ShardError(shard.name, _cause(error))
+                return ShardError(shard.name, _cause(error)), attempt + 1
             time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1))
     raise AssertionError("unreachable")
 

@@ -1,6 +1,7 @@
 """Real object stores on loopback, for tests, examples and benchmarks: each is a process that ends with its `with` block.
 
-``seaweedfs`` speaks S3 and comes with the package's `test` extra; ``azurite`` is Azure's own emulator, from npm.
+``seaweedfs`` speaks S3 and comes with the package's `test` extra; ``azurite`` is Azure's own emulator, from npm. ``web``
+is no object store but a plain web server, of threads of this process.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import formatdate
 from hashlib import sha256
 from hmac import digest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 from urllib.error import HTTPError
+from urllib.parse import unquote
 from urllib.request import Request, urlopen
 
 import obstore
@@ -194,6 +198,83 @@ def azurite(folder: Path) -> Iterator[AzureServer]:
     with _process(["node", os.fspath(program), *options], log) as check:
         found = _wait_for(lambda: re.search(r"successfully listens on (\S+)", log.read_text()), check)
         yield AzureServer(found[1])
+
+
+@contextmanager
+def web(
+    folder: Path,
+    *,
+    ranges: bool = True,
+    methods: tuple[str, ...] = ("GET", "HEAD"),
+    missing: int = 404,
+    moved_to: str = "",
+    fields: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Serve the files of a folder, and give the server's URL.
+
+    It may know no ranges, or only some methods; answer another status for what is missing, of which 200 has a page of its
+    own; lead to another server; and add fields to the heads of its answers.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            super().setup()
+            connections.append(self.connection)
+
+        def do_GET(self) -> None:
+            file = folder / unquote(self.path).lstrip("/")
+            if self.command not in methods:
+                self._answer(405)
+            elif moved_to:
+                self._answer(301, Location=moved_to + self.path)
+            elif not file.is_file():
+                self._answer(missing, b"<html>Sorry!</html>")
+            else:
+                self._send(file.read_bytes())
+
+        do_HEAD = do_GET  # noqa: N815 (the name that the handler is asked for)
+
+        def _send(self, data: bytes) -> None:
+            asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+            if asked is None or not ranges:
+                self._answer(200, data)
+                return
+            first, last = asked.groups()
+            start = int(first) if first else max(0, len(data) - int(last))
+            stop = min(int(last) + 1, len(data)) if first and last else len(data)
+            if start >= stop:
+                self._answer(416)
+            else:
+                self._answer(206, data[start:stop], **{"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+
+        def _answer(self, status: int, body: bytes = b"", **more: str) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **(fields or {}), **more}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    connections: list[socket.socket] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False  # so that they are waited for
+    thread = Thread(target=server.serve_forever, args=[0.05], name="web")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        for connection in connections:
+            with suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_RDWR)
+        server.server_close()
 
 
 def azurite_folder() -> Path:

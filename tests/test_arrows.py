@@ -68,6 +68,7 @@ RANKS = {
     "packing": 3,
     "packer": 6,
     "preflight": 6,
+    "lock": 6,
     "plugin": 6,
     "plan": 6,
     "names": 6,

@@ -122,7 +122,8 @@ def test_a_job_that_was_overtaken_does_not_switch_the_config_back(tmp_path):
 
     def overtake(done, total):
         if not (tmp_path / "out" / "shardedstore.json").exists() and done:
-            store.map_shards(ToZip(tmp_path / "out", zip64=True), overwrite=True)
+            lazy = store.map_shards(ToZip(tmp_path / "out", zip64=True), overwrite=True, compute=False)
+            lazy.compute()  # which holds no lock
 
     with pytest.raises(DestinationError, match="another job took over the destination"):
         store.map_shards(ToZip(tmp_path / "out"), progress=overtake)

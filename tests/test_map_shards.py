@@ -43,6 +43,7 @@ from shardedstore import (
     ShardedStore,
     ShardedStoreError,
     ShardsFailed,
+    Step,
     UsageError,
     plan,
     step,
@@ -626,3 +627,31 @@ def test_a_sink_refuses_a_source_before_anything_is_written(source, tmp_path):
     with pytest.raises(UsageError, match="too many nodes"):
         division(source).map_shards(replace(Small("x"), url=str(tmp_path / "out")))
     assert list(tmp_path.iterdir()) == [source]
+
+
+# Failures
+
+
+def test_the_first_failure_ends_a_job_that_is_to_stop(source, tmp_path):
+    seen = tmp_path / "seen"
+    chain = Seen(str(seen)), Fail("(base)"), ToZip(tmp_path / "out")
+    with pytest.raises(ShardsFailed, match=r"1 of 24 shards failed .*; \d+ were not tried, and the others are done"):
+        division(source).map_shards(*chain, on_error="stop")
+    assert len(list(seen.iterdir())) <= (os.cpu_count() or 1) < CUBE_SHARDS
+
+
+class FailAll(Step):
+    def __call__(self, entries, shard):
+        raise ValueError("never")
+
+
+def test_a_hopeless_job_ends_early(source, tmp_path):
+    with pytest.raises(ShardsFailed, match=r"3 of 24 shards failed .*; 21 were not tried") as caught:
+        division(source).map_shards(FailAll(), ToZip(tmp_path / "out"), max_failures=3)
+    assert len(caught.value.exceptions) == 3
+
+
+@pytest.mark.parametrize("options", [{"on_error": "never"}, {"max_failures": 0}, {"max_failures": True}])
+def test_policies_that_are_none(source, tmp_path, options):
+    with pytest.raises(UsageError, match=r"is not known: say 'finish' or 'stop'|is not a number of shards"):
+        division(source).map_shards(ToZip(tmp_path / "out"), **options)
