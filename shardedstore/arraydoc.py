@@ -58,9 +58,24 @@ class ArrayDoc:
             return dataclasses.replace(self, document=document, compressors=compressors)
         return self._with_codecs([*self.filters, self.serializer, *compressors])
 
+    def with_filters(self, filters: list[Any]) -> ArrayDoc:
+        """Return this with other filters, which stand as they do in a document."""
+        if self.zarr_format == 2:
+            return dataclasses.replace(self, document={**self.document, "filters": filters or None}, filters=filters)
+        return self._with_codecs([*filters, self.serializer, *self.compressors])
+
     def with_serializer(self, serializer: Any) -> ArrayDoc:
         """Return this with another serializer."""
         return self._with_codecs([*self.filters, serializer, *self.compressors])
+
+    def one_chunk(self, shape: Coords) -> ArrayDoc:
+        """Return the document of an array with the same codecs that is a single chunk."""
+        document = {**self.document, "shape": list(shape)}
+        if self.zarr_format == 2:
+            return parse({**document, "chunks": list(shape)}, "")
+        grid = {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
+        codecs = [*self.filters, self.serializer, *self.compressors]
+        return parse({**document, "chunk_grid": grid, "codecs": codecs}, "")
 
     def _with_codecs(self, codecs: list[Any]) -> ArrayDoc:
         document = dict(self.document)

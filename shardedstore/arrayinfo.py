@@ -6,14 +6,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numcodecs
 import numpy as np
-from numcodecs.compat import ensure_ndarray_like
 from zarr.dtype import parse_dtype
 
-from shardedstore.arraydoc import ArrayDoc, data_type, name_of, options_of
+from shardedstore.arraydoc import OBJECT_CODECS, ArrayDoc, data_type, name_of, options_of, parse
 from shardedstore.codecs import CRC32C, Config, from_json, to_json
 from shardedstore.errors import ChainError
+from shardedstore.filters import filter_from_json, filtered_dtype
 from shardedstore.grid import Coords
 
 
@@ -27,7 +26,7 @@ class ArrayInfo:
         The array's path in the whole.
     zarr_format : int
     shape : tuple of int
-        The array's, or in a shard that holds one block the block's. A step can't change it.
+        The array's, or in a shard that holds one block the block's.
     chunks : tuple of int
         The shape of the chunks that `ArrayStep.chunk` gets: of inner chunks, where the array uses the sharding codec.
     dtype : numpy.dtype
@@ -39,6 +38,10 @@ class ArrayInfo:
     compressors : tuple of dict
         The bytes-to-bytes codecs, as `shardedstore.codecs` describes them, without a CRC-32C at the end.
     attributes : dict
+    filters : tuple of dict
+        The codecs that change elements before they are bytes, as `shardedstore.filters` describes them; in Zarr v2
+        without the one that makes bytes of objects.
+    dimension_names : tuple of str or None, optional
     """
 
     path: str
@@ -50,6 +53,8 @@ class ArrayInfo:
     itemsize: int
     compressors: tuple[Config, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
+    filters: tuple[Config, ...] = ()
+    dimension_names: tuple[str | None, ...] | None = None
 
     def replace(self, **changes: Any) -> ArrayInfo:
         """Return this with other values."""
@@ -60,10 +65,8 @@ def encoded_dtype(doc: ArrayDoc) -> np.dtype[Any] | None:
     """Return the type of the elements that a v2 array's compressor encodes: what its last filter gives."""
     fields = doc.document["dtype"]
     dtype = np.dtype([_field(f) for f in fields] if isinstance(fields, list) else fields)
-    sample = np.full(8, "", object) if dtype.hasobject else np.zeros(8, dtype)
-    for config in doc.filters:
-        sample = ensure_ndarray_like(numcodecs.get_codec(dict(config)).encode(sample))
-    return None if sample.dtype.hasobject else sample.dtype
+    encoded = filtered_dtype(doc.filters, dtype)
+    return None if encoded.hasobject else encoded
 
 
 def _field(spec: Any) -> Any:
@@ -77,8 +80,13 @@ def itemsize_of(doc: ArrayDoc) -> int:
         dtype = encoded_dtype(doc)
         return 1 if dtype is None else dtype.itemsize
     try:
-        return max(1, getattr(data_type(doc.document), "item_size", 1))
-    except (ValueError, TypeError, KeyError):
+        zdtype = data_type(doc.document)
+        size = getattr(zdtype, "item_size", 1)
+        if doc.filters and size > 1:
+            configs = [filter_from_json(codec, 3) for codec in doc.filters]
+            size = filtered_dtype(configs, zdtype.to_native_dtype()).itemsize
+        return max(1, size)
+    except Exception:  # noqa: BLE001 (of a type or a filter that is not known here, no compressor needs to know it)
         return 1
 
 
@@ -98,7 +106,25 @@ def read_info(doc: ArrayDoc, path: str, attributes: dict[str, Any]) -> ArrayInfo
         pass  # a type that zarr does not know
     compressors = doc.compressors[:-1] if doc.has_checksum else doc.compressors
     described = tuple(from_json(codec, doc.zarr_format, itemsize) for codec in compressors)
-    return ArrayInfo(path, doc.zarr_format, doc.shape, doc.chunks, dtype, fill_value, itemsize, described, attributes)
+    filters = tuple(filter_from_json(codec, doc.zarr_format) for codec in doc.filters if not _is_object_codec(codec))
+    names = attributes.get("_ARRAY_DIMENSIONS") if doc.zarr_format == 2 else doc.document.get("dimension_names")
+    return ArrayInfo(
+        path,
+        doc.zarr_format,
+        doc.shape,
+        doc.chunks,
+        dtype,
+        fill_value,
+        itemsize,
+        described,
+        attributes,
+        filters,
+        tuple(names) if isinstance(names, list) and len(names) == len(doc.shape) else None,
+    )
+
+
+def _is_object_codec(codec: Any) -> bool:
+    return isinstance(codec, dict) and codec.get("id") in OBJECT_CODECS
 
 
 def read_fill_value(doc: ArrayDoc, fill_value: Any) -> Any:
@@ -124,6 +150,35 @@ def write_compressors(doc: ArrayDoc, compressors: tuple[Config, ...], path: str)
         raise ChainError(f"{path!r} is a Zarr v2 array, which has one compressor at most, not {len(compressors)}")
     tail = [CRC32C] if doc.has_checksum else []
     return doc.with_compressors([to_json(config, doc.zarr_format) for config in (*compressors, *tail)])
+
+
+def write_grid(doc: ArrayDoc, shape: Coords, chunks: Coords, path: str) -> ArrayDoc:
+    """Return a document with another shape, and other chunks; inner chunks stay as they are."""
+    if chunks != doc.chunks and doc.index is not None:
+        raise ChainError(f"{path!r} uses the sharding codec, where chunks stay as they are: leave chunks= out")
+    if doc.zarr_format == 2:
+        return parse({**doc.document, "shape": list(shape), "chunks": list(chunks)}, path)
+    document = {**doc.document, "shape": list(shape)}
+    if chunks != doc.chunks:
+        document["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": list(chunks)}}
+    return parse(document, path)
+
+
+def write_filters(doc: ArrayDoc, filters: tuple[Config, ...]) -> ArrayDoc:
+    """Return a document with other filters."""
+    written = [to_json(config, doc.zarr_format) for config in filters]
+    if doc.zarr_format == 2:
+        return doc.with_filters([*filter(_is_object_codec, doc.filters), *written])
+    if any(config["id"] != "transpose" for config in filters):  # single bytes may have become longer elements
+        doc = _with_endian(doc)
+    return doc.with_filters(written)
+
+
+def _with_endian(doc: ArrayDoc) -> ArrayDoc:
+    """Return a v3 document that says in which order the bytes of elements stand."""
+    if name_of(doc.serializer) == "bytes" and "endian" not in options_of(doc.serializer):
+        return doc.with_serializer({"name": "bytes", "configuration": {"endian": "little"}})
+    return doc
 
 
 def write_fill_value(doc: ArrayDoc, fill_value: Any, path: str) -> ArrayDoc:
@@ -155,10 +210,7 @@ def write_dtype(doc: ArrayDoc, dtype: Any, path: str) -> ArrayDoc:
         raise ChainError(f"{path!r} can't have the data type {dtype}: {error}") from None
     if zarr_format == 2:
         return dataclasses.replace(doc, document={**doc.document, "dtype": named["name"]})  # type: ignore[index]
-    changed = dataclasses.replace(doc, document={**doc.document, "data_type": named})
-    if name_of(doc.serializer) == "bytes" and "endian" not in options_of(doc.serializer):
-        return changed.with_serializer({"name": "bytes", "configuration": {"endian": "little"}})
-    return changed
+    return _with_endian(dataclasses.replace(doc, document={**doc.document, "data_type": named}))
 
 
 def is_bound_to_dtype(doc: ArrayDoc) -> bool:

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Literal
 from shardedstore.arrayinfo import ArrayInfo
 from shardedstore.chain import Entries, Shard, Step
 from shardedstore.entries import Entry
-from shardedstore.grid import Coords
+from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node
-from shardedstore.metadata import ArrayMeta, parse_node
+from shardedstore.metadata import ArrayMeta
 from shardedstore.mounts import join
 from shardedstore.parallel import map_in_order
 from shardedstore.recode import Piece, Recoder
+from shardedstore.recodecheck import check_recoding
 from shardedstore.selection import check_selection, is_meant
 
 DOCUMENTS = (".zarray", ".zattrs", "zarr.json")
@@ -43,6 +44,8 @@ class ArrayStep(Step):
     ----------
     form : "encoded" or "decoded"
         What `chunk` gets: decompressed bytes, or an array.
+    changes_grid : bool
+        Whether `metadata` may change shape and chunks: for steps that do not work chunk by chunk.
 
     Examples
     --------
@@ -59,6 +62,7 @@ class ArrayStep(Step):
     arrays: str | tuple[str, ...] = "*"
     threads: int | None = dataclasses.field(default=None, compare=False)
     form: ClassVar[Literal["encoded", "decoded"]] = "encoded"
+    changes_grid: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         arrays = self.arrays if isinstance(self.arrays, str) else tuple(self.arrays)
@@ -85,7 +89,7 @@ class ArrayStep(Step):
     @property
     def keeps_chunks(self) -> bool:
         """Whether `chunk` is not written, so that chunks are only encoded anew."""
-        return type(self).chunk is ArrayStep.chunk
+        return type(self).chunk is ArrayStep.chunk and not self.changes_grid
 
     def check(self, nodes: Mapping[str, Node]) -> None:
         # docstring inherited
@@ -93,42 +97,49 @@ class ArrayStep(Step):
         check_selection(self.arrays, arrays, type(self).__name__)
         for path in arrays:
             if is_meant(self.arrays, path):
-                self.check_array(Recoder(self, path, nodes[path].documents))
+                self.check_array(self._recoder(path, nodes[path]))
 
     def check_array(self, recoder: Recoder) -> None:
         """Raise ChainError where the step makes no sense on one array: called for each of those meant."""
-        recoder.check()
+        check_recoding(recoder)
 
     def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
         """Return the metadata of a source as the step leaves it: what the next step's `check` is to be given."""
         changed = dict(nodes)
         for path, node in nodes.items():
             if isinstance(node.meta, ArrayMeta) and is_meant(self.arrays, path):
-                documents = Recoder(self, path, node.documents).documents
-                meta = parse_node(documents, path)
-                changed[path] = Node(meta or node.meta, documents)
+                recoder = self._recoder(path, node)
+                blocks = self.changed_blocks(recoder)
+                is_regridded = node.is_regridded or blocks != node.blocks
+                changed[path] = Node(recoder.array, recoder.documents, {}, blocks, is_regridded)
         return changed
+
+    def changed_blocks(self, recoder: Recoder) -> Blocks | None:
+        """Return how an array that is divided into blocks is divided afterwards; the blocks must stay the same in number."""
+        return recoder.shard.blocks
+
+    def _recoder(self, path: str, node: Node) -> Recoder:
+        return Recoder(self, path, node.documents, Shard(path, node.blocks))
 
     def __call__(self, entries: Entries, shard: Shard) -> Entries:
         # docstring inherited
         pieces = map_in_order(Piece.recoded, self._pieces(entries, shard), Piece.weight, self.threads)
         return _together(pieces)
 
-    def _pieces(self, entries: Iterable[Entry], shard: Shard) -> Iterator[Piece]:
-        recoders: dict[str, Recoder | None] = {}
-        for group in _grouped(entries):
-            first = group[0]
-            if first.coords is None:
-                yield from map(Piece, self._documents(group, shard, recoders))
-                continue
-            recoder = recoders.get(_folder(first)) if first.array is not None else None
-            if recoder is None:
-                yield Piece(first)
+    def _pieces(self, entries: Entries, shard: Shard) -> Iterator[Piece]:
+        recoders: dict[str, Recoder] = {}
+        for are_chunks, some in itertools.groupby(entries, is_chunk):
+            if are_chunks:
+                yield from _chunk_pieces(some, recoders)
             else:
-                entry = first._replace(array=recoder.array)
-                yield from recoder.pieces(entry) if recoder.recodes else (Piece(entry),)
+                yield from map(Piece, self.documents(some, shard, recoders))
 
-    def _documents(self, group: list[Entry], shard: Shard, recoders: dict[str, Recoder | None]) -> Iterator[Entry]:
+    def documents(self, entries: Iterable[Entry], shard: Shard, recoders: dict[str, Recoder]) -> Entries:
+        """Yield entries that are no chunks, the documents of arrays as they are to be; note their recoders by folder."""
+        for group in _grouped(entries):
+            yield from self._documents(group, shard, recoders)
+
+    def _documents(self, group: list[Entry], shard: Shard, recoders: dict[str, Recoder]) -> Entries:
         """Yield the documents of an array as they are to be; other keys as they are."""
         first = group[0]
         folder, _, name = first.key.rpartition("/")
@@ -172,12 +183,35 @@ def _folder(entry: Entry) -> str:
     return entry.key.rsplit("/", parts)[0] if entry.key.count("/") >= parts else ""
 
 
+def is_chunk(entry: Entry) -> bool:
+    """Tell whether an entry is a stored chunk, or an object of the sharding codec."""
+    return entry.coords is not None
+
+
+def _chunk_pieces(entries: Iterable[Entry], recoders: Mapping[str, Recoder]) -> Iterator[Piece]:
+    """Yield what is to be worked on of chunks, which come array by array."""
+    array, start, recoder = None, "", None
+    for entry in entries:
+        if entry.array is not array or not entry.key.startswith(start):
+            folder = "" if entry.array is None else _folder(entry)
+            array, start, recoder = entry.array, f"{folder}/" if folder else "", recoders.get(folder)
+        if recoder is None or array is None:
+            yield Piece(entry)
+        elif not recoder.recodes:
+            yield Piece(entry._replace(array=recoder.array))
+        elif recoder.doc.index is None:
+            yield Piece(entry, recoder, entry.data)
+        else:
+            yield from recoder.inner_pieces(entry)
+
+
 def _together(pieces: Iterator[Piece]) -> Entries:
-    """Yield the entries again of their pieces."""
+    """Yield the entries of pieces, those of inner chunks joined again."""
     for piece in pieces:
-        if piece.recoder is None:
-            yield piece.entry
+        entry, recoder, data, number, parts = piece
+        if recoder is None or number is None:
+            yield entry
             continue
-        rest = itertools.islice(pieces, piece.parts - 1)
-        data = piece.recoder.join([piece.data, *(other.data for other in rest)])
-        yield piece.entry._replace(data=data)
+        rest = itertools.islice(pieces, parts - 1)
+        joined = recoder.join([data, *(other.data for other in rest)])
+        yield Entry(entry.key, joined, recoder.array, entry.coords)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numcodecs
-from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
 from zarr.registry import get_codec_class
 
 Config = dict[str, Any]
@@ -84,7 +84,7 @@ def _completed(config: Config) -> Config:
     known = numcodecs.registry.codec_registry
     if config["id"] in known or config["id"] in numcodecs.registry.entries:
         return dict(numcodecs.get_codec(dict(config)).get_config())
-    return _from_v3(zarr_codec(config).to_dict())
+    return from_v3(zarr_codec(config).to_dict())
 
 
 def zarr_codec(config: Config) -> Any:
@@ -103,7 +103,7 @@ def from_json(codec: Any, zarr_format: int, itemsize: int) -> Config:
     >>> from_json({"name": "numcodecs.zlib", "configuration": {"level": 9}}, 3, 4)
     {'id': 'zlib', 'level': 9}
     """
-    config = dict(codec) if zarr_format == 2 else _from_v3(codec)
+    config = dict(codec) if zarr_format == 2 else from_v3(codec)
     if zarr_format == 2 and config.get("id") == "blosc":
         config = {"shuffle": 1, "cname": "lz4", **config}  # numcodecs' own defaults
     try:
@@ -112,7 +112,8 @@ def from_json(codec: Any, zarr_format: int, itemsize: int) -> Config:
         return config
 
 
-def _from_v3(codec: Any) -> Config:
+def from_v3(codec: Any) -> Config:
+    """Return the description of a codec as it stands in a v3 document, with the options that are given there."""
     name = codec if isinstance(codec, str) else codec["name"]
     options = {} if isinstance(codec, str) else codec.get("configuration") or {}
     short = name.removeprefix(PREFIX)
@@ -133,7 +134,9 @@ def to_json(config: Config, zarr_format: int) -> Any:
     name = config["id"]
     if name not in DEFAULTS and f"{PREFIX}{name}" in _v3_names():
         name = f"{PREFIX}{name}"
-    return {"name": name, "configuration": options} if options else {"name": name}
+    if options or name.startswith(PREFIX):  # zarr wants a configuration of numcodecs' codecs, even an empty one
+        return {"name": name, "configuration": options}
+    return {"name": name}
 
 
 def _v3_names() -> set[str]:
@@ -172,12 +175,14 @@ def config_of(codec: Any) -> Config | None:
     if isinstance(codec, numcodecs.abc.Codec):
         return dict(codec.get_config())
     if isinstance(codec, BytesBytesCodec):
-        config = _from_v3(codec.to_dict())
+        config = from_v3(codec.to_dict())
         for name in (*getattr(codec, "_tunable_attrs", ()), *(["typesize"] if config.get("typesize") == 1 else [])):
             config.pop(name, None)  # zarr's own value is for an array that it does not know yet
         return config
+    if isinstance(codec, ArrayArrayCodec):
+        return from_v3(codec.to_dict())
     if isinstance(codec, Mapping) and isinstance(codec.get("id"), str):
         return dict(codec)
     if isinstance(codec, Mapping) and isinstance(codec.get("name"), str):
-        return _from_v3(codec)
+        return from_v3(codec)
     raise TypeError(f"{codec!r} is no codec: give its id, its configuration, or one of numcodecs' or zarr's codecs")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from operator import add, mul
@@ -10,22 +9,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shardedstore.arraycodecs import Array, ArrayPart, array_part, raw_nbytes
+from shardedstore.arraycodecs import Array, ChunkCodec
 from shardedstore.arraydoc import ArrayDoc, parse
 from shardedstore.arrayinfo import (
     ArrayInfo,
-    described,
-    encoded_dtype,
     is_bound_to_dtype,
-    read_fill_value,
     read_info,
     write_compressors,
     write_dtype,
     write_fill_value,
+    write_filters,
+    write_grid,
 )
 from shardedstore.chain import Shard
-from shardedstore.codecs import LARGEST, same
-from shardedstore.coders import Compression
+from shardedstore.codecs import same
 from shardedstore.entries import Data, Entry
 from shardedstore.errors import ChainError, CorruptError, ShardedStoreError
 from shardedstore.grid import Coords
@@ -34,16 +31,17 @@ from shardedstore.metadata import ArrayMeta, dump_json, parse_json, parse_node
 if TYPE_CHECKING:
     from shardedstore.arraystep import ArrayStep
 
-FIXED = ("path", "zarr_format", "shape", "chunks", "itemsize")
+FIXED = ("path", "zarr_format", "itemsize")
+GRID = ("shape", "chunks")
 
 
 class Piece(NamedTuple):
-    """A chunk, or an inner chunk of one, on its way; without a recoder, an entry that passes on."""
+    """A stored object, or with a number an inner chunk of one, on its way; without a recoder it passes on as it is."""
 
     entry: Entry
     recoder: Recoder | None = None
     data: Data | None = None
-    position: Coords = ()
+    number: int | None = None
     parts: int = 1
 
     def weight(self) -> int:
@@ -54,10 +52,13 @@ class Piece(NamedTuple):
 
     def recoded(self) -> Piece:
         """Return this with the data as they are to be."""
-        assert self.recoder is not None
-        assert self.data is not None
-        data = self.recoder.recode(self.data, self.position, self.entry.key)
-        return Piece(self.entry, self.recoder, data, self.position, self.parts)
+        entry, recoder, data, number, parts = self
+        if recoder is None or data is None:
+            return self
+        data = recoder.recode(data, entry, number)
+        if number is None:
+            entry = Entry(entry.key, data, recoder.array, entry.coords)
+        return Piece(entry, recoder, data, number, parts)
 
 
 class Recoder:
@@ -82,6 +83,7 @@ class Recoder:
     def __init__(self, step: ArrayStep, path: str, documents: Mapping[str, bytes], shard: Shard | None = None) -> None:
         self.step, self.path = step, path
         self.shard = Shard(path) if shard is None else shard
+        self.folder = path[len(self.shard.path) :].lstrip("/")
         self.name = "zarr.json" if "zarr.json" in documents else ".zarray"
         document = parse_json(documents[self.name], path, self.name)
         self.doc = parse(document, path)
@@ -95,9 +97,11 @@ class Recoder:
         meta = parse_node(self.documents, path)
         assert isinstance(meta, ArrayMeta)
         self.array = meta
-        self.chunk_nbytes = math.prod(self.doc.chunks) * self.array.itemsize
-        self.recodes = not step.keeps_chunks or self._has_other_codecs()
-        self.decodes = not step.keeps_chunks and step.form == "decoded"
+        self.grid = tuple(-(-n // c) for n, c in zip(self.doc.shape, self.doc.stored, strict=True))
+        self.chunk_nbytes = math.prod(self.new_doc.chunks) * self.array.itemsize
+        self.refilters = not same(self.old.filters, self.new.filters)
+        self.recodes = not step.keeps_chunks or self.refilters or not same(self.old.compressors, self.new.compressors)
+        self.decodes = self.refilters or (not step.keeps_chunks and step.form == "decoded")
         if self.recodes:
             if math.prod(meta.shape) and (meta.chunks is None or meta.keys is None):
                 raise ChainError(
@@ -105,30 +109,33 @@ class Recoder:
                 )
             self._prepare()
 
-    def _has_other_codecs(self) -> bool:
-        return not same(self.old.compressors, self.new.compressors)
-
     def _new_doc(self) -> ArrayDoc:
         old, new, doc = self.old, self.new, self.doc
-        for name in FIXED:
+        for name in FIXED if self.step.changes_grid else (*FIXED, *GRID):
             if getattr(old, name) != getattr(new, name):
                 raise ChainError(
-                    f"{self._who()} changes the {name} of {self.path!r} from {getattr(old, name)!r} to "
+                    f"{self.step_name} changes the {name} of {self.path!r} from {getattr(old, name)!r} to "
                     f"{getattr(new, name)!r}: a step keeps an array's chunks where they are"
                 )
         if new.dtype != old.dtype and is_bound_to_dtype(doc):
             raise ChainError(
-                f"{self._who()} changes the data type of {self.path!r} to {new.dtype}, but its codecs hold only for "
+                f"{self.step_name} changes the data type of {self.path!r} to {new.dtype}, but its codecs hold only for "
                 f"{old.dtype}: leave it out with arrays=('*', '!{self.path}')"
             )
         if new.dtype != old.dtype:
             doc = write_fill_value(write_dtype(doc, new.dtype, self.path), new.fill_value, self.path)
         elif new.fill_value is not old.fill_value:
             doc = write_fill_value(doc, new.fill_value, self.path)
-        compressors = self._retyped(new, doc)
-        return doc if same(old.compressors, compressors) else write_compressors(doc, compressors, self.path)
+        if not same(old.filters, new.filters):
+            doc = write_filters(doc, new.filters)
+        compressors = self._retyped(new)
+        if not same(old.compressors, compressors):
+            doc = write_compressors(doc, compressors, self.path)
+        if (old.shape, old.chunks) != (new.shape, new.chunks):
+            doc = write_grid(doc, new.shape, new.chunks, self.path)
+        return doc
 
-    def _retyped(self, new: ArrayInfo, doc: ArrayDoc) -> tuple[dict[str, Any], ...]:
+    def _retyped(self, new: ArrayInfo) -> tuple[dict[str, Any], ...]:
         """Return the compressors, for elements of another size where they were for the old ones."""
         if new.dtype == self.old.dtype or new.dtype is None:
             return new.compressors
@@ -150,81 +157,36 @@ class Recoder:
         return changed
 
     def _prepare(self) -> None:
+        if self.refilters and not self.step.keeps_chunks and self.step.form == "encoded":
+            raise ChainError(f"{self.step_name} changes the filters of {self.path!r}, so its chunks must be decoded")
         try:
-            self.decompress, self.compress = self._compression(self.doc), self._compression(self.new_doc)
-            self.raw_nbytes = raw_nbytes(self.doc)
-            if self.decodes:
-                self.unpack: ArrayPart = array_part(self.doc)
-                self.pack: ArrayPart = array_part(self.new_doc)
-                fill_value = self.new_doc.document["fill_value"]
-                self.padding = read_fill_value(self.new_doc, fill_value)
+            self.decoder, self.encoder = (ChunkCodec(doc, self.decodes) for doc in (self.doc, self.new_doc))
         except Exception as error:
-            raise ChainError(f"{self._who()} can't handle {self.path!r}: {type(error).__name__}: {error}") from error
+            raise ChainError(f"{self.step_name} can't handle {self.path!r}: {type(error).__name__}: {error}") from error
 
-    def _compression(self, doc: ArrayDoc) -> Compression:
-        dtype = encoded_dtype(doc) if doc.zarr_format == 2 else None
-        itemsize = self.old.itemsize if doc is self.doc or dtype is None else dtype.itemsize
-        return Compression(described(doc, itemsize), dtype)
-
-    def _who(self) -> str:
+    @property
+    def step_name(self) -> str:
+        """What messages call the step."""
         return type(self.step).__name__
 
-    def check(self) -> None:
-        """Encode a few elements and decode them again, so that what can't be encoded is refused before anything runs.
-
-        Raises
-        ------
-        ChainError
-        """
-        if not self.recodes:
-            return
-        for config in self.compress.configs:
-            largest = LARGEST.get(config["id"])
-            if largest is not None and self.chunk_nbytes > largest:
-                raise ChainError(
-                    f"{self._who()} can't encode {self.path!r} with {config['id']}: its chunks have {self.chunk_nbytes} "
-                    f"bytes, and {config['id']} takes {largest} at most"
-                )
-        dtype = self.compress.dtype or np.dtype(f"V{self.old.itemsize}")
-        sample = bytes(range(256)) * dtype.itemsize if dtype.kind != "b" else b"\0\1" * 128
-        try:
-            got = bytes(self.compress.decode(self.compress.encode(sample)))
-        except Exception as error:
-            raise ChainError(
-                f"{self._who()} can't encode {self.path!r} ({self.old.dtype}) with {self.compress}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if got != sample:
-            raise ChainError(
-                f"{self._who()} can't encode {self.path!r} ({self.old.dtype}) with {self.compress}: it changes the values"
-            )
-
-    def pieces(self, entry: Entry) -> Iterator[Piece]:
-        """Yield the chunk of an entry, or its inner chunks, in C order."""
-        assert entry.coords is not None
-        start = tuple(map(mul, entry.coords, self.doc.stored))
-        if self.doc.index is None:
-            yield Piece(entry, self, entry.data, start)
-            return
+    def inner_pieces(self, entry: Entry) -> Iterator[Piece]:
+        """Yield the inner chunks of an object, in C order."""
+        assert self.doc.index is not None
         try:
             inner = self.doc.index.split(entry.data)
         except ValueError as error:
             raise CorruptError(
                 f"shard {self.shard.name!r}: {entry.key!r} can't be decoded with sharding_indexed: {error}"
             ) from None
-        grid = itertools.product(*map(range, self.doc.inner_grid))
-        for data, index in zip(inner, grid, strict=True):
-            position = tuple(map(add, start, map(mul, index, self.doc.chunks)))
-            yield Piece(entry, self, data, position, len(inner))
+        for number, data in enumerate(inner):
+            yield Piece(entry, self, data, number, len(inner))
 
     def join(self, chunks: list[Data | None]) -> Data:
-        """Return a stored object again."""
-        if self.doc.index is None:
-            assert chunks[0] is not None
-            return chunks[0]
+        """Return an object of its inner chunks."""
+        assert self.doc.index is not None
         return self.doc.index.join(chunks)
 
-    def recode(self, data: Data, position: Coords, key: str) -> bytes:
+    def recode(self, data: Data, entry: Entry, number: int | None) -> bytes:
         """Return an encoded chunk as it is to be.
 
         Raises
@@ -234,50 +196,59 @@ class Recoder:
         ShardedStoreError
             For what the step makes of it, where that can't be encoded.
         """
+        chunk = self.read(data, entry.key)
         try:
-            chunk = self.decompress.decode(data)
-            nbytes = memoryview(chunk).nbytes
-            if self.raw_nbytes is not None and nbytes != self.raw_nbytes:
-                raise ValueError(f"it holds {nbytes} bytes, where a chunk has {self.raw_nbytes}")
-            if self.decodes:
-                chunk = self.unpack.unpack(chunk)
-        except Exception as error:
-            raise CorruptError(
-                f"shard {self.shard.name!r}: {key!r} can't be decoded with {self.decompress}: {type(error).__name__}: {error}"
-            ) from error
-        try:
-            chunk = self._decoded(chunk, position) if self.decodes else self.step.chunk(chunk, position)
-            return self.compress.encode(chunk)
+            if not self.decodes:
+                raw = chunk if self.step.keeps_chunks else self.step.chunk(chunk, self.position(entry.coords, number))
+                return self.encoder.compression.encode(raw)
+            if not self.step.keeps_chunks:
+                chunk = self._changed(chunk, entry, number)
+            return self.encoder.encode_exactly(chunk) if self.refilters else self.encoder.encode(chunk)
         except Exception as error:
             raise ShardedStoreError(
-                f"shard {self.shard.name!r}: {self._who()} fails on {key!r} at {position}: {type(error).__name__}: {error}"
+                f"shard {self.shard.name!r}: {self.step_name} fails on {entry.key!r} at "
+                f"{self.position(entry.coords, number)}: {type(error).__name__}: {error}"
             ) from error
 
-    def _inside(self, position: Coords) -> tuple[slice, ...]:
-        """Return which part of a chunk lies in the array: the shape of a block's array counts from the block's first chunk."""
-        shard, first = self.shard, (0,) * len(position)
-        if shard.blocks is not None and shard.block is not None:
-            first = tuple(map(mul, shard.blocks.offset(shard.block), self.doc.stored))
-        return tuple(slice(max(n + f - p, 0)) for n, f, p in zip(self.doc.shape, first, position, strict=True))
+    def read(self, data: Data, key: str) -> Any:
+        """Return a chunk as an array, where the step or the filters need it so, and else its bytes before compression."""
+        try:
+            return self.decoder.decode(data) if self.decodes else self.decoder.decompress(data)
+        except Exception as error:
+            raise CorruptError(
+                f"shard {self.shard.name!r}: {key!r} can't be decoded with {self.decoder.compression}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
-    def _decoded(self, chunk: Array, position: Coords) -> Any:
+    def local_position(self, key: str, number: int | None = None) -> Coords:
+        """Return the first element of a chunk in the shard's own array, which for a block is the block."""
+        assert self.array.keys is not None
+        return self.position(self.array.keys.decode(key[len(self.folder) :].lstrip("/"), self.grid), number)
+
+    def position(self, coords: Coords | None, number: int | None) -> Coords:
+        """Return the first element of a chunk, or with a number of an inner chunk, in the array that `coords` count in."""
+        assert coords is not None
+        start = map(mul, coords, self.doc.stored)
+        if number is None:
+            return tuple(start)
+        inner = map(int, np.unravel_index(number, self.doc.inner_grid))
+        return tuple(map(add, start, map(mul, inner, self.doc.chunks)))
+
+    def _changed(self, chunk: Array, entry: Entry, number: int | None) -> Array:
         """Run the step on the part of a chunk that lies in the array; what lies outside gets the fill value."""
-        inside = self._inside(position)
+        local = self.local_position(entry.key, number)
+        inside = tuple(slice(max(n - p, 0)) for n, p in zip(self.doc.shape, local, strict=True))
         part = chunk[inside]
         if part.size or not chunk.size:
-            part = self.checked(self.step.chunk(part.copy(), position), part.shape)
-        if part.shape == chunk.shape:
-            return self.pack.pack(part)
-        whole = np.full(chunk.shape, self.padding, self.new.dtype)
-        whole[inside] = part
-        return self.pack.pack(whole)
+            part = self.checked(self.step.chunk(part.copy(), self.position(entry.coords, number)), part.shape)
+        return part
 
     def checked(self, result: Any, shape: Coords) -> Array:
-        """Return what a step made of a chunk, if it has the shape and the data type that it must have."""
+        """Return what a step's function gave, if it has the shape and the data type that it must have."""
         array, dtype = np.asarray(result), self.new.dtype
         assert dtype is not None
         if array.shape != shape:
-            raise ValueError(f"the shape {array.shape} came out of a chunk of {shape}")
+            raise ValueError(f"the shape {array.shape} came out, where {shape} must")
         if not _is_fit(array.dtype, dtype):
             raise TypeError(f"{array.dtype} came out, where the array has {dtype}: say dtype={str(array.dtype)!r}")
         return array.astype(dtype, copy=False)

@@ -247,16 +247,34 @@ def test_results_come_in_order(threads):
     assert (names == {threading.get_ident()}) == (threads == 1)
 
 
-def test_what_weighs_nothing_passes_on():
-    def weigh(item):
-        return 0 if item % 3 else 1 << 20
+def test_what_weighs_nothing_is_done_in_the_calling_thread():
+    here, elsewhere = threading.get_ident(), set()
+
+    def work(item):
+        if threading.get_ident() != here:
+            elsewhere.add(item)
+        time.sleep(0.001)
+        return str(item)
 
     items = list(range(100))
-    expected = [item if item % 3 else str(item) for item in items]
-    assert list(map_in_order(str, items, weigh, 2)) == expected
-    assert list(map_in_order(str, items, weigh, 1)) == expected
-    assert list(map_in_order(str, items, lambda item: 100, 2)) == [str(item) for item in items]
-    assert list(map_in_order(str, [], weigh, 2)) == []
+    assert list(map_in_order(work, items, lambda item: 0 if item % 3 else 1 << 20, 3)) == [*map(str, items)]
+    assert elsewhere
+    assert not any(item % 3 for item in elsewhere)
+    assert list(map_in_order(work, items, lambda item: 100, 2)) == [*map(str, items)]
+    assert list(map_in_order(work, [], lambda item: 1, 2)) == []
+
+
+def test_the_calling_thread_works_instead_of_waiting():
+    threads = []
+
+    def work(item):
+        threads.append(threading.current_thread())
+        time.sleep(0.01)
+        return item
+
+    assert list(map_in_order(work, range(40), lambda item: 1 << 20, threads=2)) == list(range(40))
+    assert len(set(threads)) == 2
+    assert threads.count(threading.current_thread()) > 5
 
 
 def test_only_a_window_is_read_ahead():

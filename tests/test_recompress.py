@@ -15,7 +15,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, Transpos
 from zarr.codecs import numcodecs as zarr_numcodecs
 from zarr.storage import LocalStore, MemoryStore
 
-from shardedstore import ArrayStep, ChainError, CorruptError, ShardedStore, ShardsFailed
+from shardedstore import ArrayStep, ChainError, CorruptError, ShardedStore, ShardedStoreError, ShardsFailed
 from shardedstore.arraydoc import parse
 from shardedstore.chain import Shard, parse_chain
 from shardedstore.entries import read_entries
@@ -79,6 +79,16 @@ BLOSC = [
         ("zlib", 4, "bitshuffle"),
     ]
 ]
+FILTERS_V2 = {
+    "delta": (["f4", "i2", "datetime", "fortran", "big-endian"], "delta", None),
+    "delta of a type": (["shuffled"], {"id": "delta", "dtype": "i4"}, [Delta("i4")]),
+    "narrower": (["delta"], Delta("i8", astype="i1"), [Delta("i8", astype="i1")]),
+    "shuffle": (["i2", "complex", "structured"], "shuffle", None),
+    "bits": (["bool", "bits"], [PackBits()], [PackBits()]),
+    "fits": (["i2"], FixedScaleOffset(-1, 1, "i2", "u1"), [FixedScaleOffset(-1, 1, "i2", "u1")]),
+    "two": (["i2"], ["delta", "shuffle"], [Delta("i2"), Shuffle(2)]),
+    "none": ([*NUMBERS, "texts", "structured", "delta", "offset", "bits", "two filters"], None, []),
+}
 SHUFFLES = ["noshuffle", "shuffle", "bitshuffle"]
 TO_V2 = [
     *((step, Blosc(**{**options, "shuffle": SHUFFLES.index(options["shuffle"])})) for step, options in BLOSC),
@@ -441,6 +451,223 @@ def test_the_size_of_the_elements_is_no_option_in_v2():
     assert comparable(made) == comparable(contents_of(write(NUMBERS["f4"], Blosc("zstd"), 2)))
 
 
+def v2_filters(data, asked, filters):
+    if filters is not None:
+        return filters
+    dtype = data.dtype
+    if dtype.kind == "M":
+        return [Delta("<i8")]
+    return [Delta(dtype.str)] if asked == "delta" else [Shuffle(dtype.itemsize)]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "filters"),
+    [pytest.param(n, a, f, id=f"{kind} of {n}") for kind, (names, a, f) in FILTERS_V2.items() for n in names],
+)
+@pytest.mark.parametrize(
+    ("codec", "options", "expected"),
+    [(..., {}, Blosc(cname="lz4", clevel=1)), ("blosc", {"cname": "zstd"}, Blosc("zstd")), ("zlib", {}, Zlib())],
+    ids=["kept", "blosc", "zlib"],
+)
+def test_v2_filters_are_those_of_zarr(name, asked, filters, codec, options, expected):
+    data, old = V2[name]
+    source = write(data, Blosc(cname="lz4", clevel=1, shuffle=1), 2, **old)
+    if name == "offset":
+        data = zarr.open_array(source, mode="r")[...]  # what its filter has made of it
+    filters = v2_filters(data, asked, filters)
+    made = checked(Recompress(codec, filters=asked, **options), source)
+    new = write(
+        data,
+        Blosc("zstd", shuffle=-1) if codec == "blosc" else expected,
+        2,
+        **{**old, "filters": "auto" if name == "texts" else filters},
+    )
+    expected = comparable(contents_of(new))
+    if name == "texts":
+        assert expected[".zarray"]["filters"] == [{"id": "vlen-utf8"}]
+    got = comparable(made)
+    for document in got[".zarray"], expected[".zarray"]:
+        document["compressor"].pop("shuffle", None)
+    assert got == expected
+    np.testing.assert_array_equal(*(zarr.open_array(s, mode="r")[...] for s in (sources.to_memory(made), new)))
+
+
+DELTA = zarr_numcodecs.Delta
+V3_FILTERS = [
+    ("f4", {"id": "transpose", "order": (1, 0)}, [SWAP], {}),
+    ("transposed", None, [], {}),
+    ("both", TransposeCodec(order=(1, 0)), [SWAP], {"serializer": BIG}),
+    ("both", (), [], {"serializer": BIG}),
+    ("i2", "delta", [DELTA(dtype="<i2", astype="<i2")], {}),
+    ("i2", [SWAP, Delta("i2", astype="i4")], [SWAP, DELTA(dtype="<i2", astype="<i4")], {}),
+    ("sharded and transposed", "delta", [DELTA(dtype="<i8", astype="<i8")], {"shards": (8, 12)}),
+    ("sharded", SWAP, [SWAP], {"shards": (4, 6)}),
+    ("numcodecs", SWAP, [SWAP], {}),
+    ("texts", SWAP, [SWAP], {}),
+    ("texts", None, [], {}),
+    ("structured", SWAP, [SWAP], {}),
+    ("bool", zarr_numcodecs.PackBits(), None, {}),
+]
+
+
+def is_kept_by_zarr(data, filters):
+    """Tell whether it does: zarr 3.1 does not where a filter or a serializer flattens what transpose gives."""
+    got = zarr.open_array(write(data, None, 3, filters=filters), mode="r")[:4]
+    return np.array_equal(got, data[:4])
+
+
+@pytest.mark.parametrize(("name", "asked", "filters", "options"), V3_FILTERS)
+@pytest.mark.parametrize("codec", [..., "gzip", "blosc"], ids=str)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_v3_filters_are_those_of_zarr(name, asked, filters, options, codec):
+    data, old = V3[name]
+    source = write(data, ZstdCodec(level=1), 3, **old)
+    if filters and not is_kept_by_zarr(data, filters):
+        with pytest.raises(ShardedStoreError, match="its filters do not keep the values of this chunk"):
+            checked(Recompress(codec, filters=asked), source)
+        return
+    made = checked(Recompress(codec, filters=asked), source)
+    np.testing.assert_array_equal(
+        zarr.open_array(sources.to_memory(made), mode="r")[...], zarr.open_array(source, mode="r")[...]
+    )
+    if filters is None:  # zarr's own packbits does not work before its bytes codec
+        return
+    types = [np.dtype(codec.codec_config["astype"]) for codec in filters if isinstance(codec, DELTA)]
+    size = (types[-1] if types else data.dtype).itemsize
+    size = 1 if data.dtype.kind == "T" else size
+    shuffle = "bitshuffle" if size == 1 else "shuffle"
+    codec = {"gzip": GzipCodec(), "blosc": BloscCodec(typesize=size, shuffle=shuffle)}.get(codec, ZstdCodec(level=1))
+    new = write(data, codec, 3, filters=filters, **options)
+    assert comparable(made) == comparable(contents_of(new))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_zarr_could_not_read_is_refused():
+    store = write(numbers.astype("u1"), None, 3)
+    step = Recompress(filters=Delta("u1", astype="i2"))  # zarr 3.1 forgets the byte order of what the filter gives
+    if zarr.__version__ < "3.2":
+        with pytest.raises(ChainError, match=r"can't encode '' \(uint8\) with delta: ValueError: .*endian"):
+            step.check(walk(store))
+    else:
+        made = checked(step, store)
+        np.testing.assert_array_equal(zarr.open_array(sources.to_memory(made), mode="r")[:4], numbers[:4])
+
+
+@pytest.mark.parametrize(
+    ("data", "zarr_format", "old", "filters"),
+    [
+        (NUMBERS["i2"], 2, {"filters": [Delta("i2")]}, "delta"),
+        (NUMBERS["i2"], 2, {"filters": [Delta("i2")]}, {"id": "delta", "dtype": "<i2"}),
+        (NUMBERS["i2"], 2, {}, None),
+        (texts.astype("T"), 2, {}, None),
+        (NUMBERS["f4"], 2, {"filters": [Quantize(2, "f4")]}, Quantize(2, "f4")),
+        (NUMBERS["f4"], 3, {"filters": [SWAP]}, {"name": "transpose", "configuration": {"order": [1, 0]}}),
+        (NUMBERS["i2"], 3, {"filters": [DELTA(dtype="i2")], "shards": (4, 6)}, "delta"),
+        (NUMBERS["i2"], 3, {"shards": (4, 6)}, []),
+    ],
+)
+def test_what_has_the_filters_passes_on_untouched(data, zarr_format, old, filters):
+    contents = contents_of(write(data, GzipCodec() if zarr_format == 3 else GZip(), zarr_format, **old))
+    contents = {key: data if key.startswith((".z", "zarr")) else b"not to be decoded" for key, data in contents.items()}
+    for step in Recompress(filters=filters), Recompress("gzip", filters=filters, level=5 if zarr_format == 3 else 1):
+        assert checked(step, sources.to_memory(contents)) == contents
+
+
+@pytest.mark.parametrize(
+    ("zarr_format", "filters", "message"),
+    [
+        (
+            2,
+            {"id": "bitround", "keepbits": 3},
+            "would change the values of '', as bitround is made to do: use MapChunks",
+        ),
+        (
+            3,
+            {"id": "bitround", "keepbits": 3},
+            "would change the values of '', as bitround is made to do: use MapChunks",
+        ),
+        (2, ["shuffle", Quantize(1, "f4")], "as quantize is made to do: use MapChunks"),
+        (2, "transpose", "names no filter that '' (float32) can have"),
+        (2, {"id": "transpose", "order": [1, 0]}, "names no filter that '' (float32) can have"),
+        (3, "shuffle", "numcodecs.shuffle does not make an array of an array, as the filters of Zarr v3 do"),
+        (3, {"id": "transpose", "order": [2, 0, 1]}, "transpose has the order [2, 0, 1], and the array 2 dimensions"),
+        (3, {"id": "transpose", "order": [0]}, "transpose has the order [0], and the array 2 dimensions"),
+        (3, "secret", "names no filter that '' (float32) can have"),
+        (2, "secret", "names no filter that '' (float32) can have"),
+        (2, {"id": "delta", "size": 3}, "names no filter that '' (float32) can have"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_filters_that_make_no_sense_are_refused_before_it_runs(zarr_format, filters, message):
+    with pytest.raises(ChainError, match=re.escape(message)):
+        Recompress(filters=filters).check(walk(write(NUMBERS["f4"], None, zarr_format)))
+
+
+@pytest.mark.parametrize(
+    ("data", "zarr_format", "filters"),
+    [
+        (numbers / 7, 2, FixedScaleOffset(0, 10, "f8", "i4")),
+        (numbers / 7, 3, zarr_numcodecs.FixedScaleOffset(offset=0, scale=10, dtype="f8", astype="i4")),
+        (np.where(numbers == 21, np.nan, numbers), 2, FixedScaleOffset(0, 1, "f8", "i4")),
+        (np.where(numbers == 21, -0.0, numbers), 2, FixedScaleOffset(0, 1, "f8", "i4")),
+        (np.where(numbers == 21, 0.1, 1e15), 2, "delta"),
+        (numbers.astype("f4"), 2, "packbits"),
+        (np.where(numbers == 21, 300, numbers), 2, {"id": "astype", "encode_dtype": "u1", "decode_dtype": "i8"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_chunk_that_filters_would_change_fails_its_shard(data, zarr_format, filters, tmp_path):
+    folder = tmp_path / "source.zarr"
+    zarr.create_group(folder, zarr_format=zarr_format).create_array("a", data=data[:6], chunks=(2, 10))
+    with pytest.raises(ShardsFailed) as failed:
+        ShardedStore.partition(folder, {"a": (2, -1)}).map_shards(Recompress(filters=filters), ToZip(tmp_path / "out"))
+    error = next(error for error in failed.value.exceptions if error.shard == "a[1]")
+    assert "its filters do not keep the values of this chunk: to change values, use MapChunks" in error.cause
+    assert "Recompress fails on" in error.cause
+    assert "at (2, 0)" in error.cause
+
+
+def test_filters_end_to_end(tmp_path):
+    folder = sources.to_folder(sources.SOURCES["dataset-v2"].contents(), tmp_path / "source.zarr")
+    step = Recompress("zstd", filters="shuffle", level=3, arrays=("fine/*", "!**/label", "!**/crs"))
+    new = ShardedStore.partition(folder, sources.SOURCES["dataset-v2"].shards).map_shards(step, ToZip(tmp_path / "out"))
+    xr.testing.assert_identical(
+        xr.open_zarr(folder, group="fine").load(), xr.open_zarr(new, group="fine", consolidated=True).load()
+    )
+    assert zarr.open_array(new, path="fine/temperature", mode="r").filters == (Shuffle(4),)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_metadata_of_filters_commutes_with_cropping(zarr_format):
+    step = Recompress("blosc", filters="delta")
+    contents = contents_of(write(NUMBERS["i2"], "auto", zarr_format))
+    name = ".zarray" if zarr_format == 2 else "zarr.json"
+    cropped = {name: crop_document(contents[name], (3, 10), "", name)}
+    then = crop_document(run(step, sources.to_memory({name: contents[name]}))[name], (3, 10), "", name)
+    assert run(step, sources.to_memory(cropped))[name] == then
+
+
+def test_nothing_to_do_is_refused():
+    with pytest.raises(ChainError, match="neither a codec nor filters="):
+        Recompress()
+    with pytest.raises(ChainError, match="Recompress without a codec has no options, and was given level"):
+        Recompress(filters="delta", level=5)
+
+
+def test_blosc_gives_equal_bytes_in_the_main_thread():
+    data = np.random.default_rng(0).integers(0, 9, (4, 1 << 20)).astype("i4")
+    store = write(data, None, 3, chunks=(1, 1 << 20))
+    one, two = (run(Recompress("blosc", threads=1), store) for _ in range(2))
+    assert one == two
+    assert comparable(one) == comparable(contents_of(write(data, BloscCodec(), 3, chunks=(1, 1 << 20))))
+
+
+FILTERED = [
+    Recompress("zstd", level=5, filters=["delta", {"id": "shuffle", "elementsize": 4}]),
+    Recompress(filters={"id": "transpose", "order": [1, 0]}, arrays="a"),
+    Recompress(LZMA(preset=1), filters=None),
+    Recompress({"id": "lzma", "filters": [{"id": 33}]}),
+]
 CODECS = [
     Recompress("zstd", level=5),
     Recompress({"id": "zstd", "level": 5}),
@@ -449,7 +676,7 @@ CODECS = [
 
 
 @pytest.mark.parametrize(
-    "step", [*(step for step, _ in TO_V2), *CODECS, Recompress(Zlib(3), arrays=["a", "b"])], ids=repr
+    "step", [*(step for step, _ in TO_V2), *CODECS, *FILTERED[:3], Recompress(Zlib(3), arrays=["a", "b"])], ids=repr
 )
 def test_it_is_a_value(step):
     assert pickle.loads(pickle.dumps(step)) == step

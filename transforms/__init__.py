@@ -10,7 +10,7 @@ if __name__ != "shardedstore.transforms":
     )
 
 from shardedstore.transforms.copy_to import CopyTo
-
+from shardedstore.transforms.map_blocks import MapBlocks
 from shardedstore.transforms.map_chunks import MapChunks
 from shardedstore.transforms.migrate_v3 import MigrateV3
 from shardedstore.transforms.recompress import Recompress
@@ -20,6 +20,7 @@ from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_pr
 
 __all__ = [
     "CopyTo",
+    "MapBlocks",
     "MapChunks",
     "MigrateV3",
     "Recompress",

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from shardedstore.arrayinfo import ArrayInfo
-from shardedstore.arraystep import ArrayStep
+from shardedstore.arrayfunction import ArrayFunction
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
 from shardedstore.recode import Recoder
 
-Function = Callable[[Any, Coords], Any]
-
 
 @dataclass(frozen=True, repr=False)
-class MapChunks(ArrayStep):
+class MapChunks(ArrayFunction):
     """Change the values of arrays by a NumPy function of one decoded chunk.
 
     A missing chunk stays missing, and then holds the array's fill value, new or old: the function is not called for it.
@@ -64,41 +60,6 @@ class MapChunks(ArrayStep):
 
     >>> packed = MapChunks(lambda chunk, position: np.rint(chunk * 10), dtype="f4", fill_value=-9999)
     """
-
-    form: ClassVar[Literal["encoded", "decoded"]] = "decoded"
-    func: Function = field(compare=False)
-    dtype: Any = None
-    fill_value: Any = ...
-    name: str = ""
-    token: str = field(init=False)  # what is compared in place of the function
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not callable(self.func):
-            raise ChainError(f"MapChunks was given {self.func!r}, which is no function")
-        try:
-            dtype = None if self.dtype is None else np.dtype(self.dtype)
-        except TypeError as error:
-            raise ChainError(f"MapChunks was given dtype={self.dtype!r}, which NumPy does not know: {error}") from None
-        object.__setattr__(self, "dtype", dtype)
-        object.__setattr__(self, "token", self.name or repr(self.func))
-
-    def __repr__(self) -> str:
-        given = {
-            "dtype": None if self.dtype is None else str(self.dtype),
-            "fill_value": None if self.fill_value is ... else self.fill_value,
-            "name": self.name or None,
-            "arrays": None if self.arrays == "*" else self.arrays,
-            "threads": self.threads,
-        }
-        shown = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
-        return f"MapChunks({getattr(self.func, '__name__', repr(self.func))}{shown})"
-
-    def metadata(self, meta: ArrayInfo) -> ArrayInfo:
-        # docstring inherited
-        if self.dtype is not None:
-            meta = meta.replace(dtype=self.dtype)
-        return meta if self.fill_value is ... else meta.replace(fill_value=self.fill_value)
 
     def chunk(self, data: Any, position: Coords) -> Any:
         # docstring inherited

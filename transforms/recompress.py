@@ -1,33 +1,45 @@
-"""`Recompress`: other compressors for an array's chunks."""
+"""`Recompress`: other compressors, or other filters, for an array's chunks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
+
+import numpy as np
 
 from shardedstore.arrayinfo import ArrayInfo
 from shardedstore.arraystep import ArrayStep
-from shardedstore.codecs import Config, complete, config_of
+from shardedstore.codecs import Config, complete, config_of, same
 from shardedstore.errors import ChainError
+from shardedstore.filters import LOSSY, complete_filters, filtered_dtype
+from shardedstore.recode import Recoder
 from shardedstore.selection import Selection
+
+Options = tuple[tuple[str, Any], ...]
+OWN = {"codec", "filters", "arrays", "threads"}
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class Recompress(ArrayStep):
-    """Compress the chunks of arrays with another codec; filters and all else stay as they are.
+    """Store the chunks of arrays with another compressor, other filters, or both; the values stay as they are.
 
-    Each chunk has the bytes that zarr writes with that codec, but for the time in gzip's header, which is zero. Chunks
-    of an array that has the codec already, by its metadata, pass on untouched. A CRC-32C at the end is kept, and made
+    Each chunk has the bytes that zarr writes with these codecs, but for the time in gzip's header, which is zero. Chunks
+    of an array that has the codecs already, by its metadata, pass on untouched. A CRC-32C at the end is kept, and made
     anew. Under the sharding codec, the inner chunks are compressed, and stand in C order in their object.
 
     Parameters
     ----------
-    codec : str, dict, codec or None
+    codec : str, dict, codec or None, optional
         ``"blosc"``, ``"zstd"``, ``"gzip"``, or the id of another codec of numcodecs: ``"zlib"``, ``"lz4"``, ``"bz2"``,
         ``"lzma"``, which Zarr v3 calls ``numcodecs.zlib`` and so on. Or a codec of numcodecs or zarr, or its
-        configuration. None for no compressor.
+        configuration. None for no compressor. What there is stays if it is not given.
+    filters : str, dict, codec or None, or a list of these, optional
+        What changes the elements before they are bytes, in place of the filters that there are: ``"delta"``,
+        ``{"id": "transpose", "order": [1, 0]}``; ``"delta"`` and ``"shuffle"`` take the type of the elements from the
+        array. None for no filters. What makes bytes of a Zarr v2 array's objects is no filter, and stays.
     arrays : str or tuple of str
         Which arrays are meant: see `ArrayStep`.
     threads : int, optional
@@ -35,6 +47,13 @@ class Recompress(ArrayStep):
     **options
         The codec's, such as ``level=5``. Those of Blosc, zstd and gzip are the same in Zarr v2 and v3: Blosc's shuffle is
         ``"noshuffle"``, ``"shuffle"`` or ``"bitshuffle"``, and by default what suits the size of the elements.
+
+    Notes
+    -----
+    Filters that are made to change values, such as ``"bitround"``, are refused before anything runs. Whether others
+    keep them may depend on the values (a scale and an offset, differences of floats): each chunk is decoded again after
+    new filters, and where it is not equal to the bit, its shard fails with a message that names it. Changing values is
+    what `MapChunks` is for.
 
     Examples
     --------
@@ -44,35 +63,58 @@ class Recompress(ArrayStep):
     Recompress('blosc', cname='lz4', shuffle='bitshuffle', arrays='wind_*')
     >>> Recompress({"id": "zlib", "level": 9}), Recompress(None)
     (Recompress('zlib', level=9), Recompress(None))
+    >>> Recompress("zstd", filters="delta", arrays="time"), Recompress(filters=None)
+    (Recompress('zstd', filters=[{'id': 'delta'}], arrays='time'), Recompress(filters=[]))
     """
 
-    codec: str | None
-    options: tuple[tuple[str, Any], ...]
+    codec: str | EllipsisType | None
+    options: Options
+    filters: tuple[Options, ...] | EllipsisType
 
-    def __init__(self, codec: Any, *, arrays: Selection = "*", threads: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        codec: Any = ...,
+        *,
+        filters: Any = ...,
+        arrays: Selection = "*",
+        threads: int | None = None,
+        **options: Any,
+    ) -> None:
+        if codec is ... and filters is ...:
+            raise ChainError("Recompress was given neither a codec nor filters=: name what is to be changed")
         try:
-            config = config_of(codec)
+            config = None if codec is ... else config_of(codec)
+            new = filters if filters is ... else tuple(map(_options, _configs(filters)))
         except TypeError as error:
             raise ChainError(f"Recompress: {error}") from None
         if config is None and options:
-            raise ChainError(f"Recompress(None) has no options, and was given {', '.join(options)}")
+            shown = " without a codec" if codec is ... else "(None)"
+            raise ChainError(f"Recompress{shown} has no options, and was given {', '.join(options)}")
         chosen = {**(config or {}), **options}
         try:
-            json.dumps(chosen)
+            json.dumps([chosen, [] if new is ... else new])
         except TypeError as error:
             raise ChainError(f"Recompress was given options that metadata can't hold: {error}") from None
         values: dict[str, Any] = {
             "arrays": arrays,
             "threads": threads,
-            "codec": chosen.pop("id", None),
+            "codec": ... if codec is ... else chosen.pop("id", None),
             "options": tuple(chosen.items()),
+            "filters": new,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
 
     def __repr__(self) -> str:
-        arguments = [repr(self.codec), *(f"{name}={value!r}" for name, value in self.options)]
+        arguments: list[str] = []
+        if OWN.isdisjoint(dict(self.options)):
+            arguments += [] if self.codec is ... else [repr(self.codec)]
+            arguments += [f"{name}={value!r}" for name, value in self.options]
+        else:
+            arguments.append(repr({"id": self.codec, **dict(self.options)}))
+        if self.filters is not ...:
+            arguments.append(f"filters={[dict(options) for options in self.filters]!r}")
         if self.arrays != "*":
             arguments.append(f"arrays={self.arrays!r}")
         if self.threads is not None:
@@ -81,13 +123,64 @@ class Recompress(ArrayStep):
 
     def metadata(self, meta: ArrayInfo) -> ArrayInfo:
         # docstring inherited
-        return meta.replace(compressors=() if self.codec is None else (self._config(meta),))
+        itemsize = meta.itemsize
+        if self.filters is not ...:
+            filters = self._filters(meta)
+            if not same(filters, meta.filters):
+                itemsize = _itemsize_after(filters, meta)
+                meta = meta.replace(filters=filters)
+        if self.codec is ...:
+            return meta
+        return meta.replace(compressors=() if self.codec is None else (self._config(meta, itemsize),))
 
-    def _config(self, meta: ArrayInfo) -> Config:
+    def check_array(self, recoder: Recoder) -> None:
+        # docstring inherited
+        for config in recoder.new.filters if recoder.refilters else ():
+            if config["id"] in LOSSY:
+                raise ChainError(
+                    f"{self!r} would change the values of {recoder.path!r}, as {config['id']} is made to do: use "
+                    f"MapChunks with a function that calls numcodecs' {config['id']}"
+                )
+        super().check_array(recoder)
+
+    def _config(self, meta: ArrayInfo, itemsize: int) -> Config:
         config: Mapping[str, Any] = {"id": self.codec, **dict(self.options)}
         try:
-            return complete(config, meta.zarr_format, meta.itemsize)
+            return complete(config, meta.zarr_format, itemsize)
         except Exception as error:
             raise ChainError(
                 f"{self!r} names no codec known here for {meta.path!r}: {type(error).__name__}: {error}"
             ) from error
+
+    def _filters(self, meta: ArrayInfo) -> tuple[Config, ...]:
+        assert self.filters is not ...
+        try:
+            return complete_filters(map(dict, self.filters), meta.zarr_format, _filtered(meta))
+        except Exception as error:
+            raise ChainError(
+                f"{self!r} names no filter that {meta.path!r} ({meta.dtype}) can have: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _configs(filters: Any) -> list[Config]:
+    some = filters if isinstance(filters, list | tuple) else [filters]
+    return [config for config in map(config_of, some) if config is not None]
+
+
+def _options(config: Config) -> Options:
+    """Return a description as a value that can be hashed."""
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in config.items())
+
+
+def _filtered(meta: ArrayInfo) -> np.dtype[Any] | None:
+    """Return the type of what the first filter gets: in Zarr v2, bytes after the codec that makes them of objects."""
+    return (
+        np.dtype("u1") if meta.zarr_format == 2 and meta.dtype is not None and meta.dtype.kind in "OT" else meta.dtype
+    )
+
+
+def _itemsize_after(filters: tuple[Config, ...], meta: ArrayInfo) -> int:
+    dtype = _filtered(meta)
+    if dtype is None:
+        raise ChainError(f"{meta.path!r} has a data type that is not known here: leave it out with arrays=")
+    return 1 if dtype.kind in "OT" else filtered_dtype(filters, dtype).itemsize

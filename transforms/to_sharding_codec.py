@@ -74,6 +74,12 @@ class ToShardingCodec(Sink):
                 f"the sharding codec is of Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put MigrateV3() before "
                 "ToShardingCodec"
             )
+        regridded = [path for path, node in nodes.items() if node.is_regridded]
+        if regridded:
+            raise ChainError(
+                f"the objects of ToShardingCodec follow the blocks of the source, and those of {regridded[0]!r} get another "
+                "shape before: run the steps in a job of their own, with CopyTo or ToZip"
+            )
 
     def target(self, path: str | None, blocked: bool) -> str:
         # docstring inherited
