@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from servers import ADMIN, upload
+from zarr.storage import ObjectStore as ZarrObjectStore
 
 from shardedstore import ShardedStore
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+CLOUDS = README.partition("## Clouds\n")[2].partition("\n## ")[0]
 SECTION = README.partition("## A first example\n")[2].partition("\n## ")[0]
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -94,11 +97,14 @@ def test_python_and_picture(era5: Path) -> None:
     same(era5, ShardedStore.load(era5.parent / "moved"))
 
 
-def test_commands(era5: Path) -> None:
+def test_commands(era5: Path, bucket) -> None:
     (script,) = blocks("sh")
+    old = zarr.create_group(era5.parent / "old.zarr", zarr_format=2)
+    old.create_array("a", data=np.arange(60.0).reshape(6, 10), chunks=(2, 5))
+    shown = {"--workers 8": "--workers 2", "512 MiB": "6 MiB", "s3://bucket": bucket.url}
     results = []
-    for line in script.splitlines():
-        program, *arguments = shlex.split(line.replace("--workers 8", "--workers 2").replace("512 MiB", "6 MiB"))
+    for line in re.sub("|".join(shown), lambda found: shown[found[0]], script).splitlines():
+        program, *arguments = shlex.split(line)
         assert program == "shardedstore"
         results.append(
             subprocess.run(
@@ -112,8 +118,34 @@ def test_commands(era5: Path) -> None:
         assert results[-1].returncode == 0, results[-1].stderr
         if "--dry-run" in arguments:
             assert not (era5.parent / "era5-zips").exists()
-    dry, converted, info = (result.stdout for result in results)
+    dry, converted, info, copied = (result.stdout for result in results)
     assert "/radiation: 64 files -> 2 shards" in dry
     assert converted.splitlines()[-1] == str(era5.parent / "era5-zips" / "shardedstore.json")
     assert "/radiation  array (16, 524288), chunks (1, 131072), 8.0 MiB, 2 shards" in info
     same(era5, ShardedStore.load(era5.parent / "era5-zips"))
+    assert copied.splitlines()[-1] == f"{bucket.url}/new.zarr"
+    new = zarr.open_group(ZarrObjectStore(bucket.client, read_only=True), path="new.zarr", mode="r")
+    np.testing.assert_array_equal(new["a"][:], old["a"][:])
+    assert "Zstd" in str(new["a"].compressors)
+
+
+def test_clouds(era5: Path, bucket, s3_server, use_environment) -> None:
+    """The example of storage options, on a server that holds public data and takes the results."""
+    (script,) = re.findall(r"^```python\n(.*?)^```$", CLOUDS, re.MULTILINE | re.DOTALL)
+    use_environment({"AWS_ENDPOINT_URL": s3_server.endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"})
+    upload(
+        s3_server.folder("public", "era5.zarr").client,
+        {path.relative_to(era5).as_posix(): path.read_bytes() for path in era5.rglob("*") if path.is_file()},
+    )
+    shown = {
+        "s3://open-data": "s3://public",
+        "s3://mine": bucket.url,
+        "https://minio.example.org": s3_server.endpoint,
+        '"access_key_id": "..."': f'"access_key_id": "{ADMIN.key}"',
+        '"secret_access_key": "..."': f'"secret_access_key": "{ADMIN.secret}"',
+    }
+    code = re.sub("|".join(map(re.escape, shown)), lambda found: shown[found[0]], script)
+    imports = "from shardedstore import ShardedStore\nfrom shardedstore.transforms import ToZip\n"
+    names: dict[str, object] = {}
+    exec(imports + code, names)
+    same(era5, names["new"])
