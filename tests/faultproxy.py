@@ -110,6 +110,14 @@ class FaultProxy:
             most = max(most, waiting)
         return most
 
+    def asked(self, head: Head) -> Head:
+        """Return the head of a request as the server is to get it."""
+        return head
+
+    def answered(self, head: Head) -> Head:
+        """Return the head of an answer as the client is to get it."""
+        return head
+
     def _accept(self) -> None:
         serving: list[Thread] = []
         while not self._closed.is_set():
@@ -172,11 +180,12 @@ class FaultProxy:
                 return False
             case "gone":
                 raise ConnectionResetError
-        server.send(head.raw)
+        server.send(self.asked(head).raw)
         server.send(body)
         answer = Head.read(server.stream)
         while answer and answer.status < 200:
             answer = Head.read(server.stream)
+        answer = answer and self.answered(answer)
         if answer is None or action == "lose":
             raise ConnectionResetError
         request.answered, request.status = time.monotonic(), answer.status

@@ -61,8 +61,8 @@ class Identity(NamedTuple):
 ADMIN = Identity("admin", ("Admin", "Read", "Write", "List", "Tagging"))
 READER = Identity("reader", ("Read", "List"))
 GUEST = Identity("guest", ("Read:guests", "Write:guests", "List:guests"))
-ANONYMOUS = Identity("anonymous", ("Read:public", "List:public"))
-BUCKETS = ("tests", "guests", "public")
+ANONYMOUS = Identity("anonymous", ("Read:public", "List:public", "Read:open", "Write:open", "List:open"))
+BUCKETS = ("tests", "guests", "public", "open")
 
 
 class Folder(NamedTuple):

@@ -1,0 +1,85 @@
+"""Google Cloud Storage's client, on an S3 server that takes unsigned requests: its XML API differs in a few header fields.
+
+So this proves our side and obstore's, and not Google's.
+"""
+
+import json
+import re
+from hashlib import sha256
+
+import dask
+import numpy as np
+import pytest
+import zarr
+from conformance import check_same_contents
+from faultproxy import FaultProxy
+from sources import SOURCES, to_folder
+
+from shardedstore import ShardedStore
+from shardedstore.folders import open_folder
+from shardedstore.transforms import CopyTo, ToZip
+from shardedstore.urls import BESIDE
+
+
+class GoogleFront(FaultProxy):
+    """Has an S3 server look like Google's."""
+
+    def asked(self, head):
+        raw = re.sub(rb"(?i)\r\nx-goog-if-generation-match: 0\r\n", b"\r\nif-none-match: *\r\n", head.raw)
+        raw = re.sub(rb"(?i)\r\nauthorization: [^\r]*", b"", raw)
+        first, rest = raw.split(b"\r\n", 1)
+        return head._replace(raw=first.replace(b"%2F", b"/") + b"\r\n" + rest)
+
+    def answered(self, head):
+        if "etag" not in head.fields:
+            return head
+        generation = int(sha256(head.fields["etag"].encode()).hexdigest()[:12], 16)
+        return head._replace(raw=head.raw[:-2] + b"x-goog-generation: %d\r\n\r\n" % generation)
+
+
+@pytest.fixture
+def google(s3_server, use_environment, tmp_path):
+    """The URL of an empty folder in a bucket of Google's, to which the environment leads."""
+    with GoogleFront(s3_server.endpoint) as front:
+        key = {
+            "gcs_base_url": front.url,
+            "disable_oauth": True,
+            "client_email": "",
+            "private_key": "",
+            "private_key_id": "",
+        }
+        use_environment({"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key), "GOOGLE_ALLOW_HTTP": "true"})
+        yield f"gs://open/{tmp_path.name}"
+
+
+@pytest.mark.parametrize("kind", ["zips", "one", "shards"])
+def test_results_in_google_cloud_storage(kind, google, tmp_path):
+    contents, shards = SOURCES["others-v3"].contents(), SOURCES["others-v3"].shards
+    url = f"{google}/a result"
+    sink = {"zips": ToZip(url), "one": CopyTo(url), "shards": CopyTo(url, layout="shards")}[kind]
+    view = ShardedStore.partition(to_folder(contents, tmp_path / "source"), shards)
+    with dask.config.set(scheduler="synchronous"):
+        check_same_contents(view.map_shards(sink), contents)
+        assert view.map_shards(sink).summary.done == 0
+    loaded = ShardedStore.load(url + BESIDE * (kind == "one"))
+    check_same_contents(loaded, contents)
+    if kind == "one":
+        check_same_contents(ShardedStore.partition(url, shards), contents)
+
+
+def test_a_large_zip_goes_up_in_parts(google, tmp_path):
+    data = np.random.default_rng(0).integers(0, 255, (20, 1024, 1024), "u1")
+    zarr.open_group(tmp_path / "source", mode="w").create_array(
+        "a", data=data, chunks=(1, 1024, 1024), compressors=None
+    )
+    with dask.config.set(scheduler="synchronous"):
+        result = ShardedStore.partition(tmp_path / "source", ["a"]).map_shards(ToZip(f"{google}/large"))
+    np.testing.assert_array_equal(zarr.open_group(result)["a"][:], data)
+
+
+def test_only_one_makes_a_file(google):
+    place = open_folder(google)
+    place.write("a", b"1", create=True)
+    with pytest.raises(FileExistsError, match="there is an object already"):
+        place.write("a", b"2", create=True)
+    assert place.read("a") == b"1"
