@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,22 +17,39 @@ from shardedstore.errors import UsageError
 from shardedstore.urls import BESIDE, is_remote, is_within
 
 ANONYMOUS = "anonymous"
+EMULATOR = "http://127.0.0.1:10000"  # Azure's, unless the environment says otherwise
 CLIENT_OPTIONS = ("allow_http", "timeout", "connect_timeout", "proxy_url", "user_agent")
 _PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
 _OTHER_NAMES = {"endpoint_url": "endpoint", "default_region": "region", "storage_account_name": "account_name"}
+
+
+HostPart = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+$")]  # what a client makes a host's name of
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, repr_omit_defaults=True):
     """What must be known to open a location, and may be known to all; the names are obstore's."""
 
     endpoint: str | None = None
-    region: str | None = None
-    account_name: str | None = None
+    region: HostPart | None = None
+    account_name: HostPart | None = None
     anonymous: bool = False
     allow_http: bool = False
     virtual_hosted_style_request: bool | None = None
     request_payer: bool | None = None
     use_emulator: bool | None = None
+
+    @property
+    def server(self) -> str | None:
+        """Where requests go, if that is not the service that the URL names by itself; credentials are for one server.
+
+        >>> Options(account_name="mine").server
+        'https://mine.blob.core.windows.net'
+        """
+        if self.use_emulator:
+            return EMULATOR
+        if self.endpoint is None and self.account_name is not None:
+            return f"https://{self.account_name}.blob.core.windows.net"
+        return self.endpoint
 
     def keywords(self) -> dict[str, Any]:
         """Return them as obstore's `from_url` takes them.
@@ -87,7 +104,7 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
     if "@" in urlsplit(options.endpoint or "").netloc:
         raise UsageError(f"the endpoint for {url!r} holds credentials: give them as options of their own")
     if rest:
-        grant({(url, options.endpoint): rest, (url + BESIDE, options.endpoint): rest})
+        grant({(url, options.server): rest, (url + BESIDE, options.server): rest})
     return options
 
 
@@ -137,10 +154,10 @@ def granted(urls: Iterable[str]) -> Grants:
 
 
 def keywords(url: str, options: Options) -> dict[str, Any]:
-    """Return what obstore's `from_url` is to be given for a URL: what is public, and what is held for this very endpoint."""
+    """Return what obstore's `from_url` is to be given for a URL: what is public, and what is held for this very server."""
     public = options.keywords()
     with _lock:
-        places = [key for key in _held if key[1] == options.endpoint and is_within(url, key[0])]
+        places = [key for key in _held if key[1] == options.server and is_within(url, key[0])]
         rest = dict(_held[max(places, key=lambda key: len(key[0]))]) if places else {}
     named = {"allow_http": True} if url.startswith("http://") else {}
     client = {**named, **public.pop("client_options", {}), **rest.pop("client_options", {})}

@@ -13,6 +13,7 @@ from zarr.abc.store import Store
 
 from shardedstore.access import NONE, Options
 from shardedstore.config import Config
+from shardedstore.crc import crc32
 from shardedstore.entries import Entry
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks, Coords, block_name
@@ -51,13 +52,15 @@ class Shard(msgspec.Struct, frozen=True):
 class Written(msgspec.Struct, frozen=True):
     """What a sink made of a shard: how many entries and bytes, and a digest of the stored bytes.
 
-    `location` is given where it does not follow from the shard's place.
+    `location` is given where it does not follow from the shard's place, and `names` where the place holds other shards as
+    well: the sum of what `name_crc` gives for each key.
     """
 
     entries: int
     nbytes: int
     digest: str
     location: Location | None = None
+    names: int = 0
 
 
 class Step(ABC):
@@ -126,17 +129,23 @@ class Sink(ABC):
         """
 
 
+def name_crc(key: str, nbytes: int) -> int:
+    """Return a number for a key and its size: the sum of many tells which keys there are, in whatever order."""
+    return crc32(f"{key}\0{nbytes}".encode())
+
+
 class Tally:
     """Counts the entries that a sink writes, and digests their keys, sizes and CRC-32s."""
 
     def __init__(self) -> None:
-        self.entries = self.nbytes = 0
+        self.entries = self.nbytes = self.names = 0
         self._state = hashlib.blake2b(digest_size=16)
 
     def add(self, key: str, nbytes: int, crc: int) -> None:
         """Count one entry."""
         self.entries += 1
         self.nbytes += nbytes
+        self.names += name_crc(key, nbytes)
         self._state.update(f"{key}\0{nbytes}\0{crc}\n".encode())
 
     def written(self, nbytes: int) -> Written:

@@ -1,8 +1,9 @@
-"""The command line: ``shardedstore convert`` and ``shardedstore info``."""
+"""The command line: ``shardedstore convert``, ``shardedstore info`` and ``shardedstore verify``."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from shardedstore.arguments import make_steps, parse_shards, parse_storage
 from shardedstore.blobs import nbytes_of
 from shardedstore.chain import Sink, Step, parse_chain
 from shardedstore.config import FILE_NAME
+from shardedstore.differences import LEVELS, Level
 from shardedstore.errors import ShardedStoreError, ShardsFailed, UsageError
 from shardedstore.job import prepare
 from shardedstore.plan import make_plan
@@ -24,7 +26,7 @@ from shardedstore.registry import make_sink
 from shardedstore.running import cluster
 from shardedstore.store import ShardedStore
 from shardedstore.text import count, describe, one_line, preview, size
-from shardedstore.urls import is_remote, join_url, normalize
+from shardedstore.urls import BESIDE, is_remote, join_url, normalize
 
 FAILED, UNUSABLE, STOPPED = 1, 2, 130
 
@@ -162,13 +164,7 @@ def info(what: str, storage: tuple[str, ...]) -> None:
     Only metadata is read. WHAT is a Zarr, a zip, a shardedstore.json or the folder that holds it: a path or a URL.
     """
     with user_errors(what):
-        options = parse_storage(storage)
-        url = normalize(what)
-        is_config = url.endswith(".json") or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None
-        if is_config:
-            store = ShardedStore.load(what, allow=["/"], storage_options=options)
-        else:
-            store = ShardedStore.partition(what, [], storage_options=options)
+        store, is_config = open_any(what, parse_storage(storage))
         plan = make_plan(store.config)
         parts = f" in {count(plan.shard_count, 'shard')}" if is_config else ""
         rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
@@ -176,6 +172,73 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         for path, node in plan.nodes.items():
             click.echo(describe(path, node.meta, store.config))
         click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded")
+
+
+def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
+    """Open a Zarr, a zip or a config, and tell whether it is a config."""
+    url = normalize(what)
+    if url.endswith(".json") or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
+        return ShardedStore.load(what, allow=["/"], storage_options=options), True
+    return ShardedStore.partition(what, [], storage_options=options), False
+
+
+@main.command()
+@click.argument("result")
+@click.option("--against", metavar="SOURCE", help="The source, or any Zarr that must hold the same data.")
+@click.option("--shards", multiple=True, metavar="RULE", help="How SOURCE was divided for the job; see convert.")
+@click.option("--level", type=click.Choice(LEVELS), help="What is compared, see above.")
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of RESULT.")
+@click.option("--source-storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of SOURCE.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes here; default: one a core.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, like tcp://host:8786.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--verbose", is_flag=True, help="Show the workers' logs.")
+def verify(
+    result: str,
+    *,
+    against: str | None,
+    shards: tuple[str, ...],
+    level: Level | None,
+    storage: tuple[str, ...],
+    source_storage: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    r"""Compare a result with what was written, or with its source.
+
+    RESULT is what a job wrote, or any Zarr; SOURCE a Zarr, a zip or a config. Nothing is written. The exit code is 0 when
+    all is as it should be, 1 when something differs, and 2 when it can't be told.
+
+    \b
+    The levels of --level:
+      exists   every object is there, with its size: one listing
+      stored   all bytes are those that were written; the default without --against
+      decoded  all data are equal to those of SOURCE, whatever codecs, format and
+               shards they are in; the default with --against
+    """
+    with user_errors(result):
+        options = parse_storage(storage)
+        url = normalize(result)
+        beside = join_url(url + BESIDE, FILE_NAME)
+        is_beside = nbytes_of(beside, take_options(url, options)) is not None
+        store, _ = open_any(beside if is_beside else result, options)
+        other = None
+        if against is not None:
+            source_options = parse_storage(source_storage)
+            if shards:
+                other = ShardedStore.partition(against, parse_shards(shards), storage_options=source_options)
+            else:
+                other, is_config = open_any(against, source_options)
+                if not is_config:  # as convert divides it
+                    other = ShardedStore.partition(against, storage_options=source_options)
+        needs_cluster = level != "exists"
+        with cluster(workers, scheduler, verbose) if needs_cluster else contextlib.nullcontext():
+            report = store.verify(other, level=level)
+    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    if not report.ok:
+        sys.exit(FAILED)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from shardedstore.errors import ConfigError, UsageError
 from shardedstore.grid import Blocks, block_name, parse_block
 from shardedstore.locations import Location, PartOf, Place, ViewOf, map_places, require_location
 from shardedstore.mounts import Mounts, check_path
-from shardedstore.urls import BESIDE, is_within, join_url, normalize
+from shardedstore.urls import BESIDE, is_remote, is_within, join_url, normalize
 
 FORMAT, VERSION = "shardedstore", 1
 FILE_NAME = "shardedstore.json"
@@ -162,11 +162,11 @@ def _absolute(place: Place, folder: str | None, allowed: list[str] | None, optio
                 "take them out"
             )
         return type(place)(url, options)
-    endpoint = place.options.endpoint
-    if endpoint is not None and allowed is not None and endpoint != options.endpoint and endpoint not in allowed:
+    server = place.options.server
+    if server is not None and allowed is not None and server != options.server and server not in allowed:
         raise ConfigError(
-            f"the config sends requests for {url!r} to {endpoint!r}: if that is right, load it with "
-            f"allow=[{url!r}, {endpoint!r}]"
+            f"the config sends requests for {url!r} to {server!r}: if that is right, load it with "
+            f"allow=[{url!r}, {server!r}]"
         )
     return type(place)(url, place.options)
 
@@ -181,7 +181,10 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
             raise ConfigError(f"the config has the relative URL {url!r}: say root=, the folder that it starts from")
         if ".." in url.split("/"):
             raise ConfigError(f"the config's URL {url!r} has a segment '..': it must stay inside the config's folder")
-        return join_url(folder, url)
+        url = join_url(folder, url)
+        if not is_remote(url):
+            return url
+        allowed = None  # it lies in the folder: `normalize` refuses what would lead out of it
     try:
         absolute = normalize(url)
     except UsageError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import unquote
 
+from shardedstore.access import Options
 from shardedstore.chain import Sink
 from shardedstore.config import Config, locations
 from shardedstore.errors import DestinationError
@@ -14,6 +16,8 @@ from shardedstore.locations import Directory, origin, url_of
 from shardedstore.plan import Plan
 from shardedstore.remote_errors import explain
 from shardedstore.urls import BESIDE, is_remote, is_within, join_url
+
+_ALIASES = {"s3a": "s3", "adl": "az", "azure": "az", "abfs": "az", "abfss": "az"}
 
 
 def check_apart(folder: str, config: Config) -> None:
@@ -45,8 +49,13 @@ def check_new_zarr(url: str, plan: Plan, sink: Sink) -> None:
     for source in sorted(_directories(plan.config)):
         if is_within(source, real):
             raise DestinationError(f"the source {source!r} lies inside the destination {url!r}: name another folder")
+    check_unused(url, sink.options)
+
+
+def check_unused(url: str, options: Options) -> None:
+    """Refuse to write one ordinary Zarr to where anything is that no such job wrote."""
     try:
-        if read_identity(open_folder(url + BESIDE, sink.options)) is None and open_folder(url, sink.options).names():
+        if read_identity(open_folder(url + BESIDE, options)) is None and open_folder(url, options).names():
             raise DestinationError(
                 f"the destination {url!r} holds files already, and one ordinary Zarr can't stand beside them: name "
                 "another, or remove them first"
@@ -56,8 +65,15 @@ def check_new_zarr(url: str, plan: Plan, sink: Sink) -> None:
 
 
 def real_url(url: str) -> str:
-    """Return a local path without links, and a URL as it is."""
-    return url if is_remote(url) else os.path.realpath(url)
+    """Return a local path without links, and a URL in one of the forms that lead to the same.
+
+    >>> real_url("s3a://bucket/my%20cube.zarr")
+    's3://bucket/my cube.zarr'
+    """
+    if not is_remote(url):
+        return os.path.realpath(url)
+    scheme, _, place = url.partition("://")
+    return f"{_ALIASES.get(scheme.lower(), scheme.lower())}://{unquote(place)}"
 
 
 def _directories(config: Config) -> set[str]:

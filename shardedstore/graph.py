@@ -10,8 +10,8 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -20,6 +20,7 @@ from dask.delayed import Delayed, delayed
 from toolz import partition_all
 
 from shardedstore.access import granted
+from shardedstore.chain import Chain
 from shardedstore.config import Config, locations
 from shardedstore.errors import DestinationError, ShardedStoreError
 from shardedstore.folders import STORAGE_ERRORS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 BRANCHES = 32  # of the tree that adds outcomes up
 PER_THREAD = 2  # tasks in flight for each thread of the cluster
@@ -185,9 +187,11 @@ def _prove(client: Client, job: Job, plan: Plan) -> None:
     DestinationError
         Naming the workers that can't, and what is missing.
     """
+    from distributed.comm import CommClosedError  # of a worker that died meanwhile, as workers may
+
     places = places_of(location for _, location in locations(plan.config))
     found = client.run(job.find_missing, places, on_error="return")
-    missing = {worker: what for worker, what in found.items() if what is not None}
+    missing = {worker: what for worker, what in found.items() if not isinstance(what, CommClosedError | None)}
     if missing:
         shown = "; ".join(f"{worker}: {what}" for worker, what in list(missing.items())[:4])
         raise DestinationError(f"{len(missing)} of {len(found)} workers can't do the job: {shown}")
@@ -214,6 +218,33 @@ def _run_local(job: Job, segments: list[Segment]) -> Iterator[Outcome]:
     """Run segments a few at a time on the local scheduler, to tell of progress between."""
     for some in partition_all(min(BRANCHES, max(os.cpu_count() or 1, job.max_failures)), segments):
         yield from _compute(*(delayed(run_segment)(job, segment) for segment in some))
+
+
+def each(
+    work: Callable[[Item], T], items: list[Item], name: str, plans: Iterable[Plan]
+) -> Iterator[tuple[Item, T | BaseException]]:
+    """Yield items with what a function makes of each, or with what kept a worker from it, in the order in which they end.
+
+    It only reads the stores that the plans are of, and runs on the Dask scheduler that is active.
+    """
+    client = active_client()
+    if client is None:
+        for some in partition_all(BRANCHES, items):
+            yield from zip(some, _compute(*(delayed(work)(item) for item in some)), strict=True)
+        return
+    token = secrets.token_hex(4)
+    waiting: list[Any] = [(item, f"{name}-{i}-{token}") for i, item in enumerate(items)][::-1]
+    with ExitStack() as stack:
+        for plan in plans:
+            stack.enter_context(_access(client, Job(Chain((), None), None), plan))
+        function: Any = work
+        window = stack.enter_context(_Window(client, function))
+        while waiting or window.flying:
+            window.launch([waiting.pop() for _ in range(min(window.room(), len(waiting)))])
+            for _, done, result in window.ended():
+                item: Any = done
+                made: Any = result
+                yield item, made
 
 
 def _run_window(client: Client, job: Job, segments: list[Segment]) -> Iterator[Outcome]:

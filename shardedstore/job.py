@@ -16,7 +16,7 @@ import msgspec
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.chain import Chain
 from shardedstore.config import FILE_NAME, Config, Mount, dump
-from shardedstore.destination import check_apart, check_new_zarr, check_outputs
+from shardedstore.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.errors import CorruptError, DestinationError, ShardError, ShardsFailed
 from shardedstore.fingerprint import fingerprint
 from shardedstore.grid import block_name
@@ -108,10 +108,16 @@ def is_one_zarr(chain: Chain) -> bool:
 
 
 def start(job: Job, wanted: Identity, overwrite: bool) -> Job:
-    """Open the destination for writing, and return the job with its generation there."""
+    """Open the destination for writing, and return the job with its generation there.
+
+    What `prepare` saw of it is looked at again: a lazy job may run much later, when another has written there.
+    """
     if job.folder is None:
         return job
-    ledger = open_destination(job.place, wanted, overwrite, again=overwrite and is_one_zarr(job.chain))
+    one_zarr = is_one_zarr(job.chain)
+    if one_zarr:
+        check_unused(job.folder.removesuffix(BESIDE), job.options)
+    ledger = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
     if is_remote(job.folder) and ledger.unfinished():
         logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder))
     return replace(job, generation=ledger.generation)

@@ -38,6 +38,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     nbytes: int
     digest: str
     location: Location | None = None
+    names: int = 0
     seconds: float = 0.0
     attempts: int = 1
     worker: str = ""

@@ -30,6 +30,7 @@ RENEWAL = 10.0  # seconds between two counts
 LIFE = 45.0  # seconds without a count after which a holder is taken to be dead
 LOOK = 1.0  # seconds between two looks
 _NAME = re.compile(r"lock-(\d+)\.json")
+_mine: set[str] = set()  # the nonces of what this process holds, or tried to take
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -68,10 +69,11 @@ def held(folder: Folder) -> Iterator[threading.Event]:
     thread = threading.Thread(
         target=_count, args=(folder, number, mine, ended, lost), name="shardedstore-lock", daemon=True
     )
-    thread.start()
     try:
+        thread.start()
         yield lost
     finally:
+        _mine.discard(mine.nonce)
         ended.set()
         thread.join()
         with suppress(*STORAGE_ERRORS):  # it is seen to be dead then
@@ -87,6 +89,7 @@ def _take(folder: Folder) -> tuple[int, Holder]:
                 "the same call goes on from there"
             )
         mine = _self()
+        _mine.add(mine.nonce)
         with suppress(FileExistsError):
             _write(folder, number + 1, mine, create=True)
             return number + 1, mine
@@ -129,6 +132,8 @@ def _latest(folder: Folder) -> tuple[int, Holder | None]:
 def _lives(folder: Folder, number: int, holder: Holder) -> bool:
     """Tell whether a holder lives: at once where it is a process of this machine, else by watching it count."""
     if holder.machine == _machine():
+        if holder.process == os.getpid():  # what an interrupt or a lost connection kept from being freed is not held
+            return holder.nonce in _mine
         return _begun(holder.process) == holder.begun
     until = time.monotonic() + LIFE
     while time.monotonic() < until:

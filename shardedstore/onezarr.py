@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from shardedstore.access import Options
-from shardedstore.chain import Entries, Shard, Sink, Tally, Written
+from shardedstore.chain import Entries, Shard, Sink, Tally, Written, name_crc
 from shardedstore.config import FILE_NAME, Config, dump
 from shardedstore.crc import crc32
 from shardedstore.entries import Entry
@@ -50,7 +52,7 @@ def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tall
     write_objects(url, options, items())
     if shard.block is None:
         write_zip(documents, waiting_url(url, shard), options)
-    return tally.written(tally.nbytes)
+    return msgspec.structs.replace(tally.written(tally.nbytes), names=tally.names)
 
 
 def is_document(entry: Entry) -> bool:
@@ -116,12 +118,16 @@ def _waiting(url: str, plan: Plan, options: Options) -> dict[str, bytes]:
 def _check_listing(
     url: str, sizes: Iterator[tuple[str, int]], documents: Mapping[str, bytes], records: Mapping[int, Record]
 ) -> None:
-    found = [nbytes for key, nbytes in sizes if key not in documents and not key.endswith(CONSOLIDATED_V2)]
-    count, total = sum(r.entries for r in records.values()), sum(r.nbytes for r in records.values())
-    if (len(found), sum(found)) != (count, total):
+    count = total = names = 0
+    for key, nbytes in sizes:
+        if key not in documents and not key.endswith(CONSOLIDATED_V2):
+            count, total, names = count + 1, total + nbytes, names + name_crc(key, nbytes)
+    written = [sum(getattr(r, field) for r in records.values()) for field in ("entries", "nbytes", "names")]
+    if [count, total, names] != written:
+        others = ", of other names or sizes" if [count, total] == written[:2] else ""
         raise CorruptError(
-            f"{url!r} holds {len(found)} files of {sum(found)} bytes without its metadata, where {count} of {total} were "
-            "written: something else writes there or removes from it. Call map_shards with the same arguments and "
+            f"{url!r} holds {count} files of {total} bytes without its metadata{others}, where {written[0]} of {written[1]} "
+            "were written: something else writes there or removes from it. Call map_shards with the same arguments and "
             "overwrite=True, which writes everything again, or name another destination"
         )
 

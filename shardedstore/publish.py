@@ -123,10 +123,16 @@ def sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def sync_file_system(path: str) -> None:
-    """Put everything on the disk that was written to the file system of a folder: for many files, faster than one by one."""
+@contextmanager
+def synced_file_system(path: str) -> Iterator[None]:
+    """Put everything on the disk that the block wrote to the file system of a folder: for many files, faster than one by one.
+
+    The kernel tells each open descriptor of what could not be written since it was opened: opened after the block, it
+    would miss an error that another process was told of meanwhile.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        yield
         syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
         if syncfs is None:
             os.sync()

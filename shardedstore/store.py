@@ -14,6 +14,7 @@ from shardedstore import graph
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.chain import parse_chain
 from shardedstore.config import Config, Mount
+from shardedstore.differences import Level, Report
 from shardedstore.errors import ChainError, ConfigError, UsageError
 from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.job import prepare
@@ -26,6 +27,7 @@ from shardedstore.remote_errors import explain
 from shardedstore.routing import RoutedStore
 from shardedstore.task import MOST_FAILURES, Outcome
 from shardedstore.urls import join_url, normalize, unquote_name
+from shardedstore.verify import verify
 
 Target = str | os.PathLike[str]
 
@@ -185,6 +187,43 @@ class ShardedStore(RoutedStore):
         if compute:
             return graph.run(job, plan, overwrite, ShardedStore._of, progress)
         return graph.lazy(job, plan, overwrite, ShardedStore._of)
+
+    def verify(
+        self,
+        against: Store | Target | None = None,
+        *,
+        level: Level | None = None,
+        storage_options: StorageOptions = None,
+    ) -> Report:
+        """Compare the result of a job with its ledger, or with its source, on the Dask scheduler that is active.
+
+        Nothing is written, and nothing is raised for what differs: the report names the arrays, shards and chunks, and
+        what to do.
+
+        Parameters
+        ----------
+        against : ShardedStore, Store, str or path, optional
+            The source, or any other Zarr. For ``"stored"``, where the result is one ordinary Zarr: the source as it was
+            divided for the job.
+        level : "exists", "stored" or "decoded", optional
+            ``"exists"``: every object is there, with the size that the ledger says, by one listing. ``"stored"``: all
+            bytes are read, and are those that were written; the default where the source is not given.
+            ``"decoded"``: all data are equal to those of the source, by the digest of decoded data, whatever codecs,
+            format and shards they are in; the default where it is given. Both are read once, and arrays that differ twice.
+        storage_options : mapping or str, optional
+            Options of the object store of `against`; see `partition`.
+
+        Raises
+        ------
+        UsageError
+            Where there is nothing to compare with: no ledger, or no source.
+        """
+        other = None
+        if isinstance(against, ShardedStore):
+            other = against.config
+        elif against is not None:
+            other = Config(locate(against, storage_options))
+        return verify(self.config, other, level)
 
     def get_config(self) -> dict[str, Any]:
         """Return the JSON document that describes this store, with absolute URLs."""

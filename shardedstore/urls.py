@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote, urlsplit
 from shardedstore.errors import UsageError
 
 BESIDE = ".shardedstore"  # ends the name of the folder that an ordinary Zarr's config and ledger stand in, beside it
+_MISREAD = re.compile(r"[#\\\x00-\x1f\x7f]")  # a client drops them, with what follows, or takes them for a slash
 SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
 
 
@@ -72,7 +73,7 @@ def normalize(url: str | os.PathLike[str]) -> str:
     Raises
     ------
     UsageError
-        For a scheme that is not known, and for credentials in the URL.
+        For a scheme that is not known, for credentials in the URL, and for what clients drop from one or read otherwise.
     """
     text = os.fspath(url)
     scheme = _scheme(text)
@@ -84,6 +85,8 @@ def normalize(url: str | os.PathLike[str]) -> str:
         parts = urlsplit(text)
     except ValueError as error:
         raise UsageError(f"{text.rpartition('@')[2]!r} is not a URL: {error}") from None
+    if found := _MISREAD.search(text):
+        raise UsageError(f"the URL {_public(text)!r} has {found[0]!r}: write {quote(found[0])}, if it is part of a name")
     if scheme == "file":
         return os.path.abspath(unquote(parts.path))
     if scheme not in SCHEMES:

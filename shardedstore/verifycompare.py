@@ -1,0 +1,160 @@
+"""The decoded data of two stores, compared by what their shards hold, however each is divided.
+
+Where the sums over a stretch of an array's chunks differ, its chunks are compared one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from shardedstore.chain import Shard
+from shardedstore.datadigest import Layout
+from shardedstore.differences import Difference
+from shardedstore.grid import Coords
+from shardedstore.mounts import join
+from shardedstore.plan import Plan
+from shardedstore.verifydata import PER_STRETCH, Taken, array_at, home, is_document_key
+
+MOST_SEARCHED = 16  # stretches of one array that are searched for the chunks that differ
+MOST_NAMED = 100  # chunks of one array
+MEND = (
+    "copy what is named from the source; or remove the objects of the shards that are named and run the job again with the "
+    "same arguments, for one ordinary Zarr with overwrite=True"
+)
+
+
+class Side(NamedTuple):
+    """One of the two stores that are compared, what messages call it, and what was read of it."""
+
+    name: str
+    plan: Plan
+    taken: Taken
+
+    def misses(self, path: str) -> bool:
+        """Tell whether shards that may hold an array could not be read, so that it only seems to miss chunks."""
+        at = home(self.plan.config, path)
+        return any(at == damage.home if damage.path is None else path == damage.path for damage in self.taken.damage)
+
+    def place(self, path: str, index: Coords) -> tuple[str, str]:
+        """Return the shard and the key of the stored object that holds a chunk."""
+        at = home(self.plan.config, path)
+        meta = array_at(self.plan, path)
+        if meta is None or meta.chunks is None or meta.keys is None:
+            return at or "(base)", path
+        chunks = self.taken.layouts[path].chunks
+        stored = tuple(i * c // s for i, c, s in zip(index, chunks, meta.chunks, strict=True))
+        mount = self.plan.config.shards.get(at)
+        if mount is None:
+            name = "(base)"
+        elif mount.blocks is None:
+            name = at
+        else:
+            name = Shard(at, mount.blocks, mount.blocks.split(stored)[0]).name
+        return name, join(path, meta.keys.encode(stored))
+
+
+def compare_damage(*sides: Side) -> Iterator[Difference]:
+    """Yield what could not be read."""
+    for side in sides:
+        for shard, _, what, _, key in side.taken.damage:
+            text = what if shard in what else f"{shard}: {what}"
+            yield Difference("damaged", f"{side.name}: {text}", MEND, shard=shard, key=key)
+
+
+def compare_files(ours: Side, theirs: Side) -> Iterator[Difference]:
+    """Yield the keys that zarr does not know, and that one side alone has, or that hold something else."""
+    documents = ours.plan.nodes[""].meta.zarr_format == theirs.plan.nodes[""].meta.zarr_format
+    mine, other = (_files(side, documents) for side in (ours, theirs))
+    for key in sorted(mine.keys() | other.keys()):
+        if key not in other and not theirs.misses(key):
+            yield Difference("extra", f"{key!r} is in {ours.name} alone", "", key=key)
+        elif key not in mine and not ours.misses(key):
+            yield Difference("missing", f"{key!r} is in {theirs.name} alone", MEND, key=key)
+        elif mine.get(key) != other.get(key) and key in mine and key in other:
+            yield Difference("data", f"{key!r} holds other bytes than in {theirs.name}", MEND, key=key)
+
+
+def _files(side: Side, documents: bool) -> dict[str, bytes]:
+    """Return the keys that are no document of a known node; none that is called like one, without `documents`."""
+
+    def is_file(key: str) -> bool:
+        return not is_document_key(key) or (documents and key.rpartition("/")[0] not in side.plan.nodes)
+
+    return {key: value for key, value in side.taken.files.items() if is_file(key)}
+
+
+def compare_layouts(ours: Side, theirs: Side) -> Iterator[Difference]:
+    """Yield the arrays whose shape, chunk grid, data type or fill value differ: their digests can't be compared."""
+    for path in sorted(ours.taken.layouts.keys() & theirs.taken.layouts.keys()):
+        one, other = ours.taken.layouts[path], theirs.taken.layouts[path]
+        for name, mine, its in zip(Layout._fields, one, other, strict=True):
+            if mine != its:
+                called = "finest chunk grid" if name == "chunks" else "fill value" if name == "fill" else name
+                what = (
+                    f"{path!r} has the {called} {mine} in {ours.name} and {its} in {theirs.name}: it is not comparable"
+                )
+                yield Difference("layout", what, array=path)
+                break
+
+
+def find_suspects(ours: Side, theirs: Side) -> dict[str, frozenset[int]]:
+    """Return the stretches in which arrays of both sides differ, by path."""
+    suspects = {}
+    for path in _comparable(ours, theirs):
+        mine, other = ours.taken.sums.get(path, {}), theirs.taken.sums.get(path, {})
+        found = frozenset(i for i in mine.keys() | other.keys() if mine.get(i, 0) != other.get(i, 0))
+        if found:
+            suspects[path] = found
+    return suspects
+
+
+def _comparable(ours: Side, theirs: Side) -> list[str]:
+    one, other = ours.taken.layouts, theirs.taken.layouts
+    return sorted(path for path in one.keys() & other.keys() if one[path] == other[path])
+
+
+def searched(suspects: Mapping[str, frozenset[int]]) -> dict[str, frozenset[int]]:
+    """Return the stretches that are searched for chunks that differ: of each array, some at its beginning."""
+    return {path: frozenset(sorted(found)[:MOST_SEARCHED]) for path, found in suspects.items()}
+
+
+def compare_chunks(ours: Side, theirs: Side, suspects: Mapping[str, frozenset[int]]) -> Iterator[Difference]:
+    """Yield the chunks that differ, where both sides were read chunk by chunk."""
+    for path, stretches in suspects.items():
+        mine, other = ours.taken.chunks.get(path, {}), theirs.taken.chunks.get(path, {})
+        differing = sorted(i for i in mine.keys() | other.keys() if mine.get(i) != other.get(i))
+        named = [
+            index
+            for index in differing
+            if (index in mine or not ours.misses(path)) and (index in other or not theirs.misses(path))
+        ]
+        for index in named[:MOST_NAMED]:
+            shard, key = ours.place(path, index)
+            if index not in mine:
+                kind, text = "missing", f"holds nothing but the fill value, and data in {theirs.name}"
+            elif index not in other:
+                kind, text = "extra", f"holds data, and nothing but the fill value in {theirs.name}"
+            else:
+                kind, text = "data", f"holds other data than in {theirs.name}"
+            what = f"{path!r}: chunk {index} ({key!r} in shard {shard!r}) {text}"
+            yield Difference(kind, what, MEND, shard=shard, array=path, key=key, chunk=index)
+        left = [f"{len(named) - MOST_NAMED:,} more chunks"] if len(named) > MOST_NAMED else []
+        if len(stretches) > MOST_SEARCHED:
+            size = f"{len(stretches) - MOST_SEARCHED:,} more stretches of at least {PER_STRETCH:,} chunks"
+            left.append(size)
+        if left:
+            yield Difference("data", f"{path!r}: {' and '.join(left)} differ", MEND, array=path)
+
+
+def notes(ours: Side, theirs: Side) -> Iterator[str]:
+    """Yield what is no difference of data: which chunks that hold the fill value are stored, and what was not decoded."""
+    for path in _comparable(ours, theirs):
+        mine, other = ours.taken.digest(path), theirs.taken.digest(path)
+        if mine.value == other.value and mine.presence != other.presence:
+            yield (
+                f"{path!r}: {mine.stored:,} chunks are stored in {ours.name} and {other.stored:,} in {theirs.name}; the "
+                "others hold nothing but the fill value"
+            )
+        if mine.layout.dtype.startswith('["stored",'):
+            yield f"{path!r} has a data type or codecs that are not known here: its stored bytes were compared"
