@@ -187,11 +187,10 @@ def _prove(client: Client, job: Job, plan: Plan) -> None:
     DestinationError
         Naming the workers that can't, and what is missing.
     """
-    from distributed.comm import CommClosedError  # of a worker that died meanwhile, as workers may
-
     places = places_of(location for _, location in locations(plan.config))
     found = client.run(job.find_missing, places, on_error="return")
-    missing = {worker: what for worker, what in found.items() if not isinstance(what, CommClosedError | None)}
+    # An OSError is of a worker that died meanwhile, as workers may.
+    missing = {worker: what for worker, what in found.items() if not isinstance(what, OSError | None)}
     if missing:
         shown = "; ".join(f"{worker}: {what}" for worker, what in list(missing.items())[:4])
         raise DestinationError(f"{len(missing)} of {len(found)} workers can't do the job: {shown}")

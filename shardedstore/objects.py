@@ -17,7 +17,7 @@ from shardedstore.publish import make_folder, published, synced_file_system
 from shardedstore.urls import is_remote
 from shardedstore.zipwriter import writev_all
 
-PUTS = 64  # at a time; with fewer, a server wakes up for each: 24 took a third longer
+PUTS = 64  # at a time: 10,000 small objects took less time than with 24, and with 96 no less
 BYTES_IN_FLIGHT = 64 << 20
 LARGEST_PUT = 64 << 20  # bytes; what is larger goes up in parts
 Item = tuple[str, Data]

@@ -218,7 +218,9 @@ def _groups(nodes: Mapping[str, Node], consolidated: bool | None) -> tuple[str, 
     if consolidated is False:
         return ()
     if consolidated and not isinstance(nodes[""].meta, GroupMeta):
-        raise UsageError("consolidated=True is for a Zarr whose root is a group, and this one's is an array: leave it out")
+        raise UsageError(
+            "consolidated=True is for a Zarr whose root is a group, and this one's is an array: leave it out"
+        )
     groups = ((path, node.meta) for path, node in nodes.items() if isinstance(node.meta, GroupMeta))
     return tuple(path for path, meta in groups if meta.consolidated or (consolidated and not path))
 

@@ -172,7 +172,19 @@ def _do_shards(job: Job, segment: Segment, append: Callable[[Record], None] | No
                 continue
             if append is not None:
                 seconds = round(time.monotonic() - begun, 3)
-                append(Record(number, made.entries, made.nbytes, made.digest, made.location, made.names, seconds, attempts, worker))
+                append(
+                    Record(
+                        number,
+                        made.entries,
+                        made.nbytes,
+                        made.digest,
+                        made.location,
+                        made.names,
+                        seconds,
+                        attempts,
+                        worker,
+                    )
+                )
             found = {} if made.location is None else {number: made.location}
             yield Outcome(1, 0, made.entries, made.nbytes, locations=found, retries=attempts - 1)
 

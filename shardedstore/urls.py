@@ -86,7 +86,9 @@ def normalize(url: str | os.PathLike[str]) -> str:
     except ValueError as error:
         raise UsageError(f"{text.rpartition('@')[2]!r} is not a URL: {error}") from None
     if found := _MISREAD.search(text):
-        raise UsageError(f"the URL {_public(text)!r} has {found[0]!r}: write {quote(found[0])}, if it is part of a name")
+        raise UsageError(
+            f"the URL {_public(text)!r} has {found[0]!r}: write {quote(found[0])}, if it is part of a name"
+        )
     if scheme == "file":
         return os.path.abspath(unquote(parts.path))
     if scheme not in SCHEMES:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from contextlib import suppress
+from typing import NamedTuple
 
 import dask
 import psutil
@@ -29,6 +31,7 @@ from helpers_jobs import (
 from shardedstore import ShardedStore, ShardsFailed, graph, plan
 from shardedstore.config import FILE_NAME
 from shardedstore.graph import PER_THREAD, active_client
+from shardedstore.plan import make_plan
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
@@ -267,6 +270,23 @@ def test_separate_processes_give_the_same_bytes(source, tmp_path, expected):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "later") == expected
     check_same_contents(result, CUBE.contents())
     assert later.summary.done == result.summary.done == CUBE_SHARDS
+
+
+class DiesOnce(NamedTuple):
+    """A job whose first worker dies while all are asked."""
+
+    mark: str
+
+    def find_missing(self, places):
+        with suppress(FileExistsError):
+            os.close(os.open(self.mark, os.O_CREAT | os.O_EXCL))
+            os._exit(1)
+
+
+def test_a_worker_that_dies_while_all_are_asked_is_not_missed(client, source, tmp_path):
+    graph._prove(client, DiesOnce(str(tmp_path / "mark")), make_plan(division(source).config))
+    assert (tmp_path / "mark").exists()
+    client.wait_for_workers(WORKERS)
 
 
 def test_a_job_waits_for_the_first_worker(source, tmp_path, expected, monkeypatch):

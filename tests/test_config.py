@@ -16,6 +16,7 @@ from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_z
 
 from shardedstore import ConfigError, ShardedStore, ShardedStoreError, UsageError
 from shardedstore import config as configs
+from shardedstore.access import Options
 from shardedstore.config import Config, Mount
 from shardedstore.grid import Blocks, ChunkKeys
 from shardedstore.locations import Directory, ViewOf, Zip
@@ -301,6 +302,34 @@ def test_relative_urls_need_a_root(place):
 def test_places_can_be_allowed(allowed):
     store = ShardedStore.from_config(changed(URL, "/etc/passwd"), root=OUT, allow=["s3://bucket", allowed])
     assert store.config.shards["temperature"].location == Zip("/etc/passwd")
+
+
+@pytest.mark.parametrize("url", ["%2e%2e/other/a.zip", "a/.%2E/../b.zip", ".\t./a.zip", "a#b", "a\\..\\b", "a?b"])
+def test_a_client_of_an_object_store_is_not_led_elsewhere(url):
+    """It would resolve dots that are quoted, and drop tabs and what follows a number sign."""
+    with pytest.raises(ConfigError, match=r"has a segment '\.\.?'|write %|holds credentials"):
+        configs.from_dict(changed(URL, url), "s3://bucket/out", ["s3://bucket/era5.zarr"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"account_name": "evil"}, "sends requests for 'az://c/out/a' to 'https://evil.blob.core.windows.net'"),
+        ({"use_emulator": True}, "to 'http://127.0.0.1:10000'"),
+        ({"endpoint": "https://evil"}, "to 'https://evil'"),
+        ({"account_name": "evil.com/"}, "can't be read: Expected `str` matching regex"),
+        ({"region": "evil.com/#"}, "can't be read: Expected `str` matching regex"),
+    ],
+    ids=str,
+)
+def test_requests_go_nowhere_else_unless_it_is_allowed(options, message):
+    document = {"format": "shardedstore", "version": 1}
+    document["base"] = {"kind": "directory", "url": "az://c/out/a", "options": options}
+    mine = Options(account_name="mine")
+    with pytest.raises(ConfigError, match=message) as refused:
+        configs.from_dict(document, "az://c/out", [], mine)
+    if "sends" in str(refused.value):
+        configs.from_dict(document, "az://c/out", [Options(**options).server], mine)
 
 
 def test_a_place_that_begins_alike_is_not_allowed():

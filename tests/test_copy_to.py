@@ -1,6 +1,7 @@
 """`CopyTo`: one ordinary Zarr that any reader opens, or a Zarr for each shard; data first, metadata last."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from helpers_jobs import CUBE, Fail, KillOnce, cube_at, division, files_of
 from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed
-from shardedstore.config import FILE_NAME
+from shardedstore.config import FILE_NAME, Config
+from shardedstore.destination import check_apart
+from shardedstore.locations import Directory
 from shardedstore.transforms import CopyTo, MapChunks, Recompress
 from shardedstore.urls import BESIDE
 
@@ -97,6 +100,56 @@ def test_a_copy_that_was_tampered_with_is_told_and_mended(source, tmp_path):
         store.map_shards(CopyTo(tmp_path / "copy"))
     store.map_shards(CopyTo(tmp_path / "copy"), overwrite=True)
     assert files_of(tmp_path / "copy") == files_of(source)
+
+
+def test_files_of_other_names_are_told_though_count_and_bytes_are_the_same(source, tmp_path):
+    store = division(source)
+    store.map_shards(CopyTo(tmp_path / "copy"))
+    chunk = next(path for path in sorted((tmp_path / "copy").rglob("*")) if path.is_file() and path.name.isdecimal())
+    chunk.rename(chunk.with_name("99"))
+    with pytest.raises(CorruptError, match=r"without its metadata, of other names or sizes, where \d+ of \d+ were"):
+        store.map_shards(CopyTo(tmp_path / "copy"))
+
+
+def test_a_shard_is_not_mixed_with_what_an_earlier_run_left(tmp_path):
+    """A chunk that the source has no more would be read instead of the fill value."""
+    array = zarr.create_array(tmp_path / "source", shape=(4,), chunks=(1,), dtype="i4")
+    array[:] = 1
+    chain = Fail("[1]", str(tmp_path / "mended")), CopyTo(tmp_path / "out", layout="shards")
+    store = ShardedStore.partition(tmp_path / "source", {"": (2,)})
+    with pytest.raises(ShardsFailed):
+        store.map_shards(*chain)
+    (tmp_path / "mended").touch()
+    left = tmp_path / "out" / "1.zarr" / "c" / "1"
+    left.parent.mkdir(parents=True)
+    left.write_bytes((tmp_path / "source" / "c" / "3").read_bytes())
+    (tmp_path / "source" / "c" / "3").unlink()
+    with pytest.raises(ShardsFailed) as failed:
+        store.map_shards(*chain)
+    assert "an earlier run left some that the source has no more" in str(failed.value.exceptions[0])
+    shutil.rmtree(tmp_path / "out" / "1.zarr")
+    assert zarr.open_array(store.map_shards(*chain), mode="r")[:].tolist() == [1, 1, 1, 0]
+
+
+def test_a_lazy_job_looks_again_before_it_writes(source, tmp_path):
+    lazy = division(source).map_shards(CopyTo(tmp_path / "a"), compute=False, overwrite=True)
+    other = division(source).map_shards(Recompress("gzip"), CopyTo(tmp_path / "a"), compute=False, overwrite=True)
+    beside = division(source).map_shards(CopyTo(tmp_path / "b"), compute=False, overwrite=True)
+    lazy.compute()
+    with pytest.raises(DestinationError, match="holds the result of another chain"):
+        other.compute()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").touch()
+    with pytest.raises(DestinationError, match="holds files already"):
+        beside.compute()
+    assert files_of(tmp_path / "a") == files_of(source)
+    assert os.listdir(tmp_path / "b") == ["mine.txt"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a b.zarr/out", "s3a://bucket/a%20b.zarr/out"])
+def test_a_source_is_known_by_its_other_urls(url):
+    with pytest.raises(DestinationError, match="is, or is inside, the source"):
+        check_apart(url, Config(Directory("s3://bucket/a%20b.zarr")))
 
 
 def test_other_files_are_not_written_among(source, tmp_path):

@@ -95,6 +95,24 @@ def test_what_a_killed_process_of_this_machine_held_is_taken_over_at_once(tmp_pa
         assert time.monotonic() - began < lock.LIFE / 2
 
 
+def test_what_this_process_could_not_free_is_not_held(tmp_path, monkeypatch):
+    """Else a notebook whose connection was lost at the end would wait for itself."""
+    place, write = open_folder(str(tmp_path)), lock._write
+
+    def lost(folder, number, holder, *, create=False):
+        if holder.free:
+            raise TimeoutError
+        write(folder, number, holder, create=create)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock, "_write", lost)
+        with held(place):
+            pass
+    assert not latest(place).free
+    with held(place):
+        assert lock._latest(place)[0] == 2
+
+
 def test_one_that_counts_elsewhere_lives_and_one_that_does_not_is_dead(tmp_path, quick):
     place = open_folder(str(tmp_path))
     with held(place):

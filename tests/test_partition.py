@@ -496,6 +496,10 @@ def test_a_zip_that_is_none(tmp_path):
         ("ftp://me:secret@host/a", "in 'ftp://host/a'"),
         ("https://host/a.zarr?sig=secret", "the URL 'https://host/a.zarr' holds .*: give them to the environment"),
         ("https://[host/a", "'https://.*' is not a URL"),
+        ("s3://bucket/a.zarr#2", "the URL 's3://bucket/a.zarr#2' has '#': write %23, if it is part of a name"),
+        ("s3://bucket/a/.\t./b", "write %09"),
+        ("https://host/a\\..\\b", "write %5C"),
+        ("file:///data/a#2", "write %23"),
         ("", "an empty path was given"),
     ],
 )

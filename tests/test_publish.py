@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import stat
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -16,6 +17,8 @@ from sources import SOURCES
 
 from shardedstore import ShardedStore
 from shardedstore import publish as publishing
+from shardedstore.access import NONE
+from shardedstore.objects import write_objects
 from shardedstore.publish import TEMPORARY, published, remove_temporaries, write_file
 from shardedstore.transforms import ToZip
 
@@ -67,6 +70,23 @@ def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     recorded("rename")
     write_file(str(tmp_path / "a"), b"data")
     assert calls == ["fsync", "rename", "fsync folder"]
+
+
+def test_many_files_are_stored_or_it_is_told(tmp_path, monkeypatch):
+    """The descriptor that is synced must be older than the first file, as it knows of no error from before."""
+    opened, synced = [], []
+    real = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *args, **kwargs: opened.append(str(path)) or real(path, *args, **kwargs)
+    )
+    monkeypatch.setattr(
+        publishing.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syncfs=lambda fd: synced.append(fd) or -1)
+    )
+    with pytest.raises(OSError, match="copy"):
+        write_objects(str(tmp_path / "copy"), NONE, [("a/0", b"0"), ("a/1", b"1")])
+    assert len(synced) == 1
+    temporary = next(i for i, path in enumerate(opened) if TEMPORARY in path)
+    assert str(tmp_path / "copy") in opened[:temporary]
 
 
 def test_a_file_has_the_mode_that_the_user_asks_for(tmp_path):

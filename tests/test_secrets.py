@@ -19,6 +19,7 @@ from helpers_jobs import CUBE, CUBE_SHARDS, Fail, cube_at, division
 from servers import ADMIN
 
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError, plan, task
+from shardedstore.access import Options, keywords, take_options
 from shardedstore.chain import parse_chain
 from shardedstore.config import FILE_NAME
 from shardedstore.fingerprint import fingerprint
@@ -251,6 +252,13 @@ def test_options_that_are_wrong_are_not_told(options, tmp_path):
     with pytest.raises((UsageError, TypeError, ValueError)) as refused:
         store.map_shards(ToZip("s3://bucket/x", storage_options=options))
     assert leaks(CANARY, {"the error": told(refused.value)}) == []
+
+
+def test_what_is_secret_is_for_one_account():
+    mine = take_options("az://container/mine", {"account_name": "mine", "account_key": CANARY})
+    assert leaks(CANARY, keywords("az://container/mine/a", mine)) != []
+    for other in (Options(account_name="other"), Options(account_name="mine", use_emulator=True), Options()):
+        assert leaks(CANARY, keywords("az://container/mine/a", other)) == []
 
 
 @pytest.mark.cluster

@@ -493,9 +493,7 @@ def test_pickles_its_url_and_nothing_that_is_open(path):
     assert loaded == store
     assert loaded._archive is None
     assert contents(loaded) == ENTRIES
-    remote = ZipReadStore(
-        "s3://bucket/a.zip", storage_options={"region": "x", "secret_access_key": "hidden"}
-    )
+    remote = ZipReadStore("s3://bucket/a.zip", storage_options={"region": "x", "secret_access_key": "hidden"})
     assert pickle.loads(pickle.dumps(remote)) == remote != ZipReadStore("s3://bucket/a.zip")
     assert "hidden" not in repr(remote) + str(remote)
     assert b"hidden" not in pickle.dumps(remote)

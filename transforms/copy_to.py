@@ -10,7 +10,8 @@ from typing import Literal
 from shardedstore.access import Options, StorageOptions, take_options
 from shardedstore.chain import Entries, NbytesOf, Shard, Sink, Tally, Written
 from shardedstore.crc import crc32
-from shardedstore.errors import ChainError
+from shardedstore.errors import ChainError, CorruptError
+from shardedstore.folders import open_folder
 from shardedstore.locations import Directory, Location
 from shardedstore.objects import Item, write_objects
 from shardedstore.onezarr import is_document, turn, write_shard
@@ -77,14 +78,10 @@ class CopyTo(Sink):
 
     def _write_alone(self, entries: Entries, url: str) -> Written:
         tally, documents = Tally(), list[Item]()
-        total = 0
 
         def items() -> Iterator[Item]:
-            nonlocal total
             for entry in entries:
-                nbytes = memoryview(entry.data).nbytes
-                tally.add(entry.key, nbytes, crc32(entry.data))
-                total += nbytes
+                tally.add(entry.key, memoryview(entry.data).nbytes, crc32(entry.data))
                 if is_document(entry):
                     documents.append((entry.key, entry.data))
                 else:
@@ -94,7 +91,13 @@ class CopyTo(Sink):
         write_objects(url, self.options, [item for item in documents if "/" in item[0]])
         for item in sorted((item for item in documents if "/" not in item[0]), key=lambda item: turn(item[0])):
             write_objects(url, self.options, [item])
-        return tally.written(total)
+        found = [nbytes for _, nbytes in open_folder(url, self.options).sizes()]
+        if (len(found), sum(found)) != (tally.entries, tally.nbytes):
+            raise CorruptError(
+                f"{url!r} holds {len(found)} files of {sum(found)} bytes, where {tally.entries} of {tally.nbytes} were "
+                "written: an earlier run left some that the source has no more. Remove this folder, and run the job again"
+            )
+        return tally.written(tally.nbytes)
 
     def is_there(self, url: str, nbytes: int, nbytes_of: NbytesOf) -> bool:
         # docstring inherited
