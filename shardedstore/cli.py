@@ -178,7 +178,7 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
     """Open a Zarr, a zip or a config, and tell whether it is a config."""
     url = normalize(what)
     if url.endswith(".json") or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
-        return ShardedStore.load(what, allow=["/"], storage_options=options), True
+        return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=options), True
     return ShardedStore.partition(what, [], storage_options=options), False
 
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,6 +53,9 @@ class Folder(Protocol):
 
     def write(self, name: str, data: bytes, *, create: bool = False) -> None:
         """Write a file; with `create`, raise FileExistsError where there is one."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file that this project wrote; nothing where there is none."""
 
     def appender(self, name: str) -> AbstractContextManager[Append]:
         """Give a function that appends lines to a file of its own, or to some whose names begin like it."""
@@ -100,6 +103,12 @@ class LocalFolder:
     def write(self, name: str, data: bytes, *, create: bool = False) -> None:
         # docstring inherited
         write_file(os.path.join(self.url, name), data, create=create)
+
+    def remove(self, name: str) -> None:
+        # docstring inherited
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.url, name))
+            sync_folder(os.path.dirname(os.path.join(self.url, name)))
 
     @contextmanager
     def appender(self, name: str) -> Iterator[Append]:
@@ -182,6 +191,11 @@ class RemoteFolder:
         except BaseError:  # the answer may have been lost, and the object be there
             if self.nbytes(name) != len(data) or self.read(name) != data:
                 raise
+
+    def remove(self, name: str) -> None:
+        # docstring inherited
+        with suppress(FileNotFoundError):
+            obstore.delete(self.store, name)
 
     @contextmanager
     def appender(self, name: str) -> Iterator[Append]:

@@ -19,6 +19,7 @@ from shardedstore.config import FILE_NAME, Config, Mount, dump
 from shardedstore.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.errors import CorruptError, DestinationError, ShardError, ShardsFailed
 from shardedstore.fingerprint import fingerprint
+from shardedstore.folders import open_folder
 from shardedstore.grid import block_name
 from shardedstore.hierarchy import Node, consolidate, digest, read_nodes
 from shardedstore.ledger import (
@@ -34,7 +35,7 @@ from shardedstore.ledger import (
 from shardedstore.locations import Directory, Location
 from shardedstore.metadata import ArrayMeta
 from shardedstore.names import CONSOLIDATED, check_names
-from shardedstore.onezarr import finish_zarr
+from shardedstore.onezarr import LAST, finish_zarr
 from shardedstore.plan import Plan, Run, Segment
 from shardedstore.task import MOST_FAILURES, Job, Outcome
 from shardedstore.urls import BESIDE, is_remote, join_url, normalize
@@ -118,6 +119,11 @@ def start(job: Job, wanted: Identity, overwrite: bool) -> Job:
     if one_zarr:
         check_unused(job.folder.removesuffix(BESIDE), job.options)
     ledger = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
+    if overwrite and one_zarr:  # so that nothing opens a mixture of the old and the new, whenever this job ends
+        job.place.remove(FILE_NAME)
+        zarr = open_folder(job.folder.removesuffix(BESIDE), job.options)
+        for name in reversed(LAST):
+            zarr.remove(name)
     if is_remote(job.folder) and ledger.unfinished():
         logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder))
     return replace(job, generation=ledger.generation)

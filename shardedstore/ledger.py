@@ -18,7 +18,7 @@ from shardedstore.errors import DestinationError
 from shardedstore.folders import ENDED, STARTED, STORAGE_ERRORS, Folder
 from shardedstore.locations import Location
 from shardedstore.remote_errors import explain
-from shardedstore.urls import join_url
+from shardedstore.urls import BESIDE, join_url
 
 FOLDER = ".shardedstore"
 PER_FOLDER = 64  # segments
@@ -209,6 +209,8 @@ def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
         what = "holds the result of another source, of another division of it, or of this one before it changed"
     else:
         what = "holds the result of another chain of transforms"
+    if folder.endswith(BESIDE):
+        return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another, as one ordinary Zarr can't hold both"
     return f"the destination {folder!r} {what}: name another, or say overwrite=True, which keeps those files beside the new"
 
 

@@ -152,6 +152,22 @@ def test_a_source_is_known_by_its_other_urls(url):
         check_apart(url, Config(Directory("s3://bucket/a%20b.zarr")))
 
 
+def test_nothing_opens_a_copy_that_is_being_made_again(source, tmp_path):
+    """Else a reader would see chunks of both runs under the metadata of the first."""
+    store, mended = division(source), tmp_path / "mended"
+    mended.touch()
+    chain = Fail(blocks(store)[1], str(mended)), CopyTo(tmp_path / "copy")
+    store.map_shards(*chain)
+    mended.unlink()
+    with pytest.raises(ShardsFailed, match="1 of 24 shards failed"):
+        store.map_shards(*chain, overwrite=True)
+    assert not (tmp_path / "copy" / "zarr.json").exists()
+    assert not (tmp_path / f"copy{BESIDE}" / FILE_NAME).exists()
+    mended.touch()
+    assert store.map_shards(*chain).summary.done == 1
+    assert files_of(tmp_path / "copy") == files_of(source)
+
+
 def test_other_files_are_not_written_among(source, tmp_path):
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "mine.txt").touch()
