@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numcodecs.zstd import Zstd
 
 ARRAY = "data"
 """The path of the one array."""
@@ -47,9 +50,18 @@ class SmallChunks:
         _write_json(root / ARRAY / "zarr.json", self._array_v3())
         random = np.random.default_rng(self.seed)
         for row in rows:
-            data = memoryview(random.bytes(self.chunks * self.chunk_bytes))
-            for chunk in range(self.chunks):
-                (row / str(chunk)).write_bytes(data[chunk * self.chunk_bytes : (chunk + 1) * self.chunk_bytes])
+            for chunk, data in enumerate(self._encoded(random)):
+                (row / str(chunk)).write_bytes(data)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shards} shards x {self.chunks:,} chunks of {self.chunk_bytes:,} bytes"
+            f" = {self.payload / 2**20:,.0f} MiB"
+        )
+
+    def checksums(self, root: Path) -> Iterator[int]:
+        """The CRC-32 of each chunk in what `write` has written."""
+        return (zlib.crc32(file.read_bytes()) for row in self.rows(root) for file in row.iterdir())
 
     def rows(self, root: Path) -> list[Path]:
         """The folder of each shard in what `write` has written."""
@@ -70,18 +82,14 @@ class SmallChunks:
                 os.link(row / str(chunk), folder / str(chunk))
         return names
 
+    def _encoded(self, random: np.random.Generator) -> Iterator[bytes | memoryview]:
+        """The chunks of one shard, as they are stored."""
+        data = memoryview(random.bytes(self.chunks * self.chunk_bytes))
+        for chunk in range(self.chunks):
+            yield data[chunk * self.chunk_bytes : (chunk + 1) * self.chunk_bytes]
+
     def _array_v3(self) -> dict[str, Any]:
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [self.shards, self.chunks * self.chunk_bytes],
-            "data_type": "uint8",
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, self.chunk_bytes]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": 0,
-            "codecs": [{"name": "bytes"}],
-            "attributes": {},
-        }
+        return _array_v3("uint8", self.shards, self.chunks, self.chunk_bytes, [{"name": "bytes"}])
 
     def _array_v2(self) -> dict[str, Any]:
         return {
@@ -94,6 +102,60 @@ class SmallChunks:
             "fill_value": 0,
             "order": "C",
         }
+
+
+@dataclass(frozen=True)
+class CompressedChunks(SmallChunks):
+    """The same of numbers that differ little from one to the next, compressed with zstd to about a third."""
+
+    chunk_bytes: int = 16 * 1024
+    """Decoded."""
+    level: int = 3
+
+    def _encoded(self, random: np.random.Generator) -> Iterator[bytes]:
+        codec = Zstd(level=self.level)
+        for _ in range(self.chunks):
+            yield codec.encode((random.integers(-8, 9, self.chunk_bytes // 4).cumsum() / 8).astype("<f4"))
+
+    def _array_v3(self) -> dict[str, Any]:
+        codecs = [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "zstd", "configuration": {"level": self.level, "checksum": False}},
+        ]
+        return _array_v3("float32", self.shards, self.chunks, self.chunk_bytes // 4, codecs)
+
+
+@dataclass(frozen=True)
+class LinkedChunks(SmallChunks):
+    """The same of few distinct chunks, as hard links, so that the whole takes the room of those."""
+
+    chunk_bytes: int = 1 << 20
+    distinct: int = 16
+
+    def write(self, root: Path) -> None:
+        few = SmallChunks(1, self.distinct, self.chunk_bytes, self.seed)
+        few.write(root)
+        _write_json(root / ARRAY / "zarr.json", self._array_v3())
+        (first,) = few.rows(root)
+        for row in self.rows(root):
+            row.mkdir(exist_ok=True)
+            for chunk in range(self.chunks):
+                if not (row / str(chunk)).exists():
+                    os.link(first / str(chunk % self.distinct), row / str(chunk))
+
+
+def _array_v3(dtype: str, shards: int, chunks: int, length: int, codecs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [shards, chunks * length],
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, length]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": codecs,
+        "attributes": {},
+    }
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

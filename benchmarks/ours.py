@@ -5,64 +5,85 @@ It is imported when its turn comes: where that fails, the table says so, and the
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import Pool
 from pathlib import Path
+from typing import Any, Generic
 
+from distributed import Client, LocalCluster
+
+from benchmarks.harness import Out
 from benchmarks.layouts import PARTITION
+
+WORKERS = 2
+
+
+@contextmanager
+def workers(count: int = WORKERS) -> Iterator[Pool]:
+    """Worker processes of one thread each: a pool of them, and a Dask cluster whose client is active."""
+    with (
+        multiprocessing.get_context("spawn").Pool(count) as pool,
+        LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster),
+    ):
+        yield pool
 
 
 @dataclass(frozen=True)
-class BareTasks:
+class BareTasks(Generic[Out]):
     """The function that a worker runs for some shards, records and all, with neither Dask nor planning in the time."""
 
+    sink: Callable[[Out], Any]
     pool: Pool
     name: str = "shardedstore, bare tasks, 2 processes"
 
     def prepare(self) -> str | None:
         return None
 
-    def run(self, source: Path, out: Path) -> float:
-        return bare_tasks(source, out, self.pool)
+    def run(self, source: Path, out: Out) -> float:
+        from shardedstore.chain import parse_chain
+        from shardedstore.job import finish, identity, prepare, start
+        from shardedstore.locations import Directory
+        from shardedstore.partition import divide
+        from shardedstore.plan import make_plan
+        from shardedstore.task import Outcome, run_segment
+
+        chain = parse_chain([self.sink(out)])
+        plan = make_plan(divide(Directory(str(source)), PARTITION))
+        job = start(prepare(plan, chain, to=None, overwrite=False, retries=0), identity(plan, chain), overwrite=False)
+        segments = plan.segments()
+        started = time.perf_counter()
+        outcome = Outcome.total(self.pool.imap_unordered(partial(run_segment, job), segments))
+        took = time.perf_counter() - started
+        finish(job, plan, outcome)
+        return took
 
 
 @dataclass(frozen=True)
-class OnDask:
-    """`partition` and `map_shards(ToZip(...))` as a user writes them, on the Dask client that is active."""
+class OnDask(Generic[Out]):
+    """`partition` and `map_shards(...)` as a user writes them, on the Dask client that is active."""
 
+    sink: Callable[[Out], Any]
     name: str = "shardedstore on Dask, 2 workers"
 
     def prepare(self) -> str | None:
         return None
 
-    def run(self, source: Path, out: Path) -> float:
+    def run(self, source: Path, out: Out) -> float:
         from shardedstore import ShardedStore
-        from shardedstore.transforms import ToZip
 
         started = time.perf_counter()
-        ShardedStore.partition(str(source), shards=PARTITION).map_shards(ToZip(str(out)))
+        ShardedStore.partition(str(source), shards=PARTITION).map_shards(self.sink(out))
         return time.perf_counter() - started
 
 
-def bare_tasks(source: Path, out: Path, workers: Pool) -> float:
-    """Zip each shard of the Zarr at `source` into `out`; return the seconds from submit to the last result."""
-    from shardedstore.chain import parse_chain
-    from shardedstore.job import identity, prepare, start
-    from shardedstore.locations import Directory
-    from shardedstore.partition import divide
-    from shardedstore.plan import make_plan
-    from shardedstore.task import Outcome, run_segment
-    from shardedstore.transforms.to_zip import ToZip
+def to_zip(out: Path) -> Any:
+    """Return the sink that zips each shard into a folder."""
+    from shardedstore.transforms import ToZip
 
-    chain = parse_chain([ToZip(str(out))])
-    plan = make_plan(divide(Directory(str(source)), PARTITION))
-    job = start(prepare(plan, chain, to=None, overwrite=False, retries=0), identity(plan, chain), overwrite=False)
-    segments = plan.segments()
-    started = time.perf_counter()
-    outcome = Outcome.total(workers.imap_unordered(partial(run_segment, job), segments))
-    took = time.perf_counter() - started
-    if outcome.failures:
-        raise ExceptionGroup("the bare tasks failed", outcome.failures)
-    return took
+    return ToZip(str(out))

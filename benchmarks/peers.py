@@ -1,8 +1,4 @@
-"""The other programs, each doing the same work: what to install, how to run it, how long it took.
-
-A *subject* is anything that is measured. `prepare` runs once, untimed, and says why the subject can't be measured here
-(or None); `run` does the work once, into a new empty folder, and returns the seconds that it took.
-"""
+"""The other programs that make archives, each doing the same work: what to install, how to run it, how long it took."""
 
 from __future__ import annotations
 
@@ -17,25 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Protocol
 
 from benchmarks.layouts import SmallChunks
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
-
-
-class Subject(Protocol):
-    """Anything that is measured."""
-
-    @property
-    def name(self) -> str:
-        """Its line in the table."""
-
-    def prepare(self) -> str | None:
-        """Make ready, untimed; return why it can't be measured here, or None."""
-
-    def run(self, source: Path, out: Path) -> float:
-        """Do the work once, from the layout at `source` into the new folder `out`; return the seconds that it took."""
 
 
 @dataclass(frozen=True)

@@ -95,14 +95,14 @@ def open_blob(url: str, options: Options = NONE) -> ByteSource:
     if not is_remote(url):
         return LocalFile(url)
     folder, _, name = url.rpartition("/")
-    return RemoteObject(object_store(folder, options), unquote(name))
+    return RemoteObject(object_store(folder, options, url), unquote(name))
 
 
 def nbytes_of(url: str, options: Options = NONE) -> int | None:
     """Return the size of a file or object in bytes; None where there is none."""
     if is_remote(url):
         folder, _, name = url.rpartition("/")
-        return size_at(object_store(folder, options), unquote(name))
+        return size_at(object_store(folder, options, url), unquote(name))
     try:
         return os.stat(url).st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -130,8 +130,10 @@ def _says_missing(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) and status_of(error) not in NO_HEAD
 
 
-def object_store(folder: str, options: Options = NONE) -> ObjectStore:
+def object_store(folder: str, options: Options = NONE, url: str | None = None) -> ObjectStore:
     """Return the client for a folder of an object store, shared by all that ask for the same.
+
+    What is held for `url`, one object in the folder, is used for it too.
 
     Each would take 13 milliseconds, and connections of its own.
 
@@ -141,7 +143,7 @@ def object_store(folder: str, options: Options = NONE) -> ObjectStore:
         For options that obstore does not know.
     """
     environment = tuple(item for item in os.environ.items() if item[0].startswith(("AWS_", "AZURE_", "GOOGLE_")))
-    return _object_store(folder, _Keywords(keywords(folder, options)), environment)
+    return _object_store(folder, _Keywords(keywords(url or folder, options)), environment)
 
 
 class _Keywords:

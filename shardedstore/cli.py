@@ -41,7 +41,12 @@ def main() -> None:
 @click.argument("source")
 @click.argument("destination")
 @click.option(
-    "--to", "kind", metavar="SINK", required=True, help="What is written: zip, zarr, sharding-codec, see above."
+    "--to",
+    "kinds",
+    metavar="SINK",
+    required=True,
+    multiple=True,
+    help="What is written: zip, zarr, sharding-codec, see above.",
 )
 @click.option("--shards", multiple=True, metavar="RULE", help="How to divide SOURCE, see above; may be repeated.")
 @click.option("--include", multiple=True, metavar="PATH", help="Only these groups and arrays, by path or glob.")
@@ -65,7 +70,7 @@ def convert(
     source: str,
     destination: str,
     *,
-    kind: str,
+    kinds: tuple[str, ...],
     shards: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -76,7 +81,7 @@ def convert(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    r"""Convert the Zarr SOURCE to DESTINATION, shard by shard.
+    """Convert the Zarr SOURCE to DESTINATION, shard by shard.
 
     SOURCE is a folder, a zip or a URL, DESTINATION a folder or a URL: s3://, gs:// or az://. Run the same command again
     after any crash, and it goes on from there. The exit code is 0 when all shards are done, 1 when some failed, and 2
@@ -104,7 +109,7 @@ def convert(
       shardedstore convert my.zarr out --to zip --dry-run
       shardedstore convert my.zarr out --to zip --shards 'wind_*=time:720' --shards '512 MiB'
       shardedstore convert old.zarr s3://bucket/new.zarr --to zarr --v3 --codec zstd:level=5
-    """
+    """  # noqa: D301 (click reads the backspace)
     with user_errors():
         if options["workers"] is not None and options["scheduler"] is not None:
             raise UsageError(
@@ -118,7 +123,9 @@ def convert(
             storage_options=parse_storage(source_storage),
         )
         given = {"name": name, "storage_options": parse_storage(storage)}
-        sink = make_sink(kind, destination, **{key: value for key, value in given.items() if value is not None})
+        if len(kinds) > 1:
+            raise UsageError(f"a chain has one sink, and --to was given {' and '.join(kinds)}: run two commands")
+        sink = make_sink(kinds[0], destination, **{key: value for key, value in given.items() if value is not None})
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
         plan = make_plan(store.config, consolidated)
         prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
@@ -206,7 +213,7 @@ def verify(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    r"""Compare a result with what was written, or with its source.
+    """Compare a result with what was written, or with its source.
 
     RESULT is what a job wrote, or any Zarr; SOURCE a Zarr, a zip or a config. Nothing is written. The exit code is 0 when
     all is as it should be, 1 when something differs, and 2 when it can't be told.
@@ -217,7 +224,7 @@ def verify(
       stored   all bytes are those that were written; the default without --against
       decoded  all data are equal to those of SOURCE, whatever codecs, format and
                shards they are in; the default with --against
-    """
+    """  # noqa: D301 (click reads the backspace)
     with user_errors(result):
         options = parse_storage(storage)
         url = normalize(result)

@@ -125,7 +125,7 @@ def start(job: Job, wanted: Identity, overwrite: bool) -> Job:
         for name in reversed(LAST):
             zarr.remove(name)
     if is_remote(job.folder) and ledger.unfinished():
-        logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder))
+        logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))
     return replace(job, generation=ledger.generation)
 
 

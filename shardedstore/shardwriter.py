@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shardedstore.crc import crc32
-from shardedstore.errors import UsageError
+from shardedstore.errors import CorruptError, UsageError
 from shardedstore.shardindex import MISSING, encode_index
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class ShardWriter:
         ------
         UsageError
             For a number that was there already.
+        CorruptError
+            For a chunk of no bytes, which readers of a part would take for a missing one.
         """
         if self._index[2 * number] != MISSING:
             raise UsageError(f"the object has an inner chunk {number} already")
@@ -67,6 +69,10 @@ class ShardWriter:
             data = PickleBuffer(data).raw()  # flat bytes, whatever the shape and type of the items
             if len(data) < _COPIED:
                 data = bytes(data)
+        if not data:
+            raise CorruptError(
+                "a chunk of no bytes can't be in an object of the sharding codec: is its file cut short?"
+            )
         self._index[2 * number : 2 * number + 2] = self.nbytes, len(data)
         self._append(data)
         if self._pending >= _BATCH_BYTES or len(self._parts) >= _BATCH_PARTS or not isinstance(data, bytes):

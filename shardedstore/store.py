@@ -262,7 +262,7 @@ class ShardedStore(RoutedStore):
         url = normalize(path)
         folder, _, name = url.rpartition("/")
         try:
-            place = open_folder(folder or "/", take_options(url, storage_options))
+            place = open_folder(folder or "/", take_options(folder or "/", storage_options))
             place.write(unquote_name(name, url), configs.dump(self.config, folder or "/"))
         except STORAGE_ERRORS as error:
             raise ConfigError(f"the config can't be written to {url!r}: {explain(error)}") from error
@@ -287,10 +287,10 @@ class ShardedStore(RoutedStore):
             For a file that is no config, or names places outside its folder that are not allowed.
         """
         url = normalize(path)
-        options = take_options(url, storage_options)
         if not url.endswith(".json") or os.path.isdir(url):
             url = join_url(url, configs.FILE_NAME)
         folder, _, name = url.rpartition("/")
+        options = take_options(folder or "/", storage_options)
         try:
             data = open_folder(folder or "/", options).read(unquote_name(name, url))
         except STORAGE_ERRORS as error:

@@ -169,6 +169,12 @@ def test_bad_sources_and_destinations(source: Path) -> None:
         assert sorted(folder.rglob("*")) == before
 
 
+def test_help_is_laid_out() -> None:
+    lines = invoke("convert", "--help").stdout.splitlines()
+    assert "    SIZE             all larger arrays in blocks of about SIZE decoded bytes" in lines
+    assert "    zarr             one ordinary Zarr; a Zarr for each shard with zarr:layout=shards" in lines
+
+
 def test_bad_options(source: Path) -> None:
     both = invoke("convert", source, "out", "--to", "zip", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")
     assert "leave out --workers" in error_line(both, cli.UNUSABLE)
@@ -200,10 +206,11 @@ def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyP
         (("--step", "recompress:level=5"), "neither a codec nor filters="),
         (("--codec", "nonsense"), "names no codec known here for"),
         (("--v3",), "v3"),
+        (("--to", "zarr"), "a chain has one sink, and --to was given zip and zarr: run two commands"),
         (("--storage", "secret_access_key=x"), "may be secret, and a command line is seen by others"),
         (("--storage", "region"), "--storage 'region' is no option: write it as KEY=VALUE"),
         (("--include", "nothing"), "nothing"),
-        (("--name", "a", "--to", "zarr"), "'zarr' has no option 'name'; its options are: layout, storage_options"),
+        (("--name", "{x}"), "ToZip's name '{x}' may hold {path}"),
     ],
 )
 def test_options_that_make_no_sense(source: Path, options: tuple[str, ...], message: str) -> None:

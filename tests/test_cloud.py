@@ -1,5 +1,6 @@
 """Jobs that write to an object store, on a real S3 server."""
 
+import json
 import logging
 import pickle
 import signal
@@ -212,6 +213,31 @@ def test_options_are_given_to_the_sink_and_to_load(kind, folder, s3_server, tmp_
         f"{folder}/out" if kind == "one" else loaded, storage_options=options if kind == "one" else None
     )
     check_same_contents(again, SOURCES["others-v3"].contents())
+
+
+def test_options_hold_for_one_object(folder, s3_server, tmp_path):
+    store, options = partitioned("others-v3", tmp_path / "source"), options_of(s3_server)
+    store.map_shards(ToZip(f"{folder}/out", storage_options=options))
+    code = """
+import json, sys
+from shardedstore import ShardedStore
+from shardedstore.zips import ZipReadStore
+
+folder, options = sys.argv[1], json.loads(sys.argv[2])
+match sys.argv[3]:
+    case "zip":
+        assert ZipReadStore(f"{folder}/out/__base__.zarr.zip", storage_options=options).names()
+    case "partition":
+        assert ShardedStore.partition(f"{folder}/out/__base__.zarr.zip", [], storage_options=options).config
+    case "load":
+        store = ShardedStore.load(f"{folder}/out/shardedstore.json", storage_options=options)
+        assert len(store.config.shards) == 6
+        ShardedStore.load(f"{folder}/out", storage_options=options).save(f"{folder}/copy.json", storage_options=options)
+"""
+    for what in ("zip", "partition", "load"):  # each in a process that knows nothing yet
+        arguments = [folder, json.dumps(options), what]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_config_elsewhere_keeps_endpoints_and_asks_before_it_follows_one(folder, s3_server, tmp_path):

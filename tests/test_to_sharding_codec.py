@@ -509,3 +509,13 @@ def in_the_cloud(store, data):
     array = np.frombuffer(data, "u1").reshape(40, -1)
     add_array(root, "a b%20", array, (8, 1 << 16), compressors=None)
     add_array(root, "base", array[:20], (1, 1 << 19), compressors=None)
+
+
+def test_a_chunk_of_no_bytes_is_not_taken_for_a_missing_one(tmp_path):
+    """A reader of a part of an object would give fill values, where the source raises."""
+    root = zarr.create_group(tmp_path / "source.zarr")
+    root.create_array("a", data=np.arange(1, 9), chunks=(2,))
+    (tmp_path / "source.zarr" / "a" / "c" / "2").write_bytes(b"")
+    with pytest.raises(ShardsFailed, match="1 of 3 shards failed") as caught, dask.config.set(scheduler="synchronous"):
+        ShardedStore.partition(tmp_path / "source.zarr", {"a": (4,)}).map_shards(ToShardingCodec(tmp_path / "out.zarr"))
+    assert "a chunk of no bytes can't be in an object of the sharding codec" in str(caught.value.exceptions[0])

@@ -1,0 +1,141 @@
+"""Read an array whole: through a ShardedStore of zips, beside the plain directory and zarr's own ZipStore.
+
+    python -m benchmarks.bench_read
+
+The array is opened and read in each run, with zarr's default options, and all values are compared, untimed. First from
+a memory file system, then, fewer chunks, from an S3 server on this machine behind a proxy that has each request wait:
+there zarr's ZipStore reads through an obstore reader, which zarr 3.4 and newer can.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import obstore
+import zarr
+from obstore.store import from_url
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, ZipStore
+
+from benchmarks.harness import Target, circumstances, measure, parser, report, working_folder
+from benchmarks.layouts import ARRAY, PARTITION, SmallChunks
+from benchmarks.servers import delayed, new_bucket, s3_server
+
+READER_BUFFER = 16 << 10
+"""Bytes: what the obstore reader asks for at once. Its default, 1 MiB, makes it read most of the zip again for each chunk."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Open a store and read the array, whole."""
+
+    name: str
+    open: Callable[[], Store]
+    expected: np.ndarray[Any, Any]
+    lacks: str | None = None
+
+    def prepare(self) -> str | None:
+        return self.lacks
+
+    def run(self, source: Path, out: None) -> float:
+        started = time.perf_counter()
+        store = self.open()
+        found = zarr.open_array(store, path=ARRAY, mode="r")[:]
+        took = time.perf_counter() - started
+        store.close()
+        if not np.array_equal(found, self.expected):
+            raise ValueError("what it read is not what was written")
+        return took
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the tables."""
+    options = parser("bench_read", __doc__, rounds=7)
+    options.add_argument("--shards", type=int, default=8, help="(%(default)s)")
+    options.add_argument("--chunks", type=int, default=1000, help="chunks in each shard (%(default)s)")
+    options.add_argument("--far-chunks", type=int, default=32, help="the same for the array on S3 (%(default)s)")
+    options.add_argument("--delay", type=float, default=0.05, help="seconds that a request waits (%(default)s)")
+    chosen = options.parse_args(arguments)
+    near = SmallChunks(shards=chosen.shards, chunks=chosen.chunks)
+    far = SmallChunks(shards=chosen.shards, chunks=chosen.far_chunks)
+    with working_folder(chosen, (1 << 30) + 4 * near.payload) as folder:
+        print(f"{near}, local; {circumstances(chosen)}\n")
+        _local(near, folder / "near", chosen.rounds)
+        rounds = min(chosen.rounds, 3)
+        print(f"\n{far}, from S3 with {chosen.delay * 1000:.0f} ms a request; {circumstances(chosen, rounds)}\n")
+        _remote(far, folder / "far", rounds, chosen.delay)
+
+
+def _local(layout: SmallChunks, folder: Path, rounds: int) -> None:
+    from shardedstore import ShardedStore
+
+    zipped, expected = _prepare(layout, folder)
+    ours = Read("ShardedStore of zips", lambda: ShardedStore.load(zipped), expected)
+    plain = Read("plain directory", lambda: LocalStore(folder / "source.zarr", read_only=True), expected)
+    theirs = Read("zarr's ZipStore", lambda: ZipStore(folder / "one.zip", mode="r"), expected)
+    targets = [Target(ours.name, other.name, 1.0, "<= 1.0 x") for other in (plain, theirs)]
+    report(*measure([ours, plain, theirs], folder, nullcontext, lambda _: None, rounds), targets)
+
+
+def _remote(layout: SmallChunks, folder: Path, rounds: int, delay: float) -> None:
+    from shardedstore import ShardedStore
+    from shardedstore.transforms import ToZip
+
+    _, expected = _prepare(layout, folder)
+    with ExitStack() as stack:
+        server = stack.enter_context(s3_server(folder / "s3"))
+        place = stack.enter_context(new_bucket(server))
+        endpoint = stack.enter_context(delayed(server, delay))
+        with dask.config.set(scheduler="synchronous"):
+            ShardedStore.partition(str(folder / "source.zarr"), shards=PARTITION).map_shards(ToZip(place.url))
+        obstore.put(place.client, "one.zip", folder / "one.zip")
+        client = from_url(place.url, endpoint=endpoint, client_options={"allow_http": True})
+
+        def opened() -> Store:
+            return ZipStore(obstore.open_reader(client, "one.zip", buffer_size=READER_BUFFER))  # type: ignore[arg-type]
+
+        ours = Read(
+            "ShardedStore of zips on S3",
+            lambda: ShardedStore.load(place.url, storage_options={"endpoint": endpoint}),
+            expected,
+        )
+        lacks = (
+            None
+            if "IO[bytes]" in str(ZipStore.__init__.__annotations__)
+            else "this zarr has no such ZipStore: it takes 3.4"
+        )
+        theirs = Read("zarr's ZipStore over an obstore reader", opened, expected, lacks)
+        targets = [Target(ours.name, theirs.name, 1 / 5, ">= 5 x faster")]
+        report(*measure([ours, theirs], folder, nullcontext, lambda _: None, rounds), targets)
+
+
+def _prepare(layout: SmallChunks, folder: Path) -> tuple[Path, np.ndarray[Any, Any]]:
+    """Write the array as a directory, as a zip and as a folder of zips; return the last, and the array's values."""
+    from shardedstore import ShardedStore
+    from shardedstore.transforms import ToZip
+
+    source = folder / "source.zarr"
+    layout.write(source)
+    with zipfile.ZipFile(folder / "one.zip", "w") as archive:
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(source).as_posix())
+    with dask.config.set(scheduler="synchronous"):
+        ShardedStore.partition(str(source), shards=PARTITION).map_shards(ToZip(str(folder / "zips")))
+    rows = [
+        np.concatenate([np.frombuffer((row / str(i)).read_bytes(), "u1") for i in range(layout.chunks)])
+        for row in layout.rows(source)
+    ]
+    return folder / "zips", np.stack(rows)
+
+
+if __name__ == "__main__":
+    main()

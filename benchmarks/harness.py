@@ -1,0 +1,174 @@
+"""What all benchmarks have in common: subjects measured turn by turn, and the tables of what they took.
+
+A first round is not counted: it starts what has to be started, and what it has made is compared with the source. What
+fails is told, and the others are measured. A ratio is the median of the ratios of each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+Out = TypeVar("Out")
+Out_contra = TypeVar("Out_contra", contravariant=True)
+Seconds = dict[str, list[float]]
+
+
+class Subject(Protocol[Out_contra]):
+    """Anything that is measured."""
+
+    @property
+    def name(self) -> str:
+        """Its line in the table."""
+
+    def prepare(self) -> str | None:
+        """Make ready, untimed; return why it can't be measured here, or None."""
+
+    def run(self, source: Path, out: Out_contra) -> float:
+        """Do the work once, from the data at `source` into the new place `out`; return the seconds that it took."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one subject must reach against others: at most `limit` times the time of the fastest; None is only shown."""
+
+    subject: str
+    against: str | tuple[str, ...]
+    limit: float | None
+    words: str
+
+    def line(self, seconds: Seconds) -> tuple[str, ...]:
+        """Its row of the table of ratios."""
+        others = (self.against,) if isinstance(self.against, str) else self.against
+        against = others[0] if len(others) == 1 else f"the faster of {', '.join(others)}"
+        found = [seconds[name] for name in others if name in seconds]
+        if self.subject not in seconds or not found:
+            return (self.subject, against, "not measured", self.words, "-")
+        rounds = zip(seconds[self.subject], zip(*found, strict=True), strict=True)
+        ratio = statistics.median(ours / min(theirs) for ours, theirs in rounds)
+        shown = f"{1 / ratio:.1f} {self.words.split(maxsplit=2)[2]}" if self.words[:1] == ">" else f"{ratio:.2f} x"
+        reached = "-" if self.limit is None else "yes" if ratio <= self.limit else "NO"
+        return (self.subject, against, shown, self.words, reached)
+
+
+def measure(
+    subjects: Sequence[Subject[Out]],
+    source: Path,
+    place: Callable[[], AbstractContextManager[Out]],
+    check: Callable[[Out], str | None],
+    rounds: int,
+) -> tuple[Seconds, dict[str, str]]:
+    """Measure subjects turn by turn: A B C, A B C, ...
+
+    Parameters
+    ----------
+    place : callable
+        Gives the context of one run: a new place to write to.
+    check : callable
+        Says what is wrong with what the first, uncounted run has made; None if nothing is.
+
+    Returns
+    -------
+    seconds, missing : dict
+        The seconds of each subject in each round, and for each that could not be measured the reason.
+    """
+    seconds: Seconds = {}
+    missing: dict[str, str] = {}
+    for subject in subjects:
+        try:
+            why = subject.prepare()
+            if why is None:
+                with place() as out:
+                    subject.run(source, out)
+                    why = check(out)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+        if why is None:
+            seconds[subject.name] = []
+        else:
+            missing[subject.name] = why
+    for _ in range(rounds):
+        for subject in subjects:
+            if subject.name in seconds:
+                with place() as out:
+                    seconds[subject.name].append(subject.run(source, out))
+    return seconds, missing
+
+
+def report(seconds: Seconds, missing: dict[str, str], targets: Sequence[Target]) -> None:
+    """Print what each subject took, why some were not measured, and what had to be reached."""
+    table(
+        ("what", "median", "fastest", "slowest"),
+        [
+            (name, *(f"{figure:.3f} s" for figure in (statistics.median(took), min(took), max(took))))
+            for name, took in seconds.items()
+        ],
+    )
+    for name, why in missing.items():
+        print(f"not measured: {name}: {why}")
+    print()
+    table(("what", "against", "is", "must be", "reached"), [target.line(seconds) for target in targets])
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, tuple("-" * width for width in widths), *rows):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+
+
+def parser(name: str, doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=(doc or "").partition("\n")[0])
+    made.add_argument("--workdir", type=Path, default=Path("/dev/shm"), help="where the data lies (%(default)s)")
+    made.add_argument("--rounds", type=int, default=rounds, help="rounds that count (%(default)s)")
+    return made
+
+
+def circumstances(options: argparse.Namespace, rounds: int | None = None) -> str:
+    """Return under which circumstances a benchmark runs, for its first line; `rounds` where they are not the options'."""
+    return (
+        f"{options.rounds if rounds is None else rounds} rounds; {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before;"
+        f" on {_file_system(options.workdir)}"
+    )
+
+
+@contextmanager
+def working_folder(options: argparse.Namespace, need: int) -> Iterator[Path]:
+    """A folder with room for `need` bytes, which is removed at the end, also when the process is told to end."""
+    if shutil.disk_usage(options.workdir).free < need:
+        sys.exit(f"{options.workdir} needs {need / 2**20:,.0f} MiB of free space; choose another with --workdir")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.workdir) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A new folder, and none again afterwards."""
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def _file_system(folder: Path) -> str:
+    """The type of the file system that holds `folder`, with a word of warning if it is not in memory."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return "an unknown file system"
+    above = {str(path) for path in (folder.resolve(), *folder.resolve().parents)}
+    kind = max(((len(place), kind) for place, kind in mounts if place in above), default=(0, "unknown"))[1]
+    return kind if kind in ("tmpfs", "ramfs") else f"{kind}, which is not in memory: the disk is measured, too"
