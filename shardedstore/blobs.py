@@ -78,7 +78,9 @@ class RemoteObject:
         except (NotSupportedError, GenericError):
             size = size_at(self._store, self._path)
             if size is None:
-                raise FileNotFoundError(f"{self._path!r} is not there any more") from None
+                raise FileNotFoundError(
+                    f"there is nothing of this name: check it, and the bucket's ({self._path})"
+                ) from None
             return self.read(max(0, size - n), size), size
 
     def read(self, start: int, stop: int) -> Bytes:
