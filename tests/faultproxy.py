@@ -41,8 +41,9 @@ Action = Literal[
 class Rule:
     """What happens to requests in whose line, ``GET /path?query``, a pattern is found.
 
-    Of those that match, the first `skip` are spared; of the rest a `fraction` is taken, and `count` at most. Which ones
-    is drawn from the proxy's seed, the line and how often it came before, so that it does not depend on threads.
+    Of those that match, the first `skip` are spared, and all before a first request in whose line `after` is found; of
+    the rest a `fraction` is taken, and `count` at most. Which ones is drawn from the proxy's seed, the line and how often
+    it came before, so that it does not depend on threads.
     """
 
     pattern: str
@@ -51,6 +52,7 @@ class Rule:
     fraction: float = 1
     count: float = inf
     skip: int = 0
+    after: str = ""
     matched: int = 0
     fired: int = 0
 
@@ -215,7 +217,9 @@ class FaultProxy:
             return delay, None, 0
 
     def _fires(self, rule: Rule, line: str) -> bool:
-        if not re.search(rule.pattern, line):
+        if re.search(rule.after, line):
+            rule.after = ""
+        if rule.after or not re.search(rule.pattern, line):
             return False
         rule.matched += 1
         if rule.matched <= rule.skip or rule.fired >= rule.count:
