@@ -47,11 +47,13 @@ class BareTasks(Generic[Out]):
 
     def run(self, source: Path, out: Out) -> float:
         from shardedstore.chain import parse_chain
-        from shardedstore.job import finish, identity, prepare, start
+        from shardedstore.job import identity, prepare, start
         from shardedstore.locations import Directory
+        from shardedstore.outcome import Outcome
         from shardedstore.partition import divide
         from shardedstore.plan import make_plan
-        from shardedstore.task import Outcome, run_segment
+        from shardedstore.result import finish
+        from shardedstore.task import run_segment
 
         chain = parse_chain([self.sink(out)])
         plan = make_plan(divide(Directory(str(source)), PARTITION))

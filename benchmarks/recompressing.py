@@ -131,9 +131,10 @@ class Ours:
         from shardedstore.chain import parse_chain
         from shardedstore.job import identity, prepare, start
         from shardedstore.locations import Directory
+        from shardedstore.outcome import Outcome
         from shardedstore.partition import divide
         from shardedstore.plan import make_plan
-        from shardedstore.task import Outcome, run_segment
+        from shardedstore.task import run_segment
         from shardedstore.transforms import Recompress, ToZip
 
         step = Recompress("blosc", cname="zstd", clevel=self.layout.clevel, shuffle="shuffle", threads=THREADS)

@@ -190,6 +190,11 @@ class Chain(NamedTuple):
     function: StoreFunction | None = None
 
     @property
+    def is_one_zarr(self) -> bool:
+        """Tell whether all shards go to one ordinary Zarr."""
+        return self.sink is not None and self.sink.is_one_zarr
+
+    @property
     def name(self) -> str:
         """What task names start with."""
         if self.function is not None:

@@ -11,7 +11,7 @@ from shardedstore.chain import Sink
 from shardedstore.config import Config, locations
 from shardedstore.errors import DestinationError
 from shardedstore.folders import STORAGE_ERRORS, open_folder
-from shardedstore.ledger import read_identity
+from shardedstore.generations import read_identity
 from shardedstore.locations import Directory, origin, url_of
 from shardedstore.plan import Plan
 from shardedstore.remote_errors import explain

@@ -1,6 +1,6 @@
 """The Dask graph: the same tasks, either as one lazy tree or, on a cluster, in a bounded window of futures.
 
-Only public Dask is used. But for the command line, this is the only room that imports it.
+Only public Dask is used.
 """
 
 from __future__ import annotations
@@ -9,38 +9,36 @@ import os
 import secrets
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
 from dask.delayed import Delayed, delayed
 from toolz import partition_all
 
-from shardedstore.access import granted
 from shardedstore.chain import Chain
-from shardedstore.config import Config, locations
-from shardedstore.errors import DestinationError, ShardedStoreError
+from shardedstore.config import Config
+from shardedstore.errors import DestinationError
 from shardedstore.folders import STORAGE_ERRORS
-from shardedstore.job import finish, identity, remaining, start
+from shardedstore.job import identity, remaining, start
+from shardedstore.lending import access, lend, prove
 from shardedstore.lock import held
+from shardedstore.outcome import Outcome
 from shardedstore.plan import Plan, Segment
-from shardedstore.preflight import places_of
 from shardedstore.remote_errors import explain
-from shardedstore.task import Job, Outcome, run_segment
-from shardedstore.urls import BESIDE
+from shardedstore.result import finish
+from shardedstore.task import Job, run_segment
+from shardedstore.window import Window
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 BRANCHES = 32  # of the tree that adds outcomes up
-PER_THREAD = 2  # tasks in flight for each thread of the cluster
-THREADS_SECONDS = 5.0  # between looking how many threads the cluster has
 
 
 def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T]) -> Delayed:
@@ -49,7 +47,7 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
     It holds no secret options: the workers of the cluster that is active now are given them.
     """
     if (client := active_client()) is not None:
-        _lend(client, job, plan)
+        lend(client, job, plan)
     token = secrets.token_hex(4)
     started = delayed(start)(job, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
     segments = plan.segments()
@@ -118,8 +116,8 @@ def _run(
     job = start(job, identity(plan, job.chain), overwrite)
     if client is None:
         return _follow(None, job, plan, wrap, progress, lost)
-    with _access(client, job, plan):
-        _prove(client, job, plan)
+    with access(client, job, plan):
+        prove(client, job, plan)
         return _follow(client, job, plan, wrap, progress, lost)
 
 
@@ -151,49 +149,6 @@ def _follow(
                 "from what is done"
             )
     return _end(job, plan, Outcome.total(outcomes), wrap)
-
-
-@contextmanager
-def _access(client: Client, job: Job, plan: Plan) -> Iterator[None]:
-    """Have the workers of a cluster hold the secret options that a job needs, also those that come while it runs."""
-    name = _lend(client, job, plan)
-    try:
-        yield
-    finally:
-        if name is not None:
-            with suppress(Exception):  # a cluster that is gone has forgotten them
-                client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
-
-
-def _lend(client: Client, job: Job, plan: Plan) -> str | None:
-    """Give a cluster's workers a plugin with the secret options that a job needs, and return its name."""
-    places = places_of(location for _, location in locations(plan.config))
-    written = [] if job.folder is None else [job.folder, job.folder.removesuffix(BESIDE)]
-    grants = granted([*(place.url for place in places), *written])
-    if not grants:
-        return None
-    from shardedstore.plugin import AccessPlugin
-
-    name = f"shardedstore-{secrets.token_hex(4)}"
-    client.register_plugin(AccessPlugin(name, grants))
-    return name
-
-
-def _prove(client: Client, job: Job, plan: Plan) -> None:
-    """Have each worker prove that it can read the source and write the destination.
-
-    Raises
-    ------
-    DestinationError
-        Naming the workers that can't, and what is missing.
-    """
-    places = places_of(location for _, location in locations(plan.config))
-    found = client.run(job.find_missing, places, on_error="return")
-    # An OSError is of a worker that died meanwhile, as workers may.
-    missing = {worker: what for worker, what in found.items() if not isinstance(what, OSError | None)}
-    if missing:
-        shown = "; ".join(f"{worker}: {what}" for worker, what in list(missing.items())[:4])
-        raise DestinationError(f"{len(missing)} of {len(found)} workers can't do the job: {shown}")
 
 
 def active_client() -> Client | None:
@@ -235,9 +190,9 @@ def each(
     waiting: list[Any] = [(item, f"{name}-{i}-{token}") for i, item in enumerate(items)][::-1]
     with ExitStack() as stack:
         for plan in plans:
-            stack.enter_context(_access(client, Job(Chain((), None), None), plan))
+            stack.enter_context(access(client, Job(Chain((), None), None), plan))
         function: Any = work
-        window = stack.enter_context(_Window(client, function))
+        window = stack.enter_context(Window(client, function))
         while waiting or window.flying:
             window.launch([waiting.pop() for _ in range(min(window.room(), len(waiting)))])
             for _, done, result in window.ended():
@@ -258,7 +213,7 @@ def _run_window(client: Client, job: Job, segments: list[Segment]) -> Iterator[O
     waiting = list(zip(segments, _keys(job, segments, token), strict=True))[::-1]
     suspects: list[tuple[Segment, str]] = []
     alone: tuple[Segment, str] | None = None
-    with _Window(client, partial(run_segment, job)) as window:
+    with Window(client, partial(run_segment, job)) as window:
         while waiting or suspects or window.flying:
             if waiting or window.flying:
                 window.launch([waiting.pop() for _ in range(min(window.room(), len(waiting)))])
@@ -274,52 +229,6 @@ def _run_window(client: Client, job: Job, segments: list[Segment]) -> Iterator[O
                     suspects.append((segment, f"{key}-alone"))
                 else:
                     yield _failed(segment, result)
-
-
-class _Window:
-    """A bounded number of tasks on a cluster; each call to the scheduler is for all tasks that it can be for."""
-
-    def __init__(self, client: Client, function: Callable[[Segment], Outcome]) -> None:
-        from distributed import as_completed
-
-        self.client, self.function = client, function
-        self.flying: dict[str, tuple[Future[Outcome], Segment]] = {}
-        self._results = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]
-        self._size, self._sized = 0, -THREADS_SECONDS
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.cancel([future for future, _ in self.flying.values()])  # type: ignore[no-untyped-call]
-
-    def room(self) -> int:
-        """Return how many tasks may be launched now."""
-        if time.monotonic() - self._sized > THREADS_SECONDS:
-            threads = sum(self.client.nthreads().values())  # type: ignore[no-untyped-call]
-            self._size, self._sized = PER_THREAD * max(1, threads), time.monotonic()
-        return self._size - len(self.flying)
-
-    def launch(self, tasks: list[tuple[Segment, str]]) -> None:
-        """Submit some tasks under their names."""
-        if tasks:
-            segments, keys = (list(some) for some in zip(*tasks, strict=True))
-            futures = self.client.map(self.function, segments, key=keys, pure=False)
-            self.flying.update((key, (f, s)) for key, f, s in zip(keys, futures, segments, strict=True))
-            self._results.update(futures)  # type: ignore[no-untyped-call]
-
-    def ended(self) -> Iterator[tuple[str, Segment, Outcome | BaseException]]:
-        """Wait for some tasks, release them, and yield their names, segments and results."""
-        batch = self._results.next_batch()  # type: ignore[no-untyped-call]
-        if self.client.status in ("closing", "closed"):  # so that all results are cancellations, which blame no shard
-            raise ShardedStoreError(
-                "the connection to the Dask scheduler is lost: call map_shards with the same arguments again on another "
-                "cluster, and it goes on from there"
-            )
-        for future, result in batch:
-            _, segment = self.flying.pop(future.key)
-            future.release()
-            yield future.key, segment, result[1] if isinstance(result, tuple) else result
 
 
 def _failed(segment: Segment, error: BaseException) -> Outcome:

@@ -17,8 +17,9 @@ from shardedstore.crc import crc32
 from shardedstore.entries import Entry
 from shardedstore.errors import CorruptError
 from shardedstore.folders import open_folder
+from shardedstore.generations import check_latest
 from shardedstore.hierarchy import Node, consolidate
-from shardedstore.ledger import Record, check_latest
+from shardedstore.ledger import Record
 from shardedstore.locations import Directory
 from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES, parse_node
 from shardedstore.mounts import join

@@ -20,12 +20,13 @@ from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.job import prepare
 from shardedstore.locations import locate
 from shardedstore.mounts import check_path
+from shardedstore.outcome import Outcome
 from shardedstore.partition import divide
 from shardedstore.patterns import Paths, Shards
 from shardedstore.plan import make_plan
 from shardedstore.remote_errors import explain
 from shardedstore.routing import RoutedStore
-from shardedstore.task import MOST_FAILURES, Outcome
+from shardedstore.task import MOST_FAILURES
 from shardedstore.urls import join_url, normalize, unquote_name
 from shardedstore.verify import verify
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
-from obstore.exceptions import GenericError
-from toolz import merge, pipe
+from toolz import pipe
 from zarr.abc.store import Store
 
 from shardedstore.access import NONE, Options
@@ -23,20 +21,19 @@ from shardedstore.chain import Chain, NbytesOf, Shard, Written
 from shardedstore.entries import read_entries
 from shardedstore.errors import ShardError
 from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
+from shardedstore.generations import versioned
 from shardedstore.grid import block_name
-from shardedstore.ledger import Ledger, Record, versioned
+from shardedstore.ledger import Ledger, Record
 from shardedstore.locations import Location, Opened, ViewOf, locate, open_block, open_location, require_location, url_of
+from shardedstore.outcome import Outcome
 from shardedstore.plan import Run, Segment
 from shardedstore.preflight import find_missing, places_of
-from shardedstore.remote_errors import explain, is_of_object_store, status_of
+from shardedstore.transient import FIRST_PAUSE, cause_of, is_transient
 from shardedstore.urls import is_remote, join_url, normalize, quote_name
 from shardedstore.views import Remainder
 
 logger = logging.getLogger("shardedstore")
-FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
-REFUSED = range(400, 408)  # of HTTP: what the server will refuse again
 MOST_FAILURES = 1000
-TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
 
 
 @dataclass(frozen=True)
@@ -104,39 +101,6 @@ class Job:
         return {join_url(self.folder, quote_name(name)): nbytes for name, nbytes in self.place.sizes()}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of some shards; small, and added up on the way back."""
-
-    done: int = 0
-    skipped: int = 0
-    entries: int = 0
-    nbytes: int = 0
-    failures: tuple[ShardError, ...] = ()
-    locations: dict[int, Location] = field(default_factory=dict)
-    retries: int = 0
-
-    @classmethod
-    def total(cls, outcomes: Iterable[Outcome]) -> Outcome:
-        """Add outcomes up."""
-        parts = list(outcomes)
-        return cls(
-            sum(part.done for part in parts),
-            sum(part.skipped for part in parts),
-            sum(part.entries for part in parts),
-            sum(part.nbytes for part in parts),
-            tuple(failure for part in parts for failure in part.failures),
-            merge(part.locations for part in parts),
-            sum(part.retries for part in parts),
-        )
-
-    @classmethod
-    def failed(cls, segment: Segment, cause: str) -> Outcome:
-        """Return the failure of every shard of a segment, for one cause."""
-        shards = (shard for run in segment.runs for _, shard in run.shards())
-        return cls(failures=tuple(ShardError(shard.name, cause) for shard in shards))
-
-
 def run_segment(job: Job, segment: Segment) -> Outcome:
     """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised."""
     missing = job.find_missing(run.location for run in segment.runs)
@@ -153,7 +117,7 @@ def run_segment(job: Job, segment: Segment) -> Outcome:
         with ledger.writer(segment.number) as append:
             return Outcome.total([Outcome(skipped=len(done)), *_do_shards(job, left, append)])
     except STORAGE_ERRORS as error:
-        return Outcome.failed(segment, f"its record can't be kept at the destination: {_cause(error)}")
+        return Outcome.failed(segment, f"its record can't be kept at the destination: {cause_of(error)}")
 
 
 def _do_shards(job: Job, segment: Segment, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
@@ -207,9 +171,9 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> tuple[Written |
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
-            logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt + 1, _cause(error), exc_info=True)
+            logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt + 1, cause_of(error), exc_info=True)
             if attempt == job.retries or not is_transient(error):
-                return ShardError(shard.name, _cause(error)), attempt + 1
+                return ShardError(shard.name, cause_of(error)), attempt + 1
             time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1))
     raise AssertionError("unreachable")
 
@@ -238,18 +202,3 @@ def open_component(run: Run, shard: Shard) -> Store:
         return open_location(run.location)
     exception = run.exceptions.get(block_name(shard.block))
     return open_block(run.location, shard.blocks, shard.block) if exception is None else open_location(exception)
-
-
-def is_transient(error: BaseException) -> bool:
-    """Tell whether an error may go away by itself: the network, a time-out, a busy disk; not what is wrong in the data.
-
-    >>> is_transient(TimeoutError()), is_transient(ValueError()), is_transient(OSError(errno.ENOSPC, "full"))
-    (True, False, False)
-    """
-    if isinstance(error, OSError):
-        return isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT
-    return isinstance(error, GenericError) and status_of(error) not in REFUSED
-
-
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {explain(error) if is_of_object_store(error) else error}"

@@ -26,7 +26,8 @@ from shardedstore.metadata import METADATA_NAMES, ArrayMeta
 from shardedstore.mounts import is_below, join
 from shardedstore.plan import Plan, Run, Segment
 from shardedstore.remote_errors import explain
-from shardedstore.task import is_transient, open_component
+from shardedstore.task import open_component
+from shardedstore.transient import is_transient
 from shardedstore.verifystored import UNREADABLE, patiently
 
 PER_STRETCH = 4096  # chunks

@@ -14,8 +14,9 @@ from shardedstore.config import FILE_NAME, Config, from_dict, locations, parse
 from shardedstore.differences import Difference
 from shardedstore.errors import UsageError
 from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
+from shardedstore.generations import Identity, identity_name, read_identity
 from shardedstore.grid import block_name
-from shardedstore.ledger import Identity, Ledger, Record, identity_name, read_identity
+from shardedstore.ledger import Ledger, Record
 from shardedstore.locations import Directory, Location, Zip, at_block, origin, show
 from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES
 from shardedstore.mounts import join

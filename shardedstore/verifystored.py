@@ -19,16 +19,18 @@ from shardedstore.differences import Difference
 from shardedstore.entries import read_entries
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
 from shardedstore.folders import STORAGE_ERRORS
+from shardedstore.generations import read_identity
 from shardedstore.grid import Blocks
 from shardedstore.hierarchy import read_nodes
 from shardedstore.job import identity
-from shardedstore.ledger import Record, read_identity
+from shardedstore.ledger import Record
 from shardedstore.locations import ViewOf, Zip
 from shardedstore.metadata import CONSOLIDATED_V2, ArrayMeta
 from shardedstore.onezarr import is_document, whole_key
 from shardedstore.plan import Load, Plan, Run, Segment
 from shardedstore.remote_errors import explain
-from shardedstore.task import FIRST_PAUSE, is_transient, open_component
+from shardedstore.task import open_component
+from shardedstore.transient import FIRST_PAUSE, is_transient
 from shardedstore.verifyledger import MAKE_AGAIN, WRITE_AGAIN, Kept, location_of, shard_runs
 from shardedstore.zipindex import Archive
 from shardedstore.zips import ZipReadStore

@@ -73,6 +73,13 @@ RANKS = {
     "fingerprint": 6,
     "zipshard": 6,
     "ledger": 6,
+    "generations": 6,
+    "outcome": 6,
+    "transient": 5,
+    "unfinished": 1,
+    "lending": 7,
+    "window": 7,
+    "result": 7,
     "destination": 6,
     "onezarr": 6,
     "packing": 3,
@@ -99,7 +106,7 @@ RANKS = {
 }
 TRANSFORMS_IMPORT_UP_TO = RANKS["task"]
 MAY_IMPORT_TRANSFORMS = {"__init__", "cli", "registry"}
-MAY_IMPORT_DASK = {"graph", "running", "plugin"}
+MAY_IMPORT_DASK = {"graph", "window", "running", "plugin"}
 
 
 def module_name(path: Path) -> str:

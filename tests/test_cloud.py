@@ -24,7 +24,8 @@ from sources import SOURCES, to_folder
 from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError, folders
 from shardedstore.config import FILE_NAME
 from shardedstore.folders import open_folder
-from shardedstore.ledger import Identity, Ledger, Record, open_destination
+from shardedstore.generations import Identity, open_destination
+from shardedstore.ledger import Ledger, Record
 from shardedstore.transforms import CopyTo, ToZip
 from shardedstore.urls import BESIDE
 

@@ -28,11 +28,12 @@ from helpers_jobs import (
     wait_until,
 )
 
-from shardedstore import ShardedStore, ShardsFailed, graph, plan
+from shardedstore import ShardedStore, ShardsFailed, lending, plan, window
 from shardedstore.config import FILE_NAME
-from shardedstore.graph import PER_THREAD, active_client
+from shardedstore.graph import active_client
 from shardedstore.plan import make_plan
 from shardedstore.transforms import ToZip
+from shardedstore.window import PER_THREAD
 
 pytestmark = pytest.mark.cluster
 WORKERS = 2
@@ -284,13 +285,13 @@ class DiesOnce(NamedTuple):
 
 
 def test_a_worker_that_dies_while_all_are_asked_is_not_missed(client, source, tmp_path):
-    graph._prove(client, DiesOnce(str(tmp_path / "mark")), make_plan(division(source).config))
+    lending.prove(client, DiesOnce(str(tmp_path / "mark")), make_plan(division(source).config))
     assert (tmp_path / "mark").exists()
     client.wait_for_workers(WORKERS)
 
 
 def test_a_job_waits_for_the_first_worker(source, tmp_path, expected, monkeypatch):
-    monkeypatch.setattr(graph, "THREADS_SECONDS", 0.1)
+    monkeypatch.setattr(window, "THREADS_SECONDS", 0.1)
     with (
         cluster(tmp_path / "cluster", workers=0) as made,
         Client(scheduler_file=str(made.file)) as client,

@@ -16,8 +16,8 @@ from zarr.storage import LocalStore
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.config import Config
 from shardedstore.folders import open_folder
+from shardedstore.generations import Identity, open_destination
 from shardedstore.hierarchy import read_nodes
-from shardedstore.ledger import Identity, open_destination
 from shardedstore.locations import Zip
 from shardedstore.transforms import ToZip
 

@@ -3,16 +3,17 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import dask
 import pytest
 from dask.core import get_dependencies
 from helpers_jobs import blocks_at, environment
 
-from shardedstore import graph, plan
+from shardedstore import graph, lending, plan, plugin, window
 from shardedstore.errors import ShardError
 from shardedstore.graph import BRANCHES, active_client
-from shardedstore.task import Outcome
+from shardedstore.outcome import Outcome
 from shardedstore.transforms import ToZip
 
 
@@ -72,8 +73,8 @@ def test_opening_a_result_does_not_import_distributed(tmp_path):
     assert ran.stdout.endswith(" False\n")
 
 
-def test_only_public_dask_is_used():
-    with open(graph.__file__) as file:
-        source = file.read()
+@pytest.mark.parametrize("room", [graph, lending, plugin, window])
+def test_only_public_dask_is_used(room):
+    source = Path(room.__file__).read_text()
     assert "HighLevelGraph" not in source
     assert "_task_spec" not in source

@@ -15,16 +15,8 @@ from sources import SOURCES
 from shardedstore import DestinationError, ShardedStore, ShardsFailed, plan, step
 from shardedstore.config import FILE_NAME
 from shardedstore.folders import open_folder
-from shardedstore.ledger import (
-    FOLDER,
-    Identity,
-    Ledger,
-    Record,
-    check_destination,
-    open_destination,
-    read_identity,
-    versioned,
-)
+from shardedstore.generations import Identity, check_destination, open_destination, read_identity, versioned
+from shardedstore.ledger import FOLDER, Ledger, Record
 from shardedstore.locations import Directory
 from shardedstore.transforms import ToZip
 
