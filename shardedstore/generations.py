@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -22,12 +23,14 @@ ONCE = "once-"  # what the token of a chain begins with that has no fingerprint,
 class Identity(msgspec.Struct, frozen=True):
     """What a destination was made from: digests of the source's metadata and division, and of the chain.
 
-    `generation` counts the jobs that wrote to this destination; a later one gives its objects other names.
+    `generation` counts the jobs that wrote to this destination; a later one gives its objects other names. `config` is
+    the source's, as a JSON document.
     """
 
     source: str
     chain: str
     generation: int = 1
+    config: dict[str, Any] = {}
 
 
 def read_identity(folder: Folder) -> Identity | None:

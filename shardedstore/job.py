@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.chain import Chain
-from shardedstore.config import FILE_NAME, dump
+from shardedstore.config import FILE_NAME, dump, to_dict
 from shardedstore.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.errors import DestinationError
 from shardedstore.fingerprint import fingerprint
@@ -81,7 +81,8 @@ def prepare(
 def identity(plan: Plan, chain: Chain) -> Identity:
     """Return what a job's result is made from."""
     source = hashlib.sha256(dump(plan.config, None) + plan.source.encode()).hexdigest()
-    return Identity(source, fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}")
+    token = fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}"
+    return Identity(source, token, config=to_dict(plan.config))
 
 
 def start(job: Job, wanted: Identity, overwrite: bool) -> Job:
