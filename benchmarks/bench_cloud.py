@@ -44,9 +44,7 @@ SINKS = {"CopyTo": _copy_to, "ToZip": _to_zip}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
-    options = parser("bench_cloud", __doc__, rounds=5)
-    options.add_argument("--shards", type=int, default=4, help="(%(default)s)")
-    options.add_argument("--chunks", type=int, default=2500, help="chunks in each shard (%(default)s)")
+    options = parser("bench_cloud", __doc__, rounds=5, shards=4, chunks=2500)
     chosen = options.parse_args(arguments)
     layout = SmallChunks(shards=chosen.shards, chunks=chosen.chunks)
 

@@ -58,9 +58,7 @@ class Read:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
-    options = parser("bench_read", __doc__, rounds=7)
-    options.add_argument("--shards", type=int, default=8, help="(%(default)s)")
-    options.add_argument("--chunks", type=int, default=1000, help="chunks in each shard (%(default)s)")
+    options = parser("bench_read", __doc__, rounds=7, shards=8, chunks=1000)
     options.add_argument("--far-chunks", type=int, default=32, help="the same for the array on S3 (%(default)s)")
     options.add_argument("--delay", type=float, default=0.05, help="seconds that a request waits (%(default)s)")
     chosen = options.parse_args(arguments)

@@ -23,9 +23,7 @@ from benchmarks.resharders import NEW, DaskArray, TensorStore, Zarr
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
-    options = parser("bench_sharding", __doc__, rounds=5)
-    options.add_argument("--shards", type=int, default=8, help="(%(default)s)")
-    options.add_argument("--chunks", type=int, default=1000, help="chunks in each shard (%(default)s)")
+    options = parser("bench_sharding", __doc__, rounds=5, shards=8, chunks=1000)
     chosen = options.parse_args(arguments)
     layout = CompressedChunks(shards=chosen.shards, chunks=chosen.chunks)
 

@@ -25,9 +25,7 @@ from benchmarks.peers import InfoZip, Legacy, PlainLoop, Tar
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
-    options = parser("bench_zip", __doc__, rounds=7)
-    options.add_argument("--shards", type=int, default=32, help="(%(default)s)")
-    options.add_argument("--chunks", type=int, default=1000, help="chunks in each shard (%(default)s)")
+    options = parser("bench_zip", __doc__, rounds=7, shards=32, chunks=1000)
     options.add_argument(
         "--no-legacy", action="store_true", help="leave out 0.3.1, whose environment has to be made first"
     )

@@ -127,11 +127,14 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
 
 
-def parser(name: str, doc: str | None, rounds: int) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks have."""
+def parser(name: str, doc: str | None, rounds: int, shards: int = 0, chunks: int = 0) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have; and, if it is given, for how many shards of how many chunks."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=(doc or "").partition("\n")[0])
     made.add_argument("--workdir", type=Path, default=Path("/dev/shm"), help="where the data lies (%(default)s)")
     made.add_argument("--rounds", type=int, default=rounds, help="rounds that count (%(default)s)")
+    if shards:
+        made.add_argument("--shards", type=int, default=shards, help="(%(default)s)")
+        made.add_argument("--chunks", type=int, default=chunks, help="chunks in each shard (%(default)s)")
     return made
 
 

@@ -57,7 +57,8 @@ class BareTasks(Generic[Out]):
 
         chain = parse_chain([self.sink(out)])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
-        job = start(prepare(plan, chain, to=None, overwrite=False, retries=0), identity(plan, chain), overwrite=False)
+        job = prepare(plan, chain, to=None, overwrite=False, retries=0)
+        job = start(job, plan, identity(plan, chain), overwrite=False)
         segments = plan.segments()
         started = time.perf_counter()
         outcome = Outcome.total(self.pool.imap_unordered(partial(run_segment, job), segments))

@@ -68,7 +68,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 NONE = Options()
 StorageOptions = Mapping[str, Any] | Options | str | None
-_held: dict[tuple[str, str | None], dict[str, Any]] = {}
+_held: dict[tuple[str, str | None], dict[str, dict[str, Any]]] = {}  # by URL and server, and there by holder
 _lock = threading.Lock()
 Grants = dict[tuple[str, str | None], dict[str, Any]]
 
@@ -140,17 +140,33 @@ def is_public(name: str) -> bool:
     return bool(_split({name: ""})[0]) or name.lower() in CLIENT_OPTIONS
 
 
-def grant(grants: Grants) -> None:
-    """Hold options for URLs, in this process."""
+def grant(grants: Grants, holder: str = "") -> None:
+    """Hold options for URLs, in this process: those that were given last are used; a holder's own are replaced."""
     with _lock:
-        _held.update(grants)
+        for key, rest in grants.items():
+            holders = _held.setdefault(key, {})
+            holders.pop(holder, None)
+            holders[holder] = rest
+
+
+def revoke(holder: str) -> None:
+    """Forget what a holder was given; what others gave for the same URLs stays."""
+    with _lock:
+        for key in list(_held):
+            _held[key].pop(holder, None)
+            if not _held[key]:
+                del _held[key]
+
+
+def _last(holders: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return holders[next(reversed(holders))]
 
 
 def granted(urls: Iterable[str]) -> Grants:
     """Return what is held for some URLs, as a worker's plugin takes it along."""
     places = list(urls)
     with _lock:
-        return {key: rest for key, rest in _held.items() if any(is_within(url, key[0]) for url in places)}
+        return {key: _last(held) for key, held in _held.items() if any(is_within(url, key[0]) for url in places)}
 
 
 def keywords(url: str, options: Options) -> dict[str, Any]:
@@ -158,7 +174,7 @@ def keywords(url: str, options: Options) -> dict[str, Any]:
     public = options.keywords()
     with _lock:
         places = [key for key in _held if key[1] == options.server and is_within(url, key[0])]
-        rest = dict(_held[max(places, key=lambda key: len(key[0]))]) if places else {}
+        rest = dict(_last(_held[max(places, key=lambda key: len(key[0]))])) if places else {}
     named = {"allow_http": True} if url.startswith("http://") else {}
     client = {**named, **public.pop("client_options", {}), **rest.pop("client_options", {})}
     return {**public, **rest, **({"client_options": client} if client else {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from shardedstore.arrayinfo import ArrayInfo
 from shardedstore.arraystep import ArrayStep
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
+from shardedstore.recode import Recoder
 
 Function = Callable[[Any, Coords], Any]
 
@@ -20,19 +22,7 @@ Function = Callable[[Any, Coords], Any]
 class ArrayFunction(ArrayStep):
     """A function of decoded data and their position in the whole array, and what it makes of the metadata.
 
-    Parameters
-    ----------
-    func : callable
-        Must pickle.
-    dtype : data type, optional
-        What the function gives, where it is another type than it got.
-    fill_value : scalar, optional
-        The array's new fill value; the old one if not given.
-    name : str
-        What tells this function from another, so that a job can be resumed by another process: take another name when
-        its results change. Without it, another process starts anew.
-    arrays, threads
-        See `ArrayStep`.
+    The parameters are those of `MapChunks`.
     """
 
     form: ClassVar[Literal["encoded", "decoded"]] = "decoded"
@@ -57,6 +47,20 @@ class ArrayFunction(ArrayStep):
     def __repr__(self) -> str:
         shown = "".join(f", {name}={value!r}" for name, value in self.shown().items() if value is not None)
         return f"{type(self).__name__}({getattr(self.func, '__name__', repr(self.func))}{shown})"
+
+    def check_function(self, recoder: Recoder, shape: Coords, wanted: Coords) -> None:
+        """Call the function for fill values of a shape, and refuse what it gives without the shape and type that it must have."""
+        sample = np.full(shape, recoder.decoder.padding, recoder.old.dtype)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = self.func(sample, (0,) * len(shape))
+        except Exception:  # noqa: BLE001 (fill values may be nothing for the function; what it does with data is told then)
+            return
+        try:
+            recoder.checked(result, wanted)
+        except (TypeError, ValueError) as error:
+            raise ChainError(f"{self!r} on {recoder.path!r}: {error}") from None
 
     def shown(self) -> dict[str, Any]:
         """Return the options that stand in the repr, None for those that were not given."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from shardedstore.arrayinfo import ArrayInfo
 from shardedstore.chain import Entries, Shard, Step
-from shardedstore.entries import Entry
+from shardedstore.entries import Entry, array_folder
 from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node
 from shardedstore.metadata import ArrayMeta
@@ -172,17 +172,6 @@ def _grouped(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield held
 
 
-def _folder(entry: Entry) -> str:
-    """Return the folder in a shard of the array that a chunk belongs to."""
-    array = entry.array
-    assert array is not None
-    assert array.keys is not None
-    parts = 1
-    if array.keys.separator == "/":
-        parts = len(array.shape) + (array.keys.name == "default") or 1
-    return entry.key.rsplit("/", parts)[0] if entry.key.count("/") >= parts else ""
-
-
 def is_chunk(entry: Entry) -> bool:
     """Tell whether an entry is a stored chunk, or an object of the sharding codec."""
     return entry.coords is not None
@@ -193,7 +182,7 @@ def _chunk_pieces(entries: Iterable[Entry], recoders: Mapping[str, Recoder]) -> 
     array, start, recoder = None, "", None
     for entry in entries:
         if entry.array is not array or not entry.key.startswith(start):
-            folder = "" if entry.array is None else _folder(entry)
+            folder = "" if entry.array is None else array_folder(entry)
             array, start, recoder = entry.array, f"{folder}/" if folder else "", recoders.get(folder)
         if recoder is None or array is None:
             yield Piece(entry)

@@ -97,6 +97,10 @@ class ObjectBulk:
 
     def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """List everything below the path, a request for a thousand keys, but no folders that are cut out."""
+        return (found["path"] for found in self.objects(path, remainder))
+
+    def objects(self, path: str, remainder: Left | None) -> Iterator[ObjectMeta]:
+        """List what `keys` gives, with sizes and tags."""
         folders = [path]
         while folders:
             folder = folders.pop()
@@ -111,7 +115,7 @@ class ObjectBulk:
                 for found in batch:
                     key = found["path"]
                     if is_below(key, path) and (remainder is None or remainder.holds(key)):
-                        yield key
+                        yield found
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
         """Get many objects at once."""

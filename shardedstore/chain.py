@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import msgspec
 from zarr.abc.store import Store
 
-from shardedstore.access import NONE, Options
+from shardedstore.access import NONE, Options, StorageOptions, take_options
 from shardedstore.config import Config
 from shardedstore.crc import crc32
 from shardedstore.entries import Entry
@@ -19,6 +20,7 @@ from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.hierarchy import Node
 from shardedstore.locations import Location
+from shardedstore.urls import normalize
 
 Entries = Iterator[Entry]
 
@@ -84,20 +86,37 @@ class Step(ABC):
         """Yield the changed entries: metadata first, as they come."""
 
 
-NbytesOf = Callable[[str], int | None]
+BASE = "__base__"  # in names, what stands for the path of the base
+
+
+class Present(Protocol):
+    """What there is at a destination: asked for one by one, or listed before."""
+
+    def nbytes(self, url: str) -> int | None:
+        """Return the size of a file or object in bytes; None where there is none."""
+
+    def below(self, url: str) -> tuple[int, int]:
+        """Return the number of the files below a folder, and of their bytes; zeros where there is none."""
 
 
 class Sink(ABC):
     """Writes a shard's stream somewhere, and tells the location that holds it.
 
     `url` is the destination, and `options` are how it is reached. Config and ledger stand there; where all shards go to
-    one ordinary Zarr, which `is_one_zarr` tells, they stand in a folder beside it.
+    one ordinary Zarr, which `is_one_zarr` tells, they stand in a folder beside it. `can_grow` tells that a shard's object
+    follows from its own data and metadata alone, so that it stays right when the rest of its source changes.
     """
 
     version: ClassVar[str] = "1"
     is_one_zarr = False
+    can_grow = True
     url: str
     options: Options = NONE
+
+    def reach(self, storage_options: StorageOptions) -> None:
+        """Set `url` and `options` from what the user of a frozen dataclass gave, in its ``__post_init__``."""
+        object.__setattr__(self, "url", os.fspath(self.url))
+        object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027
         """Raise ChainError where the sink makes no sense on a source, given its metadata."""
@@ -122,11 +141,8 @@ class Sink(ABC):
         return documents
 
     @abstractmethod
-    def is_there(self, url: str, nbytes: int, nbytes_of: NbytesOf) -> bool:
-        """Tell whether what `write` wrote, of `nbytes` bytes, still stands at a URL.
-
-        `nbytes_of` gives the size of the file or object at a URL, or None; in an object store it may have been listed.
-        """
+    def is_there(self, url: str, written: Written, present: Present) -> bool:
+        """Tell whether what `write` wrote at a URL still stands there, by names and sizes; `written` is what it returned."""
 
 
 def name_crc(key: str, nbytes: int) -> int:

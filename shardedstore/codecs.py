@@ -6,6 +6,7 @@ name. Nothing here knows an array's other codecs.
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,30 @@ DEFAULTS: dict[str, Config] = {
 }
 LARGEST = {"blosc": 2**31 - 17, "lz4": 0x7E000000}  # bytes of a chunk
 PREFIX = "numcodecs."
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Refuse an option that a codec does not have, where its options are known.
+
+    >>> check_options({"id": "zstd", "levle": 3})
+    Traceback (most recent call last):
+    TypeError: zstd has no option 'levle'; its options are: level, checksum
+    """
+    known = _known_options(config["id"])
+    for option in config:
+        if option != "id" and known is not None and option not in known:
+            raise TypeError(f"{config['id']} has no option {option!r}; its options are: {', '.join(known) or 'none'}")
+
+
+def _known_options(name: str) -> list[str] | None:
+    if name in DEFAULTS:
+        return [*DEFAULTS[name], *(["typesize"] if name == "blosc" else [])]
+    codec = numcodecs.registry.codec_registry.get(name)
+    if codec is None or codec.from_config.__func__ is not numcodecs.abc.Codec.from_config.__func__:
+        return None
+    parameters = inspect.signature(codec).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if takes_any else list(parameters)
 
 
 def complete(config: Mapping[str, Any], zarr_format: int, itemsize: int) -> Config:

@@ -16,7 +16,7 @@ import msgspec
 from shardedstore.access import NONE, Options
 from shardedstore.errors import ConfigError, UsageError
 from shardedstore.grid import Blocks, block_name, parse_block
-from shardedstore.locations import Location, PartOf, Place, ViewOf, map_places, require_location
+from shardedstore.locations import VIEWS, BlockOf, Location, PartOf, Place, map_places, require_location, show
 from shardedstore.mounts import Mounts, check_path
 from shardedstore.urls import BESIDE, is_remote, is_within, join_url, normalize
 
@@ -199,7 +199,9 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
 
 def _check_view(location: Location) -> None:
     """Refuse a view or a part that leaves its source, and so perhaps the config's folder."""
-    while isinstance(location, ViewOf | PartOf):
+    while isinstance(location, VIEWS):
+        if isinstance(location, BlockOf) and not location.blocks.within(location.block):
+            raise ConfigError(f"the config names {show(location)}, whose grid of blocks is {location.blocks.grid}")
         if isinstance(location, PartOf):
             for path in (*(location.only or ()), *location.without):
                 check_path(path, "the config's part of")

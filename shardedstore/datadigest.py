@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from shardedstore.grid import Coords
@@ -47,6 +48,24 @@ class Layout(NamedTuple):
         b'[1,[7,5],[2,2],"f4"]\n'
         """
         return f"[{VERSION},{_dumps(self.shape)},{_dumps(self.chunks)},{self.dtype}]\n".encode()
+
+    @property
+    def token(self) -> str:
+        """What tells all but the shape, in a few digits."""
+        return hashlib.blake2b(_dumps([VERSION, *self[1:]]).encode(), digest_size=8).hexdigest()
+
+
+class DataSum(msgspec.Struct, frozen=True, array_like=True):
+    """The digest of some chunks of an array as a record keeps it, its numbers in hexadecimal digits.
+
+    `shape` is that of the whole array when they were written, and `layout` tells all else of it.
+    """
+
+    shape: Coords
+    layout: str
+    value: str
+    stored: int
+    presence: str
 
 
 class ChunkDigest(NamedTuple):
@@ -84,6 +103,12 @@ class DataDigest:
             self.stored + other.stored,
             (self.presence + other.presence) % MODULUS,
         )
+
+    @property
+    def sum(self) -> DataSum:
+        """What a record keeps of it."""
+        value, presence = (f"{number:064x}" for number in (self.value, self.presence))
+        return DataSum(self.layout.shape, self.layout.token, value, self.stored, presence)
 
     def __str__(self) -> str:
         return f"{VERSION}:{self.value:064x}"

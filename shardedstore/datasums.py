@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from operator import add, mul
 from typing import Any, NamedTuple
 
@@ -17,7 +18,17 @@ from shardedstore.arraycodecs import ChunkCodec
 from shardedstore.arraydoc import ArrayDoc, data_type, parse
 from shardedstore.arrayinfo import read_fill_value
 from shardedstore.chain import Entries, Shard
-from shardedstore.datadigest import VERSION, ChunkDigest, DataDigest, Digester, ElementType, Hasher, Layout
+from shardedstore.datadigest import (
+    MODULUS,
+    VERSION,
+    ChunkDigest,
+    DataDigest,
+    DataSum,
+    Digester,
+    ElementType,
+    Hasher,
+    Layout,
+)
 from shardedstore.entries import Entry
 from shardedstore.errors import CorruptError
 from shardedstore.grid import Coords
@@ -39,18 +50,42 @@ class Sums:
 
     def __init__(self, shapes: Mapping[str, Coords] | None = None) -> None:
         self.shapes = dict(shapes or {})
-        self.digests: dict[str, DataDigest] = {}
+        self._totals: dict[str, _Total] = {}
 
-    def start(self, path: str, layout: Layout) -> None:
-        """Note an array, which need not have chunks."""
-        self.digests.setdefault(path, DataDigest(layout))
+    def add(self, digested: Digested) -> None:
+        """Add what an entry holds of an array, if it does; its document alone notes it."""
+        _, path, layout, found, _ = digested
+        if layout is None:
+            return
+        total = self._totals.get(path)
+        if total is None:
+            total = self._totals[path] = _Total(layout)
+        for _, (value, presence) in found:
+            total.value += value
+            total.presence += presence
+        total.stored += len(found)
 
-    def add(self, path: str, layout: Layout, found: Found) -> None:
-        """Add some chunks of an array."""
-        value, presence = (sum(column) for column in zip(*(digest for _, digest in found), strict=True))
-        self.digests[path] = self.digests.get(path, DataDigest(layout)) + DataDigest(
-            layout, value, len(found), presence
-        )
+    @property
+    def digests(self) -> dict[str, DataDigest]:
+        """The digests by path."""
+        return {path: total.digest() for path, total in self._totals.items()}
+
+    def recorded(self) -> dict[str, DataSum]:
+        """Return the digests as a record keeps them."""
+        return {path: digest.sum for path, digest in self.digests.items()}
+
+
+@dataclass
+class _Total:
+    """Sums of one array's chunks, which are many: they are not reduced before the end."""
+
+    layout: Layout
+    value: int = 0
+    stored: int = 0
+    presence: int = 0
+
+    def digest(self) -> DataDigest:
+        return DataDigest(self.layout, self.value % MODULUS, self.stored, self.presence % MODULUS)
 
 
 def tap(entries: Entries, shard: Shard, sums: Sums) -> Entries:
@@ -64,10 +99,7 @@ def tap(entries: Entries, shard: Shard, sums: Sums) -> Entries:
     for digested in digest_entries(entries, shard, sums.shapes):
         if digested.damage is not None:
             raise CorruptError(digested.damage)
-        if digested.layout is not None:
-            sums.start(digested.path, digested.layout)
-            if digested.found:
-                sums.add(digested.path, digested.layout, digested.found)
+        sums.add(digested)
         yield digested.entry
 
 
@@ -106,7 +138,8 @@ class _Piece(NamedTuple):
         try:
             return Digested(entry, chunks.path, layout, chunks.digest(entry))
         except Exception as error:  # noqa: BLE001 (codecs raise what they like)
-            damage = f"shard {shard!r}: {entry.key!r} can't be decoded: {type(error).__name__}: {error}"
+            where = f"shard {shard!r}: {entry.key!r} (chunk {entry.coords} of {chunks.path!r})"
+            damage = f"{where} can't be decoded: {type(error).__name__}: {error}"
             return Digested(entry, chunks.path, layout, damage=damage)
 
 

@@ -16,6 +16,7 @@ BY = {
     "stored": "by the bytes that are stored and the ledger's record of them",
     "decoded": "by their decoded data",
 }
+RECORDED = "by their decoded data and the ledger's record of them"
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,8 +26,9 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     ----------
     kind : str
         ``missing`` or ``extra`` (an object, a node, a chunk or a file), ``size`` (of an object), ``record`` (what is
-        stored is not what the ledger says), ``damaged`` (it can't be read), ``data`` (a chunk's), ``layout`` (shape, chunk
-        grid, data type or fill value: not comparable), ``attributes``.
+        stored is not what the ledger says), ``damaged`` (it can't be read), ``unread`` (it could not be looked at, by an
+        error that may pass), ``data`` (a chunk's), ``layout`` (shape, chunk grid, data type or fill value: not
+        comparable), ``attributes``.
     what : str
         What differs, as a sentence.
     advice : str
@@ -35,6 +37,8 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
         Where.
     chunk : tuple of int, optional
         Its place in the array's finest chunk grid.
+    is_of_source : bool
+        Whether it is in the source, so that the result is not to blame.
     """
 
     kind: str
@@ -44,6 +48,7 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     array: str | None = None
     key: str | None = None
     chunk: Coords | None = None
+    is_of_source: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -51,6 +56,7 @@ class Report(msgspec.Struct, frozen=True):
 
     `arrays` and `shards` are those of the result; arrays are only counted where they were compared. `notes` say what is
     worth to know and is no difference, and `digests` are those of the result's arrays by path, where data were decoded.
+    `is_recorded` tells that they were compared with the ledger, and `marked` are the shards that the job will make again.
     """
 
     ok: bool
@@ -60,12 +66,19 @@ class Report(msgspec.Struct, frozen=True):
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
     digests: dict[str, str] = {}
+    is_recorded: bool = False
+    marked: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, level: Level, shards: int, differences: Iterable[Difference], **others: Any) -> Report:
         """Return the report of some differences."""
         found = tuple(differences)
         return cls(not found, level, others.pop("arrays", 0), shards, found, **others)
+
+    @property
+    def damaged_shards(self) -> tuple[str, ...]:
+        """The names of the result's shards that are missing, damaged, or other than they should be."""
+        return damaged(self.differences)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as it stands in JSON."""
@@ -74,13 +87,22 @@ class Report(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         arrays = f"{_count(self.arrays, 'array')} in " if self.level == "decoded" else ""
-        where = f"{arrays}{_count(self.shards, 'shard')}, {BY[self.level]}"
+        where = f"{arrays}{_count(self.shards, 'shard')}, {RECORDED if self.is_recorded else BY[self.level]}"
         lines = [f"ok: {where}" if self.ok else f"{_count(len(self.differences), 'difference')} in {where}:"]
         lines += [f"  {difference.what}" for difference in self.differences]
         advice = dict.fromkeys(difference.advice for difference in self.differences if difference.advice)
         lines += [f"what to do: {text}" for text in advice]
+        if self.marked:
+            marked = _count(len(self.marked), "shard")
+            lines.append(f"marked: {marked}: run the job again with the same arguments, and it makes no others")
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)
+
+
+def damaged(differences: Iterable[Difference]) -> tuple[str, ...]:
+    """Return the names of the result's shards that some differences are of."""
+    shards = (d.shard for d in differences if not d.is_of_source and d.kind != "unread")
+    return tuple(dict.fromkeys(shard for shard in shards if shard is not None))
 
 
 def _count(number: int, what: str) -> str:

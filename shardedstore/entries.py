@@ -22,6 +22,7 @@ from shardedstore.metadata import (
     parse_node,
 )
 from shardedstore.mounts import join
+from shardedstore.publish import TEMPORARY, is_temporary
 from shardedstore.views import Block, Remainder, View
 
 Data = bytes | bytearray | memoryview
@@ -40,13 +41,27 @@ class Entry(NamedTuple):
     coords: Coords | None = None
 
 
+def array_folder(entry: Entry) -> str:
+    """Return the folder in its shard of the array that a chunk belongs to.
+
+    Told by the separators in the key: the coordinates are those in the whole array, and keys in a block count anew.
+    """
+    array = entry.array
+    assert array is not None
+    assert array.keys is not None
+    parts = 1
+    if array.keys.separator == "/":
+        parts = len(array.shape) + (array.keys.name == "default") or 1
+    return entry.key.rsplit("/", parts)[0] if entry.key.count("/") >= parts else ""
+
+
 def read_entries(
     store: Store,
     blocks: Blocks | None = None,
     block: Coords | None = None,
     consolidated: frozenset[str] = frozenset(),
 ) -> Iterator[Entry]:
-    """Yield the entries of a component.
+    """Yield the entries of a component: every key, but for files that a process which was killed here left half written.
 
     Parameters
     ----------
@@ -112,7 +127,7 @@ def _tree_entries(
 ) -> Iterator[Entry]:
     """Read everything below a path: metadata documents breadth first, unknown keys, then the chunks array by array."""
     start = len(path) + 1 if path else 0
-    keys = [key[start:] for key in reader.keys(path, remainder)]
+    keys = [key[start:] for key in reader.keys(path, remainder) if not _is_left_behind(key)]
     documents = sorted((key for key in keys if _name(key) in METADATA_NAMES), key=lambda key: (key.count("/"), key))
     if not documents:
         raise CorruptError(
@@ -198,6 +213,10 @@ def _array_of(arrays: dict[str, ArrayMeta], key: str) -> tuple[str | None, str]:
         if key[:end] in arrays:
             return key[:end], key[end + 1 :] if end else key
     return None, key
+
+
+def _is_left_behind(key: str) -> bool:
+    return TEMPORARY in key and is_temporary(_name(key))
 
 
 def _name(key: str) -> str:

@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+SHOWN = 5  # of the shards that failed, in the text of the whole
+
 
 class ShardedStoreError(Exception):
     """Base of all errors that this package raises itself."""
@@ -65,7 +67,22 @@ class ShardError(ShardedStoreError):
 
 
 class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
-    """A job ended and these shards failed: all others are done and stay done."""
+    """A job ended and these shards failed: all others are done and stay done.
+
+    >>> print(
+    ...     ShardsFailed(
+    ...         "2 of 9 shards failed", [ShardError("t[0]", "OSError: disk full"), ShardError("u", "KeyError: 1")]
+    ...     )
+    ... )
+    2 of 9 shards failed (2 sub-exceptions)
+    shard 't[0]' failed: OSError: disk full
+    shard 'u' failed: KeyError: 1
+    """
+
+    def __str__(self) -> str:
+        shown = [str(error) for error in self.exceptions[:SHOWN]]
+        more = len(self.exceptions) - SHOWN
+        return "\n".join([super().__str__(), *shown, *([f"and {more} more"] if more > 0 else [])])
 
     def derive(self, excs):  # type: ignore[no-untyped-def]
         return ShardsFailed(self.message, excs)

@@ -9,17 +9,19 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from toolz import partition_all
 
 from shardedstore.access import NONE, Options
-from shardedstore.blobs import nbytes_of, object_store
+from shardedstore.blobs import ByteSource, RemoteObject, nbytes_of, object_store, open_blob
 from shardedstore.publish import is_temporary, make_folder, remove_temporaries, sync_folder, write_file
+from shardedstore.transient import patiently
 from shardedstore.urls import is_remote
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 STORAGE_ERRORS = (OSError, BaseError)
 SYNC_SECONDS = 1.0  # between syncs of what is appended on a local disk
+MOST_REMOVED = 1000  # objects at once
 FLUSH_SECONDS = 5.0  # between objects of what is appended in an object store
 STARTED, ENDED = "0", "end"  # in the names of the objects that one appender leaves
 Append = Callable[[bytes], None]
@@ -56,6 +59,12 @@ class Folder(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file that this project wrote; nothing where there is none."""
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Remove files that this project wrote, many at once: after a loss of power some may be there again."""
+
+    def blob(self, name: str) -> ByteSource:
+        """Open a file for reading parts of it, or raise FileNotFoundError, at the latest when it is read."""
 
     def appender(self, name: str) -> AbstractContextManager[Append]:
         """Give a function that appends lines to a file of its own, or to some whose names begin like it."""
@@ -89,7 +98,9 @@ class LocalFolder:
             start = os.path.relpath(parent, self.url)
             for name in names:
                 if not is_temporary(name):
-                    yield os.path.normpath(os.path.join(start, name)), os.stat(os.path.join(parent, name)).st_size
+                    with suppress(FileNotFoundError):  # it was removed meanwhile
+                        size = os.stat(os.path.join(parent, name)).st_size
+                        yield os.path.normpath(os.path.join(start, name)), size
 
     def nbytes(self, name: str) -> int | None:
         # docstring inherited
@@ -109,6 +120,16 @@ class LocalFolder:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(self.url, name))
             sync_folder(os.path.dirname(os.path.join(self.url, name)))
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        # docstring inherited
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.url, name))
+
+    def blob(self, name: str) -> ByteSource:
+        # docstring inherited
+        return open_blob(os.path.join(self.url, name))
 
     @contextmanager
     def appender(self, name: str) -> Iterator[Append]:
@@ -158,15 +179,18 @@ class RemoteFolder:
     def names(self, path: str = "") -> list[str]:
         # docstring inherited
         start = f"{path}/" if path else ""
-        found = obstore.list_with_delimiter(self.store, path or None)
+        found = patiently(lambda: obstore.list_with_delimiter(self.store, path or None))
         paths = [*found["common_prefixes"], *(object_["path"] for object_ in found["objects"])]
         return sorted({name for path in paths if (name := path.removeprefix(start).strip("/"))})
 
     def sizes(self, path: str = "") -> Iterator[tuple[str, int]]:
         # docstring inherited
-        for batch in obstore.list(self.store, prefix=path or None):
-            for found in batch:
-                yield found["path"], found["size"]
+
+        def listed() -> list[tuple[str, int]]:
+            batches = obstore.list(self.store, prefix=path or None)
+            return [(found["path"], found["size"]) for batch in batches for found in batch]
+
+        yield from patiently(listed)
 
     def nbytes(self, name: str) -> int | None:
         # docstring inherited
@@ -196,6 +220,19 @@ class RemoteFolder:
         # docstring inherited
         with suppress(FileNotFoundError):
             obstore.delete(self.store, name)
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        # docstring inherited
+        for some in partition_all(MOST_REMOVED, names):
+            try:
+                obstore.delete(self.store, list(some))
+            except FileNotFoundError:
+                for name in some:
+                    self.remove(name)
+
+    def blob(self, name: str) -> ByteSource:
+        # docstring inherited
+        return RemoteObject(self.store, name)
 
     @contextmanager
     def appender(self, name: str) -> Iterator[Append]:

@@ -12,8 +12,10 @@ import msgspec
 
 from shardedstore.errors import DestinationError
 from shardedstore.folders import STORAGE_ERRORS, Folder
-from shardedstore.ledger import FOLDER, Ledger
+from shardedstore.ledger import FOLDER
+from shardedstore.planned import Planned
 from shardedstore.remote_errors import explain
+from shardedstore.succession import Mark, has_only_grown, is_same_source
 from shardedstore.urls import BESIDE, join_url
 
 _IDENTITY = re.compile("job-[0-9]+[.]json")
@@ -24,13 +26,31 @@ class Identity(msgspec.Struct, frozen=True):
     """What a destination was made from: digests of the source's metadata and division, and of the chain.
 
     `generation` counts the jobs that wrote to this destination; a later one gives its objects other names. `config` is
-    the source's, as a JSON document.
+    the source's, as a JSON document, and `marks` tell what its groups and arrays were. `after` is the generation of the
+    job that this one goes on from as its source has changed; 0 for a job of its own. `is_one_zarr` tells that all shards
+    are in one ordinary Zarr. `planned` is what the job is going to make.
     """
 
     source: str
     chain: str
     generation: int = 1
     config: dict[str, Any] = {}
+    marks: dict[str, Mark] = {}
+    after: int = 0
+    is_one_zarr: bool = False
+    planned: Planned = Planned()
+
+    def is_of(self, other: Identity) -> bool:
+        """Tell whether it is the same job."""
+        return (self.source, self.chain) == (other.source, other.chain)
+
+    def goes_on_from(self, other: Identity) -> bool:
+        """Tell whether it is the same job, but for what has changed in its source."""
+        if self.chain != other.chain or not (self.marks and other.marks):
+            return False
+        if self.is_one_zarr and not has_only_grown(other.marks, self.marks):
+            return False
+        return is_same_source(other.config, self.config, other.marks, self.marks)
 
 
 def read_identity(folder: Folder) -> Identity | None:
@@ -44,7 +64,12 @@ def read_identity(folder: Folder) -> Identity | None:
     generations = [int(name[4:-5]) for name in folder.names(FOLDER) if _IDENTITY.fullmatch(name)]
     if not generations:
         return None
-    path = identity_name(max(generations))
+    return read_generation(folder, max(generations))
+
+
+def read_generation(folder: Folder, generation: int) -> Identity:
+    """Return what the job of a generation made it from; see `read_identity`."""
+    path = identity_name(generation)
     try:
         return msgspec.json.decode(folder.read(path), type=Identity)
     except msgspec.DecodeError as error:
@@ -59,7 +84,9 @@ def identity_name(generation: int) -> str:
 
 
 def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Identity | None:
-    """Return the identity of a job to go on with, or None for a new one, and write nothing.
+    """Return the identity of a job to go on with, as it is or as its source has changed, or None for a new one.
+
+    Nothing is written.
 
     Raises
     ------
@@ -68,7 +95,7 @@ def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Iden
     """
     try:
         found = read_identity(folder)
-        if found is not None and (found.source, found.chain) == (wanted.source, wanted.chain):
+        if found is not None and (wanted.is_of(found) or wanted.goes_on_from(found)):
             return found
         if not overwrite and (found is not None or set(folder.names()) - {FOLDER}):
             raise DestinationError(_foreign(folder.url, found, wanted))
@@ -77,26 +104,38 @@ def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Iden
     return None
 
 
-def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again: bool = False) -> Ledger:
+def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again: bool = False) -> Identity:
     """Make a destination ready to be written to; see `check_destination`. Nothing that is there is removed or rewritten.
 
-    A new job gets a generation of its own, whose objects have names of their own. It is claimed by making its file,
-    which only one of two jobs that start at once can do; the other then finds it there. With `again`, a job that could
-    be gone on with begins anew as well.
+    With `again`, a job that could be gone on with begins anew.
     """
     found = check_destination(folder, wanted, overwrite)
+    if found is not None and wanted.is_of(found) and not again:
+        return found
     found = None if again else found
-    while found is None:
+    return claim(
+        folder, wanted if found is None else msgspec.structs.replace(wanted, after=found.generation), overwrite
+    )
+
+
+def claim(folder: Folder, wanted: Identity, overwrite: bool = False) -> Identity:
+    """Give a job a generation of its own, whose objects have names of their own.
+
+    It is claimed by making its file, which only one of two jobs that start at once can do; the other finds it there.
+    """
+    while True:
         try:
             generation = _next_generation(folder)
-            wanted = msgspec.structs.replace(wanted, generation=generation)
-            folder.write(identity_name(generation), msgspec.json.encode(wanted), create=True)
+            mine = msgspec.structs.replace(wanted, generation=generation)
+            folder.write(identity_name(generation), msgspec.json.encode(mine), create=True)
         except FileExistsError:
-            pass
+            found = check_destination(folder, wanted, overwrite)
+            if found is not None and wanted.is_of(found):
+                return found
         except STORAGE_ERRORS as error:
             raise DestinationError(f"the destination {folder.url!r} can't be written to: {explain(error)}") from error
-        found = check_destination(folder, wanted, overwrite)
-    return Ledger(folder, found.generation)
+        else:
+            return mine
 
 
 def check_latest(folder: Folder, generation: int) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,18 +19,21 @@ import dask
 from dask.delayed import Delayed, delayed
 from toolz import partition_all
 
+from shardedstore.attendance import attended
 from shardedstore.chain import Chain
 from shardedstore.config import Config
-from shardedstore.errors import DestinationError
+from shardedstore.errors import DestinationError, ShardsFailed
 from shardedstore.folders import STORAGE_ERRORS
 from shardedstore.job import identity, remaining, start
 from shardedstore.lending import access, lend, prove
 from shardedstore.lock import held
 from shardedstore.outcome import Outcome
+from shardedstore.partial import show_partial
 from shardedstore.plan import Plan, Segment
 from shardedstore.remote_errors import explain
 from shardedstore.result import finish
-from shardedstore.task import Job, run_segment
+from shardedstore.task import Job
+from shardedstore.wanted import do_segment, interruptible
 from shardedstore.window import Window
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 BRANCHES = 32  # of the tree that adds outcomes up
+AGAIN = "call map_shards with the same arguments again, and it goes on from there"
 
 
 def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T]) -> Delayed:
@@ -49,10 +54,10 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
     if (client := active_client()) is not None:
         lend(client, job, plan)
     token = secrets.token_hex(4)
-    started = delayed(start)(job, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
-    segments = plan.segments()
+    started = delayed(start)(job, plan, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
+    segments = job.segments(plan)
     level = [
-        delayed(run_segment)(started, segment, dask_key_name=key)
+        delayed(do_segment)(started, segment, dask_key_name=key)
         for segment, key in zip(segments, _keys(job, segments, token), strict=True)
     ]
     depth = 0
@@ -69,12 +74,15 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
 def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome], T]) -> T:
     try:
         config = finish(job, plan, outcome)
+    except ShardsFailed as failed:
+        if not job.partial:
+            raise
+        config, outcome = show_partial(job, plan, outcome, failed)
     except STORAGE_ERRORS as error:
         raise DestinationError(
-            f"the shards are done, but not the result at {job.folder!r}: {explain(error)}; call map_shards with the same "
-            "arguments again, and it goes on from there"
+            f"the shards are done, but not the result at {job.folder!r}: {explain(error)}; {AGAIN}"
         ) from error
-    return wrap(config, outcome)
+    return wrap(config, replace(outcome, changed=job.stale))
 
 
 def _keys(job: Job, segments: list[Segment], token: str) -> Iterator[str]:
@@ -100,8 +108,12 @@ def run(
     """
     if job.folder is None:
         return _run(job, plan, overwrite, wrap, progress, threading.Event())
-    with held(job.place) as lost:
-        return _run(job, plan, overwrite, wrap, progress, lost)
+    try:
+        with held(job.place) as lost:
+            return _run(job, plan, overwrite, wrap, progress, lost)
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"what is done at {job.folder!r} stays: {AGAIN}")
+        raise
 
 
 def _run(
@@ -113,7 +125,8 @@ def _run(
     lost: threading.Event,
 ) -> T:
     client = active_client()
-    job = start(job, identity(plan, job.chain), overwrite)
+    look = partial(each, name="look", plans=[plan])
+    job = start(job, plan, identity(plan, job.chain), overwrite, look)
     if client is None:
         return _follow(None, job, plan, wrap, progress, lost)
     with access(client, job, plan):
@@ -129,7 +142,7 @@ def _follow(
     progress: Progress | None,
     lost: threading.Event,
 ) -> T:
-    segments, skipped = remaining(job, plan, plan.segments())
+    segments, skipped = remaining(job, plan, job.segments(plan))
     outcomes = [Outcome(skipped=skipped)]
     total = plan.shard_count
     if progress is not None:
@@ -170,8 +183,11 @@ def _compute(*values: Delayed) -> tuple[Any, ...]:
 
 def _run_local(job: Job, segments: list[Segment]) -> Iterator[Outcome]:
     """Run segments a few at a time on the local scheduler, to tell of progress between."""
+    token = secrets.token_hex(4)
     for some in partition_all(min(BRANCHES, max(os.cpu_count() or 1, job.max_failures)), segments):
-        yield from _compute(*(delayed(run_segment)(job, segment) for segment in some))
+        with interruptible(token):
+            outcomes = _compute(*(delayed(do_segment)(job, segment, token) for segment in some))
+        yield from outcomes
 
 
 def each(
@@ -192,6 +208,7 @@ def each(
         for plan in plans:
             stack.enter_context(access(client, Job(Chain((), None), None), plan))
         function: Any = work
+        stack.enter_context(attended(client))
         window = stack.enter_context(Window(client, function))
         while waiting or window.flying:
             window.launch([waiting.pop() for _ in range(min(window.room(), len(waiting)))])
@@ -213,7 +230,7 @@ def _run_window(client: Client, job: Job, segments: list[Segment]) -> Iterator[O
     waiting = list(zip(segments, _keys(job, segments, token), strict=True))[::-1]
     suspects: list[tuple[Segment, str]] = []
     alone: tuple[Segment, str] | None = None
-    with Window(client, partial(run_segment, job)) as window:
+    with attended(client), Window(client, partial(do_segment, job)) as window:
         while waiting or suspects or window.flying:
             if waiting or window.flying:
                 window.launch([waiting.pop() for _ in range(min(window.room(), len(waiting)))])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import obstore
@@ -18,8 +19,9 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from shardedstore.blobs import object_store
-from shardedstore.config import Config
+from shardedstore.access import Options
+from shardedstore.blobs import nbytes_of, object_store
+from shardedstore.config import FILE_NAME, Config
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
 from shardedstore.locations import Directory, Location, open_location, show
@@ -34,11 +36,13 @@ from shardedstore.metadata import (
     parse_node,
 )
 from shardedstore.mounts import is_below, join
+from shardedstore.named import ROOTS
 from shardedstore.remote_errors import explain
-from shardedstore.urls import is_remote
+from shardedstore.transient import patiently
+from shardedstore.urls import is_remote, object_url
 
 IN_FLIGHT = 64
-NOT_NODES = ("", ".", "..", "zarr.json")  # of which a zip may have the first three
+NOT_NODES = ("", ".", "..", "zarr.json")  # of which a store of another kind may have the first three
 
 
 class Node(NamedTuple):
@@ -135,6 +139,8 @@ def read_nodes(config: Config) -> dict[str, Node]:
     """
     whole = [path for path, mount in config.shards.items() if mount.blocks is None]
     nodes = _walk_location(config.base, set(whole))
+    if not nodes and _is_result(config.base):
+        raise PartitionError(f"{show(config.base)} is the result of a job: open it with ShardedStore.load")
     if not nodes:
         raise PartitionError(
             f"{show(config.base)} holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
@@ -145,6 +151,24 @@ def read_nodes(config: Config) -> dict[str, Node]:
     if config.consolidated is not None:
         _mark_rebuilt(open_location(config.consolidated), nodes)
     return dict(sorted(nodes.items(), key=lambda node: node[0].split("/")))
+
+
+def is_zarr(url: str, options: Options) -> bool:
+    """Tell whether a folder is a Zarr, as far as it can be seen."""
+    return any(_is_there(object_url(url, name), options) for name in ROOTS)
+
+
+def _is_result(location: Location) -> bool:
+    if not isinstance(location, Directory):
+        return False
+    url = location.url if location.url.endswith(".json") else object_url(location.url, FILE_NAME)
+    return _is_there(url, location.options)
+
+
+def _is_there(url: str, options: Options) -> bool:
+    with suppress(OSError, BaseError):
+        return nbytes_of(url, options) is not None
+    return False
 
 
 def _mark_rebuilt(overlay: Store, nodes: dict[str, Node]) -> None:
@@ -164,7 +188,7 @@ async def _keys(store: Store) -> list[str]:
 
 def _walk_location(location: Location, skip: Container[str]) -> dict[str, Node]:
     try:
-        nodes = walk(open_location(location), skip)
+        nodes = patiently(lambda: walk(open_location(location), skip))
         if not nodes:
             _check_bucket(location)
     except (OSError, BaseError) as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
-IN_FLIGHT = 32
+from shardedstore.limiter import READS, requests
+
+IN_FLIGHT = 32  # for one stream; `READS` bounds those of all
 BYTES_IN_FLIGHT = 64 << 20
 
 
@@ -28,14 +30,10 @@ def in_flight(get: Callable[[str], bytes | None], keys: Iterable[str]) -> Iterat
     def room() -> int:
         return 4 if largest is None else max(2, min(2 * IN_FLIGHT, BYTES_IN_FLIGHT // largest))
 
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        try:
-            for key in keys:
-                waiting.append(pool.submit(get, key))
-                while len(waiting) >= room():
-                    yield first()
-            while waiting:
+    with requests(READS, IN_FLIGHT) as submit:
+        for key in keys:
+            waiting.append(submit(get, key))
+            while len(waiting) >= room():
                 yield first()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield first()

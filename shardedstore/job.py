@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import msgspec
+
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.chain import Chain
 from shardedstore.config import FILE_NAME, dump, to_dict
@@ -16,15 +18,21 @@ from shardedstore.destination import check_apart, check_new_zarr, check_outputs,
 from shardedstore.errors import DestinationError
 from shardedstore.fingerprint import fingerprint
 from shardedstore.folders import open_folder
-from shardedstore.generations import ONCE, Identity, check_destination, open_destination
+from shardedstore.generations import ONCE, Identity, check_destination, claim, open_destination
+from shardedstore.grid import Coords
 from shardedstore.hierarchy import Node
 from shardedstore.ledger import Ledger
+from shardedstore.metadata import ArrayMeta
 from shardedstore.names import check_names
 from shardedstore.onezarr import LAST
 from shardedstore.plan import Plan, Segment
+from shardedstore.planned import plan_result
+from shardedstore.succession import marks_of
+from shardedstore.takeover import Each, find_stale, one_by_one, take_over
 from shardedstore.task import MOST_FAILURES, Job
 from shardedstore.unfinished import UNFINISHED, bucket_rule
 from shardedstore.urls import BESIDE, is_remote, normalize
+from shardedstore.witness import Changed
 
 logger = logging.getLogger("shardedstore")
 
@@ -37,8 +45,12 @@ def prepare(
     retries: int,
     storage_options: StorageOptions = None,
     max_failures: int = MOST_FAILURES,
+    changed: Changed = "metadata",
+    digest: bool = False,
 ) -> Job:
     """Check everything that can be checked before anything is written, and return the job.
+
+    With `digest`, what it writes is digested on its way.
 
     Raises
     ------
@@ -73,37 +85,59 @@ def prepare(
     else:
         check_names(plan, chain.sink)
         check_outputs(folder, plan, chain.sink)
-    job = Job(chain, folder, retries=retries, options=options, max_failures=max_failures)
+    shapes = _shapes(plan, nodes) if digest else None
+    job = Job(
+        chain, folder, retries=retries, options=options, max_failures=max_failures, changed=changed, shapes=shapes
+    )
     check_destination(job.place, identity(plan, chain), overwrite and not chain.is_one_zarr)
     return job
+
+
+def _shapes(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, Coords]:
+    """Return the shapes that the arrays get that are divided into blocks."""
+    metas = ((run.path, nodes[run.path].meta) for run in plan.runs if run.blocks is not None and run.path in nodes)
+    return {path: meta.shape for path, meta in metas if isinstance(meta, ArrayMeta)}
 
 
 def identity(plan: Plan, chain: Chain) -> Identity:
     """Return what a job's result is made from."""
     source = hashlib.sha256(dump(plan.config, None) + plan.source.encode()).hexdigest()
     token = fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}"
-    return Identity(source, token, config=to_dict(plan.config))
+    marks = marks_of(plan.nodes) if chain.sink is not None and chain.sink.can_grow else {}
+    planned = plan_result(plan, chain)
+    return Identity(
+        source, token, config=to_dict(plan.config), marks=marks, is_one_zarr=chain.is_one_zarr, planned=planned
+    )
 
 
-def start(job: Job, wanted: Identity, overwrite: bool) -> Job:
+def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = one_by_one) -> Job:
     """Open the destination for writing, and return the job with its generation there.
 
-    What `prepare` saw of it is looked at again: a lazy job may run much later, when another has written there.
+    What `prepare` saw of it is looked at again: a lazy job may run much later, when another has written there. Shards
+    that an earlier job made are taken over where their source is as it was; `each` is how the source is looked at.
     """
     if job.folder is None:
         return job
     one_zarr = job.chain.is_one_zarr
     if one_zarr:
         check_unused(job.folder.removesuffix(BESIDE), job.options)
-    ledger = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
+    found = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
     if overwrite and one_zarr:  # so that nothing opens a mixture of the old and the new, whenever this job ends
         job.place.remove(FILE_NAME)
         zarr = open_folder(job.folder.removesuffix(BESIDE), job.options)
         for name in reversed(LAST):
             zarr.remove(name)
-    if is_remote(job.folder) and ledger.unfinished():
+    stale = 0
+    if found.after and not Ledger(job.place, found.generation).has_inherited():
+        stale = take_over(job, plan, found)
+    if job.changed != "metadata" and (records := Ledger(job.place, found.generation).read()):
+        changed = find_stale(job.changed, plan, records, each)
+        if changed:
+            found = claim(job.place, msgspec.structs.replace(wanted, after=found.generation))
+            stale += take_over(job, plan, found, changed)
+    if is_remote(job.folder) and Ledger(job.place, found.generation).unfinished():
         logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))
-    return replace(job, generation=ledger.generation)
+    return replace(job, generation=found.generation, stale=stale)
 
 
 def remaining(job: Job, plan: Plan, segments: list[Segment]) -> tuple[list[Segment], int]:

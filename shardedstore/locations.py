@@ -61,6 +61,15 @@ class PartOf(_Kind, frozen=True, tag="part", omit_defaults=True):
     without: tuple[str, ...] = ()
 
 
+class BlockOf(_Kind, frozen=True, tag="block"):
+    """One block of an array of another component that is divided, as an array of its own."""
+
+    source: Location
+    path: str
+    blocks: Blocks
+    block: Coords
+
+
 @dataclass(frozen=True)
 class Opened:
     """A store that has no location, such as one in memory: it can be looked at, but not sent to a worker."""
@@ -69,10 +78,11 @@ class Opened:
 
 
 Place = Directory | Zip
+VIEWS = ViewOf | PartOf | BlockOf
 if TYPE_CHECKING:
-    Location = Directory | Zip | ViewOf | PartOf | Opened
+    Location = Directory | Zip | ViewOf | PartOf | BlockOf | Opened
 else:
-    Location = Directory | Zip | ViewOf | PartOf  # what a config can hold
+    Location = Directory | Zip | ViewOf | PartOf | BlockOf  # what a config can hold
 
 
 def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptions = None) -> Location:
@@ -110,7 +120,7 @@ def _locate_foreign(store: Store) -> Location:
 def url_of(location: Location) -> str | None:
     """Return the URL of a component, of a view that of its source; None for a store that has none."""
     place = origin(location)
-    return None if isinstance(place, Opened | ViewOf | PartOf) else place.url
+    return None if isinstance(place, Opened | VIEWS) else place.url
 
 
 def origin(location: Location) -> Location:
@@ -119,7 +129,7 @@ def origin(location: Location) -> Location:
     >>> origin(ViewOf(ViewOf(Zip("/data/a.zip"), "t"), "u"))
     Zip(url='/data/a.zip')
     """
-    while isinstance(location, ViewOf | PartOf):
+    while isinstance(location, VIEWS):
         location = location.source
     return location
 
@@ -135,6 +145,8 @@ def show(location: Location) -> str:
             return f"{path!r} in {show(source)}"
         case PartOf(source):
             return show(source)
+        case BlockOf(source, path, _, block):
+            return f"'{path}[{block_name(block)}]' in {show(source)}"
         case Opened(store):
             return repr(store)
     return repr(location.url)
@@ -157,6 +169,8 @@ def open_location(location: Location) -> Store:
             return View(open_location(source), path)
         case PartOf(source, only, without):
             return Part(open_location(source), only, without)
+        case BlockOf(source, path, blocks, block):
+            return Block(open_location(source), path, blocks, block)
     raise AssertionError(location)
 
 
@@ -184,7 +198,7 @@ def map_places(location: Location, change: Callable[[Place], Place]) -> Location
     """Return a location whose place is changed; of a view or a part, its source's."""
     if isinstance(location, Opened):
         return location
-    if isinstance(location, ViewOf | PartOf):
+    if isinstance(location, VIEWS):
         return msgspec.structs.replace(location, source=map_places(location.source, change))
     return change(location)
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future
 
 import obstore
 
 from shardedstore.access import Options
 from shardedstore.blobs import object_store
+from shardedstore.buffers import writev_all
 from shardedstore.entries import Data
+from shardedstore.limiter import MOST, WRITES, requests
 from shardedstore.publish import make_folder, published, synced_file_system
 from shardedstore.urls import is_remote
-from shardedstore.zipwriter import writev_all
 
-PUTS = 64  # at a time: 10,000 small objects took less time than with 24, and with 96 no less
 BYTES_IN_FLIGHT = 64 << 20
 LARGEST_PUT = 64 << 20  # bytes; what is larger goes up in parts
 Item = tuple[str, Data]
@@ -48,17 +47,14 @@ def _at_once(put: Callable[[Item], None], items: Iterable[Item]) -> None:
     """Call a function for all items, some at a time, within a bound on bytes."""
     waiting: deque[tuple[Future[None], int]] = deque()
     total = 0
-    with ThreadPoolExecutor(PUTS, "shardedstore-put") as pool:
-        try:
-            for item in items:
-                nbytes = memoryview(item[1]).nbytes
-                while waiting and (len(waiting) >= 2 * PUTS or total + nbytes > BYTES_IN_FLIGHT):
-                    future, gone = waiting.popleft()
-                    future.result()
-                    total -= gone
-                waiting.append((pool.submit(partial(put, item)), nbytes))
-                total += nbytes
-            for future, _ in waiting:
+    with requests(WRITES, MOST) as submit:
+        for item in items:
+            nbytes = memoryview(item[1]).nbytes
+            while waiting and (len(waiting) >= 2 * MOST or total + nbytes > BYTES_IN_FLIGHT):
+                future, gone = waiting.popleft()
                 future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+                total -= gone
+            waiting.append((submit(put, item), nbytes))
+            total += nbytes
+        for future, _ in waiting:
+            future.result()

@@ -6,7 +6,8 @@ the Zarr, one zip for each shard that has some; when all shards are done, they a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,7 +27,7 @@ from shardedstore.mounts import join
 from shardedstore.objects import Item, write_objects
 from shardedstore.plan import Plan
 from shardedstore.task import Job
-from shardedstore.urls import BESIDE, is_remote, join_url, quote_name
+from shardedstore.urls import BESIDE, object_url
 from shardedstore.zips import ZipReadStore
 from shardedstore.zipshard import write_zip
 
@@ -76,7 +77,7 @@ def whole_key(entry: Entry, shard: Shard) -> str:
 def waiting_url(url: str, shard: Shard) -> str:
     """Return where the documents of a shard wait."""
     name = f"{WAITING}/{'base' if shard.is_base else f'shards/{shard.path}'}.zip"
-    return join_url(url + BESIDE, quote_name(name) if is_remote(url) else name)
+    return object_url(url + BESIDE, name)
 
 
 def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink) -> Config:
@@ -90,7 +91,12 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
     assert job.folder is not None
     zarr = open_folder(job.folder.removesuffix(BESIDE), sink.options)
     documents = sink.documents(_waiting(zarr.url, plan, sink.options), plan.config)
-    _check_listing(zarr.url, zarr.sizes(), documents, records)
+    difference = Listed.of(zarr.sizes(), documents).difference(Listed.written(records))
+    if difference is not None:
+        raise CorruptError(
+            f"{zarr.url!r} {difference}: something else writes there or removes from it. Call map_shards with the same "
+            "arguments and overwrite=True, which writes everything again, or name another destination"
+        )
     nodes = _nodes(documents)
     for path in plan.consolidated:
         if path in nodes:
@@ -116,20 +122,41 @@ def _waiting(url: str, plan: Plan, options: Options) -> dict[str, bytes]:
     return documents
 
 
-def _check_listing(
-    url: str, sizes: Iterator[tuple[str, int]], documents: Mapping[str, bytes], records: Mapping[int, Record]
-) -> None:
-    count = total = names = 0
-    for key, nbytes in sizes:
-        if key not in documents and not key.endswith(CONSOLIDATED_V2):
-            count, total, names = count + 1, total + nbytes, names + name_crc(key, nbytes)
-    written = [sum(getattr(r, field) for r in records.values()) for field in ("entries", "nbytes", "names")]
-    if [count, total, names] != written:
-        others = ", of other names or sizes" if [count, total] == written[:2] else ""
-        raise CorruptError(
-            f"{url!r} holds {count} files of {total} bytes without its metadata{others}, where {written[0]} of {written[1]} "
-            "were written: something else writes there or removes from it. Call map_shards with the same arguments and "
-            "overwrite=True, which writes everything again, or name another destination"
+class Listed(NamedTuple):
+    """The files of one ordinary Zarr without its metadata: their number and bytes, and the sum of `name_crc` over them."""
+
+    files: int
+    nbytes: int
+    names: int
+
+    @classmethod
+    def of(cls, sizes: Iterable[tuple[str, int]], documents: Container[str]) -> Listed:
+        """Return what a listing has, given the keys of the documents."""
+        count = total = names = 0
+        for key, nbytes in sizes:
+            if key not in documents and not key.endswith(CONSOLIDATED_V2):
+                count, total, names = count + 1, total + nbytes, names + name_crc(key, nbytes)
+        return cls(count, total, names)
+
+    @classmethod
+    def written(cls, records: Mapping[int, Record]) -> Listed:
+        """Return what the records say that was written."""
+        return cls(
+            *(sum(getattr(record, name) for record in records.values()) for name in ("entries", "nbytes", "names"))
+        )
+
+    def difference(self, written: Listed) -> str | None:
+        """Return how this differs from what was written, if it does.
+
+        >>> Listed(2, 99, 7).difference(Listed(2, 99, 8))
+        'holds 2 files of 99 bytes without its metadata, of other names or sizes, where 2 of 99 were written'
+        """
+        if self == written:
+            return None
+        others = ", of other names or sizes" if self[:2] == written[:2] else ""
+        return (
+            f"holds {self.files:,} files of {self.nbytes:,} bytes without its metadata{others}, where {written.files:,} of "
+            f"{written.nbytes:,} were written"
         )
 
 

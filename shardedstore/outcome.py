@@ -13,6 +13,23 @@ from shardedstore.plan import Segment
 
 
 @dataclass(frozen=True)
+class Partial:
+    """What a store shows of a job that has not ended: `shown` of `total` shards from their new place, and `done` are done.
+
+    `reason` tells why the others are shown from the source.
+    """
+
+    shown: int
+    done: int
+    total: int
+    reason: str
+
+    def __str__(self) -> str:
+        rest = f", and the rest from the source: {self.reason}" if self.shown < self.total else ""
+        return f"{self.shown:,} of {self.total:,} shards are shown from their new place{rest}"
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of some shards; small, and added up on the way back."""
 
@@ -23,6 +40,10 @@ class Outcome:
     failures: tuple[ShardError, ...] = ()
     locations: dict[int, Location] = field(default_factory=dict)
     retries: int = 0
+    missing: int = 0
+    changed: int = 0
+    throttled: int = 0
+    partial: Partial | None = None
 
     @classmethod
     def total(cls, outcomes: Iterable[Outcome]) -> Outcome:
@@ -36,6 +57,9 @@ class Outcome:
             tuple(failure for part in parts for failure in part.failures),
             merge(part.locations for part in parts),
             sum(part.retries for part in parts),
+            sum(part.missing for part in parts),
+            sum(part.changed for part in parts),
+            sum(part.throttled for part in parts),
         )
 
     @classmethod

@@ -16,10 +16,11 @@ import obstore
 
 from shardedstore.access import NONE, Options
 from shardedstore.blobs import nbytes_of, object_store
+from shardedstore.buffers import writev_all
 from shardedstore.errors import CorruptError, UsageError
+from shardedstore.limiter import WRITES
 from shardedstore.publish import published
 from shardedstore.urls import is_remote
-from shardedstore.zipwriter import writev_all
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -69,7 +70,7 @@ def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
         object_store(folder, options),
         unquote(name),
         buffer_size=size,
-        max_concurrency=max(1, min(12, BYTES_ON_THEIR_WAY // size)),
+        max_concurrency=max(1, min(12, int(WRITES.bound), BYTES_ON_THEIR_WAY // size)),
     )
     with writer:
         upload = _Upload(writer, url, size)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from shardedstore.access import Options
 from shardedstore.chain import Entries, Shard, Tally
 from shardedstore.config import Config
-from shardedstore.entries import Entry
+from shardedstore.entries import Entry, array_folder
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.grid import Coords
 from shardedstore.mounts import join
@@ -17,7 +17,7 @@ from shardedstore.onezarr import is_document
 from shardedstore.outputs import output
 from shardedstore.packing import KEYS, Packing, find_packing, parse_array
 from shardedstore.shardwriter import ShardWriter
-from shardedstore.urls import is_remote, join_url, quote_name
+from shardedstore.urls import object_url
 
 _OBJECT = re.compile(r"(?:(.*)/)?(c(?:/[0-9]+)+)")
 Place = tuple[str, Coords]  # an array's folder in the shard, and a block of its chunk grid
@@ -60,7 +60,7 @@ def packed(entries: Entries, shard: Shard, url: str, options: Options, size: int
                 f"the chunks of {key!r} don't come together: a step before the sink must keep the order of the chunks"
             )
         done.add(place)
-        writer = _write(run, packing, join_url(url, quote_name(key) if is_remote(url) else key), options)
+        writer = _write(run, packing, object_url(url, key), options)
         tally.add(key, writer.nbytes, writer.crc)
 
 
@@ -92,7 +92,7 @@ class Packer:
         if entry.coords is not None and entry.array is not None and entry.array.keys is not None:
             if self.shard.block is not None:
                 return "", self.shard.block
-            folder = entry.key.removesuffix(entry.array.keys.encode(entry.coords)).rstrip("/")
+            folder = array_folder(entry)
             packing = self.packing(folder)
             return None if packing is None else (folder, packing.blocks.split(entry.coords)[0])
         folder, _, name = entry.key.rpartition("/")

@@ -29,6 +29,7 @@ def divide(source: Location, shards: Shards, include: Paths | None = None, exclu
     """
     patterns = parse_shards(shards)
     nodes = read_nodes(Config(base=source))
+    _check_globs(patterns, nodes)
     part = choose(source, nodes, include, exclude)
     if part is None:
         return Config(base=source, shards=_mounts(nodes, patterns, lambda path: ViewOf(source, path)))
@@ -66,6 +67,15 @@ def _mounts(nodes: Mapping[str, Node], patterns: list[Pattern], view: Callable[[
             if blocks is not None:
                 mounts[path] = Mount(view(path), blocks)
     return mounts
+
+
+def _check_globs(patterns: list[Pattern], nodes: Mapping[str, Node]) -> None:
+    for pattern in patterns:
+        if not any(map(pattern.matches, nodes)) and not pattern.is_plain:
+            raise PartitionError(
+                f"shards names the glob {pattern.text!r}, which matches no group or array of the source; it has "
+                f"{some_of(nodes)}"
+            )
 
 
 def _check_plain(patterns: list[Pattern], nodes: Mapping[str, Node]) -> None:

@@ -6,6 +6,7 @@ runs it. It is one task, and what its records are kept by.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
@@ -16,14 +17,16 @@ import msgspec
 from shardedstore.chain import Shard
 from shardedstore.config import Config
 from shardedstore.errors import PartitionError, UsageError
-from shardedstore.grid import Blocks, block_name
+from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.hierarchy import Node, digest, read_nodes
-from shardedstore.locations import Location
+from shardedstore.locations import Location, url_of
 from shardedstore.metadata import ArrayMeta, GroupMeta
+from shardedstore.urls import is_remote
 
 PER_FILE = 1 << 10  # bytes that its names and headers take at most, in a zip
 PER_CHUNK = 32 << 10  # bytes that take as long to copy as a chunk takes to open
 LEAST_WEIGHT = 192 << 20  # of a segment, in bytes, some 100 ms: below, scheduling costs more than it gains
+FAR = 8  # how much longer it takes from or to an object store
 MOST_SEGMENTS = 4096
 MOST_SHARDS = 256  # in a segment
 
@@ -47,13 +50,28 @@ class Run(msgspec.Struct, frozen=True):
     consolidated: frozenset[str] = frozenset()
     nbytes: int = 0
 
+    @property
+    def numbers(self) -> range:
+        """The numbers of the shards."""
+        return range(self.number, self.number + self.stop - self.first)
+
     def shards(self) -> Iterator[tuple[int, Shard]]:
         """Yield the numbers and places of the shards."""
         divided = frozenset(path for path, blocks in (self.mounted or {}).items() if blocks is not None)
-        for i in range(self.first, self.stop):
-            block = None if self.blocks is None else self.blocks.index(i)
-            number = self.number + i - self.first
+        for number, block in zip(self.numbers, self._indices(), strict=True):
             yield number, Shard(self.path, self.blocks, block, self.mounted is not None, self.nbytes, divided)
+
+    def _indices(self) -> Iterator[Coords | None]:
+        if self.blocks is None:
+            yield None
+            return
+        i = self.first
+        while i < self.stop:  # a row of the grid at a time, as there may be a million
+            *lead, start = self.blocks.index(i)
+            end = min(start + self.stop - i, self.blocks.grid[-1])
+            for last in range(start, end):
+                yield (*lead, last)
+            i += end - start
 
     def cut(self, first: int, stop: int) -> Run:
         """Return a part of the run, with the locations of its own blocks only."""
@@ -87,7 +105,13 @@ class Segment(msgspec.Struct, frozen=True):
 
     def without(self, done: frozenset[int]) -> Segment:
         """Return the segment without some shards; it may be empty."""
-        kept = [s.runs[0] for s in self.split() if s.runs[0].number not in done]
+        kept: list[Run] = []
+        for run in self.runs:
+            left = [number for number in run.numbers if number not in done]
+            for _, some in itertools.groupby(enumerate(left), lambda counted: counted[1] - counted[0]):
+                stretch = [number for _, number in some]
+                first = run.first + stretch[0] - run.number
+                kept.append(run.cut(first, first + len(stretch)))
         return Segment(self.number, tuple(kept))
 
 
@@ -143,10 +167,11 @@ class Plan(NamedTuple):
         """A digest of the source's metadata."""
         return digest(self.nodes)
 
-    def segments(self) -> list[Segment]:
-        """Cut the shards into segments of about equal weight."""
+    def segments(self, *, to_remote: bool = False) -> list[Segment]:
+        """Cut the shards into segments of about equal weight; `to_remote` tells that they go to an object store."""
         total = sum(load.weight for load in self.loads)
-        most = max(LEAST_WEIGHT, total // MOST_SEGMENTS)
+        is_far = to_remote or is_remote(url_of(self.config.base) or "")
+        most = max(LEAST_WEIGHT // (FAR if is_far else 1), total // MOST_SEGMENTS)
         segments: list[Segment] = []
         open_runs: list[Run] = []
         room, places = most, MOST_SHARDS
@@ -201,16 +226,23 @@ def make_plan(config: Config, consolidated: bool | None = None) -> Plan:
     for path in _groups(nodes, None):
         home = _home(path, whole)
         stale[home].append(path if home is None else path[len(home) :].lstrip("/"))
-    runs = [Run(0, "", config.base, mounted=blocked, consolidated=frozenset(stale[None]))]
-    for path, mount in config.shards.items():
-        count = 1 if mount.blocks is None else mount.blocks.count
-        last = runs[-1]
-        number = last.number + last.stop
-        groups = frozenset(stale[path])
-        runs.append(Run(number, path, mount.location, mount.blocks, 0, count, mount.exceptions, consolidated=groups))
     found = tuple(Load(*load) for load in loads.values())
-    runs = [msgspec.structs.replace(run, nbytes=load.most(run.blocks)) for run, load in zip(runs, found, strict=True)]
+    homes = [None, *config.shards]
+    runs = [
+        msgspec.structs.replace(run, consolidated=frozenset(stale[home]), nbytes=load.most(run.blocks))
+        for run, home, load in zip(shard_runs(config), homes, found, strict=True)
+    ]
     return Plan(config, nodes, tuple(runs), found, _groups(nodes, consolidated))
+
+
+def shard_runs(config: Config) -> list[Run]:
+    """Return the shards of a store, numbered as in a job, from its config alone."""
+    runs = [Run(0, "", config.base, mounted={path: mount.blocks for path, mount in config.shards.items()})]
+    for path, mount in config.shards.items():
+        number = runs[-1].number + runs[-1].stop
+        count = 1 if mount.blocks is None else mount.blocks.count
+        runs.append(Run(number, path, mount.location, mount.blocks, 0, count, mount.exceptions))
+    return runs
 
 
 def _groups(nodes: Mapping[str, Node], consolidated: bool | None) -> tuple[str, ...]:

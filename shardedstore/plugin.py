@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distributed import Worker, WorkerPlugin
 
-from shardedstore.access import Grants, grant
+from shardedstore.access import Grants, grant, revoke
 
 
 class AccessPlugin(WorkerPlugin):
@@ -15,4 +15,8 @@ class AccessPlugin(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Hold them in the worker's process."""
-        grant(self._grants)
+        grant(self._grants, self.name)
+
+    def teardown(self, worker: Worker) -> None:
+        """Forget them, and none that another job's plugin holds."""
+        revoke(self.name)

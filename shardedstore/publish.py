@@ -73,7 +73,14 @@ def _create_locked(path: str) -> int:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Remove what killed processes left below a folder, and nothing that a process still writes to.
+    """Remove what killed processes left below a folder, and nothing that a process still writes to."""
+    for path in abandoned(folder):
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def abandoned(folder: str) -> Iterator[str]:
+    """Yield the paths of what killed processes left below a folder.
 
     That is: temporaries of this machine that are not locked, and those of other machines when they are a day old.
     """
@@ -84,7 +91,7 @@ def remove_temporaries(folder: str) -> None:
             if found is not None:
                 with suppress(OSError):
                     if _is_abandoned(path, found[1]):
-                        os.unlink(path)
+                        yield path
 
 
 def is_temporary(name: str) -> bool:

@@ -41,11 +41,19 @@ _MEANINGS = (
     ({"Timeout"}, "the server did not answer in time: check the network, and try again"),
     ({"HttpError"}, "the connection was lost: try again"),
 )  # fmt: skip
+_OF_WRITER = re.compile(r"Generic \w+ error: Error performing ")
 
 
 def is_of_object_store(error: BaseException) -> bool:
-    """Tell whether an error is of obstore, which uses some of Python's own classes as well."""
-    return "\n\nDebug source:" in str(error)
+    """Tell whether an error is of obstore, which uses some of Python's own classes as well.
+
+    Those of its writer are an OSError without a number, and without debugging.
+
+    >>> is_of_object_store(OSError("Generic S3 error: Error performing PUT http://host/a in 2s - status code: 503"))
+    True
+    """
+    text = str(error)
+    return "\n\nDebug source:" in text or (isinstance(error, OSError) and _OF_WRITER.match(text) is not None)
 
 
 def status_of(error: BaseException) -> int | None:
@@ -67,7 +75,7 @@ def explain(error: BaseException) -> str:
     "[Errno 13] Permission denied: '/data'"
     """
     text, _, debugging = str(error).partition("\n\nDebug source:")
-    if not debugging:
+    if not is_of_object_store(error):
         return text.partition("\n")[0] or type(error).__name__
     asked = re.search(r"Error performing ([A-Z]+) (\S+)", text)
     request = "" if asked is None else f"{asked[1]} {_public(asked[2])}"

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 
 import msgspec
 
-from shardedstore.chain import Chain
+from shardedstore.chain import Sink
 from shardedstore.config import FILE_NAME, Config, Mount, dump
 from shardedstore.errors import CorruptError, ShardError, ShardsFailed
 from shardedstore.generations import check_latest, versioned
 from shardedstore.grid import block_name
 from shardedstore.hierarchy import Node, consolidate, digest, read_nodes
-from shardedstore.ledger import Ledger, Record
-from shardedstore.locations import Directory, Location
+from shardedstore.ledger import Ledger, Record, compact
+from shardedstore.locations import Directory, Location, at_block
 from shardedstore.metadata import ArrayMeta
 from shardedstore.names import CONSOLIDATED
 from shardedstore.onezarr import finish_zarr
 from shardedstore.outcome import Outcome
 from shardedstore.plan import Plan, Run
+from shardedstore.planned import after
 from shardedstore.task import Job
 from shardedstore.urls import join_url
 
@@ -47,14 +48,16 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
         )
     records = _records(job, plan, outcome)
     if job.chain.sink is not None and job.chain.is_one_zarr:
-        return finish_zarr(job, plan, records, job.chain.sink)
+        config = finish_zarr(job, plan, records, job.chain.sink)
+        compact(Ledger(job.place, job.generation))
+        return config
     config = Config(
         base=_mount(job, plan.runs[0], records).location,
         shards={run.path: _mount(job, run, records) for run in plan.runs[1:]},
     )
     nodes = read_nodes(config)
-    planned = _after(job.chain, plan.nodes)
-    mounts = {path: _as_now(path, mount, nodes.get(path), planned.get(path)) for path, mount in config.shards.items()}
+    planned = after(job.chain, plan.nodes)
+    mounts = {path: as_now(path, mount, nodes.get(path), planned.get(path)) for path, mount in config.shards.items()}
     config = msgspec.structs.replace(config, shards=mounts)
     if job.folder is None:
         return config
@@ -62,6 +65,7 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     check_latest(job.place, job.generation)
     job.place.write(FILE_NAME, dump(config, job.folder))
     job.place.clean()
+    compact(Ledger(job.place, job.generation))
     return config
 
 
@@ -71,15 +75,15 @@ def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
         return {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
     records = Ledger(job.place, job.generation).read()
     done = job.done(plan.runs, records, job.listed())
+    if len(done) == plan.shard_count:
+        return records
     missing = tuple(
         ShardError(shard.name, GONE if number in records else "it was not recorded as done")
         for run in plan.runs
         for number, shard in run.shards()
         if number not in done
     )
-    if missing:
-        raise _failed(job, missing, plan.shard_count)
-    return records
+    raise _failed(job, missing, plan.shard_count)
 
 
 def _failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:
@@ -92,8 +96,7 @@ def _failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int
 
 def _mount(job: Job, run: Run, records: dict[int, Record]) -> Mount:
     if job.chain.sink is not None:
-        url = job.template(run.path, run.mounted is not None, run.blocks is not None)
-        return Mount(job.chain.sink.location(url), run.blocks)
+        return _written(job, job.chain.sink, run, records)
     located = {shard.block: records[number].location for number, shard in run.shards()}
     if run.blocks is None:
         return Mount(_given(located[None]))
@@ -101,19 +104,29 @@ def _mount(job: Job, run: Run, records: dict[int, Record]) -> Mount:
     return Mount(next(iter(exceptions.values())), run.blocks, exceptions)
 
 
+def _written(job: Job, sink: Sink, run: Run, records: dict[int, Record]) -> Mount:
+    """Return where a sink has written a run: as the most of its shards, and those of other generations by name."""
+
+    def location(generation: int) -> Location:
+        return sink.location(job.template(run.path, run.mounted is not None, run.blocks is not None, generation))
+
+    ((most, count),) = Counter(records[number].generation for number in run.numbers).most_common(1)
+    if count == len(run.numbers):
+        return Mount(location(most), run.blocks)
+    exceptions = {
+        block_name(shard.block): at_block(location(records[number].generation), shard.block)
+        for number, shard in run.shards()
+        if shard.block is not None and records[number].generation != most
+    }
+    return Mount(location(most), run.blocks, exceptions)
+
+
 def _given(location: Location | None) -> Location:
     assert location is not None
     return location
 
 
-def _after(chain: Chain, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
-    """Return a source's metadata as the steps of a chain leave it."""
-    for step in chain.steps:
-        nodes = step.changed(nodes)
-    return nodes
-
-
-def _as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> Mount:
+def as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> Mount:
     """Return a mount with the chunk keys and the division that its array has now, after the chain."""
     if mount.blocks is None or node is None or not isinstance(node.meta, ArrayMeta) or node.meta.keys is None:
         return mount

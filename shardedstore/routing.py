@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Iterator
 from copy import copy
 from typing import Self
 
@@ -11,8 +11,8 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.config import Config, Mount
-from shardedstore.grid import Blocks, Coords, block_name, parse_block
-from shardedstore.locations import Location, PartOf, ViewOf, open_block, open_location, show
+from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.locations import BlockOf, Location, Opened, PartOf, ViewOf, open_block, open_location, show
 from shardedstore.mounts import Mounts
 from shardedstore.parts import Part
 from shardedstore.readonly import ReadOnlyStore
@@ -30,6 +30,7 @@ class RoutedStore(ReadOnlyStore):
         self.config = config
         self._mounts = Mounts(config.shards)
         self._opened: OrderedDict[tuple[str | None, Coords | None], Store] = OrderedDict()
+        self._sources: dict[Location, Store] = {}
         self._overlay = None if config.consolidated is None else open_location(config.consolidated)
         self._overlaid: set[str] | None = None
 
@@ -50,17 +51,29 @@ class RoutedStore(ReadOnlyStore):
             return open_location(self.config.base)
         mount = self.config.shards[path]
         exception: Location | None = mount.exceptions.get(block_name(block))
+        if isinstance(exception, BlockOf):
+            return Block(self._source(exception.source), exception.path, exception.blocks, exception.block)
         if exception is not None:
             return open_location(exception)
-        if isinstance(mount.location, ViewOf) and (source := self._shared(mount.location.source)) is not None:
-            blocks, inside = mount.blocks, mount.location.path
+        if isinstance(mount.location, ViewOf):
+            source, blocks, inside = self._source(mount.location.source), mount.blocks, mount.location.path
             return View(source, inside) if blocks is None or block is None else Block(source, inside, blocks, block)
         if mount.blocks is None or block is None:
             return open_location(mount.location)
         return open_block(mount.location, mount.blocks, block)
 
+    def _source(self, source: Location) -> Store:
+        """Return the source of a view, opened once for all, so that a zip's directory is read once."""
+        if isinstance(source, Opened):
+            return source.store
+        if (store := self._shared(source)) is not None:
+            return store
+        if source not in self._sources:
+            self._sources[source] = open_location(source)
+        return self._sources[source]
+
     def _shared(self, source: Location) -> Store | None:
-        """Return the source of a view where the base is of it too: it is open, and a zip's directory is read once."""
+        """Return the source of a view where the base is of it too."""
         base, store = self.config.base, self._component(None)
         if isinstance(base, PartOf) and isinstance(store, Part):
             base, store = base.source, store.store
@@ -141,14 +154,16 @@ class RoutedStore(ReadOnlyStore):
                 yield start + key
 
     async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncIterator[str]:
-        names = None
-        if isinstance(mount.location, ViewOf):  # one listing of the source for all blocks that are there
-            names = mount.exceptions.keys()
-            async for key in self._component(path).list_prefix(prefix):
+        listed: set[str] = set()
+        for view, names in _views(mount, blocks):  # one listing of a source for all blocks that are there
+            listed |= names
+            async for key in View(self._source(view.source), view.path).list_prefix(prefix):
                 coords = blocks.keys.decode(key, blocks.chunk_grid)
-                if coords is not None and block_name(blocks.split(coords)[0]) not in names:
+                if coords is not None and block_name(blocks.split(coords)[0]) in names:
                     yield key
-        for block in map(blocks.index, range(blocks.count)) if names is None else map(parse_block, names):
+        for block in map(blocks.index, range(blocks.count)):
+            if block_name(block) in listed:
+                continue
             async for key in self._component(path, block).list():
                 local = blocks.keys.decode(key, blocks.local_grid(block))
                 if local is not None and (whole := blocks.keys.encode(blocks.join(block, local))).startswith(prefix):
@@ -196,3 +211,15 @@ class RoutedStore(ReadOnlyStore):
         mounts = self.config.shards.values()
         count = sum(1 if mount.blocks is None else mount.blocks.count for mount in mounts)
         return f"<{type(self).__name__} of {show(self.config.base)} and {count} shards at {len(mounts)} paths>"
+
+
+def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[ViewOf, set[str]]]:
+    """Yield what the blocks of a mount are views of, each with the names of its blocks."""
+    if isinstance(mount.location, ViewOf):
+        names = set(map(block_name, map(blocks.index, range(blocks.count))))
+        yield mount.location, names - mount.exceptions.keys()
+    views: defaultdict[ViewOf, set[str]] = defaultdict(set)
+    for name, location in mount.exceptions.items():
+        if isinstance(location, BlockOf):
+            views[ViewOf(location.source, location.path)].add(name)
+    yield from views.items()

@@ -15,11 +15,12 @@ from shardedstore.errors import UsageError
 from shardedstore.text import one_line
 
 CONNECT_SECONDS = 10
-QUIET_WORKER = """
+DEAF_WORKER = """
 import logging, signal
-logging.getLogger("shardedstore").disabled = True
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command line ends its workers
 """
+QUIET_WORKER = DEAF_WORKER + 'logging.getLogger("shardedstore").disabled = True'
+LOUD_WORKER = DEAF_WORKER + 'logging.getLogger("shardedstore").setLevel(logging.DEBUG)'  # with tracebacks
 
 
 @contextlib.contextmanager
@@ -53,9 +54,10 @@ def local_cluster(processes: int, verbose: bool) -> Any:
     # Without this, a worker that dies twice in 15 seconds can be given up for ever, and a job without workers waits.
     dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
     quiet = {"silence_logs": logging.CRITICAL, "preload": [QUIET_WORKER]}
+    loud = {"silence_logs": False, "preload": [LOUD_WORKER]}
     return LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=processes,
         threads_per_worker=1,
         dashboard_address="127.0.0.1:0",  # any port: None would still open 8787, and warn where it is taken
-        **({"silence_logs": False} if verbose else quiet),
+        **(loud if verbose else quiet),
     )

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pickle import PickleBuffer
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shardedstore.buffers import BATCH_BYTES, BATCH_PARTS, flat
 from shardedstore.crc import crc32
 from shardedstore.errors import CorruptError, UsageError
 from shardedstore.shardindex import MISSING, encode_index
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_BATCH_BYTES, _BATCH_PARTS = 1 << 18, 512
-_COPIED = 1 << 16
 
 
 class ShardWriter:
@@ -66,16 +63,14 @@ class ShardWriter:
         if self._index[2 * number] != MISSING:
             raise UsageError(f"the object has an inner chunk {number} already")
         if not isinstance(data, bytes):
-            data = PickleBuffer(data).raw()  # flat bytes, whatever the shape and type of the items
-            if len(data) < _COPIED:
-                data = bytes(data)
+            data = flat(data)
         if not data:
             raise CorruptError(
                 "a chunk of no bytes can't be in an object of the sharding codec: is its file cut short?"
             )
         self._index[2 * number : 2 * number + 2] = self.nbytes, len(data)
         self._append(data)
-        if self._pending >= _BATCH_BYTES or len(self._parts) >= _BATCH_PARTS or not isinstance(data, bytes):
+        if self._pending >= BATCH_BYTES or len(self._parts) >= BATCH_PARTS or not isinstance(data, bytes):
             self._flush()
 
     def close(self) -> None:

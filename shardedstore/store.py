@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from zarr.abc.store import Store
@@ -15,33 +15,46 @@ from shardedstore.access import StorageOptions, take_options
 from shardedstore.chain import parse_chain
 from shardedstore.config import Config, Mount
 from shardedstore.differences import Level, Report
-from shardedstore.errors import ChainError, ConfigError, UsageError
+from shardedstore.errors import ChainError, ConfigError, ShardError, UsageError
 from shardedstore.folders import STORAGE_ERRORS, open_folder
+from shardedstore.hierarchy import is_zarr
 from shardedstore.job import prepare
 from shardedstore.locations import locate
 from shardedstore.mounts import check_path
-from shardedstore.outcome import Outcome
+from shardedstore.outcome import Outcome, Partial
+from shardedstore.partial import find_job, load_partial
 from shardedstore.partition import divide
 from shardedstore.patterns import Paths, Shards
 from shardedstore.plan import make_plan
+from shardedstore.prune import Pruned, prune
 from shardedstore.remote_errors import explain
 from shardedstore.routing import RoutedStore
 from shardedstore.task import MOST_FAILURES
 from shardedstore.urls import join_url, normalize, unquote_name
 from shardedstore.verify import verify
+from shardedstore.witness import LEVELS, Changed
 
 Target = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the job that made a store did: shards done, shards found done already, what was written, attempts that failed."""
+    """What the job that made a store did: shards done, shards found done already, what was written, attempts that failed.
+
+    Of those done, `missing` were done before and not there any more, or of another size; `changed` were done before, and
+    their source is not what it was, as far as that was looked at. `failures` are the errors of shards that failed, with
+    ``on_error="partial"``. `throttled` is how often a server refused a request as it was too busy, and was asked again.
+    """
 
     done: int
     skipped: int
     entries: int
     nbytes: int
     retries: int = 0
+    missing: int = 0
+    changed: int = 0
+    failures: tuple[ShardError, ...] = ()
+    throttled: int = 0
 
 
 class ShardedStore(RoutedStore):
@@ -57,20 +70,41 @@ class ShardedStore(RoutedStore):
     Notes
     -----
     Any existing Zarr becomes one by `partition`, the result of a job by `load`.
+
+    Attributes
+    ----------
+    summary : Summary or None
+        What the job did that made this store.
+    partial : Partial or None
+        Where the store shows a job that has not ended: how many shards are shown from their new place, and why the others
+        are not.
     """
 
     summary: Summary | None = None
+    partial: Partial | None = None
 
     def __init__(self, base: Store | Target, shards: Mapping[str, Store | Target] | None = None) -> None:
         mounts = {check_path(path, "shard"): Mount(locate(store)) for path, store in (shards or {}).items()}
         super().__init__(Config(locate(base), mounts))
 
     @classmethod
-    def _of(cls, config: Config, outcome: Outcome | None = None) -> Self:
+    def _of(cls, config: Config, outcome: Outcome | None = None, partial: Partial | None = None) -> Self:
         store = cls.__new__(cls)
         RoutedStore.__init__(store, config)
+        store.partial = partial
         if outcome is not None:
-            store.summary = Summary(outcome.done, outcome.skipped, outcome.entries, outcome.nbytes, outcome.retries)
+            store.summary = Summary(
+                outcome.done,
+                outcome.skipped,
+                outcome.entries,
+                outcome.nbytes,
+                outcome.retries,
+                outcome.missing,
+                outcome.changed,
+                outcome.failures,
+                outcome.throttled,
+            )
+            store.partial = outcome.partial
         return store
 
     @classmethod
@@ -117,7 +151,9 @@ class ShardedStore(RoutedStore):
         self,
         *chain: object,
         compute: bool = True,
-        on_error: Literal["finish", "stop"] = "finish",
+        on_error: Literal["finish", "stop", "partial"] = "finish",
+        changed: Changed = "metadata",
+        digest: bool = False,
         retries: int = 2,
         max_failures: int = MOST_FAILURES,
         overwrite: bool = False,
@@ -141,9 +177,20 @@ class ShardedStore(RoutedStore):
         compute : bool
             Run it now, on the Dask scheduler that is active; otherwise return a lazy Dask object that does it. Secret
             storage options are given to the workers of the cluster that is active then, and are not in the object.
-        on_error : "finish" or "stop"
+        on_error : "finish", "stop" or "partial"
             With "finish" every shard that can be done is done, before the errors of the others are raised together. With
-            "stop" the first error ends the job; what is done stays done.
+            "stop" the first error ends the job; what is done stays done. With "partial" the errors are not raised but
+            warned of, and stand in ``summary.failures``: the store that is returned shows what is done, and for the rest
+            the source, as `load` does with ``partial=True``. No config is written then, and the same call goes on.
+        changed : "metadata", "listing" or "content"
+            How closely the source is looked at, to find what has changed since an earlier run of the same job: shards
+            that have are made again, under new names, and all others are kept. ``"metadata"`` sees new, grown and
+            redefined arrays, and does the last blocks of a grown one again; it does not see what is written in place.
+            ``"listing"`` sees each key's size and time of change, ETag or CRC-32, and ``"content"`` reads all bytes; both
+            also make again what was last made by a run that looked less closely.
+        digest : bool
+            Keep digests of the decoded data that is written, so that ``verify(level="decoded")`` needs no source. All that
+            is written is decoded once more for it, without being read again, and what can't be decoded fails its shard.
         max_failures : int
             The number of failed shards that ends a job that is hopeless. A lazy object ends a task then, of many shards.
         retries : int
@@ -169,14 +216,18 @@ class ShardedStore(RoutedStore):
             When shards failed: an error for each, and no config is written. What is done stays done.
         """
         parsed = parse_chain(chain)
-        if on_error not in ("finish", "stop"):
-            raise UsageError(f"on_error={on_error!r} is not known: say 'finish' or 'stop'")
+        if on_error not in ("finish", "stop", "partial"):
+            raise UsageError(f"on_error={on_error!r} is not known: say 'finish', 'stop' or 'partial'")
         if type(max_failures) is not int or max_failures < 1:
             raise UsageError(f"max_failures={max_failures!r} is not a number of shards: say 1 or more")
         if type(retries) is not int or retries < 0:
             raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
+        if changed not in LEVELS:
+            raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
         if parsed.sink is not None and to is not None:
             raise ChainError(f"to= is for a function alone: {type(parsed.sink).__name__} has a destination of its own")
+        if parsed.sink is None and digest:
+            raise ChainError("digest= is for a chain that ends in a sink: a function writes its stores itself")
         if parsed.sink is None and consolidated is not None:
             raise ChainError(
                 "consolidated= is for a chain that ends in a sink: a function's stores stay as it made them"
@@ -184,7 +235,18 @@ class ShardedStore(RoutedStore):
         configs.to_dict(self.config)  # every component has a location
         plan = make_plan(self.config, consolidated)
         limit = 1 if on_error == "stop" else max_failures
-        job = prepare(plan, parsed, None if to is None else os.fspath(to), overwrite, retries, storage_options, limit)
+        job = prepare(
+            plan,
+            parsed,
+            None if to is None else os.fspath(to),
+            overwrite,
+            retries,
+            storage_options,
+            limit,
+            changed,
+            digest,
+        )
+        job = replace(job, partial=on_error == "partial")
         if compute:
             return graph.run(job, plan, overwrite, ShardedStore._of, progress)
         return graph.lazy(job, plan, overwrite, ShardedStore._of)
@@ -194,37 +256,44 @@ class ShardedStore(RoutedStore):
         against: Store | Target | None = None,
         *,
         level: Level | None = None,
+        resume: bool | Target = True,
+        mark: bool = False,
         storage_options: StorageOptions = None,
     ) -> Report:
         """Compare the result of a job with its ledger, or with its source, on the Dask scheduler that is active.
 
-        Nothing is written, and nothing is raised for what differs: the report names the arrays, shards and chunks, and
-        what to do.
+        No data is changed, and nothing is raised for what differs: the report names the arrays, shards and chunks, and
+        what to do. After an interruption the same call goes on with what was not found to be right before.
 
         Parameters
         ----------
         against : ShardedStore, Store, str or path, optional
-            The source, or any other Zarr. For ``"stored"``, where the result is one ordinary Zarr: the source as it was
-            divided for the job.
+            The source, or any other Zarr.
         level : "exists", "stored" or "decoded", optional
             ``"exists"``: every object is there, with the size that the ledger says, by one listing. ``"stored"``: all
             bytes are read, and are those that were written; the default where the source is not given.
             ``"decoded"``: all data are equal to those of the source, by the digest of decoded data, whatever codecs,
             format and shards they are in; the default where it is given. Both are read once, and arrays that differ twice.
+            Without the source, the data are compared with the digests that ``map_shards(..., digest=True)`` kept.
+        resume : bool or str or path
+            Keep what is found to be right until the end, so that the same call goes on: beside the ledger, which a result
+            that is read-only does without and says so in a note; or in a folder that is named. False keeps nothing.
+        mark : bool
+            Mark the shards that differ in the ledger, so that the same `map_shards` makes these again, and no others.
         storage_options : mapping or str, optional
             Options of the object store of `against`; see `partition`.
 
         Raises
         ------
         UsageError
-            Where there is nothing to compare with: no ledger, or no source.
+            Where there is nothing to compare with: no ledger, no source, or no digests of data in the ledger.
         """
         other = None
         if isinstance(against, ShardedStore):
             other = against.config
         elif against is not None:
             other = Config(locate(against, storage_options))
-        return verify(self.config, other, level)
+        return verify(self.config, other, level, resume if isinstance(resume, bool) else os.fspath(resume), mark)
 
     def get_config(self) -> dict[str, Any]:
         """Return the JSON document that describes this store, with absolute URLs."""
@@ -269,13 +338,27 @@ class ShardedStore(RoutedStore):
             raise ConfigError(f"the config can't be written to {url!r}: {explain(error)}") from error
 
     @classmethod
-    def load(cls, path: Target, *, allow: Iterable[Target] = (), storage_options: StorageOptions = None) -> Self:
+    def load(
+        cls,
+        path: Target,
+        *,
+        partial: bool = False,
+        allow: Iterable[Target] = (),
+        storage_options: StorageOptions = None,
+    ) -> Self:
         """Open the store that a config describes.
 
         Parameters
         ----------
         path : str or path
             The config's path or URL, which ends in ``.json``, or that of the folder with a ``shardedstore.json`` in it.
+        partial : bool
+            Open the latest job's result while the job runs, or after it died: shards that are done from their new place,
+            and for the rest its source, which must be allowed. All data are right at any time. Where the chain leaves all
+            as it is, blocks of one array mix freely; where it changes arrays, each is shown from the result when all of it
+            is done; where it changes the Zarr format, or makes one ordinary Zarr, all are shown when the job has ended.
+            ``store.partial`` tells what is shown, and is None for a job that has ended. What is shown does not change with
+            time: load it again.
         allow : iterable of str
             Places outside the config's folder that it may name, and endpoints that it may send requests to.
         storage_options : mapping or str, optional
@@ -292,20 +375,69 @@ class ShardedStore(RoutedStore):
             url = join_url(url, configs.FILE_NAME)
         folder, _, name = url.rpartition("/")
         options = take_options(folder or "/", storage_options)
+        places = [os.fspath(place) for place in allow]
         try:
+            if partial and (job := find_job(folder or "/", options)) is not None:
+                if (found := load_partial(job, options, places)) is not None:
+                    return cls._of(found[0], partial=found[1])
+                folder = job.url
+                url = join_url(folder, name)
             data = open_folder(folder or "/", options).read(unquote_name(name, url))
         except STORAGE_ERRORS as error:
             cause = getattr(error, "strerror", None) or explain(error)
-            raise ConfigError(f"no config can be read at {url!r}: {cause}") from error
+            hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_zarr(folder, options) else ""
+            raise ConfigError(f"no config can be read at {url!r}: {cause}{hint}") from error
         try:
-            places = [os.fspath(place) for place in allow]
             return cls._of(configs.from_dict(configs.parse(data), folder or "/", places, options))
         except ConfigError as error:
             raise ConfigError(f"{url!r}: {error}") from None
 
+    @staticmethod
+    def prune(
+        path: Target,
+        *,
+        older_than: float = 0,
+        dry_run: bool = False,
+        storage_options: StorageOptions = None,
+    ) -> Pruned:
+        """Remove what earlier jobs have left at a destination: what no config names, and of that only what is ours.
+
+        These are the objects of earlier jobs that neither a config in the folder names nor the latest job needs, if it has
+        not ended; the ledgers and files of jobs of which nothing is left then; and what killed processes left half
+        written. Objects that are not as a record says are kept, and told. Who has an earlier config open, or a copy of it
+        elsewhere, can't read what only that one names any more.
+
+        Parameters
+        ----------
+        path : str or path
+            The folder or URL that a job wrote to.
+        older_than : float
+            Keep objects that were written in the last so many seconds.
+        dry_run : bool
+            Remove nothing, and say what would be.
+        storage_options : mapping or str, optional
+            Options of the object store; see `partition`.
+
+        Raises
+        ------
+        UsageError
+            Where no job ever wrote.
+        DestinationError
+            When a job is at work there, or something can't be removed: what is removed by then stays so.
+        ConfigError
+            For a config in the folder that can't be read, as it may name what is there.
+        """
+        url = normalize(path)
+        return prune(url, take_options(url, storage_options), older_than=older_than, dry_run=dry_run)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "summary": self.summary, "read_only": self.read_only}
+        return {
+            "config": self.config,
+            "summary": self.summary,
+            "partial": self.partial,
+            "read_only": self.read_only,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         RoutedStore.__init__(self, state["config"])
-        self.summary, self._read_only = state["summary"], state["read_only"]
+        self.summary, self.partial, self._read_only = state["summary"], state["partial"], state["read_only"]

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import msgspec
 from toolz import pipe
-from zarr.abc.store import Store
 
 from shardedstore.access import NONE, Options
-from shardedstore.blobs import nbytes_of
-from shardedstore.chain import Chain, NbytesOf, Shard, Written
+from shardedstore.chain import Chain, Present, Shard, Written
+from shardedstore.datadigest import DataSum
+from shardedstore.datasums import Sums, tap
 from shardedstore.entries import read_entries
 from shardedstore.errors import ShardError
 from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.generations import versioned
-from shardedstore.grid import block_name
+from shardedstore.grid import Coords, block_name
 from shardedstore.ledger import Ledger, Record
-from shardedstore.locations import Location, Opened, ViewOf, locate, open_block, open_location, require_location, url_of
+from shardedstore.limiter import READS, WRITES, pause
+from shardedstore.locations import Location, locate, require_location, url_of
 from shardedstore.outcome import Outcome
-from shardedstore.plan import Run, Segment
+from shardedstore.plan import Plan, Run, Segment
 from shardedstore.preflight import find_missing, places_of
+from shardedstore.present import Asked, Listed
+from shardedstore.sources import open_component, opened_runs
+from shardedstore.stopping import Stopped, check, sleep, while_wanted
 from shardedstore.transient import FIRST_PAUSE, cause_of, is_transient
-from shardedstore.urls import is_remote, join_url, normalize, quote_name
-from shardedstore.views import Remainder
+from shardedstore.urls import is_remote, normalize, object_url
+from shardedstore.witness import Changed, Witness
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
@@ -40,7 +45,10 @@ MOST_FAILURES = 1000
 class Job:
     """What every task needs to know: small, and without open stores or credentials.
 
-    `folder` is where the ledger stands, and None for a function whose results are only returned.
+    `folder` is where the ledger stands, and None for a function whose results are only returned. `changed` is how closely
+    the source is looked at, and `stale` the number of shards that were done and are made again as it has changed.
+    `shapes` are those of the arrays that are divided, after the chain, where what is written is to be digested; else None.
+    `partial` tells to show the source for shards that fail.
     """
 
     chain: Chain
@@ -49,6 +57,15 @@ class Job:
     retries: int = 2
     options: Options = NONE
     max_failures: int = MOST_FAILURES
+    changed: Changed = "metadata"
+    stale: int = 0
+    shapes: dict[str, Coords] | None = None
+    partial: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards go to an object store."""
+        return self.folder is not None and is_remote(self.folder)
 
     @property
     def place(self) -> Folder:
@@ -56,75 +73,110 @@ class Job:
         assert self.folder is not None
         return open_folder(self.folder, self.options)
 
-    def url(self, shard: Shard) -> str:
-        """Return where a shard goes."""
-        template = self.template(shard.path, shard.is_base, shard.block is not None)
+    def url(self, shard: Shard, generation: int = 0) -> str:
+        """Return where a shard goes, or where it is of another generation."""
+        template = self.template(shard.path, shard.is_base, shard.block is not None, generation)
         return template.replace("{block}", block_name(shard.block))
 
-    def template(self, path: str, is_base: bool, blocked: bool) -> str:
+    def template(self, path: str, is_base: bool, blocked: bool, generation: int = 0) -> str:
         """Return the URL of a mount's shards, in which ``{block}`` stands for a block's index."""
         assert self.chain.sink is not None
         assert self.folder is not None
         if self.chain.sink.is_one_zarr:
             return normalize(self.chain.sink.url)
-        name = versioned(self.chain.sink.target(None if is_base else path, blocked), self.generation)
-        return join_url(self.folder, quote_name(name) if is_remote(self.folder) else name)
-
-    def is_there(self, shard: Shard, record: Record, sizes: Mapping[str, int] | None = None) -> bool:
-        """Tell whether what a record says was written still stands.
-
-        `sizes` are those of what stands at the destination, by URL, where that was listed.
-        """
-        if self.chain.sink is None:
-            url = None if record.location is None else url_of(record.location)
-            return record.location is not None and (url is None or is_remote(url) or os.path.exists(url))
-        look: NbytesOf = partial(nbytes_of, options=self.options) if sizes is None else sizes.get
-        return self.chain.sink.is_there(self.url(shard), record.nbytes, look)
+        name = versioned(self.chain.sink.target(None if is_base else path, blocked), generation or self.generation)
+        return object_url(self.folder, name)
 
     def done(
-        self, runs: Iterable[Run], records: Mapping[int, Record], sizes: Mapping[str, int] | None = None
+        self, runs: Iterable[Run], records: Mapping[int, Record], present: Present | None = None
     ) -> frozenset[int]:
-        """Return the numbers of the shards that are recorded, and still there."""
+        """Return the numbers of the shards that are recorded, and still there; `present` is what was listed, if it was."""
         if not records:
             return frozenset()
-        shards = (numbered for run in runs for numbered in run.shards())
-        return frozenset(n for n, shard in shards if n in records and self.is_there(shard, records[n], sizes))
+        present = present or Asked(self.options)
+        return frozenset(number for run in runs for number in self._present(run, records, present))
+
+    def _present(self, run: Run, records: Mapping[int, Record], present: Present) -> Iterator[int]:
+        """Yield the numbers of a run's shards that are there, of which there may be a million."""
+        sink, templates = self.chain.sink, dict[int, str]()
+        for number, shard in run.shards():
+            record = records.get(number)
+            if record is None:
+                continue
+            if sink is None:
+                if _is_located(record):
+                    yield number
+                continue
+            generation = record.generation
+            if generation not in templates:
+                blocked = run.blocks is not None
+                templates[generation] = self.template(run.path, run.mounted is not None, blocked, generation)
+            url = templates[generation].replace("{block}", block_name(shard.block))
+            written = Written(record.entries, record.nbytes, record.digest, record.location, record.names)
+            if sink.is_there(url, written, present):
+                yield number
+
+    def segments(self, plan: Plan) -> list[Segment]:
+        """Return a plan's segments, which are smaller where shards go to an object store."""
+        return plan.segments(to_remote=self.is_remote)
 
     def find_missing(self, locations: Iterable[Location]) -> str | None:
         """Return what keeps this process from doing the job; see `preflight.find_missing`."""
         return find_missing(self.folder, self.options, self.generation, places_of(locations))
 
-    def listed(self) -> dict[str, int] | None:
-        """Return the sizes of what stands at the destination by URL, for `is_there`: where asking for each would be slow."""
-        if self.folder is None or not is_remote(self.folder):
+    def listed(self) -> Present | None:
+        """Return what stands at the destination, for `done`: where asking for each would be slow."""
+        if self.folder is None or not self.is_remote:
             return None
-        return {join_url(self.folder, quote_name(name)): nbytes for name, nbytes in self.place.sizes()}
+        return Listed((object_url(self.folder, name), nbytes) for name, nbytes in self.place.sizes())
+
+
+def _is_located(record: Record) -> bool:
+    """Tell whether what a function returned still stands, as far as that can be seen."""
+    url = None if record.location is None else url_of(record.location)
+    return record.location is not None and (url is None or is_remote(url) or os.path.exists(url))
 
 
 def run_segment(job: Job, segment: Segment) -> Outcome:
-    """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised."""
+    """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised.
+
+    It ends by `Stopped` when it is not wanted any more.
+    """
+    first: float | None = None
+    for attempt in itertools.count():
+        try:
+            outcome = _run_segment(job, segment)
+        except STORAGE_ERRORS as error:
+            first = first or time.monotonic()
+            if not WRITES.refused(error, first):
+                return Outcome.failed(segment, f"its record can't be kept at the destination: {cause_of(error)}")
+            sleep(pause(attempt))
+        else:
+            return replace(outcome, throttled=READS.take_refused() + WRITES.take_refused())
+    raise AssertionError("unreachable")
+
+
+def _run_segment(job: Job, segment: Segment) -> Outcome:
     missing = job.find_missing(run.location for run in segment.runs)
     if missing is not None:
         return Outcome.failed(segment, missing)
     if job.folder is None:
         return Outcome.total(_do_shards(job, segment, None))
     ledger = Ledger(job.place, job.generation)
-    try:
-        done = job.done(segment.runs, ledger.read_segment(segment.number))
-        left = segment.without(done) if done else segment
-        if not left.runs:
-            return Outcome(skipped=len(done))
-        with ledger.writer(segment.number) as append:
-            return Outcome.total([Outcome(skipped=len(done)), *_do_shards(job, left, append)])
-    except STORAGE_ERRORS as error:
-        return Outcome.failed(segment, f"its record can't be kept at the destination: {cause_of(error)}")
+    records = ledger.read_segment(segment.number)
+    done = job.done(segment.runs, records)
+    left = segment.without(done) if done else segment
+    if not left.runs:
+        return Outcome(skipped=len(done))
+    with ledger.writer(segment.number) as append:
+        gone = sum(number in records for run in left.runs for number in run.numbers)
+        before = Outcome(skipped=len(done), missing=gone)
+        return Outcome.total([before, *_do_shards(job, left, append)])
 
 
 def _do_shards(job: Job, segment: Segment, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
-    sources: dict[Location, Opened] = {}
     failed, worker = 0, f"{socket.gethostname()}:{os.getpid()}"
-    for run in segment.runs:
-        opened = _opened(run, sources)
+    for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for number, shard in run.shards():
             begun = time.monotonic()
             made, attempts = _try_shard(job, run, opened, shard)
@@ -134,71 +186,70 @@ def _do_shards(job: Job, segment: Segment, append: Callable[[Record], None] | No
                 if failed >= job.max_failures:
                     return
                 continue
+            record = made.record(number, round(time.monotonic() - begun, 3), attempts, worker)
             if append is not None:
-                seconds = round(time.monotonic() - begun, 3)
-                append(
-                    Record(
-                        number,
-                        made.entries,
-                        made.nbytes,
-                        made.digest,
-                        made.location,
-                        made.names,
-                        seconds,
-                        attempts,
-                        worker,
-                    )
-                )
-            found = {} if made.location is None else {number: made.location}
-            yield Outcome(1, 0, made.entries, made.nbytes, locations=found, retries=attempts - 1)
+                append(record)
+            found = {} if record.location is None else {number: record.location}
+            yield Outcome(1, 0, record.entries, record.nbytes, locations=found, retries=attempts - 1)
 
 
-def _opened(run: Run, sources: dict[Location, Opened]) -> Run:
-    """Return a run whose source is open, so that the directory of a zip is read once for all shards of a segment."""
-    if not isinstance(run.location, ViewOf):
-        return run
-    source = run.location.source
-    if source not in sources:
-        sources[source] = Opened(open_location(source))
-    return msgspec.structs.replace(run, location=ViewOf(sources[source], run.location.path))
-
-
-def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> tuple[Written | ShardError, int]:
+def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> tuple[Made | ShardError, int]:
     """Run one shard, and again after an error that may pass, then with the source opened anew; tell the attempts."""
-    for attempt in range(job.retries + 1):
+    attempt, waits, first = 1, 0, None
+    while True:
+        check()
         try:
-            return run_shard(job, run if attempt else opened, shard), attempt + 1
-        except (KeyboardInterrupt, GeneratorExit):
+            made = run_shard(job, opened if attempt + waits == 1 else run, shard)
+        except (KeyboardInterrupt, GeneratorExit, Stopped):
             raise
         except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
-            logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt + 1, cause_of(error), exc_info=True)
-            if attempt == job.retries or not is_transient(error):
-                return ShardError(shard.name, cause_of(error)), attempt + 1
-            time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1))
-    raise AssertionError("unreachable")
+            cause, traced = cause_of(error), logger.isEnabledFor(logging.DEBUG)
+            logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt, cause, exc_info=traced)
+            first = first or time.monotonic()
+            if WRITES.refused(error, first):  # which is not the shard's fault
+                sleep(pause(waits))
+                waits += 1
+                continue
+            if attempt > job.retries or not is_transient(error):
+                return ShardError(shard.name, cause), attempt
+            sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+            attempt += 1
+        else:
+            WRITES.went_well()
+            return made, attempt
 
 
-def run_shard(job: Job, run: Run, shard: Shard) -> Written:
+class Made(NamedTuple):
+    """What became of a shard that is done: what was written, digests of its data, and what its source was."""
+
+    written: Written
+    source: str = ""
+    digests: dict[str, DataSum] | None = None
+
+    def record(self, number: int, seconds: float, attempts: int, worker: str) -> Record:
+        """Return the shard's record."""
+        entries, nbytes, digest, location, names = msgspec.structs.astuple(self.written)
+        others = seconds, attempts, worker, self.source
+        return Record(number, entries, nbytes, digest, location, names, *others, digests=self.digests)
+
+
+def run_shard(job: Job, run: Run, shard: Shard) -> Made:
     """Run one shard through the chain; an exception leaves nothing under its final name."""
     component = open_component(run, shard)
+    witness = Witness(job.changed, component)
     if job.chain.function is not None:
         made = job.chain.function(component, shard.path, block_name(shard.block) or None)
         location = require_location(locate(made), "what the function returned")
         made.close()
-        return Written(0, 0, "", location)
+        witness.check(shard)
+        return Made(Written(0, 0, "", location), witness.source)
     assert job.chain.sink is not None
     entries = pipe(
-        read_entries(component, shard.blocks, shard.block, run.consolidated),
+        while_wanted(witness.watch(read_entries(component, shard.blocks, shard.block, run.consolidated), shard)),
         *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
     )
-    return job.chain.sink.write(entries, shard, job.url(shard))
-
-
-def open_component(run: Run, shard: Shard) -> Store:
-    """Open the component of a shard; of the base, what is not mounted."""
-    if run.mounted is not None:
-        return Remainder(open_location(run.location), run.mounted)
-    if shard.blocks is None or shard.block is None:
-        return open_location(run.location)
-    exception = run.exceptions.get(block_name(shard.block))
-    return open_block(run.location, shard.blocks, shard.block) if exception is None else open_location(exception)
+    if job.shapes is None:
+        return Made(job.chain.sink.write(entries, shard, job.url(shard)), witness.source)
+    sums = Sums(job.shapes)
+    written = job.chain.sink.write(tap(entries, shard, sums), shard, job.url(shard))
+    return Made(written, witness.source, sums.recorded())

@@ -50,6 +50,15 @@ def quote_name(name: str) -> str:
     return quote(name, safe="/{}~!$&'()*+,;=:@")
 
 
+def object_url(folder: str, name: str) -> str:
+    """Return the URL of the file or object that has a name, such as a key, in a folder.
+
+    >>> object_url("s3://bucket", "a b/0.zip"), object_url("/out", "a b/0.zip")
+    ('s3://bucket/a%20b/0.zip', '/out/a b/0.zip')
+    """
+    return join_url(folder, quote_name(name) if is_remote(folder) else name)
+
+
 def unquote_name(name: str, url: str) -> str:
     """Return the name of what the last part of a URL stands for; a local path stands for itself.
 

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
+
+import msgspec
 
 from shardedstore import graph
-from shardedstore.config import Config, to_dict
+from shardedstore.config import Config, dump, to_dict
 from shardedstore.differences import LEVELS, Difference, Level, Report
 from shardedstore.errors import UsageError
-from shardedstore.hierarchy import Node
-from shardedstore.metadata import ArrayMeta, parse_json
+from shardedstore.folders import open_folder
 from shardedstore.partition import divide
-from shardedstore.plan import Plan, make_plan
+from shardedstore.plan import Plan, make_plan, shard_runs
 from shardedstore.remote_errors import explain
-from shardedstore.v3doc import DIMENSIONS, MASKED
+from shardedstore.urls import normalize
 from shardedstore.verifycompare import (
+    MEND,
     Side,
     compare_chunks,
     compare_damage,
     compare_files,
     compare_layouts,
+    compare_nodes,
     find_suspects,
     notes,
     searched,
 )
 from shardedstore.verifydata import Damage, DataTask, Taken, data_tasks, take, total
-from shardedstore.verifyledger import MAKE_AGAIN, Kept, check_exists, find_ledger, shard_runs
-from shardedstore.verifystored import UNREADABLE, StoredTask, check_stored, stored_tasks
+from shardedstore.verifyexists import Existing
+from shardedstore.verifyjournal import Journal
+from shardedstore.verifyledger import Kept, as_made, find_ledger
+from shardedstore.verifystored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable
 
+T = TypeVar("T")
+Task = TypeVar("Task", StoredTask, DataTask)
 SHARD_SIZE = "1 GiB"  # of the shards in which a Zarr is read that is not divided
 NO_LEDGER = (
     "no ledger of the job that made this result is found beside it, so there is nothing to compare it with: give its source "
@@ -37,77 +44,139 @@ NO_LEDGER = (
 )
 
 
-def verify(config: Config, against: Config | None = None, level: Level | None = None) -> Report:
+def verify(
+    config: Config,
+    against: Config | None = None,
+    level: Level | None = None,
+    resume: bool | str = True,
+    mark: bool = False,
+) -> Report:
     """Verify a result; see `ShardedStore.verify`."""
     level = level or ("stored" if against is None else "decoded")
     if level not in LEVELS:
         raise UsageError(f"level={level!r} is not known: say one of {', '.join(LEVELS)}")
-    if level == "decoded" and against is None:
-        raise UsageError(
-            "decoded data are compared with those of the source: give it as against=, or say level='stored' to compare what "
-            "is stored with the ledger"
-        )
     for given in (config, against):
         if given is not None:
             to_dict(given)  # every component has a location
     kept = find_ledger(config)
-    if kept is None and level == "stored":
+    if kept is None and (mark or level == "stored" or (level == "decoded" and against is None)):
         raise UsageError(NO_LEDGER)
-    is_sum = kept is not None and kept.is_one_zarr  # what is compared key by key need not be added up
-    differences = [] if is_sum and level == "decoded" else list(check_exists(config, kept))
-    count = sum(run.stop for run in shard_runs(config))
-    if level == "exists":
-        return Report.of(level, count, differences)
-    if level == "stored":
-        assert kept is not None
-        differences += _stored(config, kept, against, {d.shard for d in differences})
-        return Report.of(level, len(kept.records), differences)
-    assert against is not None
-    return _decoded(config, against, differences)
+    place = open_folder(normalize(resume)) if isinstance(resume, str) else kept.folder if kept and resume else None
+    journal = partial(Journal, place, must_keep=isinstance(resume, str))
+    if level == "decoded" and against is not None:
+        report = _compare(config, against, kept, journal)
+    else:
+        assert kept is not None or level == "exists"
+        report = _check(config, kept, level, journal)
+    return _mark(config, kept, report) if mark and kept is not None else report
 
 
-def _stored(config: Config, kept: Kept, against: Config | None, told: set[str | None]) -> Iterator[Difference]:
-    division = None if against is None else make_plan(against)
-    tasks = stored_tasks(config, kept, division)
-    plans = [Plan(config, {}, (), ()), *([] if division is None else [division])]
-    for task, found in graph.each(check_stored, tasks, "verify stored", plans):
-        if isinstance(found, BaseException):
-            yield _lost(task, found)
+Open = Callable[[Iterable[str]], Journal]
+
+
+def _check(config: Config, kept: Kept | None, level: Level, open_journal: Open) -> Report:
+    """Compare a result with its ledger."""
+    existing = Existing(config, kept)
+    if level == "exists" or kept is None:
+        return Report.of(level, sum(run.stop for run in shard_runs(config)), existing.differences)
+    is_decoded = level == "decoded"
+    try:
+        made = as_made(config, kept)
+    except UNREADABLE as error:
+        if isinstance(error, UsageError) and not existing.differences:
+            raise
+        return Report.of(level, len(kept.records), [*existing.differences, unreadable("(base)", error)])
+    count = sum(run.stop for run in shard_runs(made))
+    tasks = stored_tasks(made, kept, is_decoded)
+    differences, told = existing.differences, {difference.shard for difference in existing.differences}
+    with open_journal([level, dump(made, None).decode(), kept.token, existing.token]) as journal:
+        plans = [Plan(made, {}, (), ())]
+        for task, found in _each("stored", check_stored, tasks, list[Difference], _is_right, journal, plans):
+            if isinstance(found, BaseException):
+                differences.append(_lost(task, found))
+            else:
+                differences += (difference for difference in found if difference.shard not in told)
+        journal.is_whole = _is_whole(differences)
+    if kept.is_one_zarr and (is_decoded or any(difference.shard for difference in differences)):
+        differences = [d for d in differences if d.shard or d.key]  # without the sum of all, which is of stored bytes
+    arrays = len({path for record in kept.records.values() for path in record.digests or ()}) if is_decoded else 0
+    return Report.of(level, count, differences, arrays=arrays, notes=tuple(journal.notes), is_recorded=is_decoded)
+
+
+def _is_right(found: list[Difference]) -> bool:
+    return not found
+
+
+def _is_whole(differences: list[Difference]) -> bool:
+    return not any(difference.kind == "unread" for difference in differences)
+
+
+def _each(
+    name: str,
+    work: Callable[[Task], T],
+    tasks: list[Task],
+    kind: type[T],
+    is_right: Callable[[T], bool],
+    journal: Journal,
+    plans: list[Plan],
+) -> Iterator[tuple[Task, T | BaseException]]:
+    """Yield tasks with what is found in each, or with what kept a worker from it, but those that a journal knows first."""
+    left = []
+    for task in tasks:
+        known = journal.known(_key(name, task), kind)
+        if known is None:
+            left.append(task)
         else:
-            yield from (difference for difference in found if difference.shard not in told)
+            yield task, known
+    for task, found in graph.each(work, left, f"verify {name}", plans):
+        if not isinstance(found, BaseException) and is_right(found):
+            journal.keep(_key(name, task), found)
+        yield task, found
+
+
+def _key(name: str, task: StoredTask | DataTask) -> str:
+    return f"{name} {','.join(f'{run.number}+{run.stop - run.first}' for run in task.segment.runs)}"
 
 
 def _lost(task: StoredTask | DataTask, error: BaseException) -> Difference:
     """Return the difference of some shards that a task could not look at."""
     names = [shard.name for run in task.segment.runs for _, shard in run.shards()]
     what = f"{', '.join(names)}: could not be looked at: {type(error).__name__}: {error}"
-    return Difference("damaged", what, "see the workers' logs, and verify again", shard=names[0])
+    return Difference("unread", what, f"see the workers' logs, and {LOOK_AGAIN}", shard=names[0])
 
 
-def _decoded(config: Config, against: Config, differences: list[Difference]) -> Report:
+def _compare(config: Config, against: Config, kept: Kept | None, open_journal: Open) -> Report:
+    """Compare a result with its source in decoded data."""
+    is_listed = kept is None or not kept.is_one_zarr  # what is compared key by key need not be listed
+    existing = Existing(config, kept) if is_listed else None
+    differences = [] if existing is None else existing.differences
     source = _plan(against)
     count = sum(run.stop for run in shard_runs(config))
     try:
-        result = _plan(config)
+        result = _plan_of_result(config, kept)
     except UNREADABLE as error:
         cause = f"the result's metadata can't be read: {type(error).__name__}: {explain(error)}"
-        return Report.of("decoded", count, [*differences, Difference("damaged", cause, MAKE_AGAIN)])
+        return Report.of("decoded", count, [*differences, Difference("damaged", cause, MEND, shard="(base)")])
     told = {difference.shard for difference in differences}
-    ours, theirs = Side("the result", result, _take(result)), Side("the source", source, _take(source))
-    suspects = find_suspects(ours, theirs)
-    if suspects:
-        wanted = searched(suspects)
-        ours.taken.chunks = _take(result, wanted).chunks
-        theirs.taken.chunks = _take(source, wanted).chunks
-    differences += (d for d in compare_damage(ours, theirs) if d.shard not in told)
-    differences += _compare_nodes(result, source)
-    differences += compare_layouts(ours, theirs)
-    differences += compare_chunks(ours, theirs, suspects)
-    differences += compare_files(ours, theirs)
+    plans = (dump(plan.config, None).decode() + plan.source for plan in (result, source))
+    tokens = ["" if kept is None else kept.token, "" if existing is None else existing.token]
+    with open_journal(["decoded", *plans, *tokens]) as journal:
+        ours = Side("the result", result, _take("result", result, journal))
+        theirs = Side("the source", source, _take("source", source, journal), is_source=True)
+        suspects = find_suspects(ours, theirs)
+        if suspects:
+            wanted = searched(suspects)
+            ours.taken.chunks = _take("result", result, None, wanted).chunks
+            theirs.taken.chunks = _take("source", source, None, wanted).chunks
+        differences += (d for d in compare_damage(ours, theirs) if d.is_of_source or d.shard not in told)
+        differences += compare_nodes(result, source)
+        differences += compare_layouts(ours, theirs)
+        differences += compare_chunks(ours, theirs, suspects)
+        differences += compare_files(ours, theirs)
+        journal.is_whole = _is_whole(differences)
     digests = {path: str(ours.taken.digest(path)) for path in sorted(ours.taken.layouts)}
-    return Report.of(
-        "decoded", count, differences, arrays=len(digests), notes=tuple(notes(ours, theirs)), digests=digests
-    )
+    found = (*notes(ours, theirs), *journal.notes)
+    return Report.of("decoded", count, differences, arrays=len(digests), notes=found, digests=digests)
 
 
 def _plan(config: Config) -> Plan:
@@ -115,45 +184,44 @@ def _plan(config: Config) -> Plan:
     return make_plan(config if config.shards else divide(config.base, SHARD_SIZE))
 
 
-def _take(plan: Plan, wanted: dict[str, frozenset[int]] | None = None) -> Taken:
+def _plan_of_result(config: Config, kept: Kept | None) -> Plan:
+    """Return a plan to read a result by: by the shards of its job, if they are known."""
+    if kept is not None:
+        try:
+            return make_plan(as_made(config, kept))
+        except UsageError:
+            pass
+    return _plan(config)
+
+
+def _take(name: str, plan: Plan, journal: Journal | None, wanted: dict[str, frozenset[int]] | None = None) -> Taken:
     """Read a store, or some of it chunk by chunk, on the Dask scheduler that is active."""
+    tasks = data_tasks(plan, wanted)
+    kept = Journal(None, ()) if journal is None else journal
 
     def parts() -> Iterator[Taken]:
-        for task, found in graph.each(take, data_tasks(plan, wanted), "verify", [plan]):
+        for task, found in _each(name, take, tasks, Taken, Taken.is_right, kept, [plan]):
             if isinstance(found, Taken):
                 yield found
                 continue
             lost = _lost(task, found)
-            yield Taken(damage=[Damage(str(lost.shard), run.path, lost.what) for run in task.segment.runs])
+            yield Taken(
+                damage=[Damage(str(lost.shard), run.path, lost.what, kind="unread") for run in task.segment.runs]
+            )
 
     return total(parts())
 
 
-def _compare_nodes(result: Plan, source: Plan) -> Iterator[Difference]:
-    """Yield the groups and arrays that one side alone has, and those of other attributes."""
-    for path in sorted(result.nodes.keys() | source.nodes.keys()):
-        mine, other = result.nodes.get(path), source.nodes.get(path)
-        if other is None:
-            yield Difference("extra", f"{path!r} is in the result alone", "", array=path)
-        elif mine is None:
-            yield Difference("missing", f"{path!r} is in the source alone", MAKE_AGAIN, array=path)
-        elif isinstance(mine.meta, ArrayMeta) != isinstance(other.meta, ArrayMeta):
-            yield Difference("layout", f"{path!r} is a group on one side, and an array on the other", array=path)
-        else:
-            is_foreign = mine.meta.zarr_format != other.meta.zarr_format
-            if _description(mine, path, is_foreign) != _description(other, path, is_foreign):
-                what = f"{path!r} has other attributes or names of dimensions than in the source"
-                yield Difference("attributes", what, array=path)
-
-
-def _description(node: Node, path: str, is_foreign: bool) -> str:
-    """Return attributes and names of dimensions; without what Zarr v2 and v3 write in ways of their own, if the formats differ."""
-    attributes: dict[str, Any]
-    if "zarr.json" in node.documents:
-        attributes = parse_json(node.documents["zarr.json"], path, "zarr.json").get("attributes") or {}
-    else:
-        attributes = parse_json(node.documents.get(".zattrs", b"{}"), path, ".zattrs")
-    names = node.meta.dimension_names if isinstance(node.meta, ArrayMeta) else None
-    if is_foreign:
-        attributes = {name: value for name, value in attributes.items() if name not in (DIMENSIONS, MASKED)}
-    return json.dumps([attributes, names or ()], sort_keys=True)
+def _mark(config: Config, kept: Kept, report: Report) -> Report:
+    """Mark the shards of a result that differ, so that its job makes them again."""
+    names = set(report.damaged_shards)
+    if not names:
+        return report
+    try:
+        runs = shard_runs(as_made(config, kept))
+        found = {number: shard.name for run in runs for number, shard in run.shards() if shard.name in names}
+        kept.mark(frozenset(found))
+    except UNREADABLE as error:
+        note = f"the shards could not be marked in {kept.folder.url!r}: {explain(error)}"
+        return msgspec.structs.replace(report, notes=(*report.notes, note))
+    return msgspec.structs.replace(report, marked=tuple(found.values()))

@@ -5,23 +5,29 @@ Where the sums over a stretch of an array's chunks differ, its chunks are compar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from shardedstore.chain import Shard
 from shardedstore.datadigest import Layout
 from shardedstore.differences import Difference
 from shardedstore.grid import Coords
+from shardedstore.hierarchy import Node
+from shardedstore.metadata import ArrayMeta, parse_json
 from shardedstore.mounts import join
 from shardedstore.plan import Plan
+from shardedstore.v3doc import DIMENSIONS, MASKED
 from shardedstore.verifydata import PER_STRETCH, Taken, array_at, home, is_document_key
+from shardedstore.verifyledger import MAKE_AGAIN
+from shardedstore.verifystored import LOOK_AGAIN
 
 MOST_SEARCHED = 16  # stretches of one array that are searched for the chunks that differ
 MOST_NAMED = 100  # chunks of one array
-MEND = (
-    "copy what is named from the source; or remove the objects of the shards that are named and run the job again with the "
-    "same arguments, for one ordinary Zarr with overwrite=True"
-)
+MEND = f"copy what is named from the source; or, if a job of this package made it, {MAKE_AGAIN}"
+MEND_SOURCE = "it is the source that can't be read there: mend it, or compare with another copy"
 
 
 class Side(NamedTuple):
@@ -30,6 +36,7 @@ class Side(NamedTuple):
     name: str
     plan: Plan
     taken: Taken
+    is_source: bool = False
 
     def misses(self, path: str) -> bool:
         """Tell whether shards that may hold an array could not be read, so that it only seems to miss chunks."""
@@ -57,9 +64,11 @@ class Side(NamedTuple):
 def compare_damage(*sides: Side) -> Iterator[Difference]:
     """Yield what could not be read."""
     for side in sides:
-        for shard, _, what, _, key in side.taken.damage:
+        for shard, _, what, path, key, kind in side.taken.damage:
             text = what if shard in what else f"{shard}: {what}"
-            yield Difference("damaged", f"{side.name}: {text}", MEND, shard=shard, key=key)
+            advice = LOOK_AGAIN if kind == "unread" else MEND_SOURCE if side.is_source else MEND
+            where = Difference(kind, f"{side.name}: {text}", advice, shard=shard, array=path, key=key)
+            yield msgspec.structs.replace(where, is_of_source=side.is_source)
 
 
 def compare_files(ours: Side, theirs: Side) -> Iterator[Difference]:
@@ -158,3 +167,33 @@ def notes(ours: Side, theirs: Side) -> Iterator[str]:
             )
         if mine.layout.dtype.startswith('["stored",'):
             yield f"{path!r} has a data type or codecs that are not known here: its stored bytes were compared"
+
+
+def compare_nodes(result: Plan, source: Plan) -> Iterator[Difference]:
+    """Yield the groups and arrays that one side alone has, and those of other attributes."""
+    for path in sorted(result.nodes.keys() | source.nodes.keys()):
+        mine, other = result.nodes.get(path), source.nodes.get(path)
+        if other is None:
+            yield Difference("extra", f"{path!r} is in the result alone", "", array=path)
+        elif mine is None:
+            yield Difference("missing", f"{path!r} is in the source alone", MEND, array=path)
+        elif isinstance(mine.meta, ArrayMeta) != isinstance(other.meta, ArrayMeta):
+            yield Difference("layout", f"{path!r} is a group on one side, and an array on the other", array=path)
+        else:
+            is_foreign = mine.meta.zarr_format != other.meta.zarr_format
+            if _description(mine, path, is_foreign) != _description(other, path, is_foreign):
+                what = f"{path!r} has other attributes or names of dimensions than in the source"
+                yield Difference("attributes", what, array=path)
+
+
+def _description(node: Node, path: str, is_foreign: bool) -> str:
+    """Return attributes and names of dimensions; without what Zarr v2 and v3 write in ways of their own, if the formats differ."""
+    attributes: dict[str, Any]
+    if "zarr.json" in node.documents:
+        attributes = parse_json(node.documents["zarr.json"], path, "zarr.json").get("attributes") or {}
+    else:
+        attributes = parse_json(node.documents.get(".zattrs", b"{}"), path, ".zattrs")
+    names = node.meta.dimension_names if isinstance(node.meta, ArrayMeta) else None
+    if is_foreign:
+        attributes = {name: value for name, value in attributes.items() if name not in (DIMENSIONS, MASKED)}
+    return json.dumps([attributes, names or ()], sort_keys=True)

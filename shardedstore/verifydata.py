@@ -19,16 +19,15 @@ from shardedstore.config import Config
 from shardedstore.datadigest import MODULUS, DataDigest, Layout
 from shardedstore.datasums import Digested, digest_entries
 from shardedstore.entries import read_entries
-from shardedstore.errors import ShardedStoreError
 from shardedstore.grid import Coords
 from shardedstore.locations import Opened, ViewOf, open_location
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta
 from shardedstore.mounts import is_below, join
+from shardedstore.onezarr import whole_key
 from shardedstore.plan import Plan, Run, Segment
-from shardedstore.remote_errors import explain
-from shardedstore.task import open_component
+from shardedstore.sources import open_component
 from shardedstore.transient import is_transient
-from shardedstore.verifystored import UNREADABLE, patiently
+from shardedstore.verifystored import UNREADABLE, patiently, unreadable
 
 PER_STRETCH = 4096  # chunks
 MOST_STRETCHES = 4096  # of one array
@@ -53,6 +52,7 @@ class Damage(NamedTuple):
     what: str
     path: str | None = None  # of a chunk
     key: str | None = None
+    kind: str = "damaged"
 
 
 @dataclass
@@ -81,6 +81,10 @@ class Taken:
             self.chunks.setdefault(path, {}).update(chunks)
         self.damage += other.damage
         return self
+
+    def is_right(self) -> bool:
+        """Tell whether all could be read."""
+        return not self.damage
 
     def digest(self, path: str) -> DataDigest:
         """Return the digest of an array."""
@@ -137,8 +141,8 @@ def _opened(run: Run) -> Run:
 
 
 def _damage(run: Run, shard: Shard, error: Exception) -> Damage:
-    cause = str(error) if isinstance(error, ShardedStoreError) else f"{type(error).__name__}: {explain(error)}"
-    return Damage(shard.name, run.path, cause)
+    found = unreadable(shard.name, error)
+    return Damage(shard.name, run.path, found.what, kind=found.kind)
 
 
 def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
@@ -166,7 +170,7 @@ def _note(
 ) -> None:
     entry, path, layout, found, damage = digested
     if damage is not None:
-        taken.damage.append(Damage(shard.name, run.path, damage, path, join(shard.path, entry.key)))
+        taken.damage.append(Damage(shard.name, run.path, damage, path, whole_key(entry, shard)))
     if layout is not None:
         taken.layouts[path] = layout
     if layout is None or entry.coords is None:

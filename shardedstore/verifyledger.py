@@ -1,46 +1,57 @@
-"""A job's result against its ledger: whether all objects are there, with the sizes that were written."""
+"""The ledger of the job that made a result: where it stands, which shards its records are of, and what marks them."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from shardedstore.access import Options
-from shardedstore.blobs import nbytes_of
+import msgspec
+
 from shardedstore.chain import Shard
-from shardedstore.config import FILE_NAME, Config, from_dict, locations, parse
-from shardedstore.differences import Difference
+from shardedstore.config import FILE_NAME, Config, Mount, from_dict, locations, parse
 from shardedstore.errors import UsageError
 from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
-from shardedstore.generations import Identity, identity_name, read_identity
-from shardedstore.grid import block_name
+from shardedstore.generations import Identity, identity_name, read_generation, read_identity
+from shardedstore.grid import Blocks, block_name
+from shardedstore.hierarchy import read_nodes
 from shardedstore.ledger import Ledger, Record
-from shardedstore.locations import Directory, Location, Zip, at_block, origin, show
-from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES
-from shardedstore.mounts import join
-from shardedstore.onezarr import WAITING
+from shardedstore.locations import Directory, Location, ViewOf, Zip, at_block, origin, show, url_of
+from shardedstore.metadata import ArrayMeta
 from shardedstore.plan import Run
-from shardedstore.urls import BESIDE, is_remote, is_within, join_url, quote_name
-from shardedstore.zips import ZipReadStore
+from shardedstore.urls import BESIDE
 
 MOST_PARENTS = 4  # folders above the base that the ledger is looked for in
 MAKE_AGAIN = (
-    "remove the objects of the shards that are named, where they are still there, and run the job again with the same "
-    "arguments: it makes the shards that are missing, and no others"
+    "verify it with mark=True, or on the command line with --mark, and run the job again with the same arguments: it makes "
+    "the shards that are named again, and no others"
 )
-WRITE_AGAIN = "run the job again with the same arguments and overwrite=True, which writes everything again"
+OTHERWISE = "verify it with level='exists', or with against=source"
 _GENERATION = re.compile(r"~(\d{1,6})(?:\.|$)")
 
 
 class Kept(NamedTuple):
-    """The ledger of the job that made a result: where it stands, and its records by shard number."""
+    """The ledger of the job that made a result: where it stands, what the job was, and its records by shard number."""
 
     folder: Folder
-    generation: int
+    made: Identity
     records: dict[int, Record]
     is_one_zarr: bool
+
+    @property
+    def token(self) -> str:
+        """What tells these records from others."""
+        state = hashlib.sha256()
+        encode = msgspec.json.Encoder().encode
+        for number in sorted(self.records):
+            state.update(encode(self.records[number]))
+        return state.hexdigest()
+
+    def mark(self, numbers: frozenset[int]) -> None:
+        """Have the records of some shards hold no more, so that the job makes them again."""
+        Ledger(self.folder, self.made.generation).compact(without=numbers)
 
 
 def find_ledger(config: Config) -> Kept | None:
@@ -50,17 +61,13 @@ def find_ledger(config: Config) -> Kept | None:
         return None
     if isinstance(base, Directory) and not config.shards:
         place = open_folder(base.url + BESIDE, base.options)
-        found = _identity(place)
-        if found is not None:
-            return Kept(place, found.generation, Ledger(place, found.generation).read(), True)
-    for folder in islice(_parents(base.url), MOST_PARENTS):
+        made = _identity(place)
+        if made is not None:
+            return Kept(place, made, Ledger(place, made.generation).read(), True)
+    for folder in islice(parents(base.url), MOST_PARENTS):
         place = open_folder(folder, base.options)
         if _identity(place) is not None and _is_config_of(place, config):
-            name = _GENERATION.search(base.url.rpartition("/")[2])
-            generation = int(name[1]) if name is not None else 1
-            if place.nbytes(identity_name(generation)) is None:
-                generation = 1
-            return Kept(place, generation, Ledger(place, generation).read(), False)
+            return _kept(place, config)
     return None
 
 
@@ -72,7 +79,21 @@ def _identity(place: Folder) -> Identity | None:
         return None
 
 
-def _parents(url: str) -> Iterator[str]:
+def _kept(place: Folder, config: Config) -> Kept:
+    """Return the ledger of the job that wrote a config: the last that any of its objects is named by."""
+    generation = max(_generation(location) for _, location in locations(config))
+    if place.nbytes(identity_name(generation)) is None:  # a name of the user's own that looks like one
+        generation = 1
+    return Kept(place, read_generation(place, generation), Ledger(place, generation).read(), False)
+
+
+def _generation(location: Location) -> int:
+    name = _GENERATION.search((url_of(location) or "").rpartition("/")[2])
+    return 1 if name is None else int(name[1])
+
+
+def parents(url: str) -> Iterator[str]:
+    """Yield the folders above a path or a URL, from the lowest."""
     while (url := url.rpartition("/")[0]) and not url.endswith("/"):
         yield url
 
@@ -87,16 +108,6 @@ def _is_config_of(place: Folder, config: Config) -> bool:
     return one == other
 
 
-def shard_runs(config: Config) -> list[Run]:
-    """Return the shards of a result, numbered as the job did that made it, from the config alone."""
-    runs = [Run(0, "", config.base, mounted={path: mount.blocks for path, mount in config.shards.items()})]
-    for path, mount in config.shards.items():
-        number = runs[-1].number + runs[-1].stop
-        count = 1 if mount.blocks is None else mount.blocks.count
-        runs.append(Run(number, path, mount.location, mount.blocks, 0, count, mount.exceptions))
-    return runs
-
-
 def location_of(run: Run, shard: Shard) -> Location:
     """Return where a shard of a result is."""
     if shard.block is None:
@@ -104,96 +115,38 @@ def location_of(run: Run, shard: Shard) -> Location:
     return run.exceptions.get(block_name(shard.block)) or at_block(run.location, shard.block)
 
 
-def check_exists(config: Config, kept: Kept | None) -> Iterator[Difference]:
-    """Yield what is not there, or of another size than the ledger says, by one listing."""
-    if kept is not None and kept.is_one_zarr:
-        yield from _check_totals(config, kept)
-        return
-    shards = [(n, shard.name, location_of(run, shard)) for run in shard_runs(config) for n, shard in run.shards()]
-    if config.consolidated is not None:
-        shards.append((-1, "consolidated metadata", config.consolidated))
-    listed = _Listed(kept.folder if kept is not None else None, [location for _, _, location in shards])
-    for number, name, location in shards:
-        record = None if kept is None else kept.records.get(number)
-        found = listed.size(location)
-        if found is None:
-            yield Difference("missing", f"{name}: {show(location)} is not there", MAKE_AGAIN, shard=name)
-        elif record is not None and record.digest and found.nbytes != record.nbytes:
-            what = f"{name}: {show(location)} has {found.nbytes:,} bytes, where {record.nbytes:,} were written"
-            yield Difference("size", what, MAKE_AGAIN, shard=name)
-        elif isinstance(location, Directory) and record is not None and record.digest and found.files != record.entries:
-            what = f"{name}: {show(location)} has {found.files:,} files, where {record.entries:,} were written"
-            yield Difference("size", what, MAKE_AGAIN, shard=name)
-        elif kept is not None and record is None and number >= 0:
-            yield Difference("record", f"{name}: the ledger does not say that it is done", MAKE_AGAIN, shard=name)
+def as_made(config: Config, kept: Kept) -> Config:
+    """Return a result divided into the shards that its job made: one ordinary Zarr as its source was, others as they are.
+
+    Raises
+    ------
+    UsageError
+        Where that can't be known of one ordinary Zarr.
+    ShardedStoreError
+        Where its metadata can't be read.
+    """
+    if not kept.is_one_zarr:
+        return config
+    if not kept.made.config:
+        raise UsageError(f"{show(config.base)}: its ledger does not tell how the job divided its source; {OTHERWISE}")
+    nodes = read_nodes(config)
+    mounts: dict[str, Mount] = {}
+    for path, mount in from_dict(kept.made.config).shards.items():
+        node, blocks = nodes.get(path), mount.blocks
+        if blocks is not None and node is not None and isinstance(node.meta, ArrayMeta):
+            blocks = _blocks_in(blocks, node.meta, path)
+        mounts[path] = Mount(ViewOf(config.base, path), blocks)
+    return Config(config.base, mounts)
 
 
-class _Size(NamedTuple):
-    files: int
-    nbytes: int
-
-
-class _Listed:
-    """The sizes of what stands at some locations: what lies in one folder is listed at once."""
-
-    def __init__(self, folder: Folder | None, components: list[Location]) -> None:
-        self.root = None if folder is None else folder.url
-        self.found: dict[str, _Size] = {}
-        if folder is None:
-            return
-        folders = {location.url for location in components if isinstance(location, Directory)}
-        for name, nbytes in folder.sizes():
-            url = join_url(folder.url, quote_name(name) if is_remote(folder.url) else name)
-            self.found[url] = _Size(1, nbytes)
-            if folders:
-                for parent in _parents(url):
-                    if parent in folders:
-                        before = self.found.get(parent, _Size(0, 0))
-                        self.found[parent] = _Size(before.files + 1, before.nbytes + nbytes)
-                        break
-
-    def size(self, location: Location) -> _Size | None:
-        """Return how many files and bytes there are; of what can't be listed or is a view, none are counted."""
-        if not isinstance(location, Directory | Zip) or (isinstance(location, Directory) and _is_web(location.url)):
-            return _Size(0, 0)
-        if self.root is not None and is_within(location.url, self.root):
-            return self.found.get(location.url)
-        if isinstance(location, Zip):
-            nbytes = nbytes_of(location.url, location.options)
-            return None if nbytes is None else _Size(1, nbytes)
-        sizes = [nbytes for _, nbytes in open_folder(location.url, location.options).sizes()]
-        return _Size(len(sizes), sum(sizes)) if sizes else None
-
-
-def _is_web(url: str) -> bool:
-    return url.startswith(("http://", "https://"))
-
-
-def _check_totals(config: Config, kept: Kept) -> Iterator[Difference]:
-    """Compare one ordinary Zarr with the sum of all records, and with the documents that waited beside it."""
-    base = config.base
-    assert isinstance(base, Directory)
-    names = (*METADATA_NAMES, CONSOLIDATED_V2)
-    listed = dict(open_folder(base.url, base.options).sizes())
-    sizes = [nbytes for key, nbytes in listed.items() if key.rpartition("/")[2] not in names]
-    records = kept.records.values()
-    count, total = sum(record.entries for record in records), sum(record.nbytes for record in records)
-    if (len(sizes), sum(sizes)) != (count, total):
-        what = (
-            f"{base.url!r} holds {len(sizes):,} files of {sum(sizes):,} bytes without its metadata, where {count:,} of "
-            f"{total:,} were written"
+def _blocks_in(blocks: Blocks, meta: ArrayMeta, path: str) -> Blocks:
+    """Return a source's division into blocks as it is in the result, where a block may be one object."""
+    assert meta.keys is not None
+    if meta.chunk_grid == blocks.chunk_grid:
+        return msgspec.structs.replace(blocks, keys=meta.keys)
+    if meta.chunk_grid[: len(blocks.grid)] != blocks.grid:
+        raise UsageError(
+            f"{path!r} was made of {blocks.grid} blocks, and which of its {meta.chunk_grid} chunks came from which is not known, "
+            f"as a step has changed their shape; {OTHERWISE}"
         )
-        kind = "missing" if len(sizes) < count else "extra" if len(sizes) > count else "size"
-        yield Difference(kind, what, WRITE_AGAIN)
-    for key in _documents(kept.folder, base.options):
-        if key not in listed:
-            yield Difference("missing", f"{key!r} of {base.url!r} is not there", WRITE_AGAIN, key=key)
-
-
-def _documents(folder: Folder, options: Options) -> Iterator[str]:
-    """Yield the keys of the documents of one ordinary Zarr, as they waited beside it."""
-    for name, _ in folder.sizes(WAITING):
-        path = name.removeprefix(f"{WAITING}/").removesuffix(".zip")
-        url = join_url(folder.url, quote_name(name) if is_remote(folder.url) else name)
-        for key in ZipReadStore(url, storage_options=options).names():
-            yield join("" if path == "base" else path.removeprefix("shards/"), key)
+    return Blocks(meta.chunk_grid, (1,) * len(blocks.chunks), meta.keys)

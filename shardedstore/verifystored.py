@@ -1,37 +1,36 @@
-"""A job's result against its ledger: whether all of it holds the bytes that were written."""
+"""A job's result against its ledger: whether all of it holds what was written, by stored bytes or by decoded data."""
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-import msgspec
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
 from shardedstore.access import NONE, Options
 from shardedstore.blobs import nbytes_of, open_blob
 from shardedstore.bulk import bulk
-from shardedstore.chain import Chain, Shard, Tally, Written
-from shardedstore.config import Config, Mount
+from shardedstore.chain import Shard, Tally, Written
+from shardedstore.config import Config
 from shardedstore.crc import crc32
+from shardedstore.datadigest import DataSum
+from shardedstore.datasums import Sums, digest_entries
 from shardedstore.differences import Difference
 from shardedstore.entries import read_entries
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
 from shardedstore.folders import STORAGE_ERRORS
-from shardedstore.generations import read_identity
-from shardedstore.grid import Blocks
-from shardedstore.hierarchy import read_nodes
-from shardedstore.job import identity
 from shardedstore.ledger import Record
-from shardedstore.locations import ViewOf, Zip
-from shardedstore.metadata import CONSOLIDATED_V2, ArrayMeta
+from shardedstore.locations import Zip
+from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.onezarr import is_document, whole_key
-from shardedstore.plan import Load, Plan, Run, Segment
+from shardedstore.plan import Load, Plan, Run, Segment, shard_runs
 from shardedstore.remote_errors import explain
-from shardedstore.task import open_component
+from shardedstore.sources import open_component
 from shardedstore.transient import FIRST_PAUSE, is_transient
-from shardedstore.verifyledger import MAKE_AGAIN, WRITE_AGAIN, Kept, location_of, shard_runs
+from shardedstore.verifyledger import MAKE_AGAIN, Kept, location_of
 from shardedstore.zipindex import Archive
 from shardedstore.zips import ZipReadStore
 
@@ -39,6 +38,7 @@ T = TypeVar("T")
 ATTEMPTS = 3
 UNREADABLE = (*STORAGE_ERRORS, ShardedStoreError)
 MOST_DAMAGED = 16  # keys of one shard that are named
+LOOK_AGAIN = "verify again: it goes on with what could not be looked at"
 
 
 def patiently(work: Callable[[], T]) -> T:
@@ -59,38 +59,35 @@ class StoredTask(NamedTuple):
     segment: Segment
     records: dict[int, Record]
     is_one_zarr: bool = False
-
-    @property
-    def advice(self) -> str:
-        """What to do about a shard that differs."""
-        return WRITE_AGAIN if self.is_one_zarr else MAKE_AGAIN
+    is_decoded: bool = False
 
 
-def stored_tasks(config: Config, kept: Kept, division: Plan | None) -> list[StoredTask]:
-    """Return the tasks that read a result and compare it with its ledger.
-
-    Parameters
-    ----------
-    division : Plan, optional
-        For one ordinary Zarr: that of the source as the job divided it, since its records are of those shards.
+def stored_tasks(config: Config, kept: Kept, is_decoded: bool) -> list[StoredTask]:
+    """Return the tasks that read a result, divided as it was made, and compare it with its ledger.
 
     Raises
     ------
     UsageError
-        Where the ledger's records say nothing of bytes, or which bytes they are of is not known.
+        Where the ledger's records say nothing of bytes, or of decoded data.
     """
     if any(not record.digest for record in kept.records.values()):
         raise UsageError(
             "this result was made by a function of stores, of which the ledger knows no bytes: verify it with "
             "against=source, or with level='exists'"
         )
-    runs = _divided_like(config, kept, division) if kept.is_one_zarr else shard_runs(config)
+    lacking = sum(record.digests is None for record in kept.records.values())
+    if is_decoded and lacking:
+        raise UsageError(
+            f"the ledger has no digests of the decoded data of {lacking:,} of {len(kept.records):,} shards, which a job keeps "
+            "with map_shards(..., digest=True): give the source as against=, or say level='stored' to compare what is stored"
+        )
+    runs = shard_runs(config)
     loads = []
     for run in runs:
         records = [kept.records[n] for n in range(run.number, run.number + run.stop) if n in kept.records]
         loads.append(Load(sum(r.entries for r in records), sum(r.nbytes for r in records)))
     segments = Plan(config, {}, tuple(runs), tuple(loads)).segments()
-    return [StoredTask(segment, _records_of(segment, kept.records), kept.is_one_zarr) for segment in segments]
+    return [StoredTask(s, _records_of(s, kept.records), kept.is_one_zarr, is_decoded) for s in segments]
 
 
 def _records_of(segment: Segment, records: Mapping[int, Record]) -> dict[int, Record]:
@@ -98,50 +95,34 @@ def _records_of(segment: Segment, records: Mapping[int, Record]) -> dict[int, Re
     return {number: records[number] for number in numbers if number in records}
 
 
-def _divided_like(config: Config, kept: Kept, division: Plan | None) -> list[Run]:
-    """Return the shards of one ordinary Zarr, divided as the source was that it was made from."""
-    made = read_identity(kept.folder)
-    if division is None or made is None or identity(division, Chain((), None)).source != made.source:
-        raise UsageError(
-            "this result is one ordinary Zarr, and its ledger's records are of the shards of its source: say against= with "
-            "ShardedStore.partition(source, ...), divided as for the job, or verify it with level='exists'"
-        )
-    nodes = read_nodes(config)
-    mounts: dict[str, Mount] = {}
-    for path, mount in division.config.shards.items():
-        node = nodes.get(path)
-        blocks = None
-        if mount.blocks is not None and node is not None and isinstance(node.meta, ArrayMeta):
-            blocks = _blocks_in(mount.blocks, node.meta)
-        mounts[path] = Mount(ViewOf(config.base, path), blocks)
-    return shard_runs(Config(config.base, mounts))
-
-
-def _blocks_in(blocks: Blocks, meta: ArrayMeta) -> Blocks:
-    """Return a source's division into blocks as it is in the result, where a block may be one object."""
-    assert meta.keys is not None
-    if meta.chunk_grid == blocks.chunk_grid:
-        return msgspec.structs.replace(blocks, keys=meta.keys)
-    return Blocks(meta.chunk_grid, (1,) * len(blocks.chunks), meta.keys)
-
-
 def check_stored(task: StoredTask) -> list[Difference]:
     """Read some shards, and return how they differ from their records."""
     found: list[Difference] = []
+    check = _check_data if task.is_decoded else partial(_check_bytes, is_one_zarr=task.is_one_zarr)
     for run in task.segment.runs:
         for number, shard in run.shards():
             record = task.records.get(number)
-            if record is None:  # told by `check_exists`, or by the sum of all
+            if record is None:  # told by the listing
                 continue
             try:
-                found += patiently(partial(_check_shard, run, shard, record, task))
+                found += patiently(partial(check, run, shard, record))
             except UNREADABLE as error:
-                what = f"{shard.name}: {type(error).__name__}: {explain(error)}"
-                found.append(Difference("damaged", what, task.advice, shard=shard.name))
+                found.append(unreadable(shard.name, error))
     return found
 
 
-def _check_shard(run: Run, shard: Shard, record: Record, task: StoredTask) -> list[Difference]:
+def unreadable(shard: str, error: BaseException) -> Difference:
+    """Return the difference of a shard that can't be read: for good, or by an error that may pass or is of access."""
+    is_refused = isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError)
+    is_passing = is_transient(error) and getattr(error, "errno", None) != errno.EIO
+    cause = str(error) if isinstance(error, ShardedStoreError) else f"{type(error).__name__}: {explain(error)}"
+    what = cause if shard in cause else f"{shard}: {cause}"
+    if is_refused or is_passing:
+        return Difference("unread", what, LOOK_AGAIN, shard=shard)
+    return Difference("damaged", what, MAKE_AGAIN, shard=shard)
+
+
+def _check_bytes(run: Run, shard: Shard, record: Record, is_one_zarr: bool) -> list[Difference]:
     found: list[Difference] = []
     location = location_of(run, shard)
     if isinstance(location, Zip):
@@ -149,17 +130,16 @@ def _check_shard(run: Run, shard: Shard, record: Record, task: StoredTask) -> li
         for key, what in keys:
             found.append(Difference("damaged", f"{shard.name}: {what}", MAKE_AGAIN, shard=shard.name, key=key))
     else:
-        written = _tally_entries(run, shard, task.is_one_zarr)
+        written = _tally_entries(run, shard, is_one_zarr)
     if (written.entries, written.nbytes) != (record.entries, record.nbytes):
         what = (
             f"{shard.name}: {written.entries:,} entries of {written.nbytes:,} bytes stand there, where {record.entries:,} of "
             f"{record.nbytes:,} were written"
         )
-        found.append(Difference("record", what, task.advice, shard=shard.name))
+        found.append(Difference("record", what, MAKE_AGAIN, shard=shard.name))
     elif written.digest != record.digest:
         what = f"{shard.name}: the keys, sizes or checksums of what stands there are not those that were written"
-        found.append(Difference("record", what, task.advice, shard=shard.name))
-
+        found.append(Difference("record", what, MAKE_AGAIN, shard=shard.name))
     return found
 
 
@@ -191,3 +171,50 @@ def _tally_entries(run: Run, shard: Shard, is_one_zarr: bool) -> Written:
         key = whole_key(entry, shard) if is_one_zarr else entry.key
         tally.add(key, memoryview(entry.data).nbytes, crc32(entry.data))
     return tally.written(tally.nbytes)
+
+
+def _check_data(run: Run, shard: Shard, record: Record) -> list[Difference]:
+    """Compare the decoded data of a shard with what its record says of each array.
+
+    A block is digested as one of an array of the shape that it had when it was written, as it may have grown since.
+    """
+    found: list[Difference] = []
+    expected = record.digests or {}
+    shapes = {} if shard.block is None else {path: written.shape for path, written in expected.items()}
+    sums, damaged = Sums(shapes), set[str]()
+    entries = read_entries(open_component(run, shard), shard.blocks, shard.block)
+    for digested in digest_entries(entries, shard, shapes):
+        if digested.damage is None:
+            sums.add(digested)
+        else:
+            damaged.add(digested.path)
+            key = whole_key(digested.entry, shard)
+            found.append(
+                Difference("damaged", digested.damage, MAKE_AGAIN, shard=shard.name, array=digested.path, key=key)
+            )
+    stored = sums.recorded()
+    for path in sorted((stored.keys() | expected.keys()) - damaged):
+        difference = _compare(stored.get(path), expected.get(path))
+        if difference is not None:
+            kind, what = difference
+            what = f"{path!r} in shard {shard.name!r} {what}"
+            found.append(Difference(kind, what, MAKE_AGAIN, shard=shard.name, array=path))
+    return found
+
+
+def _compare(stored: DataSum | None, written: DataSum | None) -> tuple[str, str] | None:
+    """Return how an array differs from what was written of it, if it does; which chunks of fill values are stored is no matter."""
+    if stored is None:
+        return "missing", "is not there"
+    if written is None:
+        return "extra", "was not written by the job"
+    if (stored.shape, stored.layout) != (written.shape, written.layout):
+        return (
+            "layout",
+            f"has another shape, chunk grid, data type or fill value than the one of {written.shape} that was written",
+        )
+    if stored.value == written.value:
+        return None
+    if stored.stored == written.stored:
+        return "data", f"holds other data in its {stored.stored:,} chunks than were written"
+    return "data", f"holds {stored.stored:,} chunks and other data, where {written.stored:,} were written"

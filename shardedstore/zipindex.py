@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from shardedstore.blobs import ByteSource
 from shardedstore.crc import crc32
 from shardedstore.errors import CorruptError
-from shardedstore.zipwriter import CENTRAL, END, END64, LOCAL, LOCATOR64, MAX16, MAX32
+from shardedstore.zipwriter import CENTRAL, END, END64, LOCAL, LOCATOR64, MAX16, MAX32, has_odd_segment
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as Bytes
@@ -166,8 +166,11 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
         if MAX32 in (stored, size, start):
             size, stored, start = _wide(directory[at - extra_length : at], size, stored, start)
         at += comment_length
-        if name.startswith("/") or (".." in name and ".." in name.split("/")):
-            raise CorruptError(f"{url}: {name!r} is a name that leads out of the zip")
+        if not name or "\0" in name or has_odd_segment(name):
+            raise CorruptError(
+                f"{url}: {name!r} is no name of a key, which has no null character, and no segment that is empty, '.' or "
+                "'..': make the zip again from inside the folder of the Zarr, with names like 'group/array/c/0'"
+            )
         if flags & _ENCRYPTED:
             raise CorruptError(f"{url}: {name!r} is encrypted, which is not supported")
         if method not in (STORED, DEFLATED):

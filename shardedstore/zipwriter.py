@@ -6,12 +6,12 @@ are no extra fields unless zip64 is needed. So an entry's data begins 30 bytes a
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable
-from pickle import PickleBuffer
 from struct import Struct, pack
 from typing import TYPE_CHECKING
 
+from shardedstore.buffers import BATCH_BYTES, BATCH_PARTS, flat
 from shardedstore.crc import crc32
 from shardedstore.errors import UsageError
 
@@ -32,10 +32,7 @@ _CENTRAL_END = Struct("<3H2L")
 _DATE = 1 << 5 | 1  # 1980-01-01
 _MODE = 0o100644 << 16
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
-
-_BATCH_BYTES, _BATCH_PARTS = 1 << 18, 512
-_COPIED = 1 << 16
-_IOV_MAX = os.sysconf("SC_IOV_MAX")
+_ODD = re.compile(r"(?:^|/)(?:/|\.{1,2}(?:/|\Z))")
 
 
 class ZipWriter:
@@ -84,9 +81,7 @@ class ZipWriter:
             raise UsageError(f"the zip has an entry {name!r} already")
         raw = encode_name(name)
         if not isinstance(data, bytes):
-            data = PickleBuffer(data).raw()  # flat bytes, whatever the shape and type of the items
-            if len(data) < _COPIED:
-                data = bytes(data)
+            data = flat(data)
         size, offset, crc = len(data), self._offset, crc32(data)
         flags = 0 if len(raw) == len(name) else 0x800
         if self._zip64 or size >= MAX32 or offset >= MAX32:
@@ -100,7 +95,7 @@ class ZipWriter:
         self._parts += (header, data)
         self._offset += len(header) + size
         self._pending += len(header) + size
-        if self._pending >= _BATCH_BYTES or len(self._parts) >= _BATCH_PARTS or not isinstance(data, bytes):
+        if self._pending >= BATCH_BYTES or len(self._parts) >= BATCH_PARTS or not isinstance(data, bytes):
             self._flush()
         return crc
 
@@ -152,37 +147,29 @@ def encode_name(name: str) -> bytes:
     b'temp\xc3\xa9rature/c/0'
     >>> encode_name("../c/0")
     Traceback (most recent call last):
-    shardedstore.errors.UsageError: '../c/0' can't be the name of a zip's entry: it has a '..' segment
+    shardedstore.errors.UsageError: '../c/0' can't be the name of a zip's entry: it has an empty segment, or one of '.' or '..'
     """
     try:
         raw = name.encode()
     except UnicodeEncodeError:
         raise _bad_name(name, "it is not Unicode text") from None
-    if not raw or raw[0] == 0x2F or raw[-1] == 0x2F:
-        raise _bad_name(name, "it is empty, or it begins or ends with a slash")
-    if ".." in name and ".." in name.split("/"):
-        raise _bad_name(name, "it has a '..' segment")
+    if not raw or raw[-1] == 0x2F:
+        raise _bad_name(name, "it is empty, or ends with a slash")
+    if has_odd_segment(name):
+        raise _bad_name(name, "it has an empty segment, or one of '.' or '..'")
     if "\0" in name or len(raw) > MAX16:
         raise _bad_name(name[:99], "it holds a null character, or is longer than 65535 bytes")
     return raw
 
 
+def has_odd_segment(name: str) -> bool:
+    """Tell whether a name has a segment that no key has, by which readers may take it for another name; a folder's has not.
+
+    >>> [has_odd_segment(name) for name in ("a//b", "./b", "/a", "a/..", "a/.zarray", "..a/", "a.b")]
+    [True, True, True, True, False, False, False]
+    """
+    return (name[:1] in (".", "/") or "/." in name or "//" in name) and _ODD.search(name) is not None
+
+
 def _bad_name(name: str, why: str) -> UsageError:
     return UsageError(f"{name!r} can't be the name of a zip's entry: {why}")
-
-
-def writev_all(fd: int) -> Callable[[list[Buffer]], None]:
-    """Return a function that writes lists of buffers to a file descriptor, all of them or with an exception."""
-
-    def write(parts: list[Buffer]) -> None:
-        views = [memoryview(part) for part in parts]
-        done = 0
-        while done < len(views):
-            written = os.writev(fd, views[done : done + _IOV_MAX])
-            while done < len(views) and written >= len(views[done]):
-                written -= len(views[done])
-                done += 1
-            if written:
-                views[done] = views[done][written:]
-
-    return write

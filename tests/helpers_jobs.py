@@ -17,7 +17,9 @@ import dask
 import numpy as np
 import psutil
 import zarr
+from conformance import check_same_contents, contents_of
 from distributed import Client, LocalCluster
+from servers import Folder, upload
 from sources import SOURCES, Source, build, to_folder
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
@@ -194,6 +196,23 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.startswith(f"{FOLDER}/")}
 
 
+def check_zips_as_of_a_folder(far: Folder, source: Source, folder: Path) -> None:
+    """A source in an object store is the same Zarr as one in a local folder, and gives zips of the same bytes."""
+    contents = source.contents()
+    upload(far.client, contents)
+    view = ShardedStore.partition(far.url, source.shards)
+    check_same_contents(view, contents)
+    with dask.config.set(scheduler="threads"):
+        result = view.map_shards(ToZip(folder / "far"))
+        ShardedStore.partition(to_folder(contents, folder / "a"), source.shards).map_shards(ToZip(folder / "near"))
+    assert contents_of(result).keys() == contents.keys()
+    far_zips, near_zips = (
+        {name: data for name, data in files_of(folder / where).items() if name.endswith(".zip")}
+        for where in ("far", "near")
+    )
+    assert far_zips == near_zips
+
+
 def temporaries(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith(TEMPORARY)]
 
@@ -232,9 +251,13 @@ def python(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """End a process that `python` started, and all that it started, with SIGKILL."""
+    """End a process that `python` started, and all that it started, with SIGKILL.
+
+    Python's resource tracker ends by itself then, and removes the semaphores that the others leave in /dev/shm.
+    """
     try:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        family = [member for member in family if "resource_tracker" not in " ".join(member.cmdline())]
     except psutil.NoSuchProcess:
         family = []
     for member in family:

@@ -10,7 +10,7 @@ import pytest
 import zarr
 from conformance import check_same_contents, contents_of
 from faultproxy import FaultProxy
-from servers import upload
+from helpers_jobs import check_zips_as_of_a_folder
 from sources import SOURCES, to_folder, to_zip
 
 from shardedstore import PartitionError, ShardedStore
@@ -21,18 +21,7 @@ from shardedstore.zips import ZipReadStore
 
 @pytest.mark.parametrize("source", ["others-v3", "consolidated-v2"])
 def test_a_source_in_azure_gives_the_bytes_of_a_local_one(source, container, tmp_path):
-    contents, shards = SOURCES[source].contents(), SOURCES[source].shards
-    upload(container.client, contents)
-    view = ShardedStore.partition(container.url, shards)
-    check_same_contents(view, contents)
-    with dask.config.set(scheduler="threads"):
-        result = view.map_shards(ToZip(tmp_path / "cloud"))
-        ShardedStore.partition(to_folder(contents, tmp_path / "a"), shards).map_shards(ToZip(tmp_path / "local"))
-    assert contents_of(result).keys() == contents.keys()
-    zips = [path.relative_to(tmp_path / "local") for path in (tmp_path / "local").rglob("*.zip")]
-    assert [(tmp_path / "cloud" / name).read_bytes() for name in zips] == [
-        (tmp_path / "local" / name).read_bytes() for name in zips
-    ]
+    check_zips_as_of_a_folder(container, SOURCES[source], tmp_path)
 
 
 def test_a_zip_takes_one_request_more_to_open(container, azure_server, use_environment, tmp_path):

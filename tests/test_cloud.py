@@ -17,8 +17,8 @@ import zarr
 from conformance import check_same_contents, contents_of
 from distributed import Client, LocalCluster
 from faultproxy import FaultProxy, Rule
-from helpers_jobs import Fail, KillOnce, Seen
-from servers import ADMIN, READER
+from helpers_jobs import CUBE, CUBE_SHARDS, Fail, KillOnce, Seen
+from servers import ADMIN, READER, upload
 from sources import SOURCES, to_folder
 
 from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError, folders
@@ -106,6 +106,18 @@ class Endless(Step):
         yield from entries
         if not shard.is_base:
             raise ValueError("not to the step's taste")
+
+
+def test_a_shard_of_many_objects_that_lost_one_is_made_again(bucket, tmp_path):
+    store, sink = partitioned("others-v3", tmp_path / "source"), CopyTo(f"{bucket.url}/out", layout="shards")
+    store.map_shards(sink)
+    before = keys_of(bucket)
+    lost = max(key for key in before if "/c/" in key and ".zarr/" in key)
+    obstore.delete(bucket.client, lost)
+    summary = store.map_shards(sink).summary
+    assert (summary.done, summary.missing) == (1, 1)
+    assert lost in keys_of(bucket)
+    assert store.map_shards(sink).summary.done == 0
 
 
 def large(folder):
@@ -355,3 +367,17 @@ def test_two_jobs_that_start_at_once_claim_two_generations(bucket):
     assert [ledger.generation for ledger in ledgers] == [1, 2]
     with pytest.raises(FileExistsError, match="there is an object already"):
         place.write(".shardedstore/job-2.json", b"", create=True)
+
+
+def test_a_listing_that_breaks_off_is_made_again(bucket, s3_server, tmp_path):
+    """Obstore takes up the body of an object again, but no listing."""
+    upload(bucket.client, CUBE.contents())
+    with FaultProxy(s3_server.endpoint) as proxy:
+        options = {"endpoint": proxy.url, "allow_http": True}
+        proxy.rules.append(Rule("list-type=2", "reset", 100, count=2))
+        store = ShardedStore.partition(bucket.url, CUBE.shards, storage_options=options)
+        assert proxy.rules[0].fired == 2
+        proxy.rules[0].count = 4
+        made = store.map_shards(CopyTo(f"{bucket.url}-copy", storage_options=options))
+        assert proxy.rules[0].fired == 4
+    assert made.summary.done == CUBE_SHARDS

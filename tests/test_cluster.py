@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from helpers_jobs import (
     Fail,
     FailFirst,
     Poison,
+    Seen,
     Slow,
     blocks_at,
     cluster,
@@ -28,7 +31,7 @@ from helpers_jobs import (
     wait_until,
 )
 
-from shardedstore import ShardedStore, ShardsFailed, lending, plan, window
+from shardedstore import ShardedStore, ShardsFailed, attendance, lending, plan, window
 from shardedstore.config import FILE_NAME
 from shardedstore.graph import active_client
 from shardedstore.plan import make_plan
@@ -248,11 +251,10 @@ def test_a_worker_that_is_killed_during_a_lazy_job_is_not_missed(client, source,
     client.wait_for_workers(WORKERS)
     job = division(source).map_shards(Slow(0.1), ToZip(tmp_path / "out"), compute=False)
     future = client.compute(job)
-    while not (tmp_path / "out" / "__base__.zarr.zip").exists() and not future.done():
-        pass
+    wait_until((tmp_path / "out" / "__base__.zarr.zip").exists, what="the first zip")
     victim = next(iter(client.run(os.getpid).values()))
     os.kill(victim, signal.SIGKILL)
-    result = future.result(timeout=60)
+    result = future.result(timeout=100)
     assert files_of(tmp_path / "out") == expected
     check_same_contents(result, CUBE.contents())
 
@@ -288,6 +290,77 @@ def test_a_worker_that_dies_while_all_are_asked_is_not_missed(client, source, tm
     lending.prove(client, DiesOnce(str(tmp_path / "mark")), make_plan(division(source).config))
     assert (tmp_path / "mark").exists()
     client.wait_for_workers(WORKERS)
+
+
+def test_a_worker_that_does_not_answer_is_told_and_left_out(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lending, "PROOF_SECONDS", 8)
+    store = blocks_at(tmp_path / "source.zarr", 3)
+    with (
+        cluster(tmp_path / "cluster") as made,
+        Client(scheduler_file=str(made.file)) as client,
+    ):
+        client.wait_for_workers(2)
+        stopped, (address, process) = [], next(iter(client.run(os.getpid).items()))
+        os.kill(process, signal.SIGSTOP)
+        try:
+            lending.prove(client, DoesNothing(), make_plan(store.config))
+            stopped = [record.getMessage() for record in caplog.records if record.name == "shardedstore"]
+        finally:
+            os.kill(process, signal.SIGCONT)
+        (told,) = stopped
+        assert told.startswith(f"1 of 2 workers do not answer: {address}; the job begins without them")
+
+
+class DoesNothing(NamedTuple):
+    """A job that every worker can do."""
+
+    def find_missing(self, places):
+        return None
+
+
+def test_that_there_are_no_workers_is_told_once_each_time(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(attendance, "LOOK", 0.05)
+    monkeypatch.setattr(attendance, "ABSENT", 0.3)
+    monkeypatch.setattr(window, "THREADS_SECONDS", 0.1)
+    caplog.set_level("WARNING", "shardedstore")
+    with (
+        cluster(tmp_path / "cluster", workers=0) as made,
+        Client(scheduler_file=str(made.file)) as client,
+    ):
+
+        def told():
+            return [record.getMessage() for record in caplog.records if record.name == "shardedstore"]
+
+        def begin(ended, total):
+            if not ended:
+                later.start()
+
+        def add():
+            wait_until(told, what="a warning")
+            time.sleep(1)
+            made.add_worker()
+
+        later = threading.Thread(target=add)
+        blocks_at(tmp_path / "source.zarr", 3).map_shards(Slow(0.3), ToZip(tmp_path / "out"), progress=begin)
+        later.join()
+        assert told()[0].startswith(
+            f"the cluster at {client.scheduler.address} has had no workers for 0 s, and the job"
+        )
+        assert told()[1:] == ["the cluster has workers again, and the job goes on"]
+
+
+def test_a_shard_is_not_made_again_when_a_worker_leaves(client, tmp_path):
+    seen, gone = tmp_path / "seen", []
+
+    def leave(ended, total):
+        if ended > 20 and not gone:
+            gone.append(min(client.run(os.getpid).values()))
+            os.kill(gone[0], signal.SIGKILL)
+
+    blocks_at(tmp_path / "source.zarr", 60).map_shards(
+        Slow(0.02), Seen(str(seen)), ToZip(tmp_path / "out"), progress=leave
+    )
+    assert 61 <= len(list(seen.iterdir())) <= 61 + 1  # what it was at is done again, and what was done is not
 
 
 def test_a_job_waits_for_the_first_worker(source, tmp_path, expected, monkeypatch):

@@ -10,12 +10,12 @@ from sources import COMBINATIONS, KINDS, SOURCES, Recording, build, cube, others
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from shardedstore import CorruptError, ShardedStore
-from shardedstore.entries import read_entries
+from shardedstore.entries import array_folder, read_entries
 from shardedstore.grid import Blocks, ChunkKeys
 from shardedstore.locations import open_location
 from shardedstore.metadata import ArrayMeta
 from shardedstore.plan import make_plan
-from shardedstore.task import open_component
+from shardedstore.sources import open_component
 from shardedstore.views import Block, Remainder, View
 from shardedstore.zips import ZipReadStore
 
@@ -109,6 +109,10 @@ def test_entries_know_their_arrays(source):
     seen = set()
     for shard, _, entries in shards_of(store):
         for entry in entries:
+            if entry.coords is not None:
+                path = whole_key(shard, entry)
+                folder = "/".join(part for part in (shard.path, array_folder(entry)) if part)
+                assert path == f"{folder}/{entry.array.keys.encode(entry.coords)}".lstrip("/")
             if shard.blocks is None and is_metadata(entry):
                 path = whole_key(shard, entry).rpartition("/")[0]
                 assert isinstance(entry.array, ArrayMeta) == (path in arrays)

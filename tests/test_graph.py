@@ -1,5 +1,6 @@
 """The Dask graph: a tree of bounded tasks, and which client it would use."""
 
+import logging
 import pickle
 import subprocess
 import sys
@@ -8,9 +9,9 @@ from pathlib import Path
 import dask
 import pytest
 from dask.core import get_dependencies
-from helpers_jobs import blocks_at, environment
+from helpers_jobs import Fail, blocks_at, environment
 
-from shardedstore import graph, lending, plan, plugin, window
+from shardedstore import ShardsFailed, attendance, graph, lending, plan, plugin, wanted, window
 from shardedstore.errors import ShardError
 from shardedstore.graph import BRANCHES, active_client
 from shardedstore.outcome import Outcome
@@ -40,6 +41,17 @@ def test_task_keys_are_of_this_job_alone(tmp_path):
     store = blocks_at(tmp_path / "source.zarr", 3)
     one, other = (set(store.map_shards(ToZip(tmp_path / "out"), compute=False).__dask_graph__()) for _ in range(2))
     assert one.isdisjoint(other)
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG])
+def test_a_shard_that_fails_is_one_line_of_the_log_and_a_traceback_for_who_asks(level, tmp_path, caplog):
+    caplog.set_level(level, "shardedstore")
+    store = blocks_at(tmp_path / "source.zarr", 3)
+    with dask.config.set(scheduler="synchronous"), pytest.raises(ShardsFailed, match="1 of 4 shards failed"):
+        store.map_shards(Fail("a[1]"), ToZip(tmp_path / "out"))
+    (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert record.getMessage() == "shard a[1] failed, attempt 1: ValueError: zarr.json is not to the step's taste"
+    assert bool(record.exc_info) == (level == logging.DEBUG)
 
 
 def test_a_job_may_be_a_part_of_another_graph(tmp_path):
@@ -73,7 +85,7 @@ def test_opening_a_result_does_not_import_distributed(tmp_path):
     assert ran.stdout.endswith(" False\n")
 
 
-@pytest.mark.parametrize("room", [graph, lending, plugin, window])
+@pytest.mark.parametrize("room", [attendance, graph, lending, plugin, wanted, window])
 def test_only_public_dask_is_used(room):
     source = Path(room.__file__).read_text()
     assert "HighLevelGraph" not in source

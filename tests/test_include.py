@@ -21,11 +21,11 @@ from zarr.storage import ObjectStore
 from shardedstore import DestinationError, PartitionError, ShardedStore, UsageError
 from shardedstore.entries import read_entries
 from shardedstore.plan import make_plan
-from shardedstore.task import open_component
+from shardedstore.sources import open_component
 from shardedstore.transforms import ToZip
 
 NAMES = ["cube-v2.", "cube-v3/", "consolidated-v2", "consolidated-v3", "others-v2", "others-v3", "dataset-v3"]
-SHARDS = [100, "1 GiB", ["simul*"], ["simulation/*", "temp*"]]
+SIZES, GLOBS = [100, "1 GiB"], [["simul*"], ["simulation/*", "temp*"]]
 PROBES = ["temperature", "simulation/fine", "simulation/fine/field/0", "simulation/fine/c/0", "wind_u"]
 
 
@@ -124,7 +124,8 @@ def choices(draw):
     nodes = sorted(nodes_of(SOURCES[name].contents()) - {""})
     globs = ["*/*", "s*", "simulation/*", "*/fine", "*_?", "[!s]*", "*/*/field", "nothing*"]
     some = st.lists(st.sampled_from([*nodes, *globs]), min_size=1, max_size=4)
-    return name, draw(st.none() | some), draw(st.none() | some), draw(st.sampled_from(SHARDS))
+    shards = [*SIZES, *([["f*"], ["*/x", "*/temp*"]] if name == "dataset-v3" else GLOBS)]
+    return name, draw(st.none() | some), draw(st.none() | some), draw(st.sampled_from(shards))
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +391,10 @@ def test_a_function_gets_what_is_left(cube, tmp_path, monkeypatch):
         (
             {"shards": ["simulation/fine"], "exclude": "simulation"},
             "shards names 'simulation/fine', which include and exclude leave out",
+        ),
+        (
+            {"shards": ["wnd_*"], "exclude": "simulation"},
+            r"shards names the glob 'wnd_\*', which matches no group or array",
         ),
     ],
 )

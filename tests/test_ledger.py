@@ -271,12 +271,6 @@ def other_source(source, out):
     return division(source), ()
 
 
-def changed_source(source, out):
-    division(source).map_shards(ToZip(out))
-    zarr.open_group(source).attrs["title"] = "another"
-    return division(source), ()
-
-
 def no_fingerprint(source, out):
     division(source).map_shards(step(lambda entries, shard: entries), ToZip(out))
     return division(source), (step(lambda entries, shard: entries),)
@@ -288,7 +282,6 @@ FOREIGN = {
     other_options: "holds the result of another chain of transforms",
     other_division: "holds the result of another source, of another division of it, or of this one before it changed",
     other_source: "holds the result of another source",
-    changed_source: "of this one before it changed",
     no_fingerprint: "this chain has no stable fingerprint to go on with it",
 }
 

@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -24,9 +25,10 @@ from sources import (
     tree,
 )
 
-from shardedstore import CorruptError, PartitionError, ShardedStore, ShardedStoreError, UsageError
+from shardedstore import ConfigError, CorruptError, PartitionError, ShardedStore, ShardedStoreError, UsageError
 from shardedstore.grid import Blocks, ChunkKeys
 from shardedstore.locations import Directory, ViewOf, Zip
+from shardedstore.transforms import CopyTo, ToZip
 
 
 def divided(source, store):
@@ -347,6 +349,9 @@ def test_locations(tmp_path):
         # paths
         (["temperatur"], r"shards names 'temperatur', which is no group or array of the source; it has 'crs'"),
         ({"simulation/fine/c": 10}, "names 'simulation/fine/c', which is no group or array"),
+        (["wnd_*"], r"shards names the glob 'wnd_\*', which matches no group or array of the source; it has 'crs'"),
+        ({"simulation/*/fild": 32}, "'simulation/.*/fild', which matches no group or array"),
+        ({"wnd_*": {"time": 2}, "*": 10}, "which matches no group or array"),
         (["temperature/c/0"], "names 'temperature/c/0', which is no group or array"),
         (["a/../b"], r"shards names the path 'a/\.\./b' has a segment '\.\.'"),
         (["/temperature"], "'/temperature' has an empty segment"),
@@ -468,6 +473,21 @@ def test_any_number_is_a_size(source, text):
 def test_bad_sources(contents, message):
     with pytest.raises(ShardedStoreError, match=message):
         ShardedStore.partition(to_memory(contents))
+
+
+def test_a_result_and_a_zarr_are_not_opened_as_one_another(tmp_path):
+    source, out, copy = to_folder(SOURCES["cube-v3/"].contents(), tmp_path / "a"), tmp_path / "out", tmp_path / "copy"
+    with dask.config.set(scheduler="synchronous"):
+        for sink in (ToZip(out), CopyTo(copy)):
+            ShardedStore.partition(source, ["simulation"]).map_shards(sink)
+    for result in (out, out / "shardedstore.json", tmp_path / "copy.shardedstore"):
+        with pytest.raises(PartitionError, match=f"'{result}' is the result of a job: open it with ShardedStore.load"):
+            ShardedStore.partition(result)
+    for zarr_folder in (source, copy):
+        with pytest.raises(ConfigError, match=f"; '{zarr_folder}' is a Zarr: open it with ShardedStore.partition"):
+            ShardedStore.load(zarr_folder)
+    with pytest.raises(ConfigError, match=r"No such file or directory$"):
+        ShardedStore.load(tmp_path)
 
 
 def test_a_source_that_does_not_exist(tmp_path):

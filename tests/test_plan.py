@@ -98,6 +98,33 @@ def test_a_segment_without_what_is_done_has_the_rest(plan, done):
     assert left.number == segment.number
 
 
+@given(plans_of_any_size)
+@example(plan_of([(1000, Load(100, 1 << 25))], Load()))
+def test_segments_that_go_to_an_object_store_are_smaller(plan):
+    near, far = plan.segments(), plan.segments(to_remote=True)
+    assert len(near) <= len(far)
+    assert sum(segment.count for segment in far) == plan.shard_count
+    there = plan._replace(config=Config(Directory("s3://bucket/source")))
+    assert [segment.count for segment in there.segments()] == [segment.count for segment in far]
+
+
+def test_a_segment_to_an_object_store_is_an_eighth():
+    plan = plan_of([(1024, Load(0, 1 << 34))], Load())  # of 16 MiB each
+    assert {segment.count for segment in plan.segments()[1:-1]} == {12}
+    assert {segment.count for segment in plan.segments(to_remote=True)[1:-1]} == {1}
+
+
+def test_what_is_left_of_a_segment_is_described_by_ranges():
+    (segment,) = plan_of([(200, Load())], Load()).segments()
+    left = segment.without(frozenset({50, 51, 120}))
+    assert [(run.number, run.first, run.stop) for run in left.runs] == [
+        (0, 0, 1),
+        (1, 0, 49),
+        (52, 51, 119),
+        (121, 120, 200),
+    ]
+
+
 def test_a_million_shards_are_planned_in_seconds(tmp_path):
     root = zarr.create_group(tmp_path / "source.zarr")
     root.create_array("a", shape=(1000, 1000, 64), chunks=(1, 1, 8), dtype="f8")

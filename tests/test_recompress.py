@@ -1,5 +1,6 @@
 """`Recompress`: every chunk has the bytes that zarr itself writes with that codec."""
 
+import inspect
 import json
 import pickle
 import re
@@ -18,6 +19,7 @@ from zarr.storage import LocalStore, MemoryStore
 from shardedstore import ArrayStep, ChainError, CorruptError, ShardedStore, ShardedStoreError, ShardsFailed
 from shardedstore.arraydoc import parse
 from shardedstore.chain import Shard, parse_chain
+from shardedstore.codecs import check_options
 from shardedstore.entries import read_entries
 from shardedstore.fingerprint import fingerprint
 from shardedstore.hierarchy import walk
@@ -316,9 +318,7 @@ def test_threads_keep_the_order(threads):
     ("step", "message"),
     [
         (Recompress("nothing"), "Recompress('nothing') names no codec known here for ''"),
-        (Recompress("zstd", size=3), "Recompress('zstd', size=3) names no codec known here"),
         (Recompress("zstd", level=23), "less than or equal to 22"),
-        (Recompress("zlib", depth=3), "names no codec known here"),
         (Recompress("blosc", cname="zip"), "names no codec known here"),
         (Recompress("blosc", clevel=10), "can't encode '' (float32) with blosc"),
         (Recompress("blosc", shuffle="twice"), "names no codec known here"),
@@ -359,6 +359,34 @@ def test_chunks_that_are_too_large_for_a_codec_are_refused():
     Recompress("zstd").check(walk(store))
     with pytest.raises(ChainError, match="chunks have 2147483648 bytes, and blosc takes 2147483631 at most"):
         Recompress("blosc").check(walk(store))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"codec": "zstd", "levle": 3}, "zstd has no option 'levle'; its options are: level, checksum"),
+        ({"codec": "zlib", "depth": 3}, "zlib has no option 'depth'; its options are: level"),
+        (
+            {"codec": {"id": "blosc", "level": 3}},
+            "blosc has no option 'level'; its options are: cname, clevel, shuffle",
+        ),
+        ({"filters": {"id": "delta", "type": "i2"}}, "delta has no option 'type'; its options are: dtype, astype"),
+        ({"codec": "packbits", "level": 1}, "packbits has no option 'level'; its options are: none"),
+    ],
+)
+def test_an_option_that_a_codec_does_not_have_is_named(arguments, message):
+    with pytest.raises(ChainError, match=re.escape(message)):
+        Recompress(**arguments)
+
+
+@pytest.mark.parametrize("name", sorted(numcodecs.registry.codec_registry))
+def test_the_options_that_a_codec_shows_are_known(name):
+    codec = numcodecs.registry.codec_registry[name]
+    arguments = {"dtype": "f8", "astype": "f4", "encode_dtype": "f8", "decode_dtype": "f4", "digits": 1, "keepbits": 3}
+    arguments |= {"offset": 0, "scale": 1, "labels": ["a"], "prefix": None}
+    arguments |= {"dtype": "U3", "astype": "u1"} if name == "categorize" else {}
+    wanted = inspect.signature(codec).parameters
+    check_options(codec(**{key: value for key, value in arguments.items() if key in wanted}).get_config())
 
 
 def test_what_is_no_codec_is_refused():
@@ -594,7 +622,7 @@ def test_what_has_the_filters_passes_on_untouched(data, zarr_format, old, filter
         (3, {"id": "transpose", "order": [0]}, "transpose has the order [0], and the array 2 dimensions"),
         (3, "secret", "names no filter that '' (float32) can have"),
         (2, "secret", "names no filter that '' (float32) can have"),
-        (2, {"id": "delta", "size": 3}, "names no filter that '' (float32) can have"),
+        (2, {"id": "delta", "dtype": "nothing"}, "names no filter that '' (float32) can have"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -12,10 +12,10 @@ import pytest
 import servers
 from conformance import check_same_contents, contents_of
 from faultproxy import FaultProxy, Rule
-from helpers_jobs import blocks_source
+from helpers_jobs import blocks_source, check_zips_as_of_a_folder
 from obstore.store import HTTPStore, S3Store
 from servers import GUEST, READER, upload
-from sources import SOURCES, build, to_folder, to_zip
+from sources import SOURCES, build, to_zip
 
 from shardedstore import PartitionError, ShardedStore
 from shardedstore.remote_errors import explain
@@ -25,18 +25,7 @@ from shardedstore.zips import ZipReadStore
 
 @pytest.mark.parametrize("source", ["others-v3", "consolidated-v2"])
 def test_a_source_in_the_cloud_gives_the_bytes_of_a_local_one(source, bucket, tmp_path):
-    contents, shards = SOURCES[source].contents(), SOURCES[source].shards
-    upload(bucket.client, contents)
-    view = ShardedStore.partition(bucket.url, shards)
-    check_same_contents(view, contents)
-    with dask.config.set(scheduler="threads"):
-        result = view.map_shards(ToZip(tmp_path / "cloud"))
-        ShardedStore.partition(to_folder(contents, tmp_path / "a"), shards).map_shards(ToZip(tmp_path / "local"))
-    assert contents_of(result).keys() == contents.keys()
-    zips = [path.relative_to(tmp_path / "local") for path in (tmp_path / "local").rglob("*.zip")]
-    assert [(tmp_path / "cloud" / name).read_bytes() for name in zips] == [
-        (tmp_path / "local" / name).read_bytes() for name in zips
-    ]
+    check_zips_as_of_a_folder(bucket, SOURCES[source], tmp_path)
 
 
 def test_a_zip_in_the_cloud(bucket, tmp_path):

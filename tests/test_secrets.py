@@ -18,11 +18,23 @@ from distributed import Client, LocalCluster
 from helpers_jobs import CUBE, CUBE_SHARDS, Fail, cube_at, division
 from servers import ADMIN
 
-from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError, plan, task
+from shardedstore import (
+    ChainError,
+    DestinationError,
+    ShardedStore,
+    ShardsFailed,
+    Step,
+    UsageError,
+    access,
+    lending,
+    plan,
+    task,
+)
 from shardedstore.access import Options, keywords, take_options
 from shardedstore.chain import parse_chain
 from shardedstore.config import FILE_NAME
 from shardedstore.fingerprint import fingerprint
+from shardedstore.plan import make_plan
 from shardedstore.transforms import CopyTo, MigrateV3, ToShardingCodec, ToZip
 from shardedstore.zips import ZipReadStore
 from tests.conformance import contents_of
@@ -150,7 +162,7 @@ def test_the_key_of_the_page_is_nowhere(encryption, client, tmp_path, caplog):
     result = store.map_shards(*chain, progress=lambda *_: scheduler.append(of_scheduler(client)))
     assert result.summary.done == CUBE_SHARDS
     seen["the scheduler"] = b"".join(scheduler)
-    assert b"run_segment" in seen["the scheduler"]
+    assert b"do_segment" in seen["the scheduler"]
     seen["the result"] = pickle.dumps(result) + repr((result, result.summary, result.get_config())).encode()
     decrypted = result.map_shards(encryption.Decrypt(VARIABLE), CopyTo(tmp_path / "clear.zarr"))
     assert contents_of(decrypted).keys() == CUBE.contents().keys()
@@ -259,6 +271,39 @@ def test_what_is_secret_is_for_one_account():
     assert leaks(CANARY, keywords("az://container/mine/a", mine)) != []
     for other in (Options(account_name="other"), Options(account_name="mine", use_emulator=True), Options()):
         assert leaks(CANARY, keywords("az://container/mine/a", other)) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_workers_forget_what_they_were_given_with_the_last_job_that_needs_it(client, tmp_path):
+    url = "s3://bucket/lent"
+    take_options(url, {"secret_access_key": CANARY})
+    made = make_plan(division(cube_at(tmp_path / "source.zarr")).config)
+    job = task.Job(parse_chain([ToZip(url)]), url)
+
+    def known():
+        return [bool(leaks(CANARY, given)) for given in client.run(keywords, f"{url}/a", Options()).values()]
+
+    assert known() == [False, False]
+    with lending.access(client, job, made):
+        with lending.access(client, job, made):
+            assert known() == [True, True]
+        assert known() == [True, True]
+    assert known() == [False, False]
+    assert leaks(CANARY, keywords(f"{url}/a", Options())) != []  # this process was given them by the user
+
+
+def test_what_was_given_last_is_used_and_then_what_was_given_before():
+    url, key = "s3://bucket/granted", ("s3://bucket/granted", None)
+    access.grant({key: {"token": "first"}}, "one")
+    access.grant({key: {"token": "second"}}, "another")
+    assert keywords(url, Options()) == {"token": "second"}
+    assert access.granted([url]) == {key: {"token": "second"}}
+    access.revoke("another")
+    assert keywords(url, Options()) == {"token": "first"}
+    access.revoke("one")
+    access.revoke("one")
+    assert keywords(url, Options()) == {}
 
 
 @pytest.mark.cluster

@@ -255,7 +255,7 @@ def test_v2_is_refused_and_goes_through_migrate_v3(tmp_path, name):
     source = SOURCES[name]
     contents = source.contents()
     path = to_folder(contents, tmp_path / "source.zarr")
-    with pytest.raises(ChainError, match=r"is Zarr v2: put MigrateV3\(\) before ToShardingCodec"):
+    with pytest.raises(ChainError, match=r"is Zarr v2: put MigrateV3\(\) \(--v3\) before ToShardingCodec"):
         ShardedStore.partition(path, source.shards).map_shards(ToShardingCodec(tmp_path / "out.zarr"))
     assert not (tmp_path / "out.zarr").exists()
     out = convert(contents, tmp_path, source.shards, MigrateV3())

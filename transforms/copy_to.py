@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
-from shardedstore.access import Options, StorageOptions, take_options
-from shardedstore.chain import Entries, NbytesOf, Shard, Sink, Tally, Written
+from shardedstore.access import Options, StorageOptions
+from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.crc import crc32
 from shardedstore.errors import ChainError, CorruptError
-from shardedstore.folders import open_folder
 from shardedstore.locations import Directory, Location
 from shardedstore.objects import Item, write_objects
 from shardedstore.onezarr import is_document, turn, write_shard
-from shardedstore.urls import join_url, normalize
-
-BASE = "__base__"
-ROOT = (".zarray", ".zgroup", "zarr.json")  # what makes a root, and is written last
+from shardedstore.present import Asked
 
 
 @dataclass(frozen=True)
@@ -55,8 +50,7 @@ class CopyTo(Sink):
     def __post_init__(self, storage_options: StorageOptions) -> None:
         if self.layout not in ("zarr", "shards"):
             raise ChainError(f"CopyTo's layout is {self.layout!r}: say 'zarr' or 'shards'")
-        object.__setattr__(self, "url", os.fspath(self.url))
-        object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
+        self.reach(storage_options)
 
     @property
     def is_one_zarr(self) -> bool:  # type: ignore[override]
@@ -91,14 +85,14 @@ class CopyTo(Sink):
         write_objects(url, self.options, [item for item in documents if "/" in item[0]])
         for item in sorted((item for item in documents if "/" not in item[0]), key=lambda item: turn(item[0])):
             write_objects(url, self.options, [item])
-        found = [nbytes for _, nbytes in open_folder(url, self.options).sizes()]
-        if (len(found), sum(found)) != (tally.entries, tally.nbytes):
+        files, nbytes = Asked(self.options).below(url)
+        if (files, nbytes) != (tally.entries, tally.nbytes):
             raise CorruptError(
-                f"{url!r} holds {len(found)} files of {sum(found)} bytes, where {tally.entries} of {tally.nbytes} were "
+                f"{url!r} holds {files} files of {nbytes} bytes, where {tally.entries} of {tally.nbytes} were "
                 "written: an earlier run left some that the source has no more. Remove this folder, and run the job again"
             )
         return tally.written(tally.nbytes)
 
-    def is_there(self, url: str, nbytes: int, nbytes_of: NbytesOf) -> bool:
-        # docstring inherited
-        return self.is_one_zarr or any(nbytes_of(join_url(url, name)) is not None for name in ROOT)
+    def is_there(self, url: str, written: Written, present: Present) -> bool:
+        """Tell whether all files of a shard that stands alone are there; one ordinary Zarr is listed once, at the end."""
+        return self.is_one_zarr or present.below(url) == (written.entries, written.nbytes)

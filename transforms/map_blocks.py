@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from operator import mul
 from typing import Any, ClassVar
 
-import numpy as np
-
 from shardedstore.arrayfunction import ArrayFunction
 from shardedstore.arrayinfo import ArrayInfo
-from shardedstore.arraystep import _folder, is_chunk
+from shardedstore.arraystep import is_chunk
 from shardedstore.blockarray import read_array, write_array
 from shardedstore.chain import Entries, Shard
-from shardedstore.entries import Entry
+from shardedstore.entries import Entry, array_folder
 from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node
@@ -60,6 +57,7 @@ class MapBlocks(ArrayFunction):
     --------
     Half the resolution along two dimensions, by the mean of what is there:
 
+    >>> import numpy as np
     >>> def mean_of_four(block, position):
     ...     rows, columns = (np.arange(0, size, 2) for size in block.shape[-2:])
     ...     sums = np.add.reduceat(np.add.reduceat(block, rows, -2), columns, -1)
@@ -129,7 +127,12 @@ class MapBlocks(ArrayFunction):
             names = recoder.old.dimension_names or (None,) * len(recoder.doc.shape)
             dimensions = tuple(name or f"dimension {axis}" for axis, name in enumerate(names))
             regrid.check(f"{self!r} on {recoder.path!r}", dimensions)
-        self._check_function(recoder)
+        meta = recoder.old
+        shape = meta.shape if regrid is None else tuple(map(min, regrid.block_shape, meta.shape))
+        if (
+            meta.dtype is not None and math.prod(shape) * meta.dtype.itemsize <= SAMPLE
+        ):  # a larger block is not worth it
+            self.check_function(recoder, shape, self._shape_of(meta, shape))
 
     def changed_blocks(self, recoder: Recoder) -> Blocks | None:
         # docstring inherited
@@ -147,7 +150,7 @@ class MapBlocks(ArrayFunction):
                 new = ((folder, recoders[folder]) for folder in recoders.keys() - known)
                 waiting |= {folder: recoder for folder, recoder in new if recoder.path not in shard.divided}
                 continue
-            for folder, chunks in itertools.groupby(some, _folder):
+            for folder, chunks in itertools.groupby(some, array_folder):
                 for missing in [other for other in sorted(waiting) if other < folder]:
                     yield from self._block(waiting.pop(missing), ())
                 if folder in waiting:
@@ -201,24 +204,6 @@ class MapBlocks(ArrayFunction):
         if len(divisors) != len(shape):
             raise ChainError(f"{self!r} has {len(divisors)} divisors, and {meta.path!r} {len(shape)} dimensions")
         return tuple(-(-size // divisor) for size, divisor in zip(shape, divisors, strict=True))
-
-    def _check_function(self, recoder: Recoder) -> None:
-        """Call the function for a block of fill values, to see what it gives; a large one is not worth it."""
-        regrid, meta = self._regrid(recoder), recoder.old
-        shape = meta.shape if regrid is None else tuple(map(min, regrid.block_shape, meta.shape))
-        if meta.dtype is None or math.prod(shape) * meta.dtype.itemsize > SAMPLE:
-            return
-        block = np.full(shape, recoder.decoder.padding, meta.dtype)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                result = self.func(block, (0,) * len(shape))
-        except Exception:  # noqa: BLE001 (fill values may be nothing for the function; what it does with data is told then)
-            return
-        try:
-            recoder.checked(result, self._shape_of(meta, shape))
-        except (TypeError, ValueError) as error:
-            raise ChainError(f"{self!r} on {meta.path!r}: {error}") from None
 
 
 def _is_sequence(value: object) -> bool:

@@ -10,9 +10,8 @@ from functools import partial
 from operator import itemgetter
 
 from shardedstore.arraydoc import parse
-from shardedstore.arraystep import _folder
 from shardedstore.chain import Entries, Shard, Step
-from shardedstore.entries import Entry
+from shardedstore.entries import Entry, array_folder
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.hierarchy import Node
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
@@ -56,7 +55,7 @@ class MigrateV3(Step):
         # docstring inherited
         for path, node in nodes.items():
             if node.meta.zarr_format != 2:
-                raise ChainError(f"{path or 'the root'!r} is Zarr v3 already: leave MigrateV3 out of the chain")
+                raise ChainError(f"{path or 'the root'!r} is Zarr v3 already: leave MigrateV3 (--v3) out of the chain")
         self.changed(nodes)
         _warn_of_ome(nodes)
         _warn_of_lost(nodes)
@@ -86,7 +85,7 @@ def _with_reencoders(entries: Entries, shard: Shard) -> Iterator[tuple[Entry, Re
             yield from ((entry, None) for entry in _documents(folder, list(group), shard, arrays))
             continue
         for entry in group:
-            if entry.coords is None or entry.array is None or (found := arrays.get(_folder(entry))) is None:
+            if entry.coords is None or entry.array is None or (found := arrays.get(array_folder(entry))) is None:
                 yield entry, None
             else:
                 yield entry._replace(array=found[0]), found[1]

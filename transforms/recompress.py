@@ -12,7 +12,7 @@ import numpy as np
 
 from shardedstore.arrayinfo import ArrayInfo
 from shardedstore.arraystep import ArrayStep
-from shardedstore.codecs import Config, complete, config_of, same
+from shardedstore.codecs import Config, check_options, complete, config_of, same
 from shardedstore.errors import ChainError
 from shardedstore.filters import LOSSY, complete_filters, filtered_dtype
 from shardedstore.recode import Recoder
@@ -91,6 +91,11 @@ class Recompress(ArrayStep):
             shown = " without a codec" if codec is ... else "(None)"
             raise ChainError(f"Recompress{shown} has no options, and was given {', '.join(options)}")
         chosen = {**(config or {}), **options}
+        try:
+            for described in ([chosen] if chosen else []) + [dict(some) for some in (() if new is ... else new)]:
+                check_options(described)
+        except TypeError as error:
+            raise ChainError(f"Recompress: {error}") from None
         try:
             json.dumps([chosen, [] if new is ... else new])
         except TypeError as error:

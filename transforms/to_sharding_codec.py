@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 
-from shardedstore.access import Options, StorageOptions, take_options
-from shardedstore.chain import Entries, NbytesOf, Shard, Sink, Tally, Written
+from shardedstore.access import Options, StorageOptions
+from shardedstore.chain import Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.config import Config
 from shardedstore.errors import ChainError
 from shardedstore.hierarchy import Node
@@ -15,7 +14,6 @@ from shardedstore.locations import Directory, Location
 from shardedstore.onezarr import write_shard
 from shardedstore.packer import packed, packed_documents
 from shardedstore.patterns import parse_size
-from shardedstore.urls import normalize
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class ToShardingCodec(Sink):
     """
 
     is_one_zarr = True
+    can_grow = False  # what is below the size is divided by it
 
     url: str
     object_size: str | int = "1 GiB"
@@ -63,16 +62,15 @@ class ToShardingCodec(Sink):
     def __post_init__(self, storage_options: StorageOptions) -> None:
         if not parse_size(self.object_size):
             raise ChainError(f"ToShardingCodec's object_size is {self.object_size!r}: say a size, such as '1 GiB'")
-        object.__setattr__(self, "url", os.fspath(self.url))
-        object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
+        self.reach(storage_options)
 
     def check(self, nodes: Mapping[str, Node]) -> None:
         # docstring inherited
         old = [path for path, node in nodes.items() if node.meta.zarr_format == 2]
         if old:
             raise ChainError(
-                f"the sharding codec is of Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put MigrateV3() before "
-                "ToShardingCodec"
+                f"the sharding codec is of Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put MigrateV3() (--v3) "
+                "before ToShardingCodec"
             )
         regridded = [path for path, node in nodes.items() if node.is_regridded]
         if regridded:
@@ -100,7 +98,7 @@ class ToShardingCodec(Sink):
         # docstring inherited
         return packed_documents(documents, config, self._size)
 
-    def is_there(self, url: str, nbytes: int, nbytes_of: NbytesOf) -> bool:
+    def is_there(self, url: str, written: Written, present: Present) -> bool:
         """Return True: all that was written is listed once, at the end."""
         return True
 

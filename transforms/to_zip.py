@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 
-from shardedstore.access import Options, StorageOptions, take_options
-from shardedstore.chain import Entries, NbytesOf, Shard, Sink, Written
+from shardedstore.access import Options, StorageOptions
+from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.errors import ChainError
 from shardedstore.hierarchy import Node
 from shardedstore.locations import Location, Zip
 from shardedstore.mounts import check_path
-from shardedstore.urls import normalize
 from shardedstore.zipshard import write_zip
-
-BASE = "__base__"
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,7 @@ class ToZip(Sink):
     options: Options = field(init=False, repr=False, compare=False)
 
     def __post_init__(self, storage_options: StorageOptions) -> None:
-        object.__setattr__(self, "url", os.fspath(self.url))
-        object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
+        self.reach(storage_options)
         if re.search(r"[{}]", re.sub(r"\{(path|block)\}", "", self.name)) or self.name.count("{block}") > 1:
             raise ChainError(
                 f"ToZip's name {self.name!r} may hold {{path}}, and {{block}} once, and nothing else in braces"
@@ -81,7 +76,7 @@ class ToZip(Sink):
         if self.is_ozx and old:
             raise ChainError(
                 f"{self.name!r} names zips of OME-Zarr, which are Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put "
-                "MigrateV3() before ToZip, or end the name with .zarr.zip"
+                "MigrateV3() (--v3) before ToZip, or end the name with .zarr.zip"
             )
 
     @property
@@ -93,6 +88,6 @@ class ToZip(Sink):
         # docstring inherited
         return write_zip(entries, url, self.options, most=2 * shard.nbytes, zip64=self.zip64, is_ozx=self.is_ozx)
 
-    def is_there(self, url: str, nbytes: int, nbytes_of: NbytesOf) -> bool:
+    def is_there(self, url: str, written: Written, present: Present) -> bool:
         # docstring inherited
-        return nbytes_of(url) == nbytes
+        return present.nbytes(url) == written.nbytes

@@ -12,7 +12,7 @@ from shardedstore.entries import read_entries
 from shardedstore.errors import DestinationError
 from shardedstore.locations import locate, url_of
 from shardedstore.mounts import join
-from shardedstore.urls import is_remote, is_within, join_url, normalize, quote_name
+from shardedstore.urls import is_within, normalize, object_url
 from shardedstore.views import Block, Remainder
 from shardedstore.zips import ZipReadStore
 from shardedstore.zipshard import write_zip
@@ -43,9 +43,7 @@ def to_zip_store(
     DestinationError
         Where the zip would be the source, or inside it.
     """
-    name = join(shard_path, chunk_dims or "")
-    start = normalize(prefix)
-    url = join_url(start, quote_name(name) if is_remote(start) else name) + SUFFIX
+    url = object_url(normalize(prefix), join(shard_path, chunk_dims or "")) + SUFFIX
     place = shard_store.store if isinstance(shard_store, Block | Remainder) else shard_store
     source = url_of(locate(place))
     if source is not None and is_within(real_url(url), real_url(source)):

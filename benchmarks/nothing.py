@@ -1,0 +1,32 @@
+"""A sink that does nothing, so that what is left is the framework; in a module that workers import by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardedstore.chain import Entries, Present, Shard, Sink, Written
+from shardedstore.locations import Location, Zip
+from shardedstore.zipshard import write_zip
+
+
+@dataclass(frozen=True)
+class Nothing(Sink):
+    """Writes the base alone, in which the metadata stands."""
+
+    url: str
+
+    def target(self, path: str | None, blocked: bool) -> str:
+        # docstring inherited
+        return f"{path or 'base'}/{{block}}.zip" if blocked else f"{path or 'base'}.zip"
+
+    def location(self, url: str) -> Location:
+        # docstring inherited
+        return Zip(url)
+
+    def write(self, entries: Entries, shard: Shard, url: str) -> Written:
+        # docstring inherited
+        return write_zip(entries, url) if shard.is_base else Written(0, 0, "")
+
+    def is_there(self, url: str, written: Written, present: Present) -> bool:
+        # docstring inherited
+        return True

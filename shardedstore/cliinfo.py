@@ -1,0 +1,29 @@
+"""``shardedstore info``."""
+
+from __future__ import annotations
+
+import click
+
+from shardedstore.arguments import parse_storage
+from shardedstore.clicommon import open_any, user_errors
+from shardedstore.plan import make_plan
+from shardedstore.text import count, describe, size
+
+
+@click.command()
+@click.argument("what")
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store; see convert.")
+def info(what: str, storage: tuple[str, ...]) -> None:
+    """Say what a Zarr, a zip or a config holds.
+
+    Only metadata is read. WHAT is a Zarr, a zip, a shardedstore.json or the folder that holds it: a path or a URL.
+    """
+    with user_errors(what):
+        store, is_config = open_any(what, parse_storage(storage))
+        plan = make_plan(store.config)
+        parts = f" in {count(plan.shard_count, 'shard')}" if is_config else ""
+        rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
+        click.echo(f"{what}: a Zarr{parts}{rebuilt}")
+        for path, node in plan.nodes.items():
+            click.echo(describe(path, node.meta, store.config))
+        click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded")

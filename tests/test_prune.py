@@ -1,0 +1,235 @@
+"""Pruning removes what no config names, and nothing that is not known to be ours."""
+
+import json
+import os
+import time
+
+import dask
+import pytest
+from click.testing import CliRunner
+from helpers_jobs import Fail, blocks_at, unchanged
+
+from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, UsageError, step
+from shardedstore.cli import main
+from shardedstore.folders import open_folder
+from shardedstore.ledger import FOLDER
+from shardedstore.lock import held
+from shardedstore.publish import TEMPORARY
+from shardedstore.transforms import CopyTo, Recompress, ToZip
+
+
+@pytest.fixture(autouse=True)
+def synchronous():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+@pytest.fixture
+def source(tmp_path):
+    return blocks_at(tmp_path / "source.zarr", 3)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def names(place):
+    """The files of a destination, without those of jobs."""
+    found = (name for name, _ in open_folder(str(place)).sizes())
+    return {name for name in found if not name.startswith(f"{FOLDER}/")}
+
+
+def jobs(place):
+    folder = open_folder(str(place))
+    return [*(name for name in folder.names(FOLDER) if name.startswith("job-")), *folder.names(f"{FOLDER}/ledger")]
+
+
+def changed(label):
+    """A step that makes another job of it."""
+    return step(unchanged, name=label, version="1")
+
+
+FIRST = {"__base__.zarr.zip", "a/0.zarr.zip", "a/1.zarr.zip", "a/2.zarr.zip"}
+SECOND = {name.replace(".zarr", "~2.zarr") for name in FIRST}
+
+
+def test_objects_that_a_later_job_took_the_place_of_are_removed(source, out):
+    source.map_shards(ToZip(out))
+    size = sum((out / name).stat().st_size for name in FIRST)
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    assert names(out) == FIRST | SECOND | {"shardedstore.json"}
+    tried = ShardedStore.prune(out, dry_run=True)
+    assert names(out) == FIRST | SECOND | {"shardedstore.json"}
+    pruned = ShardedStore.prune(out)
+    assert pruned == tried
+    assert names(out) == SECOND | {"shardedstore.json"}
+    assert pruned.names[:4] == sorted(FIRST)
+    assert (pruned.kept, pruned.nbytes >= size) == ([], True)
+    assert jobs(out) == ["job-2.json", "2"]
+    assert ShardedStore.load(out).verify(source).ok
+    assert ShardedStore.prune(out).names == []
+    source.map_shards(changed("third"), ToZip(out), overwrite=True)
+    assert jobs(out) == ["job-2.json", "job-3.json", "2", "3"]
+
+
+def test_what_another_config_names_stays(source, out):
+    source.map_shards(ToZip(out)).save(out / "before.json")
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    assert ShardedStore.prune(out).names == []
+    assert ShardedStore.load(out / "before.json").verify(source).ok
+    (out / "before.json").unlink()
+    assert len(ShardedStore.prune(out).names) > len(FIRST)
+
+
+def test_a_config_that_can_not_be_read_may_name_anything(source, out):
+    source.map_shards(ToZip(out))
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    document = json.loads((out / "shardedstore.json").read_text())
+    (out / "newer.json").write_text(json.dumps({**document, "version": 99}))
+    with pytest.raises(ConfigError, match="version is 99"):
+        ShardedStore.prune(out)
+    assert names(out) > FIRST
+    (out / "newer.json").write_text('{"format": "other"}')
+    (out / "text.json").write_text("not json")
+    assert ShardedStore.prune(out).names
+
+
+def test_what_a_job_that_has_not_ended_needs_stays(source, out):
+    result = source.map_shards(ToZip(out))
+    with pytest.raises(
+        ShardsFailed
+    ):  # its source is the first job's result, and the config in the folder is the first's
+        result.map_shards(Fail("a[1]"), ToZip(out), overwrite=True)
+    (out / "shardedstore.json").unlink()
+    assert ShardedStore.prune(out).names == []
+    assert names(out) == FIRST | SECOND - {"a/1~2.zarr.zip"}
+
+
+def test_what_failed_and_was_given_up_is_removed(source, out):
+    source.map_shards(ToZip(out))
+    with pytest.raises(ShardsFailed):
+        source.map_shards(Fail("a[1]"), ToZip(out), overwrite=True)
+    (out / "a/1~2.zarr.zip").write_bytes(b"published, and killed before it was recorded")
+    source.map_shards(changed("third"), ToZip(out), overwrite=True)
+    ShardedStore.prune(out)
+    assert names(out) == {name.replace(".zarr", "~3.zarr") for name in FIRST} | {"shardedstore.json"}
+
+
+def test_files_of_others_stay(source, out, tmp_path):
+    sink = CopyTo(out, layout="shards")
+    source.map_shards(sink)
+    source.map_shards(Recompress("zstd"), sink, overwrite=True)
+    others = [out / "notes.txt", out / "a/0.txt", out / "a/1.zarr/c/notes.txt", out / "b~1/c~1.zarr.zip"]
+    others += [out / FOLDER / "mine.txt", out / FOLDER / "ledger/1/mine.txt"]
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    linked = elsewhere / "deep/zarr.json"
+    for path in (*others, linked):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (out / "a/0.zarr/link").symlink_to(elsewhere)
+    pruned = ShardedStore.prune(out)
+    assert all(path.read_text() == "mine" for path in (*others, linked))
+    assert not (out / "a/2.zarr").exists()
+    assert not (out / "__base__.zarr").exists()
+    assert (out / "a/1.zarr/zarr.json").exists()  # as a whole it is not what was written
+    assert all(text.endswith("has others beside it") for text in pruned.kept)
+    assert {text.split("/")[1] for text in pruned.kept} == {"1.zarr"}
+    assert ShardedStore.load(out).verify(source).ok
+
+
+def test_a_file_that_took_the_place_of_ours_stays(source, out):
+    source.map_shards(ToZip(out))
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    (out / "a/1.zarr.zip").write_bytes(b"mine")
+    os.unlink(out / "a/2.zarr.zip")
+    (out / "a/2.zarr.zip").symlink_to(out.parent / "source.zarr/zarr.json")
+    pruned = ShardedStore.prune(out)
+    assert (out / "a/1.zarr.zip").read_bytes() == b"mine"
+    assert (out / "a/2.zarr.zip").is_symlink()
+    assert pruned.kept == ["a/1.zarr.zip is not as it was written, or has others beside it"]
+    assert "job-1.json" in jobs(out)
+
+
+def test_what_is_young_stays(source, out):
+    source.map_shards(ToZip(out))
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    old = time.time() - 7200
+    os.utime(out / "a/0.zarr.zip", (old, old))
+    pruned = ShardedStore.prune(out, older_than=3600)
+    assert pruned.names == ["a/0.zarr.zip"]
+    assert pruned.kept == [f"{name} was written lately" for name in sorted(FIRST - {"a/0.zarr.zip"})]
+    assert len(ShardedStore.prune(out).names) >= 3
+
+
+def test_what_killed_processes_left_is_removed(source, out):
+    source.map_shards(ToZip(out))
+    left = out / f"a/{TEMPORARY}{os.uname().nodename}-1-00000000.tmp"
+    left.write_bytes(b"half")
+    assert ShardedStore.prune(out, dry_run=True).names == [str(left.relative_to(out))]
+    assert left.exists()
+    assert ShardedStore.prune(out).nbytes == 4
+    assert not left.exists()
+
+
+def test_rebuilt_consolidated_metadata_goes_too(source, out):
+    for chain in [[], [Recompress("zstd")]]:
+        source.map_shards(*chain, ToZip(out), overwrite=True, consolidated=True)
+    pruned = ShardedStore.prune(out)
+    assert "__consolidated__.zarr/zarr.json" in pruned.names
+    assert "__consolidated__~2.zarr/zarr.json" in names(out)
+
+
+def test_the_documents_of_one_ordinary_zarr_are_kept_for_the_same_call(source, out):
+    source.map_shards(CopyTo(out))
+    source.map_shards(CopyTo(out), overwrite=True)
+    place = out.parent / "out.shardedstore"
+    assert jobs(place) == ["job-1.json", "job-2.json", "1", "2"]
+    ShardedStore.prune(out)
+    assert jobs(place) == ["job-2.json", "2"]
+    assert ShardedStore.load(place).verify(source).ok
+    assert source.map_shards(CopyTo(out)).summary.done == 0
+
+
+def test_it_waits_for_no_one(source, out):
+    source.map_shards(ToZip(out))
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    with held(open_folder(str(out))), pytest.raises(DestinationError, match="is being written to by"):
+        ShardedStore.prune(out)
+    assert names(out) > FIRST
+
+
+def test_a_folder_of_no_job_is_left_alone(tmp_path):
+    (tmp_path / "0.zarr.zip").touch()
+    with pytest.raises(UsageError, match="no job ever wrote"):
+        ShardedStore.prune(tmp_path)
+
+
+def test_the_command_line(source, out):
+    source.map_shards(ToZip(out))
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    tried = CliRunner().invoke(main, ["prune", str(out), "--dry-run", "--verbose"])
+    assert tried.exit_code == 0
+    assert tried.stdout.startswith("__base__.zarr.zip\na/0.zarr.zip\n")
+    assert "6 files would be removed" in tried.stdout
+    assert names(out) > FIRST
+    young = CliRunner().invoke(main, ["prune", str(out), "--older-than", "1d"])
+    assert "0 files removed; 0 bytes" in young.stdout
+    assert "kept: a/0.zarr.zip was written lately" in young.stderr
+    assert CliRunner().invoke(main, ["prune", str(out)]).stdout.startswith("6 files removed; ")
+    wrong = CliRunner().invoke(main, ["prune", str(out), "--older-than", "soon"])
+    assert wrong.exit_code == 2
+    assert "is no age" in wrong.stderr
+
+
+def test_objects_of_an_object_store(source, bucket):
+    url, _ = bucket[0], bucket[1]
+    source.map_shards(ToZip(f"{url}/out"))
+    source.map_shards(Recompress("zstd"), ToZip(f"{url}/out"), overwrite=True)
+    place = open_folder(f"{url}/out")
+    place.write("a/notes.txt", b"mine")
+    assert names(f"{url}/out") >= FIRST
+    ShardedStore.prune(f"{url}/out")
+    assert names(f"{url}/out") == SECOND | {"shardedstore.json", "a/notes.txt"}
+    assert ShardedStore.load(f"{url}/out").verify(source).ok

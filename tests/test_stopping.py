@@ -1,0 +1,197 @@
+"""Jobs that are told to stop: what runs ends soon, nothing is left that the next run does not remove, and it goes on."""
+
+import os
+import signal
+import threading
+import time
+
+import dask
+import pytest
+from distributed import Client
+from helpers_jobs import (
+    CUBE_SHARDS,
+    Slow,
+    cluster,
+    cube_at,
+    division,
+    files_of,
+    kill_session,
+    python,
+    temporaries,
+    undisturbed,
+    wait_until,
+)
+
+from shardedstore import stopping, wanted
+from shardedstore.folders import open_folder
+from shardedstore.ledger import Ledger
+from shardedstore.stopping import Stopped, check, while_wanted
+from shardedstore.transforms import ToZip
+
+SECONDS = 0.3  # that every shard takes; all are one task, which takes as long as all of them
+PROGRAM = """
+import signal, sys, dask
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background has them ignore
+from distributed import Client
+from helpers_jobs import Slow, division
+from shardedstore.transforms import ToZip
+source, out, scheduler = sys.argv[1:]
+
+def run():
+    division(source).map_shards(Slow({seconds}), ToZip(out))
+
+if scheduler == "threads":
+    with dask.config.set(scheduler="threads"):
+        run()
+else:
+    with Client(scheduler_file=scheduler):
+        run()
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    return cube_at(tmp_path / "source.zarr")
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The files of an undisturbed job."""
+    return undisturbed(tmp_path_factory.mktemp("expected"), Slow(0))
+
+
+def start(source, out, scheduler, log):
+    program = PROGRAM.format(seconds=SECONDS)
+    return python("-c", program, str(source), str(out), str(scheduler), log=log)
+
+
+def zips(out):
+    return len(list(out.rglob("*.zarr.zip")))
+
+
+def check_still(out):
+    """Nothing is written any more, after what little may still be under way."""
+    time.sleep(2 * stopping.LOOK + SECONDS)
+    before = zips(out)
+    time.sleep(4 * SECONDS)
+    assert 0 < zips(out) == before < CUBE_SHARDS
+    assert temporaries(out) == []
+
+
+def check_goes_on(source, out, expected):
+    before = zips(out)
+    with dask.config.set(scheduler="synchronous"):
+        result = division(source).map_shards(Slow(SECONDS), ToZip(out))
+    assert before - 1 <= result.summary.skipped <= before  # the last may not have been recorded
+    assert result.summary.done + result.summary.skipped == CUBE_SHARDS
+    assert {name for name in files_of(out) if name.endswith(".zip")} == {n for n in expected if n.endswith(".zip")}
+    assert temporaries(out) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_client_that_is_told_to_end_leaves_a_cluster_that_does_nothing(how, source, tmp_path, expected):
+    out, log = tmp_path / "out", tmp_path / "log"
+    with cluster(tmp_path / "cluster") as made:
+        process = start(source, out, made.file, log)
+        try:
+            wait_until(lambda: zips(out) >= 3, what="three zips")
+            process.send_signal(how)
+            process.wait(10)
+        finally:
+            kill_session(process)
+        check_still(out)
+        with Client(scheduler_file=str(made.file)) as client:
+            assert len(client.nthreads()) == 2  # they are not ours to end
+            assert client.submit(os.getpid).result(20) > 0
+    if how == signal.SIGINT:
+        text = log.read_text()
+        assert "KeyboardInterrupt" in text
+        assert f"what is done at {str(out)!r} stays: call map_shards with the same arguments again, and it goes" in text
+    check_goes_on(source, out, expected)
+
+
+@pytest.mark.cluster
+def test_a_lazy_job_whose_future_is_cancelled_does_nothing_more(source, tmp_path, expected):
+    out = tmp_path / "out"
+    with cluster(tmp_path / "cluster") as made, Client(scheduler_file=str(made.file)) as client:
+        job = division(source).map_shards(Slow(SECONDS), ToZip(out), compute=False)
+        future = client.compute(job)
+        wait_until(lambda: zips(out) >= 3, what="three zips")
+        future.cancel()
+        check_still(out)
+        assert client.submit(os.getpid).result(20) > 0
+    check_goes_on(source, out, expected)
+
+
+@pytest.mark.cluster
+def test_threads_stop_with_the_process_that_they_are_in(source, tmp_path, expected):
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = start(source, out, "threads", log)
+    try:
+        wait_until(lambda: zips(out) >= 3, what="three zips")
+        process.send_signal(signal.SIGINT)
+        process.wait(5)  # where the threads would take some seconds more
+    finally:
+        kill_session(process)
+    assert "call map_shards with the same arguments again" in log.read_text()
+    assert 0 < zips(out) < CUBE_SHARDS
+    check_goes_on(source, out, expected)
+
+
+@pytest.mark.cluster
+def test_a_worker_that_is_told_to_end_is_not_missed(source, tmp_path, expected):
+    """As a batch system does with one at the end of its time; nothing starts it again."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    with cluster(tmp_path / "cluster") as made:
+        process = start(source, out, made.file, log)
+        try:
+            wait_until(lambda: zips(out) >= 3, what="three zips")
+            for worker in made.workers[:1]:
+                worker.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, log.read_text()
+            assert made.workers[0].wait(20) is not None
+        finally:
+            kill_session(process)
+    assert zips(out) == CUBE_SHARDS
+    assert (out / "shardedstore.json").exists()
+    assert temporaries(out) == []
+    assert len(Ledger(open_folder(str(out)), 1).read()) == CUBE_SHARDS
+
+
+# The parts
+
+
+def test_an_interrupt_keeps_its_kind_and_tells_how_to_go_on(source, tmp_path):
+    def stop(ended, total):
+        raise KeyboardInterrupt
+
+    with dask.config.set(scheduler="threads"), pytest.raises(KeyboardInterrupt) as caught:
+        division(source).map_shards(ToZip(tmp_path / "out"), progress=stop)
+    (note,) = caught.value.__notes__
+    assert note.endswith("call map_shards with the same arguments again, and it goes on from there")
+
+
+def test_what_a_thread_does_is_stopped_and_not_what_others_do():
+    unwanted = threading.Event()
+    with stopping.stopping(unwanted.is_set):
+        items = while_wanted(range(5))
+        assert next(items) == 0
+        unwanted.set()
+        assert next(items) == 1  # it looks now and then
+        other = threading.Thread(target=check)
+        other.start()
+        other.join()
+        with pytest.raises(Stopped):
+            check()
+    check()
+    assert list(items) == [2, 3, 4]
+
+
+def test_an_interrupted_job_has_a_token_of_its_own():
+    with pytest.raises(KeyboardInterrupt), wanted.interruptible("one"):
+        raise KeyboardInterrupt
+    with wanted.interruptible("another"):
+        pass
+    assert "one" in wanted._interrupted
+    assert "another" not in wanted._interrupted
