@@ -114,11 +114,12 @@ def _machine() -> str:
 
 
 def _begun(process: int) -> float | None:
-    """Return when a process of this machine began; None where there is none."""
+    """Return when a process of this machine began; None where there is none, or a dead one that nobody has waited for."""
     import psutil  # type: ignore[import-untyped]
 
     try:
-        return float(psutil.Process(process).create_time())
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else float(found.create_time())
     except psutil.Error:
         return None
 

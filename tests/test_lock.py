@@ -83,16 +83,19 @@ def test_two_that_come_at_once_do_not_both_get_it(tmp_path):
     assert (len(got), len(refused)) == (1, 7)
 
 
-def test_what_a_killed_process_of_this_machine_held_is_taken_over_at_once(tmp_path):
+@pytest.mark.parametrize("reaped", [True, False])
+def test_what_a_killed_process_of_this_machine_held_is_taken_over_at_once(tmp_path, reaped):
+    """Also one that nobody has waited for, as in a container without an init."""
     process = start_holder(str(tmp_path))
     place = open_folder(str(tmp_path))
     with pytest.raises(DestinationError, match=rf"process {process.pid},"), held(place):
         pass
     process.kill()
-    process.wait()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | (0 if reaped else os.WNOWAIT))
     began = time.monotonic()
     with held(place):
         assert time.monotonic() - began < lock.LIFE / 2
+    process.wait()
 
 
 def test_what_this_process_could_not_free_is_not_held(tmp_path, monkeypatch):
