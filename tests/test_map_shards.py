@@ -657,5 +657,5 @@ def test_a_hopeless_job_ends_early(source, tmp_path):
 
 @pytest.mark.parametrize("options", [{"on_error": "never"}, {"max_failures": 0}, {"max_failures": True}])
 def test_policies_that_are_none(source, tmp_path, options):
-    with pytest.raises(UsageError, match=r"is not known: say 'finish' or 'stop'|is not a number of shards"):
+    with pytest.raises(UsageError, match=r"is not known: say 'finish', 'stop' or 'partial'|is not a number of shards"):
         division(source).map_shards(ToZip(tmp_path / "out"), **options)
