@@ -4,13 +4,14 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+RUNS   ?= 200
 
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-quick lint format bench build hooks clean distclean
+.PHONY: help demo test test-quick chaos lint format bench build hooks clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +26,10 @@ test: $(VENV)/.installed-test ## Run all tests and doctests in two processes
 
 test-quick: $(VENV)/.installed-test ## Run the tests that start no server and no cluster
 	$(BIN)/python -m pytest -m "not slow and not s3 and not cluster" $(ARGS)
+
+# RUNS is how often processes are killed; the other faults are tried in proportion. Each run prints the seed that repeats it.
+chaos: $(VENV)/.installed-test ## Kill, pause and starve jobs, and count what is lost: RUNS=200
+	PYTHONPATH=tests:. $(BIN)/python -m chaos --runs $(RUNS) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(BIN)/python -m ruff check .

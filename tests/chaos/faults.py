@@ -1,0 +1,80 @@
+"""All trials of a run: which fault, by which function, how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from chaos import clock, damage, disks, killing, pausing, storms
+from chaos.place import Scene
+from chaos.trial import Trial
+
+
+class Planned(NamedTuple):
+    """A trial that is to be run: the fault as the table calls it, the trial's seed, which is its name, and what runs it."""
+
+    fault: str
+    seed: str
+    run: Callable[[Scene], Trial]
+
+
+def kills(seed: int, runs: int) -> Iterator[Planned]:
+    """Yield `runs` trials: each kind of process for each kind of destination, and then all over again."""
+    for number in range(runs):
+        who, turn = killing.WHO[number % len(killing.WHO)], number // len(killing.WHO)
+        sink, in_cloud = killing.DESTINATIONS[turn % len(killing.DESTINATIONS)]
+        name = f"{seed}/kill/{number}"
+        yield Planned(
+            f"`kill -9` of {who}", name, partial(killing.killed, seed=name, who=who, sink=sink, in_cloud=in_cloud)
+        )
+
+
+def pauses(seed: int, runs: int) -> Iterator[Planned]:
+    """Yield `runs` trials of each kind."""
+    for number in range(runs):
+        sink, in_cloud = killing.DESTINATIONS[number % len(killing.DESTINATIONS)]
+        for kind, fault, run in (
+            ("pause", "a worker stands still, is given up, and wakes", pausing.paused),
+            ("cut", "a worker is cut off from the scheduler, and goes on", pausing.cut_off),
+        ):
+            name = f"{seed}/{kind}/{number}"
+            yield Planned(fault, name, partial(run, seed=name, sink=sink, in_cloud=in_cloud))
+        name = f"{seed}/overtake/{number}"
+        yield Planned(
+            "a worker of an older job wakes when a new one has ended", name, partial(pausing.overtaken, seed=name)
+        )
+
+
+def disks_and_files(seed: int, runs: int) -> Iterator[Planned]:
+    """Yield `runs` trials of each kind that can be made on this machine."""
+    for number in range(runs):
+        sink = ("zips", "copy", "sharding")[number % 3]
+        for kind, fault, run in (
+            ("full", "the disk is full", disks.full),
+            ("inodes", "the disk has no inodes left", disks.without_inodes),
+            ("readonly", "the disk becomes read-only", disks.read_only),
+        ):
+            name = f"{seed}/{kind}/{number}"
+            if disks.can_mount():
+                yield Planned(fault, name, partial(run, seed=name, sink=sink))
+        for kind in damage.KINDS:
+            name = f"{seed}/{kind.split()[-1]}/{number}"
+            yield Planned(f"a file of the source {kind}", name, partial(damage.damaged, seed=name, kind=kind))
+        if clock.can_jump():
+            name = f"{seed}/clock/{number}"
+            yield Planned("the workers' clocks jump by days", name, partial(clock.jumping, seed=name, sink=sink))
+
+
+def storms_of_s3(seed: int, runs: int) -> Iterator[Planned]:
+    """Yield `runs` trials of each kind."""
+    for number in range(runs):
+        for kind, fault in enumerate((*storms.STORMS, storms.GONE)):
+            name, sink = f"{seed}/storm/{number}-{kind}", ("zips", "copy", "sharding")[number % 3]
+            yield Planned(fault, name, partial(storms.storm, seed=name, fault=fault, sink=sink))
+
+
+def all_faults(seed: int, runs: int) -> list[Planned]:
+    """Return all trials, with processes killed `runs` times and all else in proportion."""
+    few = -(-runs // 20)
+    return [*kills(seed, runs), *pauses(seed, few), *disks_and_files(seed, few), *storms_of_s3(seed, few)]

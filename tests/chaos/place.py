@@ -1,0 +1,118 @@
+"""Where a trial writes to, on a local disk or in an object store, and what stands there."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import dask
+from conformance import contents_of
+from helpers_jobs import cube_at
+from servers import S3Server
+
+from chaos.work import SOURCE, Work
+from shardedstore import ShardedStore
+from shardedstore.config import FILE_NAME
+from shardedstore.folders import Folder, open_folder
+from shardedstore.generations import read_identity
+from shardedstore.ledger import FOLDER, Ledger, Record
+from shardedstore.plan import make_plan
+from shardedstore.publish import is_temporary
+from shardedstore.urls import BESIDE, is_remote
+
+KINDS = (("zips", False), ("copy", False), ("sharding", False), ("zips", True))  # sinks, and whether it is recompressed
+NO_JOB = Ledger(open_folder("/nonexistent"), 1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The destination of a job: its URL, and whether it is one ordinary Zarr with its ledger beside it."""
+
+    url: str
+    is_one_zarr: bool
+
+    @property
+    def folders(self) -> dict[str, Folder]:
+        """All that the job writes to, by a name for it."""
+        found = {"": open_folder(self.url)}
+        return found | ({BESIDE: open_folder(self.url + BESIDE)} if self.is_one_zarr else {})
+
+    @property
+    def ledger(self) -> Ledger:
+        """The latest job's ledger."""
+        folder = open_folder(self.url + BESIDE if self.is_one_zarr else self.url)
+        identity = read_identity(folder)
+        return NO_JOB if identity is None else Ledger(folder, identity.generation)
+
+    def records(self) -> dict[int, Record]:
+        """The shards that are recorded as done."""
+        return self.ledger.read()
+
+    def contents(self) -> dict[str, bytes]:
+        """All that a reader of the result can come upon, and the config; not what is the next job's alone."""
+        found: dict[str, bytes] = {}
+        with ThreadPoolExecutor(8) as pool:
+            for start, folder in self.folders.items():
+                private = f"{FOLDER}/", "documents/" if start else f"{FOLDER}/"
+                names = [name for name, _ in folder.sizes() if not name.startswith(private)]
+                found.update(zip((f"{start}/{name}" for name in names), pool.map(folder.read, names), strict=True))
+        config = f"{BESIDE if self.is_one_zarr else ''}/{FILE_NAME}"
+        return {
+            name: data.replace(self.url.encode(), b"here") if name == config else data for name, data in found.items()
+        }
+
+    def read(self) -> dict[str, bytes]:
+        """All that the result shows as a Zarr."""
+        return contents_of(ShardedStore.load(self.url + BESIDE if self.is_one_zarr else self.url, allow=[self.url]))
+
+    def temporaries(self) -> list[str]:
+        """The files of a local disk that killed processes left."""
+        if is_remote(self.url):
+            return []
+        walks = (os.walk(self.url + end) for end in ("", BESIDE))
+        return [
+            os.path.join(parent, name)
+            for walk in walks
+            for parent, _, names in walk
+            for name in names
+            if is_temporary(name)
+        ]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What trials share: a scratch folder, a source and its shards' names by number, what undisturbed jobs make of it (objects
+    and what they show), by sink and whether it is recompressed, and an S3 server, if one runs.
+    """
+
+    folder: Path
+    source: Path
+    names: dict[int, str]
+    expected: dict[tuple[str, bool], tuple[dict[str, bytes], dict[str, bytes]]]
+    server: S3Server | None
+
+    def environment(self, endpoint: str = "", **more: str) -> dict[str, str]:
+        """The variables that lead processes to the server, or to a proxy before it."""
+        if self.server is None:
+            return more
+        found = self.server.environment()
+        return {**found, **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}), **more}
+
+
+def make_scene(folder: Path, server: S3Server | None) -> Scene:
+    """Build the source, and run each kind of job once without any fault, in this process."""
+    source = cube_at(folder / "source.zarr")
+    expected = {}
+    for sink, recompress in KINDS:
+        target = folder / f"undisturbed-{sink}-{recompress}" / "out.zarr"
+        target.parent.mkdir()
+        work = Work(str(source), str(target), sink, str(target.parent / "trace"), 0, 1 << 30, recompress)
+        with dask.config.set(scheduler="synchronous"):
+            work.run()
+        place = Place(str(target), sink != "zips")
+        expected[sink, recompress] = place.contents(), place.read()
+    plan = make_plan(ShardedStore.partition(source, SOURCE.shards).config)
+    names = {number: shard.name for run in plan.runs for number, shard in run.shards()}
+    return Scene(folder, source, names, expected, server)

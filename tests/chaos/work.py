@@ -1,0 +1,96 @@
+"""What a client is told to do: one job, given by names and numbers alone, and a step that leaves a trace of each shard."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sources import SOURCES
+
+from shardedstore import ShardedStore, Step, plan
+from shardedstore.chain import Entries, Shard, Sink
+from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
+
+SOURCE = SOURCES["cube-v3/"]
+SHARDS = sum(SOURCE.mounts.values()) + 1  # and the base
+
+SINKS: dict[str, Callable[[str], Sink]] = {"zips": ToZip, "copy": CopyTo, "sharding": ToShardingCodec}
+BEGUN, READ = "begun", "read"
+
+
+@dataclass(frozen=True)
+class Trace(Step):
+    """Leaves a line in a file when a shard is begun, and one when all of it was read; and takes time.
+
+    Half of the time is between the entries, and half after the last one. What a file beside it says, as JSON, happens
+    when the first chunk of a shard was read: ``{"shard": ..., "remove": path}`` or ``{..., "path": path, "data": hex}``.
+    """
+
+    log: str
+    seconds: float = 0.0
+
+    def __call__(self, entries: Entries, shard: Shard) -> Entries:
+        _append(self.log, f"{BEGUN} {os.getpid()} {shard.name}")
+        first = True
+        for entry in entries:
+            yield entry
+            if entry.coords is not None and first:
+                first = False
+                _harm(f"{self.log}.json", shard.name)
+                time.sleep(self.seconds / 2)
+        time.sleep(self.seconds / 2)
+        _append(self.log, f"{READ} {os.getpid()} {shard.name}")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job: where from, where to, how fast. `weight` is that of a task, of which 1 is a shard each."""
+
+    source: str
+    target: str
+    sink: str
+    log: str
+    seconds: float = 0.03
+    weight: int = 1
+    recompress: bool = False
+    overwrite: bool = False
+    changed: str = "metadata"
+
+    def run(self) -> ShardedStore:
+        """Run it on the scheduler that is active."""
+        before, plan.LEAST_WEIGHT = plan.LEAST_WEIGHT, self.weight
+        try:
+            return self._run()
+        finally:
+            plan.LEAST_WEIGHT = before
+
+    def _run(self) -> ShardedStore:
+        store = ShardedStore.partition(self.source, SOURCE.shards)
+        steps = [Trace(self.log, self.seconds), *([Recompress("gzip", level=1)] if self.recompress else [])]
+        options: Any = {"overwrite": self.overwrite, "changed": self.changed}
+        result: ShardedStore = store.map_shards(*steps, SINKS[self.sink](self.target), **options)
+        return result
+
+
+def _append(path: str, line: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
+
+
+def _harm(order: str, shard: str) -> None:
+    try:
+        what = json.loads(Path(order).read_text())
+    except FileNotFoundError:
+        return
+    if what["shard"] != shard:
+        return
+    if "remove" in what:
+        Path(what["remove"]).unlink(missing_ok=True)
+    else:
+        Path(what["path"]).write_bytes(bytes.fromhex(what["data"]))
