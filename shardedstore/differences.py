@@ -90,7 +90,8 @@ class Report(msgspec.Struct, frozen=True):
         where = f"{arrays}{_count(self.shards, 'shard')}, {RECORDED if self.is_recorded else BY[self.level]}"
         lines = [f"ok: {where}" if self.ok else f"{_count(len(self.differences), 'difference')} in {where}:"]
         lines += [f"  {difference.what}" for difference in self.differences]
-        advice = dict.fromkeys(difference.advice for difference in self.differences if difference.advice)
+        left = (difference for difference in self.differences if difference.shard not in self.marked)
+        advice = dict.fromkeys(difference.advice for difference in left if difference.advice)
         lines += [f"what to do: {text}" for text in advice]
         if self.marked:
             marked = _count(len(self.marked), "shard")

@@ -130,6 +130,12 @@ def _latest(folder: Folder) -> tuple[int, Holder | None]:
     return number, _read(folder, number) if number else None
 
 
+def superseded(folder: Folder) -> list[str]:
+    """Return the names of the files of locks that another has followed: nobody needs them any more."""
+    numbers = sorted(int(found[1]) for name in folder.names(FOLDER) if (found := _NAME.fullmatch(name)))
+    return [_path(number) for number in numbers[:-1]]
+
+
 def _lives(folder: Folder, number: int, holder: Holder) -> bool:
     """Tell whether a holder lives: at once where it is a process of this machine, else by watching it count."""
     if holder.machine == _machine():

@@ -21,7 +21,7 @@ from shardedstore.folders import STORAGE_ERRORS, Folder, RemoteFolder
 from shardedstore.generations import Identity, identity_name, read_generation, read_identity, versioned
 from shardedstore.ledger import FOLDER, Ledger, Record
 from shardedstore.locations import Directory, Location, at_block, url_of
-from shardedstore.lock import held
+from shardedstore.lock import held, superseded
 from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.mixing import Half
 from shardedstore.names import CONSOLIDATED
@@ -38,6 +38,8 @@ _JOB = re.compile(r"job-(\d+)\.json")
 @dataclass(frozen=True)
 class Pruned:
     """What was removed, or with a dry run would be: names relative to the destination, and their bytes together.
+
+    Files of locks that others have followed go without being named.
 
     `kept` says of what no config names either why it stays: it is not as it was written, or is too young.
     """
@@ -62,6 +64,7 @@ def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: 
                 jobs = [name for name in names if name.startswith(f"{FOLDER}/")]  # what knows the others goes last
                 listed.remove([*temporaries, *(name for name in names if name not in jobs)])
                 listed.remove(jobs)
+                place.remove_all(superseded(place))
                 for number in _generations(jobs):
                     listed.remove_folder(f"{FOLDER}/ledger/{number}")
             nbytes = sum(listed.files[name].nbytes for name in names) + sum(temporaries.values())

@@ -67,6 +67,7 @@ def test_objects_that_a_later_job_took_the_place_of_are_removed(source, out):
     assert pruned.names[:4] == sorted(FIRST)
     assert (pruned.kept, pruned.nbytes >= size) == ([], True)
     assert jobs(out) == ["job-2.json", "2"]
+    assert [path.name for path in (out / FOLDER).glob("lock-*")] == ["lock-3.json"]  # that of pruning itself
     assert ShardedStore.load(out).verify(source).ok
     assert ShardedStore.prune(out).names == []
     source.map_shards(changed("third"), ToZip(out), overwrite=True)
