@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import msgspec
-
 from shardedstore.access import Options
 from shardedstore.chain import Entries, Shard, Sink, Tally, Written, name_crc
 from shardedstore.config import FILE_NAME, Config, dump
@@ -41,7 +39,7 @@ def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tall
     The objects and bytes of the Zarr itself are counted, in a tally that also has what the stream wrote on its own, if
     it is given. A block's documents are left out: they are the base's business.
     """
-    tally, documents = Tally() if tally is None else tally, list[Entry]()
+    tally, documents = Tally(named=True) if tally is None else tally, list[Entry]()
 
     def items() -> Iterator[Item]:
         for entry in entries:
@@ -54,7 +52,7 @@ def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tall
     write_objects(url, options, items())
     if shard.block is None:
         write_zip(documents, waiting_url(url, shard), options)
-    return msgspec.structs.replace(tally.written(tally.nbytes), names=tally.names)
+    return tally.written(tally.nbytes)
 
 
 def is_document(entry: Entry) -> bool:

@@ -89,7 +89,7 @@ class ToShardingCodec(Sink):
 
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
         # docstring inherited
-        tally = Tally()
+        tally = Tally(named=True)
         return write_shard(
             packed(entries, shard, url, self.options, self._size, tally), shard, url, self.options, tally
         )
