@@ -101,7 +101,8 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
         options = msgspec.convert(public, Options)
     except msgspec.ValidationError as error:
         raise UsageError(f"storage_options for {url!r} can't be used: {error}") from None
-    if "@" in urlsplit(options.endpoint or "").netloc:
+    endpoint = urlsplit(options.endpoint or "")
+    if "@" in endpoint.netloc or endpoint.query:
         raise UsageError(f"the endpoint for {url!r} holds credentials: give them as options of their own")
     if rest:
         grant({(url, options.server): rest, (url + BESIDE, options.server): rest})

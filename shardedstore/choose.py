@@ -11,7 +11,7 @@ from shardedstore.errors import PartitionError
 from shardedstore.hierarchy import NOT_NODES, Node
 from shardedstore.locations import Location, PartOf, open_location
 from shardedstore.metadata import ArrayMeta
-from shardedstore.mounts import is_below, join
+from shardedstore.mounts import is_below, join, parents
 from shardedstore.parts import DOCUMENTS, Part
 from shardedstore.patterns import Paths, parse_paths
 
@@ -62,17 +62,6 @@ def matching(paths: Paths, nodes: Mapping[str, Node], what: str) -> list[str]:
 def some_of(nodes: Iterable[str]) -> str:
     """Return how messages name the nodes of a source."""
     return ", ".join(repr(path) for path in list(nodes)[:8] if path) or "none"
-
-
-def parents(path: str) -> Iterator[str]:
-    """Yield the paths above a path, the root last.
-
-    >>> list(parents("a/b/c"))
-    ['a/b', 'a', '']
-    """
-    while path:
-        path = path.rpartition("/")[0]
-        yield path
 
 
 def _beside(store: Store, only: Iterable[str], nodes: Mapping[str, Node]) -> Iterator[str]:

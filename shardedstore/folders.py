@@ -73,6 +73,11 @@ class Folder(Protocol):
         """Remove what killed processes left half written."""
 
 
+def _later() -> str:
+    """Return what names a file that is appended to: it sorts after those of before, as far as clocks agree."""
+    return f"{time.time_ns():016x}{secrets.token_hex(4)}"
+
+
 def open_folder(url: str, options: Options = NONE) -> Folder:
     """Return a folder, which need not be there yet."""
     return RemoteFolder(url, options) if is_remote(url) else LocalFolder(url)
@@ -136,7 +141,7 @@ class LocalFolder:
         """Give a function that appends a line to a file: it is on the disk when it returns, or with the next one or the end
         if they come within a second.
         """
-        path = os.path.join(self.url, f"{name}-{secrets.token_hex(6)}.jsonl")
+        path = os.path.join(self.url, f"{name}-{_later()}.jsonl")
         make_folder(os.path.dirname(path))
         descriptor: int | None = None
         synced = time.monotonic()
@@ -239,7 +244,7 @@ class RemoteFolder:
         """Give a function that appends a line: it is stored when more than five seconds have gone since the last were, or
         with the end. Each time makes an object; one before the first line and one of the end tell an appender that died.
         """
-        stem = f"{name}-{secrets.token_hex(6)}"
+        stem = f"{name}-{_later()}"
         lines: list[bytes] = []
         count, flushed = 0, time.monotonic()
         self.write(f"{stem}-{STARTED}.jsonl", b"")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import msgspec
 
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.chain import Chain
-from shardedstore.config import FILE_NAME, dump, to_dict
+from shardedstore.config import FILE_NAME, to_dict
 from shardedstore.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.errors import DestinationError
 from shardedstore.fingerprint import fingerprint
@@ -27,7 +26,7 @@ from shardedstore.names import check_names
 from shardedstore.onezarr import LAST
 from shardedstore.plan import Plan, Segment
 from shardedstore.planned import plan_result
-from shardedstore.succession import marks_of
+from shardedstore.succession import marks_of, source_token
 from shardedstore.takeover import Each, find_stale, one_by_one, take_over
 from shardedstore.task import MOST_FAILURES, Job
 from shardedstore.unfinished import UNFINISHED, bucket_rule
@@ -101,7 +100,7 @@ def _shapes(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, Coords]:
 
 def identity(plan: Plan, chain: Chain) -> Identity:
     """Return what a job's result is made from."""
-    source = hashlib.sha256(dump(plan.config, None) + plan.source.encode()).hexdigest()
+    source = source_token(plan.config, plan.source)
     token = fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}"
     marks = marks_of(plan.nodes) if chain.sink is not None and chain.sink.can_grow else {}
     planned = plan_result(plan, chain)
@@ -121,12 +120,13 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
     one_zarr = job.chain.is_one_zarr
     if one_zarr:
         check_unused(job.folder.removesuffix(BESIDE), job.options)
-    found = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
     if overwrite and one_zarr:  # so that nothing opens a mixture of the old and the new, whenever this job ends
+        check_destination(job.place, wanted, overwrite=False)
         job.place.remove(FILE_NAME)
         zarr = open_folder(job.folder.removesuffix(BESIDE), job.options)
         for name in reversed(LAST):
             zarr.remove(name)
+    found = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
     stale = 0
     if found.after and not Ledger(job.place, found.generation).has_inherited():
         stale = take_over(job, plan, found)

@@ -51,6 +51,7 @@ class Limiter:
         self.most, self.bound = most, float(most)
         self._flying, self._refused = 0, 0
         self._since: float | None = None  # when the server first refused, with nothing that went well since
+        self._last = 0.0  # when it last did
         self._lowered = -AT_ONCE
         self._changed = threading.Condition()
 
@@ -96,7 +97,9 @@ class Limiter:
         now = time.monotonic()
         with self._changed:
             self._refused += 1
-            self._since = now if self._since is None else self._since
+            if self._since is None or now - self._last > 2 * LONGEST_PAUSE:  # what was long ago is another trouble
+                self._since = now
+            self._last = now
             if now - self._lowered >= AT_ONCE:
                 self.bound, self._lowered = max(1.0, self.bound / 2), now
             return now - min(self._since, first) < PATIENCE

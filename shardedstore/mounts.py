@@ -43,6 +43,17 @@ def is_below(path: str, parent: str) -> bool:
     return path.startswith(f"{parent}/") if parent else bool(path)
 
 
+def parents(path: str) -> Iterator[str]:
+    """Yield the paths above a path, the root last.
+
+    >>> list(parents("a/b/c"))
+    ['a/b', 'a', '']
+    """
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
 class Mounts:
     """The paths at which components are mounted; no path lies below another.
 

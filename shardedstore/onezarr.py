@@ -92,8 +92,8 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
     difference = Listed.of(zarr.sizes(), documents).difference(Listed.written(records))
     if difference is not None:
         raise CorruptError(
-            f"{zarr.url!r} {difference}: something else writes there or removes from it. Call map_shards with the same "
-            "arguments and overwrite=True, which writes everything again, or name another destination"
+            f"{zarr.url!r} {difference}: something else writes there or removes from it, or the source has fewer "
+            "chunks than before. Name another destination, or remove this one and what is beside it, and run the job again"
         )
     nodes = _nodes(documents)
     for path in plan.consolidated:

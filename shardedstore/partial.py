@@ -12,6 +12,7 @@ from shardedstore.config import FILE_NAME, Config, Mount, from_dict, locations, 
 from shardedstore.errors import ConfigError, ShardError, ShardsFailed, UsageError
 from shardedstore.folders import Folder, open_folder
 from shardedstore.generations import Identity, identity_name, read_identity
+from shardedstore.hierarchy import digest, read_nodes
 from shardedstore.ledger import Ledger, Record
 from shardedstore.locations import Location, origin, url_of
 from shardedstore.mixing import Half, mixed, mount
@@ -19,6 +20,7 @@ from shardedstore.named import ROOTS
 from shardedstore.outcome import Outcome, Partial
 from shardedstore.plan import Plan, shard_runs
 from shardedstore.planned import plan_result
+from shardedstore.succession import source_token
 from shardedstore.task import Job
 from shardedstore.urls import BESIDE, is_remote, is_within, join_url, quote_name
 
@@ -48,6 +50,11 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
     except ConfigError as error:
         name = join_url(place.url, identity_name(identity.generation))
         raise ConfigError(f"what is not done is shown from the source, which {name!r} names: {error}") from None
+    if _outside(shown[0], place) and source_token(half.source, digest(read_nodes(half.source))) != identity.source:
+        raise ConfigError(
+            f"the source has changed since the job at {place.url!r} began, so that both can't be shown together: call "
+            "map_shards with the same arguments again, which goes on with what it is now, or open the source itself"
+        )
     return shown
 
 
@@ -101,11 +108,14 @@ def show_partial(job: Job, plan: Plan, outcome: Outcome, failed: ShardsFailed) -
 
 def _check_allowed(config: Config, place: Folder, allow: Iterable[str]) -> None:
     """Refuse what a config from elsewhere could not name."""
-    found = dict.fromkeys(origin(location) for _, location in locations(config))
-    outside = [one for one in found if not is_within(url_of(one) or "", place.url)]
-    if outside:
+    if outside := _outside(config, place):
         named = Config(outside[0], {str(i): Mount(one) for i, one in enumerate(outside)})
         from_dict(to_dict(named), place.url, allow)
+
+
+def _outside(config: Config, place: Folder) -> list[Location]:
+    found = dict.fromkeys(origin(location) for _, location in locations(config))
+    return [one for one in found if not is_within(url_of(one) or "", place.url)]
 
 
 def _there(place: Folder, half: Half) -> Mapping[int, Record]:

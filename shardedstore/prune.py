@@ -103,6 +103,11 @@ def _removable(place: Folder, options: Options, listed: FileList, until: float) 
     assert latest is not None
     half = read_half(place, latest, options)
     finished = is_finished(place, latest, half, read_config(place, options))
+    if not finished and latest.after and not Ledger(place, latest.generation).has_inherited():
+        raise DestinationError(
+            f"the last job at {place.url!r} died before it had taken over what an earlier one has done: run it again with the "
+            "same arguments, and prune then"
+        )
     needed = set(_needed(place, options, None if finished else half))
     for number in _generations(place.names(FOLDER)):
         if number >= latest.generation:

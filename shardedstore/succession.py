@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from shardedstore.config import Config, from_dict
+from shardedstore.config import Config, dump, from_dict
 from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json
-from shardedstore.mounts import is_below
+from shardedstore.mounts import parents
 from shardedstore.plan import Run, shard_runs
 
 SHAPED = (".zarray", "zarr.json")
@@ -30,6 +30,11 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
 
 
 Marks = Mapping[str, Mark]
+
+
+def source_token(config: Config, documents: str) -> str:
+    """Return what tells a source as it is now, and its division, from others; `documents` is the digest of its metadata."""
+    return hashlib.sha256(dump(config, None) + documents.encode()).hexdigest()
 
 
 def marks_of(nodes: Mapping[str, Node]) -> dict[str, Mark]:
@@ -57,19 +62,17 @@ def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Mar
     earlier, now = from_dict(before), from_dict(after)
     if earlier.base != now.base:
         return False
-    for path in earlier.shards.keys() | now.shards.keys():
-        one, other = earlier.shards.get(path), now.shards.get(path)
-        if one != other and _below(old, path) == _below(new, path):
-            return False
-    return True
+    changed = _changed(old, new)
+    return all(path in changed or earlier.shards.get(path) == mount for path, mount in now.shards.items()) and all(
+        path in changed or path in now.shards for path in earlier.shards
+    )
 
 
-def _below(marks: Marks, path: str) -> dict[str, Mark]:
-    return {at: mark for at, mark in marks.items() if _is_at(at, path)}
-
-
-def _is_at(path: str, top: str) -> bool:
-    return path == top or is_below(path, top)
+def _changed(old: Marks, new: Marks) -> dict[str, bool]:
+    """Return the paths at or below which something has changed, and whether it has at the path itself."""
+    at = [path for path in old.keys() | new.keys() if old.get(path) != new.get(path)]
+    above = {parent: False for path in at for parent in parents(path)}
+    return {**above, **dict.fromkeys(at, True)}
 
 
 def has_only_grown(old: Marks, new: Marks) -> bool:
@@ -91,18 +94,19 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
 
     Of an array that has grown or shrunk, the blocks at its edge before and now are taken to have changed.
     """
-    changed = {path for path in old.keys() | new.keys() if old.get(path) != new.get(path)}
+    changed = _changed(old, new)
     earlier = {(run.mounted is None, run.path): run for run in shard_runs(before)}
     for run in shard_runs(now):
         then = earlier.get((run.mounted is None, run.path))
         if then is None or then.location != run.location:
             continue
         if run.mounted is not None:
-            whole = [path for path, blocks in run.mounted.items() if blocks is None]
-            if then.mounted == run.mounted and all(any(_is_at(path, top) for top in whole) for path in changed):
+            whole = {path for path, blocks in run.mounted.items() if blocks is None}
+            own = (path for path, is_own in changed.items() if is_own)
+            if then.mounted == run.mounted and all(whole & {path, *parents(path)} for path in own):
                 yield then.number, run.number
         elif run.blocks is None or then.blocks is None:
-            if run.blocks == then.blocks and not any(_is_at(path, run.path) for path in changed):
+            if run.blocks == then.blocks and run.path not in changed:
                 yield then.number, run.number
         elif run.path in old and run.path in new and old[run.path].digest == new[run.path].digest:
             yield from _same_blocks(then, run, old[run.path].shape or (), new[run.path].shape or ())

@@ -26,6 +26,8 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
     Those in `stale` are left out. It can be done again, and does the same.
     """
     before = read_generation(job.place, identity.after)
+    while before.after and not Ledger(job.place, before.generation).has_inherited():  # it died before it did anything
+        before = read_generation(job.place, before.after)
     old = Ledger(job.place, before.generation).read()
     taken: dict[int, Record] = {}
     for then, now in unchanged(from_dict(before.config), plan.config, before.marks, identity.marks):

@@ -35,7 +35,7 @@ from shardedstore.sources import open_component, opened_runs
 from shardedstore.stopping import Stopped, check, sleep, while_wanted
 from shardedstore.transient import FIRST_PAUSE, cause_of, is_transient
 from shardedstore.urls import is_remote, normalize, object_url
-from shardedstore.witness import Changed, Witness
+from shardedstore.witness import Changed, Witness, look
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
@@ -238,11 +238,12 @@ def run_shard(job: Job, run: Run, shard: Shard) -> Made:
     component = open_component(run, shard)
     witness = Witness(job.changed, component)
     if job.chain.function is not None:
+        source = look(job.changed, run, shard)
         made = job.chain.function(component, shard.path, block_name(shard.block) or None)
         location = require_location(locate(made), "what the function returned")
         made.close()
         witness.check(shard)
-        return Made(Written(0, 0, "", location), witness.source)
+        return Made(Written(0, 0, "", location), source)
     assert job.chain.sink is not None
     entries = pipe(
         while_wanted(witness.watch(read_entries(component, shard.blocks, shard.block, run.consolidated), shard)),

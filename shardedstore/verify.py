@@ -13,6 +13,8 @@ from shardedstore.config import Config, dump, to_dict
 from shardedstore.differences import LEVELS, Difference, Level, Report
 from shardedstore.errors import UsageError
 from shardedstore.folders import open_folder
+from shardedstore.generations import read_identity
+from shardedstore.lock import held
 from shardedstore.partition import divide
 from shardedstore.plan import Plan, make_plan, shard_runs
 from shardedstore.remote_errors import explain
@@ -61,6 +63,8 @@ def verify(
     kept = find_ledger(config)
     if kept is None and (mark or level == "stored" or (level == "decoded" and against is None)):
         raise UsageError(NO_LEDGER)
+    if mark and kept is not None:
+        _check_markable(kept)
     place = open_folder(normalize(resume)) if isinstance(resume, str) else kept.folder if kept and resume else None
     journal = partial(Journal, place, must_keep=isinstance(resume, str))
     if level == "decoded" and against is not None:
@@ -69,6 +73,16 @@ def verify(
         assert kept is not None or level == "exists"
         report = _check(config, kept, level, journal)
     return _mark(config, kept, report) if mark and kept is not None else report
+
+
+def _check_markable(kept: Kept) -> None:
+    """Refuse to mark shards that a later job may have taken over, and would not make again."""
+    latest = read_identity(kept.folder)
+    if latest is not None and latest.generation != kept.made.generation:
+        raise UsageError(
+            f"a later job at {kept.folder.url!r} has not ended, and may have taken over what would be marked: run it to its end, "
+            "and verify its result with mark=True then"
+        )
 
 
 Open = Callable[[Iterable[str]], Journal]
@@ -220,7 +234,8 @@ def _mark(config: Config, kept: Kept, report: Report) -> Report:
     try:
         runs = shard_runs(as_made(config, kept))
         found = {number: shard.name for run in runs for number, shard in run.shards() if shard.name in names}
-        kept.mark(frozenset(found))
+        with held(kept.folder):
+            kept.mark(frozenset(found))
     except UNREADABLE as error:
         note = f"the shards could not be marked in {kept.folder.url!r}: {explain(error)}"
         return msgspec.structs.replace(report, notes=(*report.notes, note))

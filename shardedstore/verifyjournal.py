@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime
 from typing import Self, TypeVar
 
 import msgspec
@@ -20,7 +22,9 @@ from shardedstore.remote_errors import explain
 
 logger = logging.getLogger("shardedstore")
 PLACE = f"{FOLDER}/verify"
-VERSION = 1  # raised when what is kept means something else
+OLD = 7 * 86_400  # seconds after which what was found is not believed any more
+BEGAN = ""  # the key of the time at which a file was begun
+VERSION = 2  # raised when what is kept means something else
 T = TypeVar("T")
 
 
@@ -40,7 +44,7 @@ class Journal:
     is_whole : bool
         To be set when nothing is left to be looked at: what was kept is then removed.
     notes : list of str
-        What keeps findings from being kept.
+        What keeps findings from being kept, and since when those are that were.
     """
 
     def __init__(self, folder: Folder | None, what: Iterable[str], must_keep: bool = False) -> None:
@@ -61,11 +65,27 @@ class Journal:
         return self
 
     def _open(self, folder: Folder) -> None:
-        for name in self._names(folder):
-            self._earlier.update(_lines(folder.read(f"{PLACE}/{name}")))
+        begun = [self._began(folder, name) for name in self._names(folder)]
         appender = folder.appender(f"{PLACE}/{self._name}")
         self._append = appender.__enter__()
         self._appender = appender
+        self._append(msgspec.json.encode([BEGAN, time.time()]) + b"\n")
+        if self._earlier:
+            since = datetime.fromtimestamp(min(filter(None, begun)), UTC).isoformat(timespec="minutes")
+            self.notes.append(
+                f"{len(self._earlier):,} tasks were found to be right by a verify that began {since} and was interrupted; "
+                "resume=False (--no-resume) looks at them again"
+            )
+
+    def _began(self, folder: Folder, name: str) -> float | None:
+        """Take what a file has kept, unless it is too old to be believed; return when it was begun."""
+        found = dict(_lines(folder.read(f"{PLACE}/{name}")))
+        began = msgspec.json.decode(found.pop(BEGAN, msgspec.Raw(b"0")), type=float)
+        if time.time() - began > OLD:
+            folder.remove(f"{PLACE}/{name}")
+            return None
+        self._earlier.update(found)
+        return began
 
     def __exit__(self, *_: object) -> None:
         if self.folder is not None:

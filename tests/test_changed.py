@@ -11,13 +11,22 @@ import pytest
 import zarr
 from conformance import check_same_contents, contents_of
 from faultproxy import FaultProxy
-from helpers_jobs import Seen, files_of
+from helpers_jobs import Fail, Seen, files_of
 from hypothesis import given
 from hypothesis import strategies as st
 from servers import upload
 from sources import to_zip
 
-from shardedstore import CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError, listing
+from shardedstore import (
+    ConfigError,
+    CorruptError,
+    DestinationError,
+    ShardedStore,
+    ShardsFailed,
+    Step,
+    UsageError,
+    listing,
+)
 from shardedstore.access import take_options
 from shardedstore.config import FILE_NAME, Config, Mount
 from shardedstore.folders import open_folder
@@ -216,16 +225,18 @@ def test_a_source_that_is_divided_otherwise_is_refused(source, tmp_path):
         other.map_shards(ToZip(tmp_path / "out"))
 
 
+class Died(Exception):
+    pass
+
+
+def die(*_):
+    raise Died
+
+
 def test_a_job_that_died_before_it_took_over_does_so_when_it_goes_on(source, tmp_path):
     out = tmp_path / "out"
     convert(source, out)
     append(source, 7)
-
-    class Died(Exception):
-        pass
-
-    def die(*_):
-        raise Died
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Ledger, "inherit", die)
@@ -431,3 +442,68 @@ def test_the_listing_of_a_block_is_that_of_its_keys_alone(separator, bucket, s3_
 
 def listed(view):
     return list(listing._of_block(view))
+
+
+# What else looks at a destination meanwhile
+
+
+def half_done(source, out, **options):
+    """Convert, but for one block that fails."""
+    with pytest.raises(ShardsFailed):
+        convert(source, out, Fail("t[1]", str(out.parent / "mended")), retries=0, **options)
+
+
+def go_on(source, out):
+    (out.parent / "mended").touch()
+    return convert(source, out, Fail("t[1]", str(out.parent / "mended")))
+
+
+def test_half_of_a_job_is_not_shown_with_a_source_that_has_changed(source, tmp_path):
+    """Its blocks would be of the old shape, and the rest of the array seem to be missing."""
+    half_done(source, tmp_path / "out")
+    assert ShardedStore.load(tmp_path / "out", partial=True, allow=[source]).partial.done == 4
+    append(source, 7)
+    with pytest.raises(ConfigError, match=r"the source has changed since the job at .* began"):
+        ShardedStore.load(tmp_path / "out", partial=True, allow=[source])
+    check_is(go_on(source, tmp_path / "out"), source)
+
+
+def test_what_a_later_job_has_taken_over_is_not_marked(source, tmp_path):
+    """It would not make it again."""
+    out = tmp_path / "out"
+    (tmp_path / "mended").touch()
+    result = go_on(source, out)
+    (tmp_path / "mended").unlink()
+    append(source, 7)
+    zarr.open_group(source)["t"].attrs["note"] = "new"
+    half_done(source, out)
+    with pytest.raises(UsageError, match=r"a later job at .* has not ended"):
+        result.verify(mark=True)
+    assert result.verify().ok
+    check_is(go_on(source, out), source)
+
+
+def test_what_is_to_be_taken_over_is_not_pruned(source, tmp_path):
+    out = tmp_path / "out"
+    half_done(source, out)
+    append(source, 7)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Ledger, "inherit", die)
+        with pytest.raises(Died):
+            half_done(source, out)
+    with pytest.raises(DestinationError, match="died before it had taken over"):
+        ShardedStore.prune(out)
+    assert counts(go_on(source, out))[1] == 2
+
+
+def test_a_job_that_died_as_it_began_is_passed_over_when_the_source_has_changed_again(source, tmp_path):
+    out = tmp_path / "out"
+    convert(source, out)
+    append(source, 3)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Ledger, "inherit", die)
+        with pytest.raises(Died):
+            convert(source, out)
+    append(source, 4)
+    assert counts(convert(source, out)) == (4, 3, 2, 0)
+    check_is(ShardedStore.load(out), source)

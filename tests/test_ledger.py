@@ -75,6 +75,13 @@ def test_records_of_several_attempts_are_merged(tmp_path):
     assert len(ledger_files(tmp_path)) == 4
 
 
+def test_of_two_records_of_one_shard_the_later_holds(tmp_path):
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
+    for digest in "abcdefgh":
+        write(ledger, 0, record(5, digest))
+        assert ledger.read() == ledger.read_segment(0) == {5: record(5, digest)}
+
+
 def test_two_attempts_at_once_do_not_disturb_each_other(tmp_path):
     ledger = Ledger(open_folder(str(tmp_path)), 1)
     with ledger.writer(0) as one, ledger.writer(0) as other:

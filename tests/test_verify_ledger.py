@@ -1,10 +1,12 @@
 """`verify` by the ledger alone: decoded data without a source, going on after an interruption, and marks."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import zarr
@@ -27,7 +29,16 @@ from test_verify import (
     rewrite,
 )
 
-from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, UsageError, cli, verify
+from shardedstore import (
+    ChainError,
+    DestinationError,
+    ShardedStore,
+    ShardsFailed,
+    UsageError,
+    cli,
+    verify,
+    verifyjournal,
+)
 from shardedstore.folders import open_folder
 from shardedstore.ledger import Ledger
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToZip
@@ -272,7 +283,9 @@ def test_it_goes_on(way, work, chain, tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
         verified(result, way, tmp_path)
     second = Interrupts(monkeypatch, work, -1)
-    assert verified(result, way, tmp_path) == expected
+    gone_on = verified(result, way, tmp_path)
+    assert msgspec.structs.replace(gone_on, notes=expected.notes) == expected
+    assert any(re.search(r"\d+ tasks were found to be right by a verify that began 2", note) for note in gone_on.notes)
     assert (first.seen > 5, first.seen + second.seen) == (True, whole.seen)
     third = Interrupts(monkeypatch, work, -1)
     assert verified(result, way, tmp_path) == expected
@@ -326,6 +339,17 @@ def test_another_verify_does_not_go_on_from_it(change, zipped, tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("small_tasks")
+def test_what_was_found_long_ago_is_not_believed(zipped, tmp_path, monkeypatch):
+    Interrupts(monkeypatch, "check_stored", 20)
+    with pytest.raises(Interrupted):
+        zipped.verify()
+    monkeypatch.setattr(verifyjournal, "OLD", -1)
+    seen = Interrupts(monkeypatch, "check_stored", -1)
+    assert zipped.verify().notes == ()
+    assert seen.seen == 24
+
+
+@pytest.mark.usefixtures("small_tasks")
 def test_a_folder_can_be_named(zipped, tmp_path, monkeypatch):
     before = set((tmp_path / "out").rglob("*"))
     for _ in range(2):
@@ -335,7 +359,7 @@ def test_a_folder_can_be_named(zipped, tmp_path, monkeypatch):
         assert seen.seen == 3
         monkeypatch.setattr(verify, "check_stored", seen.work)
     (file,) = [path for path in (tmp_path / "notes").rglob("*.jsonl") if path.stat().st_size][:1]
-    assert len(file.read_text().splitlines()) == 3
+    assert len(file.read_text().splitlines()) == 1 + 3  # when it was begun, and what was right
     assert zipped.verify(resume=tmp_path / "notes").ok
     assert not list((tmp_path / "notes").rglob("*.jsonl"))
     assert set((tmp_path / "out").rglob("*")) == before
