@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+from contextlib import contextmanager
 from math import prod
 
 import dask
@@ -229,8 +230,15 @@ class Died(Exception):
     pass
 
 
-def die(*_):
-    raise Died
+@contextmanager
+def dies_before_it_takes_over():
+    def die(*_):
+        raise Died
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Ledger, "inherit", die)
+        with pytest.raises(Died):
+            yield
 
 
 def test_a_job_that_died_before_it_took_over_does_so_when_it_goes_on(source, tmp_path):
@@ -238,10 +246,8 @@ def test_a_job_that_died_before_it_took_over_does_so_when_it_goes_on(source, tmp
     convert(source, out)
     append(source, 7)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Ledger, "inherit", die)
-        with pytest.raises(Died):
-            convert(source, out)
+    with dies_before_it_takes_over():
+        convert(source, out)
     assert read_identity(open_folder(str(out))).after == 1
     result = convert(source, out)
     assert counts(result) == (4, 3, 2, 0)
@@ -487,10 +493,8 @@ def test_what_is_to_be_taken_over_is_not_pruned(source, tmp_path):
     out = tmp_path / "out"
     half_done(source, out)
     append(source, 7)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Ledger, "inherit", die)
-        with pytest.raises(Died):
-            half_done(source, out)
+    with dies_before_it_takes_over():
+        half_done(source, out)
     with pytest.raises(DestinationError, match="died before it had taken over"):
         ShardedStore.prune(out)
     assert counts(go_on(source, out))[1] == 2
@@ -500,10 +504,8 @@ def test_a_job_that_died_as_it_began_is_passed_over_when_the_source_has_changed_
     out = tmp_path / "out"
     convert(source, out)
     append(source, 3)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Ledger, "inherit", die)
-        with pytest.raises(Died):
-            convert(source, out)
+    with dies_before_it_takes_over():
+        convert(source, out)
     append(source, 4)
     assert counts(convert(source, out)) == (4, 3, 2, 0)
     check_is(ShardedStore.load(out), source)

@@ -149,7 +149,7 @@ def test_a_job_on_a_server_that_is_too_busy_takes_longer_and_ends_well(sink, opt
         result = store.map_shards(sink(f"{bucket.url}/out", storage_options=options), retries=0)
     assert contents_of(result) == contents_of(store)
     assert result.summary.done == CUBE_SHARDS
-    assert proxy.rules[0].fired > 4
+    assert proxy.rules[0].fired  # which requests are drawn depends on names that are random
 
 
 @pytest.mark.s3
