@@ -29,7 +29,7 @@ from shardedstore.datadigest import (
     Hasher,
     Layout,
 )
-from shardedstore.entries import Entry
+from shardedstore.entries import Entry, array_folder
 from shardedstore.errors import CorruptError
 from shardedstore.grid import Coords
 from shardedstore.metadata import ArrayMeta, parse_json
@@ -148,12 +148,7 @@ def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords]) -> Ite
     for entry in entries:
         folder, _, name = entry.key.rpartition("/")
         if entry.coords is not None and entry.array is not None and entry.array.keys is not None:
-            folder = (
-                ""
-                if shard.block is not None
-                else entry.key.removesuffix(entry.array.keys.encode(entry.coords)).rstrip("/")
-            )
-            yield _Piece(entry, arrays.get(folder), shard.name)
+            yield _Piece(entry, arrays.get(array_folder(entry)), shard.name)
         elif entry.array is not None and name in (".zarray", "zarr.json"):
             path = join(shard.path, folder)
             document = parse_json(bytes(entry.data), path, name)

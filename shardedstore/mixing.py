@@ -49,7 +49,7 @@ class Half(NamedTuple):
 
     def is_done(self, run: Run) -> bool:
         """Tell whether all shards of a run are done."""
-        return all(number in self.records for number in range(run.number, run.number + run.stop))
+        return all(number in self.records for number in run.numbers)
 
     def template(self, run: Run, generation: int) -> Location:
         """Return where a generation puts the shards of a run."""
@@ -150,11 +150,10 @@ def mount(half: Half, run: Run) -> Mount:
     """Return where the shards of a run are: where the most of them are, and the others by name."""
     if run.blocks is None:
         return Mount(half.location(run, run.number, None))
-    numbers = range(run.number, run.number + run.stop)
-    ((most, _), *_) = Counter(map(half.generation_of, numbers)).most_common(1)
+    ((most, _),) = Counter(map(half.generation_of, run.numbers)).most_common(1)
     exceptions = {
         block_name(block): half.location(run, number, block)
-        for number, block in zip(numbers, map(run.blocks.index, range(run.stop)), strict=True)
+        for number, block in zip(run.numbers, map(run.blocks.index, range(run.stop)), strict=True)
         if half.generation_of(number) != most or most == ELSEWHERE
     }
     if most == SOURCE:

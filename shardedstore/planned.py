@@ -13,7 +13,7 @@ from shardedstore.grid import Blocks
 from shardedstore.hierarchy import Node
 from shardedstore.metadata import ArrayMeta
 from shardedstore.plan import Plan, Run
-from shardedstore.urls import is_remote, join_url, normalize, quote_name
+from shardedstore.urls import normalize, object_url
 
 Mixes = Literal["blocks", "arrays", "end"]
 
@@ -41,7 +41,7 @@ def plan_result(plan: Plan, chain: Chain) -> Planned:
 
     def mount(run: Run) -> Mount:
         name = sink.target(None if run.mounted is not None else run.path, run.blocks is not None)
-        url = join_url(folder, quote_name(name) if is_remote(folder) else name)
+        url = object_url(folder, name)
         return Mount(sink.location(url), run.blocks and _blocks_after(run.blocks, nodes.get(run.path)))
 
     base, *others = ((run.path, mount(run)) for run in plan.runs)

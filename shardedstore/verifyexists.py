@@ -15,7 +15,7 @@ from shardedstore.locations import Directory, Location, Zip, show
 from shardedstore.mounts import join
 from shardedstore.onezarr import WAITING, Listed
 from shardedstore.plan import shard_runs
-from shardedstore.urls import is_remote, is_within, join_url, quote_name
+from shardedstore.urls import is_within, object_url
 from shardedstore.verifyledger import MAKE_AGAIN, Kept, location_of, parents
 from shardedstore.zips import ZipReadStore
 
@@ -94,7 +94,7 @@ class _Sizes:
             return
         folders = {location.url for location in components if isinstance(location, Directory)}
         for name, nbytes in folder.sizes():
-            url = join_url(folder.url, quote_name(name) if is_remote(folder.url) else name)
+            url = object_url(folder.url, name)
             self.found[url] = _Size(1, nbytes)
             if folders:
                 for parent in parents(url):
@@ -124,6 +124,6 @@ def _documents(folder: Folder, options: Options) -> Iterator[str]:
     """Yield the keys of the documents of one ordinary Zarr, as they waited beside it."""
     for name, _ in folder.sizes(WAITING):
         path = name.removeprefix(f"{WAITING}/").removesuffix(".zip")
-        url = join_url(folder.url, quote_name(name) if is_remote(folder.url) else name)
+        url = object_url(folder.url, name)
         for key in ZipReadStore(url, storage_options=options).names():
             yield join("" if path == "base" else path.removeprefix("shards/"), key)

@@ -84,14 +84,14 @@ def stored_tasks(config: Config, kept: Kept, is_decoded: bool) -> list[StoredTas
     runs = shard_runs(config)
     loads = []
     for run in runs:
-        records = [kept.records[n] for n in range(run.number, run.number + run.stop) if n in kept.records]
+        records = [kept.records[n] for n in run.numbers if n in kept.records]
         loads.append(Load(sum(r.entries for r in records), sum(r.nbytes for r in records)))
     segments = Plan(config, {}, tuple(runs), tuple(loads)).segments()
     return [StoredTask(s, _records_of(s, kept.records), kept.is_one_zarr, is_decoded) for s in segments]
 
 
 def _records_of(segment: Segment, records: Mapping[int, Record]) -> dict[int, Record]:
-    numbers = (number for run in segment.runs for number in range(run.number, run.number + run.stop - run.first))
+    numbers = (number for run in segment.runs for number in run.numbers)
     return {number: records[number] for number in numbers if number in records}
 
 
