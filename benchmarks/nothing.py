@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shardedstore.chain import Entries, Present, Shard, Sink, Written
-from shardedstore.locations import Location, Zip
+from shardedstore.kinds import Location, Zip
 from shardedstore.zipshard import write_zip
 
 

@@ -48,7 +48,7 @@ class BareTasks(Generic[Out]):
     def run(self, source: Path, out: Out) -> float:
         from shardedstore.chain import parse_chain
         from shardedstore.job import identity, prepare, start
-        from shardedstore.locations import Directory
+        from shardedstore.kinds import Directory
         from shardedstore.outcome import Outcome
         from shardedstore.partition import divide
         from shardedstore.plan import make_plan

@@ -13,13 +13,12 @@ import msgspec
 from zarr.abc.store import Store
 
 from shardedstore.access import NONE, Options, StorageOptions, take_options
-from shardedstore.config import Config
 from shardedstore.crc import crc32
 from shardedstore.entries import Entry
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.hierarchy import Node
-from shardedstore.locations import Location
+from shardedstore.kinds import Config, Location
 from shardedstore.urls import normalize
 
 Entries = Iterator[Entry]

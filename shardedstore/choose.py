@@ -9,9 +9,10 @@ from zarr.core.sync import sync
 
 from shardedstore.errors import PartitionError
 from shardedstore.hierarchy import NOT_NODES, Node
-from shardedstore.locations import Location, PartOf, open_location
+from shardedstore.kinds import Location, PartOf
 from shardedstore.metadata import ArrayMeta
 from shardedstore.mounts import is_below, join, parents
+from shardedstore.opening import open_location
 from shardedstore.parts import DOCUMENTS, Part
 from shardedstore.patterns import Paths, parse_paths
 
@@ -79,7 +80,7 @@ def _beside(store: Store, only: Iterable[str], nodes: Mapping[str, Node]) -> Ite
 def part_at(part: PartOf, path: str) -> PartOf:
     """Return a part of the same source that is the same below a path: with the paths that matter there.
 
-    >>> from shardedstore.locations import Zip
+    >>> from shardedstore.kinds import Zip
     >>> part = part_at(PartOf(Zip("/a.zip"), ("a", "g/b"), ("g/b/c",)), "g")
     >>> part.only, part.without
     (('g/b',), ('g/b/c',))

@@ -8,40 +8,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from shardedstore.access import NONE, Options
 from shardedstore.errors import ConfigError, UsageError
-from shardedstore.grid import Blocks, block_name, parse_block
-from shardedstore.locations import VIEWS, BlockOf, Location, PartOf, Place, map_places, require_location, show
+from shardedstore.grid import block_name, parse_block
+from shardedstore.kinds import (
+    VIEWS,
+    BlockOf,
+    Config,
+    Location,
+    Mount,
+    PartOf,
+    Place,
+    locations,
+    map_config,
+    require_location,
+    show,
+)
 from shardedstore.mounts import Mounts, check_path
 from shardedstore.urls import BESIDE, is_remote, is_within, join_url, normalize
 
 FORMAT, VERSION = "shardedstore", 1
 FILE_NAME = "shardedstore.json"
-
-
-class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is mounted at a path: one component, or with `blocks` one for each block of the array that is there.
-
-    `location` is then a template, in which ``{block}`` stands for a block's index; `exceptions` hold the locations of
-    blocks that are elsewhere, by their index.
-    """
-
-    location: Location
-    blocks: Blocks | None = None
-    exceptions: dict[str, Location] = {}
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A sharded store: the base, what is mounted on it, and the component that holds rebuilt consolidated metadata."""
-
-    base: Location
-    shards: dict[str, Mount] = {}
-    consolidated: Location | None = None
 
 
 def to_dict(config: Config, folder: str | None = None) -> dict[str, Any]:
@@ -55,8 +47,10 @@ def to_dict(config: Config, folder: str | None = None) -> dict[str, Any]:
     for what, location in locations(config):
         require_location(location, what)
     if folder is not None:
-        config = _map(config, lambda place: _relative(place, folder))
-    return {"format": FORMAT, "version": VERSION, **msgspec.to_builtins(config)}
+        config = map_config(config, lambda place: _relative(place, folder))
+    fields = msgspec.to_builtins(config)
+    del fields["kind"]  # it is a sharded store, as the format says
+    return {"format": FORMAT, "version": VERSION, **fields}
 
 
 def from_dict(
@@ -94,18 +88,14 @@ def from_dict(
             f"the config's version is {version}, and this shardedstore reads {VERSION}: install a newer one"
         )
     try:
-        config = msgspec.convert(fields, Config)
-        Mounts(config.shards)
-        for path, mount in config.shards.items():
-            _check_mount(path, mount)
-        for _, location in locations(config):
-            _check_view(location)
+        config = msgspec.convert({**fields, "kind": "sharded"}, Config)
+        _check(config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the config can't be read: {error}") from None
     except RecursionError:
         raise ConfigError("the config can't be read: its locations are nested too deeply") from None
     allowed = None if allow is None else [normalize(place) for place in (*allow, *_own_places(folder))]
-    return _map(config, lambda place: _absolute(place, folder, allowed, options))
+    return map_config(config, lambda place: _absolute(place, folder, allowed, options))
 
 
 def _own_places(folder: str | None) -> list[str]:
@@ -126,17 +116,6 @@ def parse(data: bytes) -> object:
 def dump(config: Config, folder: str | None) -> bytes:
     """Return the bytes of a config file that stands in `folder`."""
     return json.dumps(to_dict(config, folder), indent=2).encode() + b"\n"
-
-
-def locations(config: Config) -> Iterable[tuple[str, Location]]:
-    """Yield all locations of a config, each with what it is."""
-    yield "the base", config.base
-    for path, mount in config.shards.items():
-        yield f"shard {path!r}", mount.location
-        for index, location in mount.exceptions.items():
-            yield f"shard {path!r}, block {index!r}", location
-    if config.consolidated is not None:
-        yield "the consolidated metadata", config.consolidated
 
 
 def relative_url(url: str, folder: str) -> str:
@@ -197,8 +176,19 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
     return absolute
 
 
-def _check_view(location: Location) -> None:
-    """Refuse a view or a part that leaves its source, and so perhaps the config's folder."""
+def _check(config: Config) -> None:
+    Mounts(config.shards)
+    for path, mount in config.shards.items():
+        _check_mount(path, mount)
+        for location in (mount.location, *mount.exceptions.values()):
+            _check_location(location)
+    _check_location(config.base)
+    if config.consolidated is not None:
+        _check_location(config.consolidated)
+
+
+def _check_location(location: Location) -> None:
+    """Refuse a view or a part that leaves its source, and so perhaps the config's folder, and a nested config as any other."""
     while isinstance(location, VIEWS):
         if isinstance(location, BlockOf) and not location.blocks.within(location.block):
             raise ConfigError(f"the config names {show(location)}, whose grid of blocks is {location.blocks.grid}")
@@ -208,6 +198,8 @@ def _check_view(location: Location) -> None:
         elif location.path:
             check_path(location.path, "the config's view of")
         location = location.source
+    if isinstance(location, Config):
+        _check(location)
 
 
 def _check_mount(path: str, mount: Mount) -> None:
@@ -225,18 +217,3 @@ def _check_mount(path: str, mount: Mount) -> None:
             known = False
         if not known:
             raise ConfigError(f"shard {path!r} has no block {index!r}: its grid of blocks is {mount.blocks.grid}")
-
-
-def _map(config: Config, change: Callable[[Place], Place]) -> Config:
-    return Config(
-        base=map_places(config.base, change),
-        shards={
-            path: Mount(
-                map_places(mount.location, change),
-                mount.blocks,
-                {index: map_places(location, change) for index, location in mount.exceptions.items()},
-            )
-            for path, mount in config.shards.items()
-        },
-        consolidated=config.consolidated and map_places(config.consolidated, change),
-    )

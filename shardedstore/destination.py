@@ -8,11 +8,10 @@ from urllib.parse import unquote
 
 from shardedstore.access import Options
 from shardedstore.chain import Sink
-from shardedstore.config import Config, locations
 from shardedstore.errors import DestinationError
 from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.generations import read_identity
-from shardedstore.locations import Directory, origin, url_of
+from shardedstore.kinds import Config, Directory, locations, origin, url_of
 from shardedstore.plan import Plan
 from shardedstore.remote_errors import explain
 from shardedstore.urls import BESIDE, is_remote, is_within, join_url

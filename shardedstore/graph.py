@@ -21,10 +21,10 @@ from toolz import partition_all
 
 from shardedstore.attendance import attended
 from shardedstore.chain import Chain
-from shardedstore.config import Config
 from shardedstore.errors import DestinationError, ShardsFailed
 from shardedstore.folders import STORAGE_ERRORS
 from shardedstore.job import identity, remaining, start
+from shardedstore.kinds import Config
 from shardedstore.lending import access, lend, prove
 from shardedstore.lock import held
 from shardedstore.outcome import Outcome

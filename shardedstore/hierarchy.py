@@ -21,10 +21,10 @@ from zarr.core.sync import sync
 
 from shardedstore.access import Options
 from shardedstore.blobs import nbytes_of, object_store
-from shardedstore.config import FILE_NAME, Config
+from shardedstore.config import FILE_NAME
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
-from shardedstore.locations import Directory, Location, open_location, show
+from shardedstore.kinds import Config, Directory, Location, show
 from shardedstore.metadata import (
     CONSOLIDATED_V2,
     METADATA_NAMES,
@@ -37,6 +37,7 @@ from shardedstore.metadata import (
 )
 from shardedstore.mounts import is_below, join
 from shardedstore.named import ROOTS
+from shardedstore.opening import open_location
 from shardedstore.remote_errors import explain
 from shardedstore.transient import patiently
 from shardedstore.urls import is_remote, object_url

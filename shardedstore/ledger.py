@@ -21,7 +21,7 @@ import msgspec
 from shardedstore.compacted import pack, read_one, unpack
 from shardedstore.datadigest import DataSum
 from shardedstore.folders import ENDED, STARTED, STORAGE_ERRORS, Folder
-from shardedstore.locations import Location
+from shardedstore.kinds import Location
 
 FOLDER = ".shardedstore"
 PER_FOLDER = 64  # segments

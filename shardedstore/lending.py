@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shardedstore.access import granted
-from shardedstore.config import locations
 from shardedstore.errors import DestinationError
+from shardedstore.kinds import locations
 from shardedstore.plan import Plan
 from shardedstore.preflight import places_of
 from shardedstore.task import Job

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import msgspec
 from zarr.core.sync import sync
 
-from shardedstore.config import Config, Mount
 from shardedstore.generations import versioned
 from shardedstore.grid import Coords, block_name
 from shardedstore.hierarchy import read_nodes
+from shardedstore.kinds import BlockOf, Config, Location, Mount, Place, ViewOf, at_block, map_places
 from shardedstore.ledger import Record
-from shardedstore.locations import BlockOf, Location, Place, ViewOf, at_block, map_places, open_location
+from shardedstore.opening import open_location
 from shardedstore.outcome import Partial
 from shardedstore.plan import Run, shard_runs
 from shardedstore.planned import Mixes

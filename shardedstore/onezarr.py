@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from shardedstore.access import Options
 from shardedstore.chain import Entries, Shard, Sink, Tally, Written, name_crc
-from shardedstore.config import FILE_NAME, Config, dump
+from shardedstore.config import FILE_NAME, dump
 from shardedstore.crc import crc32
 from shardedstore.entries import Entry
 from shardedstore.errors import CorruptError
 from shardedstore.folders import open_folder
 from shardedstore.generations import check_latest
 from shardedstore.hierarchy import Node, consolidate
+from shardedstore.kinds import Config, Directory
 from shardedstore.ledger import Record
-from shardedstore.locations import Directory
 from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES, parse_node
 from shardedstore.mounts import join
 from shardedstore.objects import Item, write_objects

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from toolz import merge
 
 from shardedstore.errors import ShardError
-from shardedstore.locations import Location
+from shardedstore.kinds import Location
 from shardedstore.plan import Segment
 
 

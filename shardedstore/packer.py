@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 
 from shardedstore.access import Options
 from shardedstore.chain import Entries, Shard, Tally
-from shardedstore.config import Config
 from shardedstore.entries import Entry, array_folder
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.grid import Coords
+from shardedstore.kinds import Config
 from shardedstore.mounts import join
 from shardedstore.onezarr import is_document
 from shardedstore.outputs import output

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from shardedstore.access import Options
-from shardedstore.config import FILE_NAME, Config, Mount, from_dict, locations, parse, to_dict
+from shardedstore.config import FILE_NAME, from_dict, parse, to_dict
 from shardedstore.errors import ConfigError, ShardError, ShardsFailed, UsageError
 from shardedstore.folders import Folder, open_folder
 from shardedstore.generations import Identity, identity_name, read_identity
 from shardedstore.hierarchy import digest, read_nodes
+from shardedstore.kinds import Config, Location, Mount, locations, origin, url_of
 from shardedstore.ledger import Ledger, Record
-from shardedstore.locations import Location, origin, url_of
 from shardedstore.mixing import Half, mixed, mount
 from shardedstore.named import ROOTS
 from shardedstore.outcome import Outcome, Partial

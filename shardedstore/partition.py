@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from shardedstore.automatic import automatic
 from shardedstore.choose import choose, part_at, some_of
-from shardedstore.config import Config, Mount
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node, read_nodes
-from shardedstore.locations import Location, ViewOf, open_location
+from shardedstore.kinds import Config, Location, Mount, ViewOf
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.mounts import is_below, parents
+from shardedstore.opening import open_location
 from shardedstore.parts import Part
 from shardedstore.patterns import WHOLE, Paths, Pattern, Shards, parse_shards, parse_size
 

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import msgspec
 
 from shardedstore.chain import Shard
-from shardedstore.config import Config
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.hierarchy import Node, digest, read_nodes
-from shardedstore.locations import Location, url_of
+from shardedstore.kinds import Config, Location, url_of
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.urls import is_remote
 

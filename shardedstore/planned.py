@@ -8,9 +8,10 @@ from typing import Any, Literal
 import msgspec
 
 from shardedstore.chain import Chain
-from shardedstore.config import Config, Mount, to_dict
+from shardedstore.config import to_dict
 from shardedstore.grid import Blocks
 from shardedstore.hierarchy import Node
+from shardedstore.kinds import Config, Mount
 from shardedstore.metadata import ArrayMeta
 from shardedstore.plan import Plan, Run
 from shardedstore.urls import normalize, object_url

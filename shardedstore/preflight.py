@@ -10,8 +10,8 @@ from shardedstore.access import Options
 from shardedstore.blobs import nbytes_of
 from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.generations import identity_name
+from shardedstore.kinds import Directory, Location, Place, Zip, origin
 from shardedstore.ledger import FOLDER
-from shardedstore.locations import Directory, Location, Place, Zip, origin
 from shardedstore.named import ROOTS
 from shardedstore.remote_errors import explain, status_of
 from shardedstore.urls import join_url

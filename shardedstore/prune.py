@@ -14,13 +14,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from shardedstore.access import NONE, Options
-from shardedstore.config import FORMAT, Config, from_dict, parse
+from shardedstore.config import FORMAT, from_dict, parse
 from shardedstore.errors import ConfigError, DestinationError, UsageError
 from shardedstore.filelist import FileList
 from shardedstore.folders import STORAGE_ERRORS, Folder, RemoteFolder
 from shardedstore.generations import Identity, identity_name, read_generation, read_identity, versioned
+from shardedstore.kinds import Config, Directory, Location, at_block, url_of
 from shardedstore.ledger import FOLDER, Ledger, Record
-from shardedstore.locations import Directory, Location, at_block, url_of
 from shardedstore.lock import held, superseded
 from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.mixing import Half

@@ -7,13 +7,13 @@ from collections import Counter
 import msgspec
 
 from shardedstore.chain import Sink
-from shardedstore.config import FILE_NAME, Config, Mount, dump
+from shardedstore.config import FILE_NAME, dump
 from shardedstore.errors import CorruptError, ShardError, ShardsFailed
 from shardedstore.generations import check_latest, versioned
 from shardedstore.grid import block_name
 from shardedstore.hierarchy import Node, consolidate, digest, read_nodes
+from shardedstore.kinds import Config, Directory, Location, Mount, at_block
 from shardedstore.ledger import Ledger, Record, compact
-from shardedstore.locations import Directory, Location, at_block
 from shardedstore.metadata import ArrayMeta
 from shardedstore.names import CONSOLIDATED
 from shardedstore.onezarr import finish_zarr

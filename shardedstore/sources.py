@@ -9,7 +9,8 @@ from zarr.abc.store import Store
 
 from shardedstore.chain import Shard
 from shardedstore.grid import block_name
-from shardedstore.locations import Location, Opened, ViewOf, open_block, open_location
+from shardedstore.kinds import Location, Opened, ViewOf
+from shardedstore.opening import open_block, open_location
 from shardedstore.plan import Run, Segment
 from shardedstore.views import Remainder
 

@@ -13,14 +13,15 @@ from shardedstore import config as configs
 from shardedstore import graph
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.chain import parse_chain
-from shardedstore.config import Config, Mount
 from shardedstore.differences import Level, Report
 from shardedstore.errors import ChainError, ConfigError, ShardError, UsageError
 from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.hierarchy import is_zarr
 from shardedstore.job import prepare
+from shardedstore.kinds import Config, Mount
 from shardedstore.locations import locate
 from shardedstore.mounts import check_path
+from shardedstore.opening import open_location
 from shardedstore.outcome import Outcome, Partial
 from shardedstore.partial import find_job, load_partial
 from shardedstore.partition import divide
@@ -85,12 +86,12 @@ class ShardedStore(RoutedStore):
 
     def __init__(self, base: Store | Target, shards: Mapping[str, Store | Target] | None = None) -> None:
         mounts = {check_path(path, "shard"): Mount(locate(store)) for path, store in (shards or {}).items()}
-        super().__init__(Config(locate(base), mounts))
+        super().__init__(Config(locate(base), mounts), open_location)
 
     @classmethod
     def _of(cls, config: Config, outcome: Outcome | None = None, partial: Partial | None = None) -> Self:
         store = cls.__new__(cls)
-        RoutedStore.__init__(store, config)
+        RoutedStore.__init__(store, config, open_location)
         store.partial = partial
         if outcome is not None:
             store.summary = Summary(
@@ -431,13 +432,8 @@ class ShardedStore(RoutedStore):
         return prune(url, take_options(url, storage_options), older_than=older_than, dry_run=dry_run)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "config": self.config,
-            "summary": self.summary,
-            "partial": self.partial,
-            "read_only": self.read_only,
-        }
+        return {**super().__getstate__(), "summary": self.summary, "partial": self.partial}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        RoutedStore.__init__(self, state["config"])
-        self.summary, self.partial, self._read_only = state["summary"], state["partial"], state["read_only"]
+        super().__setstate__(state)
+        self.summary, self.partial = state["summary"], state["partial"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from shardedstore.config import Config, dump, from_dict
+from shardedstore.config import dump, from_dict
 from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node
+from shardedstore.kinds import Config
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json
 from shardedstore.mounts import parents
 from shardedstore.plan import Run, shard_runs

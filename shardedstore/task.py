@@ -24,9 +24,10 @@ from shardedstore.errors import ShardError
 from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.generations import versioned
 from shardedstore.grid import Coords, block_name
+from shardedstore.kinds import Location, require_location, url_of
 from shardedstore.ledger import Ledger, Record
 from shardedstore.limiter import READS, WRITES, pause
-from shardedstore.locations import Location, locate, require_location, url_of
+from shardedstore.locations import locate
 from shardedstore.outcome import Outcome
 from shardedstore.plan import Plan, Run, Segment
 from shardedstore.preflight import find_missing, places_of

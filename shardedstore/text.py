@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardedstore.config import Config
 from shardedstore.grid import block_name
+from shardedstore.kinds import Config
 from shardedstore.metadata import ArrayMeta
 from shardedstore.plan import Plan
 

@@ -9,11 +9,12 @@ from typing import TypeVar
 import msgspec
 
 from shardedstore import graph
-from shardedstore.config import Config, dump, to_dict
+from shardedstore.config import dump, to_dict
 from shardedstore.differences import LEVELS, Difference, Level, Report
 from shardedstore.errors import UsageError
 from shardedstore.folders import open_folder
 from shardedstore.generations import read_identity
+from shardedstore.kinds import Config
 from shardedstore.lock import held
 from shardedstore.partition import divide
 from shardedstore.plan import Plan, make_plan, shard_runs

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import msgspec
 
 from shardedstore.chain import Shard
-from shardedstore.config import Config
 from shardedstore.datadigest import MODULUS, DataDigest, Layout
 from shardedstore.datasums import Digested, digest_entries
 from shardedstore.entries import read_entries
 from shardedstore.grid import Coords
-from shardedstore.locations import Opened, ViewOf, open_location
+from shardedstore.kinds import Config, Opened, ViewOf
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta
 from shardedstore.mounts import is_below, join
 from shardedstore.onezarr import whole_key
+from shardedstore.opening import open_location
 from shardedstore.plan import Plan, Run, Segment
 from shardedstore.sources import open_component
 from shardedstore.transient import is_transient

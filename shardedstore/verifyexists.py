@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from shardedstore.access import Options
 from shardedstore.blobs import nbytes_of
-from shardedstore.config import Config
 from shardedstore.differences import Difference
 from shardedstore.folders import Folder, open_folder
-from shardedstore.locations import Directory, Location, Zip, show
+from shardedstore.kinds import Config, Directory, Location, Zip, show
 from shardedstore.mounts import join
 from shardedstore.onezarr import WAITING, Listed
 from shardedstore.plan import shard_runs

@@ -11,14 +11,26 @@ from typing import NamedTuple
 import msgspec
 
 from shardedstore.chain import Shard
-from shardedstore.config import FILE_NAME, Config, Mount, from_dict, locations, parse
+from shardedstore.config import FILE_NAME, from_dict, parse
 from shardedstore.errors import UsageError
 from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.generations import Identity, identity_name, read_generation, read_identity
 from shardedstore.grid import Blocks, block_name
 from shardedstore.hierarchy import read_nodes
+from shardedstore.kinds import (
+    Config,
+    Directory,
+    Location,
+    Mount,
+    ViewOf,
+    Zip,
+    at_block,
+    locations,
+    origin,
+    show,
+    url_of,
+)
 from shardedstore.ledger import Ledger, Record
-from shardedstore.locations import Directory, Location, ViewOf, Zip, at_block, origin, show, url_of
 from shardedstore.metadata import ArrayMeta
 from shardedstore.plan import Run
 from shardedstore.urls import BESIDE

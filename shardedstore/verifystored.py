@@ -14,7 +14,6 @@ from shardedstore.access import NONE, Options
 from shardedstore.blobs import nbytes_of, open_blob
 from shardedstore.bulk import bulk
 from shardedstore.chain import Shard, Tally, Written
-from shardedstore.config import Config
 from shardedstore.crc import crc32
 from shardedstore.datadigest import DataSum
 from shardedstore.datasums import Sums, digest_entries
@@ -22,8 +21,8 @@ from shardedstore.differences import Difference
 from shardedstore.entries import read_entries
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
 from shardedstore.folders import STORAGE_ERRORS
+from shardedstore.kinds import Config, Zip
 from shardedstore.ledger import Record
-from shardedstore.locations import Zip
 from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.onezarr import is_document, whole_key
 from shardedstore.plan import Load, Plan, Run, Segment, shard_runs

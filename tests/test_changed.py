@@ -29,12 +29,13 @@ from shardedstore import (
     listing,
 )
 from shardedstore.access import take_options
-from shardedstore.config import FILE_NAME, Config, Mount
+from shardedstore.config import FILE_NAME
 from shardedstore.folders import open_folder
 from shardedstore.generations import read_identity
 from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.kinds import Config, Directory, Mount, ViewOf
 from shardedstore.ledger import INHERITED, Ledger
-from shardedstore.locations import Directory, ViewOf, open_location
+from shardedstore.opening import open_location
 from shardedstore.succession import Mark, has_only_grown, unchanged
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 from shardedstore.views import Block

@@ -17,9 +17,8 @@ from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_z
 from shardedstore import ConfigError, ShardedStore, ShardedStoreError, UsageError
 from shardedstore import config as configs
 from shardedstore.access import Options
-from shardedstore.config import Config, Mount
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.locations import Directory, ViewOf, Zip
+from shardedstore.kinds import Config, Directory, Mount, ViewOf, Zip
 from shardedstore.partition import divide
 
 GOLDEN = Path(__file__).parent / "data" / "config-v1.json"
@@ -55,7 +54,7 @@ def folder(tmp_path):
     to_zip(base, out / "__base__.zarr.zip")
     fine = {k.removeprefix("simulation/fine/"): d for k, d in contents.items() if k.startswith("simulation/fine/")}
     to_zip(fine, out / "simulation" / "fine.zarr.zip")
-    component = view._component
+    component = view.component
     to_zip(contents_of(component("temperature", (0,))), out / "temperature" / "0.zarr.zip")
     to_folder(contents_of(component("temperature", (1,))), out / "temperature" / "edge.zarr")
     document = {

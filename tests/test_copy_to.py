@@ -17,9 +17,9 @@ from helpers_jobs import CUBE, Fail, KillOnce, cube_at, division, files_of
 from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed
-from shardedstore.config import FILE_NAME, Config
+from shardedstore.config import FILE_NAME
 from shardedstore.destination import check_apart
-from shardedstore.locations import Directory
+from shardedstore.kinds import Config, Directory
 from shardedstore.publish import TEMPORARY
 from shardedstore.transforms import CopyTo, MapChunks, Recompress, ToZip
 from shardedstore.urls import BESIDE

@@ -12,8 +12,8 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 from shardedstore import CorruptError, ShardedStore
 from shardedstore.entries import array_folder, read_entries
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.locations import open_location
 from shardedstore.metadata import ArrayMeta
+from shardedstore.opening import open_location
 from shardedstore.plan import make_plan
 from shardedstore.sources import open_component
 from shardedstore.views import Block, Remainder, View

@@ -16,7 +16,7 @@ from zarr.storage import LocalStore
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.folders import open_folder
 from shardedstore.generations import Identity, open_destination
-from shardedstore.locations import Zip
+from shardedstore.kinds import Zip
 from shardedstore.transforms import ToZip
 
 

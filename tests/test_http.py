@@ -18,8 +18,10 @@ from sources import SOURCES, to_folder, to_memory, to_zip
 
 from shardedstore import CorruptError, PartitionError, ShardedStore, ShardsFailed
 from shardedstore.bulk import bulk
-from shardedstore.locations import Directory, locate, open_location
+from shardedstore.kinds import Directory
+from shardedstore.locations import locate
 from shardedstore.named import named_by
+from shardedstore.opening import open_location
 from shardedstore.transforms import CopyTo, ToZip
 from shardedstore.unlisted import NOWHERE, Unlisted
 from shardedstore.zips import ZipReadStore

@@ -251,7 +251,7 @@ def test_an_object_store_is_not_listed_where_it_is_left_out(cube, choice):
     assert keys == filtered(SOURCES["cube-v3/"].contents(), include, exclude).keys()
     whole = ShardedStore.partition(ObjectStore(ObstoreLocal(cube)))
     with pytest.raises(Exception, match="utf-8"):
-        list(read_entries(whole._component(None)))
+        list(read_entries(whole.component(None)))
 
 
 def test_opening_a_view_asks_for_nothing_that_is_left_out():
@@ -285,9 +285,9 @@ def test_an_array_that_is_new_is_excluded_by_include_alone(cube, tmp_path):
 def test_a_zip_is_opened_once(tmp_path):
     path = to_zip(SOURCES["cube-v3/"].contents(), tmp_path / "cube.zip")
     view = ShardedStore.partition(path, ["simulation", "temperature"], exclude=["simulation/fine", "wind_u"])
-    opened = view._component(None).store
-    assert view._component("temperature").store is opened
-    assert view._component("simulation").store.store is opened
+    opened = view.component(None).store
+    assert view.component("temperature").store is opened
+    assert view.component("simulation").store.store is opened
 
 
 # The config

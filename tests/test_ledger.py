@@ -16,8 +16,8 @@ from shardedstore import DestinationError, ShardedStore, ShardsFailed, plan, ste
 from shardedstore.config import FILE_NAME
 from shardedstore.folders import open_folder
 from shardedstore.generations import Identity, check_destination, open_destination, read_identity, versioned
+from shardedstore.kinds import Directory
 from shardedstore.ledger import FOLDER, Ledger, Record
-from shardedstore.locations import Directory
 from shardedstore.transforms import ToZip
 
 

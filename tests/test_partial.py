@@ -30,8 +30,8 @@ from shardedstore import ConfigError, ShardedStore, ShardsFailed, UsageError, pl
 from shardedstore.config import FILE_NAME
 from shardedstore.folders import open_folder
 from shardedstore.generations import read_identity
+from shardedstore.kinds import BlockOf, ViewOf, Zip
 from shardedstore.ledger import FOLDER, Ledger
-from shardedstore.locations import BlockOf, ViewOf, Zip
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToZip
 
 

@@ -27,7 +27,7 @@ from sources import (
 
 from shardedstore import ConfigError, CorruptError, PartitionError, ShardedStore, ShardedStoreError, UsageError
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.locations import Directory, ViewOf, Zip
+from shardedstore.kinds import Directory, ViewOf, Zip
 from shardedstore.transforms import CopyTo, ToZip
 
 

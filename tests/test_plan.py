@@ -14,9 +14,8 @@ from sources import build, numbers, to_folder
 
 from shardedstore import PartitionError, ShardedStore
 from shardedstore import plan as plans
-from shardedstore.config import Config
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.locations import Directory, Zip
+from shardedstore.kinds import Config, Directory, Zip
 from shardedstore.plan import LEAST_WEIGHT, MOST_SEGMENTS, MOST_SHARDS, Load, Plan, Run, make_plan
 
 KEYS = ChunkKeys("default", "/")

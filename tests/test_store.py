@@ -23,10 +23,10 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 from zarr.testing.store import StoreTests
 
-from shardedstore import ShardedStore, UsageError, routing
-from shardedstore.config import Config, Mount
+from shardedstore import ShardedStore, UsageError, components, routing
 from shardedstore.grid import Blocks, ChunkKeys, block_name
-from shardedstore.locations import Directory, Zip
+from shardedstore.kinds import Config, Directory, Mount, Zip
+from shardedstore.opening import open_location
 
 # zarr's own tests
 
@@ -80,7 +80,9 @@ class Filled(ShardedStore):
 
     def __init__(self, root, arrangement, read_only=False):
         self.root, self.arrangement = root, arrangement
-        routing.RoutedStore.__init__(self, Config(Directory(f"{root}/base"), ARRANGEMENTS[arrangement](root)))
+        routing.RoutedStore.__init__(
+            self, Config(Directory(f"{root}/base"), ARRANGEMENTS[arrangement](root)), open_location
+        )
         self._read_only = read_only
 
     def __getstate__(self):
@@ -144,7 +146,7 @@ class TestShardedStore(StoreTests[Filled, cpu.Buffer]):
             await store.clear()
 
     async def test_list_dir(self, store):
-        if not store._mounts.any_below(""):
+        if not store._routes.mounts.any_below(""):
             await super().test_list_dir(store)
             return
         # Where a mount is, there is a name, even if nothing is in it; zarr's test begins with an empty store.
@@ -268,7 +270,7 @@ def test_blocks_of_a_view_that_are_elsewhere(tmp_path):
     """A half-finished job: what is done is read from its new place, and is not listed twice."""
     contents = build(cube, "v3/")
     view = ShardedStore.partition(to_folder(contents, tmp_path / "a"), {"temperature": {"time": 4, "y": 2}}).config
-    done = contents_of(ShardedStore._of(view)._component("temperature", (1, 0)))
+    done = contents_of(ShardedStore._of(view).component("temperature", (1, 0)))
     new = {key: data if key == "zarr.json" else b"new" + data for key, data in done.items()}
     to_zip(new, tmp_path / "1.zip")
     mount = Mount(
@@ -306,27 +308,27 @@ def test_components_are_opened_when_they_are_asked_for(tmp_path):
     """None exists, and the store can be made and shown; a config of a million shards opens at once."""
     blocks = Blocks((10**6,), (1,), ChunkKeys("default", "/"))
     store = ShardedStore._of(Config(Directory("/no/base"), {"a": Mount(Directory("/no/{block}"), blocks)}))
-    assert store._opened == {}
+    assert not store._components._opened
     with pytest.raises(FileNotFoundError, match="/no/77"):
         get(store, "a/c/77")
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_few_components_stay_open(monkeypatch, most):
-    monkeypatch.setattr(routing, "MOST_OPEN", most)
+    monkeypatch.setattr(components, "MOST_OPEN", most)
     contents = SOURCES["others-v3"].contents()
     store = ShardedStore.partition(to_memory(contents), SOURCES["others-v3"].shards)
     check_same_contents(store, contents)
-    assert len(store._opened) <= most
+    assert len(store._components._opened) <= most
 
 
 def test_the_component_that_was_used_last_stays_open(monkeypatch):
-    monkeypatch.setattr(routing, "MOST_OPEN", 3)
+    monkeypatch.setattr(components, "MOST_OPEN", 3)
     store = ShardedStore.partition(to_memory(build(cube, "v3/")), {"temperature": (2, -1, -1)})
-    base = store._component(None)
+    base = store.component(None)
     for block in range(4):
-        store._component("temperature", (block,))
-        assert store._component(None) is base
+        store.component("temperature", (block,))
+        assert store.component(None) is base
 
 
 def test_listing_a_view_lists_its_source_once():

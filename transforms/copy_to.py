@@ -10,7 +10,7 @@ from shardedstore.access import Options, StorageOptions
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.crc import crc32
 from shardedstore.errors import ChainError, CorruptError
-from shardedstore.locations import Directory, Location
+from shardedstore.kinds import Directory, Location
 from shardedstore.objects import Item, write_objects
 from shardedstore.onezarr import is_document, turn, write_shard
 from shardedstore.present import Asked

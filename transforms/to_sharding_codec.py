@@ -7,10 +7,9 @@ from dataclasses import InitVar, dataclass, field
 
 from shardedstore.access import Options, StorageOptions
 from shardedstore.chain import Entries, Present, Shard, Sink, Tally, Written
-from shardedstore.config import Config
 from shardedstore.errors import ChainError
 from shardedstore.hierarchy import Node
-from shardedstore.locations import Directory, Location
+from shardedstore.kinds import Config, Directory, Location
 from shardedstore.onezarr import write_shard
 from shardedstore.packer import packed, packed_documents
 from shardedstore.patterns import parse_size

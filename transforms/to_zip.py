@@ -10,7 +10,7 @@ from shardedstore.access import Options, StorageOptions
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.errors import ChainError
 from shardedstore.hierarchy import Node
-from shardedstore.locations import Location, Zip
+from shardedstore.kinds import Location, Zip
 from shardedstore.mounts import check_path
 from shardedstore.zipshard import write_zip
 

@@ -10,7 +10,8 @@ from zarr.abc.store import Store
 from shardedstore.destination import real_url
 from shardedstore.entries import read_entries
 from shardedstore.errors import DestinationError
-from shardedstore.locations import locate, url_of
+from shardedstore.kinds import url_of
+from shardedstore.locations import locate
 from shardedstore.mounts import join
 from shardedstore.urls import is_within, normalize, object_url
 from shardedstore.views import Block, Remainder

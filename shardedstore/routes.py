@@ -1,0 +1,120 @@
+"""Which component holds a key, and the key inside it: tables that are filled with what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from shardedstore.grid import Blocks, ChunkKeys, Coords
+from shardedstore.kinds import Mount
+from shardedstore.mounts import Mounts
+
+MOST_NUMBERS = 1 << 16  # that a table keeps
+Value = TypeVar("Value")
+Place = tuple[
+    str | None, Coords | None
+]  # a component: the path that it is mounted at, None for the base, and its block
+BASE: Place = (None, None)
+
+
+class Routes:
+    """The components of a sharded store by key.
+
+    Examples
+    --------
+    >>> from shardedstore.grid import ChunkKeys
+    >>> from shardedstore.kinds import Directory
+    >>> blocks = Blocks((7, 2), (3,), ChunkKeys("default", "/"))
+    >>> routes = Routes({"t": Mount(Directory("t/{block}.zarr"), blocks), "g": Mount(Directory("g.zarr"))})
+    >>> routes.find("t/c/4/1"), routes.find("t/c/7/1"), routes.find("g/a/zarr.json")
+    ((('t', (1,)), 'c/1/1'), ((None, None), 't/c/7/1'), (('g', None), 'a/zarr.json'))
+    """
+
+    def __init__(self, mounts: Mapping[str, Mount]) -> None:
+        self.mounts = Mounts(mounts)
+        self._places = {
+            path: Chunks(path, mount.blocks) if mount.blocks is not None else (path, None)
+            for path, mount in mounts.items()
+        }
+
+    def find(self, key: str) -> tuple[Place, str]:
+        """Return the component of a key, and the key inside it."""
+        found = self.mounts.resolve(key)
+        if found is None:
+            return BASE, key
+        place = self._places[found[0]]
+        if isinstance(place, tuple):
+            return place, found[1]
+        return place.find(found[1]) or (BASE, key)
+
+
+class Chunks:
+    """The chunks of an array that is divided, by their keys: what comes before the last leading dimension, and the rest."""
+
+    def __init__(self, path: str, blocks: Blocks) -> None:
+        self._separator = blocks.keys.separator
+        self._count = len(blocks.chunks)
+        self._skipped = 1 if blocks.keys.name == "default" else 0  # the "c" before the numbers
+        self._heads, self._tails = _Heads(path, blocks), _Tails(blocks)
+
+    def find(self, key: str) -> tuple[Place, str] | None:
+        """Return the block that holds a chunk, and the chunk's key inside it; None where the key is no chunk of the grid."""
+        end = -1
+        for _ in range(self._count + self._skipped):
+            end = key.find(self._separator, end + 1)
+            if end < 0:
+                end = len(key)
+                break
+        try:
+            place, start = self._heads[key[:end]]
+            return place, start + self._tails[key[end:]]
+        except KeyError:
+            return None
+
+
+class _Table(dict[str, Value]):
+    """A dict that works out what it lacks, and forgets all when it grows too large."""
+
+    def __missing__(self, key: str) -> Value:
+        value = self.work_out(key)
+        if len(self) >= MOST_NUMBERS:
+            self.clear()
+        self[key] = value
+        return value
+
+    def work_out(self, key: str) -> Value:
+        """Return the value of a key, or raise KeyError."""
+        raise NotImplementedError
+
+
+class _Heads(_Table[tuple[Place, str]]):
+    """Of the beginning of a chunk's key, along the leading dimensions: its block, and how the key begins there."""
+
+    def __init__(self, path: str, blocks: Blocks) -> None:
+        super().__init__()
+        self._path, self._blocks = path, blocks
+
+    def work_out(self, key: str) -> tuple[Place, str]:
+        # docstring inherited
+        blocks = self._blocks
+        coords = blocks.keys.decode(key, blocks.chunk_grid[: len(blocks.chunks)])
+        if coords is None:
+            raise KeyError(key)
+        block, local = blocks.split(coords)
+        return (self._path, block), blocks.keys.encode(local)
+
+
+class _Tails(_Table[str]):
+    """What follows in a chunk's key, along the dimensions that are whole in each block: as it is."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self._grid = blocks.chunk_grid[len(blocks.chunks) :]
+        self._keys = ChunkKeys("v2", blocks.keys.separator)
+
+    def work_out(self, key: str) -> str:
+        # docstring inherited
+        is_chunk = self._keys.decode(key[1:], self._grid) is not None if self._grid else not key
+        if not is_chunk:
+            raise KeyError(key)
+        return key
