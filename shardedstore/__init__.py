@@ -1,5 +1,6 @@
 """Any Zarr as a collection of shards: zipped, recompressed or copied on Dask, one shard a unit of work."""
 
+from shardedstore.arrayshards import array_shard_directory_store, array_shard_store
 from shardedstore.arraystep import ArrayStep
 from shardedstore.chain import Sink, Step, step
 from shardedstore.errors import (
@@ -14,6 +15,7 @@ from shardedstore.errors import (
     UsageError,
 )
 from shardedstore.store import ShardedStore
+from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_prefix
 
 __version__ = "0.4.0"
 
@@ -32,5 +34,9 @@ __all__ = [
     "Step",
     "UsageError",
     "__version__",
+    "array_shard_directory_store",
+    "array_shard_store",
     "step",
+    "to_zip_store",
+    "to_zip_store_with_prefix",
 ]

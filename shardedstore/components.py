@@ -9,7 +9,7 @@ from typing import Protocol
 from zarr.abc.store import Store
 
 from shardedstore.grid import Coords, block_name
-from shardedstore.kinds import BlockOf, Config, Location, Opened, PartOf, ViewOf, at_block
+from shardedstore.kinds import BlockOf, Location, Mount, Opened, PartOf, ViewOf, at_block
 from shardedstore.parts import Part
 from shardedstore.routes import BASE, Place
 from shardedstore.views import Block, View
@@ -25,12 +25,21 @@ class Opener(Protocol):
 
 
 class Components:
-    """The open components of a config; those in `given` were opened by the user, and are not opened anew."""
+    """The open components of a base and of what is mounted; those in `given` were opened by the user.
+
+    The mounts may change, while a component is not asked for.
+    """
 
     def __init__(
-        self, config: Config, opener: Opener, given: Mapping[Place, Store] | None = None, *, read_only: bool = True
+        self,
+        base: Location,
+        mounts: Mapping[str, Mount],
+        opener: Opener,
+        given: Mapping[Place, Store] | None = None,
+        *,
+        read_only: bool = True,
     ) -> None:
-        self._config, self._open, self._read_only = config, opener, read_only
+        self._base, self._mounts, self._open, self._read_only = base, mounts, opener, read_only
         self._given = given or {}
         self._opened: OrderedDict[Place, Store] = OrderedDict(self._given)
         self._sources: dict[Location, Store] = {}
@@ -47,10 +56,20 @@ class Components:
             self._opened.move_to_end(place)
         return store
 
+    def forget(self, path: str) -> None:
+        """Forget what was mounted at a path."""
+        for place in [place for place in self._opened if place[0] == path]:
+            del self._opened[place]
+
+    def close(self) -> None:
+        """Close all components that are open."""
+        for store in self._opened.values():
+            store.close()
+
     def _open_component(self, path: str | None, block: Coords | None) -> Store:
         if path is None:
-            return self._open(self._config.base, read_only=self._read_only)
-        mount = self._config.shards[path]
+            return self._open(self._base, read_only=self._read_only)
+        mount = self._mounts[path]
         exception = mount.exceptions.get(block_name(block))
         location = mount.location if exception is None else exception
         if isinstance(location, BlockOf):
@@ -75,7 +94,7 @@ class Components:
 
     def _shared(self, source: Location) -> Store | None:
         """Return the source of a view where the base is of it too."""
-        base, store = self._config.base, self.at(BASE)
+        base, store = self._base, self.at(BASE)
         if isinstance(base, PartOf) and isinstance(store, Part):
             base, store = base.source, store.store
         if isinstance(source, PartOf) and source.source == base:

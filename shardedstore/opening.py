@@ -9,10 +9,9 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore
 
 from shardedstore.blobs import object_store
-from shardedstore.errors import UsageError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.groups import GroupStore
-from shardedstore.kinds import BlockOf, Config, Directory, Group, Location, Opened, PartOf, ViewOf, Zip, at_block, show
+from shardedstore.kinds import BlockOf, Config, Directory, Group, Location, Opened, PartOf, ViewOf, Zip, at_block
 from shardedstore.parts import Part
 from shardedstore.routing import RoutedStore
 from shardedstore.unlisted import Unlisted
@@ -22,15 +21,7 @@ from shardedstore.zips import ZipReadStore
 
 
 def open_location(location: Location, *, read_only: bool = True) -> Store:
-    """Open a component.
-
-    Raises
-    ------
-    UsageError
-        For one that can only be read, and is to be written to.
-    """
-    if not read_only and not can_write(location):
-        raise UsageError(f"{show(location)} can only be read: write to a folder or an object store, and map it")
+    """Open a component; only folders and object stores can be written to."""
     return _KINDS[type(location)](location, read_only)
 
 
@@ -53,16 +44,6 @@ _KINDS: dict[type[Location], Callable[[Any, bool], Store]] = {
     Config: lambda config, _: RoutedStore(config, open_location),
     Opened: lambda opened, _: opened.store,
 }
-
-
-def can_write(location: Location) -> bool:
-    """Tell whether a component of this kind can be written to."""
-    match location:
-        case Opened(store):
-            return not store.read_only
-        case Directory(url):
-            return not url.startswith(("http://", "https://"))
-    return False
 
 
 def open_block(location: Location, blocks: Blocks, block: Coords) -> Store:

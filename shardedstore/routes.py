@@ -32,20 +32,37 @@ class Routes:
 
     def __init__(self, mounts: Mapping[str, Mount]) -> None:
         self.mounts = Mounts(mounts)
-        self._places = {
-            path: Chunks(path, mount.blocks) if mount.blocks is not None else (path, None)
-            for path, mount in mounts.items()
-        }
+        self._places = {path: _place(path, mount) for path, mount in mounts.items()}
+        self._last: tuple[str, Place | Chunks] | None = (
+            None  # the mount that was asked for last: likely the next one's too
+        )
+
+    def change(self, path: str, mount: Mount | None) -> None:
+        """Take what is mounted at a path now; None for nothing."""
+        self._places.pop(path, None)
+        if mount is not None:
+            self._places[path] = _place(path, mount)
+        self.mounts, self._last = Mounts(self._places), None
 
     def find(self, key: str) -> tuple[Place, str]:
         """Return the component of a key, and the key inside it."""
-        found = self.mounts.resolve(key)
-        if found is None:
-            return BASE, key
-        place = self._places[found[0]]
+        last = self._last
+        if last is not None and key.startswith(last[0]):
+            place, rest = last[1], key[len(last[0]) :]
+        else:
+            path, rest = self.mounts.resolve(key) or ("", "")
+            if not rest:  # nothing is mounted there, or the key is a mount's own path, which is no key inside it
+                return BASE, key
+            place = self._places[path]
+            if path:
+                self._last = (f"{path}/", place)
         if isinstance(place, tuple):
-            return place, found[1]
-        return place.find(found[1]) or (BASE, key)
+            return place, rest
+        return place.find(rest) or (BASE, key)
+
+
+def _place(path: str, mount: Mount) -> Place | Chunks:
+    return (path, None) if mount.blocks is None else Chunks(path, mount.blocks)
 
 
 class Chunks:
@@ -54,13 +71,13 @@ class Chunks:
     def __init__(self, path: str, blocks: Blocks) -> None:
         self._separator = blocks.keys.separator
         self._count = len(blocks.chunks)
-        self._skipped = 1 if blocks.keys.name == "default" else 0  # the "c" before the numbers
+        self._before = 1 if blocks.keys.name == "default" else -1  # where numbers begin: "c/0/0", "0.0"
         self._heads, self._tails = _Heads(path, blocks), _Tails(blocks)
 
     def find(self, key: str) -> tuple[Place, str] | None:
         """Return the block that holds a chunk, and the chunk's key inside it; None where the key is no chunk of the grid."""
-        end = -1
-        for _ in range(self._count + self._skipped):
+        end = self._before
+        for _ in range(self._count):
             end = key.find(self._separator, end + 1)
             if end < 0:
                 end = len(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from zarr.abc.store import ByteRequest, Store
@@ -24,8 +24,9 @@ class RoutedStore(ReadOnlyStore):
         super().__init__()
         self._read_only = False  # it refuses to write, but any mode opens it, also zarr's default "a"
         self._config, self._opener = config, opener
-        self._routes = Routes(config.shards)
-        self._components = Components(config, opener)
+        self._shards: Mapping[str, Mount] = config.shards
+        self._routes = Routes(self._shards)
+        self._components = Components(config.base, self._shards, opener)
         self._overlay = None if config.consolidated is None else opener(config.consolidated)
         self._overlaid: set[str] | None = None
 
@@ -89,7 +90,7 @@ class RoutedStore(ReadOnlyStore):
         async for key in self._components.at(BASE).list_prefix(prefix):
             if self._routes.find(key)[0] == BASE:
                 yield key
-        for path, mount in self.config.shards.items():
+        for path, mount in self._shards.items():
             start = f"{path}/" if path else ""
             if not (start.startswith(prefix) or prefix.startswith(start)):
                 continue
@@ -120,7 +121,7 @@ class RoutedStore(ReadOnlyStore):
         # docstring inherited
         path = prefix.strip("/")
         found = self._routes.mounts.resolve(path)
-        if found is not None and self.config.shards[found[0]].blocks is not None:
+        if found is not None and self._shards[found[0]].blocks is not None:
             async for name in super().list_dir(path):
                 yield name
             return
@@ -131,7 +132,7 @@ class RoutedStore(ReadOnlyStore):
         async for name in store.list_dir(rest):
             names[name] = None
         if found is None:
-            names |= dict.fromkeys(self._routes.mounts.children(path))
+            names |= dict.fromkeys(await self._children(path))
         for key in await self._consolidated():
             folder, _, name = key.rpartition("/")
             if folder == path:
@@ -139,10 +140,14 @@ class RoutedStore(ReadOnlyStore):
         for name in names:
             yield name
 
+    async def _children(self, path: str) -> Iterable[str]:
+        """Return the names directly below a path of the base that are mounts or lead to some."""
+        return self._routes.mounts.children(path)
+
     def with_read_only(self, read_only: bool = False) -> Self:
         # docstring inherited
         store = object.__new__(type(self))
-        store.__dict__.update(self.__dict__, _read_only=read_only)
+        store.__dict__.update(self.__dict__, _read_only=read_only, _is_open=False)
         return store
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,7 +169,7 @@ class RoutedStore(ReadOnlyStore):
         return isinstance(other, type(self)) and self.config == other.config
 
     def __repr__(self) -> str:
-        mounts = self.config.shards.values()
+        mounts = self._shards.values()
         count = sum(1 if mount.blocks is None else mount.blocks.count for mount in mounts)
         return f"<{type(self).__name__} of {show(self.config.base)} and {count} shards at {len(mounts)} paths>"
 

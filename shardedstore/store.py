@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from zarr.abc.store import Store
+from zarr.storage import LocalStore
 
 from shardedstore import config as configs
 from shardedstore import graph
 from shardedstore.access import StorageOptions, take_options
+from shardedstore.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.chain import parse_chain
 from shardedstore.differences import Level, Report
 from shardedstore.errors import ChainError, ConfigError, ShardError, UsageError
@@ -20,7 +22,7 @@ from shardedstore.hierarchy import is_zarr
 from shardedstore.job import prepare
 from shardedstore.kinds import Config, Mount
 from shardedstore.locations import locate
-from shardedstore.mounts import check_path
+from shardedstore.mounts import Mounts, check_path
 from shardedstore.opening import open_location
 from shardedstore.outcome import Outcome, Partial
 from shardedstore.partial import find_job, load_partial
@@ -29,11 +31,12 @@ from shardedstore.patterns import Paths, Shards
 from shardedstore.plan import make_plan
 from shardedstore.prune import Pruned, prune
 from shardedstore.remote_errors import explain
-from shardedstore.routing import RoutedStore
+from shardedstore.routes import BASE, Place
 from shardedstore.task import MOST_FAILURES
 from shardedstore.urls import join_url, normalize, unquote_name
 from shardedstore.verify import verify
 from shardedstore.witness import LEVELS, Changed
+from shardedstore.writing import WritableStore
 
 Target = str | os.PathLike[str]
 
@@ -58,19 +61,32 @@ class Summary:
     throttled: int = 0
 
 
-class ShardedStore(RoutedStore):
-    """A read-only zarr store made of a base and of component stores mounted at paths in it.
+class ShardedStore(WritableStore):
+    """A zarr store made of a base and of component stores mounted at paths in it.
+
+    Made like this it can be written to, as far as its components can. What `partition`, `load`, `from_config` and
+    `map_shards` return is read-only.
 
     Parameters
     ----------
     base : Store, str or path
         Holds everything that no component does.
-    shards : mapping of str to Store, str or path
+    shards : mapping of str to Store, str or path, optional
         What is mounted at each path; no path may lie inside another.
+    array_shard_funcs : mapping of str to (shape, factory), optional
+        Arrays that become shards when they are written, by path: the number of leading dimensions along which each chunk
+        is in a shard of its own, or the shards' shape in elements, like ``(720, -1)`` or ``{"time": 720}``; and a function
+        that returns the store of a shard from the index of its block, like ``"0/2"``, such as
+        ``array_shard_directory_store(prefix)``. The shards appear when the array's metadata is written; each holds the
+        metadata of its own block. What is there is kept when the array is resized or its metadata is written again,
+        and deleted with the array.
+    read_only : bool
+        Refuse to write.
 
-    Notes
-    -----
-    Any existing Zarr becomes one by `partition`, the result of a job by `load`.
+    Raises
+    ------
+    UsageError, PartitionError
+        For paths that overlap, and for an array that is there already and is not in such shards.
 
     Attributes
     ----------
@@ -84,14 +100,28 @@ class ShardedStore(RoutedStore):
     summary: Summary | None = None
     partial: Partial | None = None
 
-    def __init__(self, base: Store | Target, shards: Mapping[str, Store | Target] | None = None) -> None:
+    def __init__(
+        self,
+        base: Store | Target,
+        shards: Mapping[str, Store | Target] | None = None,
+        array_shard_funcs: ArrayShardFuncs | None = None,
+        *,
+        read_only: bool = False,
+    ) -> None:
         mounts = {check_path(path, "shard"): Mount(locate(store)) for path, store in (shards or {}).items()}
-        super().__init__(Config(locate(base), mounts), open_location)
+        rules = parse_rules(array_shard_funcs)
+        Mounts([*mounts, *rules])
+        stores: dict[Place, Store | Target] = {BASE: base}
+        stores.update(((path, None), store) for path, store in (shards or {}).items())
+        given = {place: store for place, store in stores.items() if isinstance(store, Store) and not _is_plain(store)}
+        super().__init__(Config(locate(base), mounts), open_location, given, rules, is_writable=True)
+        self._read_only = read_only
+        self.look()
 
     @classmethod
     def _of(cls, config: Config, outcome: Outcome | None = None, partial: Partial | None = None) -> Self:
         store = cls.__new__(cls)
-        RoutedStore.__init__(store, config, open_location)
+        WritableStore.__init__(store, config, open_location)
         store.partial = partial
         if outcome is not None:
             store.summary = Summary(
@@ -437,3 +467,8 @@ class ShardedStore(RoutedStore):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.summary, self.partial = state["summary"], state["partial"]
+
+
+def _is_plain(store: Store) -> bool:
+    """Tell whether a store is nothing but a folder to write to, which its absolute path stands for."""
+    return type(store) is LocalStore and not store.read_only

@@ -1,0 +1,47 @@
+"""The shape of an array's shards, in elements, and the blocks of chunks that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shardedstore.errors import PartitionError
+from shardedstore.grid import Blocks, Coords
+from shardedstore.metadata import ArrayMeta
+
+
+def shape_of(meta: ArrayMeta, rule: Mapping[str, int] | Sequence[int], path: str) -> Coords:
+    """Return the shape in elements, -1 for whole, of the shards that a rule asks for."""
+    ndim = len(meta.shape)
+    if isinstance(rule, Mapping):
+        names = meta.dimension_names or ()
+        unknown = [name for name in rule if name not in names]
+        if unknown:
+            has = ", ".join(map(repr, names)) if any(names) else "no named dimensions"
+            raise PartitionError(f"{path!r} has no dimension {unknown[0]!r}: it has {has}")
+        shape = tuple(rule.get(name, -1) if name is not None else -1 for name in names)
+    else:
+        shape = tuple(rule)
+        if len(shape) != ndim:
+            raise PartitionError(f"shards[{path!r}] has {len(shape)} sizes, and the array has {ndim} dimensions")
+    for axis, size in enumerate(shape):
+        chunk = meta.chunks[axis] if meta.chunks else 1
+        if size == -1 or size >= meta.shape[axis] or size % chunk == 0:
+            continue
+        below, above = size // chunk * chunk, (size // chunk + 1) * chunk
+        named = meta.dimension_names[axis] if meta.dimension_names else None
+        near = f"{below} or {above}" if below else f"{above}"
+        raise PartitionError(
+            f"shards of {path!r} are {size} elements along dimension {named if named is not None else axis!r}, which is not a "
+            f"whole number of its chunks of {chunk}: take {near}"
+        )
+    return shape
+
+
+def to_blocks(meta: ArrayMeta, shape: Sequence[int]) -> Blocks:
+    """Return the blocks of a shape in elements, of which -1 is whole: the last sharded dimension ends the index."""
+    assert meta.chunks is not None
+    assert meta.keys is not None
+    grid = meta.chunk_grid
+    lead = max((i for i, size in enumerate(shape) if size != -1), default=0) + 1
+    chunks = tuple(n if s == -1 else min(n, -(-s // c)) for n, s, c in zip(grid, shape, meta.chunks, strict=True))
+    return Blocks(grid, chunks[:lead], meta.keys)
