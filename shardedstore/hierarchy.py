@@ -148,6 +148,10 @@ def read_nodes(config: Config) -> dict[str, Node]:
         )
     for path in whole:
         below = _walk_location(config.shards[path].location, ())
+        if not below:
+            raise PartitionError(
+                f"shard {path!r} is {show(config.shards[path].location)}, which holds no Zarr: write it, or leave it out"
+            )
         nodes.update(keymap(lambda rest, path=path: join(path, rest), below))
     if config.consolidated is not None:
         _mark_rebuilt(open_location(config.consolidated), nodes)

@@ -457,3 +457,13 @@ def test_any_url(bucket):
     copy = pickle.loads(pickle.dumps(store))
     zarr.open_group(copy)["a"].append(data)
     assert np.array_equal(zarr.open_group(store, mode="r")["a"][...], np.concatenate([data, data]))
+
+
+def test_a_shard_that_was_not_written_is_not_mapped(tmp_path):
+    (tmp_path / "g").mkdir()
+    store = ShardedStore(tmp_path / "base", {"g": tmp_path / "g"})
+    zarr.create_group(store)
+    with pytest.raises(
+        PartitionError, match=f"shard 'g' is '{tmp_path}/g', which holds no Zarr: write it, or leave it out"
+    ):
+        store.map_shards(ToZip(tmp_path / "zips"))
