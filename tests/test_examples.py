@@ -71,3 +71,15 @@ def test_climate_data_goes_to_the_cloud_and_is_opened_from_there(bucket, tmp_pat
         assert "Traceback" not in done.stderr
     names = {found["path"] for batch in obstore.list(bucket.client) for found in batch}
     assert {f"air temperature/air_temperature/{i}.zarr.zip" for i in range(4)} < names
+
+
+@pytest.mark.parametrize("zarr_format", ["2", "3"])
+def test_the_original_example(zarr_format: str, tmp_path: Path) -> None:
+    command = [sys.executable, EXAMPLES / "original.py", "--folder", tmp_path / "new", "--zarr-format", zarr_format]
+    for times in range(2):  # what an earlier run has left is written over
+        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("8 zips: zip_stores/people.zarr.zip, ")
+        assert "All is identical" in done.stdout
+        assert done.stderr == "", times
+    assert len(list((tmp_path / "new/array_shards2").glob("*.zarr"))) == 3
