@@ -54,6 +54,9 @@ def parents(path: str) -> Iterator[str]:
         yield path
 
 
+_Tree = dict[str, "str | _Tree"]  # by segment; at the end of a mount's path, the path
+
+
 class Mounts:
     """The paths at which components are mounted; no path lies below another.
 
@@ -66,10 +69,20 @@ class Mounts:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = {path and check_path(path, "shard"): None for path in paths}  # "" is an array at the root
-        self._depths = sorted({path.count("/") + 1 for path in self._paths if path})
         self._children: dict[str, dict[str, None]] = {}
         for path in self._paths:
             self._link(path)
+        self._depth = max((path.count("/") + 1 for path in self._paths if path), default=0)
+        self._tree: _Tree = {}
+        for path in self._paths:
+            if path:
+                *folders, name = path.split("/")
+                node = self._tree
+                for folder in folders:
+                    below = node.setdefault(folder, {})
+                    assert isinstance(below, dict)
+                    node = below
+                node[name] = path
 
     def _link(self, path: str) -> None:
         child = path
@@ -85,19 +98,14 @@ class Mounts:
 
     def resolve(self, key: str) -> tuple[str, str] | None:
         """Return the mount that holds a key or path, and the rest of the key; None for the base's."""
-        depth, start = 0, 0
-        for wanted in self._depths:
-            while depth < wanted:
-                start = key.find("/", start) + 1
-                depth += 1
-                if not start:
-                    return (key, "") if depth == wanted and key in self._paths else self._at_root(key)
-            prefix = key[: start - 1]
-            if prefix in self._paths:
-                return prefix, key[start:]
-        return self._at_root(key)
-
-    def _at_root(self, key: str) -> tuple[str, str] | None:
+        node = self._tree
+        for name in key.split("/", self._depth):
+            found = node.get(name)
+            if found is None:
+                break
+            if isinstance(found, str):
+                return found, key[len(found) + 1 :]
+            node = found
         return ("", key) if "" in self._paths else None
 
     def children(self, path: str) -> Iterator[str]:

@@ -50,14 +50,15 @@ class Routes:
         if last is not None and key.startswith(last[0]):
             place, rest = last[1], key[len(last[0]) :]
         else:
-            path, rest = self.mounts.resolve(key) or ("", "")
-            if not rest:  # nothing is mounted there, or the key is a mount's own path, which is no key inside it
+            found = self.mounts.resolve(key)
+            if found is None:
                 return BASE, key
+            path, rest = found
             place = self._places[path]
             if path:
                 self._last = (f"{path}/", place)
         if isinstance(place, tuple):
-            return place, rest
+            return (place, rest) if rest else (BASE, key)  # a mount's own path is no key inside it
         return place.find(rest) or (BASE, key)
 
 
