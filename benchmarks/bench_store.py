@@ -67,13 +67,12 @@ def _routing(rounds: int) -> None:
 def _routed(bare: Store) -> Store:
     from shardedstore.grid import Blocks, ChunkKeys
     from shardedstore.kinds import Config, Mount, Opened
-    from shardedstore.opening import open_location
-    from shardedstore.routing import RoutedStore
+    from shardedstore.store import ShardedStore
 
     blocks = Blocks((1000, 20, 20), (10,), ChunkKeys("default", "/"))
     others = {f"climate/other-{i}": Mount(Opened(bare)) for i in range(100)}
     mounts = {"climate/era5/temperature": Mount(Opened(bare), blocks), "climate/coarse": Mount(Opened(bare)), **others}
-    return RoutedStore(Config(Opened(bare), mounts), open_location)
+    return ShardedStore._of(Config(Opened(bare), mounts))
 
 
 def _seconds(store: Store, keys: list[str]) -> float:

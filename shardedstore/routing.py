@@ -58,11 +58,7 @@ class RoutedStore(ReadOnlyStore):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         # docstring inherited
-        if self._overlay is not None:
-            store, rest = await self._holder(key)
-        else:
-            place, rest = self._routes.find(key)
-            store = self._components.at(place)
+        store, rest = self._route(key) if self._overlay is None else await self._holder(key)
         return await store.get(rest, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:

@@ -107,7 +107,8 @@ class WritableStore(RoutedStore):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         # docstring inherited
-        data = await super().get(key, prototype, byte_range)
+        store, rest = self._route(key) if self._overlay is None else await self._holder(key)
+        data = await store.get(rest, prototype, byte_range)
         if byte_range is None and key in self._divided.keys:
             self._divided.saw(*self._divided.keys[key], None if data is None else data.to_bytes())
         return data
