@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from shardedstore.arrayshards import Rule
 from shardedstore.blockdocuments import Documents, Placed
 from shardedstore.kinds import Mount
-from shardedstore.metadata import ArrayMeta, parse_node
-from shardedstore.mounts import is_below, join
+from shardedstore.metadata import ArrayMeta, parse_json, parse_node
+from shardedstore.mounts import Mounts, is_below, join
+from shardedstore.named import named_by
 
 NAMES = ("zarr.json", ".zarray", ".zattrs")
 
@@ -33,6 +34,7 @@ class DividedArrays:
         self.keys = {join(path, name): (path, name) for path in rules for name in NAMES}
         self.known: dict[str, Documents] = {path: {} for path in rules}
         self._unnamed: set[str] = set()
+        self._paths = Mounts(rules)
 
     def now(self, path: str) -> Placed:
         """Return what is known of an array."""
@@ -79,6 +81,23 @@ class DividedArrays:
         for name in list(self.known[path]):
             self.take(path, name, None)
 
+    def holder(self, key: str) -> str | None:
+        """Return the array that a key lies in, but for its documents."""
+        found = self._paths.resolve(key)
+        return found[0] if found is not None and found[1] and key not in self.keys else None
+
+    def differing(self, key: str, data: bytes) -> Iterator[str]:
+        """Yield the arrays that consolidated metadata describes otherwise than they are known."""
+        group, _, name = key.rpartition("/")
+        described = named_by(name, data)
+        for path in self.rules if described.is_whole else ():
+            if is_below(path, group):
+                inside = path.removeprefix(f"{group}/")
+                documents = {own: described.documents.get(join(inside, own)) for own in NAMES}
+                known = {own: self.known[path].get(own) for own in NAMES}
+                if any(_content(documents[own]) != _content(known[own]) for own in NAMES):
+                    yield path
+
     def below(self, path: str) -> Iterator[str]:
         """Yield the paths of those at or below a path."""
         return (own for own in self.rules if own == path or is_below(own, path))
@@ -86,6 +105,10 @@ class DividedArrays:
     def unnamed(self, key: str) -> str | None:
         """Return the array that a key is a chunk of, and that can't be divided before its dimensions have names."""
         return next((path for path in self._unnamed if is_below(key, path)), None)
+
+
+def _content(document: bytes | None) -> object:
+    return None if document is None else parse_json(document, "", "")
 
 
 def _array(path: str, documents: Documents) -> ArrayMeta | None:

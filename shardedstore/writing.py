@@ -17,17 +17,18 @@ from zarr.core.sync import sync
 from shardedstore.arrayshards import Rule
 from shardedstore.blockdocuments import changes
 from shardedstore.components import Components, Opener
-from shardedstore.divided import DividedArrays
+from shardedstore.divided import NAMES, DividedArrays
 from shardedstore.errors import UsageError
 from shardedstore.grid import Coords
 from shardedstore.kinds import Config, Mount
 from shardedstore.locations import locate
-from shardedstore.metadata import ArrayMeta, parse_node
+from shardedstore.metadata import CONSOLIDATED_V2, ArrayMeta, parse_node
 from shardedstore.mounts import is_below, join
 from shardedstore.routes import BASE, Place
 from shardedstore.routing import RoutedStore
 
 IN_FLIGHT = 64
+CONSOLIDATED = ("zarr.json", CONSOLIDATED_V2)  # a group's document that may describe what is below
 PROTOTYPE = default_buffer_prototype()
 
 
@@ -85,11 +86,15 @@ class WritableStore(RoutedStore):
             sync(self._look())
 
     async def _look(self) -> None:
-        base = self._components.at(BASE)
-        values = await asyncio.gather(*(base.get(key, PROTOTYPE) for key in self._divided.keys))
-        for (path, name), value in zip(self._divided.keys.values(), values, strict=True):
-            self._divided.saw(path, name, None if value is None else value.to_bytes())
+        await asyncio.gather(*map(self._refresh, self._divided.rules))
         await asyncio.gather(*map(self._check_shards, self._divided.rules))
+
+    async def _refresh(self, path: str) -> None:
+        """Go by what an array's documents are now."""
+        base, keys = self._components.at(BASE), [join(path, name) for name in NAMES]
+        values = await asyncio.gather(*(base.get(key, PROTOTYPE) for key in keys))
+        for name, value in zip(NAMES, values, strict=True):
+            self._divided.saw(path, name, None if value is None else value.to_bytes())
 
     async def _check_shards(self, path: str) -> None:
         """Refuse shards of another shape than the first should have: what they hold would seem to be missing."""
@@ -105,13 +110,38 @@ class WritableStore(RoutedStore):
                 "for those that are there, or write to another place"
             )
 
+    async def _find(self, key: str) -> tuple[Place, str]:
+        """Return the place of a key; where a chunk is outside of what is known of its array, another process may have resized it."""
+        place, rest = self._routes.find(key)
+        if place == BASE and (path := self._divided.holder(key)) is not None:
+            await self._refresh(path)
+            place, rest = self._routes.find(key)
+        return place, rest
+
+    async def _holder(self, key: str) -> tuple[Store, str]:
+        # docstring inherited
+        if self._overlay is not None or not self._divided.keys:
+            return await super()._holder(key)
+        place, rest = await self._find(key)
+        return self._components.at(place), rest
+
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         # docstring inherited
-        store, rest = self._route(key) if self._overlay is None else await self._holder(key)
+        place, rest = self._routes.find(key)
+        if place != BASE or (self._overlay is None and not self._divided.keys):
+            return await self._components.at(place).get(rest, prototype, byte_range)
+        store, rest = await self._holder(key)
         data = await store.get(rest, prototype, byte_range)
-        if byte_range is None and key in self._divided.keys:
-            self._divided.saw(*self._divided.keys[key], None if data is None else data.to_bytes())
+        if self._divided.keys and byte_range is None:
+            await self._saw(key, None if data is None else data.to_bytes())
         return data
+
+    async def _saw(self, key: str, data: bytes | None) -> None:
+        """Go by a document that was read: another process may have written it."""
+        if key in self._divided.keys:
+            self._divided.saw(*self._divided.keys[key], data)
+        elif data is not None and key.rpartition("/")[2] in CONSOLIDATED:
+            await asyncio.gather(*map(self._refresh, self._divided.differing(key, data)))
 
     async def _children(self, path: str) -> Iterable[str]:
         # docstring inherited
@@ -124,10 +154,10 @@ class WritableStore(RoutedStore):
         else:
             super()._check_writable()
 
-    def _target(self, key: str) -> tuple[Store, str]:
+    async def _target(self, key: str) -> tuple[Store, str]:
         """Return the component that a key is to be written to, and the key inside it."""
         self._check_writable()
-        place, rest = self._routes.find(key)
+        place, rest = await self._find(key)
         store = self._components.at(place)
         if store.read_only:
             what = "the base" if place[0] is None else f"shard {place[0]!r}"
@@ -141,7 +171,7 @@ class WritableStore(RoutedStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         # docstring inherited
-        store, rest = self._target(key)
+        store, rest = await self._target(key)
         if key not in self._divided.keys:
             await store.set(rest, value)
             return
@@ -153,14 +183,14 @@ class WritableStore(RoutedStore):
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         # docstring inherited
         if key not in self._divided.keys:
-            store, rest = self._target(key)
+            store, rest = await self._target(key)
             await store.set_if_not_exists(rest, value)
         elif not await self.exists(key):
             await self.set(key, value)
 
     async def delete(self, key: str) -> None:
         # docstring inherited
-        store, rest = self._target(key)
+        store, rest = await self._target(key)
         await store.delete(rest)
         if key in self._divided.keys:
             await self._spread(*self._divided.keys[key], None)

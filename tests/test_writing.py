@@ -467,3 +467,33 @@ def test_a_shard_that_was_not_written_is_not_mapped(tmp_path):
         PartitionError, match=f"shard 'g' is '{tmp_path}/g', which holds no Zarr: write it, or leave it out"
     ):
         store.map_shards(ToZip(tmp_path / "zips"))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning")
+def test_consolidated_metadata_that_another_process_wrote_is_gone_by(zarr_format, tmp_path):
+    """Through it zarr never reads an array's own document."""
+    one, other, third = (ShardedStore(tmp_path / "base", None, folders(tmp_path, (4, -1))) for _ in range(3))
+    zarr.create_group(one, zarr_format=zarr_format)
+    make(one, numbers(8, 4), (2, 2), zarr_format=zarr_format)
+    zarr.consolidate_metadata(one)
+    assert np.array_equal(zarr.open_consolidated(other)["a"][...], numbers(8, 4))
+    sync(one.delete_dir("a"))
+    make(one, -numbers(8, 8), (1, 4), zarr_format=zarr_format)
+    zarr.consolidate_metadata(one)
+    assert np.array_equal(zarr.open_consolidated(other)["a"][...], -numbers(8, 8))
+    zarr.open_consolidated(third)["a"][7] = 1
+    assert (zarr.open_consolidated(one)["a"][7] == 1).all()
+
+
+def test_a_chunk_beyond_what_is_known_is_not_lost(tmp_path):
+    """Another process has resized the array; who knows its new shape from elsewhere reads and writes the right shard."""
+    one, other = (ShardedStore(tmp_path / "base", None, folders(tmp_path)) for _ in range(2))
+    zarr.create_group(one)
+    array = make(one, numbers(4, 4), (2, 2))
+    assert get(other, "a/zarr.json") is not None
+    array.append(numbers(4, 4))
+    assert sync(other.exists("a/c/3/1"))
+    sync(other.set("a/c/2/0", cpu.Buffer.from_bytes(get(other, "a/c/3/1"))))
+    assert np.array_equal(array[4:6, :2], array[6:8, 2:])
+    assert [key for key in keys_of(LocalStore(tmp_path / "base")) if "/c/" in key] == []
