@@ -149,3 +149,20 @@ def test_clouds(era5: Path, bucket, s3_server, use_environment) -> None:
     names: dict[str, object] = {}
     exec(imports + code, names)
     same(era5, names["new"])
+
+
+def test_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = README.partition("## Writing in shards\n")[2].partition("\n## ")[0]
+    (script,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    hours = xr.Dataset(
+        {"air": (("time", "x"), np.arange(6000.0).reshape(2000, 3)), "station": ("x", [1, 2, 3])},
+        coords={"time": np.arange(2000)},
+    ).chunk({"time": 240})
+    names = {"ds": hours.isel(time=slice(1200)), "ds_later": hours.isel(time=slice(1200, None))}
+    names["ds_later"] = names["ds_later"].drop_vars("station").chunk({"time": 240})
+    with pytest.warns(UserWarning, match="Consolidated metadata is currently not part"):
+        exec(script, names)
+    for result in (ShardedStore.load("cube.json"), ShardedStore.load("cube-zips")):
+        xr.testing.assert_identical(xr.open_zarr(result).load(), hours.load())
+    assert sorted(path.name for path in (tmp_path / "air-shards").iterdir()) == ["0.zarr", "1.zarr", "2.zarr"]
