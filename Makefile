@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-quick chaos lint format bench build hooks clean distclean
+.PHONY: help demo test test-quick chaos lint format bench build schema hooks clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ bench: $(VENV)/.installed-bench ## Run the benchmarks, one after another
 
 build: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build
+
+schema: $(VENV)/.installed-test ## Write the JSON Schema of the config anew, from the code
+	$(BIN)/python -m shardedstore.schema
 
 hooks: $(VENV)/.installed-dev ## Install the git hooks of .pre-commit-config.yaml
 	$(BIN)/python -m pre_commit install

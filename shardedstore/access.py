@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from shardedstore.errors import UsageError
+from shardedstore.fields import HostPart
 from shardedstore.urls import BESIDE, is_remote, is_within
 
 ANONYMOUS = "anonymous"
@@ -21,9 +22,6 @@ EMULATOR = "http://127.0.0.1:10000"  # Azure's, unless the environment says othe
 CLIENT_OPTIONS = ("allow_http", "timeout", "connect_timeout", "proxy_url", "user_agent")
 _PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
 _OTHER_NAMES = {"endpoint_url": "endpoint", "default_region": "region", "storage_account_name": "account_name"}
-
-
-HostPart = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+$")]  # what a client makes a host's name of
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, repr_omit_defaults=True):
@@ -37,6 +35,11 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     virtual_hosted_style_request: bool | None = None
     request_payer: bool | None = None
     use_emulator: bool | None = None
+
+    def __post_init__(self) -> None:
+        endpoint = urlsplit(self.endpoint or "")
+        if "@" in endpoint.netloc or endpoint.query:
+            raise ValueError("the endpoint holds credentials, which are given as options of their own")
 
     @property
     def server(self) -> str | None:
@@ -98,12 +101,9 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
         return Options(anonymous=True)
     public, rest = _split(storage_options)
     try:
-        options = msgspec.convert(public, Options)
+        options = msgspec.convert(public, Options, strict=False)  # a store has "true" for True
     except msgspec.ValidationError as error:
         raise UsageError(f"storage_options for {url!r} can't be used: {error}") from None
-    endpoint = urlsplit(options.endpoint or "")
-    if "@" in endpoint.netloc or endpoint.query:
-        raise UsageError(f"the endpoint for {url!r} holds credentials: give them as options of their own")
     if rest:
         grant({(url, options.server): rest, (url + BESIDE, options.server): rest})
     return options

@@ -75,16 +75,16 @@ class ZipBulk:
 
     def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """Yield the names below the path."""
-        for key in self.store.names():
-            if is_below(key, path) and (remainder is None or remainder.holds(key)):
+        for key in self.store.names(f"{path}/" if path else ""):
+            if remainder is None or remainder.holds(key):
                 yield key
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
         """Read member by member, with the CRC checked."""
-        present = set(self.store.names())
-        if not self.store.is_remote:
-            return (self.store.read_sync(key) if key in present else None for key in keys)
-        return in_flight(lambda key: self.store.read_sync(key) if key in present else None, keys)
+        store = self.store
+        if not store.is_remote:
+            return (store.read_sync(key) if store.holds(key) else None for key in keys)
+        return in_flight(lambda key: store.read_sync(key) if store.holds(key) else None, keys)
 
 
 class ObjectBulk:

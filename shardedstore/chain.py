@@ -28,7 +28,8 @@ class Shard(msgspec.Struct, frozen=True):
     """The place of a shard: a path, and for one block of an array its index. The base has the path ``""``.
 
     `nbytes` is the most that it can take decoded, as far as metadata tells; 0 where nothing is known. `divided` are the
-    arrays of the base whose chunks are in shards of their own.
+    arrays of the base whose chunks are in shards of their own. `members` are the names of the stores of a collection that
+    the shard is: of one, whose own path it then has, or of several below the path, in the bundle of this number.
     """
 
     path: str
@@ -37,17 +38,31 @@ class Shard(msgspec.Struct, frozen=True):
     is_base: bool = False
     nbytes: int = 0
     divided: frozenset[str] = frozenset()
+    members: tuple[str, ...] = ()
+    bundle: int | None = None
 
     @property
     def name(self) -> str:
         """How messages call the shard.
 
-        >>> Shard("a/b").name, Shard("", is_base=True).name
-        ('a/b', '(base)')
+        >>> Shard("a/b").name, Shard("", is_base=True).name, Shard("cells", members=("a", "b"), bundle=0).name
+        ('a/b', '(base)', 'cells[0]')
         """
         if self.is_base:
             return "(base)"
-        return self.path if self.block is None else f"{self.path}[{block_name(self.block)}]"
+        is_one = self.block is None and self.bundle is None
+        return self.path if is_one else f"{self.path}[{self.block_name}]"
+
+    @property
+    def block_name(self) -> str:
+        """What ``{block}`` stands for in names and URLs; empty for a shard that stands alone at its mount's path.
+
+        >>> Shard("t", block=(1, 20)).block_name, Shard("cells/a", members=("a",)).block_name
+        ('1/20', 'a')
+        """
+        if self.bundle is not None:
+            return str(self.bundle)
+        return self.members[0] if self.members else block_name(self.block)
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -120,11 +135,16 @@ class Sink(ABC):
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027
         """Raise ChainError where the sink makes no sense on a source, given its metadata."""
 
+    def gathered(self, config: Config) -> Config:
+        """Return a source divided into the shards that the sink wants, which may be several of it together."""
+        return config
+
     @abstractmethod
     def target(self, path: str | None, blocked: bool) -> str:
         """Return the name of a shard's object, relative to the destination.
 
-        The path is None for the base; with `blocked`, ``{block}`` stands for a block's index in the name.
+        The path is None for the base; with `blocked`, ``{block}`` stands for a block's index in the name, or for the name
+        of a collection's member.
         """
 
     @abstractmethod

@@ -22,8 +22,10 @@ FAILED, UNUSABLE, STOPPED = 1, 2, 130
 
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
-    """Open a Zarr, a zip or a config, and tell whether it is a config."""
+    """Open a Zarr, a zip, a config or a collection, and tell whether it is a config."""
     url = normalize(what)
+    if "*" in what:
+        return ShardedStore.collect(what, storage_options=options), False
     if url.endswith(".json") or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=options), True
     return ShardedStore.partition(what, [], storage_options=options), False

@@ -84,13 +84,14 @@ def convert(
 ) -> None:
     """Convert the Zarr SOURCE to DESTINATION, shard by shard.
 
-    SOURCE is a folder, a zip or a URL, DESTINATION a folder or a URL: s3://, gs:// or az://. Run the same command again
-    after any crash, and it goes on from there. The exit code is 0 when all shards are done, 1 when some failed, and 2
-    when it can't be run.
+    SOURCE is a folder, a zip or a URL, or with * in its name many Zarrs, each of which is a shard. DESTINATION is a folder
+    or a URL: s3://, gs:// or az://. Run the same command again after any crash, and it goes on from there. The exit code is
+    0 when all shards are done, 1 when some failed, and 2 when it can't be run.
 
     \b
     A SINK of --to is one of these, or the name of one that another package has installed:
-      zip              a zip for each shard, and a config that opens them as one
+      zip              a zip for each shard, and a config that opens them as one; a thousand shards
+                       side by side in one zip with zip:per_zip=1000
       zarr             one ordinary Zarr; a Zarr for each shard with zarr:layout=shards
       sharding-codec   one ordinary Zarr v3, each array shard one object of the sharding codec
 
@@ -109,6 +110,7 @@ def convert(
     Examples:
       shardedstore convert my.zarr out --to zip --dry-run
       shardedstore convert my.zarr out --to zip --shards 'wind_*=time:720' --shards '512 MiB'
+      shardedstore convert 'cells/*.zarr' out --to zip:per_zip=1000
       shardedstore convert old.zarr s3://bucket/new.zarr --to zarr --v3 --codec zstd:level=5
     """  # noqa: D301 (click reads the backspace)
     with user_errors():
@@ -116,19 +118,24 @@ def convert(
             raise UsageError(
                 "--workers and --scheduler exclude each other: leave out --workers, the cluster has its own"
             )
-        store = ShardedStore.partition(
-            source,
-            parse_shards(shards),
-            include=list(include) or None,
-            exclude=list(exclude) or None,
-            storage_options=parse_storage(source_storage),
-        )
+        if "*" in source:
+            if shards or include or exclude:
+                raise UsageError(f"--shards, --include and --exclude are for one Zarr, and {source!r} stands for many")
+            store = ShardedStore.collect(source, storage_options=parse_storage(source_storage))
+        else:
+            store = ShardedStore.partition(
+                source,
+                parse_shards(shards),
+                include=list(include) or None,
+                exclude=list(exclude) or None,
+                storage_options=parse_storage(source_storage),
+            )
         given = {"name": name, "storage_options": parse_storage(storage)}
         if len(kinds) > 1:
             raise UsageError(f"a chain has one sink, and --to was given {' and '.join(kinds)}: run two commands")
         sink = make_sink(kinds[0], destination, **{key: value for key, value in given.items() if value is not None})
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
-        plan = make_plan(store.config, consolidated)
+        plan = make_plan(sink.gathered(store.config), consolidated)
         prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
         if dry_run:
             click.echo(preview(plan))

@@ -6,8 +6,9 @@ import click
 
 from shardedstore.arguments import parse_storage
 from shardedstore.clicommon import open_any, user_errors
+from shardedstore.describe import node_line
 from shardedstore.plan import make_plan
-from shardedstore.text import count, describe, size
+from shardedstore.text import count, size
 
 
 @click.command()
@@ -25,5 +26,5 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
         click.echo(f"{what}: a Zarr{parts}{rebuilt}")
         for path, node in plan.nodes.items():
-            click.echo(describe(path, node.meta, store.config))
+            click.echo(node_line(path, node.meta, store.config))
         click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded")

@@ -14,6 +14,7 @@ from shardedstore.blobs import nbytes_of
 from shardedstore.clicommon import FAILED, open_any, user_errors
 from shardedstore.config import FILE_NAME
 from shardedstore.differences import LEVELS, Level
+from shardedstore.errors import UsageError
 from shardedstore.running import cluster
 from shardedstore.store import ShardedStore
 from shardedstore.urls import BESIDE, join_url, normalize
@@ -72,11 +73,13 @@ def verify(
         other = None
         if against is not None:
             source_options = parse_storage(source_storage)
+            if shards and "*" in against:
+                raise UsageError(f"--shards divides one Zarr, and {against!r} stands for many: leave it out")
             if shards:
                 other = ShardedStore.partition(against, parse_shards(shards), storage_options=source_options)
             else:
                 other, is_config = open_any(against, source_options)
-                if not is_config:  # as convert divides it
+                if not is_config and "*" not in against:  # as convert divides it
                     other = ShardedStore.partition(against, storage_options=source_options)
         needs_cluster = level != "exists"
         with cluster(workers, scheduler, verbose) if needs_cluster else contextlib.nullcontext():

@@ -9,7 +9,7 @@ from typing import Protocol
 from zarr.abc.store import Store
 
 from shardedstore.grid import Coords, block_name
-from shardedstore.kinds import BlockOf, Location, Mount, Opened, PartOf, ViewOf, at_block
+from shardedstore.kinds import BlockOf, Location, Mount, Opened, PartOf, ViewOf, at_block, beside_others, member_at
 from shardedstore.parts import Part
 from shardedstore.routes import BASE, Place
 from shardedstore.views import Block, View
@@ -70,6 +70,11 @@ class Components:
         if path is None:
             return self._open(self._base, read_only=self._read_only)
         mount = self._mounts[path]
+        if mount.members is not None and block is not None:
+            found = beside_others(member_at(mount, block[0]))
+            if isinstance(found, ViewOf):
+                return View(self.source(found.source), found.path)
+            return self._open(found, read_only=self._read_only)
         exception = mount.exceptions.get(block_name(block))
         location = mount.location if exception is None else exception
         if isinstance(location, BlockOf):
@@ -89,6 +94,8 @@ class Components:
         if (store := self._shared(source)) is not None:
             return store
         if source not in self._sources:
+            if len(self._sources) >= MOST_OPEN:
+                del self._sources[next(iter(self._sources))]
             self._sources[source] = self._open(source)
         return self._sources[source]
 

@@ -14,41 +14,33 @@ from typing import Any
 import msgspec
 
 from shardedstore.access import NONE, Options
+from shardedstore.configcheck import check_config, check_json
 from shardedstore.errors import ConfigError, UsageError
-from shardedstore.grid import block_name, parse_block
-from shardedstore.kinds import (
-    VIEWS,
-    BlockOf,
-    Config,
-    Location,
-    Mount,
-    PartOf,
-    Place,
-    locations,
-    map_config,
-    require_location,
-    show,
-)
-from shardedstore.mounts import Mounts, check_path
-from shardedstore.urls import BESIDE, is_remote, is_within, join_url, normalize
+from shardedstore.kinds import Config, Place, has_braces, locations, map_config, require_location
+from shardedstore.urls import BESIDE, is_remote, is_within, join_url, normalize, unreadable
 
 FORMAT, VERSION = "shardedstore", 1
 FILE_NAME = "shardedstore.json"
 
 
-def to_dict(config: Config, folder: str | None = None) -> dict[str, Any]:
+def to_dict(config: Config, folder: str | None = None, options: Options | None = None) -> dict[str, Any]:
     """Return the JSON document, with URLs inside `folder` relative to it.
+
+    With `options`, those that `folder` is reached with, this is so only of what is reached in the same way.
 
     Raises
     ------
     ConfigError
-        For a component that has no location, such as a store in memory.
+        For a component that has no location, such as a store in memory, and for attributes that are no JSON.
     """
     for what, location in locations(config):
         require_location(location, what)
     if folder is not None:
-        config = map_config(config, lambda place: _relative(place, folder))
-    fields = msgspec.to_builtins(config)
+        config = map_config(config, lambda place: _relative(place, folder, options))
+    try:
+        fields = msgspec.to_builtins(config)
+    except (TypeError, RecursionError) as error:
+        raise ConfigError(f"the config has attributes that can't stand in JSON: {error}") from None
     del fields["kind"]  # it is a sharded store, as the format says
     return {"format": FORMAT, "version": VERSION, **fields}
 
@@ -78,6 +70,7 @@ def from_dict(
     if not isinstance(document, Mapping):
         raise ConfigError("this is not a shardedstore config: it is not a JSON object")
     fields = dict(document)
+    check_json(fields)
     if fields.pop("format", None) != FORMAT:
         raise ConfigError(f'this is not a shardedstore config: it lacks "format": "{FORMAT}"')
     version = fields.pop("version", None)
@@ -87,13 +80,15 @@ def from_dict(
         raise ConfigError(
             f"the config's version is {version}, and this shardedstore reads {VERSION}: install a newer one"
         )
+    if has_braces(folder or ""):
+        raise ConfigError(
+            f"the config's folder {folder!r} has a part that stands for a block's or member's name: rename it"
+        )
     try:
         config = msgspec.convert({**fields, "kind": "sharded"}, Config)
-        _check(config)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigError(f"the config can't be read: {error}") from None
-    except RecursionError:
-        raise ConfigError("the config can't be read: its locations are nested too deeply") from None
+    check_config(config)
     allowed = None if allow is None else [normalize(place) for place in (*allow, *_own_places(folder))]
     return map_config(config, lambda place: _absolute(place, folder, allowed, options))
 
@@ -108,14 +103,32 @@ def _own_places(folder: str | None) -> list[str]:
 def parse(data: bytes) -> object:
     """Return the content of a JSON file, or raise ConfigError."""
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"this is not a shardedstore config: it is not JSON ({error})") from None
 
 
-def dump(config: Config, folder: str | None) -> bytes:
-    """Return the bytes of a config file that stands in `folder`."""
-    return json.dumps(to_dict(config, folder), indent=2).encode() + b"\n"
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def dump(config: Config, folder: str | None, options: Options | None = None) -> bytes:
+    """Return the bytes of a config file that stands in `folder`; the names of members stand on one line."""
+    try:
+        return _text(to_dict(config, folder, options), "\n").encode() + b"\n"
+    except ValueError as error:
+        raise ConfigError(f"the config has attributes that can't stand in JSON: {error}") from None
+
+
+def _text(value: Any, line: str, field: str = "") -> str:
+    """Return JSON with two spaces for each level; `line` begins a line of this one."""
+    inner = f"{line}  "
+    if isinstance(value, dict) and value:
+        items = [f"{json.dumps(key)}: {_text(item, inner, key)}" for key, item in value.items()]
+        return f"{{{inner}{f',{inner}'.join(items)}{line}}}"
+    if isinstance(value, list | tuple) and value and field != "names":
+        return f"[{inner}{f',{inner}'.join(_text(item, inner) for item in value)}{line}]"
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def relative_url(url: str, folder: str) -> str:
@@ -124,12 +137,15 @@ def relative_url(url: str, folder: str) -> str:
     >>> relative_url("s3://bucket/out/a/0.zip", "s3://bucket/out"), relative_url("/data/a", "/out")
     ('a/0.zip', '/data/a')
     """
-    return "" if url == folder else url.removeprefix(f"{folder.rstrip('/')}/")
+    rest = "" if url == folder else url.removeprefix(f"{folder.rstrip('/')}/")
+    return url if _is_absolute(rest) else rest  # "s3://bucket//a" in "s3://bucket"
 
 
-def _relative(place: Place, folder: str) -> Place:
+def _relative(place: Place, folder: str, options: Options | None) -> Place:
+    if options is not None and place.options != options:
+        return place
     url = relative_url(place.url, folder)
-    return type(place)(url) if url != place.url else place
+    return msgspec.structs.replace(place, url=url, options=NONE) if url != place.url else place
 
 
 def _absolute(place: Place, folder: str | None, allowed: list[str] | None, options: Options) -> Place:
@@ -140,14 +156,14 @@ def _absolute(place: Place, folder: str | None, allowed: list[str] | None, optio
                 f"the config has options for the relative URL {place.url!r}, which is reached as the config itself is: "
                 "take them out"
             )
-        return type(place)(url, options)
+        return msgspec.structs.replace(place, url=url, options=options)
     server = place.options.server
     if server is not None and allowed is not None and server != options.server and server not in allowed:
         raise ConfigError(
             f"the config sends requests for {url!r} to {server!r}: if that is right, load it with "
             f"allow=[{url!r}, {server!r}]"
         )
-    return type(place)(url, place.options)
+    return msgspec.structs.replace(place, url=url)
 
 
 def _is_absolute(url: str) -> bool:
@@ -155,6 +171,10 @@ def _is_absolute(url: str) -> bool:
 
 
 def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> str:
+    if (broken := unreadable(url)) is not None:
+        raise ConfigError(
+            f"the config's URL {url!r} has {broken!r}, which no file has in its name: is the file damaged?"
+        )
     if not _is_absolute(url):
         if folder is None:
             raise ConfigError(f"the config has the relative URL {url!r}: say root=, the folder that it starts from")
@@ -174,46 +194,3 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
             f"allow=[{absolute!r}], or with allow=[...] of a folder that it lies in"
         )
     return absolute
-
-
-def _check(config: Config) -> None:
-    Mounts(config.shards)
-    for path, mount in config.shards.items():
-        _check_mount(path, mount)
-        for location in (mount.location, *mount.exceptions.values()):
-            _check_location(location)
-    _check_location(config.base)
-    if config.consolidated is not None:
-        _check_location(config.consolidated)
-
-
-def _check_location(location: Location) -> None:
-    """Refuse a view or a part that leaves its source, and so perhaps the config's folder, and a nested config as any other."""
-    while isinstance(location, VIEWS):
-        if isinstance(location, BlockOf) and not location.blocks.within(location.block):
-            raise ConfigError(f"the config names {show(location)}, whose grid of blocks is {location.blocks.grid}")
-        if isinstance(location, PartOf):
-            for path in (*(location.only or ()), *location.without):
-                check_path(path, "the config's part of")
-        elif location.path:
-            check_path(location.path, "the config's view of")
-        location = location.source
-    if isinstance(location, Config):
-        _check(location)
-
-
-def _check_mount(path: str, mount: Mount) -> None:
-    if mount.blocks is None and not path:
-        raise ConfigError("shard '' would hide the base: only the blocks of an array can be mounted at the root")
-    if mount.blocks is None:
-        if mount.exceptions:
-            raise ConfigError(f"shard {path!r} has exceptions, but no blocks")
-        return
-    for index in mount.exceptions:
-        try:
-            block = parse_block(index)
-            known = mount.blocks.within(block) and block_name(block) == index  # int reads more: 01, +1, 1_0
-        except ValueError:
-            known = False
-        if not known:
-            raise ConfigError(f"shard {path!r} has no block {index!r}: its grid of blocks is {mount.blocks.grid}")

@@ -6,14 +6,17 @@ Equal input gives an equal stream, whatever kind of component holds it and whate
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from obstore.exceptions import BaseError
 from zarr.abc.store import Store
 
 from shardedstore.bulk import Bulk, bulk
+from shardedstore.bundle import Bundle
 from shardedstore.errors import CorruptError
-from shardedstore.grid import Blocks, Coords
+from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.metadata import (
     CONSOLIDATED_V2,
     METADATA_NAMES,
@@ -23,6 +26,7 @@ from shardedstore.metadata import (
 )
 from shardedstore.mounts import join
 from shardedstore.publish import TEMPORARY, is_temporary
+from shardedstore.squeezed import SqueezedBlock
 from shardedstore.views import Block, Remainder, View
 
 Data = bytes | bytearray | memoryview
@@ -59,7 +63,7 @@ def read_entries(
     store: Store,
     blocks: Blocks | None = None,
     block: Coords | None = None,
-    consolidated: frozenset[str] = frozenset(),
+    consolidated: frozenset[str] | None = frozenset(),
 ) -> Iterator[Entry]:
     """Yield the entries of a component: every key, but for files that a process which was killed here left half written.
 
@@ -70,7 +74,7 @@ def read_entries(
     blocks, block
         For a block of an array that is a store of its own: where in the array it stands.
     consolidated
-        The groups whose consolidated metadata is left out, as it is rebuilt at the end.
+        The groups whose consolidated metadata is left out, as it is rebuilt at the end; None for all of them.
 
     Raises
     ------
@@ -78,8 +82,12 @@ def read_entries(
         When a key was listed and then is not there, or a zip's CRC does not agree.
     """
     match store:
+        case Bundle():
+            return _bundle_entries(store, consolidated)
         case Block():
             return _block_entries(bulk(store.store), store)
+        case SqueezedBlock():
+            return _squeezed_entries(store)
         case View():
             return _tree_entries(bulk(store.store), store.path, None, consolidated)
         case Remainder():
@@ -90,8 +98,11 @@ def read_entries(
     return (e if e.coords is None else e._replace(coords=blocks.join(block, e.coords)) for e in entries)
 
 
-def _block_entries(reader: Bulk, view: Block) -> Iterator[Entry]:
-    """Read a block of an array without listing anything: which keys there may be is arithmetic."""
+def _block_entries(reader: Bulk, view: Block, stored: Iterator[bytes | None] | None = None) -> Iterator[Entry]:
+    """Read a block of an array without listing anything: which keys there may be is arithmetic.
+
+    `stored` are its chunks, in C order, where they are not beside the metadata that `reader` reads.
+    """
     documents = _array_documents(reader, view.path)
     array = parse_node(cropped := {name: view.document(name, data) for name, data in documents.items()}, view.path)
     assert isinstance(array, ArrayMeta)
@@ -99,12 +110,24 @@ def _block_entries(reader: Bulk, view: Block) -> Iterator[Entry]:
         yield Entry(name, data, array)
     encode_box, box = view.blocks.keys.encode_box, view.blocks.box(view.block)
     start = f"{view.path}/" if view.path else ""
-    chunks = reader.fetch(map(start.__add__, encode_box(box)))
+    chunks = reader.fetch(map(start.__add__, encode_box(box))) if stored is None else stored
     local_keys = encode_box([range(len(span)) for span in box])
     for key, chunk, coords in zip(local_keys, chunks, itertools.product(*box), strict=True):
         if chunk is not None:
             yield Entry(key, chunk, array, coords)
     _check_unchanged(reader, view.path, documents)
+
+
+def _squeezed_entries(view: SqueezedBlock) -> Iterator[Entry]:
+    reader, left = bulk(view.store), math.prod(view.array.blocks.local_grid(view.array.block))
+    for entry in _block_entries(bulk(view.array.store), view.array, reader.fetch(view.stored_keys())):
+        left -= entry.coords is not None
+        yield entry
+    if left and None in reader.fetch([".zarray"]):  # that of no array, but each has one
+        raise CorruptError(
+            f"{view.array.path!r} lacks chunks of its block {block_name(view.array.block)!r}, and {view.store!r} is no shard "
+            "any more: is it still there, and mounted?"
+        )
 
 
 def _check_unchanged(reader: Bulk, path: str, documents: dict[str, bytes]) -> None:
@@ -122,8 +145,39 @@ def _array_documents(reader: Bulk, path: str) -> dict[str, bytes]:
     return documents
 
 
+def _bundle_entries(bundle: Bundle, consolidated: frozenset[str] | None) -> Iterator[Entry]:
+    """Read the group above the members, and then one member after another."""
+    for key, data in bundle.top.documents.items():
+        yield Entry(key, data)
+    for name in bundle.members.names:
+        try:
+            entries = read_entries(bundle.member(name), consolidated=consolidated)
+            for entry in of_format(entries, bundle.zarr_format):
+                yield entry._replace(key=f"{name}/{entry.key}")
+        except CorruptError as error:
+            raise CorruptError(f"the member {name!r}: {error}") from error
+        except (OSError, BaseError) as error:
+            error.add_note(f"the member {name!r}")
+            raise
+
+
+def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
+    """Yield the entries of a Zarr, or raise CorruptError where it is none, or of another format than those beside it."""
+    first = next(entries)
+    if "/" in first.key:
+        raise CorruptError(f"there is no metadata at the root, as {first.key!r} comes first: it is no Zarr")
+    found = 3 if first.key == "zarr.json" else 2
+    if found != zarr_format:
+        raise CorruptError(
+            f"it is of Zarr format {found}, and the first of the collection of {zarr_format}: collect those of one format, "
+            "and the others on their own"
+        )
+    yield first
+    yield from entries
+
+
 def _tree_entries(
-    reader: Bulk, path: str, remainder: Remainder | None, consolidated: frozenset[str]
+    reader: Bulk, path: str, remainder: Remainder | None, consolidated: frozenset[str] | None
 ) -> Iterator[Entry]:
     """Read everything below a path: metadata documents breadth first, unknown keys, then the chunks array by array."""
     start = len(path) + 1 if path else 0
@@ -136,13 +190,13 @@ def _tree_entries(
     nodes: dict[str, dict[str, bytes]] = {}
     for key, data in zip(documents, _read(reader, path, documents), strict=True):
         nodes.setdefault(_parent(key), {})[_name(key)] = data
-    arrays = _arrays(nodes)
+    arrays, stale = _arrays(nodes), nodes if consolidated is None else consolidated
     for key in documents:
         data = nodes[_parent(key)][_name(key)]
-        if _name(key) == "zarr.json" and _parent(key) in consolidated:
+        if _name(key) == "zarr.json" and _parent(key) in stale:
             data = drop_consolidated(data, _parent(key)) or data
         yield Entry(key, data, arrays.get(_parent(key)))
-    skip = {*documents, *(join(group, CONSOLIDATED_V2) for group in consolidated if ".zgroup" in nodes.get(group, ()))}
+    skip = {*documents, *(join(group, CONSOLIDATED_V2) for group in stale if ".zgroup" in nodes.get(group, ()))}
     chunks, others = _sort(arrays, [key for key in keys if key not in skip])
     for key, data in zip(others, _read(reader, path, others), strict=True):
         yield Entry(key, data)

@@ -7,7 +7,8 @@
     │   ├── ConfigError                   a config that can't be read
     │   ├── PartitionError                a source that can't be divided as asked
     │   ├── ChainError                    a chain of transforms that makes no sense
-    │   └── DestinationError              a place that can't or must not be written to
+    │   ├── DestinationError              a place that can't or must not be written to
+    │   └── NoShardError (also a KeyError and an IndexError)    a shard that was asked for and is not there
     ├── CorruptError                      data that is damaged
     ├── ShardError                        one shard failed
     └── ShardsFailed (an ExceptionGroup)  a job ended, and these shards failed
@@ -40,6 +41,12 @@ class ChainError(UsageError):
 
 class DestinationError(UsageError):
     """A place that can't, or must not, be written to."""
+
+
+class NoShardError(UsageError, KeyError, IndexError):
+    """A shard that was asked for by its path, name or number, and is not there."""
+
+    __str__ = Exception.__str__  # KeyError's would put the message in quotes
 
 
 class CorruptError(ShardedStoreError):

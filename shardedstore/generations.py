@@ -15,7 +15,7 @@ from shardedstore.folders import STORAGE_ERRORS, Folder
 from shardedstore.ledger import FOLDER
 from shardedstore.planned import Planned
 from shardedstore.remote_errors import explain
-from shardedstore.succession import Mark, has_only_grown, is_same_source
+from shardedstore.succession import Mark, has_only_grown, is_same_source, keeps_members
 from shardedstore.urls import BESIDE, join_url
 
 _IDENTITY = re.compile("job-[0-9]+[.]json")
@@ -48,7 +48,8 @@ class Identity(msgspec.Struct, frozen=True):
         """Tell whether it is the same job, but for what has changed in its source."""
         if self.chain != other.chain or not (self.marks and other.marks):
             return False
-        if self.is_one_zarr and not has_only_grown(other.marks, self.marks):
+        has_lost = not (has_only_grown(other.marks, self.marks) and keeps_members(other.config, self.config))
+        if self.is_one_zarr and has_lost:
             return False
         return is_same_source(other.config, self.config, other.marks, self.marks)
 

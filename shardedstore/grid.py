@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from shardedstore.fields import Sizes
+
 Coords = tuple[int, ...]
 
 
@@ -94,8 +96,8 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     ((1, 5), [range(6, 7), range(0, 5)])
     """
 
-    chunk_grid: Coords
-    chunks: Coords
+    chunk_grid: Sizes
+    chunks: Sizes
     keys: ChunkKeys
 
     def __post_init__(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.metadata import dump_json
+from shardedstore.mounts import join
 from shardedstore.readonly import ReadOnlyStore, cut
 
 
@@ -25,11 +26,13 @@ def group_documents(zarr_format: int, attributes: Mapping[str, Any]) -> dict[str
 
 
 class GroupStore(ReadOnlyStore):
-    """A group's metadata documents, and nothing else."""
+    """A group's metadata documents, those of the empty groups in it, and nothing else."""
 
-    def __init__(self, zarr_format: int, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, zarr_format: int, attributes: Mapping[str, Any], groups: Iterable[str] = ()) -> None:
         super().__init__()
         self.documents = group_documents(zarr_format, attributes)
+        for path in groups:
+            self.documents |= {join(path, name): data for name, data in group_documents(zarr_format, {}).items()}
 
     def __eq__(self, other: object) -> bool:
         return type(other) is GroupStore and self.documents == other.documents

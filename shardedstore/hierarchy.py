@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ from shardedstore.blobs import nbytes_of, object_store
 from shardedstore.config import FILE_NAME
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
-from shardedstore.kinds import Config, Directory, Location, show
+from shardedstore.kinds import Config, Directory, Location, Mount, member_at, show
+from shardedstore.members import Homes, Members
 from shardedstore.metadata import (
     CONSOLIDATED_V2,
     METADATA_NAMES,
@@ -51,6 +52,7 @@ class Node(NamedTuple):
 
     `inherited` is what a group's consolidated metadata had, by the names that it has there: of v3 nodes, of v2 documents.
     `blocks` is how a job's source divides an array, and `is_regridded` tells that a step has changed what is in a block.
+    `is_sample` tells that it is of the first member of a collection, which stands for all: it is no part of what is known.
     """
 
     meta: ArrayMeta | GroupMeta
@@ -58,6 +60,7 @@ class Node(NamedTuple):
     inherited: dict[str, Any] = {}  # noqa: RUF012 (a default that nobody changes)
     blocks: Blocks | None = None
     is_regridded: bool = False
+    is_sample: bool = False
 
 
 def walk(store: Store, skip: Container[str] = ()) -> dict[str, Node]:
@@ -138,24 +141,37 @@ def read_nodes(config: Config) -> dict[str, Node]:
     PartitionError
         Where there is no Zarr.
     """
-    whole = [path for path, mount in config.shards.items() if mount.blocks is None]
-    nodes = _walk_location(config.base, set(whole))
+    homes = Homes({path: mount.division for path, mount in config.shards.items()})
+    nodes = _walk_location(config.base, homes)
     if not nodes and _is_result(config.base):
         raise PartitionError(f"{show(config.base)} is the result of a job: open it with ShardedStore.load")
     if not nodes:
         raise PartitionError(
             f"{show(config.base)} holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
         )
-    for path in whole:
-        below = _walk_location(config.shards[path].location, ())
-        if not below:
-            raise PartitionError(
-                f"shard {path!r} is {show(config.shards[path].location)}, which holds no Zarr: write it, or leave it out"
-            )
-        nodes.update(keymap(lambda rest, path=path: join(path, rest), below))
+    for path, mount in config.shards.items():
+        if mount.members is not None:
+            nodes.update(_of_members(path, mount, mount.members))
+        elif mount.blocks is None:
+            nodes.update(_below(path, mount.location))
     if config.consolidated is not None:
         _mark_rebuilt(open_location(config.consolidated), nodes)
     return dict(sorted(nodes.items(), key=lambda node: node[0].split("/")))
+
+
+def _of_members(path: str, mount: Mount, members: Members) -> Iterator[tuple[str, Node]]:
+    """Yield the nodes of members: of all that are parts of one Zarr, else of the first."""
+    for number, name in enumerate(members.names if members.parts else members.names[:1]):
+        nodes = _below(join(path, name), member_at(mount, number))
+        yield from ((at, node._replace(is_sample=not members.parts)) for at, node in nodes.items())
+
+
+def _below(path: str, location: Location) -> dict[str, Node]:
+    below = _walk_location(location, ())
+    if not below:
+        raise PartitionError(f"shard {path!r} is {show(location)}, which holds no Zarr: write it, or leave it out")
+    found: dict[str, Node] = keymap(lambda rest: join(path, rest), below)
+    return found
 
 
 def is_zarr(url: str, options: Options) -> bool:
@@ -208,9 +224,9 @@ def _check_bucket(location: Location) -> None:
 
 
 def digest(nodes: Mapping[str, Node]) -> str:
-    """Return a digest of all metadata documents."""
+    """Return a digest of all metadata documents that are known."""
     state = hashlib.sha256()
-    for path in sorted(nodes):
+    for path in sorted(path for path, node in nodes.items() if not node.is_sample):
         for name, data in sorted(nodes[path].documents.items()):
             state.update(f"{join(path, name)}\0{len(data)}\0".encode())
             state.update(data)

@@ -14,7 +14,7 @@ from shardedstore.access import granted
 from shardedstore.errors import DestinationError
 from shardedstore.kinds import locations
 from shardedstore.plan import Plan
-from shardedstore.preflight import places_of
+from shardedstore.preflight import all_places, places_of
 from shardedstore.task import Job
 from shardedstore.urls import BESIDE
 
@@ -40,7 +40,7 @@ def access(client: Client, job: Job, plan: Plan) -> Iterator[None]:
 
 def lend(client: Client, job: Job, plan: Plan) -> str | None:
     """Give a cluster's workers a plugin with the secret options that a job needs, and return its name."""
-    places = places_of(location for _, location in locations(plan.config))
+    places = all_places(location for _, location in locations(plan.config))
     written = [] if job.folder is None else [job.folder, job.folder.removesuffix(BESIDE)]
     grants = granted([*(place.url for place in places), *written])
     if not grants:

@@ -16,7 +16,11 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore
 
 from shardedstore.bulk import ObjectBulk, bulk
+from shardedstore.bundle import Bundle
+from shardedstore.crc import crc32
+from shardedstore.groups import GroupStore
 from shardedstore.parts import Part, Rest
+from shardedstore.squeezed import SqueezedBlock
 from shardedstore.views import Block, Left, Remainder, View
 from shardedstore.zips import ZipReadStore
 
@@ -29,9 +33,16 @@ PAGE = 1000  # keys that a store lists with one request
 
 def listing(component: Store) -> str:
     """Return the digest of a component's keys, sizes and tags; of a block, of its chunks alone, as an array may grow."""
+    found: Iterator[Listed]
     match component:
+        case Remainder() if isinstance(component.store, GroupStore):  # it has nothing but documents
+            found = ((key, len(data), str(crc32(data))) for key, data in component.store.documents.items())
+        case Bundle():
+            found = ((name, 0, listing(component.member(name))) for name in component.members.names)
         case Block():
             found = _of_block(component)
+        case SqueezedBlock():
+            found = _of_keys(component.store, component.stored_keys())
         case View():
             found = _below(component.store, component.path, None)
         case Remainder():
@@ -67,8 +78,7 @@ def _of_keys(store: Store, keys: Iterable[str]) -> Iterator[Listed]:
         case ObjectStore():
             return _of_objects(store, keys)
         case ZipReadStore():
-            present = set(store.names())
-            return ((key, store.entry_size(key), str(store.entry_crc(key))) for key in keys if key in present)
+            return ((key, store.entry_size(key), str(store.entry_crc(key))) for key in keys if store.holds(key))
     raise NotImplementedError(f"{store!r} can't be listed with sizes and tags")
 
 

@@ -9,6 +9,7 @@ from zarr.storage import LocalStore
 
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.errors import UsageError
+from shardedstore.foreign import locate_foreign
 from shardedstore.kinds import Directory, Location, Opened, PartOf, ViewOf, Zip
 from shardedstore.parts import Part
 from shardedstore.routing import RoutedStore
@@ -38,15 +39,8 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
         case LocalStore():
             return Directory(normalize(source.root))
         case Store():
-            return _locate_foreign(source)
+            return locate_foreign(source)
     url = normalize(source)
     options = take_options(url, storage_options)
     is_zip = url.lower().endswith((".zip", ".ozx")) and not os.path.isdir(url)
     return Zip(url, options) if is_zip else Directory(url, options)
-
-
-def _locate_foreign(store: Store) -> Location:
-    path = getattr(store, "path", None)
-    if type(store).__name__ == "ZipStore" and isinstance(path, str | os.PathLike):
-        return Zip(normalize(path))
-    return Opened(store)

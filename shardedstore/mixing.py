@@ -14,15 +14,15 @@ from typing import NamedTuple
 import msgspec
 from zarr.core.sync import sync
 
+from shardedstore.chain import Shard
 from shardedstore.generations import versioned
-from shardedstore.grid import Coords, block_name
 from shardedstore.hierarchy import read_nodes
-from shardedstore.kinds import BlockOf, Config, Location, Mount, Place, ViewOf, at_block, map_places
+from shardedstore.kinds import BlockOf, Config, Location, Mount, Place, ViewOf, at_shard, map_places
 from shardedstore.ledger import Record
 from shardedstore.opening import open_location
 from shardedstore.outcome import Partial
 from shardedstore.plan import Run, shard_runs
-from shardedstore.planned import Mixes
+from shardedstore.planned import Mixes, held
 from shardedstore.result import as_now
 
 SOURCE, ELSEWHERE = 0, -1  # where a shard is, if not in its place of a generation
@@ -63,23 +63,24 @@ class Half(NamedTuple):
 
     def shards(self, run: Run) -> Iterator[tuple[int, Location]]:
         """Yield the numbers of the shards of a run, and where they are."""
-        for i in range(run.stop):
-            block = None if run.blocks is None else run.blocks.index(i)
-            yield run.number + i, self.location(run, run.number + i, block)
+        yield from ((number, self.location(run, number, shard)) for number, shard in run.shards())
 
-    def location(self, run: Run, number: int, block: Coords | None) -> Location:
-        """Return where a shard is now."""
-        record, generation = self.records.get(number), self.generation_of(number)
+    def location(self, run: Run, number: int, shard: Shard) -> Location:
+        """Return where a shard is now; of several members, with ``{name}`` for each."""
+        record, generation, name = self.records.get(number), self.generation_of(number), shard.block_name
         if record is not None and record.location is not None:
-            return record.location
+            return held(record.location, run.members)
         if generation != SOURCE:
-            template = self.template(run, generation)
-            return template if block is None else at_block(template, block)
-        if run.blocks is None or block is None:
-            return run.location
-        if isinstance(run.location, ViewOf) and block_name(block) not in run.exceptions:
-            return BlockOf(run.location.source, run.location.path, run.blocks, block)
-        return run.exceptions.get(block_name(block)) or at_block(run.location, block)
+            return at_shard(self.template(run, generation), run.division, name)
+        if isinstance(run.location, ViewOf) and shard.block is not None and name not in run.exceptions:
+            assert shard.blocks is not None
+            return BlockOf(run.location.source, run.location.path, shard.blocks, shard.block)
+        return at_shard(run.exceptions.get(name, run.location), run.division, name)
+
+    def base(self) -> Location:
+        """Return where the base is now."""
+        (_, location), *_ = self.shards(shard_runs(self.source)[0])
+        return location
 
 
 def mixed(half: Half) -> tuple[Config, Partial]:
@@ -91,11 +92,11 @@ def mixed(half: Half) -> tuple[Config, Partial]:
         return half.source, Partial(0, len(half.records), total, reason)
     if half.mixes == "blocks":
         shown = {run.path: mount(half, run) for run in runs}
-        config = Config(half.location(base, 0, None), shown, half.source.consolidated)
+        config = Config(half.base(), shown, half.source.consolidated)
         count = len(half.records)
     else:
-        config = Config(half.location(base, 0, None), dict(_each_whole(half, base, runs)))
-        count = sum(run.stop for run in (base, *runs) if half.is_done(run))
+        config = Config(half.base(), dict(_each_whole(half, runs)))
+        count = sum(_count_shown(half, run) for run in (base, *runs))
     return config, Partial(count, len(half.records), total, _waiting(half, [base, *runs]))
 
 
@@ -111,10 +112,16 @@ def _to_wait_for(half: Half, runs: list[Run]) -> str:
     apart = (run for run in runs if run.blocks is not None and not _is_view(run) and not half.is_done(run))
     if (run := next(apart, None)) is not None:
         return f"the metadata of {run.path!r}, which is not done, can't be shown apart from that of what is"
-    base = shard_runs(half.source)[0]
-    if _is_v3(half.location(base, 0, None)) != _is_v3(half.source.base):
+    if _is_v3(half.base()) != _is_v3(half.source.base):
         return "another Zarr format is shown when all of it is there"
     return ""
+
+
+def _count_shown(half: Half, run: Run) -> int:
+    """Return how many shards of a run are shown from the result: of members those that are done, else all or none."""
+    if run.members is not None:
+        return sum(number in half.records for number in run.numbers)
+    return run.stop if half.is_done(run) else 0
 
 
 def _is_view(run: Run) -> bool:
@@ -133,11 +140,16 @@ def _waiting(half: Half, runs: list[Run]) -> str:
     return f"{names[0]} is not done" if names else ""
 
 
-def _each_whole(half: Half, base: Run, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
-    """Yield mounts on the new base: those that are done as they are now, and of the others what the source has there."""
-    nodes = read_nodes(Config(half.location(base, 0, None)))
+def _each_whole(half: Half, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
+    """Yield mounts on the new base: those that are done as they are now, and of the others what the source has there.
+
+    Members are Zarrs of their own, so that those that are done stand beside others.
+    """
+    nodes = read_nodes(Config(half.base()))
     for run in runs:
-        if half.is_done(run):
+        if run.members is not None:
+            yield run.path, mount(half, run)
+        elif half.is_done(run):
             made = mount(half, run)
             if half.result is not None:
                 made = msgspec.structs.replace(made, blocks=half.result.shards[run.path].blocks)
@@ -148,16 +160,17 @@ def _each_whole(half: Half, base: Run, runs: list[Run]) -> Iterator[tuple[str, M
 
 def mount(half: Half, run: Run) -> Mount:
     """Return where the shards of a run are: where the most of them are, and the others by name."""
-    if run.blocks is None:
-        return Mount(half.location(run, run.number, None))
+    if run.division is None:
+        ((_, location),) = half.shards(run)
+        return Mount(location)
     ((most, _),) = Counter(map(half.generation_of, run.numbers)).most_common(1)
     exceptions = {
-        block_name(block): half.location(run, number, block)
-        for number, block in zip(run.numbers, map(run.blocks.index, range(run.stop)), strict=True)
+        shard.block_name: half.location(run, number, shard)
+        for number, shard in run.shards()
         if half.generation_of(number) != most or most == ELSEWHERE
     }
     if most == SOURCE:
-        return Mount(run.location, run.blocks, {**run.exceptions, **exceptions})
+        return Mount(run.location, run.blocks, {**run.exceptions, **exceptions}, run.members)
     if most == ELSEWHERE:
-        return Mount(next(iter(exceptions.values())), run.blocks, exceptions)
-    return Mount(half.template(run, most), run.blocks, exceptions)
+        return Mount(next(iter(exceptions.values())), run.blocks, exceptions, run.members)
+    return Mount(half.template(run, most), run.blocks, exceptions, run.members)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 
 from shardedstore.errors import UsageError
+
+NAME_MAX = 255  # bytes in a name, on any file system in use
+KEY_MAX = 2048  # bytes; object stores have 1024
 
 
 def check_path(path: str, what: str = "path") -> str:
@@ -23,6 +27,47 @@ def check_path(path: str, what: str = "path") -> str:
         kind = "an empty segment" if not bad else f"a segment {bad!r}"
         raise UsageError(f"{what} {path!r} has {kind}: write it as zarr does, like 'group/array'")
     return path
+
+
+def check_key(key: str) -> None:
+    """Refuse what is no key: it could lead out of a folder that a component is in, or past a shard to another's files.
+
+    >>> check_key("a/.zarray"), check_key("a/c/0")
+    (None, None)
+    >>> check_key("a/../../b")
+    Traceback (most recent call last):
+    shardedstore.errors.UsageError: key 'a/../../b' has a segment '..': write it as zarr does, like 'group/array'
+    """
+    whole = f"/{key}/"
+    if "/." in whole or "//" in whole or "\0" in key:
+        check_path(key, "key")
+    if len(key) > NAME_MAX or not key.isascii():
+        _check_names(key)
+
+
+def _check_names(key: str) -> None:
+    try:
+        data = os.fsencode(key)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"key {key!r} has {key[error.start]!r}, which no file has in its name") from None
+    if len(data) > KEY_MAX or max(map(len, data.split(b"/"))) > NAME_MAX:
+        raise UsageError(
+            f"key {key[:NAME_MAX]!r}... has more than {KEY_MAX:,} bytes, or a segment of more than {NAME_MAX}: no file system "
+            "has such names"
+        )
+
+
+def check_prefix(prefix: str) -> None:
+    """Refuse what no key begins with; see `check_key`.
+
+    >>> check_prefix(""), check_prefix("/"), check_prefix("a/")
+    (None, None, None)
+    >>> check_prefix("/a")
+    Traceback (most recent call last):
+    shardedstore.errors.UsageError: key '/a' has an empty segment: write it as zarr does, like 'group/array'
+    """
+    if path := prefix.rstrip("/"):
+        check_key(path)
 
 
 def join(*parts: str) -> str:

@@ -12,7 +12,7 @@ from shardedstore.config import FILE_NAME
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks, parse_block
 from shardedstore.ledger import FOLDER
-from shardedstore.plan import Plan
+from shardedstore.plan import Plan, Run
 
 CONSOLIDATED = "__consolidated__.zarr"
 _INDEX = "0123456789/"  # what the index of a block is written with
@@ -49,12 +49,13 @@ def check_names(plan: Plan, sink: Sink) -> None:
     for run in plan.runs:
         path = None if run.mounted is not None else run.path
         label = "(base)" if path is None else path
-        name = sink.target(path, run.blocks is not None)
+        name = sink.target(path, run.division is not None)
         if run.blocks is None or "{block}" not in name:
-            _check_literal(name, label, run.blocks)
-            if name in literals:
-                _refuse(literals[name], label, name)
-            literals[name] = label
+            for literal, shard in _literals(run, name, label):
+                _check_literal(literal, shard)
+                if literal in literals:
+                    _refuse(literals[literal], shard, literal)
+                literals[literal] = shard
             continue
         before, _, after = name.partition("{block}")
         template = Template(label, before, after, run.blocks)
@@ -76,6 +77,19 @@ def check_names(plan: Plan, sink: Sink) -> None:
             )
 
 
+def _literals(run: Run, name: str, label: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of the shards of a run, each with what messages call it: all of members, which are no numbers."""
+    if "{block}" not in name:
+        if run.division is not None and run.division.count > 1:
+            what = f"all {run.division.count} {'blocks' if run.members is None else 'members'} of {label!r}"
+            raise ChainError(f"{what} would be named {name!r}: put {{block}} into the name")
+        yield name, label
+        return
+    assert run.members is not None
+    for shard, (_, place) in zip(run.members.shard_names(), run.shards(), strict=True):
+        yield name.replace("{block}", shard), place.name
+
+
 def _starts(literals: Iterable[str], templates: Mapping[Any, list[Template]]) -> Iterator[str]:
     yield from literals
     for same in templates.values():
@@ -83,9 +97,7 @@ def _starts(literals: Iterable[str], templates: Mapping[Any, list[Template]]) ->
             yield template.before
 
 
-def _check_literal(name: str, label: str, blocks: Blocks | None) -> None:
-    if blocks is not None and blocks.count > 1:
-        raise ChainError(f"all {blocks.count} blocks of {label!r} would be named {name!r}: put {{block}} into the name")
+def _check_literal(name: str, label: str) -> None:
     if not name:
         raise ChainError(f"shard {label!r} would be named '', as it has no index: put {{path}} into the name")
     if name == FILE_NAME or name.partition("/")[0] in (FOLDER, CONSOLIDATED):

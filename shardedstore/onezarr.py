@@ -74,8 +74,20 @@ def whole_key(entry: Entry, shard: Shard) -> str:
 
 def waiting_url(url: str, shard: Shard) -> str:
     """Return where the documents of a shard wait."""
-    name = f"{WAITING}/{'base' if shard.is_base else f'shards/{shard.path}'}.zip"
+    place = shard.path if shard.bundle is None else join(shard.path, f"{shard.bundle}")
+    kind = "shards" if shard.bundle is None else "bundles"
+    name = f"{WAITING}/{'base' if shard.is_base else f'{kind}/{place}'}.zip"
     return object_url(url + BESIDE, name)
+
+
+def path_of_waiting(name: str) -> str:
+    """Return the path in the whole of the documents that wait under a name, below `WAITING` and without its ending.
+
+    >>> path_of_waiting("base"), path_of_waiting("shards/a/b"), path_of_waiting("bundles/cells/12")
+    ('', 'a/b', 'cells')
+    """
+    kind, _, path = name.partition("/")
+    return path.rpartition("/")[0] if kind == "bundles" else path
 
 
 def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink) -> Config:
@@ -113,10 +125,11 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
 def _waiting(url: str, plan: Plan, options: Options) -> dict[str, bytes]:
     documents: dict[str, bytes] = {}
     for run in plan.runs:
-        if run.blocks is None:
-            (shard,) = (shard for _, shard in run.shards())
+        for _, shard in run.shards() if run.blocks is None else ():
             store = ZipReadStore(waiting_url(url, shard), storage_options=options)
-            documents.update((join(run.path, key), store.read_sync(key)) for key in store.names())
+            for key in store.names():
+                data = documents.get(whole := join(shard.path, key))  # the groups above a bundle are the base's
+                documents[whole] = store.read_sync(key) if data is None else data
     return documents
 
 

@@ -11,9 +11,24 @@ from zarr.storage import LocalStore, ObjectStore
 from shardedstore.blobs import object_store
 from shardedstore.grid import Blocks, Coords
 from shardedstore.groups import GroupStore
-from shardedstore.kinds import BlockOf, Config, Directory, Group, Location, Opened, PartOf, ViewOf, Zip, at_block
+from shardedstore.kinds import (
+    BlockOf,
+    Config,
+    Directory,
+    Group,
+    Location,
+    Opened,
+    Own,
+    PartOf,
+    Squeezed,
+    ViewOf,
+    Zip,
+    at_block,
+)
+from shardedstore.ownkinds import open_own
 from shardedstore.parts import Part
 from shardedstore.routing import RoutedStore
+from shardedstore.squeezed import SqueezedBlock
 from shardedstore.unlisted import Unlisted
 from shardedstore.urls import is_remote
 from shardedstore.views import Block, View
@@ -34,13 +49,19 @@ def _open_directory(location: Directory, read_only: bool) -> Store:
     return LocalStore(url, read_only=read_only)
 
 
+def _open_block_of(location: BlockOf) -> Block:
+    return Block(open_location(location.source), location.path, location.blocks, location.block)
+
+
 _KINDS: dict[type[Location], Callable[[Any, bool], Store]] = {
     Directory: _open_directory,
     Zip: lambda zipped, _: ZipReadStore(zipped.url, storage_options=zipped.options),
-    Group: lambda group, _: GroupStore(group.zarr_format, group.attributes),
+    Own: lambda own, _: open_own(own.name, own.url, own.settings, own.options),
+    Group: lambda group, _: GroupStore(group.zarr_format, group.attributes, group.groups),
     ViewOf: lambda view, _: View(open_location(view.source), view.path),
     PartOf: lambda part, _: Part(open_location(part.source), part.only, part.without),
-    BlockOf: lambda block, _: Block(open_location(block.source), block.path, block.blocks, block.block),
+    BlockOf: lambda block, _: _open_block_of(block),
+    Squeezed: lambda squeezed, _: SqueezedBlock(open_location(squeezed.source), _open_block_of(squeezed.array)),
     Config: lambda config, _: RoutedStore(config, open_location),
     Opened: lambda opened, _: opened.store,
 }

@@ -85,10 +85,14 @@ def is_finished(place: Folder, identity: Identity, half: Half, config: Config | 
     if len(half.records) < base.stop + sum(run.stop for run in runs):
         return False
     made = {run.path: mount(half, run) for run in runs}
-    if half.location(base, 0, None) != config.base or made.keys() != config.shards.keys():
+    if half.base() != config.base or made.keys() != config.shards.keys():
         return False
     stands = ((made[path], config.shards[path]) for path in made)
-    return all((one.location, one.exceptions) == (other.location, other.exceptions) for one, other in stands)
+    return all(_place(one) == _place(other) for one, other in stands)
+
+
+def _place(mount: Mount) -> object:
+    return mount.location, mount.exceptions, mount.members
 
 
 def show_partial(job: Job, plan: Plan, outcome: Outcome, failed: ShardsFailed) -> tuple[Config, Outcome]:

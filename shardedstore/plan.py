@@ -9,17 +9,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from shardedstore.chain import Shard
 from shardedstore.errors import PartitionError, UsageError
-from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node, digest, read_nodes
-from shardedstore.kinds import Config, Location, url_of
+from shardedstore.kinds import Config, Group, Location, url_of
+from shardedstore.members import Division, Homes, Members
 from shardedstore.metadata import ArrayMeta, GroupMeta
+from shardedstore.mounts import join
 from shardedstore.urls import is_remote
 
 PER_FILE = 1 << 10  # bytes that its names and headers take at most, in a zip
@@ -31,11 +33,12 @@ MOST_SHARDS = 256  # in a segment
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Some shards of one mount: the base, a whole component, or the blocks `first` to `stop` of an array.
+    """Some shards of one mount: the base, a whole component, or the shards `first` to `stop` of an array or of members.
 
-    `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out.
-    `consolidated` are the groups in the component whose consolidated metadata is not carried, as it would be stale;
-    `nbytes` is the most that a shard can take decoded, with something for each file.
+    `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out. `members` are
+    those of its own shards, and `zarr_format` is what they must have. `consolidated` are the groups in the component whose
+    consolidated metadata is not carried, as it would be stale, and None all of them; `nbytes` is the most that a shard can
+    take decoded, with something for each file.
     """
 
     number: int
@@ -45,9 +48,11 @@ class Run(msgspec.Struct, frozen=True):
     first: int = 0
     stop: int = 1
     exceptions: dict[str, Location] = {}
-    mounted: dict[str, Blocks | None] | None = None
-    consolidated: frozenset[str] = frozenset()
+    mounted: dict[str, Division | None] | None = None
+    consolidated: frozenset[str] | None = frozenset()
     nbytes: int = 0
+    members: Members | None = None
+    zarr_format: int = 0
 
     @property
     def numbers(self) -> range:
@@ -56,9 +61,24 @@ class Run(msgspec.Struct, frozen=True):
 
     def shards(self) -> Iterator[tuple[int, Shard]]:
         """Yield the numbers and places of the shards."""
-        divided = frozenset(path for path, blocks in (self.mounted or {}).items() if blocks is not None)
+        if self.members is not None:
+            yield from self._of_members(self.members)
+            return
+        divided = frozenset(path for path, blocks in (self.mounted or {}).items() if isinstance(blocks, Blocks))
         for number, block in zip(self.numbers, self._indices(), strict=True):
             yield number, Shard(self.path, self.blocks, block, self.mounted is not None, self.nbytes, divided)
+
+    def _of_members(self, members: Members) -> Iterator[tuple[int, Shard]]:
+        for number, i, names in zip(self.numbers, range(self.first, self.stop), members.shards(), strict=True):
+            if members.together == 1:
+                yield number, Shard(join(self.path, names[0]), members=names)
+            else:
+                yield number, Shard(self.path, members=names, bundle=i)
+
+    @property
+    def division(self) -> Division | None:
+        """What the mount is divided into, as far as it is known here; None for one component."""
+        return self.members or self.blocks
 
     def _indices(self) -> Iterator[Coords | None]:
         if self.blocks is None:
@@ -74,12 +94,14 @@ class Run(msgspec.Struct, frozen=True):
 
     def cut(self, first: int, stop: int) -> Run:
         """Return a part of the run, with the locations of its own blocks only."""
-        kept = self.exceptions
-        if kept and self.blocks is not None:
-            names = (block_name(self.blocks.index(i)) for i in range(first, stop))
-            kept = {name: kept[name] for name in names if name in kept}
-        number = self.number + first - self.first
-        return msgspec.structs.replace(self, number=number, first=first, stop=stop, exceptions=kept)
+        start, end = first - self.first, stop - self.first
+        members = None if self.members is None else self.members.cut(start, end)
+        part = msgspec.structs.replace(self, number=self.number + start, first=first, stop=stop, members=members)
+        if not self.exceptions:
+            return part
+        names = (shard.block_name for _, shard in part.shards())
+        kept = {name: self.exceptions[name] for name in names if name in self.exceptions}
+        return msgspec.structs.replace(part, exceptions=kept)
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -125,6 +147,10 @@ class Load(NamedTuple):
         """How long it takes, in bytes."""
         return self.nbytes + self.files * PER_CHUNK
 
+    def times(self, count: int) -> Load:
+        """Return what so many of the kind hold."""
+        return Load(self.files * count, self.nbytes * count)
+
     def most(self, blocks: Blocks | None) -> int:
         """Return the most bytes that one shard takes decoded, with something for each file."""
         total = self.nbytes + self.files * PER_FILE
@@ -169,7 +195,8 @@ class Plan(NamedTuple):
     def segments(self, *, to_remote: bool = False) -> list[Segment]:
         """Cut the shards into segments of about equal weight; `to_remote` tells that they go to an object store."""
         total = sum(load.weight for load in self.loads)
-        is_far = to_remote or is_remote(url_of(self.config.base) or "")
+        source = self.runs[-1].location if isinstance(self.config.base, Group) else self.config.base
+        is_far = to_remote or is_remote(url_of(source) or "")
         most = max(LEAST_WEIGHT // (FAR if is_far else 1), total // MOST_SEGMENTS)
         segments: list[Segment] = []
         open_runs: list[Run] = []
@@ -207,40 +234,55 @@ def make_plan(config: Config, consolidated: bool | None = None) -> Plan:
         Where consolidated metadata is asked for, and the root is no group.
     """
     nodes = read_nodes(config)
-    blocked = {path: mount.blocks for path, mount in config.shards.items()}
-    for path, blocks in blocked.items():
-        if blocks is not None:
+    mounted = {path: mount.division for path, mount in config.shards.items()}
+    for path, blocks in mounted.items():
+        if isinstance(blocks, Blocks):
             _check_array(path, blocks, nodes.get(path))
             nodes[path] = nodes[path]._replace(blocks=blocks)
-    whole = {path for path, blocks in blocked.items() if blocks is None}
-    loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in blocked}}
+    homes = Homes(mounted)
+    loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in mounted}}
     for path, node in nodes.items():
-        home = _home(path, whole)
+        home = homes.find(path)
         loads[home][0] += len(node.documents)
         if isinstance(node.meta, ArrayMeta):
-            load = loads[path if blocked.get(path) is not None else home]
+            load = loads[path if isinstance(mounted.get(path), Blocks) else home]
             load[0] += node.meta.chunk_count
             load[1] += node.meta.nbytes
     stale: dict[str | None, list[str]] = defaultdict(list)
     for path in _groups(nodes, None):
-        home = _home(path, whole)
+        home = homes.find(path)
         stale[home].append(path if home is None else path[len(home) :].lstrip("/"))
-    found = tuple(Load(*load) for load in loads.values())
-    homes = [None, *config.shards]
-    runs = [
-        msgspec.structs.replace(run, consolidated=frozenset(stale[home]), nbytes=load.most(run.blocks))
-        for run, home, load in zip(shard_runs(config), homes, found, strict=True)
-    ]
-    return Plan(config, nodes, tuple(runs), found, _groups(nodes, consolidated))
+    runs, found = list[Run](), list[Load]()
+    for run, (home, counts) in zip(shard_runs(config), loads.items(), strict=True):
+        own, members = Load(*counts), run.members
+        if members is None:
+            known = msgspec.structs.replace(run, consolidated=frozenset(stale[home]), nbytes=own.most(run.blocks))
+        else:
+            known = _of_members(run, members, nodes, consolidated)
+        runs.append(known)
+        found.append(own if members is None or members.parts else own.times(len(members.names)))
+    return Plan(config, nodes, tuple(runs), tuple(found), _groups(nodes, consolidated))
+
+
+def _of_members(run: Run, members: Members, nodes: Mapping[str, Node], consolidated: bool | None) -> Run:
+    """Return a run of members with their format, and whether they lose their consolidated metadata."""
+    if consolidated and not members.parts:
+        raise UsageError(
+            f"consolidated=True would need the metadata of all {len(members.names):,} members of a collection, which only the "
+            "workers read: leave it out"
+        )
+    zarr_format = nodes[join(run.path, members.names[0])].meta.zarr_format
+    stale = None if members.parts or consolidated is False else frozenset[str]()
+    return msgspec.structs.replace(run, zarr_format=zarr_format, consolidated=stale)
 
 
 def shard_runs(config: Config) -> list[Run]:
     """Return the shards of a store, numbered as in a job, from its config alone."""
-    runs = [Run(0, "", config.base, mounted={path: mount.blocks for path, mount in config.shards.items()})]
+    runs = [Run(0, "", config.base, mounted={path: mount.division for path, mount in config.shards.items()})]
     for path, mount in config.shards.items():
         number = runs[-1].number + runs[-1].stop
-        count = 1 if mount.blocks is None else mount.blocks.count
-        runs.append(Run(number, path, mount.location, mount.blocks, 0, count, mount.exceptions))
+        one = Run(number, path, mount.location, mount.blocks, 0, mount.count, mount.exceptions, members=mount.members)
+        runs.append(one)
     return runs
 
 
@@ -252,7 +294,9 @@ def _groups(nodes: Mapping[str, Node], consolidated: bool | None) -> tuple[str, 
         raise UsageError(
             "consolidated=True is for a Zarr whose root is a group, and this one's is an array: leave it out"
         )
-    groups = ((path, node.meta) for path, node in nodes.items() if isinstance(node.meta, GroupMeta))
+    groups = (
+        (path, node.meta) for path, node in nodes.items() if isinstance(node.meta, GroupMeta) and not node.is_sample
+    )
     return tuple(path for path, meta in groups if meta.consolidated or (consolidated and not path))
 
 
@@ -264,12 +308,3 @@ def _check_array(path: str, blocks: Blocks, node: Node | None) -> None:
             f"{path!r} was divided as an array of {blocks.chunk_grid} chunks, and now has {node.meta.chunk_grid}: "
             "partition the source again"
         )
-
-
-def _home(path: str, whole: Container[str]) -> str | None:
-    """Return the whole component that holds a node; None for the base."""
-    while path:
-        if path in whole:
-            return path
-        path = path.rpartition("/")[0]
-    return None

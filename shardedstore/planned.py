@@ -11,7 +11,8 @@ from shardedstore.chain import Chain
 from shardedstore.config import to_dict
 from shardedstore.grid import Blocks
 from shardedstore.hierarchy import Node
-from shardedstore.kinds import Config, Mount
+from shardedstore.kinds import Config, Location, Mount, ViewOf
+from shardedstore.members import Members
 from shardedstore.metadata import ArrayMeta
 from shardedstore.plan import Plan, Run
 from shardedstore.urls import normalize, object_url
@@ -41,15 +42,20 @@ def plan_result(plan: Plan, chain: Chain) -> Planned:
     nodes, folder = after(chain, plan.nodes), normalize(sink.url)
 
     def mount(run: Run) -> Mount:
-        name = sink.target(None if run.mounted is not None else run.path, run.blocks is not None)
-        url = object_url(folder, name)
-        return Mount(sink.location(url), run.blocks and _blocks_after(run.blocks, nodes.get(run.path)))
+        name = sink.target(None if run.mounted is not None else run.path, run.division is not None)
+        blocks = run.blocks and _blocks_after(run.blocks, nodes.get(run.path))
+        return Mount(held(sink.location(object_url(folder, name)), run.members), blocks, members=run.members)
 
     base, *others = ((run.path, mount(run)) for run in plan.runs)
     formats = {path: node.meta.zarr_format for path, node in plan.nodes.items()}
     kept = all(formats.get(path) == node.meta.zarr_format for path, node in nodes.items())
     mixes: Mixes = "end" if not kept else "arrays" if chain.steps else "blocks"
     return Planned(mixes, to_dict(Config(base[1].location, dict(others)), folder))
+
+
+def held(location: Location, members: Members | None) -> Location:
+    """Return where members are that stand together at a location; what is no such thing is there itself."""
+    return location if members is None or members.together == 1 else ViewOf(location, "{name}")
 
 
 def after(chain: Chain, nodes: Mapping[str, Node]) -> Mapping[str, Node]:

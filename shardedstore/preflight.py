@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from shardedstore.access import Options
 from shardedstore.blobs import nbytes_of
+from shardedstore.errors import UsageError
 from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.generations import identity_name
-from shardedstore.kinds import Directory, Location, Place, Zip, origin
+from shardedstore.kinds import Config, Directory, Location, Own, Place, is_template, locations, origin
 from shardedstore.ledger import FOLDER
 from shardedstore.named import ROOTS
+from shardedstore.ownkinds import find_kind
 from shardedstore.remote_errors import explain, status_of
 from shardedstore.urls import join_url
 
@@ -21,11 +24,19 @@ MOST_SOURCES = 8
 _proven: set[tuple[object, ...]] = set()
 
 
-def places_of(locations: Iterable[Location]) -> tuple[Place, ...]:
+def all_places(found: Iterable[Location]) -> Iterator[Place]:
+    """Yield the places that components are read from, those of nested stores too."""
+    for location in map(origin, found):
+        if isinstance(location, Config):
+            yield from all_places(inner for _, inner in locations(location))
+        elif isinstance(location, Place):
+            yield location
+
+
+def places_of(found: Iterable[Location]) -> tuple[Place, ...]:
     """Return the places that components are read from: some, where there are many."""
-    found = dict.fromkeys(map(origin, locations))
-    places = [place for place in found if isinstance(place, Directory | Zip) and "{block}" not in place.url]
-    return tuple(places[:MOST_SOURCES])
+    places = (place for place in dict.fromkeys(all_places(found)) if not is_template(place))
+    return tuple(islice(places, MOST_SOURCES))
 
 
 def find_missing(folder: str | None, options: Options, generation: int, sources: Iterable[Place]) -> str | None:
@@ -46,6 +57,8 @@ def find_missing(folder: str | None, options: Options, generation: int, sources:
 
 
 def _unreadable(place: Place) -> str | None:
+    if isinstance(place, Own):
+        return _unknown(place)
     cause = "it is not there: is it on a file system that all workers share?"
     for url in [join_url(place.url, name) for name in ROOTS] if isinstance(place, Directory) else [place.url]:
         try:
@@ -56,6 +69,14 @@ def _unreadable(place: Place) -> str | None:
             if status_of(error) != 403:  # which some servers answer for what is missing
                 break
     return f"the source {place.url!r} can't be read: {cause}"
+
+
+def _unknown(place: Own) -> str | None:
+    try:
+        find_kind(place.name)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def _unwritable(folder: str, options: Options, generation: int) -> str | None:

@@ -19,7 +19,7 @@ from shardedstore.errors import ConfigError, DestinationError, UsageError
 from shardedstore.filelist import FileList
 from shardedstore.folders import STORAGE_ERRORS, Folder, RemoteFolder
 from shardedstore.generations import Identity, identity_name, read_generation, read_identity, versioned
-from shardedstore.kinds import Config, Directory, Location, at_block, url_of
+from shardedstore.kinds import Config, Directory, Location, at_shard, object_of, url_of
 from shardedstore.ledger import FOLDER, Ledger, Record
 from shardedstore.lock import held, superseded
 from shardedstore.metadata import CONSOLIDATED_V2
@@ -157,12 +157,8 @@ def _locations(config: Config) -> Iterator[Location]:
         yield config.consolidated
     for mount in config.shards.values():
         yield from mount.exceptions.values()
-        blocks = mount.blocks
-        yield from (
-            [mount.location]
-            if blocks is None
-            else (at_block(mount.location, blocks.index(i)) for i in range(blocks.count))
-        )
+        names = (name for name in mount.shard_names() if name not in mount.exceptions)
+        yield from (at_shard(mount.location, mount.division, name) for name in names)
 
 
 def _name(place: Folder, location: Location) -> str | None:
@@ -183,9 +179,9 @@ def _of_generation(
     half, generation = read_half(place, identity, options), identity.generation
     for run in shard_runs(half.source):
         template = half.template(run, generation)
-        for i in range(run.stop):
-            location = template if run.blocks is None else at_block(template, run.blocks.index(i))
-            record = half.records.get(run.number + i)
+        for number, shard in run.shards():
+            location = object_of(at_shard(template, run.division, shard.block_name))
+            record = half.records.get(number)
             name = _name(place, location)
             if name is None:
                 continue

@@ -9,11 +9,11 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from shardedstore import transforms
 from shardedstore.chain import Sink, Step
+from shardedstore.entrypoints import find_entry, load_class, registered
 from shardedstore.errors import ShardedStoreError, UsageError
 
 GROUP = "shardedstore.transforms"
@@ -30,7 +30,7 @@ _NEXT_OPTION = re.compile(r",(?=\s*[A-Za-z_]\w*=)|\Z")
 
 def names() -> list[str]:
     """Return the names of all transforms: the package's own, then those of others."""
-    others = {entry.name for entry in entry_points(group=GROUP)} - BUILT_IN.keys()
+    others = {entry.name for entry in registered(GROUP)} - BUILT_IN.keys()
     return [*BUILT_IN, *sorted(others)]
 
 
@@ -44,33 +44,10 @@ def find(name: str) -> Transform:
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    found = list(entry_points(group=GROUP, name=name))
-    if not found:
+    entry = find_entry(GROUP, name, "transform")
+    if entry is None:
         raise UsageError(f"{name!r} is no transform that is installed here; there are {', '.join(names())}")
-    if len(found) > 1:
-        packages = " and ".join(sorted(map(_package, found)))
-        raise UsageError(f"{name!r} is a transform of {packages}: uninstall all but one of them")
-    return _load(found[0])
-
-
-def _load(entry: EntryPoint) -> Transform:
-    try:
-        loaded = entry.load()
-    except Exception as error:  # (whatever a stranger's module does when it is imported)
-        raise UsageError(
-            f"the transform {entry.name!r} of {_package(entry)} can't be imported from {entry.value!r}: "
-            f"{type(error).__name__}: {error}; mend that package, or uninstall it"
-        ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Step | Sink)):
-        raise UsageError(
-            f"the transform {entry.name!r} of {_package(entry)} is {entry.value!r}, which is neither a subclass of Step "
-            "nor of Sink: mend that package, or uninstall it"
-        )
-    return loaded
-
-
-def _package(entry: EntryPoint) -> str:
-    return "an unknown package" if entry.dist is None else f"the package {entry.dist.name} {entry.dist.version}"
+    return load_class(entry, (Step, Sink), "transform", "neither a subclass of Step nor of Sink")
 
 
 def make_step(text: str) -> Step:

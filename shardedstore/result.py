@@ -10,16 +10,15 @@ from shardedstore.chain import Sink
 from shardedstore.config import FILE_NAME, dump
 from shardedstore.errors import CorruptError, ShardError, ShardsFailed
 from shardedstore.generations import check_latest, versioned
-from shardedstore.grid import block_name
 from shardedstore.hierarchy import Node, consolidate, digest, read_nodes
-from shardedstore.kinds import Config, Directory, Location, Mount, at_block
+from shardedstore.kinds import Config, Directory, Location, Mount, at_shard
 from shardedstore.ledger import Ledger, Record, compact
 from shardedstore.metadata import ArrayMeta
 from shardedstore.names import CONSOLIDATED
 from shardedstore.onezarr import finish_zarr
 from shardedstore.outcome import Outcome
 from shardedstore.plan import Plan, Run
-from shardedstore.planned import after
+from shardedstore.planned import after, held
 from shardedstore.task import Job
 from shardedstore.urls import join_url
 
@@ -97,28 +96,28 @@ def _failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int
 def _mount(job: Job, run: Run, records: dict[int, Record]) -> Mount:
     if job.chain.sink is not None:
         return _written(job, job.chain.sink, run, records)
-    located = {shard.block: records[number].location for number, shard in run.shards()}
-    if run.blocks is None:
-        return Mount(_given(located[None]))
-    exceptions = {block_name(block): _given(location) for block, location in located.items()}
-    return Mount(next(iter(exceptions.values())), run.blocks, exceptions)
+    located = {shard.block_name: _given(records[number].location) for number, shard in run.shards()}
+    if run.division is None:
+        return Mount(located[""])
+    exceptions = {name: held(location, run.members) for name, location in located.items()}
+    return Mount(next(iter(exceptions.values())), run.blocks, exceptions, run.members)
 
 
 def _written(job: Job, sink: Sink, run: Run, records: dict[int, Record]) -> Mount:
     """Return where a sink has written a run: as the most of its shards, and those of other generations by name."""
 
     def location(generation: int) -> Location:
-        return sink.location(job.template(run.path, run.mounted is not None, run.blocks is not None, generation))
+        return held(sink.location(job.template(run, generation)), run.members)
 
     ((most, count),) = Counter(records[number].generation for number in run.numbers).most_common(1)
     if count == len(run.numbers):
-        return Mount(location(most), run.blocks)
+        return Mount(location(most), run.blocks, members=run.members)
     exceptions = {
-        block_name(shard.block): at_block(location(records[number].generation), shard.block)
+        shard.block_name: at_shard(location(records[number].generation), run.division, shard.block_name)
         for number, shard in run.shards()
-        if shard.block is not None and records[number].generation != most
+        if records[number].generation != most
     }
-    return Mount(location(most), run.blocks, exceptions)
+    return Mount(location(most), run.blocks, exceptions, run.members)
 
 
 def _given(location: Location | None) -> Location:

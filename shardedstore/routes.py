@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from shardedstore.grid import Blocks, ChunkKeys, Coords
 from shardedstore.kinds import Mount
-from shardedstore.mounts import Mounts
+from shardedstore.members import Members
+from shardedstore.mounts import Mounts, check_key
 
 MOST_NUMBERS = 1 << 16  # that a table keeps
 Value = TypeVar("Value")
@@ -33,7 +34,7 @@ class Routes:
     def __init__(self, mounts: Mapping[str, Mount]) -> None:
         self.mounts = Mounts(mounts)
         self._places = {path: _place(path, mount) for path, mount in mounts.items()}
-        self._last: tuple[str, Place | Chunks] | None = (
+        self._last: tuple[str, Place | Chunks | Names] | None = (
             None  # the mount that was asked for last: likely the next one's too
         )
 
@@ -43,6 +44,19 @@ class Routes:
         if mount is not None:
             self._places[path] = _place(path, mount)
         self.mounts, self._last = Mounts(self._places), None
+
+    def route(self, key: str) -> tuple[Place, str]:
+        """Return what `find` does, or raise UsageError for what is no key: a component might take it for another's file."""
+        last = self._last
+        if last is not None and type(last[1]) is Chunks and key.startswith(last[0]):  # what is asked for most, in short
+            chunk = last[1].find(key[len(last[0]) :])
+            if chunk is not None:
+                return chunk
+        found = self.find(key)
+        path = found[0][0]
+        if path is None or type(self._places[path]) is not Chunks:  # whose keys are worked out
+            check_key(key)
+        return found
 
     def find(self, key: str) -> tuple[Place, str]:
         """Return the component of a key, and the key inside it."""
@@ -62,8 +76,22 @@ class Routes:
         return place.find(rest) or (BASE, key)
 
 
-def _place(path: str, mount: Mount) -> Place | Chunks:
+def _place(path: str, mount: Mount) -> Place | Chunks | Names:
+    if mount.members is not None:
+        return Names(path, mount.members)
     return (path, None) if mount.blocks is None else Chunks(path, mount.blocks)
+
+
+class Names:
+    """The keys of members: the number of each stands where a block's index does."""
+
+    def __init__(self, path: str, members: Members) -> None:
+        self._path, self._members = path, members
+
+    def find(self, key: str) -> tuple[Place, str] | None:
+        """Return the member that holds a key, and the key inside it; None where none does."""
+        found = self._members.find(key)
+        return ((self._path, (found[0],)), found[1]) if found is not None and found[1] else None
 
 
 class Chunks:
@@ -71,18 +99,18 @@ class Chunks:
 
     def __init__(self, path: str, blocks: Blocks) -> None:
         self._separator = blocks.keys.separator
-        self._count = len(blocks.chunks)
-        self._before = 1 if blocks.keys.name == "default" else -1  # where numbers begin: "c/0/0", "0.0"
+        self._first = 2 if blocks.keys.name == "default" else 0  # where numbers begin: "c/0/0", "0.0"
+        self._others = range(1, len(blocks.chunks))
         self._heads, self._tails = _Heads(path, blocks), _Tails(blocks)
 
     def find(self, key: str) -> tuple[Place, str] | None:
         """Return the block that holds a chunk, and the chunk's key inside it; None where the key is no chunk of the grid."""
-        end = self._before
-        for _ in range(self._count):
-            end = key.find(self._separator, end + 1)
-            if end < 0:
-                end = len(key)
-                break
+        end = key.find(self._separator, self._first)
+        for _ in self._others:
+            if end >= 0:
+                end = key.find(self._separator, end + 1)
+        if end < 0:
+            end = len(key)
         try:
             place, start = self._heads[key[:end]]
             return place, start + self._tails[key[end:]]

@@ -12,8 +12,10 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from shardedstore.components import Components, Opener
 from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.kinds import BlockOf, Config, Mount, ViewOf, show
+from shardedstore.members import Members
+from shardedstore.mounts import check_prefix
 from shardedstore.readonly import ReadOnlyStore
-from shardedstore.routes import BASE, Routes
+from shardedstore.routes import BASE, Place, Routes
 from shardedstore.views import View
 
 
@@ -41,7 +43,7 @@ class RoutedStore(ReadOnlyStore):
 
     def _route(self, key: str) -> tuple[Store, str]:
         """Return the component that holds a key, and the key inside it."""
-        place, rest = self._routes.find(key)
+        place, rest = self._routes.route(key)
         return self._components.at(place), rest
 
     async def _holder(self, key: str) -> tuple[Store, str]:
@@ -78,6 +80,7 @@ class RoutedStore(ReadOnlyStore):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         # docstring inherited
+        check_prefix(prefix)
         overlay = await self._consolidated()
         async for key in self._list_components(prefix):
             if key not in overlay:
@@ -94,12 +97,23 @@ class RoutedStore(ReadOnlyStore):
             start = f"{path}/" if path else ""
             if not (start.startswith(prefix) or prefix.startswith(start)):
                 continue
+            if mount.members is not None:
+                async for key in self._list_members(path, mount.members, prefix[len(start) :]):
+                    yield start + key
+                continue
             if mount.blocks is None:
                 async for key in self._components.at((path, None)).list_prefix(prefix[len(start) :]):
                     yield start + key
                 continue
             async for key in self._list_blocks(path, mount, mount.blocks, prefix[len(start) :]):
                 yield start + key
+
+    async def _list_members(self, path: str, members: Members, prefix: str) -> AsyncIterator[str]:
+        found = members.find(prefix) if "/" in prefix else None
+        numbers, rest = (members.below(prefix), "") if found is None else ([found[0]], found[1])
+        for number in numbers:
+            async for key in self._components.at((path, (number,))).list_prefix(rest):
+                yield f"{members.names[number]}/{key}"
 
     async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncIterator[str]:
         listed: set[str] = set()
@@ -120,17 +134,17 @@ class RoutedStore(ReadOnlyStore):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         # docstring inherited
         path = prefix.strip("/")
+        check_prefix(path)
         found = self._routes.mounts.resolve(path)
         if found is not None and self._shards[found[0]].blocks is not None:
             async for name in super().list_dir(path):
                 yield name
             return
         names: dict[str, None] = {}
-        store, rest = (
-            (self._components.at(BASE), path) if found is None else (self._components.at((found[0], None)), found[1])
-        )
-        async for name in store.list_dir(rest):
+        place, rest, children = self._folder(path, found)
+        async for name in self._components.at(place).list_dir(rest):
             names[name] = None
+        names |= dict.fromkeys(children)
         if found is None:
             names |= dict.fromkeys(await self._children(path))
         for key in await self._consolidated():
@@ -139,6 +153,17 @@ class RoutedStore(ReadOnlyStore):
                 names[name] = None
         for name in names:
             yield name
+
+    def _folder(self, path: str, found: tuple[str, str] | None) -> tuple[Place, str, Iterable[str]]:
+        """Return the component that a folder lies in, the folder's path there, and which members lie in it."""
+        if found is None:
+            return BASE, path, ()
+        at, rest = found
+        members = self._shards[at].members
+        if members is None:
+            return (at, None), rest, ()
+        inside = members.find(rest)
+        return (BASE, path, members.children(rest)) if inside is None else ((at, (inside[0],)), inside[1], ())
 
     async def _children(self, path: str) -> Iterable[str]:
         """Return the names directly below a path of the base that are mounts or lead to some."""
@@ -170,7 +195,7 @@ class RoutedStore(ReadOnlyStore):
 
     def __repr__(self) -> str:
         mounts = self._shards.values()
-        count = sum(1 if mount.blocks is None else mount.blocks.count for mount in mounts)
+        count = sum(mount.count for mount in mounts)
         return f"<{type(self).__name__} of {show(self.config.base)} and {count} shards at {len(mounts)} paths>"
 
 

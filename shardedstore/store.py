@@ -15,12 +15,17 @@ from shardedstore import graph
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.chain import parse_chain
+from shardedstore.collect import collect
+from shardedstore.describe import to_text
 from shardedstore.differences import Level, Report
 from shardedstore.errors import ChainError, ConfigError, ShardError, UsageError
 from shardedstore.folders import STORAGE_ERRORS, open_folder
 from shardedstore.hierarchy import is_zarr
+from shardedstore.html import to_html
 from shardedstore.job import prepare
 from shardedstore.kinds import Config, Mount
+from shardedstore.legacy import check_saved, parse_legacy
+from shardedstore.legacydocument import is_legacy
 from shardedstore.locations import locate
 from shardedstore.mounts import Mounts, check_path
 from shardedstore.opening import open_location
@@ -32,6 +37,7 @@ from shardedstore.plan import make_plan
 from shardedstore.prune import Pruned, prune
 from shardedstore.remote_errors import explain
 from shardedstore.routes import BASE, Place
+from shardedstore.shards import Shards as StoredShards
 from shardedstore.task import MOST_FAILURES
 from shardedstore.urls import join_url, normalize, unquote_name
 from shardedstore.verify import verify
@@ -138,6 +144,11 @@ class ShardedStore(WritableStore):
             store.partial = outcome.partial
         return store
 
+    @property
+    def shards(self) -> StoredShards:
+        """The shards, to look at and to pick from: ``store.shards["temperature", 3].open()``."""
+        return StoredShards(self.config)
+
     @classmethod
     def partition(
         cls,
@@ -177,6 +188,46 @@ class ShardedStore(WritableStore):
             For what can't be divided as asked, and for what is to be kept or left out and is not there.
         """
         return cls._of(divide(locate(source, storage_options), shards, include, exclude))
+
+    @classmethod
+    def collect(
+        cls,
+        pattern: Target,
+        *,
+        names: Iterable[str] | None = None,
+        storage_options: StorageOptions = None,
+    ) -> Self:
+        """Look at many independent Zarrs, of one format, as shards of one Zarr: each is a group or an array below a new root.
+
+        They are listed once, and only the metadata of the first is read: what is wrong with another, such as a folder that
+        matches and is no Zarr, is told when it is read, by its name.
+
+        Parameters
+        ----------
+        pattern : str or path
+            A local path or a URL of an object store with ``*`` for a part of one segment or of several, like
+            ``"cells/*.zarr"`` or ``"s3://bucket/plates/*/*.zarr"``. What ``*`` stands for is a store's name, with what is
+            between several of them; the groups on the way to it are made. A pattern that ends in .zip or .ozx is of
+            zips, and files match, else folders. Names that begin with a dot don't match ``*``.
+        names : iterable of str, optional
+            The names, where they are known: nothing is listed then, as for web servers, which can't be.
+        storage_options : mapping or str, optional
+            Options of the object store; see `partition`.
+
+        Notes
+        -----
+        With ``changed="metadata"`` a later job sees the members that are new or gone, and not what has changed inside of
+        one: ``"listing"`` and ``"content"`` do. Consolidated metadata in a member is carried, unless a step may have changed
+        what it is of; there is none of the whole.
+
+        Raises
+        ------
+        UsageError
+            For what is no such pattern.
+        PartitionError
+            Where nothing matches, or the first that does holds no Zarr.
+        """
+        return cls._of(collect(pattern, names, storage_options))
 
     def map_shards(
         self,
@@ -264,7 +315,8 @@ class ShardedStore(WritableStore):
                 "consolidated= is for a chain that ends in a sink: a function's stores stay as it made them"
             )
         configs.to_dict(self.config)  # every component has a location
-        plan = make_plan(self.config, consolidated)
+        config = self.config if parsed.sink is None else parsed.sink.gathered(self.config)
+        plan = make_plan(config, consolidated)
         limit = 1 if on_error == "stop" else max_failures
         job = prepare(
             plan,
@@ -337,7 +389,7 @@ class ShardedStore(WritableStore):
         Parameters
         ----------
         config : mapping
-            What `get_config` returned.
+            What `get_config` returned, also that of shardedstore 0.3.1.
         root : str or path, optional
             The folder that relative URLs start from.
         allow : iterable of str, optional
@@ -350,6 +402,8 @@ class ShardedStore(WritableStore):
         """
         folder = None if root is None else normalize(root)
         places = None if allow is None else [os.fspath(place) for place in allow]
+        if is_legacy(config):
+            return cls._of(parse_legacy(config, folder, None, places))
         return cls._of(configs.from_dict(config, folder, places))
 
     def save(self, path: Target, *, storage_options: StorageOptions = None) -> None:
@@ -358,8 +412,9 @@ class ShardedStore(WritableStore):
         Raises
         ------
         ConfigError
-            Where it can't be written.
+            Where it can't be written, and for what shardedstore 0.3.1 wrote.
         """
+        check_saved(self.config)
         url = normalize(path)
         folder, _, name = url.rpartition("/")
         try:
@@ -374,6 +429,7 @@ class ShardedStore(WritableStore):
         path: Target,
         *,
         partial: bool = False,
+        root: Target | None = None,
         allow: Iterable[Target] = (),
         storage_options: StorageOptions = None,
     ) -> Self:
@@ -390,6 +446,9 @@ class ShardedStore(WritableStore):
             is done; where it changes the Zarr format, or makes one ordinary Zarr, all are shown when the job has ended.
             ``store.partial`` tells what is shown, and is None for a job that has ended. What is shown does not change with
             time: load it again.
+        root : str or path, optional
+            For a config of shardedstore 0.3.1: the folder that its relative paths start from. Without it, or where they
+            lead to nothing, that is the config's folder, or the working directory.
         allow : iterable of str
             Places outside the config's folder that it may name, and endpoints that it may send requests to.
         storage_options : mapping or str, optional
@@ -419,7 +478,11 @@ class ShardedStore(WritableStore):
             hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_zarr(folder, options) else ""
             raise ConfigError(f"no config can be read at {url!r}: {cause}{hint}") from error
         try:
-            return cls._of(configs.from_dict(configs.parse(data), folder or "/", places, options))
+            document = configs.parse(data)
+            if is_legacy(document):
+                start = None if root is None else normalize(root)
+                return cls._of(parse_legacy(document, start, folder or "/", places, options))
+            return cls._of(configs.from_dict(document, folder or "/", places, options))
         except ConfigError as error:
             raise ConfigError(f"{url!r}: {error}") from None
 
@@ -460,6 +523,15 @@ class ShardedStore(WritableStore):
         """
         url = normalize(path)
         return prune(url, take_options(url, storage_options), older_than=older_than, dry_run=dry_run)
+
+    def __str__(self) -> str:
+        return super().__repr__()  # one line, as zarr's own messages and reprs have it in the midst of others
+
+    def __repr__(self) -> str:
+        return to_text(str(self), self.config, self.summary, self.partial)
+
+    def _repr_html_(self) -> str:
+        return to_html(type(self).__name__, self.config, self.summary, self.partial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "summary": self.summary, "partial": self.partial}

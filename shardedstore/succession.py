@@ -15,9 +15,10 @@ import msgspec
 from shardedstore.config import dump, from_dict
 from shardedstore.grid import Blocks, Coords
 from shardedstore.hierarchy import Node
-from shardedstore.kinds import Config
+from shardedstore.kinds import Config, Group, Location, Mount
+from shardedstore.members import Homes
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json
-from shardedstore.mounts import parents
+from shardedstore.mounts import join, parents
 from shardedstore.plan import Run, shard_runs
 
 SHAPED = (".zarray", "zarr.json")
@@ -40,7 +41,7 @@ def source_token(config: Config, documents: str) -> str:
 
 def marks_of(nodes: Mapping[str, Node]) -> dict[str, Mark]:
     """Return the marks of groups and arrays by path."""
-    return {path: _mark(path, node) for path, node in nodes.items()}
+    return {path: _mark(path, node) for path, node in nodes.items() if not node.is_sample}
 
 
 def _mark(path: str, node: Node) -> Mark:
@@ -61,12 +62,35 @@ def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Mar
     Arrays that are as they were must be divided as they were.
     """
     earlier, now = from_dict(before), from_dict(after)
-    if earlier.base != now.base:
+    if _without_groups(earlier.base) != _without_groups(now.base):
         return False
-    changed = _changed(old, new)
-    return all(path in changed or earlier.shards.get(path) == mount for path, mount in now.shards.items()) and all(
+    changed, then = _changed(old, new), {path: _rule(mount) for path, mount in earlier.shards.items()}
+    return all(path in changed or then.get(path) == _rule(mount) for path, mount in now.shards.items()) and all(
         path in changed or path in now.shards for path in earlier.shards
     )
+
+
+def _without_groups(base: Location) -> Location:
+    return msgspec.structs.replace(base, groups=()) if isinstance(base, Group) else base
+
+
+def _rule(mount: Mount) -> object:
+    """Return what of a mount stays the same when members are added to a collection, or go."""
+    members = mount.members
+    return mount if members is None else (mount.location, mount.exceptions, members.together, members.parts)
+
+
+def keeps_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Tell whether all members of collections are there that were."""
+    now = from_dict(after).shards
+    return all(
+        mount.members is None or (path in now and set(mount.members.names) <= set(_names(now[path])))
+        for path, mount in from_dict(before).shards.items()
+    )
+
+
+def _names(mount: Mount) -> tuple[str, ...]:
+    return () if mount.members is None else mount.members.names
 
 
 def _changed(old: Marks, new: Marks) -> dict[str, bool]:
@@ -102,10 +126,13 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
         if then is None or then.location != run.location:
             continue
         if run.mounted is not None:
-            whole = {path for path, blocks in run.mounted.items() if blocks is None}
+            homes = Homes(run.mounted)
             own = (path for path, is_own in changed.items() if is_own)
-            if then.mounted == run.mounted and all(whole & {path, *parents(path)} for path in own):
+            is_left_alike = then.mounted == run.mounted or isinstance(run.location, Group)
+            if is_left_alike and all(path in homes for path in own):
                 yield then.number, run.number
+        elif run.members is not None and then.members is not None:
+            yield from _same_members(then, run, changed)
         elif run.blocks is None or then.blocks is None:
             if run.blocks == then.blocks and run.path not in changed:
                 yield then.number, run.number
@@ -113,11 +140,24 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
             yield from _same_blocks(then, run, old[run.path].shape or (), new[run.path].shape or ())
 
 
+def _same_members(then: Run, run: Run, changed: Mapping[str, bool]) -> Iterator[tuple[int, int]]:
+    """Yield the members that were there, or the bundles of the same ones, of the same number as their names have it."""
+    assert then.members is not None
+    assert run.members is not None
+    if then.members.together != run.members.together or then.exceptions != run.exceptions:
+        return
+    earlier = {(shard.block_name, shard.members): number for number, shard in then.shards()}
+    for number, shard in run.shards():
+        before = earlier.get((shard.block_name, shard.members))
+        if before is not None and not any(join(run.path, name) in changed for name in shard.members):
+            yield before, number
+
+
 def _same_blocks(then: Run, run: Run, old: Coords, new: Coords) -> Iterator[tuple[int, int]]:
     one, other = then.blocks, run.blocks
     assert one is not None
     assert other is not None
-    if one.chunks != other.chunks or then.exceptions or run.exceptions or len(old) != len(new):
+    if one.chunks != other.chunks or then.exceptions != run.exceptions or len(old) != len(new):
         return
     lead = len(one.chunks)
     if old[lead:] != new[lead:]:

@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 import msgspec
 from toolz import pipe
+from zarr.abc.store import Store
 
 from shardedstore.access import NONE, Options
-from shardedstore.chain import Chain, Present, Shard, Written
+from shardedstore.chain import Chain, Entries, Present, Shard, Written
 from shardedstore.datadigest import DataSum
 from shardedstore.datasums import Sums, tap
-from shardedstore.entries import read_entries
+from shardedstore.entries import of_format, read_entries
 from shardedstore.errors import ShardError
 from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.generations import versioned
-from shardedstore.grid import Coords, block_name
+from shardedstore.grid import Coords
 from shardedstore.kinds import Location, require_location, url_of
 from shardedstore.ledger import Ledger, Record
 from shardedstore.limiter import READS, WRITES, pause
@@ -35,7 +36,7 @@ from shardedstore.present import Asked, Listed
 from shardedstore.sources import open_component, opened_runs
 from shardedstore.stopping import Stopped, check, sleep, while_wanted
 from shardedstore.transient import FIRST_PAUSE, cause_of, is_transient
-from shardedstore.urls import is_remote, normalize, object_url
+from shardedstore.urls import is_remote, normalize, object_url, quote_name
 from shardedstore.witness import Changed, Witness, look
 
 logger = logging.getLogger("shardedstore")
@@ -74,18 +75,22 @@ class Job:
         assert self.folder is not None
         return open_folder(self.folder, self.options)
 
-    def url(self, shard: Shard, generation: int = 0) -> str:
+    def url(self, run: Run, shard: Shard, generation: int = 0) -> str:
         """Return where a shard goes, or where it is of another generation."""
-        template = self.template(shard.path, shard.is_base, shard.block is not None, generation)
-        return template.replace("{block}", block_name(shard.block))
+        return self.template(run, generation).replace("{block}", self._quoted(shard))
 
-    def template(self, path: str, is_base: bool, blocked: bool, generation: int = 0) -> str:
-        """Return the URL of a mount's shards, in which ``{block}`` stands for a block's index."""
+    def _quoted(self, shard: Shard) -> str:
+        """Return the name of a shard among those of its mount, as it stands in URLs."""
+        return quote_name(shard.block_name) if shard.members and self.is_remote else shard.block_name
+
+    def template(self, run: Run, generation: int = 0) -> str:
+        """Return the URL of a mount's shards, in which ``{block}`` stands for the name of one."""
         assert self.chain.sink is not None
         assert self.folder is not None
         if self.chain.sink.is_one_zarr:
             return normalize(self.chain.sink.url)
-        name = versioned(self.chain.sink.target(None if is_base else path, blocked), generation or self.generation)
+        path = None if run.mounted is not None else run.path
+        name = versioned(self.chain.sink.target(path, run.division is not None), generation or self.generation)
         return object_url(self.folder, name)
 
     def done(
@@ -110,9 +115,8 @@ class Job:
                 continue
             generation = record.generation
             if generation not in templates:
-                blocked = run.blocks is not None
-                templates[generation] = self.template(run.path, run.mounted is not None, blocked, generation)
-            url = templates[generation].replace("{block}", block_name(shard.block))
+                templates[generation] = self.template(run, generation)
+            url = templates[generation].replace("{block}", self._quoted(shard))
             written = Written(record.entries, record.nbytes, record.digest, record.location, record.names)
             if sink.is_there(url, written, present):
                 yield number
@@ -240,18 +244,26 @@ def run_shard(job: Job, run: Run, shard: Shard) -> Made:
     witness = Witness(job.changed, component)
     if job.chain.function is not None:
         source = look(job.changed, run, shard)
-        made = job.chain.function(component, shard.path, block_name(shard.block) or None)
+        within = "" if shard.bundle is None and shard.members else shard.block_name
+        made = job.chain.function(component, shard.path, within or None)
         location = require_location(locate(made), "what the function returned")
         made.close()
         witness.check(shard)
         return Made(Written(0, 0, "", location), source)
     assert job.chain.sink is not None
     entries = pipe(
-        while_wanted(witness.watch(read_entries(component, shard.blocks, shard.block, run.consolidated), shard)),
+        while_wanted(witness.watch(_read(job, run, shard, component), shard)),
         *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
     )
     if job.shapes is None:
-        return Made(job.chain.sink.write(entries, shard, job.url(shard)), witness.source)
+        return Made(job.chain.sink.write(entries, shard, job.url(run, shard)), witness.source)
     sums = Sums(job.shapes)
-    written = job.chain.sink.write(tap(entries, shard, sums), shard, job.url(shard))
+    written = job.chain.sink.write(tap(entries, shard, sums), shard, job.url(run, shard))
     return Made(written, witness.source, sums.recorded())
+
+
+def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:
+    """Return the entries of a shard; a member's consolidated metadata goes where a step may change what it is of."""
+    stale = None if shard.members and job.chain.steps else run.consolidated
+    entries = read_entries(component, shard.blocks, shard.block, stale)
+    return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries

@@ -1,23 +1,13 @@
-"""What the command line says of stores and plans."""
+"""What is said to people of stores and plans: in the terminal, and by the command line."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from shardedstore.grid import block_name
-from shardedstore.kinds import Config
-from shardedstore.metadata import ArrayMeta
 from shardedstore.plan import Plan
 
-
-def describe(path: str, meta: Any, config: Config) -> str:
-    """Return a line about a group or an array."""
-    mount = config.shards.get(path)
-    blocks = "" if mount is None else f", {count(1 if mount.blocks is None else mount.blocks.count, 'shard')}"
-    if not isinstance(meta, ArrayMeta):
-        return f"  /{path}  group, v{meta.zarr_format}{', consolidated' if meta.consolidated else ''}{blocks}"
-    chunks = "unknown" if meta.chunks is None else meta.chunks
-    return f"  /{path}  array {meta.shape}, chunks {chunks}, {size(meta.nbytes)}{blocks}"
+WIDEST = 72  # characters of a name or a place that are shown
 
 
 def preview(plan: Plan) -> str:
@@ -37,6 +27,28 @@ def count(number: int, what: str) -> str:
     ('1 shard', '1,200 shards')
     """
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def shown(text: str, most: int = WIDEST) -> str:
+    r"""Return a text that came from elsewhere as one line, cut in its middle.
+
+    >>> shown("a\nb"), shown("s3://bucket/" + "x" * 80 + "/0.zip", 24)
+    ('a\\nb', 's3://bucket...xxxx/0.zip')
+    """
+    line = text if text.isprintable() else repr(text)[1:-1]
+    half = (most - 3) // 2
+    return line if len(line) <= most else f"{line[: most - 3 - half]}...{line[-half:]}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, with the cells of a column below one another.
+
+    >>> columns([("a", "zip", "x"), ("...",), ("abcd", "directory", "y")])
+    ['a     zip        x', '...', 'abcd  directory  y']
+    """
+    count = max(map(len, rows), default=0)
+    widths = [max((len(row[i]) for row in rows if len(row) > i + 1), default=0) for i in range(count)]
+    return ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
 
 
 def size(nbytes: int) -> str:

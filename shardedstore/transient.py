@@ -46,4 +46,5 @@ def patiently(look: Callable[[], T]) -> T:
 
 def cause_of(error: BaseException) -> str:
     """Return what an error says, with its kind."""
-    return f"{type(error).__name__}: {explain(error) if is_of_object_store(error) else error}"
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {explain(error) if is_of_object_store(error) else error}{notes}"

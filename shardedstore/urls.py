@@ -59,6 +59,16 @@ def object_url(folder: str, name: str) -> str:
     return join_url(folder, quote_name(name) if is_remote(folder) else name)
 
 
+def fill_url(url: str, **values: str) -> str:
+    """Return a URL in which names stand for what is in braces.
+
+    >>> fill_url("s3://bucket/{block}/{name}.zarr", block="0", name="a b"), fill_url("/in/{name}.zarr", name="a b")
+    ('s3://bucket/0/a%20b.zarr', '/in/a b.zarr')
+    """
+    quoted = quote_name if is_remote(url) else str
+    return re.sub("{(" + "|".join(values) + ")}", lambda found: quoted(values[found[1]]), url)
+
+
 def unquote_name(name: str, url: str) -> str:
     """Return the name of what the last part of a URL stands for; a local path stands for itself.
 
@@ -71,6 +81,21 @@ def unquote_name(name: str, url: str) -> str:
 def _scheme(url: str) -> str | None:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
     return match[1].lower() if match else None
+
+
+def unreadable(url: str) -> str | None:
+    r"""Return what in a URL or a path can be part of no name.
+
+    >>> unreadable("/data/a\0b"), unreadable("/data/ä")
+    ('\x00', None)
+    """
+    if "\0" in url:
+        return "\0"
+    try:
+        url.encode() if is_remote(url) else os.fsencode(url)
+    except UnicodeEncodeError as error:
+        return url[error.start]
+    return None
 
 
 def normalize(url: str | os.PathLike[str]) -> str:

@@ -176,15 +176,16 @@ def _compare(config: Config, against: Config, kept: Kept | None, open_journal: O
     plans = (dump(plan.config, None).decode() + plan.source for plan in (result, source))
     tokens = ["" if kept is None else kept.token, "" if existing is None else existing.token]
     with open_journal(["decoded", *plans, *tokens]) as journal:
-        ours = Side("the result", result, _take("result", result, journal))
-        theirs = Side("the source", source, _take("source", source, journal), is_source=True)
+        read = partial(_take, is_foreign=result.nodes[""].meta.zarr_format != source.nodes[""].meta.zarr_format)
+        ours = Side("the result", result, read("result", result, journal))
+        theirs = Side("the source", source, read("source", source, journal), is_source=True)
         suspects = find_suspects(ours, theirs)
         if suspects:
             wanted = searched(suspects)
             ours.taken.chunks = _take("result", result, None, wanted).chunks
             theirs.taken.chunks = _take("source", source, None, wanted).chunks
         differences += (d for d in compare_damage(ours, theirs) if d.is_of_source or d.shard not in told)
-        differences += compare_nodes(result, source)
+        differences += compare_nodes(ours, theirs)
         differences += compare_layouts(ours, theirs)
         differences += compare_chunks(ours, theirs, suspects)
         differences += compare_files(ours, theirs)
@@ -209,9 +210,15 @@ def _plan_of_result(config: Config, kept: Kept | None) -> Plan:
     return _plan(config)
 
 
-def _take(name: str, plan: Plan, journal: Journal | None, wanted: dict[str, frozenset[int]] | None = None) -> Taken:
+def _take(
+    name: str,
+    plan: Plan,
+    journal: Journal | None,
+    wanted: dict[str, frozenset[int]] | None = None,
+    is_foreign: bool = False,
+) -> Taken:
     """Read a store, or some of it chunk by chunk, on the Dask scheduler that is active."""
-    tasks = data_tasks(plan, wanted)
+    tasks = data_tasks(plan, wanted, is_foreign=is_foreign)
     kept = Journal(None, ()) if journal is None else journal
 
     def parts() -> Iterator[Taken]:

@@ -5,9 +5,8 @@ Where the sums over a stretch of an array's chunks differ, its chunks are compar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,11 +15,11 @@ from shardedstore.datadigest import Layout
 from shardedstore.differences import Difference
 from shardedstore.grid import Coords
 from shardedstore.hierarchy import Node
-from shardedstore.metadata import ArrayMeta, parse_json
+from shardedstore.members import Members
+from shardedstore.metadata import ArrayMeta
 from shardedstore.mounts import join
 from shardedstore.plan import Plan
-from shardedstore.v3doc import DIMENSIONS, MASKED
-from shardedstore.verifydata import PER_STRETCH, Taken, array_at, home, is_document_key
+from shardedstore.verifydata import ARRAY, PER_STRETCH, Taken, array_at, description, home, is_document_key
 from shardedstore.verifyledger import MAKE_AGAIN
 from shardedstore.verifystored import LOOK_AGAIN
 
@@ -43,15 +42,31 @@ class Side(NamedTuple):
         at = home(self.plan.config, path)
         return any(at == damage.home if damage.path is None else path == damage.path for damage in self.taken.damage)
 
+    def misses_member(self, path: str) -> bool:
+        """Tell whether a node may be in a member that could not be read."""
+        return path not in self.plan.nodes and self.misses(path)
+
+    @property
+    def zarr_format(self) -> int:
+        """That of the root."""
+        return self.plan.nodes[""].meta.zarr_format
+
+    def nodes(self) -> dict[str, Node | str]:
+        """Return the groups and arrays by path; of those in members a description."""
+        known = {path: node for path, node in self.plan.nodes.items() if not node.is_sample}
+        return {**known, **self.taken.nodes}
+
     def place(self, path: str, index: Coords) -> tuple[str, str]:
         """Return the shard and the key of the stored object that holds a chunk."""
         at = home(self.plan.config, path)
         meta = array_at(self.plan, path)
+        mount = self.plan.config.shards.get(at)
+        if mount is not None and mount.members is not None:
+            return _shard_of(at, mount.members, path), path
         if meta is None or meta.chunks is None or meta.keys is None:
             return at or "(base)", path
         chunks = self.taken.layouts[path].chunks
         stored = tuple(i * c // s for i, c, s in zip(index, chunks, meta.chunks, strict=True))
-        mount = self.plan.config.shards.get(at)
         if mount is None:
             name = "(base)"
         elif mount.blocks is None:
@@ -59,6 +74,14 @@ class Side(NamedTuple):
         else:
             name = Shard(at, mount.blocks, mount.blocks.split(stored)[0]).name
         return name, join(path, meta.keys.encode(stored))
+
+
+def _shard_of(at: str, members: Members, path: str) -> str:
+    """Return the name of the shard that holds an array in a member."""
+    found = members.find(path[len(at) :].lstrip("/"))
+    if found is None:
+        return "(base)"
+    return join(at, members.names[found[0]]) if members.together == 1 else f"{at}[{members.shard_of(found[0])}]"
 
 
 def compare_damage(*sides: Side) -> Iterator[Difference]:
@@ -169,31 +192,28 @@ def notes(ours: Side, theirs: Side) -> Iterator[str]:
             yield f"{path!r} has a data type or codecs that are not known here: its stored bytes were compared"
 
 
-def compare_nodes(result: Plan, source: Plan) -> Iterator[Difference]:
+def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
     """Yield the groups and arrays that one side alone has, and those of other attributes."""
-    for path in sorted(result.nodes.keys() | source.nodes.keys()):
-        mine, other = result.nodes.get(path), source.nodes.get(path)
+    mine, its = ours.nodes(), theirs.nodes()
+    is_foreign = ours.zarr_format != theirs.zarr_format
+    for path in sorted(mine.keys() | its.keys()):
+        one, other = mine.get(path), its.get(path)
         if other is None:
-            yield Difference("extra", f"{path!r} is in the result alone", "", array=path)
-        elif mine is None:
-            yield Difference("missing", f"{path!r} is in the source alone", MEND, array=path)
-        elif isinstance(mine.meta, ArrayMeta) != isinstance(other.meta, ArrayMeta):
+            if not theirs.misses_member(path):
+                yield Difference("extra", f"{path!r} is in the result alone", "", array=path)
+        elif one is None:
+            if not ours.misses_member(path):
+                yield Difference("missing", f"{path!r} is in the source alone", MEND, array=path)
+        elif _is_array(one) != _is_array(other):
             yield Difference("layout", f"{path!r} is a group on one side, and an array on the other", array=path)
-        else:
-            is_foreign = mine.meta.zarr_format != other.meta.zarr_format
-            if _description(mine, path, is_foreign) != _description(other, path, is_foreign):
-                what = f"{path!r} has other attributes or names of dimensions than in the source"
-                yield Difference("attributes", what, array=path)
+        elif _described(one, path, is_foreign) != _described(other, path, is_foreign):
+            what = f"{path!r} has other attributes or names of dimensions than in the source"
+            yield Difference("attributes", what, array=path)
 
 
-def _description(node: Node, path: str, is_foreign: bool) -> str:
-    """Return attributes and names of dimensions; without what Zarr v2 and v3 write in ways of their own, if the formats differ."""
-    attributes: dict[str, Any]
-    if "zarr.json" in node.documents:
-        attributes = parse_json(node.documents["zarr.json"], path, "zarr.json").get("attributes") or {}
-    else:
-        attributes = parse_json(node.documents.get(".zattrs", b"{}"), path, ".zattrs")
-    names = node.meta.dimension_names if isinstance(node.meta, ArrayMeta) else None
-    if is_foreign:
-        attributes = {name: value for name, value in attributes.items() if name not in (DIMENSIONS, MASKED)}
-    return json.dumps([attributes, names or ()], sort_keys=True)
+def _is_array(node: Node | str) -> bool:
+    return node.startswith(ARRAY) if isinstance(node, str) else isinstance(node.meta, ArrayMeta)
+
+
+def _described(node: Node | str, path: str, is_foreign: bool) -> str:
+    return node if isinstance(node, str) else description(node, path, is_foreign)

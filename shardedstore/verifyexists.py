@@ -12,7 +12,7 @@ from shardedstore.differences import Difference
 from shardedstore.folders import Folder, open_folder
 from shardedstore.kinds import Config, Directory, Location, Zip, show
 from shardedstore.mounts import join
-from shardedstore.onezarr import WAITING, Listed
+from shardedstore.onezarr import WAITING, Listed, path_of_waiting
 from shardedstore.plan import shard_runs
 from shardedstore.urls import is_within, object_url
 from shardedstore.verifyledger import MAKE_AGAIN, Kept, location_of, parents
@@ -125,4 +125,4 @@ def _documents(folder: Folder, options: Options) -> Iterator[str]:
         path = name.removeprefix(f"{WAITING}/").removesuffix(".zip")
         url = object_url(folder.url, name)
         for key in ZipReadStore(url, storage_options=options).names():
-            yield join("" if path == "base" else path.removeprefix("shards/"), key)
+            yield join(path_of_waiting(path), key)

@@ -15,7 +15,7 @@ from shardedstore.config import FILE_NAME, from_dict, parse
 from shardedstore.errors import UsageError
 from shardedstore.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.generations import Identity, identity_name, read_generation, read_identity
-from shardedstore.grid import Blocks, block_name
+from shardedstore.grid import Blocks
 from shardedstore.hierarchy import read_nodes
 from shardedstore.kinds import (
     Config,
@@ -24,14 +24,17 @@ from shardedstore.kinds import (
     Mount,
     ViewOf,
     Zip,
-    at_block,
+    at_shard,
     locations,
+    object_of,
     origin,
     show,
     url_of,
 )
 from shardedstore.ledger import Ledger, Record
+from shardedstore.members import Members
 from shardedstore.metadata import ArrayMeta
+from shardedstore.mounts import join
 from shardedstore.plan import Run
 from shardedstore.urls import BESIDE
 
@@ -117,14 +120,16 @@ def _is_config_of(place: Folder, config: Config) -> bool:
     except (FileNotFoundError, UsageError):
         return False
     one, other = ([(what, show(location)) for what, location in locations(each)] for each in (found, config))
-    return one == other
+    return one == other and _members(found) == _members(config)
+
+
+def _members(config: Config) -> dict[str, Members | None]:
+    return {path: mount.members for path, mount in config.shards.items()}
 
 
 def location_of(run: Run, shard: Shard) -> Location:
     """Return where a shard of a result is."""
-    if shard.block is None:
-        return run.location
-    return run.exceptions.get(block_name(shard.block)) or at_block(run.location, shard.block)
+    return object_of(at_shard(run.exceptions.get(shard.block_name, run.location), run.division, shard.block_name))
 
 
 def as_made(config: Config, kept: Kept) -> Config:
@@ -147,7 +152,8 @@ def as_made(config: Config, kept: Kept) -> Config:
         node, blocks = nodes.get(path), mount.blocks
         if blocks is not None and node is not None and isinstance(node.meta, ArrayMeta):
             blocks = _blocks_in(blocks, node.meta, path)
-        mounts[path] = Mount(ViewOf(config.base, path), blocks)
+        own = path if mount.members is None else join(path, "{name}")
+        mounts[path] = Mount(ViewOf(config.base, own), blocks, members=mount.members)
     return Config(config.base, mounts)
 
 

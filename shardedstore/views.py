@@ -11,8 +11,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.errors import CorruptError
 from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.members import Division, Homes, Members
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, crop_document, parse_node
-from shardedstore.mounts import Mounts, join
+from shardedstore.mounts import join
 from shardedstore.readonly import ReadOnlyStore, cut
 
 MOST_NAMES = 100_000
@@ -78,10 +79,11 @@ class Remainder(ReadOnlyStore):
     A block's mount holds chunks only: the array's metadata, and whatever lies beside its chunks, is the base's.
     """
 
-    def __init__(self, store: Store, mounted: dict[str, Blocks | None]) -> None:
+    def __init__(self, store: Store, mounted: dict[str, Division | None]) -> None:
         super().__init__()
         self.store, self.mounted = store, mounted
-        self.mounts = Mounts(mounted)
+        self.homes = Homes(mounted)
+        self.mounts = self.homes.mounts
 
     def __eq__(self, other: object) -> bool:
         return type(other) is Remainder and (self.store, self.mounted) == (other.store, other.mounted)
@@ -94,12 +96,14 @@ class Remainder(ReadOnlyStore):
         found = self.mounts.resolve(key)
         if found is None:
             return True
-        blocks = self.mounted[found[0]]
-        return blocks is not None and blocks.keys.decode(found[1], blocks.chunk_grid) is None
+        division = self.mounted[found[0]]
+        if isinstance(division, Members):
+            return division.find(found[1]) is None
+        return division is not None and division.keys.decode(found[1], division.chunk_grid) is None
 
     def is_mounted(self, folder: str) -> bool:
         # docstring inherited
-        return self.mounted.get(folder, ...) is None
+        return folder in self.homes
 
     def is_cut(self, folder: str) -> bool:
         # docstring inherited
@@ -109,7 +113,7 @@ class Remainder(ReadOnlyStore):
         # docstring inherited
         path, rest = self.mounts.resolve(folder) or ("", "")
         blocks = self.mounted.get(path)
-        if blocks is None:
+        if not isinstance(blocks, Blocks):
             return ()
         if blocks.keys.separator == ".":
             return () if rest else _ChunkNames(blocks)

@@ -23,7 +23,7 @@ from shardedstore.grid import Coords
 from shardedstore.kinds import Config, Mount
 from shardedstore.locations import locate
 from shardedstore.metadata import CONSOLIDATED_V2, ArrayMeta, parse_node
-from shardedstore.mounts import is_below, join
+from shardedstore.mounts import check_prefix, is_below, join
 from shardedstore.routes import BASE, Place
 from shardedstore.routing import RoutedStore
 
@@ -112,10 +112,10 @@ class WritableStore(RoutedStore):
 
     async def _find(self, key: str) -> tuple[Place, str]:
         """Return the place of a key; where a chunk is outside of what is known of its array, another process may have resized it."""
-        place, rest = self._routes.find(key)
+        place, rest = self._routes.route(key)
         if place == BASE and (path := self._divided.holder(key)) is not None:
             await self._refresh(path)
-            place, rest = self._routes.find(key)
+            place, rest = self._routes.route(key)
         return place, rest
 
     async def _holder(self, key: str) -> tuple[Store, str]:
@@ -127,8 +127,8 @@ class WritableStore(RoutedStore):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         # docstring inherited
-        place, rest = self._routes.find(key)
-        if place != BASE or (self._overlay is None and not self._divided.keys):
+        place, rest = self._routes.route(key)
+        if self._overlay is None and (place != BASE or not self._divided.keys):
             return await self._components.at(place).get(rest, prototype, byte_range)
         store, rest = await self._holder(key)
         data = await store.get(rest, prototype, byte_range)
@@ -213,6 +213,7 @@ class WritableStore(RoutedStore):
         """Delete everything below a path, in all components; of an array that is divided, what is in its shards as well."""
         self._check_writable()
         path = prefix.strip("/")
+        check_prefix(path)
         found = self._routes.mounts.resolve(path)
         if found is not None and found[0] != path:
             await self._delete_inside(*found)

@@ -69,9 +69,13 @@ class ZipReadStore(ReadOnlyStore):
         """Whether reading is a matter of requests."""
         return is_remote(self._url)
 
-    def names(self) -> list[str]:
-        """Return all keys, sorted."""
-        return list(self._opened().names)
+    def names(self, prefix: str = "") -> list[str]:
+        """Return all keys that begin like this, sorted."""
+        return list(self._opened().below(prefix))
+
+    def holds(self, key: str) -> bool:
+        """Tell whether there is such a key."""
+        return key in self._opened().entries
 
     def read_sync(self, key: str) -> bytes:
         """Return a value, checked against its CRC-32."""

@@ -24,6 +24,7 @@ def write_zip(
     most: int = 0,
     zip64: bool = False,
     is_ozx: bool = False,
+    documents_first: bool = True,
 ) -> Written:
     """Write a zip that appears whole, or with an exception not at all.
 
@@ -33,11 +34,13 @@ def write_zip(
         The most bytes that it can have, as far as is known.
     is_ozx : bool
         Follow RFC-9 of OME-Zarr: zip64 throughout, and a comment.
+    documents_first : bool
+        Whether that may say that metadata comes before all else.
     """
     tally = Tally()
     stream = iter(entries)
     first = next(stream, None)
-    comment = ozx_comment(first) if is_ozx else b""
+    comment = ozx_comment(first, documents_first) if is_ozx else b""
     with output(url, options, most) as write:
         zip_writer = ZipWriter(write, zip64=zip64 or is_ozx, comment=comment)
         add, count = zip_writer.add, tally.add
@@ -47,7 +50,7 @@ def write_zip(
     return tally.written(nbytes)
 
 
-def ozx_comment(root: Entry | None) -> bytes:
+def ozx_comment(root: Entry | None, documents_first: bool = True) -> bytes:
     """Return the comment of a zip of OME-Zarr, given its first entry.
 
     https://ngff.openmicroscopy.org/rfc/9/
@@ -59,5 +62,7 @@ def ozx_comment(root: Entry | None) -> bytes:
     if root is not None and root.key == "zarr.json":
         found = json.loads(bytes(root.data)).get("attributes", {}).get("ome")
     version = found.get("version") if isinstance(found, dict) else None
-    ome = {"version": str(version or OME_VERSION), "zipFile": {"centralDirectory": {"jsonFirst": True}}}
+    ome: dict[str, Any] = {"version": str(version or OME_VERSION)}
+    if documents_first:
+        ome["zipFile"] = {"centralDirectory": {"jsonFirst": True}}
     return json.dumps({"ome": ome}).encode()

@@ -1,28 +1,22 @@
 """The config: what it describes comes back from it, it can be moved, and what is none gives one clear error."""
 
-import copy
 import json
 import os
 import shutil
 import sys
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from conformance import check_same_contents, check_values, contents_of
-from hypothesis import given
-from hypothesis import strategies as st
+from golden_configs import FOLDER, OUT
 from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_zip
 
-from shardedstore import ConfigError, ShardedStore, ShardedStoreError, UsageError
+from shardedstore import ConfigError, ShardedStore, UsageError
 from shardedstore import config as configs
 from shardedstore.access import Options
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import Config, Directory, Mount, ViewOf, Zip
+from shardedstore.kinds import Directory, Zip
 from shardedstore.partition import divide
 
-GOLDEN = Path(__file__).parent / "data" / "config-v1.json"
-OUT = "/data/out"
+GOLDEN = FOLDER / "v1-result.json"
 
 
 def golden():
@@ -75,27 +69,6 @@ def folder(tmp_path):
 
 
 # What is written is read
-
-
-def test_golden_file_is_decoded():
-    assert configs.from_dict(golden(), OUT) == Config(
-        base=Zip(f"{OUT}/__base__.zarr.zip"),
-        shards={
-            "simulation/coarse": Mount(Zip(f"{OUT}/simulation/coarse.zarr.zip")),
-            "simulation/fine": Mount(ViewOf(Directory("s3://bucket/era5.zarr"), "simulation/fine")),
-            "temperature": Mount(
-                Zip(f"{OUT}/temperature/{{block}}.zarr.zip"),
-                Blocks((40, 3, 2), (4, 2), ChunkKeys("default", "/")),
-                {"9/1": Directory(f"{OUT}/temperature/edge.zarr")},
-            ),
-        },
-        consolidated=Directory(f"{OUT}/__consolidated__.zarr"),
-    )
-
-
-def test_golden_file_is_written():
-    """For ever byte by byte: a config of version 1 is not changed by reading and writing it."""
-    assert configs.dump(configs.from_dict(golden(), OUT), OUT) == GOLDEN.read_bytes()
 
 
 @pytest.mark.parametrize("kind", [to_folder, to_zip])
@@ -171,16 +144,6 @@ def test_relative_paths_of_the_process_do_not_matter(folder, tmp_path, monkeypat
     check_values(store, build(cube, "v3/"))
 
 
-def test_a_million_shards_are_small():
-    blocks = Blocks((10**6, 10), (1,), ChunkKeys("default", "/"))
-    config = Config(Zip(f"{OUT}/base.zip"), {"a": Mount(Zip(f"{OUT}/a/{{block}}.zip"), blocks)})
-    data = configs.dump(config, OUT)
-    assert len(data) < 1000
-    store = ShardedStore.from_config(json.loads(data), root=OUT)
-    assert store.config == config
-    assert "1000001 shards" in repr(store) or "1000000 shards" in repr(store)
-
-
 @pytest.mark.parametrize("kind", [to_memory, to_objects])
 def test_a_store_in_memory_has_no_config(kind, tmp_path):
     store = ShardedStore.partition(kind(build(cube, "v3/")), ["simulation"])
@@ -208,7 +171,7 @@ def test_not_an_object(document):
         ShardedStore.from_config(document)
 
 
-URL = "shards.temperature.location.url"
+URL = "shards.simulation/coarse.location.url"
 
 
 @pytest.mark.parametrize(
@@ -232,10 +195,10 @@ URL = "shards.temperature.location.url"
         ("shards", [], r"Expected `object`, got `array` - at `\$\.shards`"),
         ("shards.temperature.chunks", [1], r"unknown field `chunks` - at `\$\.shards\[\.\.\.\]`"),
         ("shards.temperature.location", "a.zip", r"Expected `object`, got `str` - at `\$\.shards\[\.\.\.\]\.location`"),
-        ("shards.temperature.blocks.chunks", [0], "must be positive"),
+        ("shards.temperature.blocks.chunks", [0], r"Expected `int` >= 1 - at `\$\.shards\[\.\.\.\]\.blocks\.chunks\[0\]`"),
         ("shards.temperature.blocks.chunks", [], "must name one to 3 dimensions"),
         ("shards.temperature.blocks.chunks", [1.5], r"Expected `int`, got `float`"),
-        ("shards.temperature.blocks.chunk_grid", [0, 1, 1], "must be positive"),
+        ("shards.temperature.blocks.chunk_grid", [0, 1, 1], r"Expected `int` >= 1 - at .*chunk_grid"),
         ("shards.temperature.blocks.chunk_grid", "40", r"Expected `array`, got `str`"),
         ("shards.temperature.blocks.keys.separator", "-", r"Invalid enum value '-'"),
         ("shards.temperature.blocks.keys.more", 1, "unknown field `more`"),
@@ -300,7 +263,7 @@ def test_relative_urls_need_a_root(place):
 @pytest.mark.parametrize("allowed", ["/etc", "/etc/passwd", "/", "file:///etc"])
 def test_places_can_be_allowed(allowed):
     store = ShardedStore.from_config(changed(URL, "/etc/passwd"), root=OUT, allow=["s3://bucket", allowed])
-    assert store.config.shards["temperature"].location == Zip("/etc/passwd")
+    assert store.config.shards["simulation/coarse"].location == Zip("/etc/passwd")
 
 
 @pytest.mark.parametrize("url", ["%2e%2e/other/a.zip", "a/.%2E/../b.zip", ".\t./a.zip", "a#b", "a\\..\\b", "a?b"])
@@ -365,75 +328,6 @@ def test_locations_that_are_nested_too_deeply():
     document["base"] = location
     with pytest.raises(ConfigError, match="nested too deeply"):
         ShardedStore.from_config(document, root=OUT)
-
-
-# Any change of a config gives a store, or one of our own errors
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=4)
-    | st.sampled_from(["", "..", "/", "zip", "view", "http://[", "s3://", "{block}", "a\0", "0" * 5000, 2**70, "٣/1"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.text(max_size=3) | st.sampled_from(["kind", "url", "path", "source", ""]), inner, max_size=4
-        )
-    ),
-    max_leaves=8,
-)
-
-
-def places_of(document, place=()):
-    yield place
-    inside = (
-        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    )
-    for key, value in inside:
-        yield from places_of(value, (*place, key))
-
-
-@st.composite
-def mutated(draw):
-    """The golden document after some changes: values replaced, removed, or put under another name."""
-    document = golden()
-    for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.sampled_from([place for place in places_of(document) if place]))
-        at = document
-        for part in place[:-1]:
-            at = at[part]
-        value = at.pop(place[-1])
-        match draw(st.sampled_from(["replace", "remove", "rename"])):
-            case "replace":
-                value = draw(json_values)
-                at.insert(place[-1], value) if isinstance(at, list) else at.update({place[-1]: value})
-            case "rename" if isinstance(at, dict):
-                at[draw(st.text(max_size=4) | st.sampled_from(["", "a/b", "temperature/c", "9/1", "url"]))] = value
-    return document
-
-
-@given(mutated(), st.sampled_from([None, (), ("s3://bucket",)]), st.sampled_from([None, OUT]))
-def test_only_our_own_errors_come_out(document, allow, root):
-    given_document = copy.deepcopy(document)
-    with suppress(ShardedStoreError):
-        store = ShardedStore.from_config(document, root=root, allow=allow)
-        assert ShardedStore.from_config(store.get_config()) == store
-    assert repr(document) == repr(given_document)  # NaN is not NaN
-
-
-@given(json_values)
-def test_only_our_own_errors_come_out_of_any_json(document):
-    with pytest.raises(ConfigError, match="this is not a shardedstore config"):
-        ShardedStore.from_config(document)
-
-
-@given(st.binary(max_size=30), st.integers(0, 2000))
-def test_only_our_own_errors_come_out_of_any_bytes(data, at):
-    whole = GOLDEN.read_bytes()
-    with suppress(ShardedStoreError):
-        configs.from_dict(configs.parse(whole[:at] + data + whole[at + len(data) :]), OUT)
 
 
 def test_divide_gives_locations_and_nothing_open(tmp_path):

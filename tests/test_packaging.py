@@ -70,6 +70,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"shardedstore", info}
     assert "shardedstore/__init__.py" in names
     assert "shardedstore/py.typed" in names
+    assert "shardedstore/config.schema.json" in names
     assert f"{info}/licenses/LICENSE" in names
     assert f"{info}/entry_points.txt" in names
     assert [name for name in names if "test" in name or name.endswith(".pyc")] == []

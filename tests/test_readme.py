@@ -166,3 +166,17 @@ def test_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for result in (ShardedStore.load("cube.json"), ShardedStore.load("cube-zips")):
         xr.testing.assert_identical(xr.open_zarr(result).load(), hours.load())
     assert sorted(path.name for path in (tmp_path / "air-shards").iterdir()) == ["0.zarr", "1.zarr", "2.zarr"]
+
+
+def test_collecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i in range(5):
+        zarr.create_group(f"cells/a{i:04}.zarr").create_array("x", data=np.arange(i + 1))
+    (script,) = (
+        text for text in re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if "collect(" in text
+    )
+    exec("from shardedstore import ShardedStore\nfrom shardedstore.transforms import ToZip\n" + script)
+    assert len(list((tmp_path / "cells-zips").rglob("*.zip"))) == 2  # the other is the base
+    root = zarr.open_group(ShardedStore.load("cells-zips"), mode="r")
+    assert sorted(root) == [f"a{i:04}" for i in range(5)]
+    np.testing.assert_array_equal(root["a0003/x"][:], np.arange(4))

@@ -240,7 +240,7 @@ def test_steps_that_are_refused(text, message, monkeypatch):
             "recompress:codec=zstd",
             "'recompress' is a step, and writes nothing: give it as --step recompress, and a sink",
         ),
-        ("zip:url=elsewhere", "'zip' has no option 'url'; its options are: name, zip64, storage_options"),
+        ("zip:url=elsewhere", "'zip' has no option 'url'; its options are: name, zip64, per_zip, storage_options"),
         ("zip:name={path}", "'zip' is given the option 'name' twice"),
         ("zarr:layout=other", "CopyTo's layout is 'other': say 'zarr' or 'shards'"),
     ],

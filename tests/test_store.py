@@ -265,7 +265,7 @@ def test_equality(tmp_path):
 def test_repr(tmp_path):
     folder = to_folder(build(cube, "v3/"), tmp_path / "a")
     store = ShardedStore.partition(folder, {"simulation": "whole", "temperature": {"time": 4}})
-    assert repr(store) == f"<ShardedStore of '{folder}' and 3 shards at 2 paths>"
+    assert str(store) == f"<ShardedStore of '{folder}' and 3 shards at 2 paths>"
 
 
 # Many components

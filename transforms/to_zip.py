@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
+from typing import Any
 
 from shardedstore.access import Options, StorageOptions
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.errors import ChainError
+from shardedstore.gather import gather
 from shardedstore.hierarchy import Node
-from shardedstore.kinds import Location, Zip
+from shardedstore.kinds import Config, Location, Zip
 from shardedstore.mounts import check_path
 from shardedstore.zipshard import write_zip
 
@@ -32,6 +34,11 @@ class ToZip(Sink):
         with the separator before it where there is none. The base's path is ``__base__``.
         A name that ends in ``.ozx`` gives zips by RFC-9 of OME-Zarr: zip64, and a comment that tells the version and
         that metadata comes first.
+    per_zip : int, optional
+        Put so many shards that stand side by side below one path into one zip, each below its name: members of a collection,
+        see `ShardedStore.collect`, and whole groups and arrays like ``{"cells/*": "whole"}`` of `partition`, where nothing
+        else below that path is a shard. ``{block}`` is then the number of the zip. The zip is made, recorded and made again
+        as one. Blocks of arrays and the base keep zips of their own. None leaves shards as they are in the source.
     zip64 : bool
         Write zip64 records even where the archive is small enough without.
     storage_options : mapping or str, optional
@@ -47,6 +54,7 @@ class ToZip(Sink):
     url: str
     name: str = "{path}/{block}.zarr.zip"
     zip64: bool = False
+    per_zip: int | None = field(default=None, compare=False)  # it tells by the division, so old fingerprints hold
     storage_options: InitVar[StorageOptions] = None
     options: Options = field(init=False, repr=False, compare=False)
 
@@ -57,6 +65,12 @@ class ToZip(Sink):
                 f"ToZip's name {self.name!r} may hold {{path}}, and {{block}} once, and nothing else in braces"
             )
         check_path(re.sub(r"[{}]", "", self.name), "ToZip's name")
+        if self.per_zip is not None and (type(self.per_zip) is not int or self.per_zip < 1):
+            raise ChainError(f"ToZip's per_zip is {self.per_zip!r}: say how many shards go into a zip, 1 or more")
+
+    def gathered(self, config: Config) -> Config:
+        # docstring inherited
+        return config if self.per_zip is None else gather(config, self.per_zip)
 
     def target(self, path: str | None, blocked: bool) -> str:
         # docstring inherited
@@ -86,7 +100,8 @@ class ToZip(Sink):
 
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
         # docstring inherited
-        return write_zip(entries, url, self.options, most=2 * shard.nbytes, zip64=self.zip64, is_ozx=self.is_ozx)
+        options: dict[str, Any] = {"zip64": self.zip64, "is_ozx": self.is_ozx, "documents_first": shard.bundle is None}
+        return write_zip(entries, url, self.options, most=2 * shard.nbytes, **options)
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
         # docstring inherited

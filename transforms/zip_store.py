@@ -13,6 +13,7 @@ from shardedstore.errors import DestinationError
 from shardedstore.kinds import url_of
 from shardedstore.locations import locate
 from shardedstore.mounts import join
+from shardedstore.squeezed import SqueezedBlock
 from shardedstore.urls import is_within, normalize, object_url
 from shardedstore.views import Block, Remainder
 from shardedstore.zips import ZipReadStore
@@ -45,7 +46,7 @@ def to_zip_store(
         Where the zip would be the source, or inside it.
     """
     url = object_url(normalize(prefix), join(shard_path, chunk_dims or "")) + SUFFIX
-    place = shard_store.store if isinstance(shard_store, Block | Remainder) else shard_store
+    place = shard_store.store if isinstance(shard_store, Block | Remainder | SqueezedBlock) else shard_store
     source = url_of(locate(place))
     if source is not None and is_within(real_url(url), real_url(source)):
         raise DestinationError(f"{url!r} would be, or be inside, the source {source!r}: choose another prefix")

@@ -1,0 +1,27 @@
+"""The texts and numbers that a config holds, with what its JSON Schema says of them.
+
+Patterns mean the same to Python, JavaScript and JSON Schema: ``$`` would let a line end pass in one of them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+END = r"(?![\s\S])"
+_SEGMENT = rf"(?!\.{{1,2}}(?:/|{END}))[^/\u0000]+"
+PATH = rf"^{_SEGMENT}(?:/{_SEGMENT})*{END}"  # of a group or an array below the root
+INDEX = rf"^(?:0|[1-9][0-9]*)(?:/(?:0|[1-9][0-9]*))*{END}"  # of a block
+
+HostPart = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9._-]+{END}")]  # what a client makes a host's name of
+KindName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]*{END}")]
+PathText = Annotated[str, Meta(extra_json_schema={"pattern": f"{PATH}|^{END}"})]
+BelowRoot = Annotated[str, Meta(extra_json_schema={"pattern": PATH})]
+Url = Annotated[str, Meta(extra_json_schema={"pattern": rf"^[^\u0000]*{END}"})]
+Setting = str | int | float | bool | None
+MOST = 2**63 - 1
+Size = Annotated[int, Meta(ge=1, le=MOST)]
+Sizes = Annotated[tuple[Size, ...], Meta(extra_json_schema={"minItems": 1})]
+Names = Annotated[tuple[BelowRoot, ...], Meta(extra_json_schema={"minItems": 1})]
+Index = Annotated[int, Meta(ge=0, le=MOST)]

@@ -1,0 +1,52 @@
+"""Files of the config's version 1, which must open for ever, each to exactly what it was made from."""
+
+import json
+
+import msgspec
+import pytest
+from golden_configs import CLOUD, FOLDER, GOLDEN, MINE, OUT
+
+from shardedstore import config as configs
+from shardedstore.kinds import map_config
+
+WRITTEN_OTHERWISE = {"v1-absolute", "v1-defaults-written-out"}  # as a hand or another program may write it
+
+
+def data_of(name):
+    return (FOLDER / f"{name}.json").read_bytes()
+
+
+def test_each_file_is_tried():
+    assert {path.stem for path in FOLDER.iterdir()} == GOLDEN.keys()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_what_is_read(name):
+    assert configs.from_dict(configs.parse(data_of(name)), OUT) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN.keys() - WRITTEN_OTHERWISE))
+def test_what_is_written(name):
+    """For ever byte by byte: a config of version 1 is not changed by reading and writing it."""
+    assert configs.dump(GOLDEN[name], OUT) == data_of(name)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_document_of_the_programs_own(name):
+    document = configs.to_dict(GOLDEN[name])
+    assert configs.from_dict(document) == GOLDEN[name]
+    assert configs.from_dict(json.loads(json.dumps(document))) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN.keys() - {"v1-absolute"}))
+def test_in_an_object_store(name):
+    """What is relative lies in the folder, wherever that is, and is reached as the folder is."""
+
+    def moved(place):
+        is_inside = place.url.startswith(f"{OUT}/")
+        return msgspec.structs.replace(place, url=CLOUD + place.url[len(OUT) :], options=MINE) if is_inside else place
+
+    expected = map_config(GOLDEN[name], moved)
+    assert configs.from_dict(configs.parse(data_of(name)), CLOUD, None, MINE) == expected
+    if name not in WRITTEN_OTHERWISE:
+        assert configs.dump(expected, CLOUD, MINE) == data_of(name)

@@ -1,0 +1,62 @@
+"""Which files are opened, listed or changed, as Python itself tells: the proof that nothing else was touched."""
+
+import os
+import sys
+from contextlib import contextmanager
+
+import shardedstore
+
+PATHS = {
+    "open",
+    "os.listdir",
+    "os.scandir",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.truncate",
+    "os.chmod",
+}
+touched: list[str] | None = None
+
+
+def _remember(event, arguments):
+    if touched is not None and event in PATHS:
+        touched.extend(
+            os.fsdecode(path)
+            for path in arguments[: 1 + (event == "os.rename")]
+            if isinstance(path, str | bytes | os.PathLike)
+        )
+    elif touched is not None and event in (
+        "socket.connect",
+        "socket.getaddrinfo",
+        "subprocess.Popen",
+        "os.system",
+    ):
+        touched.append(event)
+
+
+sys.addaudithook(_remember)  # for good, but it is quick
+
+
+@contextmanager
+def watched():
+    """What is opened, listed or changed meanwhile; `PATHS` has no `os.stat`, for which Python tells nobody."""
+    global touched  # noqa: PLW0603
+    touched = found = []
+    try:
+        yield found
+    finally:
+        touched = None
+
+
+def outside(found, folder):
+    """Which of some paths are not in a folder; modules that are imported late are no component's."""
+    code = tuple(
+        map(
+            os.path.realpath,
+            {sys.prefix, sys.base_prefix, os.path.dirname(shardedstore.__file__), os.path.dirname(__file__)},
+        )
+    )
+    paths = [os.path.realpath(path) for path in found]
+    return [path for path in paths if not f"{path}/".startswith(f"{folder}/") and not path.startswith(code)]
