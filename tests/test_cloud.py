@@ -324,7 +324,9 @@ def test_options_of_a_local_path_are_refused(tmp_path):
         ToZip(tmp_path, storage_options={"region": "x"})
     with pytest.raises(UsageError, match="are a text, and no mapping; the one word is 'anonymous'"):
         ToZip("s3://bucket/a", storage_options="nobody")
-    with pytest.raises(UsageError, match="the endpoint for 's3://bucket/a' holds credentials"):
+    with pytest.raises(
+        UsageError, match="storage_options for 's3://bucket/a' can't be used: the endpoint holds credentials"
+    ):
         ToZip("s3://bucket/a", storage_options={"endpoint": "https://me:word@host"})
     with pytest.raises(UsageError, match="can't be opened with the storage options given"):
         ShardedStore.partition("s3://bucket/a", storage_options={"no_such_option": "x"})

@@ -20,6 +20,8 @@ from zarr.storage import ObjectStore
 
 from shardedstore import DestinationError, PartitionError, ShardedStore, UsageError
 from shardedstore.entries import read_entries
+from shardedstore.kinds import Opened
+from shardedstore.partition import divide
 from shardedstore.plan import make_plan
 from shardedstore.sources import open_component
 from shardedstore.transforms import ToZip
@@ -242,16 +244,16 @@ def test_without_it_the_job_would_have_failed(cube, tmp_path):
 @pytest.mark.parametrize("choice", [{"exclude": "simulation/fine"}, {"include": ["temperature", "simulation/coarse"]}])
 def test_an_object_store_is_not_listed_where_it_is_left_out(cube, choice):
     """Nor is it where obstore lists: that refuses to list a folder in which a name is no UTF-8."""
-    view = ShardedStore.partition(ObjectStore(ObstoreLocal(cube)), **choice)
+    source = Opened(ObjectStore(ObstoreLocal(cube)))
+    view = ShardedStore._of(divide(source, "1 GiB", choice.get("include"), choice.get("exclude")))
     (cube / "simulation" / "fine" / "field" / os.fsdecode(b"\xff")).write_bytes(b"")
     (run,) = make_plan(view.config).runs
     ((_, shard),) = run.shards()
     keys = {entry.key for entry in read_entries(open_component(run, shard))}
     include, exclude = choice.get("include"), ["simulation/fine"] if "exclude" in choice else None
     assert keys == filtered(SOURCES["cube-v3/"].contents(), include, exclude).keys()
-    whole = ShardedStore.partition(ObjectStore(ObstoreLocal(cube)))
     with pytest.raises(Exception, match="utf-8"):
-        list(read_entries(whole.component(None)))
+        list(read_entries(source.store))
 
 
 def test_opening_a_view_asks_for_nothing_that_is_left_out():
