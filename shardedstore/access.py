@@ -122,7 +122,8 @@ def _split(storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
             client = dict(value)
             if "allow_http" in client:
                 public["allow_http"] = client.pop("allow_http")
-            rest.setdefault("client_options", {}).update(client)
+            if client:
+                rest.setdefault("client_options", {}).update(client)
         elif name in Options.__struct_fields__:
             public[name] = value.rstrip("/") if name == "endpoint" and isinstance(value, str) else value
         elif name in CLIENT_OPTIONS:

@@ -26,7 +26,7 @@ FILE_NAME = "shardedstore.json"
 def to_dict(config: Config, folder: str | None = None, options: Options | None = None) -> dict[str, Any]:
     """Return the JSON document, with URLs inside `folder` relative to it.
 
-    With `options`, those that `folder` is reached with, this is so only of what is reached in the same way.
+    With `options`, those that `folder` is reached with, this is so only of what is on the same server.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def relative_url(url: str, folder: str) -> str:
 
 
 def _relative(place: Place, folder: str, options: Options | None) -> Place:
-    if options is not None and place.options != options:
+    if options is not None and place.options.server != options.server:
         return place
     url = relative_url(place.url, folder)
     return msgspec.structs.replace(place, url=url, options=NONE) if url != place.url else place

@@ -25,7 +25,7 @@ from shardedstore.members import Members
 from shardedstore.mounts import Mounts, check_path
 
 MOST_LEVELS = 64  # of objects and arrays inside one another
-FEW = 100_000  # objects and arrays
+FEW = 100_000  # objects and arrays, among which it does not matter that some are the same
 _JSON = (str, bool, int, float, type(None), dict, list, tuple)
 
 

@@ -418,8 +418,9 @@ class ShardedStore(WritableStore):
         url = normalize(path)
         folder, _, name = url.rpartition("/")
         try:
-            place = open_folder(folder or "/", take_options(folder or "/", storage_options))
-            place.write(unquote_name(name, url), configs.dump(self.config, folder or "/"))
+            options = take_options(folder or "/", storage_options)
+            place = open_folder(folder or "/", options)
+            place.write(unquote_name(name, url), configs.dump(self.config, folder or "/", options))
         except STORAGE_ERRORS as error:
             raise ConfigError(f"the config can't be written to {url!r}: {explain(error)}") from error
 

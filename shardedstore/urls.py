@@ -129,7 +129,8 @@ def normalize(url: str | os.PathLike[str]) -> str:
         raise UsageError(
             f"{scheme}:// is not a scheme that is known here (in {_public(text)!r}): use {', '.join(SCHEMES)}"
         )
-    if ("@" in parts.netloc and scheme not in ("abfs", "abfss")) or parts.query:
+    user, at, _ = parts.netloc.rpartition("@")
+    if (at and (scheme not in ("abfs", "abfss") or ":" in user)) or parts.query:
         raise UsageError(f"the URL {_public(text)!r} holds credentials: give them to the environment instead")
     if any(part in (".", "..") for part in unquote(urlsplit(text).path).split("/")):
         raise UsageError(f"the URL {_public(text)!r} has a segment '.' or '..': write the path that it leads to")

@@ -13,7 +13,7 @@ from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_z
 from shardedstore import ConfigError, ShardedStore, UsageError
 from shardedstore import config as configs
 from shardedstore.access import Options
-from shardedstore.kinds import Directory, Zip
+from shardedstore.kinds import Config, Directory, Mount, Zip
 from shardedstore.partition import divide
 
 GOLDEN = FOLDER / "v1-result.json"
@@ -108,6 +108,31 @@ def test_saving_what_was_loaded_gives_the_same(folder):
     ShardedStore.load(folder).save(folder / "again.json")
     assert json.loads((folder / "again.json").read_bytes()) == before
     assert ShardedStore.load(folder / "again.json") == ShardedStore.load(folder)
+
+
+def test_what_is_on_another_server_is_not_relative():
+    """Though its URL begins alike: a relative one is reached as the config is."""
+    here, there = Options(endpoint="https://here"), Options(endpoint="https://there", region="x")
+    config = Config(Zip("s3://bucket/out/a.zip", here), {"b": Mount(Zip("s3://bucket/out/b.zip", there))})
+    document = configs.to_dict(config, "s3://bucket/out", here)
+    assert document["base"] == {"kind": "zip", "url": "a.zip"}
+    assert document["shards"]["b"]["location"]["url"] == "s3://bucket/out/b.zip"
+    assert configs.from_dict(document, "s3://bucket/out", ["https://there"], here) == config
+    with pytest.raises(ConfigError, match=r"sends requests for 's3://bucket/out/b\.zip' to 'https://there'"):
+        configs.from_dict(document, "s3://bucket/out", (), here)
+
+
+@pytest.mark.parametrize(
+    ("url", "folder", "relative"),
+    [
+        ("s3://bucket//a", "s3://bucket", "s3://bucket//a"),
+        ("s3://bucket/https://x/a", "s3://bucket", "s3://bucket/https://x/a"),
+        ("/data/out", "/data/out", ""),
+        ("/a", "/", "a"),
+    ],
+)
+def test_what_is_relative_leads_back(url, folder, relative):
+    assert configs.relative_url(url, folder) == relative
 
 
 def test_saved_elsewhere_it_needs_allow(folder, tmp_path):
@@ -224,6 +249,10 @@ URL = "shards.simulation/coarse.location.url"
         (URL, "ftp://host/a.zip", "the config's URL can't be used: ftp:// is not a scheme"),
         (URL, "s3://key:secret@bucket/a", "the config's URL can't be used: the URL 's3://bucket/a' holds credentials"),
         (URL, "http://[", "the config's URL can't be used: .* is not a URL"),
+        (URL, "a\0b", r"the config's URL 'a\\x00b' has '\\x00', which no file has in its name"),
+        (URL, "/data/out/\ud800", r"has '\\ud800', which no file has in its name"),
+        ("shards.temperature.location.url", "t.zip", r"shard 'temperature' has 20 blocks, all at 't\.zip': put \{block\} into its URL"),
+        ("shards.temperature.blocks.chunk_grid", [2**63, 1, 1], "Expected `int` <= 9223372036854775807"),
         ("base.url", "..", r"'\.\.' has a segment '\.\.'"),
         ("shards.temperature.exceptions.9/1.url", "/etc", "names '/etc', which is outside its own folder"),
         ("shards.simulation/fine.location.source.url", "/etc", "names '/etc', which is outside its own folder"),
@@ -240,6 +269,13 @@ def test_views_stay_below_their_path():
     document = changed("shards.simulation/fine.location.path", "../other")
     with pytest.raises(UsageError, match=r"'\.\./other' has a segment '\.\.'"):
         ShardedStore.from_config(document, root=OUT)
+
+
+def test_a_folder_whose_name_would_be_replaced():
+    with pytest.raises(
+        ConfigError, match=r"the config's folder '/data/\{block\}' has a part that stands for a block's or"
+    ):
+        ShardedStore.from_config(golden(), root="/data/{block}")
 
 
 def test_a_component_over_the_whole_base_is_refused():

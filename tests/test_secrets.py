@@ -12,11 +12,16 @@ from pathlib import Path
 
 import cloudpickle
 import dask
+import msgspec
 import obstore
 import pytest
+from dask.tokenize import tokenize
 from distributed import Client, LocalCluster
 from helpers_jobs import CUBE, CUBE_SHARDS, Fail, cube_at, division
+from msgspec.structs import replace
+from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 from servers import ADMIN
+from zarr.storage import ObjectStore
 
 from shardedstore import (
     ChainError,
@@ -32,10 +37,15 @@ from shardedstore import (
 )
 from shardedstore.access import Options, keywords, take_options
 from shardedstore.chain import parse_chain
-from shardedstore.config import FILE_NAME
+from shardedstore.config import FILE_NAME, dump, from_dict, to_dict
 from shardedstore.fingerprint import fingerprint
+from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.kinds import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
+from shardedstore.locations import locate
+from shardedstore.members import Members
 from shardedstore.plan import make_plan
 from shardedstore.transforms import CopyTo, MigrateV3, ToShardingCodec, ToZip
+from shardedstore.unlisted import Unlisted
 from shardedstore.zips import ZipReadStore
 from tests.conformance import contents_of
 from tests.test_own_transforms import MODULES
@@ -245,6 +255,117 @@ def test_what_is_secret_in_storage_options_stays_out(make):
     assert b"127.0.0.1:9" in things["pickle"]  # what is public is there
 
 
+# Every way in, to every kind of location
+
+CLOUD = {"access_key_id": f"id-{CANARY}", "secret_access_key": CANARY, "session_token": f"t-{CANARY}"}
+AZURE = {"account_name": "mine", "account_key": b64encode(CANARY.encode()).decode()}
+HEADERS = {"default_headers": {"authorization": f"Bearer {CANARY}"}}
+
+
+WAYS = {
+    "storage_options": lambda: locate("s3://bucket/a", OPTIONS),
+    "storage_options, a zip": lambda: locate("s3://bucket/a.zip", OPTIONS),
+    "storage_options by their names in the environment": lambda: locate("s3://bucket/a", {f"AWS_{k.upper()}": v for k, v in CLOUD.items()}),
+    "storage_options, Azure": lambda: locate("az://container/a", AZURE),
+    "storage_options, Azure's signature": lambda: locate("az://container/a", {"account_name": "mine", "sas_token": f"sv=1&sig={CANARY}"}),
+    "storage_options, Google": lambda: locate("gs://bucket/a", {"service_account_key": f'{{"private_key": "{CANARY}"}}'}),
+    "storage_options, a web server": lambda: locate("https://host/a", {"client_options": HEADERS}),
+    "storage_options, a proxy": lambda: locate("s3://bucket/a", {"proxy_url": f"http://me:{CANARY}@host"}),
+    "the environment": lambda: locate("s3://bucket/a"),
+    "a zip that is open": lambda: locate(ZipReadStore("s3://bucket/a.zip", storage_options=OPTIONS)),
+    "S3Store": lambda: locate(ObjectStore(S3Store("bucket", prefix="a", region="here", **CLOUD))),
+    "GCSStore": lambda: locate(ObjectStore(GCSStore("bucket", prefix="a", skip_signature=True, client_options=HEADERS))),
+    "AzureStore": lambda: locate(ObjectStore(AzureStore("container", prefix="a", **AZURE))),
+    "HTTPStore": lambda: locate(ObjectStore(HTTPStore("https://host/a", client_options=HEADERS))),
+    "Unlisted": lambda: locate(Unlisted("https://host/a", take_options("https://host/a", {"client_options": HEADERS}))),
+}  # fmt: skip
+BLOCKS = Blocks((7, 5), (3,), ChunkKeys("default", "/"))
+KINDS = {
+    "itself": Config,
+    "a shard": lambda found: Config(Group(), {"a": Mount(found)}),
+    "a template": lambda found: Config(Group(), {"a": Mount(replace(found, url=f"{found.url}/{{block}}"), BLOCKS)}),
+    "an exception": lambda found: Config(Group(), {"a": Mount(ViewOf(Directory("/a"), "t"), BLOCKS, {"1": found})}),
+    "members": lambda found: Config(Group(), {"a": Mount(replace(found, url=f"{found.url}/{{name}}"), members=Members(("a", "b")))}),
+    "a view": lambda found: Config(ViewOf(found, "g")),
+    "a part": lambda found: Config(PartOf(found, ("g",))),
+    "a block": lambda found: Config(BlockOf(found, "t", BLOCKS, (1,))),
+    "a nested store": lambda found: Config(Config(found, {"x": Mount(found)}, found)),
+    "a kind of one's own": lambda found: Config(Own("sqlite", found.url, {"table": "a"}, found.options)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_in_leads_out(way, kind, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(access, "_held", {})
+    for name, value in CLOUD.items():
+        monkeypatch.setenv(f"AWS_{name.upper()}", value)
+    monkeypatch.setenv("AWS_REGION", "here")
+    found = WAYS[way]()
+    config = KINDS[kind](found)
+    store = ShardedStore.from_config(to_dict(config))
+    store.save(tmp_path / "config.json")
+    things = {
+        "the location": repr(found) + str(found) + show(found),
+        "its pickle": pickle.dumps(found) + cloudpickle.dumps(found) + msgspec.json.encode(found),
+        "the config": repr(config) + str(to_dict(config)),
+        "what is saved beside it": dump(config, found.url, found.options),
+        "the store": repr(store) + str(store) + store._repr_html_() + repr(store.get_config()),
+        "its pickle, too": pickle.dumps(store) + cloudpickle.dumps(store),
+        "its fingerprint": repr(tokenize(config)),
+        "the log": caplog.text,
+    }
+    secrets = [CANARY, AZURE["account_key"]]
+    for secret in secrets:
+        assert leaks(secret, {**things, **files(tmp_path)}) == []
+    if way != "the environment":  # what was given is held for the very place
+        assert any(leaks(secret, {"held": keywords(f"{found.url}/x", found.options)}) for secret in secrets)
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda: locate(f"s3://me:{CANARY.replace('/', '%2F')}@bucket/a"),
+        lambda: locate("s3://bucket/a?X-Amz-Signature=5ec2e7"),
+        lambda: locate("https://host/a.zip?sv=2020&sig=5ec2e7"),
+        lambda: locate("https://me:5ec2e7@host/a"),
+        lambda: locate("https://5ec2e7@host/a"),
+        lambda: locate("abfss://container:5ec2e7@account.dfs.core.windows.net/a"),
+        lambda: locate("s3://bucket/a", {"endpoint": "https://me:5ec2e7@host"}),
+        lambda: locate("s3://bucket/a", {"endpoint": "https://host/?token=5ec2e7"}),
+        lambda: locate(ObjectStore(HTTPStore("https://me:5ec2e7@host/a"))),
+        lambda: locate(ObjectStore(HTTPStore("https://host/a?token=5ec2e7"))),
+        lambda: locate(ObjectStore(S3Store("bucket", region="x", endpoint="https://me:5ec2e7@host"))),
+        lambda: ShardedStore("https://me:5ec2e7@host/a"),
+        lambda: ShardedStore.partition("https://host/a?sig=5ec2e7"),
+        lambda: ShardedStore.load("https://host/shardedstore.json?sig=5ec2e7"),
+        lambda: ToZip("s3://me:5ec2e7@bucket/a"),
+        lambda: ZipReadStore("https://host/a.zip?sig=5ec2e7"),
+        lambda: from_dict(document({"url": "https://me:5ec2e7@host/a"})),
+        lambda: from_dict(document({"url": "s3://bucket/a?sig=5ec2e7"})),
+        lambda: from_dict(document({"url": "s3://bucket/a", "options": {"endpoint": "https://me:5ec2e7@host"}})),
+        lambda: from_dict(document({"url": "s3://bucket/a", "options": {"endpoint": "https://host?sig=5ec2e7"}})),
+        lambda: from_dict(document({"url": "s3://bucket/a", "options": {"secret_access_key": "5ec2e7"}})),
+        lambda: from_dict(document({"kind": "own", "name": "sqlite", "url": "/a", "settings": {"password": "5ec2e7"}})),
+        lambda: Own("sqlite", "/a", {"password": "5ec2e7"}),
+    ],
+)
+def test_what_holds_a_secret_for_all_to_read_is_refused(give, caplog):
+    """And not told in the error, either."""
+    with pytest.raises(
+        ValueError, match=r"holds credentials|unknown field `secret_access_key`|for all to read"
+    ) as refused:
+        give()
+    message = str(refused.value) + repr(refused.value) + caplog.text
+    assert leaks("5ec2e7", {"the error": message}) == []
+    assert leaks(CANARY, {"the error": message}) == []
+
+
+def document(base):
+    return {"format": "shardedstore", "version": 1, "base": {"kind": "directory", **base}}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -331,6 +452,13 @@ def test_the_secrets_of_a_bucket_are_nowhere(s3_server, use_environment, client,
         copied = loaded.map_shards(CopyTo(tmp_path / "back.zarr"))
     assert contents_of(copied).keys() == CUBE.contents().keys()
     loaded.save(tmp_path / "config.json")
+    bucket, _, prefix = place.url.removeprefix("s3://").partition("/")
+    client_options = {"client_options": {"allow_http": True}}
+    opened = ShardedStore.partition(
+        ObjectStore(S3Store(bucket, prefix=f"{prefix}/copy.zarr", **right, **client_options)), CUBE.shards
+    )
+    assert opened.config.base.url == source.config.base.url
+    assert opened.map_shards(ToZip(tmp_path / "from-opened")).summary.done == CUBE_SHARDS
     seen |= {
         "the failure": told(failed.value) + repr(failed.value.exceptions),
         "the graph": cloudpickle.dumps(dict(lazy.__dask_graph__())),
@@ -339,8 +467,17 @@ def test_the_secrets_of_a_bucket_are_nowhere(s3_server, use_environment, client,
         "the scheduler": b"".join(scheduler),
         **{
             f"{name} as {kind}": made
-            for name, thing in {"source": source, "result": result, "loaded": loaded, "sink": sink}.items()
-            for kind, made in {"a text": repr(thing), "a pickle": pickle.dumps(thing)}.items()
+            for name, thing in {
+                "source": source,
+                "opened": opened,
+                "result": result,
+                "loaded": loaded,
+                "sink": sink,
+            }.items()
+            for kind, made in {
+                "a text": repr(thing) + (thing._repr_html_() if isinstance(thing, ShardedStore) else ""),
+                "a pickle": pickle.dumps(thing),
+            }.items()
         },
         "the config": source.get_config(),
         "the loaded config": loaded.get_config(),
