@@ -13,7 +13,7 @@ from zarr.abc.store import Store
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.blockshape import shape_of, to_blocks
 from shardedstore.errors import UsageError
-from shardedstore.grid import Blocks, block_name, parse_block
+from shardedstore.grid import Blocks, Coords, block_name, parse_block
 from shardedstore.kinds import Directory, Location, Mount, Opened, Place, at_block, show
 from shardedstore.locations import locate
 from shardedstore.metadata import ArrayMeta
@@ -91,9 +91,8 @@ class Rule:
             return None
         if isinstance(self.factory, ShardFactory):
             return Mount(self.factory.template, blocks)
-        known = {} if old is None or old.blocks is None else old.exceptions
-        names = [block_name(blocks.index(i)) for i in range(blocks.count)]
-        made = {name: known.get(name) or self._make(name) for name in names}
+        indices = map(blocks.index, range(blocks.count))
+        made = {block_name(block): _kept(old, block) or self._make(block_name(block)) for block in indices}
         _check_distinct(self.path, made)
         return compact(made, blocks)
 
@@ -127,21 +126,49 @@ class Rule:
         return location
 
 
+def _kept(old: Mount | None, block: Coords) -> Location | None:
+    if old is None or old.blocks is None or not old.blocks.within(block):
+        return None
+    return at_block(old.exceptions.get(block_name(block), old.location), block)
+
+
 def _check_distinct(path: str, made: Mapping[str, Location]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[object, str] = {}
     for name, location in made.items():
-        place = (
-            location.url
-            if isinstance(location, Directory)
-            else f"store {id(location.store)}"
-            if isinstance(location, Opened)
-            else name
-        )
-        if (other := seen.setdefault(place, name)) != name:
+        if (other := seen.setdefault(_place(location), name)) != name:
             raise UsageError(
                 f"array_shard_funcs[{path!r}] gave one store for the blocks {other!r} and {name!r}, {show(location)}: each "
                 "needs its own, as the index that the factory gets tells"
             )
+
+
+def check_apart(mounts: Mapping[str, Mount], base: Location | None = None) -> None:
+    """Refuse one place that can be written to for two components: they would write over one another.
+
+    >>> check_apart({"a": Mount(Directory("/x"))}, Directory("/x"))
+    Traceback (most recent call last):
+    shardedstore.errors.UsageError: the base and 'a' are both in '/x', and would write over one another: give each its own
+    """
+    found = [] if base is None else [("the base", base)]
+    for path, mount in mounts.items():
+        found += [(repr(path), location) for location in (mount.location, *mount.exceptions.values())]
+    seen: dict[object, str] = {}
+    for name, location in found:
+        place = _place(location)
+        if place is not None and (other := seen.setdefault(place, name)) != name:
+            raise UsageError(
+                f"{other} and {name} are both in {show(location)}, and would write over one another: give each its own"
+            )
+
+
+def _place(location: Location) -> object:
+    """Return what locations that lead to one place have in common; None for those that can't be written to."""
+    match location:
+        case Directory(url):
+            return url
+        case Opened(store):
+            return id(store)
+    return None
 
 
 def compact(locations: Mapping[str, Location], blocks: Blocks) -> Mount:

@@ -45,3 +45,22 @@ def to_blocks(meta: ArrayMeta, shape: Sequence[int]) -> Blocks:
     lead = max((i for i, size in enumerate(shape) if size != -1), default=0) + 1
     chunks = tuple(n if s == -1 else min(n, -(-s // c)) for n, s, c in zip(grid, shape, meta.chunks, strict=True))
     return Blocks(grid, chunks[:lead], meta.keys)
+
+
+def is_kept(old: Blocks, new: Blocks) -> bool:
+    """Tell whether all chunks that are in both grids are in the same places.
+
+    >>> from shardedstore.grid import ChunkKeys
+    >>> keys = ChunkKeys("default", "/")
+    >>> (
+    ...     is_kept(Blocks((7,), (2,), keys), Blocks((9,), (2,), keys)),
+    ...     is_kept(Blocks((7,), (2,), keys), Blocks((7,), (3,), keys)),
+    ... )
+    (True, False)
+    >>> is_kept(Blocks((2,), (2,), keys), Blocks((9,), (3,), keys))  # one block, which was not full
+    True
+    """
+    if old.keys != new.keys or len(old.chunks) != len(new.chunks) or len(old.chunk_grid) != len(new.chunk_grid):
+        return False
+    sizes = zip(old.chunks, new.chunks, old.chunk_grid, new.chunk_grid, strict=False)
+    return all(n == m or min(grid, other) <= min(n, m) for n, m, grid, other in sizes)

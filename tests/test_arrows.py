@@ -62,6 +62,8 @@ RANKS = {
     "arrayshards": 5,
     "blockdocuments": 5,
     "divided": 6,
+    "spread": 7,
+    "following": 7,
     "writing": 7,
     "compacted": 3,
     "configcheck": 3,
