@@ -22,6 +22,10 @@ WRITE_AGAIN = (
     "verify it at level='stored', which names the shards; or run the job again with the same arguments and overwrite=True, "
     "which writes everything again"
 )
+OTHERS = (
+    "something else writes there, or the source has fewer chunks than when it was written: remove it and what is beside it, "
+    "and run the job again; or name another destination"
+)
 PUT_AGAIN = "run the job again with the same arguments: it puts the documents in their places"
 
 
@@ -73,7 +77,7 @@ class Existing:
         what = listed.difference(written)
         if what is not None:
             kind = "missing" if listed.files < written.files else "extra" if listed.files > written.files else "size"
-            yield Difference(kind, f"{base.url!r} {what}", WRITE_AGAIN)
+            yield Difference(kind, f"{base.url!r} {what}", OTHERS if kind == "extra" else WRITE_AGAIN)
         for key in sorted(absent):
             yield Difference("missing", f"{key!r} of {base.url!r} is not there", PUT_AGAIN, key=key)
 

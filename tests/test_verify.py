@@ -340,7 +340,9 @@ def test_damage_in_the_source_is_told_as_such(source, copy, tmp_path):
 
 def test_what_is_added_to_one_zarr(source, copy, tmp_path):
     (tmp_path / "out.zarr/simulation/note.txt").write_bytes(b"hello")
-    assert only(copy.verify(level="exists")).kind == "extra"
+    extra = only(copy.verify(level="exists"))
+    assert extra.kind == "extra"
+    assert "remove it and what is beside it" in str(extra)
     assert (only(copy.verify(source)).kind, only(copy.verify(source)).key) == ("extra", "simulation/note.txt")
     assert only(source.verify(copy)).kind == "missing"
 
