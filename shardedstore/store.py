@@ -529,10 +529,10 @@ class ShardedStore(WritableStore):
         return super().__repr__()  # one line, as zarr's own messages and reprs have it in the midst of others
 
     def __repr__(self) -> str:
-        return to_text(str(self), self.config, self.summary, self.partial)
+        return to_text(str(self), self.known_config, self.summary, self.partial)
 
     def _repr_html_(self) -> str:
-        return to_html(type(self).__name__, self.config, self.summary, self.partial)
+        return to_html(type(self).__name__, self.known_config, self.summary, self.partial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "summary": self.summary, "partial": self.partial}
