@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -28,6 +29,12 @@ class Placed(NamedTuple):
     def blocks(self) -> Blocks | None:
         """How it is divided."""
         return None if self.mount is None else self.mount.blocks
+
+    def is_chunk(self, rest: str) -> bool:
+        """Tell whether a key inside the array is a chunk's, within its grid or not."""
+        if self.array is None or self.array.keys is None:
+            return False
+        return self.array.keys.decode(rest, (sys.maxsize,) * len(self.array.shape)) is not None
 
     def cropped(self) -> Iterator[tuple[Coords, Coords, Documents]]:
         """Yield the blocks, each with its shape in elements and the documents of its shard."""

@@ -87,11 +87,17 @@ class FollowingStore(RoutedStore):
         UsageError, PartitionError
             For an array that can't be divided so, or is there and not in such shards.
         """
-        if self._given or self._divided.rules:
+        if self._divided.rules or any(isinstance(store, FollowingStore) for store in self._given.values()):
             sync(self._look())
 
-    async def _look(self) -> None:
+    async def _open(self) -> None:
+        # docstring inherited
         await asyncio.gather(*(store._ensure_open() for store in self._given.values()))
+        await super()._open()
+
+    async def _look(self) -> None:
+        if self._divided.rules and BASE in self._given:
+            await self._given[BASE]._ensure_open()
         await asyncio.gather(*(store._look() for store in self._given.values() if isinstance(store, FollowingStore)))
         await asyncio.gather(*map(self._spread.refresh, self._divided.rules))
 
@@ -110,11 +116,19 @@ class FollowingStore(RoutedStore):
         place, rest = await self._find(key)
         return self._components.at(place), rest
 
+    async def _check_known(self, path: str) -> None:
+        # docstring inherited
+        if path not in self._divided.rules:
+            await super()._check_known(path)
+
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         # docstring inherited
         place, rest = self._routes.route(key)
         if self._overlay is None and (place != BASE or not self._divided.keys):
-            return await self._components.at(place).get(rest, prototype, byte_range)
+            data = await self._components.at(place).get(rest, prototype, byte_range)
+            if data is None and place == BASE:
+                await self._check_missing(key)
+            return data
         store, rest = await self._holder(key)
         data = await store.get(rest, prototype, byte_range)
         if self._divided.keys and byte_range is None:

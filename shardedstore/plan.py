@@ -17,6 +17,7 @@ import msgspec
 from shardedstore.chain import Shard
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks, Coords
+from shardedstore.grown import AGAIN, is_view
 from shardedstore.hierarchy import Node, digest, read_nodes
 from shardedstore.kinds import Config, Group, Location, url_of
 from shardedstore.members import Division, Homes, Members
@@ -237,7 +238,7 @@ def make_plan(config: Config, consolidated: bool | None = None) -> Plan:
     mounted = {path: mount.division for path, mount in config.shards.items()}
     for path, blocks in mounted.items():
         if isinstance(blocks, Blocks):
-            _check_array(path, blocks, nodes.get(path))
+            _check_array(path, blocks, nodes.get(path), is_view(config.shards[path]))
             nodes[path] = nodes[path]._replace(blocks=blocks)
     homes = Homes(mounted)
     loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in mounted}}
@@ -300,11 +301,11 @@ def _groups(nodes: Mapping[str, Node], consolidated: bool | None) -> tuple[str, 
     return tuple(path for path, meta in groups if meta.consolidated or (consolidated and not path))
 
 
-def _check_array(path: str, blocks: Blocks, node: Node | None) -> None:
+def _check_array(path: str, blocks: Blocks, node: Node | None, is_of_source: bool) -> None:
     if node is None or not isinstance(node.meta, ArrayMeta):
         raise PartitionError(f"{path!r} is divided into blocks, but the source has no array there: partition it again")
     if node.meta.chunk_grid != blocks.chunk_grid or node.meta.keys != blocks.keys:
         raise PartitionError(
             f"{path!r} was divided as an array of {blocks.chunk_grid} chunks, and now has {node.meta.chunk_grid}: "
-            "partition the source again"
+            f"{'partition the source again' if is_of_source else AGAIN}"
         )

@@ -11,8 +11,10 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.components import Components, Opener
 from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.grown import check_known, is_view
 from shardedstore.kinds import BlockOf, Config, Mount, ViewOf, show
 from shardedstore.members import Members
+from shardedstore.metadata import METADATA_NAMES
 from shardedstore.mounts import check_prefix
 from shardedstore.readonly import ReadOnlyStore
 from shardedstore.routes import BASE, Place, Routes
@@ -61,17 +63,37 @@ class RoutedStore(ReadOnlyStore):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         # docstring inherited
         store, rest = self._route(key) if self._overlay is None else await self._holder(key)
-        return await store.get(rest, prototype, byte_range)
+        data = await store.get(rest, prototype, byte_range)
+        if data is None:
+            await self._check_missing(key)
+        return data
 
     async def exists(self, key: str) -> bool:
         # docstring inherited
         store, rest = await self._holder(key)
-        return await store.exists(rest)
+        if await store.exists(rest):
+            return True
+        await self._check_missing(key)
+        return False
 
     async def getsize(self, key: str) -> int:
         # docstring inherited
         store, rest = await self._holder(key)
         return await store.getsize(rest)
+
+    async def _check_missing(self, key: str) -> None:
+        """Raise ConfigError for what is missing, where it may be a chunk that the array got after the config was saved."""
+        if self._routes.find(key)[0] != BASE:
+            return
+        path, rest = self._routes.mounts.resolve(key) or ("", "")
+        if rest and rest not in METADATA_NAMES:
+            await self._check_known(path)
+
+    async def _check_known(self, path: str) -> None:
+        """Raise ConfigError for an array that has chunks which the config does not lead to."""
+        mount = self._shards.get(path)
+        if mount is not None and mount.blocks is not None and not is_view(mount):
+            await check_known(path, mount.blocks, self._components.at(BASE))
 
     async def list(self) -> AsyncIterator[str]:
         # docstring inherited
@@ -93,7 +115,7 @@ class RoutedStore(ReadOnlyStore):
         async for key in self._components.at(BASE).list_prefix(prefix):
             if self._routes.find(key)[0] == BASE:
                 yield key
-        for path, mount in self._shards.items():
+        for path, mount in list(self._shards.items()):  # which may change meanwhile
             start = f"{path}/" if path else ""
             if not (start.startswith(prefix) or prefix.startswith(start)):
                 continue
@@ -105,12 +127,15 @@ class RoutedStore(ReadOnlyStore):
                 async for key in self._components.at((path, None)).list_prefix(prefix[len(start) :]):
                     yield start + key
                 continue
+            await self._check_known(path)
             async for key in self._list_blocks(path, mount, mount.blocks, prefix[len(start) :]):
                 yield start + key
 
     async def _list_members(self, path: str, members: Members, prefix: str) -> AsyncIterator[str]:
-        found = members.find(prefix) if "/" in prefix else None
-        numbers, rest = (members.below(prefix), "") if found is None else ([found[0]], found[1])
+        numbers, rest = members.below(prefix), ""
+        found = members.find(prefix)
+        if found is not None and members.names[found[0]] != prefix:  # which other names may begin with, too
+            numbers, rest = iter(found[:1]), found[1]
         for number in numbers:
             async for key in self._components.at((path, (number,))).list_prefix(rest):
                 yield f"{members.names[number]}/{key}"

@@ -130,12 +130,19 @@ class SpreadDocuments:
             await self._delete(before.mount, changes(before, after))
 
     async def _check_empty(self, placed: Placed, mount: Mount) -> None:
-        """Refuse shards that hold chunks before there is an array: they would be taken for its own."""
+        """Refuse chunks that are there before the array: those in shards would be taken for its own, those in the base not."""
+        start = f"{placed.path}/" if placed.path else ""
+        async for key in self._components.at(BASE).list_prefix(start):
+            if placed.is_chunk(key[len(start) :]):
+                raise UsageError(
+                    f"{placed.path!r} can't be written in shards, as the base holds {key!r} already, which would not be found: "
+                    "delete it; who copies key by key begins with the array's document"
+                )
 
         async def check(block: Coords) -> None:
             store = self._open(mount, block)
             async for key in store.list():
-                if key not in NAMES:  # as one leaves who is interrupted
+                if key not in NAMES and not key.endswith(".partial"):  # as one leaves who is interrupted
                     raise UsageError(
                         f"{placed.path!r} can't be written to {_at(mount, block)}, which holds {key!r} already: delete "
                         "it, or write to another place"

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 
+from shardedstore.blockdocuments import Placed
 from shardedstore.divided import NAMES
 from shardedstore.errors import UsageError
 from shardedstore.following import FollowingStore
@@ -43,20 +44,22 @@ class WritableStore(FollowingStore):
         return store
 
     async def _target(self, key: str) -> tuple[Store, str]:
-        """Return the component that a key is to be written to, and the key inside it."""
+        """Return the component that holds a key, to write to, and the key inside it."""
         self._check_writable()
         place, rest = await self._find(key)
-        holder = self._divided.holder(key)
-        if holder is not None and self._divided.known[holder].is_unnamed:
-            raise UsageError(
-                f"{holder!r} is to be divided by the names of its dimensions, and has none: write them first, or give the "
-                "shards' shape in array_shard_funcs"
-            )
         return self._writable(place, key), rest
+
+    async def _new(self, key: str) -> tuple[Store, str]:
+        """Return what `_target` does, or raise UsageError for a chunk that would not be found again."""
+        store, rest = await self._target(key)
+        holder = self._divided.holder(key)
+        if holder is not None and self._routes.find(key)[0] == BASE:
+            _check_found(self._divided.known[holder], key)
+        return store, rest
 
     async def set(self, key: str, value: Buffer) -> None:
         # docstring inherited
-        store, rest = await self._target(key)
+        store, rest = await self._new(key)
         if key in self._divided.keys:
             await self._spread.set(*self._divided.keys[key], value)
         else:
@@ -65,7 +68,7 @@ class WritableStore(FollowingStore):
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         # docstring inherited
         if key not in self._divided.keys:
-            store, rest = await self._target(key)
+            store, rest = await self._new(key)
             await store.set_if_not_exists(rest, value)
         elif not await self.exists(key):
             await self.set(key, value)
@@ -127,3 +130,20 @@ class WritableStore(FollowingStore):
             await self._writable((path, None), join(path, rest)).delete_dir(rest)
         else:
             await each(self.delete, [key async for key in self.list_prefix(f"{join(path, rest)}/")])
+
+
+def _check_found(known: Placed, key: str) -> None:
+    """Refuse a chunk of an array that is divided where it would go to the base: it would not be found there."""
+    array = known.array
+    if array is None:
+        return
+    if known.is_unnamed:
+        raise UsageError(
+            f"{known.path!r} is to be divided by the names of its dimensions, and has none: write them first, or give the "
+            "shards' shape in array_shard_funcs"
+        )
+    is_divided = known.mount is not None or not all(array.shape)
+    if is_divided and known.is_chunk(key[len(known.path) :].lstrip("/")):
+        raise UsageError(
+            f"{key!r} is outside of {known.path!r}, which has {array.chunk_grid} chunks now: resize it first"
+        )

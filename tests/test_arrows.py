@@ -54,6 +54,7 @@ RANKS = {
     "squeezed": 3,
     "kinds": 2,
     "routes": 3,
+    "grown": 3,
     "components": 3,
     "routing": 3,
     "foreign": 3,
