@@ -26,5 +26,6 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
         click.echo(f"{what}: a Zarr{parts}{rebuilt}")
         for path, node in plan.nodes.items():
-            click.echo(node_line(path, node.meta, store.config))
-        click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded")
+            click.echo(node_line(path, node.meta, store.config) + (", for example" if node.is_sample else ""))
+        supposed = ", if all stores are like the first" if any(node.is_sample for node in plan.nodes.values()) else ""
+        click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded{supposed}")

@@ -29,7 +29,7 @@ def collect(
     _check(url)
     options = take_options(url.partition("*")[0].rpartition("/")[0], storage_options)
     is_zip = url.lower().endswith((".zip", ".ozx"))
-    found = _listed(url, is_zip, options) if names is None else sorted({*names})
+    found = _listed(url, is_zip, options) if names is None else _given(names)
     if not found:
         raise PartitionError(
             f"nothing matches {url!r}: {'files' if is_zip else 'folders'} of such names were looked for, and there are none"
@@ -53,6 +53,13 @@ def _check(url: str) -> None:
         raise UsageError(f"{url!r} has braces in its name, which stand for names in a config: rename it")
     if is_remote(url) and "/" not in folder.partition("://")[2]:
         raise UsageError(f"{url!r} has * in the name of the bucket: name one bucket")
+
+
+def _given(names: Iterable[str]) -> list[str]:
+    found = {*names}
+    if isinstance(names, str) or not found or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"names={names!r} are no names of stores: give some texts, like names=['a', 'b']")
+    return sorted(found)
 
 
 def _template(url: str) -> str:

@@ -113,16 +113,11 @@ def kinds_of(mount: Mount) -> str:
     if mount.division is None:
         return _kind(mount.location, 1)
     others = len(mount.exceptions)
-    parts = (
-        [f"{number:,} {_kind(holder(mount.location) or mount.location, number)}"]
-        if (number := mount.count - others)
-        else []
-    )
-    if others > MOST_LOOKED_AT:
-        parts.append(f"{others:,} others")
-    else:
-        kinds = Counter(kind_of(holder(location) or location) for location in mount.exceptions.values())
-        parts += [f"{number:,} {_words(kind, number)}" for kind, number in kinds.items()]
+    kinds = Counter({kind_of(holder(mount.location) or mount.location): mount.count - others})
+    if others <= MOST_LOOKED_AT:
+        kinds.update(kind_of(holder(location) or location) for location in mount.exceptions.values())
+    parts = [f"{number:,} {_words(kind, number)}" for kind, number in kinds.items() if number]
+    parts += [f"{others:,} others"] if others > MOST_LOOKED_AT else []
     members = "" if mount.members is None or mount.members.together == 1 else f" of {len(mount.members.names):,} stores"
     grid = f" ({block_name(grid_of(mount)).replace('/', ' x ')})" if len(grid_of(mount)) > 1 else ""
     return " and ".join(parts) + members + grid

@@ -6,8 +6,9 @@ A location names its kind and its URL, never a class, and holds no credentials.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -117,7 +118,8 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     `location` is then a template, in which ``{block}`` stands for a block's index; `exceptions` hold the locations of
     blocks that are elsewhere, by their index. With `members` there is one for each name below the path: ``{name}`` stands
-    for it, also in the path of a view, and ``{block}`` for the name of the shard that holds it, as `exceptions` have it.
+    for it, also in the path of a view, and ``{block}`` for the name of the shard that holds it, as `exceptions` have it:
+    in them ``{name}`` stands for something only where a shard has several members.
     """
 
     location: Location
@@ -242,12 +244,16 @@ def at_block(location: Location, block: Coords) -> Location:
     return map_places(location, filled)
 
 
-def at_shard(location: Location, division: Division | None, name: str) -> Location:
+def at_shard(
+    location: Location, division: Division | None, name: str, exceptions: Mapping[str, Location] = MappingProxyType({})
+) -> Location:
     """Return the location of one shard, from the template of all, in which ``{name}`` stays if it has several members.
 
     >>> at_shard(ViewOf(Zip("/out/{block}.zip"), "{name}"), Members(("a", "b"), together=2), "0")
     ViewOf(source=Zip(url='/out/0.zip'), path='{name}')
     """
+    if name in exceptions:
+        return exceptions[name]
     match division:
         case None:
             return location
@@ -278,9 +284,11 @@ def member_at(mount: Mount, number: int) -> Location:
     >>> member_at(Mount(Directory("/in/{name}.zarr"), members=Members(("a", "b"))), 1)
     Directory(url='/in/b.zarr')
     """
-    assert mount.members is not None
-    block = mount.members.shard_name(mount.members.shard_of(number))
-    return at_member(mount.exceptions.get(block, mount.location), block, mount.members.names[number])
+    members = mount.members
+    assert members is not None
+    block = members.shard_name(members.shard_of(number))
+    location = at_shard(mount.location, members, block, mount.exceptions)
+    return location if members.together == 1 else at_member(location, block, members.names[number])
 
 
 def object_of(location: Location) -> Location:

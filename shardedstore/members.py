@@ -47,7 +47,9 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         if not all(map(lt, self.names, islice(self.names, 1, None))):
             raise ValueError("the names must be sorted, and each be there once")
         text = f"/{'/'.join(self.names)}/"
-        if any(bad in text for bad in ("//", "/./", "/../", "\0")) or not _are_of_one_depth(self.names):
+        if any(bad in text for bad in ("//", "/./", "/../", "\0")) or not (
+            _is_text(text) and _are_of_one_depth(self.names)
+        ):
             _refuse(self.names)
 
     @property
@@ -141,6 +143,15 @@ class Homes:
         return isinstance(path, str) and self.find(path) is not None
 
 
+def _is_text(name: str) -> bool:
+    """Tell whether a name can stand in a config, as that of a file that is no UTF-8 can not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _are_of_one_depth(names: tuple[str, ...]) -> bool:
     depth = names[0].count("/")
     return all(name.count("/") == depth for name in names)
@@ -153,4 +164,6 @@ def _refuse(names: tuple[str, ...]) -> None:
             check_path(name, "the name")
         except UsageError as error:
             raise ValueError(str(error)) from None
+        if not _is_text(name):
+            raise ValueError(f"the name {name!r} is no text in UTF-8: rename it")
     raise ValueError(f"{names[0]!r} and others have different numbers of segments")

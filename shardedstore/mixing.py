@@ -75,7 +75,7 @@ class Half(NamedTuple):
         if isinstance(run.location, ViewOf) and shard.block is not None and name not in run.exceptions:
             assert shard.blocks is not None
             return BlockOf(run.location.source, run.location.path, shard.blocks, shard.block)
-        return at_shard(run.exceptions.get(name, run.location), run.division, name)
+        return at_shard(run.location, run.division, name, run.exceptions)
 
     def base(self) -> Location:
         """Return where the base is now."""
@@ -134,7 +134,8 @@ def _is_v3(base: Location) -> bool:
 
 
 def _waiting(half: Half, runs: list[Run]) -> str:
-    names = ["the base" if run.mounted is not None else repr(run.path) for run in runs if not half.is_done(run)]
+    called = ("the base" if run.mounted is not None else repr(run.path or "/") for run in runs if not half.is_done(run))
+    names = list(called)
     if len(names) > 1:
         return f"{names[0]} and {len(names) - 1} more are not done"
     return f"{names[0]} is not done" if names else ""

@@ -100,7 +100,10 @@ def _is_full(window: deque[_Batch[T, R]], total: int, threads: int) -> bool:
 
 
 def _batches(items: Iterable[T], weigh: Callable[[T], int]) -> Iterator[tuple[list[T], int]]:
-    """Yield items in groups that are worth a call; those without weight stand alone."""
+    """Yield items in groups that are worth a call; those without weight stand alone.
+
+    The last has none if it is small, as it is the calling thread's turn: for a few small items no thread is started.
+    """
     batch: list[T] = []
     total = 0
     for item in items:
@@ -114,4 +117,4 @@ def _batches(items: Iterable[T], weigh: Callable[[T], int]) -> Iterator[tuple[li
             yield batch, total
             batch, total = [], 0
     if batch:
-        yield batch, total
+        yield batch, 0

@@ -10,7 +10,7 @@ from zarr.core.sync import sync
 
 from shardedstore.bundle import Bundle
 from shardedstore.chain import Shard
-from shardedstore.kinds import Location, Opened, ViewOf, at_member, beside_others, is_template
+from shardedstore.kinds import Location, Opened, ViewOf, at_member, at_shard, beside_others, is_template
 from shardedstore.opening import open_block, open_location
 from shardedstore.plan import Run, Segment
 from shardedstore.views import Remainder, View
@@ -32,7 +32,7 @@ def opened_runs(segment: Segment) -> Iterator[Run]:
 def _bundle(run: Run, shard: Shard) -> Bundle:
     """Return several members as one store; what they are views of is opened once."""
     sources: dict[Location, Store] = {}
-    template = run.exceptions.get(shard.block_name, run.location)
+    template = at_shard(run.location, run.members, shard.block_name, run.exceptions)
 
     def open_member(name: str) -> Store:
         location = beside_others(at_member(template, shard.block_name, name))
@@ -55,8 +55,7 @@ def open_component(run: Run, shard: Shard) -> Store:
     if shard.bundle is not None:
         return _bundle(run, shard)
     if shard.members:
-        (name,) = shard.members
-        return open_location(beside_others(at_member(run.exceptions.get(name, run.location), name, name)))
+        return open_location(beside_others(at_shard(run.location, run.members, shard.block_name, run.exceptions)))
     if shard.blocks is None or shard.block is None:
         return open_location(run.location)
     exception = run.exceptions.get(shard.block_name)

@@ -122,7 +122,7 @@ def _of_members(path: str, mount: Mount, members: Members, i: int) -> tuple[Shar
     name, some = members.shard_name(i), members.cut(i, i + 1)
     if members.together == 1:
         return Shard(join(path, name), members=some.names), member_at(mount, i)
-    location = at_shard(mount.exceptions.get(name, mount.location), members, name)
+    location = at_shard(mount.location, members, name, mount.exceptions)
     together = holder(location) or Config(Group(), {"": Mount(location, members=some)})
     return Shard(path, members=some.names, bundle=i), together
 

@@ -129,7 +129,7 @@ def _members(config: Config) -> dict[str, Members | None]:
 
 def location_of(run: Run, shard: Shard) -> Location:
     """Return where a shard of a result is."""
-    return object_of(at_shard(run.exceptions.get(shard.block_name, run.location), run.division, shard.block_name))
+    return object_of(at_shard(run.location, run.division, shard.block_name, run.exceptions))
 
 
 def as_made(config: Config, kept: Kept) -> Config:

@@ -262,6 +262,9 @@ def test_what_weighs_nothing_is_done_in_the_calling_thread():
     assert not any(item % 3 for item in elsewhere)
     assert list(map_in_order(work, items, lambda item: 100, 2)) == [*map(str, items)]
     assert list(map_in_order(work, [], lambda item: 1, 2)) == []
+    elsewhere.clear()
+    assert list(map_in_order(work, items, lambda item: 100, 2)) == [*map(str, items)]
+    assert not elsewhere, "no thread for a few small items"
 
 
 def test_the_calling_thread_works_instead_of_waiting():

@@ -291,6 +291,30 @@ def test_names_may_be_given_and_nothing_is_listed_then(tmp_path):
         ShardedStore.collect("/nowhere/*.zarr", names=["x"])
     with pytest.raises(UsageError, match=r"the name '\.\./x' has a segment"):
         ShardedStore.collect(pattern, names=["../x"])
+    for names in "007", [7], []:
+        with pytest.raises(UsageError, match="are no names of stores: give some texts"):
+            ShardedStore.collect(pattern, names=names)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    cells_at(tmp_path, [1])
+    os.rename(tmp_path / "cell 001.zarr", os.fsencode(tmp_path) + b"/cell \xff.zarr")
+    with pytest.raises(UsageError, match=r"can't be named so: the name '\\udcff' is no text in UTF-8: rename it"):
+        ShardedStore.collect(tmp_path / "cell *.zarr")
+
+
+def test_keys_that_begin_like_a_name_are_listed(tmp_path):
+    for name in "a", "ab", "b":
+        to_folder(contents_of_cell(3, 1), tmp_path / "p" / f"{name}.zarr")
+    for pattern, above in ("p/*.zarr", ""), ("*/*.zarr", "p/"):
+        store = ShardedStore.collect(tmp_path / pattern)
+        keys = contents_of(store)
+        for prefix in (f"{above}{name}" for name in ("", "a", "ab", "a/", "a/image/", "c")):
+
+            async def listed(prefix=prefix):
+                return [key async for key in store.list_prefix(prefix)]  # noqa: B023 (it is called at once)
+
+            assert sorted(sync(listed())) == sorted(key for key in keys if key.startswith(prefix))
 
 
 @pytest.mark.parametrize(
@@ -525,6 +549,7 @@ def test_a_half_finished_job_with_a_step_shows_members_of_both(tmp_path):
     half = ShardedStore.load(tmp_path / "out", partial=True, allow=[tmp_path / "in"])
     assert is_equal(half)
     assert (half.partial.shown, half.partial.total) == (3, 4)
+    assert str(half.partial).endswith("'/' is not done")
     new, old = (zarr.open_array(half, path=f"{name}/image", mode="r").compressors[0] for name in ("000", "005"))
     assert new.level != old.level
 
@@ -587,6 +612,24 @@ def test_what_changed_in_a_member_is_seen_by_listing_and_content(per_zip, tmp_pa
     array[0] = 1
     last = store.map_shards(sink, changed="content")
     assert (last.summary.done, last.summary.changed) == (1, 1)
+
+
+def test_names_in_braces_stand_for_nothing_when_they_are_made_again(tmp_path):
+    names = ["a", "a{name}", "b{block}", "{name}", "{path}{block}"]
+    for number, name in enumerate(names):
+        to_folder(contents_of_cell(3, number), tmp_path / "in" / f"{name}.zarr")
+    sink, store = ToZip(tmp_path / "out"), ShardedStore.collect(tmp_path / "in" / "*.zarr")
+    store.map_shards(sink, changed="listing")
+    for name in names[1:]:
+        zarr.open_array(tmp_path / "in" / f"{name}.zarr" / "image", mode="r+")[0] = 4711
+    result = store.map_shards(sink, changed="listing")
+    assert result.summary.done == 4
+    ShardedStore.prune(tmp_path / "out")
+    check_same_contents(ShardedStore.load(tmp_path / "out"), contents_of(store))
+    assert result.verify(store).ok
+    assert result.verify().ok
+    again = result.map_shards(ToZip(tmp_path / "again"))
+    check_same_contents(again, contents_of(store))
 
 
 # Verifying
@@ -797,7 +840,10 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     assert is_equal(ShardedStore.load("out"))
     checked = run(main, ["verify", "out", "--against", "cells/cell *.zarr", "--workers", "1"])
     assert (checked.exit_code, checked.output[:2]) == (0, "ok")
-    assert "13 stores" in run(main, ["info", "out"]).output
+    told = run(main, ["info", "out"]).output
+    assert "3 zips of 13 stores" in told
+    assert "/000/image  array (10,), chunks (3,), 80 bytes, for example\n" in told
+    assert "decoded, if all stores are like the first\n" in told
     refused = run(main, ["convert", "cells/cell *.zarr", "out", "--to", "zip", "--shards", "1 GiB"])
     assert refused.exit_code == 2
     assert "stands for many" in refused.output

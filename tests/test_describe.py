@@ -142,6 +142,8 @@ def test_collections():
     assert re.search(r"\(base\) +group +title\n", told)
     assert re.search(r"one +2,500 zips +'/z", told)
     assert re.search(r"many +3 zips of 2,500 stores +'/z", told)
+    again = Mount(many.location, members=many.members, exceptions={"1": Zip("/z/1~2.zip")})
+    assert describe.kinds_of(again) == "3 zips of 2,500 stores"
 
 
 def test_no_place_is_shown_for_a_base_without_one():
