@@ -66,6 +66,10 @@ class DividedArrays:
         """Take an array as not there any more."""
         self.take(Placed(path))
 
+    def absent(self) -> Iterator[str]:
+        """Yield the paths at which there is nothing yet."""
+        return (path for path, placed in self.known.items() if not placed.documents)
+
     def holder(self, key: str) -> str | None:
         """Return the array that a key lies in, but for its documents; None also where there is a group instead."""
         found = self._paths.resolve(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -379,8 +380,23 @@ class ShardedStore(WritableStore):
         return verify(self.config, other, level, resume if isinstance(resume, bool) else os.fspath(resume), mark)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the JSON document that describes this store, with absolute URLs."""
-        return configs.to_dict(self.config)
+        """Return the JSON document that describes this store, with absolute URLs.
+
+        Warns
+        -----
+        UserWarning
+            For an array of `array_shard_funcs` that is not there yet, whose shards it will not lead to.
+        """
+        config = self.config
+        self._warn_of_arrays_to_come()
+        return configs.to_dict(config)
+
+    def _warn_of_arrays_to_come(self) -> None:
+        for path in self._divided.absent():
+            warnings.warn(
+                f"{path!r} is not there yet, and this config will not lead to its shards: save it again when they are",
+                stacklevel=3,
+            )
 
     @classmethod
     def from_config(cls, config: object, *, root: Target | None = None, allow: Iterable[Target] | None = None) -> Self:
@@ -413,14 +429,21 @@ class ShardedStore(WritableStore):
         ------
         ConfigError
             Where it can't be written, and for what shardedstore 0.3.1 wrote.
+
+        Warns
+        -----
+        UserWarning
+            For an array of `array_shard_funcs` that is not there yet, whose shards it will not lead to.
         """
-        check_saved(self.config)
+        config = self.config
+        check_saved(config)
+        self._warn_of_arrays_to_come()
         url = normalize(path)
         folder, _, name = url.rpartition("/")
         try:
             options = take_options(folder or "/", storage_options)
             place = open_folder(folder or "/", options)
-            place.write(unquote_name(name, url), configs.dump(self.config, folder or "/", options))
+            place.write(unquote_name(name, url), configs.dump(config, folder or "/", options))
         except STORAGE_ERRORS as error:
             raise ConfigError(f"the config can't be written to {url!r}: {explain(error)}") from error
 

@@ -192,3 +192,13 @@ def test_a_view_of_what_has_grown_is_read(tmp_path):
     assert np.array_equal(zarr.open_array(view, mode="r")[...], array[...])
     with pytest.raises(PartitionError, match="partition the source again"):
         view.map_shards(ToZip(tmp_path / "zips"))
+
+
+def test_a_config_without_an_array_that_is_to_come_is_warned_of(tmp_path):
+    store = divided(tmp_path)
+    with pytest.warns(UserWarning, match="'a' is not there yet, and this config will not lead to its shards"):
+        store.save(tmp_path / "a.json")
+    zarr.create_group(store)
+    make(store)
+    store.save(tmp_path / "a.json")
+    assert (values(ShardedStore.load(tmp_path / "a.json")) == values(store)).all()
