@@ -15,7 +15,7 @@ import msgspec
 
 from shardedstore.errors import UsageError
 from shardedstore.fields import HostPart
-from shardedstore.urls import BESIDE, is_remote, is_within
+from shardedstore.urls import BESIDE, MISREAD, is_remote, is_within
 
 ANONYMOUS = "anonymous"
 EMULATOR = "http://127.0.0.1:10000"  # Azure's, unless the environment says otherwise
@@ -40,6 +40,12 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
         endpoint = urlsplit(self.endpoint or "")
         if "@" in endpoint.netloc or endpoint.query:
             raise ValueError("the endpoint holds credentials, which are given as options of their own")
+        if self.endpoint is not None and (
+            not self.endpoint.startswith(("http://", "https://"))
+            or not endpoint.hostname
+            or MISREAD.search(self.endpoint)
+        ):
+            raise ValueError("the endpoint is no URL of a server, such as https://objects.example.org")
 
     @property
     def server(self) -> str | None:
@@ -52,7 +58,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
             return EMULATOR
         if self.endpoint is None and self.account_name is not None:
             return f"https://{self.account_name}.blob.core.windows.net"
-        return self.endpoint
+        return self.endpoint and self.endpoint.rstrip("/")
 
     def keywords(self) -> dict[str, Any]:
         """Return them as obstore's `from_url` takes them.

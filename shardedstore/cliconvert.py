@@ -9,7 +9,7 @@ import click
 
 from shardedstore.arguments import make_steps, parse_shards, parse_storage
 from shardedstore.chain import Sink, Step, parse_chain
-from shardedstore.clicommon import user_errors
+from shardedstore.clicommon import open_any, user_errors
 from shardedstore.config import FILE_NAME
 from shardedstore.errors import UsageError
 from shardedstore.job import prepare
@@ -84,9 +84,10 @@ def convert(
 ) -> None:
     """Convert the Zarr SOURCE to DESTINATION, shard by shard.
 
-    SOURCE is a folder, a zip or a URL, or with * in its name many Zarrs, each of which is a shard. DESTINATION is a folder
-    or a URL: s3://, gs:// or az://. Run the same command again after any crash, and it goes on from there. The exit code is
-    0 when all shards are done, 1 when some failed, and 2 when it can't be run.
+    SOURCE is a folder, a zip or a URL, or with * in its name many Zarrs, each of which is a shard; or a config, a .json,
+    whose shards stay as they are where no RULE is given. DESTINATION is a folder or a URL: s3://, gs:// or az://. Run the
+    same command again after any crash, and it goes on from there. The exit code is 0 when all shards are done, 1 when some
+    failed, and 2 when it can't be run.
 
     \b
     A SINK of --to is one of these, or the name of one that another package has installed:
@@ -118,18 +119,7 @@ def convert(
             raise UsageError(
                 "--workers and --scheduler exclude each other: leave out --workers, the cluster has its own"
             )
-        if "*" in source:
-            if shards or include or exclude:
-                raise UsageError(f"--shards, --include and --exclude are for one Zarr, and {source!r} stands for many")
-            store = ShardedStore.collect(source, storage_options=parse_storage(source_storage))
-        else:
-            store = ShardedStore.partition(
-                source,
-                parse_shards(shards),
-                include=list(include) or None,
-                exclude=list(exclude) or None,
-                storage_options=parse_storage(source_storage),
-            )
+        store = open_shards(source, shards, include, exclude, parse_storage(source_storage))
         given = {"name": name, "storage_options": parse_storage(storage)}
         if len(kinds) > 1:
             raise UsageError(f"a chain has one sink, and --to was given {' and '.join(kinds)}: run two commands")
@@ -143,6 +133,29 @@ def convert(
             if is_remote(source) or is_remote(destination):
                 click.echo("note: the workers use the credentials of their own environment", err=True)
             run(store, chain, consolidated=consolidated, **options)
+
+
+def open_shards(
+    source: str, shards: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], options: Any
+) -> ShardedStore:
+    """Return SOURCE as the shards that it has, where it is many Zarrs or a config, or else as it is asked for."""
+    is_asked = bool(shards or include or exclude)
+    if "*" in source:
+        if is_asked:
+            raise UsageError(f"--shards, --include and --exclude are for one Zarr, and {source!r} stands for many")
+        return ShardedStore.collect(source, storage_options=options)
+    what: str | ShardedStore = source
+    if source.endswith(".json"):
+        what, _ = open_any(source, options)
+        if not is_asked:
+            return what
+    return ShardedStore.partition(
+        what,
+        parse_shards(shards),
+        include=list(include) or None,
+        exclude=list(exclude) or None,
+        storage_options=options if what is source else None,
+    )
 
 
 def run(

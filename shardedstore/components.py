@@ -77,14 +77,14 @@ class Components:
             return self._open(found, read_only=self._read_only)
         exception = mount.exceptions.get(block_name(block))
         location = mount.location if exception is None else exception
-        if isinstance(location, BlockOf):
-            return Block(self.source(location.source), location.path, location.blocks, location.block)
         if isinstance(location, ViewOf) and mount.blocks is not None and block is not None and exception is None:
             return Block(self.source(location.source), location.path, mount.blocks, block)
         if isinstance(location, ViewOf):
             return View(self.source(location.source), location.path)
         if block is not None and exception is None:
             location = at_block(location, block)
+        if isinstance(location, BlockOf):
+            return Block(self.source(location.source), location.path, location.blocks, location.block)
         return self._open(location, read_only=self._read_only)
 
     def source(self, source: Location) -> Store:

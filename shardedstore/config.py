@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -88,7 +89,12 @@ def from_dict(
         config = msgspec.convert({**fields, "kind": "sharded"}, Config)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigError(f"the config can't be read: {error}") from None
-    check_config(config)
+    try:
+        check_config(config)
+    except ConfigError:
+        raise
+    except UsageError as error:  # of a path, as anybody might give one
+        raise ConfigError(f"the config can't be read: {error}") from None
     allowed = None if allow is None else [normalize(place) for place in (*allow, *_own_places(folder))]
     return map_config(config, lambda place: _absolute(place, folder, allowed, options))
 
@@ -103,13 +109,22 @@ def _own_places(folder: str | None) -> list[str]:
 def parse(data: bytes) -> object:
     """Return the content of a JSON file, or raise ConfigError."""
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"this is not a shardedstore config: it is not JSON ({error})") from None
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, or refuse one that readers may read differently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"it has the name {twice!r} twice in one object")
+    return found
 
 
 def dump(config: Config, folder: str | None, options: Options | None = None) -> bytes:
@@ -182,7 +197,7 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
             raise ConfigError(f"the config's URL {url!r} has a segment '..': it must stay inside the config's folder")
         url = join_url(folder, url)
         if not is_remote(url):
-            return url
+            return os.path.normpath(url)
         allowed = None  # it lies in the folder: `normalize` refuses what would lead out of it
     try:
         absolute = normalize(url)

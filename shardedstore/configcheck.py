@@ -19,6 +19,7 @@ from shardedstore.kinds import (
     ViewOf,
     at_block,
     is_template_of,
+    origin,
     show,
 )
 from shardedstore.members import Members
@@ -113,6 +114,12 @@ def _check_members(path: str, mount: Mount, members: Members) -> None:
 
 
 def _check_mount(path: str, mount: Mount) -> None:
+    is_template = mount.division is not None and (mount.blocks is None or not isinstance(mount.location, ViewOf))
+    if is_template and _has_templates(mount.location):
+        raise ConfigError(
+            f"shard {path!r} has a template with {show(mount.location)}, which has templates of its own: {{block}} or {{name}} would "
+            "stand for a name in either; divide only one of the two"
+        )
     if mount.members is not None:
         _check_members(path, mount, mount.members)
         return
@@ -122,6 +129,16 @@ def _check_mount(path: str, mount: Mount) -> None:
         raise ConfigError("shard '' would hide the base: only the blocks of an array can be mounted at the root")
     elif mount.exceptions:
         raise ConfigError(f"shard {path!r} has exceptions, but no blocks")
+
+
+def _has_templates(location: Location) -> bool:
+    inner = origin(location)
+    if not isinstance(inner, Config):
+        return False
+    mounts = inner.shards.values()
+    return any(mount.division is not None for mount in mounts) or any(
+        map(_has_templates, [inner.base, *(mount.location for mount in mounts)])
+    )
 
 
 def _check_blocks(path: str, mount: Mount, blocks: Blocks) -> None:

@@ -269,13 +269,15 @@ def at_member(location: Location, block: str, name: str) -> Location:
     ViewOf(source=Zip(url='/out/0.zip'), path='a')
     """
     match location:
-        case Directory() | Zip() | Own():
-            return msgspec.structs.replace(location, url=fill_url(location.url, block=block, name=name))
         case ViewOf(source, path):
             return ViewOf(at_member(source, block, name), path.replace("{name}", name))
         case PartOf(source):
             return msgspec.structs.replace(location, source=at_member(source, block, name))
-    return location
+
+    def filled(place: Place) -> Place:
+        return msgspec.structs.replace(place, url=fill_url(place.url, block=block, name=name))
+
+    return map_places(location, filled)
 
 
 def member_at(mount: Mount, number: int) -> Location:

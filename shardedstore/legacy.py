@@ -26,6 +26,7 @@ from shardedstore.opening import open_location
 from shardedstore.remote_errors import explain
 
 Places = Mapping[OldStore, Place]
+SPARED = "to open all else, take such arrays out of the config's array_shards and array_shard_dims, and their folders out of the base"
 
 
 def parse_legacy(
@@ -89,11 +90,29 @@ def _config(old: OldSharded, places: Places) -> Config:
         mount = _mount(at, array, base, places)
         if mount is not None:
             shards[at] = mount
+    _check_apart(old, places)
     try:
         Mounts(shards)
     except UsageError as error:
         raise ConfigError(f"the config can't be read: {error}") from None
     return Config(base, shards)
+
+
+def _check_apart(old: OldSharded, places: Places) -> None:
+    """Refuse shards of arrays that were written to a place of another component: they have overwritten one another."""
+    found = [("the base", old.base), *((f"shard {path!r}", one) for path, one in old.shards.items())]
+    owners = {places[one].url: what for what, one in found if isinstance(one, OldStore)}
+    for path, array in old.arrays.items():
+        for index, one in array.stores.items():
+            if not isinstance(one, OldStore):
+                continue
+            what, url = f"shard {path!r}, block {block_name(index)!r}", places[one].url
+            if url in owners:
+                raise ConfigError(
+                    f"{owners[url]} and {what} are both in {url!r}: shardedstore 0.3.1 has written the chunks of one over those of "
+                    f"the other, and what is there is not what was written. Write them anew from where they came from; {SPARED}"
+                )
+            owners[url] = what
 
 
 def _location(old: Old, places: Places) -> Location:
@@ -130,8 +149,7 @@ def _check_collisions(path: str, array: OldShards, blocks: Blocks) -> None:
         raise ConfigError(
             f"the array {path!r} has {max(length, longest)} chunks along dimension {array.count - 1}, which is sharded: "
             f"shardedstore 0.3.1 took each index for one digit, so that chunks from index 10 on have overwritten others, and "
-            f"what is there is not what was written. Write {path!r} anew from where it came from; to open all else, take it "
-            f"out of the config's array_shards and array_shard_dims, and its folder {path!r} out of the base"
+            f"what is there is not what was written. Write {path!r} anew from where it came from; {SPARED}"
         )
 
 

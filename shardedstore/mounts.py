@@ -26,6 +26,8 @@ def check_path(path: str, what: str = "path") -> str:
     if bad is not None:
         kind = "an empty segment" if not bad else f"a segment {bad!r}"
         raise UsageError(f"{what} {path!r} has {kind}: write it as zarr does, like 'group/array'")
+    if len(path) > NAME_MAX or not path.isascii():
+        _check_names(path, what)
     return path
 
 
@@ -42,17 +44,17 @@ def check_key(key: str) -> None:
     if "/." in whole or "//" in whole or "\0" in key:
         check_path(key, "key")
     if len(key) > NAME_MAX or not key.isascii():
-        _check_names(key)
+        _check_names(key, "key")
 
 
-def _check_names(key: str) -> None:
+def _check_names(key: str, what: str) -> None:
     try:
         data = os.fsencode(key)
     except UnicodeEncodeError as error:
-        raise UsageError(f"key {key!r} has {key[error.start]!r}, which no file has in its name") from None
+        raise UsageError(f"{what} {key!r} has {key[error.start]!r}, which no file has in its name") from None
     if len(data) > KEY_MAX or max(map(len, data.split(b"/"))) > NAME_MAX:
         raise UsageError(
-            f"key {key[:NAME_MAX]!r}... has more than {KEY_MAX:,} bytes, or a segment of more than {NAME_MAX}: no file system "
+            f"{what} {key[:NAME_MAX]!r}... has more than {KEY_MAX:,} bytes, or a segment of more than {NAME_MAX}: no file system "
             "has such names"
         )
 

@@ -19,7 +19,18 @@ from shardedstore.errors import ConfigError, DestinationError, UsageError
 from shardedstore.filelist import FileList
 from shardedstore.folders import STORAGE_ERRORS, Folder, RemoteFolder
 from shardedstore.generations import Identity, identity_name, read_generation, read_identity, versioned
-from shardedstore.kinds import Config, Directory, Location, at_shard, object_of, url_of
+from shardedstore.kinds import (
+    BlockOf,
+    Config,
+    Directory,
+    Location,
+    PartOf,
+    Squeezed,
+    ViewOf,
+    at_shard,
+    object_of,
+    url_of,
+)
 from shardedstore.ledger import FOLDER, Ledger, Record
 from shardedstore.lock import held, superseded
 from shardedstore.metadata import CONSOLIDATED_V2
@@ -143,8 +154,16 @@ def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterato
 def _config(place: Folder, options: Options, name: str) -> Config | None:
     """Return a config; None for a file that is none, and an error for one of ours that can't be read."""
     try:
-        document = parse(place.read(name))
-    except (ConfigError, FileNotFoundError, IsADirectoryError):
+        data = place.read(name)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    try:
+        document = parse(data)
+    except ConfigError as error:
+        if FORMAT.encode() in data:  # cut short, perhaps
+            raise ConfigError(
+                f"{name!r} may be a config, and can't be read: {error}; move it away, if it is none"
+            ) from None
         return None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return None
@@ -152,13 +171,32 @@ def _config(place: Folder, options: Options, name: str) -> Config | None:
 
 
 def _locations(config: Config) -> Iterator[Location]:
-    yield config.base
+    """Yield all components that a config names, also by views and in sharded stores inside it."""
+    yield from _sources(config.base)
     if config.consolidated is not None:
-        yield config.consolidated
+        yield from _sources(config.consolidated)
     for mount in config.shards.values():
-        yield from mount.exceptions.values()
-        names = (name for name in mount.shard_names() if name not in mount.exceptions)
-        yield from (at_shard(mount.location, mount.division, name) for name in names)
+        for location in mount.exceptions.values():
+            yield from _sources(location)
+        if mount.blocks is not None and isinstance(mount.location, ViewOf):  # which is no template
+            yield from _sources(mount.location)
+            continue
+        for name in mount.shard_names():
+            if name not in mount.exceptions:
+                yield from _sources(at_shard(mount.location, mount.division, name))
+
+
+def _sources(location: Location) -> Iterator[Location]:
+    match location:
+        case Config():
+            yield from _locations(location)
+        case Squeezed(source, array):
+            yield from _sources(source)
+            yield from _sources(array)
+        case ViewOf() | PartOf() | BlockOf():
+            yield from _sources(location.source)
+        case _:
+            yield location
 
 
 def _name(place: Folder, location: Location) -> str | None:

@@ -10,7 +10,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.components import Components, Opener
-from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.grid import Blocks, Coords, block_name, parse_block
 from shardedstore.grown import check_known, is_view
 from shardedstore.kinds import BlockOf, Config, Mount, ViewOf, show
 from shardedstore.members import Members
@@ -231,6 +231,12 @@ def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[ViewOf, set[str]]]:
         yield mount.location, names - mount.exceptions.keys()
     views: defaultdict[ViewOf, set[str]] = defaultdict(set)
     for name, location in mount.exceptions.items():
-        if isinstance(location, BlockOf):
+        if isinstance(location, BlockOf) and _is_in_place(location, blocks, name):
             views[ViewOf(location.source, location.path)].add(name)
     yield from views.items()
+
+
+def _is_in_place(location: BlockOf, blocks: Blocks, name: str) -> bool:
+    """Tell whether a block has the same chunks in its source, by the same keys, as in the array that it is mounted in."""
+    box = location.blocks.box(location.block)
+    return location.blocks.keys == blocks.keys and box == blocks.box(parse_block(name))

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, urlsplit
 from shardedstore.errors import UsageError
 
 BESIDE = ".shardedstore"  # ends the name of the folder that an ordinary Zarr's config and ledger stand in, beside it
-_MISREAD = re.compile(r"[#\\\x00-\x1f\x7f]")  # a client drops them, with what follows, or takes them for a slash
+MISREAD = re.compile(r"[#\\\x00-\x1f\x7f]")  # a client drops them, with what follows, or takes them for a slash
 SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
 
 
@@ -119,11 +119,17 @@ def normalize(url: str | os.PathLike[str]) -> str:
         parts = urlsplit(text)
     except ValueError as error:
         raise UsageError(f"{text.rpartition('@')[2]!r} is not a URL: {error}") from None
-    if found := _MISREAD.search(text):
+    if found := MISREAD.search(text):
         raise UsageError(
             f"the URL {_public(text)!r} has {found[0]!r}: write {quote(found[0])}, if it is part of a name"
         )
     if scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise UsageError(
+                f"the URL {_public(text)!r} is of a file on another machine: write file:///, and its path here"
+            )
+        if "?" in text:
+            raise UsageError(f"the URL {text!r} has '?': write %3F, if it is part of a name")
         return os.path.abspath(unquote(parts.path))
     if scheme not in SCHEMES:
         raise UsageError(

@@ -49,6 +49,16 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Completed
     )
 
 
+def test_a_config_is_converted(source: Path, tmp_path: Path) -> None:
+    config = tmp_path / "view.json"
+    ShardedStore.partition(source, {"t": {"time": 60}, "s": "whole"}).save(config)
+    done = run("convert", config, tmp_path / "out", "--to", "zip", "--workers", "1")
+    assert done.stdout.startswith(f"{COUNT} shards done now"), done.stderr
+    same(source, tmp_path / "out")
+    anew = invoke("convert", config, tmp_path / "anew", "--to", "zip", "--shards", "t=time:300", "--dry-run")
+    assert "-> 3 shards" in anew.stdout
+
+
 def run_script_without_stdin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the installed command, if there is one here, with its standard input closed."""
     script = Path(sys.executable).parent / "shardedstore"

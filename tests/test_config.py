@@ -10,7 +10,7 @@ from conformance import check_same_contents, check_values, contents_of
 from golden_configs import FOLDER, OUT
 from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_zip
 
-from shardedstore import ConfigError, ShardedStore, UsageError
+from shardedstore import ConfigError, ShardedStore
 from shardedstore import config as configs
 from shardedstore.access import Options
 from shardedstore.kinds import Config, Directory, Mount, Zip
@@ -162,6 +162,14 @@ def test_an_absolute_place_inside_the_folder_is_not_outside(folder):
     check_values(ShardedStore.load(folder), build(cube, "v3/"))
 
 
+@pytest.mark.parametrize("url", ["./a.zarr", "a.zarr/", "a.zarr/.", ".//a.zarr//"])
+def test_one_place_has_one_url(url):
+    document = {"format": "shardedstore", "version": 1, "base": {"kind": "directory", "url": url}}
+    store = ShardedStore.from_config(document, root=OUT)
+    assert store.config.base == Directory(f"{OUT}/a.zarr")
+    assert ShardedStore.from_config(store.get_config()) == store
+
+
 def test_relative_paths_of_the_process_do_not_matter(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     store = ShardedStore.load("shardedstore.json")
@@ -245,6 +253,9 @@ URL = "shards.simulation/coarse.location.url"
         (URL, f"{OUT}side/a.zip", f"names '{OUT}side/a.zip', which is outside its own folder"),
         (URL, "file:///etc/passwd", "names '/etc/passwd', which is outside its own folder"),
         (URL, "FILE:///etc/passwd", "names '/etc/passwd', which is outside its own folder"),
+        (URL, f"file://host{OUT}/a.zip", "the config's URL can't be used: .* is of a file on another machine"),
+        (URL, f"file://{OUT}/a?b.zip", "has '\\?': write %3F"),
+        ("shards." + "a" * 300, {"location": {"kind": "zip", "url": "a"}}, "or a segment of more than 255: no file system has such names"),
         (URL, "s3://other/a.zip", "names 's3://other/a.zip', which is outside its own folder"),
         (URL, "ftp://host/a.zip", "the config's URL can't be used: ftp:// is not a scheme"),
         (URL, "s3://key:secret@bucket/a", "the config's URL can't be used: the URL 's3://bucket/a' holds credentials"),
@@ -261,13 +272,13 @@ URL = "shards.simulation/coarse.location.url"
     ids=str,
 )  # fmt: skip
 def test_bad_configs(place, value, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ConfigError, match=message):
         ShardedStore.from_config(changed(place, value), root=OUT, allow=["s3://bucket/era5.zarr"])
 
 
 def test_views_stay_below_their_path():
     document = changed("shards.simulation/fine.location.path", "../other")
-    with pytest.raises(UsageError, match=r"'\.\./other' has a segment '\.\.'"):
+    with pytest.raises(ConfigError, match=r"'\.\./other' has a segment '\.\.'"):
         ShardedStore.from_config(document, root=OUT)
 
 
@@ -276,6 +287,35 @@ def test_a_folder_whose_name_would_be_replaced():
         ConfigError, match=r"the config's folder '/data/\{block\}' has a part that stands for a block's or"
     ):
         ShardedStore.from_config(golden(), root="/data/{block}")
+
+
+@pytest.mark.parametrize("view", ["", "of it"])
+def test_a_template_in_a_template_is_refused(view):
+    """In both, {block} stands for a name."""
+    base, blocks = {"kind": "zip", "url": "/data/{block}/a.zip"}, golden()["shards"]["temperature"]["blocks"]
+    inner = {"kind": "sharded", "base": base, "shards": {"t": {"location": base, "blocks": blocks}}}
+    location = {"kind": "sharded", "base": {"kind": "view", "path": "t", "source": inner}} if view else inner
+    document = {
+        "format": "shardedstore",
+        "version": 1,
+        "base": base,
+        "shards": {"t": {"location": location, "blocks": blocks}},
+    }
+    with pytest.raises(ConfigError, match=r"shard 't' has a template with the sharded store .* divide only one"):
+        ShardedStore.from_config(document)
+    document["shards"]["t"]["location"] = {"kind": "view", "path": "t", "source": inner}  # which is no template
+    ShardedStore.from_config(document)
+    document["shards"]["t"] = {"location": inner, "members": {"names": ["a"]}}
+    with pytest.raises(ConfigError, match="shard 't' has a template with"):
+        ShardedStore.from_config(document)
+
+
+def test_names_stand_in_a_sharded_store_of_a_template():
+    inner = {"kind": "sharded", "base": {"kind": "zip", "url": "{name}.zip"}}
+    mount = {"location": inner, "members": {"names": ["a"]}}
+    document = {"format": "shardedstore", "version": 1, "base": {"kind": "group"}, "shards": {"t": mount}}
+    store = ShardedStore.from_config(document, root=OUT)
+    assert store.component("t", (0,)).config.base == Zip(f"{OUT}/a.zip")
 
 
 def test_a_component_over_the_whole_base_is_refused():
@@ -315,6 +355,11 @@ def test_a_client_of_an_object_store_is_not_led_elsewhere(url):
         ({"account_name": "evil"}, "sends requests for 'az://c/out/a' to 'https://evil.blob.core.windows.net'"),
         ({"use_emulator": True}, "to 'http://127.0.0.1:10000'"),
         ({"endpoint": "https://evil"}, "to 'https://evil'"),
+        ({"endpoint": "https://evil/"}, "to 'https://evil'"),
+        ({"endpoint": "https://evil#mine"}, "can't be read: the endpoint is no URL of a server"),
+        ({"endpoint": "https://evil\\.mine"}, "can't be read: the endpoint is no URL of a server"),
+        ({"endpoint": "file:///etc"}, "can't be read: the endpoint is no URL of a server"),
+        ({"endpoint": "evil"}, "can't be read: the endpoint is no URL of a server"),
         ({"account_name": "evil.com/"}, "can't be read: Expected `str` matching regex"),
         ({"region": "evil.com/#"}, "can't be read: Expected `str` matching regex"),
     ],

@@ -117,6 +117,7 @@ BOMBS = {
     "no JSON": (lambda: minimal(base={"kind": "group", "attributes": {"a": {1, 2}}}), "holds a set, which is no JSON"),
     "no text": (lambda: minimal(base={"kind": "group", "attributes": {1: 2}}), "has the name 1, which is no text"),
     "one place for all": (lambda: minimal(shards={"t": {**grid_of(2)["shards"]["t"], "location": {"kind": "zip", "url": "/a"}}}), "put {block} into its URL"),
+    "a path without end": (lambda: minimal(shards={"a/" * 100_000 + "a": {"location": {"kind": "zip", "url": "/data/a"}}}), "more than 2,048 bytes"),
     "digits": (lambda: minimal(shards={"t": {**grid_of(2)["shards"]["t"], "exceptions": {"9" * 9999: {"kind": "zip", "url": "/a"}}}}), "has no block"),
 }  # fmt: skip
 
@@ -181,10 +182,12 @@ def test_the_largest_grid_is_routed_by_arithmetic(view):
         ('{"format":"shardedstore","version":1,"base":{"kind":"group","attributes":{"a":NaN}}}', "NaN is no JSON"),
         ('{"format":"shardedstore","version":1,"base":{"kind":"group","attributes":{"a":-Infinity}}}', "-Infinity is no JSON"),
         ('{"format":"shardedstore","version":' + "1" * 5000 + "}", "it is not JSON"),
+        ('{"format":"shardedstore","version":1,"base":{"kind":"zip","url":"a","url":"b"}}', "'url' twice in one object"),
+        ('{"format":"shardedstore","version":1,"base":{"kind":"zip","url":"a.zip"}}'.encode("utf-16"), "it is not JSON"),
     ],
 )  # fmt: skip
 def test_what_python_reads_and_others_do_not(tmp_path, text, message):
-    (tmp_path / "shardedstore.json").write_text(text)
+    (tmp_path / "shardedstore.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=message):
         ShardedStore.load(tmp_path)
 

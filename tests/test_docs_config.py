@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conformance import contents_of
+from conformance import contents_of, get
 from golden_configs import OUT
 from jsonschema import Draft202012Validator
 from sources import SOURCES, build, cube, to_folder, to_zip
@@ -159,6 +159,47 @@ def test_the_reader_agrees_on_what_is_rare(reader, tmp_path):
     assert found["g/nested/temperature/c/3/0/0"] == contents["temperature/c/3/0/0"]
     assert "g/part/height/zarr.json" in found
     assert "g/part/temperature/zarr.json" not in found
+
+
+def test_the_reader_agrees_on_names_with_braces(reader, tmp_path):
+    """What a name brings in is part of a file's name, and is not replaced again."""
+    names = ["a", "{block}", "{name}", "{name}{block}"]
+    for i, name in enumerate(names):
+        to_folder({"zarr.json": f'"{name}"'.encode()}, tmp_path / "alone" / name / f"{name}.zarr")
+        to_zip({f"{other}/zarr.json": f'"{other}"'.encode() for other in names}, tmp_path / "together" / f"{i}.zip")
+    alone = {"kind": "directory", "url": "alone/{block}/{name}.zarr"}
+    together = {"kind": "view", "path": "{name}", "source": {"kind": "zip", "url": "together/{block}.zip"}}
+    shards = {
+        "alone": {"location": alone, "members": {"names": names}},
+        "nested": {"location": {"kind": "sharded", "base": alone}, "members": {"names": names[3:]}},
+        "together": {"location": together, "members": {"names": names, "together": 2}},
+    }
+    base = {"kind": "group", "groups": sorted(shards)}
+    document = {"format": "shardedstore", "version": 1, "base": base, "shards": shards}
+    (tmp_path / "shardedstore.json").write_text(json.dumps(document))
+    agree(reader, tmp_path)
+    found = contents_of(ShardedStore.load(tmp_path))
+    for path, mount in shards.items():
+        for name in mount["members"]["names"]:
+            assert json.loads(found[f"{path}/{name}/zarr.json"]) == name
+
+
+def test_the_reader_agrees_on_a_template_of_blocks_elsewhere(reader, tmp_path):
+    blocks = {"chunk_grid": [2], "chunks": [1], "keys": {"name": "default", "separator": "/"}}
+    for i in range(2):
+        to_folder({"t/c/0": b"not this", "t/c/1": f"{i}".encode(), "t/zarr.json": b"{}"}, tmp_path / f"{i}.zarr")
+    source = {"kind": "directory", "url": "{block}.zarr"}
+    block = {"kind": "block", "source": source, "path": "t", "blocks": blocks, "block": [1]}
+    document = {
+        "format": "shardedstore",
+        "version": 1,
+        "base": {"kind": "group"},
+        "shards": {"t": {"location": block, "blocks": blocks}},
+    }
+    (tmp_path / "shardedstore.json").write_text(json.dumps(document))
+    config, store = reader.load(tmp_path / "shardedstore.json"), ShardedStore.load(tmp_path)
+    for i in range(2):
+        assert reader.read(config, f"t/c/{i}", tmp_path) == get(store, f"t/c/{i}") == f"{i}".encode()
 
 
 def test_scripts_run_as_they_stand(tmp_path, monkeypatch, reader, capsys):

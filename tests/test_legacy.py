@@ -224,6 +224,22 @@ def test_shards_that_tell_of_lost_chunks_are_enough(old):
     refused(document, "array 't' has 12 chunks along dimension 0.*overwritten others")
 
 
+@pytest.mark.parametrize("other", ["image/s0, another block", "image/s1", "people", "the base"])
+def test_shards_that_were_written_to_one_place_are_refused(old, other):
+    document = document_of(old, "dot")
+    kwargs = document["config"]["kwargs"]
+    place = {
+        "image/s0, another block": kwargs["array_shards"]["image/s0"]["0.1"],
+        "image/s1": kwargs["array_shards"]["image/s1"]["3"],
+        "people": kwargs["shards"]["people"],
+        "the base": at(document, BASE),
+    }[other]
+    kwargs["array_shards"]["image/s0"]["0.0"] = place
+    refused(
+        document, r"'image/s0', block .* are both in '.*written the chunks of one over those of the other", root=old
+    )
+
+
 def test_all_else_of_a_damaged_store_opens_as_the_message_says(copied):
     document = document_of(copied, "twelve")
     del document["config"]["kwargs"]["array_shards"]["t"], document["config"]["kwargs"]["array_shard_dims"]["t"]

@@ -83,12 +83,25 @@ def test_what_another_config_names_stays(source, out):
     assert len(ShardedStore.prune(out).names) > len(FIRST)
 
 
+@pytest.mark.parametrize("of", ["a view of", "inside"])
+def test_what_another_config_names_by_a_sharded_store_in_it_stays(source, out, of):
+    first = source.map_shards(ToZip(out))
+    outer = ShardedStore.partition(first, {"a": (1,)}) if of == "a view of" else ShardedStore(first, {"g": first})
+    outer.save(out / "other.json")
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    assert ShardedStore.prune(out).names == []
+    assert ShardedStore.load(out / "other.json") == outer
+
+
 def test_a_config_that_can_not_be_read_may_name_anything(source, out):
     source.map_shards(ToZip(out))
     source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
     document = json.loads((out / "shardedstore.json").read_text())
     (out / "newer.json").write_text(json.dumps({**document, "version": 99}))
     with pytest.raises(ConfigError, match="version is 99"):
+        ShardedStore.prune(out)
+    (out / "newer.json").write_text(json.dumps(document)[:-9])
+    with pytest.raises(ConfigError, match=r"'newer.json' may be a config, and can't be read: .*it is not JSON"):
         ShardedStore.prune(out)
     assert names(out) > FIRST
     (out / "newer.json").write_text('{"format": "other"}')
