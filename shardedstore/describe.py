@@ -23,8 +23,8 @@ MOST_LOOKED_AT = 1000  # exceptions that are told apart by their kind
 DEEPEST = 8
 WORDS = {
     "directory": ("directory", "directories"),
-    "sharded": ("sharded store",) * 2,
-    "squeezed": ("squeezed block",) * 2,
+    "sharded": ("sharded store", "sharded stores"),
+    "squeezed": ("squeezed block", "squeezed blocks"),
 }
 
 

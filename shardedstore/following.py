@@ -20,6 +20,7 @@ from shardedstore.divided import DividedArrays
 from shardedstore.kinds import Config, Location, Mount, show
 from shardedstore.locations import locate
 from shardedstore.metadata import CONSOLIDATED_V2
+from shardedstore.readonly import PROTOTYPE
 from shardedstore.routes import BASE, Place
 from shardedstore.routing import RoutedStore
 from shardedstore.spread import SpreadDocuments
@@ -121,7 +122,9 @@ class FollowingStore(RoutedStore):
         if path not in self._divided.rules:
             await super()._check_known(path)
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         # docstring inherited
         place, rest = self._routes.route(key)
         if self._overlay is None and (place != BASE or not self._divided.keys):

@@ -167,7 +167,11 @@ def _of_members(path: str, mount: Mount, members: Members) -> Iterator[tuple[str
 
 
 def _below(path: str, location: Location) -> dict[str, Node]:
-    below = _walk_location(location, ())
+    try:
+        below = _walk_location(location, ())
+    except PartitionError as error:
+        advice = ": write it, or leave it out" if isinstance(error.__cause__, FileNotFoundError) else ""
+        raise PartitionError(f"shard {path!r}: {error}{advice}") from error
     if not below:
         raise PartitionError(f"shard {path!r} is {show(location)}, which holds no Zarr: write it, or leave it out")
     found: dict[str, Node] = keymap(lambda rest: join(path, rest), below)

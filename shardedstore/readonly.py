@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Self
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+PROTOTYPE = default_buffer_prototype()  # for callers that say none, like xarray where it reads the dimensions of NCZarr
 
 
 class ReadOnlyStore(Store):

@@ -16,7 +16,7 @@ from shardedstore.kinds import BlockOf, Config, Mount, ViewOf, show
 from shardedstore.members import Members
 from shardedstore.metadata import METADATA_NAMES
 from shardedstore.mounts import check_prefix
-from shardedstore.readonly import ReadOnlyStore
+from shardedstore.readonly import PROTOTYPE, ReadOnlyStore
 from shardedstore.routes import BASE, Place, Routes
 from shardedstore.views import View
 
@@ -60,7 +60,9 @@ class RoutedStore(ReadOnlyStore):
             self._overlaid = {key async for key in self._overlay.list()}
         return self._overlaid or set()
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         # docstring inherited
         store, rest = self._route(key) if self._overlay is None else await self._holder(key)
         data = await store.get(rest, prototype, byte_range)

@@ -14,7 +14,7 @@ from shardedstore.errors import NoShardError, UsageError
 from shardedstore.grid import Coords, parse_block
 from shardedstore.kinds import Config, Mount, show
 from shardedstore.members import Division
-from shardedstore.mounts import is_below
+from shardedstore.mounts import is_below, join
 from shardedstore.near import near
 from shardedstore.patterns import Pattern, parse_paths
 from shardedstore.storedshard import StoredShard, grid_of, nth_shard
@@ -139,9 +139,17 @@ class Shards(Sequence[StoredShard]):
             (pattern,) = parse_paths(key, "shards")
             if matched := [(path, mount) for path, mount in self._mounts if path is not None and pattern.matches(path)]:
                 return Shards(self._config, matched)
-        raise NoShardError(
-            f"there is no shard {key!r}{near(key, [BASE_NAME if p is None else p for p in self._by_path])}"
-        )
+        if key and any(is_below(path, key) for path in self.paths):
+            raise NoShardError(f"{key!r} is no shard, but there are some below it: {join(key, '**')!r} are all of them")
+        raise NoShardError(f"there is no shard {key!r}{near(key, self._names())}")
+
+    def _names(self) -> Iterator[str]:
+        """Yield what shards can be asked for by: paths, and of collections the names of their stores."""
+        for path, mount in self._mounts:
+            if mount.members is None:
+                yield BASE_NAME if path is None else path
+            else:
+                yield from (join(path or "", name) for name in mount.members.names)
 
     def _part(self, path: str | None, index: tuple[object, ...], key: object) -> StoredShard:
         """Return one shard of several by its index, in the grid of an array's blocks or among a collection's stores."""

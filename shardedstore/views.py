@@ -14,7 +14,7 @@ from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.members import Division, Homes, Members
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, crop_document, parse_node
 from shardedstore.mounts import join
-from shardedstore.readonly import ReadOnlyStore, cut
+from shardedstore.readonly import PROTOTYPE, ReadOnlyStore, cut
 
 MOST_NAMES = 100_000
 
@@ -32,7 +32,9 @@ class View(ReadOnlyStore):
     def __repr__(self) -> str:
         return f"View({self.store!r}, {self.path!r})"
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         # docstring inherited
         return await self.store.get(join(self.path, key), prototype, byte_range)
 
@@ -120,7 +122,9 @@ class Remainder(ReadOnlyStore):
         is_last = blocks.keys.decode(join(rest, "0"), blocks.chunk_grid) is not None
         return _numbers(blocks.chunk_grid[-1]) if is_last else ()
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         # docstring inherited
         return await self.store.get(key, prototype, byte_range) if self.holds(key) else None
 
@@ -173,7 +177,9 @@ class Block(ReadOnlyStore):
     def __repr__(self) -> str:
         return f"Block({self.store!r}, {self.path!r}, {block_name(self.block)!r})"
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         # docstring inherited
         if key in METADATA_NAMES:
             data = await self.store.get(join(self.path, key), prototype)

@@ -48,9 +48,9 @@ class ShardedStoreBackend(BackendEntrypoint):
         """Tell whether it is a sharded store, by its name or by what is in a local folder."""
         if isinstance(filename_or_obj, ShardedStore):
             return True
-        if not isinstance(filename_or_obj, str | os.PathLike):
+        path = os.fspath(filename_or_obj) if isinstance(filename_or_obj, os.PathLike) else filename_or_obj
+        if not isinstance(path, str):
             return False
-        path = os.fspath(filename_or_obj)
         if path.endswith(FILE_NAME):
             return True
         return os.path.isfile(os.path.join(os.path.expanduser(path), FILE_NAME))

@@ -17,7 +17,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.access import StorageOptions, take_options
 from shardedstore.blobs import INLINE, ByteSource, open_blob
-from shardedstore.readonly import ReadOnlyStore, bounds
+from shardedstore.readonly import PROTOTYPE, ReadOnlyStore, bounds
 from shardedstore.urls import is_remote, normalize
 from shardedstore.zipindex import STORED, Archive
 
@@ -91,7 +91,9 @@ class ZipReadStore(ReadOnlyStore):
         """Return the size of a value in bytes."""
         return self._opened().entry(key).size
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         # docstring inherited
         archive = self._archive or await self._ready()
         entry = archive.entries.get(key)

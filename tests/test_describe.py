@@ -14,7 +14,7 @@ from shardedstore.access import Options, take_options
 from shardedstore.describe import Row, to_text
 from shardedstore.grid import Blocks, ChunkKeys
 from shardedstore.html import to_html
-from shardedstore.kinds import Config, Directory, Group, Mount, Opened, ViewOf, Zip
+from shardedstore.kinds import BlockOf, Config, Directory, Group, Mount, Opened, Squeezed, ViewOf, Zip
 from shardedstore.members import Members
 from shardedstore.transforms import ToZip
 
@@ -144,6 +144,14 @@ def test_collections():
     assert re.search(r"many +3 zips of 2,500 stores +'/z", told)
     again = Mount(many.location, members=many.members, exceptions={"1": Zip("/z/1~2.zip")})
     assert describe.kinds_of(again) == "3 zips of 2,500 stores"
+
+
+def test_more_than_one():
+    blocks = Blocks((3, 9), (1,), ChunkKeys("v2", "."))
+    squeezed = {f"{i}": Squeezed(Directory(f"/{i}"), BlockOf(Directory("/b"), "t", blocks, (i,))) for i in range(3)}
+    assert describe.kinds_of(Mount(squeezed["0"], blocks, squeezed)) == "3 squeezed blocks"
+    nested = {"0": Config(Directory("/0")), "1": Config(Directory("/1"))}
+    assert describe.kinds_of(Mount(nested["0"], million(2), nested)) == "2 sharded stores"
 
 
 def test_no_place_is_shown_for_a_base_without_one():

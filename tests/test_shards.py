@@ -132,6 +132,7 @@ def test_globs(views):
     [
         ("temprature", "no shard 'temprature': did you mean 'temperature'"),
         ("simulation/corse", "did you mean 'simulation/coarse'"),
+        ("simulation", r"'simulation' is no shard, .* below it: 'simulation/\*\*' are all of them"),
         ("x", r"there are '\(base\)', .* and \d more"),
         ("x*", "there is no shard 'x"),
         ("[", "names the glob|no shard"),
@@ -206,6 +207,14 @@ def test_collections(tmp_path, together):
     for key in ("cells/d", "a", "b/c", "cells/a/zarr.json", "other/a"):
         with pytest.raises(NoShardError, match=f"no shard '{key}'"):
             found[key]
+
+
+def test_a_store_that_is_not_in_a_collection():
+    shards = Shards(Config(Group(), {"": Mount(Zip("/z/{block}.zip"), members=Members(("cell-1", "cell-2")))}))
+    with pytest.raises(NoShardError, match="no shard 'cel-2': did you mean 'cell-2'"):
+        shards["cel-2"]
+    with pytest.raises(NoShardError, match=r"no shard 'x': there are '\(base\)', 'cell-1', 'cell-2'"):
+        shards["x"]
 
 
 def test_a_zip_of_several_stores(tmp_path):

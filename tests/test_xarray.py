@@ -1,5 +1,7 @@
 """xarray's engine: a config opens by its path or URL with no other code, and is the same as what it was made of."""
 
+import json
+import os
 import subprocess
 import sys
 import warnings
@@ -155,9 +157,35 @@ def test_what_it_guesses_to_be_its_own(plain, monkeypatch):
     assert not any(
         map(guess, ("s3://bucket/out", plain, plain / "real.zarr", f"{plain}/none", "a.nc", b"CDF", None, 3))
     )
+    with os.scandir(os.fsencode(plain)) as entries:
+        assert not any(map(guess, entries))  # whose paths are bytes
     monkeypatch.chdir(plain / "out")
     assert guess("shardedstore.json")
     assert guess(".")
+
+
+def test_many_at_once(tmp_path):
+    parts = [xr.Dataset({"t": ("x", np.arange(6.0))}, {"x": np.arange(6) + 6 * i}) for i in range(3)]
+    for i, part in enumerate(parts):
+        part.to_zarr(tmp_path / f"{i}.zarr", consolidated=False)
+        ShardedStore.partition(tmp_path / f"{i}.zarr").map_shards(ToZip(tmp_path / f"out-{i}"))
+    with xr.open_mfdataset(f"{tmp_path}/out-*/shardedstore.json", engine="shardedstore", parallel=True) as dataset:
+        assert_identical(dataset.compute(), xr.concat(parts, "x"))
+
+
+def test_the_dimensions_of_nczarr(tmp_path):
+    """They stand in the array's document alone, which xarray asks for in a way of its own."""
+    array = zarr.create_array(tmp_path / "nc.zarr", name="t", data=np.arange(6.0), chunks=(2,), zarr_format=2)
+    document = tmp_path / "nc.zarr" / array.path / ".zarray"
+    document.write_text(json.dumps(json.loads(document.read_text()) | {"_NCZARR_ARRAY": {"dimrefs": ["/x"]}}))
+    expected = original(tmp_path / "nc.zarr", consolidated=False)
+    assert expected.t.dims == ("x",)
+    views = ShardedStore.partition(tmp_path / "nc.zarr", {"t": (2,)})
+    zips = ShardedStore.partition(tmp_path / "nc.zarr").map_shards(ToZip(tmp_path / "out"))
+    for store in (views, views.map_shards(ToZip(tmp_path / "blocks")), ShardedStore(tmp_path / "nc.zarr")):
+        assert_identical(original(store, consolidated=False), expected)
+        assert_identical(xr.open_dataset(store, engine="shardedstore"), expected)
+    assert_identical(original(zips.shards["(base)"].open(), consolidated=False), expected)
 
 
 # In the cloud
