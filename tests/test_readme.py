@@ -117,12 +117,12 @@ def test_commands(era5: Path, bucket) -> None:
         )
         assert results[-1].returncode == 0, results[-1].stderr
         if "--dry-run" in arguments:
-            assert not (era5.parent / "era5-zips").exists()
+            assert not (era5.parent / "era5-cli").exists()
     dry, converted, info, copied = (result.stdout for result in results)
     assert "/radiation: 64 files -> 2 shards" in dry
-    assert converted.splitlines()[-1] == str(era5.parent / "era5-zips" / "shardedstore.json")
+    assert converted.splitlines()[-1] == str(era5.parent / "era5-cli" / "shardedstore.json")
     assert "/radiation  array (16, 524288), chunks (1, 131072), 8.0 MiB, 2 zips" in info
-    same(era5, ShardedStore.load(era5.parent / "era5-zips"))
+    same(era5, ShardedStore.load(era5.parent / "era5-cli"))
     assert copied.splitlines()[-1] == f"{bucket.url}/new.zarr"
     new = zarr.open_group(ZarrObjectStore(bucket.client, read_only=True), path="new.zarr", mode="r")
     np.testing.assert_array_equal(new["a"][:], old["a"][:])
