@@ -50,7 +50,7 @@ build: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into di
 	$(BIN)/python -m build
 
 schema: $(VENV)/.installed-test ## Write the JSON Schema of the config anew, from the code
-	$(BIN)/python -m shardedstore.schema
+	$(BIN)/python -m shardedstore.config.schema
 
 hooks: $(VENV)/.installed-dev ## Install the git hooks of .pre-commit-config.yaml
 	$(BIN)/python -m pre_commit install

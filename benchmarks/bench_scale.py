@@ -25,7 +25,7 @@ from benchmarks.nothing import Nothing
 from benchmarks.ours import WORKERS
 from shardedstore import ShardedStore
 from shardedstore.chain import Sink
-from shardedstore.plan import make_plan
+from shardedstore.tasks.plan import make_plan
 from shardedstore.transforms import ToZip
 
 PLAN_SECONDS, PLAN_BYTES = 10.0, 1 << 30

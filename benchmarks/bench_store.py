@@ -65,8 +65,8 @@ def _routing(rounds: int) -> None:
 
 
 def _routed(bare: Store) -> Store:
+    from shardedstore.components.kinds import Config, Mount, Opened
     from shardedstore.grid import Blocks, ChunkKeys
-    from shardedstore.kinds import Config, Mount, Opened
     from shardedstore.store import ShardedStore
 
     blocks = Blocks((1000, 20, 20), (10,), ChunkKeys("default", "/"))
@@ -105,9 +105,9 @@ def _configs(folder: Path, rounds: int) -> None:
 
 def _config(folder: Path, count: int) -> Path:
     """Save the config of an array in so many folders, of which the last is there."""
-    from shardedstore.config import dump
+    from shardedstore.components.kinds import Config, Directory, Mount
+    from shardedstore.config.document import dump
     from shardedstore.grid import Blocks, ChunkKeys
-    from shardedstore.kinds import Config, Directory, Mount
 
     (folder / f"t/{count - 1}/c").mkdir(parents=True, exist_ok=True)
     (folder / f"t/{count - 1}/c/0").write_bytes(b"a chunk")

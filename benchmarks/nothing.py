@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shardedstore.chain import Entries, Present, Shard, Sink, Written
-from shardedstore.kinds import Location, Zip
-from shardedstore.zipshard import write_zip
+from shardedstore.components.kinds import Location, Zip
+from shardedstore.sinks.zipshard import write_zip
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,13 @@ class BareTasks(Generic[Out]):
 
     def run(self, source: Path, out: Out) -> float:
         from shardedstore.chain import parse_chain
-        from shardedstore.job import identity, prepare, start
-        from shardedstore.kinds import Directory
-        from shardedstore.outcome import Outcome
-        from shardedstore.partition import divide
-        from shardedstore.plan import make_plan
-        from shardedstore.result import finish
-        from shardedstore.task import run_segment
+        from shardedstore.components.kinds import Directory
+        from shardedstore.dividing.partition import divide
+        from shardedstore.jobs.job import identity, prepare, start
+        from shardedstore.jobs.result import finish
+        from shardedstore.tasks.outcome import Outcome
+        from shardedstore.tasks.plan import make_plan
+        from shardedstore.tasks.task import run_segment
 
         chain = parse_chain([self.sink(out)])
         plan = make_plan(divide(Directory(str(source)), PARTITION))

@@ -129,12 +129,12 @@ class Ours:
 
     def run(self, source: Path, out: Path) -> float:
         from shardedstore.chain import parse_chain
-        from shardedstore.job import identity, prepare, start
-        from shardedstore.kinds import Directory
-        from shardedstore.outcome import Outcome
-        from shardedstore.partition import divide
-        from shardedstore.plan import make_plan
-        from shardedstore.task import run_segment
+        from shardedstore.components.kinds import Directory
+        from shardedstore.dividing.partition import divide
+        from shardedstore.jobs.job import identity, prepare, start
+        from shardedstore.tasks.outcome import Outcome
+        from shardedstore.tasks.plan import make_plan
+        from shardedstore.tasks.task import run_segment
         from shardedstore.transforms import Recompress, ToZip
 
         step = Recompress("blosc", cname="zstd", clevel=self.layout.clevel, shuffle="shuffle", threads=THREADS)

@@ -1,8 +1,7 @@
 """Any Zarr as a collection of shards: zipped, recompressed or copied on Dask, one shard a unit of work."""
 
-from shardedstore.arrayshards import array_shard_directory_store, array_shard_store
-from shardedstore.arraystep import ArrayStep
 from shardedstore.chain import Sink, Step, step
+from shardedstore.components.ownkinds import StoreKind
 from shardedstore.errors import (
     ChainError,
     ConfigError,
@@ -14,8 +13,10 @@ from shardedstore.errors import (
     ShardsFailed,
     UsageError,
 )
+from shardedstore.steps.arraystep import ArrayStep
 from shardedstore.store import ShardedStore
 from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_prefix
+from shardedstore.writing.arrayshards import array_shard_directory_store, array_shard_store
 
 __version__ = "0.4.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "ShardsFailed",
     "Sink",
     "Step",
+    "StoreKind",
     "UsageError",
     "__version__",
     "array_shard_directory_store",

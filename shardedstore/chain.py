@@ -12,14 +12,14 @@ from typing import ClassVar, NamedTuple, Protocol
 import msgspec
 from zarr.abc.store import Store
 
-from shardedstore.access import NONE, Options, StorageOptions, take_options
-from shardedstore.crc import crc32
-from shardedstore.entries import Entry
+from shardedstore.components.kinds import Config, Location
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks, Coords, block_name
-from shardedstore.hierarchy import Node
-from shardedstore.kinds import Config, Location
-from shardedstore.urls import normalize
+from shardedstore.reading.entries import Entry
+from shardedstore.reading.hierarchy import Node
+from shardedstore.storage.access import NONE, Options, StorageOptions, take_options
+from shardedstore.storage.crc import crc32
+from shardedstore.storage.urls import normalize
 
 Entries = Iterator[Entry]
 

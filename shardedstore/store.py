@@ -11,39 +11,39 @@ from typing import Any, Literal, Self
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from shardedstore import config as configs
-from shardedstore import graph
-from shardedstore.access import StorageOptions, take_options
-from shardedstore.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.chain import parse_chain
-from shardedstore.collect import collect
-from shardedstore.describe import to_text
-from shardedstore.differences import Level, Report
+from shardedstore.cluster import graph
+from shardedstore.components.kinds import Config, Mount
+from shardedstore.components.locations import locate
+from shardedstore.components.opening import open_location
+from shardedstore.components.routes import BASE, Place
+from shardedstore.config import document as configs
+from shardedstore.dividing.collect import collect
+from shardedstore.dividing.partition import divide
+from shardedstore.dividing.patterns import Paths, Shards
 from shardedstore.errors import ChainError, ConfigError, ShardError, UsageError
-from shardedstore.folders import STORAGE_ERRORS, open_folder
-from shardedstore.hierarchy import is_zarr
-from shardedstore.html import to_html
-from shardedstore.job import prepare
-from shardedstore.kinds import Config, Mount
-from shardedstore.legacy import check_saved, parse_legacy
-from shardedstore.legacydocument import is_legacy
-from shardedstore.locations import locate
+from shardedstore.jobs.job import prepare
+from shardedstore.jobs.partial import find_job, load_partial
+from shardedstore.jobs.prune import Pruned, prune
+from shardedstore.legacy.config import check_saved, parse_legacy
+from shardedstore.legacy.document import is_legacy
 from shardedstore.mounts import Mounts, check_path
-from shardedstore.opening import open_location
-from shardedstore.outcome import Outcome, Partial
-from shardedstore.partial import find_job, load_partial
-from shardedstore.partition import divide
-from shardedstore.patterns import Paths, Shards
-from shardedstore.plan import make_plan
-from shardedstore.prune import Pruned, prune
-from shardedstore.remote_errors import explain
-from shardedstore.routes import BASE, Place
-from shardedstore.shards import Shards as StoredShards
-from shardedstore.task import MOST_FAILURES
-from shardedstore.urls import join_url, normalize, unquote_name
-from shardedstore.verify import verify
-from shardedstore.witness import LEVELS, Changed
-from shardedstore.writing import WritableStore
+from shardedstore.reading.hierarchy import is_zarr
+from shardedstore.showing.describe import to_text
+from shardedstore.showing.html import to_html
+from shardedstore.showing.shards import Shards as StoredShards
+from shardedstore.storage.access import StorageOptions, take_options
+from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
+from shardedstore.storage.remote_errors import explain
+from shardedstore.storage.urls import join_url, normalize, unquote_name
+from shardedstore.tasks.outcome import Outcome, Partial
+from shardedstore.tasks.plan import make_plan
+from shardedstore.tasks.task import MOST_FAILURES
+from shardedstore.tasks.witness import LEVELS, Changed
+from shardedstore.verifying.differences import Level, Report
+from shardedstore.verifying.verify import verify
+from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules
+from shardedstore.writing.writable import WritableStore
 
 Target = str | os.PathLike[str]
 

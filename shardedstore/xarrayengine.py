@@ -17,11 +17,11 @@ from xarray.backends.plugins import detect_parameters
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from shardedstore.config import FILE_NAME
+from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_node
 from shardedstore.mounts import join, parents
-from shardedstore.near import near
+from shardedstore.showing.near import near
 from shardedstore.store import ShardedStore
 
 NOT_TAKEN = ("mode", "store", "engine")  # parameters of the engine for Zarr that make no sense here

@@ -6,10 +6,10 @@ import json
 from golden_configs import FOLDER, GOLDEN
 from hypothesis import strategies as st
 
-from shardedstore.access import Options
+from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Own, PartOf, Squeezed, ViewOf, Zip
+from shardedstore.components.members import Members
 from shardedstore.grid import Blocks, ChunkKeys, block_name
-from shardedstore.kinds import BlockOf, Config, Directory, Group, Mount, Own, PartOf, Squeezed, ViewOf, Zip
-from shardedstore.members import Members
+from shardedstore.storage.access import Options
 
 DOCUMENTS = {name: json.loads((FOLDER / f"{name}.json").read_bytes()) for name in GOLDEN}
 

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from shardedstore.access import Options
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import (
+from shardedstore.components.kinds import (
     BlockOf,
     Config,
     Directory,
@@ -16,7 +14,9 @@ from shardedstore.kinds import (
     ViewOf,
     Zip,
 )
-from shardedstore.members import Members
+from shardedstore.components.members import Members
+from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.storage.access import Options
 
 FOLDER = Path(__file__).parent / "data" / "config"
 OUT = "/data/out"  # where the files are taken to stand

@@ -26,10 +26,11 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from shardedstore import ShardedStore, Step, plan
+from shardedstore import ShardedStore, Step
 from shardedstore.chain import Entries, Shard
-from shardedstore.ledger import FOLDER
-from shardedstore.publish import TEMPORARY
+from shardedstore.storage.publish import TEMPORARY
+from shardedstore.tasks import plan
+from shardedstore.tasks.ledger import FOLDER
 from shardedstore.transforms import ToZip
 
 HERE = Path(__file__).parent

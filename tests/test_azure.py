@@ -14,8 +14,8 @@ from helpers_jobs import check_zips_as_of_a_folder
 from sources import SOURCES, to_folder, to_zip
 
 from shardedstore import PartitionError, ShardedStore
+from shardedstore.storage.urls import BESIDE
 from shardedstore.transforms import CopyTo, ToZip
-from shardedstore.urls import BESIDE
 from shardedstore.zips import ZipReadStore
 
 

@@ -12,8 +12,8 @@ from helpers_jobs import Fail, Seen, Slow, copied, environment, unchanged
 
 from shardedstore import ChainError, ShardedStore, Step, step
 from shardedstore.chain import Shard, Tally, parse_chain
-from shardedstore.fingerprint import fingerprint
 from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.transforms import ToZip
 
 ZIP = ToZip("out")

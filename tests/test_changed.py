@@ -18,27 +18,19 @@ from hypothesis import strategies as st
 from servers import upload
 from sources import to_zip
 
-from shardedstore import (
-    ConfigError,
-    CorruptError,
-    DestinationError,
-    ShardedStore,
-    ShardsFailed,
-    Step,
-    UsageError,
-    listing,
-)
-from shardedstore.access import take_options
-from shardedstore.config import FILE_NAME
-from shardedstore.folders import open_folder
-from shardedstore.generations import read_identity
+from shardedstore import ConfigError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
+from shardedstore.components.kinds import Config, Directory, Mount, ViewOf
+from shardedstore.components.opening import open_location
+from shardedstore.components.views import Block
+from shardedstore.config.document import FILE_NAME
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import Config, Directory, Mount, ViewOf
-from shardedstore.ledger import INHERITED, Ledger
-from shardedstore.opening import open_location
-from shardedstore.succession import Mark, has_only_grown, unchanged
+from shardedstore.reading import listing
+from shardedstore.storage.access import take_options
+from shardedstore.storage.folders import open_folder
+from shardedstore.tasks.generations import read_identity
+from shardedstore.tasks.ledger import INHERITED, Ledger
+from shardedstore.tasks.succession import Mark, has_only_grown, unchanged
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
-from shardedstore.views import Block
 
 KEYS = ChunkKeys("default", "/")
 SHARDS = {"t": {"time": 4}, "fixed": "whole"}

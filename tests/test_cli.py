@@ -18,7 +18,9 @@ import zarr
 from click.testing import CliRunner, Result
 from sources import SOURCES, to_folder
 
-from shardedstore import ShardedStore, cli, progress, running
+from shardedstore import ShardedStore, cli
+from shardedstore.cli import progress
+from shardedstore.cluster import running
 from shardedstore.transforms import ToZip
 
 SHARDS = ("--shards", "t=time:60", "--shards", "s=whole")

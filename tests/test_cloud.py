@@ -21,13 +21,14 @@ from helpers_jobs import CUBE, CUBE_SHARDS, Fail, KillOnce, Seen
 from servers import ADMIN, READER, upload
 from sources import SOURCES, to_folder
 
-from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError, folders
-from shardedstore.config import FILE_NAME
-from shardedstore.folders import open_folder
-from shardedstore.generations import Identity, open_destination
-from shardedstore.ledger import Ledger, Record
+from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
+from shardedstore.config.document import FILE_NAME
+from shardedstore.storage import folders
+from shardedstore.storage.folders import open_folder
+from shardedstore.storage.urls import BESIDE
+from shardedstore.tasks.generations import Identity, open_destination
+from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.transforms import CopyTo, ToZip
-from shardedstore.urls import BESIDE
 
 pytestmark = pytest.mark.s3
 SINKS = {

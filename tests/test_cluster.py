@@ -31,12 +31,14 @@ from helpers_jobs import (
     wait_until,
 )
 
-from shardedstore import ShardedStore, ShardsFailed, attendance, lending, plan, window
-from shardedstore.config import FILE_NAME
-from shardedstore.graph import active_client
-from shardedstore.plan import make_plan
+from shardedstore import ShardedStore, ShardsFailed
+from shardedstore.cluster import attendance, lending, window
+from shardedstore.cluster.graph import active_client
+from shardedstore.cluster.window import PER_THREAD
+from shardedstore.config.document import FILE_NAME
+from shardedstore.tasks import plan
+from shardedstore.tasks.plan import make_plan
 from shardedstore.transforms import ToZip
-from shardedstore.window import PER_THREAD
 
 pytestmark = pytest.mark.cluster
 WORKERS = 2

@@ -14,14 +14,14 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, Sharding
 from zarr.registry import register_codec
 from zarr.storage import MemoryStore
 
-from shardedstore.arraycodecs import array_part, raw_nbytes
-from shardedstore.arraydoc import parse
-from shardedstore.arrayinfo import read_info
-from shardedstore.codecs import CRC32C, complete, config_of, from_json, to_json
-from shardedstore.coders import Compression, make
+from shardedstore.codecs.arraycodecs import array_part, raw_nbytes
+from shardedstore.codecs.arraydoc import parse
+from shardedstore.codecs.arrayinfo import read_info
+from shardedstore.codecs.coders import Compression, make
+from shardedstore.codecs.described import CRC32C, complete, config_of, from_json, to_json
+from shardedstore.codecs.shardindex import ShardIndex
 from shardedstore.errors import ChainError
 from shardedstore.parallel import map_in_order
-from shardedstore.shardindex import ShardIndex
 from tests.conformance import contents_of
 from tests.sources import to_memory
 

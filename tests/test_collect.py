@@ -20,22 +20,23 @@ from servers import upload
 from sources import build, to_folder
 from zarr.core.sync import sync
 
-from shardedstore import ChainError, DestinationError, PartitionError, ShardedStore, ShardsFailed, UsageError, plan
-from shardedstore import result as result_module
+from shardedstore import ChainError, DestinationError, PartitionError, ShardedStore, ShardsFailed, UsageError
 from shardedstore.cli import main
-from shardedstore.config import dump, from_dict, parse
+from shardedstore.components.groups import group_documents
+from shardedstore.components.kinds import Config, Directory, Group, Mount, ViewOf, Zip
+from shardedstore.components.members import Homes, Members
+from shardedstore.components.opening import open_location
+from shardedstore.components.routes import BASE, Routes
+from shardedstore.components.routing import RoutedStore
+from shardedstore.config.document import dump, from_dict, parse
 from shardedstore.errors import ConfigError
-from shardedstore.folders import open_folder
-from shardedstore.gather import gather
-from shardedstore.groups import group_documents
-from shardedstore.kinds import Config, Directory, Group, Mount, ViewOf, Zip
-from shardedstore.ledger import Ledger
-from shardedstore.members import Homes, Members
-from shardedstore.opening import open_location
-from shardedstore.routes import BASE, Routes
-from shardedstore.routing import RoutedStore
-from shardedstore.sources import open_component
-from shardedstore.succession import unchanged
+from shardedstore.jobs import result as result_module
+from shardedstore.sinks.gather import gather
+from shardedstore.storage.folders import open_folder
+from shardedstore.tasks import plan
+from shardedstore.tasks.ledger import Ledger
+from shardedstore.tasks.sources import open_component
+from shardedstore.tasks.succession import unchanged
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.zips import ZipReadStore
 

@@ -10,10 +10,11 @@ from helpers_jobs import blocks_at
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardedstore import CorruptError, ShardedStore, compacted
-from shardedstore.compacted import pack, read_one, unpack
-from shardedstore.folders import LocalFolder, open_folder
-from shardedstore.ledger import FOLDER, Ledger, Record
+from shardedstore import CorruptError, ShardedStore
+from shardedstore.storage.folders import LocalFolder, open_folder
+from shardedstore.tasks import compacted
+from shardedstore.tasks.compacted import pack, read_one, unpack
+from shardedstore.tasks.ledger import FOLDER, Ledger, Record
 from shardedstore.transforms import ToZip
 
 

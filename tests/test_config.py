@@ -11,10 +11,10 @@ from golden_configs import FOLDER, OUT
 from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_zip
 
 from shardedstore import ConfigError, ShardedStore
-from shardedstore import config as configs
-from shardedstore.access import Options
-from shardedstore.kinds import Config, Directory, Mount, Zip
-from shardedstore.partition import divide
+from shardedstore.components.kinds import Config, Directory, Mount, Zip
+from shardedstore.config import document as configs
+from shardedstore.dividing.partition import divide
+from shardedstore.storage.access import Options
 
 GOLDEN = FOLDER / "v1-result.json"
 

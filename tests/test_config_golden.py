@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from golden_configs import CLOUD, FOLDER, GOLDEN, MINE, OUT
 
-from shardedstore import config as configs
-from shardedstore.kinds import map_config
+from shardedstore.components.kinds import map_config
+from shardedstore.config import document as configs
 
 WRITTEN_OTHERWISE = {"v1-absolute", "v1-defaults-written-out"}  # as a hand or another program may write it
 

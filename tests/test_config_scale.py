@@ -13,9 +13,9 @@ from watching import outside, watched
 from zarr.storage import MemoryStore
 
 from shardedstore import ShardedStore
-from shardedstore import config as configs
+from shardedstore.components.kinds import Config, Directory, Mount, Zip
+from shardedstore.config import document as configs
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import Config, Directory, Mount, Zip
 
 MILLION = 1_000_000
 ASKED = 123_456

@@ -17,12 +17,12 @@ from helpers_jobs import CUBE, Fail, KillOnce, cube_at, division, files_of
 from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed
-from shardedstore.config import FILE_NAME
-from shardedstore.destination import check_apart
-from shardedstore.kinds import Config, Directory
-from shardedstore.publish import TEMPORARY
+from shardedstore.components.kinds import Config, Directory
+from shardedstore.config.document import FILE_NAME
+from shardedstore.jobs.destination import check_apart
+from shardedstore.storage.publish import TEMPORARY
+from shardedstore.storage.urls import BESIDE
 from shardedstore.transforms import CopyTo, MapChunks, Recompress, ToZip
-from shardedstore.urls import BESIDE
 
 
 @pytest.fixture(autouse=True)

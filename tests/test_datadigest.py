@@ -26,11 +26,11 @@ from zarr.storage import MemoryStore
 
 from shardedstore import CorruptError, ShardedStore
 from shardedstore.chain import Shard
-from shardedstore.datadigest import MODULUS, DataDigest, Digester, canonical_bytes
-from shardedstore.datasums import Sums, tap
-from shardedstore.entries import Entry, read_entries
-from shardedstore.plan import make_plan
-from shardedstore.sources import open_component
+from shardedstore.codecs.datadigest import MODULUS, DataDigest, Digester, canonical_bytes
+from shardedstore.reading.entries import Entry, read_entries
+from shardedstore.steps.datasums import Sums, tap
+from shardedstore.tasks.plan import make_plan
+from shardedstore.tasks.sources import open_component
 
 
 @pytest.fixture(autouse=True)

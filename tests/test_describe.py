@@ -9,13 +9,14 @@ import zarr
 from sources import SOURCES, to_folder
 from zarr.storage import MemoryStore
 
-from shardedstore import ShardedStore, describe
-from shardedstore.access import Options, take_options
-from shardedstore.describe import Row, to_text
+from shardedstore import ShardedStore
+from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Opened, Squeezed, ViewOf, Zip
+from shardedstore.components.members import Members
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.html import to_html
-from shardedstore.kinds import BlockOf, Config, Directory, Group, Mount, Opened, Squeezed, ViewOf, Zip
-from shardedstore.members import Members
+from shardedstore.showing import describe
+from shardedstore.showing.describe import Row, to_text
+from shardedstore.showing.html import to_html
+from shardedstore.storage.access import Options, take_options
 from shardedstore.transforms import ToZip
 
 CUBE = SOURCES["cube-v3/"]

@@ -13,13 +13,13 @@ from jsonschema import Draft202012Validator
 from sources import SOURCES, build, cube, to_folder, to_zip
 
 from shardedstore import ShardedStore
-from shardedstore import config as configs
-from shardedstore.access import Options
-from shardedstore.kinds import Config, Location, Mount
-from shardedstore.members import Members
-from shardedstore.schema import FILE
+from shardedstore.components.kinds import Config, Location, Mount
+from shardedstore.components.members import Members
+from shardedstore.config import document as configs
+from shardedstore.config.schema import FILE
+from shardedstore.storage.access import Options
+from shardedstore.storage.urls import SCHEMES
 from shardedstore.transforms import ToZip
-from shardedstore.urls import SCHEMES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "config.md").read_text("utf-8")
 JSON = [json.loads(text) for text in re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]

@@ -14,9 +14,9 @@ from sources import build, consolidated, cube, to_folder, to_zip
 from zarr.storage import LocalStore
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
-from shardedstore.folders import open_folder
-from shardedstore.generations import Identity, open_destination
-from shardedstore.kinds import Zip
+from shardedstore.components.kinds import Zip
+from shardedstore.storage.folders import open_folder
+from shardedstore.tasks.generations import Identity, open_destination
 from shardedstore.transforms import ToZip
 
 

@@ -11,11 +11,12 @@ from fsspec.asyn import AsyncFileSystem
 from sources import build, cube, to_folder, to_memory, to_objects, to_zip
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, ZipStore
 
-from shardedstore import ConfigError, ShardedStore, UsageError, access
-from shardedstore.access import Options
-from shardedstore.kinds import Config, Directory, Opened, Zip
-from shardedstore.locations import locate
-from shardedstore.opening import open_location
+from shardedstore import ConfigError, ShardedStore, UsageError
+from shardedstore.components.kinds import Config, Directory, Opened, Zip
+from shardedstore.components.locations import locate
+from shardedstore.components.opening import open_location
+from shardedstore.storage import access
+from shardedstore.storage.access import Options
 from shardedstore.transforms import ToZip
 
 SECRET = "SECRET/that+is=told"

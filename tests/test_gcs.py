@@ -16,9 +16,9 @@ from faultproxy import FaultProxy
 from sources import SOURCES, to_folder
 
 from shardedstore import ShardedStore
-from shardedstore.folders import open_folder
+from shardedstore.storage.folders import open_folder
+from shardedstore.storage.urls import BESIDE
 from shardedstore.transforms import CopyTo, ToZip
-from shardedstore.urls import BESIDE
 
 
 class GoogleFront(FaultProxy):

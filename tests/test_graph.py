@@ -11,10 +11,12 @@ import pytest
 from dask.core import get_dependencies
 from helpers_jobs import Fail, blocks_at, environment
 
-from shardedstore import ShardsFailed, attendance, graph, lending, plan, plugin, wanted, window
+from shardedstore import ShardsFailed
+from shardedstore.cluster import attendance, graph, lending, plugin, wanted, window
+from shardedstore.cluster.graph import BRANCHES, active_client
 from shardedstore.errors import ShardError
-from shardedstore.graph import BRANCHES, active_client
-from shardedstore.outcome import Outcome
+from shardedstore.tasks import plan
+from shardedstore.tasks.outcome import Outcome
 from shardedstore.transforms import ToZip
 
 

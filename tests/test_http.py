@@ -17,13 +17,13 @@ from servers import web
 from sources import SOURCES, to_folder, to_memory, to_zip
 
 from shardedstore import CorruptError, PartitionError, ShardedStore, ShardsFailed
-from shardedstore.bulk import bulk
-from shardedstore.kinds import Directory
-from shardedstore.locations import locate
-from shardedstore.named import named_by
-from shardedstore.opening import open_location
+from shardedstore.components.kinds import Directory
+from shardedstore.components.locations import locate
+from shardedstore.components.named import named_by
+from shardedstore.components.opening import open_location
+from shardedstore.components.unlisted import NOWHERE, Unlisted
+from shardedstore.reading.bulk import bulk
 from shardedstore.transforms import CopyTo, ToZip
-from shardedstore.unlisted import NOWHERE, Unlisted
 from shardedstore.zips import ZipReadStore
 
 HASTY = {"retry_config": {"max_retries": 0}}

@@ -24,9 +24,10 @@ from helpers_jobs import (
     wait_until,
 )
 
-from shardedstore import ShardedStore, generations, ledger, plan
-from shardedstore.config import FILE_NAME
-from shardedstore.folders import open_folder
+from shardedstore import ShardedStore
+from shardedstore.config.document import FILE_NAME
+from shardedstore.storage.folders import open_folder
+from shardedstore.tasks import generations, ledger, plan
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
@@ -107,7 +108,7 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path
 
 def identity_of(source):
     from shardedstore.chain import parse_chain
-    from shardedstore.job import identity
+    from shardedstore.jobs.job import identity
 
     store = division(source)
     return identity(plan.make_plan(store.config), parse_chain([Slow(SECONDS), ToZip("out")]))

@@ -12,12 +12,13 @@ from conformance import check_same_contents
 from helpers_jobs import CUBE, CUBE_SHARDS, Seen, Slow, blocks_at, cube_at, division, files_of
 from sources import SOURCES
 
-from shardedstore import DestinationError, ShardedStore, ShardsFailed, plan, step
-from shardedstore.config import FILE_NAME
-from shardedstore.folders import open_folder
-from shardedstore.generations import Identity, check_destination, open_destination, read_identity, versioned
-from shardedstore.kinds import Directory
-from shardedstore.ledger import FOLDER, Ledger, Record
+from shardedstore import DestinationError, ShardedStore, ShardsFailed, step
+from shardedstore.components.kinds import Directory
+from shardedstore.config.document import FILE_NAME
+from shardedstore.storage.folders import open_folder
+from shardedstore.tasks import plan
+from shardedstore.tasks.generations import Identity, check_destination, open_destination, read_identity, versioned
+from shardedstore.tasks.ledger import FOLDER, Ledger, Record
 from shardedstore.transforms import ToZip
 
 

@@ -35,10 +35,10 @@ from shardedstore import (
     ShardsFailed,
     to_zip_store_with_prefix,
 )
-from shardedstore import config as configs
-from shardedstore.entries import read_entries
+from shardedstore.components.kinds import BlockOf, Config, Directory, Mount, Squeezed
+from shardedstore.config import document as configs
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import BlockOf, Config, Directory, Mount, Squeezed
+from shardedstore.reading.entries import read_entries
 from shardedstore.transforms import Recompress, ToZip
 
 DATA = Path(__file__).parent / "data"

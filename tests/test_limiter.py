@@ -11,8 +11,10 @@ from faultproxy import FaultProxy, Rule
 from helpers_jobs import CUBE_SHARDS, cube_at, division
 from obstore.exceptions import BaseError
 
-from shardedstore import ShardedStore, ShardsFailed, limiter, plan
-from shardedstore.limiter import Limiter, is_throttling, requests
+from shardedstore import ShardedStore, ShardsFailed
+from shardedstore.storage import limiter
+from shardedstore.storage.limiter import Limiter, is_throttling, requests
+from shardedstore.tasks import plan
 from shardedstore.transforms import CopyTo, ToZip
 
 SLOW_DOWN = BaseError("Server returned non-2xx status code: 503 Service Unavailable: <Code>SlowDown</Code>")

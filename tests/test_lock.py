@@ -13,16 +13,17 @@ import msgspec
 import pytest
 from helpers_jobs import Slow, cube_at, division, wait_until
 
-from shardedstore import DestinationError, lock
-from shardedstore.config import FILE_NAME
-from shardedstore.folders import open_folder
-from shardedstore.lock import held
+from shardedstore import DestinationError
+from shardedstore.config.document import FILE_NAME
+from shardedstore.jobs import lock
+from shardedstore.jobs.lock import held
+from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import ToZip
 
 HOLDER = """
 import sys, time
-from shardedstore.folders import open_folder
-from shardedstore.lock import held
+from shardedstore.storage.folders import open_folder
+from shardedstore.jobs.lock import held
 
 with held(open_folder(sys.argv[1])):
     print("held", flush=True)

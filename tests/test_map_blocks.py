@@ -16,12 +16,12 @@ from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ChainError, CorruptError, ShardedStore, ShardedStoreError, ShardsFailed
 from shardedstore.chain import Shard, parse_chain
-from shardedstore.entries import read_entries
-from shardedstore.fingerprint import fingerprint
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.hierarchy import walk
+from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.metadata import crop_document
-from shardedstore.regrid import Regrid
+from shardedstore.reading.entries import read_entries
+from shardedstore.reading.hierarchy import walk
+from shardedstore.steps.regrid import Regrid
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 from tests import sources
 from tests.conformance import contents_of, keys_of

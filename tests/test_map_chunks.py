@@ -14,10 +14,10 @@ from zarr.storage import MemoryStore
 
 from shardedstore import ArrayStep, ChainError, ShardedStore, ShardedStoreError, ShardsFailed
 from shardedstore.chain import Shard, parse_chain
-from shardedstore.entries import read_entries
-from shardedstore.fingerprint import fingerprint
-from shardedstore.hierarchy import walk
+from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.metadata import crop_document
+from shardedstore.reading.entries import read_entries
+from shardedstore.reading.hierarchy import walk
 from shardedstore.transforms import MapChunks, Recompress, ToZip
 from tests import sources
 from tests.conformance import contents_of

@@ -45,11 +45,10 @@ from shardedstore import (
     ShardsFailed,
     Step,
     UsageError,
-    plan,
     step,
-    task,
 )
-from shardedstore.config import FILE_NAME
+from shardedstore.config.document import FILE_NAME
+from shardedstore.tasks import plan, task
 from shardedstore.transforms import ToZip
 
 SCHEDULERS = ["synchronous", "threads", "processes"]

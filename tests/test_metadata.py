@@ -13,7 +13,6 @@ from sources import KEYS, SOURCES, build, consolidated, cube, to_memory
 
 from shardedstore.errors import CorruptError
 from shardedstore.grid import ChunkKeys
-from shardedstore.hierarchy import consolidate, walk
 from shardedstore.metadata import (
     NOMINAL_ITEMSIZE,
     ArrayMeta,
@@ -22,6 +21,7 @@ from shardedstore.metadata import (
     drop_consolidated,
     parse_node,
 )
+from shardedstore.reading.hierarchy import consolidate, walk
 
 
 def node_of(contents, path):

@@ -39,11 +39,11 @@ from zarr.storage import MemoryStore, StorePath
 
 from shardedstore import ChainError, CorruptError, ShardedStore, ShardsFailed
 from shardedstore.chain import Shard, parse_chain
-from shardedstore.entries import read_entries
-from shardedstore.fingerprint import fingerprint
 from shardedstore.grid import Blocks
-from shardedstore.hierarchy import walk
+from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.metadata import ArrayMeta, GroupMeta, crop_document, parse_node
+from shardedstore.reading.entries import read_entries
+from shardedstore.reading.hierarchy import walk
 from shardedstore.transforms import MapChunks, MigrateV3, Recompress, ToZip
 from tests import sources
 from tests.conformance import contents_of

@@ -15,10 +15,10 @@ from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed
 from shardedstore.chain import Shard, parse_chain
-from shardedstore.config import FILE_NAME
-from shardedstore.entries import Entry
-from shardedstore.fingerprint import fingerprint
-from shardedstore.ledger import FOLDER
+from shardedstore.config.document import FILE_NAME
+from shardedstore.jobs.fingerprint import fingerprint
+from shardedstore.reading.entries import Entry
+from shardedstore.tasks.ledger import FOLDER
 from shardedstore.transforms import CopyTo, ToZip
 
 PAGE = (Path(__file__).parents[1] / "docs" / "transforms.md").read_text("utf-8")

@@ -14,20 +14,21 @@ import pytest
 from conformance import contents_of
 from sources import build, cube, to_folder
 
-from shardedstore import ConfigError, ShardedStore, UsageError, ownkinds
-from shardedstore import config as configs
-from shardedstore.access import Options
+from shardedstore import ConfigError, ShardedStore, UsageError
+from shardedstore.components import ownkinds
+from shardedstore.components.kinds import Config, Mount, Opened, Own, ViewOf
+from shardedstore.components.locations import locate
+from shardedstore.components.opening import open_location
+from shardedstore.config import document as configs
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import Config, Mount, Opened, Own, ViewOf
-from shardedstore.locations import locate
-from shardedstore.opening import open_location
-from shardedstore.preflight import find_missing, places_of
+from shardedstore.storage.access import Options
+from shardedstore.tasks.preflight import find_missing, places_of
 
 PAGE = (Path(__file__).parents[1] / "docs" / "stores.md").read_text("utf-8")
 MODULE, SCRIPT = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 (TOML,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 BROKEN = """
-from shardedstore.ownkinds import StoreKind
+from shardedstore.components.ownkinds import StoreKind
 
 print("broken was imported")
 

@@ -26,12 +26,13 @@ from hypothesis import strategies as st
 from sources import SOURCES, to_folder
 from zarr.storage import LocalStore
 
-from shardedstore import ConfigError, ShardedStore, ShardsFailed, UsageError, plan
-from shardedstore.config import FILE_NAME
-from shardedstore.folders import open_folder
-from shardedstore.generations import read_identity
-from shardedstore.kinds import BlockOf, ViewOf, Zip
-from shardedstore.ledger import FOLDER, Ledger
+from shardedstore import ConfigError, ShardedStore, ShardsFailed, UsageError
+from shardedstore.components.kinds import BlockOf, ViewOf, Zip
+from shardedstore.config.document import FILE_NAME
+from shardedstore.storage.folders import open_folder
+from shardedstore.tasks import plan
+from shardedstore.tasks.generations import read_identity
+from shardedstore.tasks.ledger import FOLDER, Ledger
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToZip
 
 

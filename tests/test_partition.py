@@ -26,8 +26,8 @@ from sources import (
 )
 
 from shardedstore import ConfigError, CorruptError, PartitionError, ShardedStore, ShardedStoreError, UsageError
+from shardedstore.components.kinds import Directory, ViewOf, Zip
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import Directory, ViewOf, Zip
 from shardedstore.transforms import CopyTo, ToZip
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sources import build, numbers, to_folder
 
 from shardedstore import PartitionError, ShardedStore
-from shardedstore import plan as plans
+from shardedstore.components.kinds import Config, Directory, Zip
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import Config, Directory, Zip
-from shardedstore.plan import LEAST_WEIGHT, MOST_SEGMENTS, MOST_SHARDS, Load, Plan, Run, make_plan
+from shardedstore.tasks import plan as plans
+from shardedstore.tasks.plan import LEAST_WEIGHT, MOST_SEGMENTS, MOST_SHARDS, Load, Plan, Run, make_plan
 
 KEYS = ChunkKeys("default", "/")
 BASE = Directory("/source")

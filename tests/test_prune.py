@@ -11,10 +11,10 @@ from helpers_jobs import Fail, blocks_at, unchanged
 
 from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, UsageError, step
 from shardedstore.cli import main
-from shardedstore.folders import open_folder
-from shardedstore.ledger import FOLDER
-from shardedstore.lock import held
-from shardedstore.publish import TEMPORARY
+from shardedstore.jobs.lock import held
+from shardedstore.storage.folders import open_folder
+from shardedstore.storage.publish import TEMPORARY
+from shardedstore.tasks.ledger import FOLDER
 from shardedstore.transforms import CopyTo, Recompress, ToZip
 
 

@@ -16,10 +16,10 @@ from helpers_jobs import cube_at, division, files_of
 from sources import SOURCES
 
 from shardedstore import ShardedStore
-from shardedstore import publish as publishing
-from shardedstore.access import NONE
-from shardedstore.objects import write_objects
-from shardedstore.publish import TEMPORARY, published, remove_temporaries, write_file
+from shardedstore.sinks.objects import write_objects
+from shardedstore.storage import publish as publishing
+from shardedstore.storage.access import NONE
+from shardedstore.storage.publish import TEMPORARY, published, remove_temporaries, write_file
 from shardedstore.transforms import ToZip
 
 

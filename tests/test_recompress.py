@@ -17,13 +17,13 @@ from zarr.codecs import numcodecs as zarr_numcodecs
 from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ArrayStep, ChainError, CorruptError, ShardedStore, ShardedStoreError, ShardsFailed
-from shardedstore.arraydoc import parse
 from shardedstore.chain import Shard, parse_chain
-from shardedstore.codecs import check_options
-from shardedstore.entries import read_entries
-from shardedstore.fingerprint import fingerprint
-from shardedstore.hierarchy import walk
+from shardedstore.codecs.arraydoc import parse
+from shardedstore.codecs.described import check_options
+from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.metadata import crop_document
+from shardedstore.reading.entries import read_entries
+from shardedstore.reading.hierarchy import walk
 from shardedstore.transforms import Recompress, ToZip
 from tests import sources
 from tests.conformance import contents_of

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shardedstore import ShardedStore, Sink, Step, UsageError, registry
+from shardedstore import ShardedStore, Sink, Step, UsageError
+from shardedstore.cli import registry
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
 from tests.sources import SOURCES, to_folder
 
@@ -105,7 +106,7 @@ def test_a_package_that_is_installed_is_found_by_name(site, tmp_path):
     code = """
 import sys
 from shardedstore import ShardedStore
-from shardedstore.registry import make_sink, make_step
+from shardedstore.cli.registry import make_sink, make_step
 source, out = sys.argv[1:]
 import dask
 dask.config.set(scheduler="synchronous")
@@ -128,7 +129,8 @@ print(again.summary.done, again.summary.skipped)
 def test_what_is_installed_is_not_imported_before_it_is_named(site, tmp_path):
     code = """
 import sys
-from shardedstore import ShardedStore, cli, registry
+from shardedstore import ShardedStore, cli
+from shardedstore.cli import registry
 print(registry.names())
 registry.find("zip")
 ShardedStore.load(sys.argv[1])
@@ -147,7 +149,8 @@ print({"tiny", "broken", "other"} & set(sys.modules))
 def test_packages_that_do_not_work_are_named(site):
     code = """
 import json
-from shardedstore import UsageError, registry
+from shardedstore import UsageError
+from shardedstore.cli import registry
 errors = {}
 for name in ("broken", "gone", "plain", "shared", "nothing"):
     try:

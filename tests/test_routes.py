@@ -4,10 +4,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from shardedstore import routes
+from shardedstore.components import routes
+from shardedstore.components.kinds import Directory, Group, Mount
+from shardedstore.components.routes import BASE, Routes
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import Directory, Group, Mount
-from shardedstore.routes import BASE, Routes
 
 KEYS = st.builds(ChunkKeys, st.sampled_from(["default", "v2"]), st.sampled_from("./"))
 

@@ -23,29 +23,21 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 from servers import ADMIN
 from zarr.storage import ObjectStore
 
-from shardedstore import (
-    ChainError,
-    DestinationError,
-    ShardedStore,
-    ShardsFailed,
-    Step,
-    UsageError,
-    access,
-    lending,
-    plan,
-    task,
-)
-from shardedstore.access import Options, keywords, take_options
+from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.chain import parse_chain
-from shardedstore.config import FILE_NAME, dump, from_dict, to_dict
-from shardedstore.fingerprint import fingerprint
+from shardedstore.cluster import lending
+from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
+from shardedstore.components.locations import locate
+from shardedstore.components.members import Members
+from shardedstore.components.unlisted import Unlisted
+from shardedstore.config.document import FILE_NAME, dump, from_dict, to_dict
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
-from shardedstore.locations import locate
-from shardedstore.members import Members
-from shardedstore.plan import make_plan
+from shardedstore.jobs.fingerprint import fingerprint
+from shardedstore.storage import access
+from shardedstore.storage.access import Options, keywords, take_options
+from shardedstore.tasks import plan, task
+from shardedstore.tasks.plan import make_plan
 from shardedstore.transforms import CopyTo, MigrateV3, ToShardingCodec, ToZip
-from shardedstore.unlisted import Unlisted
 from shardedstore.zips import ZipReadStore
 from tests.conformance import contents_of
 from tests.test_own_transforms import MODULES

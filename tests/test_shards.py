@@ -10,13 +10,14 @@ from conformance import contents_of
 from sources import SOURCES, add_array, numbers, to_folder, to_memory
 from zarr.storage import LocalStore, MemoryStore
 
-from shardedstore import CorruptError, ShardedStore, UsageError, array_shard_directory_store, shards
+from shardedstore import CorruptError, ShardedStore, UsageError, array_shard_directory_store
+from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Own, ViewOf, Zip
+from shardedstore.components.members import Members
 from shardedstore.errors import NoShardError
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import BlockOf, Config, Directory, Group, Mount, Own, ViewOf, Zip
-from shardedstore.members import Members
-from shardedstore.plan import shard_runs
-from shardedstore.shards import Shards
+from shardedstore.showing import shards
+from shardedstore.showing.shards import Shards
+from shardedstore.tasks.plan import shard_runs
 from shardedstore.transforms import ToZip
 
 CUBE = SOURCES["cube-v3/"]

@@ -22,10 +22,11 @@ from helpers_jobs import (
     wait_until,
 )
 
-from shardedstore import stopping, wanted
-from shardedstore.folders import open_folder
-from shardedstore.ledger import Ledger
+from shardedstore import stopping
+from shardedstore.cluster import wanted
 from shardedstore.stopping import Stopped, check, while_wanted
+from shardedstore.storage.folders import open_folder
+from shardedstore.tasks.ledger import Ledger
 from shardedstore.transforms import ToZip
 
 SECONDS = 0.3  # that every shard takes; all are one task, which takes as long as all of them

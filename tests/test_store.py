@@ -20,11 +20,12 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 from zarr.testing.store import StoreTests
 
-from shardedstore import ShardedStore, UsageError, components
+from shardedstore import ShardedStore, UsageError
+from shardedstore.components import opened as components
+from shardedstore.components.kinds import Config, Directory, Mount, Zip
+from shardedstore.components.opening import open_location
 from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.kinds import Config, Directory, Mount, Zip
-from shardedstore.opening import open_location
-from shardedstore.writing import WritableStore
+from shardedstore.writing.writable import WritableStore
 
 # zarr's own tests
 

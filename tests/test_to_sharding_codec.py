@@ -24,10 +24,10 @@ from zarr.storage import MemoryStore
 
 from shardedstore import ChainError, ShardedStore, ShardsFailed, Step
 from shardedstore.chain import Chain
+from shardedstore.codecs.shardwriter import ShardWriter
 from shardedstore.errors import UsageError
-from shardedstore.fingerprint import fingerprint
+from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.metadata import METADATA_NAMES
-from shardedstore.shardwriter import ShardWriter
 from shardedstore.transforms import MigrateV3, ToShardingCodec
 
 V3 = [name for name, source in SOURCES.items() if "zarr.json" in source.contents()]

@@ -15,8 +15,9 @@ from helpers_jobs import CUBE, blocks_at, cube_at, division, files_of
 from sources import SOURCES, build, cube, to_folder
 from zarr.storage import ZipStore
 
-from shardedstore import ChainError, DestinationError, ShardedStore, UsageError, outputs
-from shardedstore.config import FILE_NAME
+from shardedstore import ChainError, DestinationError, ShardedStore, UsageError
+from shardedstore.config.document import FILE_NAME
+from shardedstore.storage import outputs
 from shardedstore.transforms import ToZip
 
 ROOT_ARRAY = SOURCES["root-array-v3"]

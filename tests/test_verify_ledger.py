@@ -29,19 +29,12 @@ from test_verify import (
     rewrite,
 )
 
-from shardedstore import (
-    ChainError,
-    DestinationError,
-    ShardedStore,
-    ShardsFailed,
-    UsageError,
-    cli,
-    verify,
-    verifyjournal,
-)
-from shardedstore.folders import open_folder
-from shardedstore.ledger import Ledger
+from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, UsageError, cli
+from shardedstore.storage.folders import open_folder
+from shardedstore.tasks.ledger import Ledger
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToZip
+from shardedstore.verifying import journal as verifyjournal
+from shardedstore.verifying import verify
 
 __all__ = ["one_process"]  # a fixture that every test here uses
 
@@ -259,8 +252,8 @@ class Interrupts:
 
 @pytest.fixture
 def small_tasks(monkeypatch):
-    monkeypatch.setattr("shardedstore.plan.LEAST_WEIGHT", 1)
-    monkeypatch.setattr("shardedstore.graph.BRANCHES", 1)
+    monkeypatch.setattr("shardedstore.tasks.plan.LEAST_WEIGHT", 1)
+    monkeypatch.setattr("shardedstore.cluster.graph.BRANCHES", 1)
 
 
 WAYS = [("stored", "check_stored"), ("decoded", "check_stored"), ("against", "take")]
@@ -405,8 +398,8 @@ def test_a_torn_line_is_passed_over(zipped, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("small_tasks")
 def test_what_could_not_be_looked_at_is_no_damage(zipped, tmp_path, monkeypatch):
     """A network that is gone for a while: the next call goes on with what is left."""
-    monkeypatch.setattr("shardedstore.verifystored.FIRST_PAUSE", 0)
-    from shardedstore import verifystored
+    monkeypatch.setattr("shardedstore.verifying.stored.FIRST_PAUSE", 0)
+    from shardedstore.verifying import stored as verifystored
 
     opened = verifystored.open_blob
 

@@ -17,8 +17,8 @@ from zarr.storage import LocalStore
 
 from shardedstore import ShardedStore, ShardsFailed
 from shardedstore.chain import parse_chain
-from shardedstore.config import FILE_NAME
-from shardedstore.fingerprint import fingerprint
+from shardedstore.config.document import FILE_NAME
+from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.transforms import ToZip, to_zip_store, to_zip_store_with_prefix
 from shardedstore.zips import ZipReadStore
 

@@ -23,12 +23,12 @@ from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.testing.store import StoreTests
 
-from shardedstore import zipwriter
-from shardedstore.blobs import LocalFile, RemoteObject
-from shardedstore.buffers import writev_all
 from shardedstore.errors import CorruptError, UsageError
+from shardedstore.storage.blobs import LocalFile, RemoteObject
+from shardedstore.storage.buffers import writev_all
 from shardedstore.zips import ZipReadStore
-from shardedstore.zipwriter import ZipWriter
+from shardedstore.zips import writer as zipwriter
+from shardedstore.zips.writer import ZipWriter
 
 PROTOTYPE = default_buffer_prototype()
 BYTE_RANGES = [RangeByteRequest(1, 4), RangeByteRequest(3, 99), OffsetByteRequest(2), SuffixByteRequest(2)]

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
-from shardedstore.access import Options, StorageOptions
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
-from shardedstore.crc import crc32
+from shardedstore.components.kinds import Directory, Location
 from shardedstore.errors import ChainError, CorruptError
-from shardedstore.kinds import Directory, Location
-from shardedstore.objects import Item, write_objects
-from shardedstore.onezarr import is_document, turn, write_shard
-from shardedstore.present import Asked
+from shardedstore.sinks.objects import Item, write_objects
+from shardedstore.sinks.onezarr import is_document, turn, write_shard
+from shardedstore.storage.access import Options, StorageOptions
+from shardedstore.storage.crc import crc32
+from shardedstore.storage.present import Asked
 
 
 @dataclass(frozen=True)

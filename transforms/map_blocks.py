@@ -10,18 +10,18 @@ from functools import partial
 from operator import mul
 from typing import Any, ClassVar
 
-from shardedstore.arrayfunction import ArrayFunction
-from shardedstore.arrayinfo import ArrayInfo
-from shardedstore.arraystep import is_chunk
-from shardedstore.blockarray import read_array, write_array
 from shardedstore.chain import Entries, Shard
-from shardedstore.entries import Entry, array_folder
+from shardedstore.codecs.arrayinfo import ArrayInfo
+from shardedstore.dividing.selection import is_meant
 from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.grid import Blocks, Coords
-from shardedstore.hierarchy import Node
-from shardedstore.recode import Recoder
-from shardedstore.regrid import Regrid
-from shardedstore.selection import is_meant
+from shardedstore.reading.entries import Entry, array_folder
+from shardedstore.reading.hierarchy import Node
+from shardedstore.steps.arrayfunction import ArrayFunction
+from shardedstore.steps.arraystep import is_chunk
+from shardedstore.steps.blockarray import read_array, write_array
+from shardedstore.steps.recode import Recoder
+from shardedstore.steps.regrid import Regrid
 
 SAMPLE = 64 << 20  # bytes
 Shape = int | tuple[int, ...] | Mapping[str, int] | Callable[[Coords], Coords]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from shardedstore.arrayfunction import ArrayFunction
 from shardedstore.grid import Coords
-from shardedstore.recode import Recoder
+from shardedstore.steps.arrayfunction import ArrayFunction
+from shardedstore.steps.recode import Recoder
 
 
 @dataclass(frozen=True, repr=False)

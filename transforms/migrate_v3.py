@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 
-from shardedstore.arraydoc import parse
 from shardedstore.chain import Entries, Shard, Step
-from shardedstore.entries import Entry, array_folder
+from shardedstore.codecs.arraydoc import parse
+from shardedstore.codecs.reencode import Reencoder
+from shardedstore.codecs.v3doc import array_document, group_document
 from shardedstore.errors import ChainError, CorruptError
-from shardedstore.hierarchy import Node
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
 from shardedstore.mounts import join
 from shardedstore.parallel import map_in_order
-from shardedstore.reencode import Reencoder
-from shardedstore.v3doc import array_document, group_document
+from shardedstore.reading.entries import Entry, array_folder
+from shardedstore.reading.hierarchy import Node
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from shardedstore.arrayinfo import ArrayInfo
-from shardedstore.arraystep import ArrayStep
-from shardedstore.codecs import Config, check_options, complete, config_of, same
+from shardedstore.codecs.arrayinfo import ArrayInfo
+from shardedstore.codecs.described import Config, check_options, complete, config_of, same
+from shardedstore.codecs.filters import LOSSY, complete_filters, filtered_dtype
+from shardedstore.dividing.selection import Selection
 from shardedstore.errors import ChainError
-from shardedstore.filters import LOSSY, complete_filters, filtered_dtype
-from shardedstore.recode import Recoder
-from shardedstore.selection import Selection
+from shardedstore.steps.arraystep import ArrayStep
+from shardedstore.steps.recode import Recoder
 
 Options = tuple[tuple[str, Any], ...]
 OWN = {"codec", "filters", "arrays", "threads"}

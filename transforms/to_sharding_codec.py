@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 
-from shardedstore.access import Options, StorageOptions
 from shardedstore.chain import Entries, Present, Shard, Sink, Tally, Written
+from shardedstore.components.kinds import Config, Directory, Location
+from shardedstore.dividing.patterns import parse_size
 from shardedstore.errors import ChainError
-from shardedstore.hierarchy import Node
-from shardedstore.kinds import Config, Directory, Location
-from shardedstore.onezarr import write_shard
-from shardedstore.packer import packed, packed_documents
-from shardedstore.patterns import parse_size
+from shardedstore.reading.hierarchy import Node
+from shardedstore.sinks.onezarr import write_shard
+from shardedstore.sinks.packer import packed, packed_documents
+from shardedstore.storage.access import Options, StorageOptions
 
 
 @dataclass(frozen=True)

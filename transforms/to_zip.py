@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
-from shardedstore.access import Options, StorageOptions
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Written
+from shardedstore.components.kinds import Config, Location, Zip
 from shardedstore.errors import ChainError
-from shardedstore.gather import gather
-from shardedstore.hierarchy import Node
-from shardedstore.kinds import Config, Location, Zip
 from shardedstore.mounts import check_path
-from shardedstore.zipshard import write_zip
+from shardedstore.reading.hierarchy import Node
+from shardedstore.sinks.gather import gather
+from shardedstore.sinks.zipshard import write_zip
+from shardedstore.storage.access import Options, StorageOptions
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 from zarr.abc.store import Store
 
-from shardedstore.destination import real_url
-from shardedstore.entries import read_entries
+from shardedstore.components.kinds import url_of
+from shardedstore.components.locations import locate
+from shardedstore.components.squeezed import SqueezedBlock
+from shardedstore.components.views import Block, Remainder
 from shardedstore.errors import DestinationError
-from shardedstore.kinds import url_of
-from shardedstore.locations import locate
 from shardedstore.mounts import join
-from shardedstore.squeezed import SqueezedBlock
-from shardedstore.urls import is_within, normalize, object_url
-from shardedstore.views import Block, Remainder
+from shardedstore.reading.entries import read_entries
+from shardedstore.sinks.zipshard import write_zip
+from shardedstore.storage.urls import is_within, normalize, object_url, real_url
 from shardedstore.zips import ZipReadStore
-from shardedstore.zipshard import write_zip
 
 SUFFIX = ".zarr.zip"
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from chaos.place import Scene
 from chaos.trial import Trial, make_trial
-from shardedstore.config import FILE_NAME
-from shardedstore.urls import BESIDE
+from shardedstore.config.document import FILE_NAME
+from shardedstore.storage.urls import BESIDE
 
 Fill = Callable[[Trial, Path], list[Path]]  # makes a disk full, and returns the files that do
 SIZE, INODES = 2 << 20, 1000  # of the disk: more than a result needs

@@ -14,13 +14,13 @@ from servers import S3Server
 
 from chaos.work import SOURCE, Work
 from shardedstore import ShardedStore
-from shardedstore.config import FILE_NAME
-from shardedstore.folders import Folder, open_folder
-from shardedstore.generations import read_identity
-from shardedstore.ledger import FOLDER, Ledger, Record
-from shardedstore.plan import make_plan
-from shardedstore.publish import is_temporary
-from shardedstore.urls import BESIDE, is_remote
+from shardedstore.config.document import FILE_NAME
+from shardedstore.storage.folders import Folder, open_folder
+from shardedstore.storage.publish import is_temporary
+from shardedstore.storage.urls import BESIDE, is_remote
+from shardedstore.tasks.generations import read_identity
+from shardedstore.tasks.ledger import FOLDER, Ledger, Record
+from shardedstore.tasks.plan import make_plan
 
 KINDS = (("zips", False), ("copy", False), ("sharding", False), ("zips", True))  # sinks, and whether it is recompressed
 NO_JOB = Ledger(open_folder("/nonexistent"), 1)

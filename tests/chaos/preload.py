@@ -5,8 +5,8 @@ import obstore.store
 import zarr.storage
 
 import chaos.work
-import shardedstore.graph
-import shardedstore.plugin
+import shardedstore.cluster.graph
+import shardedstore.cluster.plugin
 import shardedstore.transforms
 
 __all__ = ["chaos", "distributed", "obstore", "shardedstore", "zarr"]

@@ -12,8 +12,9 @@ from typing import Any
 
 from sources import SOURCES
 
-from shardedstore import ShardedStore, Step, plan
+from shardedstore import ShardedStore, Step
 from shardedstore.chain import Entries, Shard, Sink
+from shardedstore.tasks import plan
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 
 SOURCE = SOURCES["cube-v3/"]

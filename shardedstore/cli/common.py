@@ -1,0 +1,51 @@
+"""What the commands share: how they open what they are given, how they tell errors, and their exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from shardedstore.config.document import FILE_NAME
+from shardedstore.errors import ShardedStoreError, ShardsFailed
+from shardedstore.showing.text import one_line
+from shardedstore.storage.access import take_options
+from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.urls import is_remote, join_url, normalize
+from shardedstore.store import ShardedStore
+
+FAILED, UNUSABLE, STOPPED = 1, 2, 130
+
+
+def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
+    """Open a Zarr, a zip, a config or a collection, and tell whether it is a config."""
+    url = normalize(what)
+    if "*" in what:
+        return ShardedStore.collect(what, storage_options=options), False
+    if url.endswith(".json") or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
+        return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=options), True
+    return ShardedStore.partition(what, [], storage_options=options), False
+
+
+@contextlib.contextmanager
+def user_errors(subject: str = "") -> Iterator[None]:
+    """Turn the package's own errors, and the system's, into lines and exit codes; others keep their tracebacks."""
+    try:
+        yield
+    except ShardsFailed as failed:
+        for error in failed.exceptions:
+            click.echo(f"error: {one_line(error)}", err=True)
+        click.echo(f"error: {failed.message.partition(':')[0]}: run the same command again to go on", err=True)
+        sys.exit(FAILED)
+    except (ShardedStoreError, OSError) as error:
+        text = one_line(error)
+        named = os.path.basename(subject) in text
+        click.echo(f"error: {text}" if named else f"error: {subject}: {text}", err=True)
+        sys.exit(UNUSABLE)
+    except KeyboardInterrupt:
+        click.echo("stopped: run the same command again, and it goes on from there", err=True)
+        sys.exit(STOPPED)

@@ -1,0 +1,186 @@
+"""``shardedstore convert``."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import click
+
+from shardedstore.chain import Sink, Step, parse_chain
+from shardedstore.cli.arguments import make_steps, parse_shards, parse_storage
+from shardedstore.cli.common import open_any, user_errors
+from shardedstore.cli.progress import progress
+from shardedstore.cli.registry import make_sink
+from shardedstore.cluster.running import cluster
+from shardedstore.config.document import FILE_NAME
+from shardedstore.errors import UsageError
+from shardedstore.jobs.job import prepare
+from shardedstore.showing.text import count, preview, size
+from shardedstore.storage.urls import is_remote, join_url, normalize
+from shardedstore.store import ShardedStore
+from shardedstore.tasks.plan import make_plan
+from shardedstore.tasks.witness import LEVELS as CHANGED
+
+
+@click.command()
+@click.argument("source")
+@click.argument("destination")
+@click.option(
+    "--to",
+    "kinds",
+    metavar="SINK",
+    required=True,
+    multiple=True,
+    help="What is written: zip, zarr, sharding-codec, see above.",
+)
+@click.option("--shards", multiple=True, metavar="RULE", help="How to divide SOURCE, see above; may be repeated.")
+@click.option("--include", multiple=True, metavar="PATH", help="Only these groups and arrays, by path or glob.")
+@click.option("--exclude", multiple=True, metavar="PATH", help="Not these groups and arrays, by path or glob.")
+@click.option("--v3", is_flag=True, help="From Zarr v2 to v3.")
+@click.option(
+    "--step", "steps", multiple=True, metavar="STEP", help="Another step by its name, after --v3; may be repeated."
+)
+@click.option("--codec", metavar="CODEC", help="Compress with another codec, like zstd or blosc:cname=lz4,clevel=9.")
+@click.option("--consolidated/--no-consolidated", default=None, help="Consolidated metadata; the default: as SOURCE.")
+@click.option("--name", help="How zips are named; the default is '{path}/{block}.zarr.zip'.")
+@click.option("--source-storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of SOURCE.")
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of DESTINATION.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes here; default: one a core.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, like tcp://host:8786.")
+@click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="For errors that may pass.")
+@click.option(
+    "--changed",
+    type=click.Choice(CHANGED),
+    default="metadata",
+    show_default=True,
+    help="What is compared to find what has changed in SOURCE since.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(("finish", "stop")),
+    default="finish",
+    show_default=True,
+    help="Do all shards that can be done, or stop at the first that fails.",
+)
+@click.option("--digest", is_flag=True, help="Record digests of the decoded data, to verify it without SOURCE.")
+@click.option("--overwrite", is_flag=True, help="Write beside what else DESTINATION holds.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+@click.option("--verbose", is_flag=True, help="Show the workers' logs, with a traceback for each error.")
+def convert(
+    source: str,
+    destination: str,
+    *,
+    kinds: tuple[str, ...],
+    shards: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    consolidated: bool | None,
+    name: str | None,
+    source_storage: tuple[str, ...],
+    storage: tuple[str, ...],
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Convert the Zarr SOURCE to DESTINATION, shard by shard.
+
+    SOURCE is a folder, a zip or a URL, or with * in its name many Zarrs, each of which is a shard; or a config, a .json,
+    whose shards stay as they are where no RULE is given. DESTINATION is a folder or a URL: s3://, gs:// or az://. Run the
+    same command again after any crash, and it goes on from there. The exit code is 0 when all shards are done, 1 when some
+    failed, and 2 when it can't be run.
+
+    \b
+    A SINK of --to is one of these, or the name of one that another package has installed:
+      zip              a zip for each shard, and a config that opens them as one; a thousand shards
+                       side by side in one zip with zip:per_zip=1000
+      zarr             one ordinary Zarr; a Zarr for each shard with zarr:layout=shards
+      sharding-codec   one ordinary Zarr v3, each array shard one object of the sharding codec
+
+    \b
+    A RULE of --shards is one of these; the default is '1 GiB':
+      SIZE             all larger arrays in blocks of about SIZE decoded bytes
+      PATH=SIZE        the same for a group, an array, or what a glob matches
+      PATH=whole       all below PATH is one shard
+      PATH=time:720    blocks of 720 elements along the dimension time
+      PATH=720,-1,-1   the same as a shape; -1 is the whole dimension
+
+    Steps and sinks take options as NAME:key=value,key=value. Credentials are the environment's; --storage is for what may
+    be seen, like endpoint=https://host or the one word anonymous.
+
+    \b
+    Examples:
+      shardedstore convert my.zarr out --to zip --dry-run
+      shardedstore convert my.zarr out --to zip --shards 'wind_*=time:720' --shards '512 MiB'
+      shardedstore convert 'cells/*.zarr' out --to zip:per_zip=1000
+      shardedstore convert old.zarr s3://bucket/new.zarr --to zarr --v3 --codec zstd:level=5
+    """  # noqa: D301 (click reads the backspace)
+    with user_errors():
+        if options["workers"] is not None and options["scheduler"] is not None:
+            raise UsageError(
+                "--workers and --scheduler exclude each other: leave out --workers, the cluster has its own"
+            )
+        store = open_shards(source, shards, include, exclude, parse_storage(source_storage))
+        given = {"name": name, "storage_options": parse_storage(storage)}
+        if len(kinds) > 1:
+            raise UsageError(f"a chain has one sink, and --to was given {' and '.join(kinds)}: run two commands")
+        sink = make_sink(kinds[0], destination, **{key: value for key, value in given.items() if value is not None})
+        chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
+        plan = make_plan(sink.gathered(store.config), consolidated)
+        prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
+        if dry_run:
+            click.echo(preview(plan))
+        else:
+            if is_remote(source) or is_remote(destination):
+                click.echo("note: the workers use the credentials of their own environment", err=True)
+            run(store, chain, consolidated=consolidated, **options)
+
+
+def open_shards(
+    source: str, shards: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], options: Any
+) -> ShardedStore:
+    """Return SOURCE as the shards that it has, where it is many Zarrs or a config, or else as it is asked for."""
+    is_asked = bool(shards or include or exclude)
+    if "*" in source:
+        if is_asked:
+            raise UsageError(f"--shards, --include and --exclude are for one Zarr, and {source!r} stands for many")
+        return ShardedStore.collect(source, storage_options=options)
+    what: str | ShardedStore = source
+    if source.endswith(".json"):
+        what, _ = open_any(source, options)
+        if not is_asked:
+            return what
+    return ShardedStore.partition(
+        what,
+        parse_shards(shards),
+        include=list(include) or None,
+        exclude=list(exclude) or None,
+        storage_options=options if what is source else None,
+    )
+
+
+def run(
+    store: ShardedStore,
+    chain: list[Step | Sink],
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Run the job and say what it did."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a batch system's end of time ends the workers
+    with cluster(workers, scheduler, verbose), progress() as show:
+        result = store.map_shards(*chain, progress=show, **options)
+    summary = result.summary
+    reasons = {
+        "as the source has changed": summary.changed,
+        "as what was written is not there any more": summary.missing,
+    }
+    again = "".join(f", {number:,} of them again {why}" for why, number in reasons.items() if number)
+    before = f", {summary.skipped:,} were done before" if summary.skipped else ""
+    click.echo(f"{count(summary.done, 'shard')} done now{again}{before}; {size(summary.nbytes)} written")
+    if summary.throttled:
+        click.echo(f"note: the server was too busy {summary.throttled:,} times, and was asked again", err=True)
+    sink = chain[-1]
+    assert isinstance(sink, Sink)
+    click.echo(normalize(sink.url) if sink.is_one_zarr else join_url(normalize(sink.url), FILE_NAME))

@@ -1,0 +1,31 @@
+"""``shardedstore info``."""
+
+from __future__ import annotations
+
+import click
+
+from shardedstore.cli.arguments import parse_storage
+from shardedstore.cli.common import open_any, user_errors
+from shardedstore.showing.describe import node_line
+from shardedstore.showing.text import count, size
+from shardedstore.tasks.plan import make_plan
+
+
+@click.command()
+@click.argument("what")
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store; see convert.")
+def info(what: str, storage: tuple[str, ...]) -> None:
+    """Say what a Zarr, a zip or a config holds.
+
+    Only metadata is read. WHAT is a Zarr, a zip, a shardedstore.json or the folder that holds it: a path or a URL.
+    """
+    with user_errors(what):
+        store, is_config = open_any(what, parse_storage(storage))
+        plan = make_plan(store.config)
+        parts = f" in {count(plan.shard_count, 'shard')}" if is_config else ""
+        rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
+        click.echo(f"{what}: a Zarr{parts}{rebuilt}")
+        for path, node in plan.nodes.items():
+            click.echo(node_line(path, node.meta, store.config) + (", for example" if node.is_sample else ""))
+        supposed = ", if all stores are like the first" if any(node.is_sample for node in plan.nodes.values()) else ""
+        click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded{supposed}")

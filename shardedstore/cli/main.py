@@ -1,0 +1,20 @@
+"""The command line: ``shardedstore convert``, ``info``, ``verify`` and ``prune``."""
+
+from __future__ import annotations
+
+import click
+
+from shardedstore.cli.convert import convert
+from shardedstore.cli.info import info
+from shardedstore.cli.prune import prune
+from shardedstore.cli.verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shardedstore", prog_name="shardedstore")
+def main() -> None:
+    """Turn Zarrs of millions of files into a few hundred shards, on Dask. The source is never changed."""
+
+
+for command in (convert, info, verify, prune):
+    main.add_command(command)

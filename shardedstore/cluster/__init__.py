@@ -1,0 +1,1 @@
+"""Jobs on Dask: the only room that imports it."""

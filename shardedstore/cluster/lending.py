@@ -1,0 +1,96 @@
+"""What the workers of a cluster are given for a job, and what they prove before its first shard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from shardedstore.components.kinds import locations
+from shardedstore.errors import DestinationError
+from shardedstore.storage.access import granted
+from shardedstore.storage.urls import BESIDE
+from shardedstore.tasks.plan import Plan
+from shardedstore.tasks.preflight import all_places, places_of
+from shardedstore.tasks.task import Job
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+logger = logging.getLogger("shardedstore")
+PROOF_SECONDS = 15.0  # in which every worker must prove itself
+SILENT = object()
+
+
+@contextmanager
+def access(client: Client, job: Job, plan: Plan) -> Iterator[None]:
+    """Have the workers of a cluster hold the secret options that a job needs, also those that come while it runs."""
+    name = lend(client, job, plan)
+    try:
+        yield
+    finally:
+        if name is not None:
+            with suppress(Exception):  # a cluster that is gone has forgotten them
+                client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+
+
+def lend(client: Client, job: Job, plan: Plan) -> str | None:
+    """Give a cluster's workers a plugin with the secret options that a job needs, and return its name."""
+    places = all_places(location for _, location in locations(plan.config))
+    written = [] if job.folder is None else [job.folder, job.folder.removesuffix(BESIDE)]
+    grants = granted([*(place.url for place in places), *written])
+    if not grants:
+        return None
+    from shardedstore.cluster.plugin import AccessPlugin
+
+    name = f"shardedstore-{secrets.token_hex(4)}"
+    client.register_plugin(AccessPlugin(name, grants))
+    return name
+
+
+def prove(client: Client, job: Job, plan: Plan) -> None:
+    """Have each worker prove that it can read the source and write the destination.
+
+    A worker that does not answer in time is left out, with a warning: each task proves the same again.
+
+    Raises
+    ------
+    DestinationError
+        Naming the workers that can't, and what is missing.
+    """
+    places = places_of(location for _, location in locations(plan.config))
+    found: dict[str, object] = client.sync(_ask, client, partial(job.find_missing, places), PROOF_SECONDS)  # type: ignore[no-untyped-call]
+    silent = [worker for worker, what in found.items() if what is SILENT]
+    if silent:
+        logger.warning(
+            "%d of %d workers do not answer: %s; the job begins without them. If they do not come back, end them",
+            len(silent), len(found), ", ".join(silent[:4]),
+        )  # fmt: skip
+    # An OSError is of a worker that died meanwhile, as workers may.
+    missing = {worker: what for worker, what in found.items() if isinstance(what, str | BaseException)}
+    missing = {worker: what for worker, what in missing.items() if not isinstance(what, OSError)}
+    if missing:
+        shown = "; ".join(f"{worker}: {what}" for worker, what in list(missing.items())[:4])
+        raise DestinationError(f"{len(missing)} of {len(found)} workers can't do the job: {shown}")
+
+
+async def _ask(client: Client, function: Callable[[], object], seconds: float) -> dict[str, object]:
+    """Return what a function gives in each worker, what is raised there, or `SILENT`."""
+    workers = list(await client.nthreads())  # type: ignore[no-untyped-call]
+    asked = [asyncio.ensure_future(client.run(function, workers=[worker], on_error="return")) for worker in workers]
+    if not asked:
+        return {}
+    await asyncio.wait(asked, timeout=seconds)
+    return {worker: _answer(task, worker) for worker, task in zip(workers, asked, strict=True)}
+
+
+def _answer(task: asyncio.Future[dict[str, object]], worker: str) -> object:
+    if not task.done():
+        task.cancel()
+        return SILENT
+    error = task.exception()
+    return task.result().get(worker) if error is None else error

@@ -1,0 +1,180 @@
+"""An array's metadata document with its codecs taken apart, and put together again, for Zarr v2 and v3 alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.dtype import ZDType, parse_dtype
+from zarr.registry import get_codec_class
+
+from shardedstore.codecs.shardindex import ShardIndex
+from shardedstore.errors import ChainError
+from shardedstore.grid import Coords
+
+SERIALIZERS = {"bytes", "endian", "vlen-utf8", "vlen-bytes", "sharding_indexed"}
+OBJECT_CODECS = {"vlen-utf8", "vlen-bytes", "vlen-array", "pickle", "json2", "msgpack2"}
+INDEX_CODECS = ["bytes", "crc32c"]
+AnyType = ZDType[Any, Any]
+
+
+@dataclass(frozen=True)
+class ArrayDoc:
+    """A document, and the codecs of its chunks: of its inner chunks, where it uses the sharding codec.
+
+    `chunks` is the shape of a chunk and `stored` that of a stored object; `filters` stand before `serializer`, which is
+    None in Zarr v2, and `compressors` after it.
+    """
+
+    document: dict[str, Any]
+    zarr_format: int
+    shape: Coords
+    chunks: Coords
+    stored: Coords
+    filters: list[Any]
+    serializer: Any
+    compressors: list[Any]
+    index: ShardIndex | None = None
+
+    @property
+    def inner_grid(self) -> Coords:
+        """The number of chunks in a stored object along each dimension."""
+        return tuple(n // c for n, c in zip(self.stored, self.chunks, strict=True))
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether a CRC-32C comes last."""
+        return self.zarr_format == 3 and bool(self.compressors) and name_of(self.compressors[-1]) == "crc32c"
+
+    def with_compressors(self, compressors: list[Any]) -> ArrayDoc:
+        """Return this with other compressors, which stand as they do in a document."""
+        document = dict(self.document)
+        if self.zarr_format == 2:
+            document["compressor"] = compressors[0] if compressors else None
+            return dataclasses.replace(self, document=document, compressors=compressors)
+        return self._with_codecs([*self.filters, self.serializer, *compressors])
+
+    def with_filters(self, filters: list[Any]) -> ArrayDoc:
+        """Return this with other filters, which stand as they do in a document."""
+        if self.zarr_format == 2:
+            return dataclasses.replace(self, document={**self.document, "filters": filters or None}, filters=filters)
+        return self._with_codecs([*filters, self.serializer, *self.compressors])
+
+    def with_serializer(self, serializer: Any) -> ArrayDoc:
+        """Return this with another serializer."""
+        return self._with_codecs([*self.filters, serializer, *self.compressors])
+
+    def one_chunk(self, shape: Coords) -> ArrayDoc:
+        """Return the document of an array with the same codecs that is a single chunk."""
+        document = {**self.document, "shape": list(shape)}
+        if self.zarr_format == 2:
+            return parse({**document, "chunks": list(shape)}, "")
+        grid = {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
+        codecs = [*self.filters, self.serializer, *self.compressors]
+        return parse({**document, "chunk_grid": grid, "codecs": codecs}, "")
+
+    def _with_codecs(self, codecs: list[Any]) -> ArrayDoc:
+        document = dict(self.document)
+        if self.index is None:
+            document["codecs"] = codecs
+        else:
+            outer = document["codecs"][0]
+            document["codecs"] = [{**outer, "configuration": {**outer["configuration"], "codecs": codecs}}]
+        return parse(document, "")
+
+
+def name_of(codec: Any) -> str:
+    """Return the name of a codec in a v3 document."""
+    return codec if isinstance(codec, str) else str(codec["name"])
+
+
+def options_of(codec: Any) -> dict[str, Any]:
+    """Return the configuration of a codec in a v3 document."""
+    return {} if isinstance(codec, str) else codec.get("configuration") or {}
+
+
+def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
+    """Take a document apart.
+
+    Raises
+    ------
+    ChainError
+        For an array whose chunks can't be taken apart: an unknown kind of codec or chunk grid.
+    """
+    shape = tuple(document["shape"])
+    if "codecs" not in document:
+        chunks, compressor = tuple(document["chunks"]), document.get("compressor")
+        compressors = [] if compressor is None else [compressor]
+        filters = list(document.get("filters") or [])
+        return ArrayDoc(dict(document), 2, shape, chunks, chunks, filters, None, compressors)
+    grid = document["chunk_grid"]
+    if name_of(grid) != "regular":
+        raise ChainError(f"{path!r} has a chunk grid {name_of(grid)!r}, which is not known here: {_leave_out(path)}")
+    stored = tuple(grid["configuration"]["chunk_shape"])
+    filters, serializer, compressors = split_codecs(document["codecs"], path)
+    if name_of(serializer) != "sharding_indexed":
+        return ArrayDoc(dict(document), 3, shape, stored, stored, filters, serializer, compressors)
+    if filters or compressors:
+        names = ", ".join(map(name_of, [*filters, *compressors]))
+        raise ChainError(f"{path!r} has codecs around the sharding codec ({names}): {_leave_out(path)}")
+    return _parse_sharding(document, path, stored, options_of(serializer))
+
+
+def _parse_sharding(document: Mapping[str, Any], path: str, stored: Coords, options: dict[str, Any]) -> ArrayDoc:
+    index_codecs = [name_of(codec) for codec in options["index_codecs"]]
+    endian = options_of(options["index_codecs"][0]).get("endian", "little")
+    chunks = tuple(options["chunk_shape"])
+    filters, serializer, compressors = split_codecs(options["codecs"], path)
+    if index_codecs != INDEX_CODECS or endian != "little" or name_of(serializer) == "sharding_indexed":
+        raise ChainError(
+            f"{path!r} uses the sharding codec with an index of {', '.join(index_codecs)} ({endian}) and inner chunks of "
+            f"{name_of(serializer)}, where {', '.join(INDEX_CODECS)} (little) and no second sharding codec are known: "
+            f"{_leave_out(path)}"
+        )
+    if any(n % c for n, c in zip(stored, chunks, strict=True)):
+        raise ChainError(f"{path!r} has inner chunks of {chunks}, which don't divide its {stored}: {_leave_out(path)}")
+    count = math.prod(n // c for n, c in zip(stored, chunks, strict=True))
+    index = ShardIndex(count, options.get("index_location", "end") == "end")
+    shape = tuple(document["shape"])
+    return ArrayDoc(dict(document), 3, shape, chunks, stored, filters, serializer, compressors, index)
+
+
+def _leave_out(path: str) -> str:
+    return f"leave it out with arrays=('*', '!{path}')"
+
+
+def split_codecs(codecs: list[Any], path: str) -> tuple[list[Any], Any, list[Any]]:
+    """Return the codecs before the one that makes bytes of an array, this one, and those after it."""
+    for i, codec in enumerate(codecs):
+        if _is_serializer(name_of(codec)):
+            return codecs[:i], codec, codecs[i + 1 :]
+    names = ", ".join(map(name_of, codecs))
+    raise ChainError(f"{path!r} has no codec known here that makes bytes of an array ({names}): {_leave_out(path)}")
+
+
+def _is_serializer(name: str) -> bool:
+    if name in SERIALIZERS:
+        return True
+    try:
+        return issubclass(get_codec_class(name), ArrayBytesCodec)
+    except (KeyError, ImportError, ValueError):
+        return False
+
+
+def data_type(document: Mapping[str, Any]) -> AnyType:
+    """Return zarr's data type of an array.
+
+    Raises
+    ------
+    ValueError
+        Where zarr does not know it.
+    """
+    if "codecs" in document:
+        return parse_dtype(document["data_type"], zarr_format=3)
+    ids = [codec["id"] for codec in (*(document.get("filters") or ()), document.get("compressor") or {"id": None})]
+    codec_id = next((i for i in ids if i in OBJECT_CODECS), None)
+    return parse_dtype({"name": document["dtype"], "object_codec_id": codec_id}, zarr_format=2)

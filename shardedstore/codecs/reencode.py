@@ -1,0 +1,79 @@
+"""The chunks of an array whose codecs are others in Zarr v3 than in v2, while its values stay what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numcodecs
+import numpy as np
+
+from shardedstore.codecs.arraycodecs import Array, FilterPart, array_part
+from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of
+from shardedstore.codecs.arrayinfo import described
+from shardedstore.codecs.coders import Compression
+from shardedstore.errors import CorruptError, ShardedStoreError
+
+
+class Reencoder:
+    """Decodes chunks as Zarr v2 has them, and encodes them as v3 has them.
+
+    Parameters
+    ----------
+    old, new : ArrayDoc
+        The same array in v2 and in v3.
+
+    Raises
+    ------
+    Exception
+        Of any kind, where numcodecs or zarr know a codec or the data type not.
+    """
+
+    def __init__(self, old: ArrayDoc, new: ArrayDoc) -> None:
+        self.decompress = Compression(described(old, 1))
+        filters = [numcodecs.get_codec(dict(config)) for config in old.filters]
+        is_object = old.document["dtype"] == "|O"
+        before = np.dtype(object) if is_object else data_type(old.document).to_native_dtype()
+        self.unpack = FilterPart(filters, before, old.chunks, old.document.get("order") or "C")
+        self.after = data_type(new.document).to_native_dtype()
+        self.pack = array_part(new)
+        self.compress = Compression(described(new, max(1, self.after.itemsize)))
+        self.is_text = name_of(new.serializer) == "vlen-utf8"
+        self.names = ", ".join(config["id"] for config in (*old.filters, *self.decompress.configs))
+
+    def decode(self, data: Any) -> Array:
+        """Return the elements of a chunk as v2 stores it."""
+        return self.unpack.unpack(self.decompress.decode(data))
+
+    def encode_old(self, array: Array) -> bytes:
+        """Return a chunk as v2 stores it."""
+        raw = self.unpack.pack(array)
+        return self.decompress.encode(raw if isinstance(raw, bytes) else raw.view("u1"))
+
+    def encode(self, array: Array) -> bytes:
+        """Return a chunk as v3 stores it."""
+        if self.is_text:
+            for value in array.ravel():
+                if not isinstance(value, str):
+                    raise TypeError(f"{value!r} is no text, and texts are what Zarr v3 has for objects")
+        return self.compress.encode(self.pack.pack(array.astype(self.after, copy=False)))
+
+    def recode(self, data: Any, shard: str, key: str) -> bytes:
+        """Return a chunk as v3 stores it.
+
+        Raises
+        ------
+        CorruptError
+            For a chunk that can't be decoded.
+        ShardedStoreError
+            For elements that v3 has no place for.
+        """
+        try:
+            array = self.decode(data)
+        except Exception as error:
+            raise CorruptError(
+                f"shard {shard!r}: {key!r} can't be decoded with {self.names}: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            return self.encode(array)
+        except Exception as error:
+            raise ShardedStoreError(f"shard {shard!r}: MigrateV3 fails on {key!r}: {error}") from error

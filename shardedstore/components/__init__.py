@@ -1,0 +1,1 @@
+"""Component stores: their kinds, parts of them, and many of them routed as one."""

@@ -1,0 +1,46 @@
+"""From what users have, a store, a path or a URL, to the location that a config can name."""
+
+from __future__ import annotations
+
+import os
+
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from shardedstore.components.foreign import locate_foreign
+from shardedstore.components.kinds import Directory, Location, Opened, PartOf, ViewOf, Zip
+from shardedstore.components.parts import Part
+from shardedstore.components.routing import RoutedStore
+from shardedstore.components.unlisted import Unlisted
+from shardedstore.components.views import View
+from shardedstore.errors import UsageError
+from shardedstore.storage.access import StorageOptions, take_options
+from shardedstore.storage.urls import normalize
+from shardedstore.zips import ZipReadStore
+
+
+def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptions = None) -> Location:
+    """Return the location of a store, a path or a URL: a name that ends in .zip or .ozx is taken for a zip."""
+    if storage_options and isinstance(source, Store):
+        raise UsageError(f"storage_options are for a URL, and {source!r} is open already: give them when it is opened")
+    match source:
+        case View():
+            inner = locate(source.store)
+            return Opened(source) if isinstance(inner, Opened) else ViewOf(inner, source.path)
+        case Part():
+            inner = locate(source.store)
+            return Opened(source) if isinstance(inner, Opened) else PartOf(inner, source.only, source.without)
+        case RoutedStore():
+            return source.config
+        case ZipReadStore():
+            return Zip(source.url, source.options)
+        case Unlisted():
+            return Directory(source.url, source.options)
+        case LocalStore():
+            return Directory(normalize(source.root))
+        case Store():
+            return locate_foreign(source)
+    url = normalize(source)
+    options = take_options(url, storage_options)
+    is_zip = url.lower().endswith((".zip", ".ozx")) and not os.path.isdir(url)
+    return Zip(url, options) if is_zip else Directory(url, options)

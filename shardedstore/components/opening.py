@@ -1,0 +1,74 @@
+"""Locations opened: the table of the kinds of components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, ObjectStore
+
+from shardedstore.components.groups import GroupStore
+from shardedstore.components.kinds import (
+    BlockOf,
+    Config,
+    Directory,
+    Group,
+    Location,
+    Opened,
+    Own,
+    PartOf,
+    Squeezed,
+    ViewOf,
+    Zip,
+    at_block,
+)
+from shardedstore.components.ownkinds import open_own
+from shardedstore.components.parts import Part
+from shardedstore.components.routing import RoutedStore
+from shardedstore.components.squeezed import SqueezedBlock
+from shardedstore.components.unlisted import Unlisted
+from shardedstore.components.views import Block, View
+from shardedstore.grid import Blocks, Coords
+from shardedstore.storage.blobs import object_store
+from shardedstore.storage.urls import is_remote
+from shardedstore.zips import ZipReadStore
+
+
+def open_location(location: Location, *, read_only: bool = True) -> Store:
+    """Open a component; only folders and object stores can be written to."""
+    return _KINDS[type(location)](location, read_only)
+
+
+def _open_directory(location: Directory, read_only: bool) -> Store:
+    url, options = location.url, location.options
+    if url.startswith(("http://", "https://")):
+        return Unlisted(url, options)
+    if is_remote(url):
+        return ObjectStore(object_store(url, options), read_only=read_only)
+    return LocalStore(url, read_only=read_only)
+
+
+def _open_block_of(location: BlockOf) -> Block:
+    return Block(open_location(location.source), location.path, location.blocks, location.block)
+
+
+_KINDS: dict[type[Location], Callable[[Any, bool], Store]] = {
+    Directory: _open_directory,
+    Zip: lambda zipped, _: ZipReadStore(zipped.url, storage_options=zipped.options),
+    Own: lambda own, _: open_own(own.name, own.url, own.settings, own.options),
+    Group: lambda group, _: GroupStore(group.zarr_format, group.attributes, group.groups),
+    ViewOf: lambda view, _: View(open_location(view.source), view.path),
+    PartOf: lambda part, _: Part(open_location(part.source), part.only, part.without),
+    BlockOf: lambda block, _: _open_block_of(block),
+    Squeezed: lambda squeezed, _: SqueezedBlock(open_location(squeezed.source), _open_block_of(squeezed.array)),
+    Config: lambda config, _: RoutedStore(config, open_location),
+    Opened: lambda opened, _: opened.store,
+}
+
+
+def open_block(location: Location, blocks: Blocks, block: Coords) -> Store:
+    """Open one block of a divided array: a view gives a part of its source, other locations are templates."""
+    if isinstance(location, ViewOf):
+        return Block(open_location(location.source), location.path, blocks, block)
+    return open_location(at_block(location, block))

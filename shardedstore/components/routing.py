@@ -1,0 +1,244 @@
+"""One zarr store made of components: a pure function of the config tells which of them holds a key."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Self
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from shardedstore.components.grown import check_known, is_view
+from shardedstore.components.kinds import BlockOf, Config, Mount, ViewOf, show
+from shardedstore.components.members import Members
+from shardedstore.components.opened import Components, Opener
+from shardedstore.components.routes import BASE, Place, Routes
+from shardedstore.components.views import View
+from shardedstore.grid import Blocks, Coords, block_name, parse_block
+from shardedstore.metadata import METADATA_NAMES
+from shardedstore.mounts import check_prefix
+from shardedstore.readonly import PROTOTYPE, ReadOnlyStore
+
+
+class RoutedStore(ReadOnlyStore):
+    """A read-only zarr store that routes zarr's calls to the components of a config, opened when first asked for."""
+
+    def __init__(self, config: Config, opener: Opener) -> None:
+        super().__init__()
+        self._read_only = False  # it refuses to write, but any mode opens it, also zarr's default "a"
+        self._config, self._opener = config, opener
+        self._shards: Mapping[str, Mount] = config.shards
+        self._routes = Routes(self._shards)
+        self._components = Components(config.base, self._shards, opener)
+        self._overlay = None if config.consolidated is None else opener(config.consolidated)
+        self._overlaid: set[str] | None = None
+
+    @property
+    def config(self) -> Config:
+        """What the store is made of."""
+        return self._config
+
+    def component(self, path: str | None, block: Coords | None = None) -> Store:
+        """Return what is mounted at a path, of an array that is divided one block of it; for None the base."""
+        return self._components.at((path, block))
+
+    def _route(self, key: str) -> tuple[Store, str]:
+        """Return the component that holds a key, and the key inside it."""
+        place, rest = self._routes.route(key)
+        return self._components.at(place), rest
+
+    async def _holder(self, key: str) -> tuple[Store, str]:
+        """Return the component that answers for a key: `_route`, but for rebuilt consolidated metadata."""
+        if self._overlay is not None and key in await self._consolidated():
+            return self._overlay, key
+        return self._route(key)
+
+    async def _consolidated(self) -> set[str]:
+        """Return the keys of rebuilt consolidated metadata."""
+        if self._overlay is not None and self._overlaid is None:
+            self._overlaid = {key async for key in self._overlay.list()}
+        return self._overlaid or set()
+
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        store, rest = self._route(key) if self._overlay is None else await self._holder(key)
+        data = await store.get(rest, prototype, byte_range)
+        if data is None:
+            await self._check_missing(key)
+        return data
+
+    async def exists(self, key: str) -> bool:
+        # docstring inherited
+        store, rest = await self._holder(key)
+        if await store.exists(rest):
+            return True
+        await self._check_missing(key)
+        return False
+
+    async def getsize(self, key: str) -> int:
+        # docstring inherited
+        store, rest = await self._holder(key)
+        return await store.getsize(rest)
+
+    async def _check_missing(self, key: str) -> None:
+        """Raise ConfigError for what is missing, where it may be a chunk that the array got after the config was saved."""
+        if self._routes.find(key)[0] != BASE:
+            return
+        path, rest = self._routes.mounts.resolve(key) or ("", "")
+        if rest and rest not in METADATA_NAMES:
+            await self._check_known(path)
+
+    async def _check_known(self, path: str) -> None:
+        """Raise ConfigError for an array that has chunks which the config does not lead to."""
+        mount = self._shards.get(path)
+        if mount is not None and mount.blocks is not None and not is_view(mount):
+            await check_known(path, mount.blocks, self._components.at(BASE))
+
+    async def list(self) -> AsyncIterator[str]:
+        # docstring inherited
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        check_prefix(prefix)
+        overlay = await self._consolidated()
+        async for key in self._list_components(prefix):
+            if key not in overlay:
+                yield key
+        for key in overlay:
+            if key.startswith(prefix):
+                yield key
+
+    async def _list_components(self, prefix: str) -> AsyncIterator[str]:
+        async for key in self._components.at(BASE).list_prefix(prefix):
+            if self._routes.find(key)[0] == BASE:
+                yield key
+        for path, mount in list(self._shards.items()):  # which may change meanwhile
+            start = f"{path}/" if path else ""
+            if not (start.startswith(prefix) or prefix.startswith(start)):
+                continue
+            if mount.members is not None:
+                async for key in self._list_members(path, mount.members, prefix[len(start) :]):
+                    yield start + key
+                continue
+            if mount.blocks is None:
+                async for key in self._components.at((path, None)).list_prefix(prefix[len(start) :]):
+                    yield start + key
+                continue
+            await self._check_known(path)
+            async for key in self._list_blocks(path, mount, mount.blocks, prefix[len(start) :]):
+                yield start + key
+
+    async def _list_members(self, path: str, members: Members, prefix: str) -> AsyncIterator[str]:
+        numbers, rest = members.below(prefix), ""
+        found = members.find(prefix)
+        if found is not None and members.names[found[0]] != prefix:  # which other names may begin with, too
+            numbers, rest = iter(found[:1]), found[1]
+        for number in numbers:
+            async for key in self._components.at((path, (number,))).list_prefix(rest):
+                yield f"{members.names[number]}/{key}"
+
+    async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncIterator[str]:
+        listed: set[str] = set()
+        for view, names in _views(mount, blocks):  # one listing of a source for all blocks that are there
+            listed |= names
+            async for key in View(self._components.source(view.source), view.path).list_prefix(prefix):
+                coords = blocks.keys.decode(key, blocks.chunk_grid)
+                if coords is not None and block_name(blocks.split(coords)[0]) in names:
+                    yield key
+        for block in map(blocks.index, range(blocks.count)):
+            if block_name(block) in listed:
+                continue
+            async for key in self._components.at((path, block)).list():
+                local = blocks.keys.decode(key, blocks.local_grid(block))
+                if local is not None and (whole := blocks.keys.encode(blocks.join(block, local))).startswith(prefix):
+                    yield whole
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        path = prefix.strip("/")
+        check_prefix(path)
+        found = self._routes.mounts.resolve(path)
+        if found is not None and self._shards[found[0]].blocks is not None:
+            async for name in super().list_dir(path):
+                yield name
+            return
+        names: dict[str, None] = {}
+        place, rest, children = self._folder(path, found)
+        async for name in self._components.at(place).list_dir(rest):
+            names[name] = None
+        names |= dict.fromkeys(children)
+        if found is None:
+            names |= dict.fromkeys(await self._children(path))
+        for key in await self._consolidated():
+            folder, _, name = key.rpartition("/")
+            if folder == path:
+                names[name] = None
+        for name in names:
+            yield name
+
+    def _folder(self, path: str, found: tuple[str, str] | None) -> tuple[Place, str, Iterable[str]]:
+        """Return the component that a folder lies in, the folder's path there, and which members lie in it."""
+        if found is None:
+            return BASE, path, ()
+        at, rest = found
+        members = self._shards[at].members
+        if members is None:
+            return (at, None), rest, ()
+        inside = members.find(rest)
+        return (BASE, path, members.children(rest)) if inside is None else ((at, (inside[0],)), inside[1], ())
+
+    async def _children(self, path: str) -> Iterable[str]:
+        """Return the names directly below a path of the base that are mounts or lead to some."""
+        return self._routes.mounts.children(path)
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        # docstring inherited
+        store = object.__new__(type(self))
+        store.__dict__.update(self.__dict__, _read_only=read_only, _is_open=False)
+        return store
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "opener": self._opener, "read_only": self.read_only}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        RoutedStore.__init__(self, state["config"], state["opener"])
+        self._read_only = state["read_only"]
+
+    def _check_writable(self) -> None:
+        super()._check_writable()
+        raise ValueError(f"{type(self).__name__} can't be written to: map it with map_shards to change it")
+
+    async def delete_dir(self, prefix: str) -> None:
+        # docstring inherited
+        self._check_writable()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.config == other.config
+
+    def __repr__(self) -> str:
+        mounts = self._shards.values()
+        count = sum(mount.count for mount in mounts)
+        return f"<{type(self).__name__} of {show(self.config.base)} and {count} shards at {len(mounts)} paths>"
+
+
+def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[ViewOf, set[str]]]:
+    """Yield what the blocks of a mount are views of, each with the names of its blocks."""
+    if isinstance(mount.location, ViewOf):
+        names = set(map(block_name, map(blocks.index, range(blocks.count))))
+        yield mount.location, names - mount.exceptions.keys()
+    views: defaultdict[ViewOf, set[str]] = defaultdict(set)
+    for name, location in mount.exceptions.items():
+        if isinstance(location, BlockOf) and _is_in_place(location, blocks, name):
+            views[ViewOf(location.source, location.path)].add(name)
+    yield from views.items()
+
+
+def _is_in_place(location: BlockOf, blocks: Blocks, name: str) -> bool:
+    """Tell whether a block has the same chunks in its source, by the same keys, as in the array that it is mounted in."""
+    box = location.blocks.box(location.block)
+    return location.blocks.keys == blocks.keys and box == blocks.box(parse_block(name))

@@ -1,0 +1,244 @@
+"""A Zarr on a web server, which can't be listed: what is there is known from its metadata, by arithmetic.
+
+Consolidated metadata names all groups and arrays; without it, only an array at the root is known. Which chunks there may
+be follows from an array's shape. One that the server answers 404 for is missing; no other answer is taken for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import NotSupportedError, PermissionDeniedError
+from toolz import partition_all
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from shardedstore.components.named import ROOTS, Named, chunk_keys, named_by
+from shardedstore.components.parts import DOCUMENTS
+from shardedstore.errors import CorruptError, PartitionError
+from shardedstore.mounts import is_below
+from shardedstore.readonly import ReadOnlyStore, cut
+from shardedstore.storage.access import NONE, Options
+from shardedstore.storage.blobs import object_store, size_at
+from shardedstore.storage.remote_errors import status_of
+from shardedstore.storage.urls import join_url, quote_name
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
+    from obstore.store import ObjectStore
+
+IN_FLIGHT = 32
+NOWHERE = "shardedstore-asks-for-what-is-not-there"
+_REFUSALS = (FileNotFoundError, PermissionDeniedError)
+_DENIED = (
+    "access is denied, or it is missing, which this server may not tell apart: ask its owner to have it answer 404 for what "
+    "is missing (S3 does where listing is allowed), or name an s3:// URL"
+)
+
+
+class Unlisted(ReadOnlyStore):
+    """A folder of a web server as a read-only zarr store.
+
+    What is read comes from the server; of documents that it does not have, from its consolidated metadata.
+
+    Parameters
+    ----------
+    url : str
+        An ``http://`` or ``https://`` URL, as locations hold it.
+    options : Options, optional
+        How to reach it.
+
+    Raises
+    ------
+    PartitionError
+        When it is listed: for a group without consolidated metadata, for chunk keys that are not known here, and for a
+        server that has an answer for everything.
+    PermissionError
+        For a chunk that is answered with the status 403: it may be missing, or there and not to be read.
+    CorruptError
+        For a value that the server has encoded for its way.
+    """
+
+    def __init__(self, url: str, options: Options = NONE) -> None:
+        super().__init__()
+        self.url, self.options = url, options
+
+    def __reduce__(self) -> tuple[type[Unlisted], tuple[str, Options]]:
+        return Unlisted, (self.url, self.options)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unlisted) and (self.url, self.options) == (other.url, other.options)
+
+    def __repr__(self) -> str:
+        return f"Unlisted({self.url!r})"
+
+    @cached_property
+    def _client(self) -> ObjectStore:
+        return object_store(self.url, self.options)
+
+    @cached_property
+    def named(self) -> Named:
+        """What was there when it was first asked for; refused where that can't be known."""
+        found = self._looked
+        if found.documents and not found.is_whole:
+            raise PartitionError(
+                f"{self.url!r} is a group without consolidated metadata, and a web server can't be listed: name the URL of "
+                "one of its arrays, or have its owner run zarr.consolidate_metadata"
+            )
+        try:
+            has_all = self._ask(NOWHERE) is not None
+        except PermissionError:  # it is told for the chunk that is missing, if there is one
+            has_all = False
+        if has_all:
+            raise PartitionError(
+                f"{self.url!r} is on a server that has an answer for {NOWHERE!r} too, so that a missing chunk can't be told "
+                "from a stored one: name where the files themselves are, or download them"
+            )
+        return found
+
+    @cached_property
+    def _looked(self) -> Named:
+        return self.look()
+
+    def look(self) -> Named:
+        """Return what the root's metadata names, as it is now."""
+        denied: PermissionError | None = None
+        for name in ROOTS:
+            try:
+                data = self._ask(name)
+            except PermissionError as error:  # or it is missing, and another tells
+                denied = error
+                continue
+            if data is not None:
+                return named_by(name, data, self._ask(".zattrs") if name == ".zarray" else None)
+        if denied is not None:
+            raise denied
+        return Named()
+
+    def read(self, key: str, look: Callable[[], Named]) -> bytes | None:
+        """Return a value; None where there is none.
+
+        Of a document that the server does not have, what the metadata has that `look` returns.
+        """
+        try:
+            return self._fetch(key)
+        except _REFUSALS as error:
+            return self._instead(key, error, look)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        # docstring inherited
+        try:
+            found = await obstore.get_async(self._client, key, options=_options(byte_range))
+            data = await self._plain(found, key).bytes_async()
+        except _REFUSALS as error:
+            document = await asyncio.to_thread(self._instead, key, error, lambda: self._looked)
+            return None if document is None else cut(prototype.buffer.from_bytes(document), byte_range)
+        except NotSupportedError:  # the server knows no ranges
+            if byte_range is None:
+                raise
+            whole = await self.get(key, prototype)
+            return None if whole is None else cut(whole, byte_range)
+        return prototype.buffer.from_bytes(memoryview(data))
+
+    def _ask(self, key: str) -> bytes | None:
+        try:
+            return self._fetch(key)
+        except _REFUSALS as error:
+            self._check_missing(key, error)
+            return None
+
+    def _fetch(self, key: str) -> bytes:
+        return bytes(self._plain(obstore.get(self._client, key), key).bytes())
+
+    def _plain(self, found: GetResult, key: str) -> GetResult:
+        """Refuse what the server has compressed: nobody asked it to."""
+        encoding = found.attributes.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            raise CorruptError(
+                f"the server has encoded {self._url(key)!r} as {encoding}, so that its bytes are not those of the file: ask "
+                "its owner to serve the files as they are"
+            )
+        return found
+
+    def _instead(self, key: str, error: BaseException, look: Callable[[], Named]) -> bytes | None:
+        """Return what stands for a value that the server refuses."""
+        if key.rpartition("/")[2] in DOCUMENTS and status_of(error) in (403, 404) and self._looked.is_whole:
+            return look().documents.get(key) if key in self._looked.documents else None
+        self._check_missing(key, error)
+        return None
+
+    def _check_missing(self, key: str, error: BaseException) -> None:
+        """Raise where a server's answer does not say that a value is missing."""
+        status = status_of(error)
+        if status == 403:
+            raise PermissionError(errno.EACCES, _DENIED, self._url(key)) from None
+        if status != 404:
+            raise error
+
+    def _url(self, key: str) -> str:
+        return join_url(self.url, quote_name(key))
+
+    async def exists(self, key: str) -> bool:
+        # docstring inherited
+        if key.rpartition("/")[2] in DOCUMENTS:
+            return await self.get(key, default_buffer_prototype()) is not None
+        try:
+            return await asyncio.to_thread(size_at, self._client, key) is not None
+        except PermissionDeniedError as error:
+            self._check_missing(key, error)
+            return False
+
+    async def list(self) -> AsyncIterator[str]:
+        # docstring inherited
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        named = await asyncio.to_thread(lambda: self.named)
+        for key in named.documents:
+            if key.startswith(prefix):
+                yield key
+        for path, document in named.arrays.items():
+            start = f"{path}/" if path else ""
+            data = None
+            if start.startswith(prefix) or prefix.startswith(start):
+                data = await self.get(document, default_buffer_prototype())
+            if data is not None:
+                possible = filter(lambda key: key.startswith(prefix), chunk_keys(document, data.to_bytes()))
+                for some in partition_all(IN_FLIGHT, possible):
+                    there = await asyncio.gather(*map(self.exists, some))
+                    for key, is_there in zip(some, there, strict=True):
+                        if is_there:
+                            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        folder = prefix.strip("/")
+        named = await asyncio.to_thread(lambda: self.named)
+        if any(path == folder or is_below(folder, path) for path in named.arrays):
+            async for name in super().list_dir(folder):
+                yield name
+            return
+        start = f"{folder}/" if folder else ""
+        below = (key[len(start) :] for key in named.documents if key.startswith(start))
+        for name in dict.fromkeys(rest.partition("/")[0] for rest in below):
+            yield name
+
+
+def _options(byte_range: ByteRequest | None) -> GetOptions:
+    match byte_range:
+        case None:
+            return {}
+        case RangeByteRequest(start, end):
+            return {"range": (start, end)}
+        case OffsetByteRequest(offset):
+            return {"range": {"offset": offset}}
+        case SuffixByteRequest(suffix):
+            return {"range": {"suffix": suffix}}
+    raise ValueError(f"Unexpected byte_range, got {byte_range}.")

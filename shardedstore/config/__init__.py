@@ -1,0 +1,1 @@
+"""The config: its document, what it must not say, and its JSON Schema."""

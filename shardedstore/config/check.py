@@ -1,0 +1,157 @@
+"""What a config must not say, although each of its fields is of the right type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shardedstore.components.kinds import (
+    VIEWS,
+    BlockOf,
+    Config,
+    Group,
+    Location,
+    Mount,
+    PartOf,
+    Squeezed,
+    ViewOf,
+    at_block,
+    is_template_of,
+    origin,
+    show,
+)
+from shardedstore.components.members import Members
+from shardedstore.errors import ConfigError
+from shardedstore.grid import Blocks, block_name, parse_block
+from shardedstore.mounts import Mounts, check_path
+
+MOST_LEVELS = 64  # of objects and arrays inside one another
+FEW = 100_000  # objects and arrays, among which it does not matter that some are the same
+_JSON = (str, bool, int, float, type(None), dict, list, tuple)
+
+
+def check_json(document: Mapping[str, Any]) -> None:
+    """Refuse what no JSON file could hold, and what is nested without end or too deeply to be followed.
+
+    >>> check_json({"a": {1: 2}})
+    Traceback (most recent call last):
+    shardedstore.errors.ConfigError: the config can't be read: it has the name 1, which is no text
+    """
+    level: list[Any] = [document]
+    for _ in range(MOST_LEVELS):
+        for names in (part for part in level if isinstance(part, dict)):
+            _check_names(names)
+        values = [value for part in level for value in (part.values() if isinstance(part, dict) else part)]
+        strange = next((kind for kind in set(map(type, values)) if not issubclass(kind, _JSON)), None)
+        if strange is not None:
+            raise ConfigError(f"the config can't be read: it holds a {strange.__name__}, which is no JSON")
+        level = [value for value in values if isinstance(value, dict | list | tuple)]
+        if not level:
+            return
+        if len(level) > FEW and len(set(map(id, level))) < len(level) / 2:
+            raise ConfigError("the config can't be read: the same objects stand in it again and again")
+    raise ConfigError(f"the config can't be read: it is nested too deeply, in more than {MOST_LEVELS} levels")
+
+
+def _check_names(names: dict[Any, Any]) -> None:
+    if any(type(name) is not str for name in names):
+        strange = next((name for name in names if not isinstance(name, str)), None)
+        if strange is not None:
+            raise ConfigError(f"the config can't be read: it has the name {strange!r}, which is no text")
+
+
+def check_config(config: Config) -> None:
+    """Refuse paths, blocks and members that can't be, a template that gives several one place, and what leads out of a source.
+
+    Raises
+    ------
+    UsageError
+        Naming the shard.
+    """
+    Mounts(config.shards)
+    for path, mount in config.shards.items():
+        _check_mount(path, mount)
+        for location in (mount.location, *mount.exceptions.values()):
+            _check_location(location)
+    _check_location(config.base)
+    if config.consolidated is not None:
+        _check_location(config.consolidated)
+
+
+def _check_location(location: Location) -> None:
+    """Refuse a view or a part that leaves its source, and so perhaps the config's folder, and a nested config as any other."""
+    while isinstance(location, VIEWS):
+        if isinstance(location, BlockOf) and not location.blocks.within(location.block):
+            raise ConfigError(f"the config names {show(location)}, whose grid of blocks is {location.blocks.grid}")
+        if isinstance(location, PartOf):
+            for path in (*(location.only or ()), *location.without):
+                check_path(path, "the config's part of")
+            Mounts(location.only or ())
+            Mounts(location.without)
+        elif isinstance(location, Squeezed):
+            _check_location(location.array)
+        elif location.path:
+            check_path(location.path, "the config's view of")
+        location = location.source
+    if isinstance(location, Config):
+        check_config(location)
+    elif isinstance(location, Group):
+        for path in location.groups:
+            check_path(path, "the config's group")
+
+
+def _check_members(path: str, mount: Mount, members: Members) -> None:
+    if mount.blocks is not None:
+        raise ConfigError(f"shard {path!r} has both blocks and members: it must be one or the other")
+    unknown = next((name for name in mount.exceptions if not members.has_shard(name)), None)
+    if unknown is not None:
+        raise ConfigError(f"shard {path!r} has no member or shard {unknown!r}")
+    is_told_apart = is_template_of(members, mount.location)
+    if len(members.names) > 1 and not is_told_apart and len(mount.exceptions) < members.count:
+        raise ConfigError(
+            f"shard {path!r} has {len(members.names):,} members, all at {show(mount.location)}: put {{name}} into its URL or path"
+        )
+
+
+def _check_mount(path: str, mount: Mount) -> None:
+    is_template = mount.division is not None and (mount.blocks is None or not isinstance(mount.location, ViewOf))
+    if is_template and _has_templates(mount.location):
+        raise ConfigError(
+            f"shard {path!r} has a template with {show(mount.location)}, which has templates of its own: {{block}} or {{name}} would "
+            "stand for a name in either; divide only one of the two"
+        )
+    if mount.members is not None:
+        _check_members(path, mount, mount.members)
+        return
+    if mount.blocks is not None:
+        _check_blocks(path, mount, mount.blocks)
+    elif not path:
+        raise ConfigError("shard '' would hide the base: only the blocks of an array can be mounted at the root")
+    elif mount.exceptions:
+        raise ConfigError(f"shard {path!r} has exceptions, but no blocks")
+
+
+def _has_templates(location: Location) -> bool:
+    inner = origin(location)
+    if not isinstance(inner, Config):
+        return False
+    mounts = inner.shards.values()
+    return any(mount.division is not None for mount in mounts) or any(
+        map(_has_templates, [inner.base, *(mount.location for mount in mounts)])
+    )
+
+
+def _check_blocks(path: str, mount: Mount, blocks: Blocks) -> None:
+    for index in mount.exceptions:
+        try:
+            block = parse_block(index)
+            known = blocks.within(block) and block_name(block) == index  # int reads more: 01, +1, 1_0
+        except ValueError:
+            known = False
+        if not known:
+            raise ConfigError(f"shard {path!r} has no block {index!r}: its grid of blocks is {blocks.grid}")
+    is_told_apart = isinstance(mount.location, ViewOf) or at_block(mount.location, blocks.index(0)) != mount.location
+    if not is_told_apart and blocks.count - len(mount.exceptions) > 1:
+        raise ConfigError(
+            f"shard {path!r} has {blocks.count:,} blocks, all at {show(mount.location)}: put {{block}} into its URL"
+        )

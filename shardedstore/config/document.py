@@ -1,0 +1,211 @@
+"""The config: one JSON document that describes a whole sharded store, and nothing that runs.
+
+It is decoded and checked field by field; it can name kinds of components from a table, but no Python module, class or
+argument. The shards of one array are one template and a grid, so that a million of them take some hundred bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from shardedstore.components.kinds import Config, Place, has_braces, locations, map_config, require_location
+from shardedstore.config.check import check_config, check_json
+from shardedstore.errors import ConfigError, UsageError
+from shardedstore.storage.access import NONE, Options
+from shardedstore.storage.urls import BESIDE, is_remote, is_within, join_url, normalize, unreadable
+
+FORMAT, VERSION = "shardedstore", 1
+FILE_NAME = "shardedstore.json"
+
+
+def to_dict(config: Config, folder: str | None = None, options: Options | None = None) -> dict[str, Any]:
+    """Return the JSON document, with URLs inside `folder` relative to it.
+
+    With `options`, those that `folder` is reached with, this is so only of what is on the same server.
+
+    Raises
+    ------
+    ConfigError
+        For a component that has no location, such as a store in memory, and for attributes that are no JSON.
+    """
+    for what, location in locations(config):
+        require_location(location, what)
+    if folder is not None:
+        config = map_config(config, lambda place: _relative(place, folder, options))
+    try:
+        fields = msgspec.to_builtins(config)
+    except (TypeError, RecursionError) as error:
+        raise ConfigError(f"the config has attributes that can't stand in JSON: {error}") from None
+    del fields["kind"]  # it is a sharded store, as the format says
+    return {"format": FORMAT, "version": VERSION, **fields}
+
+
+def from_dict(
+    document: object, folder: str | None = None, allow: Iterable[str] | None = None, options: Options = NONE
+) -> Config:
+    """Return the config that a JSON document describes.
+
+    Parameters
+    ----------
+    document : dict
+        What `to_dict` returned.
+    folder : str, optional
+        The folder, or the URL of one, that relative URLs start from.
+    allow : iterable of str, optional
+        Places outside `folder` that the config may name, and endpoints; None is everywhere, for documents of the
+        program's own.
+    options : Options
+        Those of the folder, and so of relative URLs.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, naming the field.
+    """
+    if not isinstance(document, Mapping):
+        raise ConfigError("this is not a shardedstore config: it is not a JSON object")
+    fields = dict(document)
+    check_json(fields)
+    if fields.pop("format", None) != FORMAT:
+        raise ConfigError(f'this is not a shardedstore config: it lacks "format": "{FORMAT}"')
+    version = fields.pop("version", None)
+    if type(version) is not int or version < 1:
+        raise ConfigError(f"the config's version is {version!r}, which is not a version: is the file damaged?")
+    if version > VERSION:
+        raise ConfigError(
+            f"the config's version is {version}, and this shardedstore reads {VERSION}: install a newer one"
+        )
+    if has_braces(folder or ""):
+        raise ConfigError(
+            f"the config's folder {folder!r} has a part that stands for a block's or member's name: rename it"
+        )
+    try:
+        config = msgspec.convert({**fields, "kind": "sharded"}, Config)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise ConfigError(f"the config can't be read: {error}") from None
+    try:
+        check_config(config)
+    except ConfigError:
+        raise
+    except UsageError as error:  # of a path, as anybody might give one
+        raise ConfigError(f"the config can't be read: {error}") from None
+    allowed = None if allow is None else [normalize(place) for place in (*allow, *_own_places(folder))]
+    return map_config(config, lambda place: _absolute(place, folder, allowed, options))
+
+
+def _own_places(folder: str | None) -> list[str]:
+    """Return where a config may point: its folder, and the ordinary Zarr that it stands beside."""
+    if not folder:
+        return []
+    return [folder, folder.removesuffix(BESIDE)] if folder.endswith(BESIDE) else [folder]
+
+
+def parse(data: bytes) -> object:
+    """Return the content of a JSON file, or raise ConfigError."""
+    try:
+        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"this is not a shardedstore config: it is not JSON ({error})") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, or refuse one that readers may read differently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"it has the name {twice!r} twice in one object")
+    return found
+
+
+def dump(config: Config, folder: str | None, options: Options | None = None) -> bytes:
+    """Return the bytes of a config file that stands in `folder`; the names of members stand on one line."""
+    try:
+        return _text(to_dict(config, folder, options), "\n").encode() + b"\n"
+    except ValueError as error:
+        raise ConfigError(f"the config has attributes that can't stand in JSON: {error}") from None
+
+
+def _text(value: Any, line: str, field: str = "") -> str:
+    """Return JSON with two spaces for each level; `line` begins a line of this one."""
+    inner = f"{line}  "
+    if isinstance(value, dict) and value:
+        items = [f"{json.dumps(key)}: {_text(item, inner, key)}" for key, item in value.items()]
+        return f"{{{inner}{f',{inner}'.join(items)}{line}}}"
+    if isinstance(value, list | tuple) and value and field != "names":
+        return f"[{inner}{f',{inner}'.join(_text(item, inner) for item in value)}{line}]"
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def relative_url(url: str, folder: str) -> str:
+    """Return a URL relative to a folder that it lies in; another is left as it is.
+
+    >>> relative_url("s3://bucket/out/a/0.zip", "s3://bucket/out"), relative_url("/data/a", "/out")
+    ('a/0.zip', '/data/a')
+    """
+    rest = "" if url == folder else url.removeprefix(f"{folder.rstrip('/')}/")
+    return url if _is_absolute(rest) else rest  # "s3://bucket//a" in "s3://bucket"
+
+
+def _relative(place: Place, folder: str, options: Options | None) -> Place:
+    if options is not None and place.options.server != options.server:
+        return place
+    url = relative_url(place.url, folder)
+    return msgspec.structs.replace(place, url=url, options=NONE) if url != place.url else place
+
+
+def _absolute(place: Place, folder: str | None, allowed: list[str] | None, options: Options) -> Place:
+    url = _absolute_url(place.url, folder, allowed)
+    if url != place.url and not _is_absolute(place.url):
+        if place.options != NONE:
+            raise ConfigError(
+                f"the config has options for the relative URL {place.url!r}, which is reached as the config itself is: "
+                "take them out"
+            )
+        return msgspec.structs.replace(place, url=url, options=options)
+    server = place.options.server
+    if server is not None and allowed is not None and server != options.server and server not in allowed:
+        raise ConfigError(
+            f"the config sends requests for {url!r} to {server!r}: if that is right, load it with "
+            f"allow=[{url!r}, {server!r}]"
+        )
+    return msgspec.structs.replace(place, url=url)
+
+
+def _is_absolute(url: str) -> bool:
+    return "://" in url or os.path.isabs(url)
+
+
+def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> str:
+    if (broken := unreadable(url)) is not None:
+        raise ConfigError(
+            f"the config's URL {url!r} has {broken!r}, which no file has in its name: is the file damaged?"
+        )
+    if not _is_absolute(url):
+        if folder is None:
+            raise ConfigError(f"the config has the relative URL {url!r}: say root=, the folder that it starts from")
+        if ".." in url.split("/"):
+            raise ConfigError(f"the config's URL {url!r} has a segment '..': it must stay inside the config's folder")
+        url = join_url(folder, url)
+        if not is_remote(url):
+            return os.path.normpath(url)
+        allowed = None  # it lies in the folder: `normalize` refuses what would lead out of it
+    try:
+        absolute = normalize(url)
+    except UsageError as error:
+        raise ConfigError(f"the config's URL can't be used: {error}") from None
+    if allowed is not None and not any(is_within(absolute, place) for place in allowed):
+        raise ConfigError(
+            f"the config names {absolute!r}, which is outside its own folder: if that is right, load it with "
+            f"allow=[{absolute!r}], or with allow=[...] of a folder that it lies in"
+        )
+    return absolute

@@ -1,0 +1,80 @@
+"""The JSON Schema of the config, made from the code; ``make schema`` writes it to the file that the package holds."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shardedstore.components.kinds import Config, Location, Mount
+from shardedstore.config.document import FORMAT, VERSION
+from shardedstore.fields import INDEX
+
+FILE = Path(__file__).parents[1] / "config.schema.json"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_HAS = {name: {"required": [name], "properties": {name: {"type": "object"}}} for name in ("blocks", "members")}
+_OF_MOUNTS = {  # what holds between its fields
+    "not": {"allOf": [_HAS["blocks"], _HAS["members"]]},
+    "if": _HAS["blocks"],
+    "then": {"properties": {"exceptions": {"propertyNames": {"pattern": INDEX}}}},
+}
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a config file, as this version of the package reads it."""
+    (location, config), components = msgspec.json.schema_components([Location, Config])
+    document = components[config["$ref"].rpartition("/")[2]]
+    components[Mount.__name__] |= _OF_MOUNTS
+    defs = {name: _named(_described(component), location) for name, component in sorted(components.items())}
+    defs["Location"] = location
+    fields = {name: field for name, field in _named(document, location)["properties"].items() if name != "kind"}
+    for shards in (fields["shards"], defs[Config.__name__]["properties"]["shards"]):
+        shards["properties"] = {"": {**shards["additionalProperties"], "anyOf": list(_HAS.values())}}
+    return {
+        "$schema": DIALECT,
+        "$id": f"urn:{FORMAT}:config:{VERSION}",
+        "title": f"The config of a sharded store, version {VERSION}",
+        "description": document["description"],
+        "type": "object",
+        "properties": {"format": {"const": FORMAT}, "version": {"const": VERSION}, **fields},
+        "required": ["format", "version", "base"],
+        "additionalProperties": False,
+        "$defs": defs,
+    }
+
+
+def _described(component: dict[str, Any]) -> dict[str, Any]:
+    """Return a component with what its class's docstring says of it and of its fields."""
+    if "description" not in component:
+        return component
+    text, _, sections = inspect.cleandoc(component["description"]).partition("\n\nParameters\n")
+    parameters = re.findall(r"^(\w+) :.*\n((?: .*\n?)+)", sections, re.MULTILINE)
+    for field, description in parameters:
+        component["properties"][field]["description"] = _plain(description)
+    return {**component, "description": _plain(re.split(r"\n\n(?=>>>|\w+\n---)", text)[0])}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("``", "`").split())
+
+
+def _named(value: Any, location: Any) -> Any:
+    """Return a schema in which a reference stands for the table of all kinds, wherever it stands."""
+    if value == location:
+        return {"$ref": "#/$defs/Location"}
+    if isinstance(value, dict):
+        return {name: _named(item, location) for name, item in value.items()}
+    return [_named(item, location) for item in value] if isinstance(value, list) else value
+
+
+def text() -> str:
+    """Return the content of the file."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")

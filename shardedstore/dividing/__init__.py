@@ -1,0 +1,1 @@
+"""How a user divides a Zarr, or gathers many: patterns, sizes, and what they come to."""

@@ -1,0 +1,152 @@
+"""A job from its checks to its config: what is done once, before the first shard and after the last. It knows no Dask."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shardedstore.chain import Chain
+from shardedstore.config.document import FILE_NAME, to_dict
+from shardedstore.errors import DestinationError
+from shardedstore.grid import Coords
+from shardedstore.jobs.destination import check_apart, check_new_zarr, check_outputs, check_unused
+from shardedstore.jobs.fingerprint import fingerprint
+from shardedstore.jobs.names import check_names
+from shardedstore.jobs.takeover import Each, find_stale, one_by_one, take_over
+from shardedstore.metadata import ArrayMeta
+from shardedstore.reading.hierarchy import Node
+from shardedstore.sinks.onezarr import LAST
+from shardedstore.storage.access import StorageOptions, take_options
+from shardedstore.storage.folders import open_folder
+from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
+from shardedstore.storage.urls import BESIDE, is_remote, normalize
+from shardedstore.tasks.generations import ONCE, Identity, check_destination, claim, open_destination
+from shardedstore.tasks.ledger import Ledger
+from shardedstore.tasks.plan import Plan, Segment
+from shardedstore.tasks.planned import plan_result
+from shardedstore.tasks.succession import marks_of, source_token
+from shardedstore.tasks.task import MOST_FAILURES, Job
+from shardedstore.tasks.witness import Changed
+
+logger = logging.getLogger("shardedstore")
+
+
+def prepare(
+    plan: Plan,
+    chain: Chain,
+    to: str | None,
+    overwrite: bool,
+    retries: int,
+    storage_options: StorageOptions = None,
+    max_failures: int = MOST_FAILURES,
+    changed: Changed = "metadata",
+    digest: bool = False,
+) -> Job:
+    """Check everything that can be checked before anything is written, and return the job.
+
+    With `digest`, what it writes is digested on its way.
+
+    Raises
+    ------
+    UsageError
+        The one thing that keeps the job from running.
+    """
+    nodes: Mapping[str, Node] = plan.nodes
+    for step in chain.steps:
+        step.check(nodes)
+        nodes = step.changed(nodes)
+    if chain.sink is not None:
+        chain.sink.check(nodes)
+    destination = to if chain.sink is None else chain.sink.url
+    if destination is None:
+        return Job(chain, None, retries=retries, max_failures=max_failures)
+    folder = normalize(destination)
+    options = take_options(folder, storage_options) if chain.sink is None else chain.sink.options
+    if "{block}" in folder:
+        raise DestinationError(
+            f"the destination {folder!r} has {{block}} in its name, which stands for an index: rename it"
+        )
+    if urlsplit(folder).scheme in ("http", "https"):
+        raise DestinationError(
+            f"{folder!r} is a web server, which can only be read: name a folder, s3://, gs:// or az://"
+        )
+    check_apart(folder, plan.config)
+    if chain.sink is None:
+        pass
+    elif chain.sink.is_one_zarr:
+        check_new_zarr(folder, plan, chain.sink)
+        folder += BESIDE
+    else:
+        check_names(plan, chain.sink)
+        check_outputs(folder, plan, chain.sink)
+    shapes = _shapes(plan, nodes) if digest else None
+    job = Job(
+        chain, folder, retries=retries, options=options, max_failures=max_failures, changed=changed, shapes=shapes
+    )
+    check_destination(job.place, identity(plan, chain), overwrite and not chain.is_one_zarr)
+    return job
+
+
+def _shapes(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, Coords]:
+    """Return the shapes that the arrays get that are divided into blocks."""
+    metas = ((run.path, nodes[run.path].meta) for run in plan.runs if run.blocks is not None and run.path in nodes)
+    return {path: meta.shape for path, meta in metas if isinstance(meta, ArrayMeta)}
+
+
+def identity(plan: Plan, chain: Chain) -> Identity:
+    """Return what a job's result is made from."""
+    source = source_token(plan.config, plan.source)
+    token = fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}"
+    marks = marks_of(plan.nodes) if chain.sink is not None and chain.sink.can_grow else {}
+    planned = plan_result(plan, chain)
+    return Identity(
+        source, token, config=to_dict(plan.config), marks=marks, is_one_zarr=chain.is_one_zarr, planned=planned
+    )
+
+
+def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = one_by_one) -> Job:
+    """Open the destination for writing, and return the job with its generation there.
+
+    What `prepare` saw of it is looked at again: a lazy job may run much later, when another has written there. Shards
+    that an earlier job made are taken over where their source is as it was; `each` is how the source is looked at.
+    """
+    if job.folder is None:
+        return job
+    one_zarr = job.chain.is_one_zarr
+    if one_zarr:
+        check_unused(job.folder.removesuffix(BESIDE), job.options)
+    if overwrite and one_zarr:  # so that nothing opens a mixture of the old and the new, whenever this job ends
+        check_destination(job.place, wanted, overwrite=False)
+        job.place.remove(FILE_NAME)
+        zarr = open_folder(job.folder.removesuffix(BESIDE), job.options)
+        for name in reversed(LAST):
+            zarr.remove(name)
+    found = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
+    stale = 0
+    if found.after and not Ledger(job.place, found.generation).has_inherited():
+        stale = take_over(job, plan, found)
+    if job.changed != "metadata" and (records := Ledger(job.place, found.generation).read()):
+        changed = find_stale(job.changed, plan, records, each)
+        if changed:
+            found = claim(job.place, msgspec.structs.replace(wanted, after=found.generation))
+            stale += take_over(job, plan, found, changed)
+    if is_remote(job.folder) and Ledger(job.place, found.generation).unfinished():
+        logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))
+    return replace(job, generation=found.generation, stale=stale)
+
+
+def remaining(job: Job, plan: Plan, segments: list[Segment]) -> tuple[list[Segment], int]:
+    """Return the segments that have shards to do, without those that are done, and how many are done."""
+    if job.folder is None:
+        return segments, 0
+    records = Ledger(job.place, job.generation).read()
+    if not records:
+        return segments, 0
+    done = job.done(plan.runs, records, job.listed())
+    left = [segment.without(done) for segment in segments]
+    return [segment for segment in left if segment.runs], len(done)

@@ -1,0 +1,252 @@
+"""Removing what earlier jobs left at a destination: what no config names, and of that only what is known to be ours.
+
+An object is ours when it is as a job's record says, by its size, or by the number and size of its files; or when it has
+the mark of a later generation, like ``0~2.zarr.zip``, which a job gave it that died before it could record it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+from shardedstore.components.kinds import (
+    BlockOf,
+    Config,
+    Directory,
+    Location,
+    PartOf,
+    Squeezed,
+    ViewOf,
+    at_shard,
+    object_of,
+    url_of,
+)
+from shardedstore.config.document import FORMAT, from_dict, parse
+from shardedstore.errors import ConfigError, DestinationError, UsageError
+from shardedstore.jobs.lock import held, superseded
+from shardedstore.jobs.mixing import Half
+from shardedstore.jobs.names import CONSOLIDATED
+from shardedstore.jobs.partial import find_job, is_finished, read_config, read_half
+from shardedstore.metadata import CONSOLIDATED_V2
+from shardedstore.storage.access import NONE, Options
+from shardedstore.storage.filelist import FileList
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder, RemoteFolder
+from shardedstore.storage.publish import abandoned
+from shardedstore.storage.remote_errors import explain
+from shardedstore.storage.urls import is_remote, is_within, unquote_name
+from shardedstore.tasks.generations import Identity, identity_name, read_generation, read_identity, versioned
+from shardedstore.tasks.ledger import FOLDER, Ledger, Record
+from shardedstore.tasks.plan import shard_runs
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}  # seconds
+_JOB = re.compile(r"job-(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed, or with a dry run would be: names relative to the destination, and their bytes together.
+
+    Files of locks that others have followed go without being named.
+
+    `kept` says of what no config names either why it stays: it is not as it was written, or is too young.
+    """
+
+    names: list[str] = field(default_factory=list)
+    nbytes: int = 0
+    kept: list[str] = field(default_factory=list)
+
+
+def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: bool = False) -> Pruned:
+    """Remove what no config names of what jobs have written to a folder; see `ShardedStore.prune`."""
+    try:
+        place = find_job(url, options)
+        if place is None:
+            raise UsageError(f"no job ever wrote to {url!r}, so nothing there is known to be removable")
+        with nullcontext() if dry_run else held(place):
+            listed = FileList(place)
+            reasons = dict(_removable(place, options, listed, time.time() - older_than))
+            names = [name for name, reason in reasons.items() if not reason]
+            temporaries = {} if isinstance(place, RemoteFolder) else _temporaries(place.url)
+            if not dry_run:
+                jobs = [name for name in names if name.startswith(f"{FOLDER}/")]  # what knows the others goes last
+                listed.remove([*temporaries, *(name for name in names if name not in jobs)])
+                listed.remove(jobs)
+                place.remove_all(superseded(place))
+                for number in _generations(jobs):
+                    listed.remove_folder(f"{FOLDER}/ledger/{number}")
+            nbytes = sum(listed.files[name].nbytes for name in names) + sum(temporaries.values())
+            kept = [f"{name} {reason}" for name, reason in reasons.items() if reason]
+            return Pruned([*names, *temporaries], nbytes, kept)
+    except STORAGE_ERRORS as error:
+        raise DestinationError(
+            f"{url!r} can't be pruned: {explain(error)}; the same call goes on from there"
+        ) from error
+
+
+def parse_age(text: str) -> float:
+    """Return an age in seconds.
+
+    >>> parse_age("36h"), parse_age("1d")
+    (129600.0, 86400.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is no age: write a number and one of the units {', '.join(UNITS)}, like 36h or 7d")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _generations(names: Iterable[str]) -> list[int]:
+    """Return the generations whose jobs' files are among some names."""
+    return sorted(int(found[1]) for name in names if (found := _JOB.fullmatch(name.rpartition("/")[2])))
+
+
+def _temporaries(folder: str) -> dict[str, int]:
+    return {os.path.relpath(path, folder): os.lstat(path).st_size for path in abandoned(folder)}
+
+
+def _removable(place: Folder, options: Options, listed: FileList, until: float) -> Iterator[tuple[str, str]]:
+    """Yield the names of files that no config names, each with the reason why it is kept; empty where it is not."""
+    latest = read_identity(place)
+    assert latest is not None
+    half = read_half(place, latest, options)
+    finished = is_finished(place, latest, half, read_config(place, options))
+    if not finished and latest.after and not Ledger(place, latest.generation).has_inherited():
+        raise DestinationError(
+            f"the last job at {place.url!r} died before it had taken over what an earlier one has done: run it again with the "
+            "same arguments, and prune then"
+        )
+    needed = set(_needed(place, options, None if finished else half))
+    for number in _generations(place.names(FOLDER)):
+        if number >= latest.generation:
+            continue
+        identity = read_generation(place, number)
+        is_left = not finished if identity.is_one_zarr else not identity.planned.config  # of which nothing is known
+        for name, reason in _of_generation(place, options, listed, identity, needed):
+            young = "" if listed.files[name].modified <= until else "was written lately"
+            is_left = is_left or bool(reason or young) or name in needed
+            if name not in needed:
+                yield name, reason or young
+        if not is_left and (finished or number != latest.after):
+            ledger = Ledger(place, number)
+            yield from ((name, "") for name in listed.below(FOLDER) if ledger.owns(name))
+            yield identity_name(number), ""
+
+
+def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterator[str]:
+    """Yield the names of what a config in the folder names, or a job that has not ended needs."""
+    found: list[Location] = []
+    for name in place.names():
+        if name.endswith(".json") and (config := _config(place, options, name)) is not None:
+            found += _locations(config)
+    if unfinished is not None:
+        found += _locations(unfinished.source)
+        shards = (numbered for run in shard_runs(unfinished.source) for numbered in unfinished.shards(run))
+        found += [location for number, location in shards if number in unfinished.records]
+    for location in found:
+        if (found_name := _name(place, location)) is not None:
+            yield found_name
+
+
+def _config(place: Folder, options: Options, name: str) -> Config | None:
+    """Return a config; None for a file that is none, and an error for one of ours that can't be read."""
+    try:
+        data = place.read(name)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    try:
+        document = parse(data)
+    except ConfigError as error:
+        if FORMAT.encode() in data:  # cut short, perhaps
+            raise ConfigError(
+                f"{name!r} may be a config, and can't be read: {error}; move it away, if it is none"
+            ) from None
+        return None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        return None
+    return from_dict(document, place.url, None, options)
+
+
+def _locations(config: Config) -> Iterator[Location]:
+    """Yield all components that a config names, also by views and in sharded stores inside it."""
+    yield from _sources(config.base)
+    if config.consolidated is not None:
+        yield from _sources(config.consolidated)
+    for mount in config.shards.values():
+        for location in mount.exceptions.values():
+            yield from _sources(location)
+        if mount.blocks is not None and isinstance(mount.location, ViewOf):  # which is no template
+            yield from _sources(mount.location)
+            continue
+        for name in mount.shard_names():
+            if name not in mount.exceptions:
+                yield from _sources(at_shard(mount.location, mount.division, name))
+
+
+def _sources(location: Location) -> Iterator[Location]:
+    match location:
+        case Config():
+            yield from _locations(location)
+        case Squeezed(source, array):
+            yield from _sources(source)
+            yield from _sources(array)
+        case ViewOf() | PartOf() | BlockOf():
+            yield from _sources(location.source)
+        case _:
+            yield location
+
+
+def _name(place: Folder, location: Location) -> str | None:
+    """Return the name of a component in a folder; None where it is elsewhere."""
+    url = url_of(location)
+    if url is None or not is_within(url, place.url):
+        return None
+    name = url.removeprefix(place.url.rstrip("/")).lstrip("/")
+    return unquote_name(name, url) if is_remote(url) else name
+
+
+def _of_generation(
+    place: Folder, options: Options, listed: FileList, identity: Identity, needed: set[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the files of a generation, as far as they are known, each with the reason why it is not sure to be ours."""
+    if not identity.planned.config:
+        return
+    half, generation = read_half(place, identity, options), identity.generation
+    for run in shard_runs(half.source):
+        template = half.template(run, generation)
+        for number, shard in run.shards():
+            location = object_of(at_shard(template, run.division, shard.block_name))
+            record = half.records.get(number)
+            name = _name(place, location)
+            if name is None:
+                continue
+            files = list(listed.below(name)) if isinstance(location, Directory) else [name]
+            files = [file for file in files if file in listed.files]
+            if name in needed:
+                needed.update(files)
+            if files:
+                reason = _doubt(listed, files, location, record if _is_own(record, generation) else None, generation)
+                yield from ((file, reason) for file in files)
+    rebuilt = versioned(CONSOLIDATED, generation)
+    documents = (name for name in listed.below(rebuilt) if name.rpartition("/")[2] in ("zarr.json", CONSOLIDATED_V2))
+    for name in documents:
+        if rebuilt in needed:
+            needed.add(name)
+        yield name, ""
+
+
+def _is_own(record: Record | None, generation: int) -> bool:
+    return record is not None and record.location is None and record.generation in (0, generation)
+
+
+def _doubt(listed: FileList, files: list[str], location: Location, record: Record | None, generation: int) -> str:
+    """Return why files are not sure to be what a job wrote; empty where they are."""
+    is_directory = isinstance(location, Directory)
+    if record is None:
+        return "" if generation > 1 and not is_directory else "is in no record"
+    count, nbytes = len(files), sum(listed.files[file].nbytes for file in files)
+    is_as_written = nbytes == record.nbytes and (not is_directory or count == record.entries)
+    return "" if is_as_written else "is not as it was written, or has others beside it"

@@ -1,0 +1,151 @@
+"""The end of a job: the proof that every shard is there, and the config of the result. It knows no Dask."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from shardedstore.chain import Sink
+from shardedstore.components.kinds import Config, Directory, Location, Mount, at_shard
+from shardedstore.config.document import FILE_NAME, dump
+from shardedstore.errors import CorruptError, ShardError, ShardsFailed
+from shardedstore.jobs.names import CONSOLIDATED
+from shardedstore.metadata import ArrayMeta
+from shardedstore.reading.hierarchy import Node, consolidate, digest, read_nodes
+from shardedstore.sinks.onezarr import finish_zarr
+from shardedstore.storage.urls import join_url
+from shardedstore.tasks.generations import check_latest, versioned
+from shardedstore.tasks.ledger import Ledger, Record, compact
+from shardedstore.tasks.outcome import Outcome
+from shardedstore.tasks.plan import Plan, Run
+from shardedstore.tasks.planned import after, held
+from shardedstore.tasks.task import Job
+
+GONE = "what was written is not there any more, or is of another size"
+
+
+def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
+    """Prove that every shard is there, rebuild consolidated metadata, and write the config: the last thing of a job.
+
+    Raises
+    ------
+    ShardsFailed
+        With an error for each shard that failed; no config is written then, and what is done stays done.
+    CorruptError
+        When the source's metadata is not what it was when the job was planned.
+    DestinationError
+        When a later job has taken the destination over.
+    """
+    if outcome.failures:
+        tried = outcome.done + outcome.skipped + len(outcome.failures)
+        raise _failed(job, outcome.failures, plan.shard_count, plan.shard_count - tried)
+    if digest(read_nodes(plan.config)) != plan.source:
+        raise CorruptError(
+            "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
+            "written: partition the source again, and map it to another destination"
+        )
+    records = _records(job, plan, outcome)
+    if job.chain.sink is not None and job.chain.is_one_zarr:
+        config = finish_zarr(job, plan, records, job.chain.sink)
+        compact(Ledger(job.place, job.generation))
+        return config
+    config = Config(
+        base=_mount(job, plan.runs[0], records).location,
+        shards={run.path: _mount(job, run, records) for run in plan.runs[1:]},
+    )
+    nodes = read_nodes(config)
+    planned = after(job.chain, plan.nodes)
+    mounts = {path: as_now(path, mount, nodes.get(path), planned.get(path)) for path, mount in config.shards.items()}
+    config = msgspec.structs.replace(config, shards=mounts)
+    if job.folder is None:
+        return config
+    config = msgspec.structs.replace(config, consolidated=_consolidate(job, plan, nodes))
+    check_latest(job.place, job.generation)
+    job.place.write(FILE_NAME, dump(config, job.folder))
+    job.place.clean()
+    compact(Ledger(job.place, job.generation))
+    return config
+
+
+def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
+    """Return the record of every shard, each compared with what stands at the destination."""
+    if job.folder is None:
+        return {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
+    records = Ledger(job.place, job.generation).read()
+    done = job.done(plan.runs, records, job.listed())
+    if len(done) == plan.shard_count:
+        return records
+    missing = tuple(
+        ShardError(shard.name, GONE if number in records else "it was not recorded as done")
+        for run in plan.runs
+        for number, shard in run.shards()
+        if number not in done
+    )
+    raise _failed(job, missing, plan.shard_count)
+
+
+def _failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:
+    again = "" if job.folder is None else ": call map_shards with the same arguments again, and it goes on from there"
+    others = f"{untried} were not tried, and the others are done" if untried else "the others are done"
+    return ShardsFailed(
+        f"{len(failures)} of {count} shards failed and no config was written; {others}{again}", failures
+    )
+
+
+def _mount(job: Job, run: Run, records: dict[int, Record]) -> Mount:
+    if job.chain.sink is not None:
+        return _written(job, job.chain.sink, run, records)
+    located = {shard.block_name: _given(records[number].location) for number, shard in run.shards()}
+    if run.division is None:
+        return Mount(located[""])
+    exceptions = {name: held(location, run.members) for name, location in located.items()}
+    return Mount(next(iter(exceptions.values())), run.blocks, exceptions, run.members)
+
+
+def _written(job: Job, sink: Sink, run: Run, records: dict[int, Record]) -> Mount:
+    """Return where a sink has written a run: as the most of its shards, and those of other generations by name."""
+
+    def location(generation: int) -> Location:
+        return held(sink.location(job.template(run, generation)), run.members)
+
+    ((most, count),) = Counter(records[number].generation for number in run.numbers).most_common(1)
+    if count == len(run.numbers):
+        return Mount(location(most), run.blocks, members=run.members)
+    exceptions = {
+        shard.block_name: at_shard(location(records[number].generation), run.division, shard.block_name)
+        for number, shard in run.shards()
+        if records[number].generation != most
+    }
+    return Mount(location(most), run.blocks, exceptions, run.members)
+
+
+def _given(location: Location | None) -> Location:
+    assert location is not None
+    return location
+
+
+def as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> Mount:
+    """Return a mount with the chunk keys and the division that its array has now, after the chain."""
+    if mount.blocks is None or node is None or not isinstance(node.meta, ArrayMeta) or node.meta.keys is None:
+        return mount
+    blocks = mount.blocks if planned is None or planned.blocks is None else planned.blocks
+    if blocks.chunk_grid != node.meta.chunk_grid:
+        raise CorruptError(
+            f"{path!r} has a grid of {node.meta.chunk_grid} chunks after the chain, where {blocks.chunk_grid} was planned: "
+            "a step changes it and does not say so in what its `changed` returns"
+        )
+    return msgspec.structs.replace(mount, blocks=msgspec.structs.replace(blocks, keys=node.meta.keys))
+
+
+def _consolidate(job: Job, plan: Plan, nodes: dict[str, Node]) -> Location | None:
+    """Write the consolidated metadata of the groups that get some, as a component of its own."""
+    assert job.folder is not None
+    groups = [path for path in plan.consolidated if path in nodes]
+    if not groups:
+        return None
+    name = versioned(CONSOLIDATED, job.generation)
+    for group in groups:
+        key, data = consolidate(nodes, group, plan.nodes[group].inherited)
+        job.place.write(f"{name}/{key}", data)
+    return Directory(join_url(job.folder, name), job.options)

@@ -1,0 +1,79 @@
+"""How a job goes on from an earlier one whose source has changed: what it takes over, by records in its own ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+
+import msgspec
+
+from shardedstore.config.document import from_dict
+from shardedstore.errors import DestinationError
+from shardedstore.tasks.generations import Identity, read_generation
+from shardedstore.tasks.ledger import Ledger, Record
+from shardedstore.tasks.plan import Plan, Segment
+from shardedstore.tasks.succession import unchanged
+from shardedstore.tasks.task import Job
+from shardedstore.tasks.witness import Changed, Recorded, find_changed
+
+Found = tuple[Recorded, frozenset[int] | BaseException]
+Each = Callable[[Callable[[Recorded], frozenset[int]], list[Recorded]], Iterable[Found]]
+
+
+def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = frozenset()) -> int:
+    """Record in a job's ledger what it takes over, and return how many shards of the one before it does not.
+
+    Those in `stale` are left out. It can be done again, and does the same.
+    """
+    before = read_generation(job.place, identity.after)
+    while before.after and not Ledger(job.place, before.generation).has_inherited():  # it died before it did anything
+        before = read_generation(job.place, before.after)
+    old = Ledger(job.place, before.generation).read()
+    taken: dict[int, Record] = {}
+    for then, now in unchanged(from_dict(before.config), plan.config, before.marks, identity.marks):
+        record = old.get(then)
+        if record is not None and now not in stale:
+            generation = record.generation or before.generation
+            taken[now] = msgspec.structs.replace(record, shard=now, generation=generation)
+    Ledger(job.place, identity.generation).inherit(
+        (segment.number, records) for segment, records in _by_segment(job.segments(plan), taken)
+    )
+    return len(old) - len(taken)
+
+
+def _by_segment(segments: list[Segment], records: Mapping[int, Record]) -> Iterator[tuple[Segment, list[Record]]]:
+    for segment in segments:
+        found = [records[number] for run in segment.runs for number in run.numbers if number in records]
+        if found:
+            yield segment, found
+
+
+def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], each: Each) -> frozenset[int]:
+    """Return the numbers of the recorded shards whose source is not what it was.
+
+    One that was not looked at so closely when it was made is taken to have changed.
+
+    Raises
+    ------
+    DestinationError
+        When a source can't be looked at.
+    """
+    numbers = ((number, record.source) for number, record in records.items())
+    stale = {number for number, source in numbers if not source.startswith(f"{changed} ")}
+    tasks: list[Recorded] = []
+    for segment, found in _by_segment(plan.segments(), {n: r for n, r in records.items() if n not in stale}):
+        tasks.append(Recorded(segment, {record.shard: record.source for record in found}))
+    for task, result in each(partial(find_changed, changed), tasks):
+        if isinstance(result, BaseException):
+            raise DestinationError(
+                f"whether the source of the shards at {task.segment.label!r} has changed can't be told: {result}; "
+                "nothing was written: run the job again, or look at metadata only (changed='metadata')"
+            ) from result
+        stale |= result
+    return frozenset(stale)
+
+
+def one_by_one(work: Callable[[Recorded], frozenset[int]], tasks: list[Recorded]) -> Iterator[Found]:
+    """Do the tasks here, one after another."""
+    for task in tasks:
+        yield task, work(task)

@@ -1,0 +1,1 @@
+"""The configs that shardedstore 0.3.1 wrote."""

@@ -1,0 +1,1 @@
+"""What people see: shards, trees and sentences."""

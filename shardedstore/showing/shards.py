@@ -1,0 +1,203 @@
+"""``store.shards``: the shards of a store, to look at and to pick from; each is made when it is asked for."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import SupportsIndex, overload
+
+from shardedstore.components.kinds import Config, Mount, show
+from shardedstore.components.members import Division
+from shardedstore.dividing.patterns import Pattern, parse_paths
+from shardedstore.errors import NoShardError, UsageError
+from shardedstore.grid import Coords, parse_block
+from shardedstore.mounts import is_below, join
+from shardedstore.showing.near import near
+from shardedstore.showing.storedshard import StoredShard, grid_of, nth_shard
+from shardedstore.showing.text import columns, count, shown
+
+FIRST, LAST = 4, 1  # of the shards, in the repr
+BASE_NAME = "(base)"
+Key = int | str | tuple[int | str, ...]
+
+
+class Shards(Sequence[StoredShard]):
+    """Shards of a store, numbered as jobs number them: the base, and then all that is mounted.
+
+    ``shards[3]`` is a shard by its number, and ``shards["simulation/coarse"]``, ``shards["temperature[1/2]"]`` or
+    ``shards["(base)"]`` one by its name. ``shards["temperature"]`` are all blocks of an array, and ``shards["sim*/**"]``
+    all that a glob matches, numbered anew. ``shards["temperature", 1, 2]`` is a block by its index, and so is
+    ``shards["temperature"][1, 2]``.
+
+    Examples
+    --------
+    >>> from shardedstore.grid import Blocks, ChunkKeys
+    >>> from shardedstore.components.kinds import Zip
+    >>> blocks = Blocks((1_000_000, 4), (1, 2), ChunkKeys("default", "/"))
+    >>> shards = Shards(Config(Zip("/out/base.zip"), {"t": Mount(Zip("/out/t/{block}.zip"), blocks)}))
+    >>> len(shards), shards["t"].grid, shards["t", 7, 1].url
+    (2000001, (1000000, 2), '/out/t/7/1.zip')
+    >>> shards["t"]
+    2,000,000 shards
+          0  t[0/0]       zip  '/out/t/0/0.zip'
+          1  t[0/1]       zip  '/out/t/0/1.zip'
+          2  t[1/0]       zip  '/out/t/1/0.zip'
+          3  t[1/1]       zip  '/out/t/1/1.zip'
+        ...
+    1999999  t[999999/1]  zip  '/out/t/999999/1.zip'
+    """
+
+    def __init__(self, config: Config, mounts: Iterable[tuple[str | None, Mount]] | None = None) -> None:
+        self._config = config
+        self._mounts = list(_mounts(config) if mounts is None else mounts)
+
+    @cached_property
+    def _by_path(self) -> dict[str | None, Mount]:
+        return dict(self._mounts)
+
+    @cached_property
+    def _mounted(self) -> dict[str, Division | None]:
+        return {path: mount.division for path, mount in self._config.shards.items()}
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(itertools.accumulate((mount.count for _, mount in self._mounts), initial=0))
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths at which shards are mounted; the base has none."""
+        return [path for path, _ in self._mounts if path is not None]
+
+    @property
+    def grid(self) -> Coords:
+        """The number of blocks along each of the leading dimensions, for the blocks of one array; else that of shards."""
+        return grid_of(self._mounts[0][1]) if len(self._mounts) == 1 else (len(self),)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __iter__(self) -> Iterator[StoredShard]:
+        for path, mount in self._mounts:
+            for i in range(mount.count):
+                yield self._nth(path, mount, i)
+
+    def __contains__(self, key: object) -> bool:
+        if isinstance(key, StoredShard):
+            key = key.name
+        try:
+            return isinstance(key, str) and bool(self[key])
+        except UsageError:
+            return False
+
+    @overload
+    def __getitem__(self, key: int) -> StoredShard: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[StoredShard]: ...
+    @overload
+    def __getitem__(self, key: str | tuple[int | str, ...]) -> StoredShard | Shards: ...
+    def __getitem__(self, key: Key | slice) -> StoredShard | Shards | list[StoredShard]:
+        """Return shards by number, name, path, glob or the index of a block.
+
+        Raises
+        ------
+        NoShardError
+            For what is not there, which is a KeyError and an IndexError.
+        """
+        match key:
+            case slice():
+                return [self[i] for i in range(*key.indices(len(self)))]
+            case str():
+                return self._named(key)
+            case tuple([str(path), *index]) if index:
+                return self._part(path, tuple(index), key)
+            case tuple() if len(self._mounts) == 1:
+                return self._part(self._mounts[0][0], key, key)
+            case SupportsIndex():
+                return self._numbered(operator.index(key))
+        raise NoShardError(
+            f"{key!r} names no shard: say its number, its path or name, a glob, or a path and the index of a block"
+        )
+
+    def _named(self, key: str) -> StoredShard | Shards:
+        path = None if key == BASE_NAME else key
+        if path in self._by_path:
+            mount = self._by_path[path]
+            return self._nth(path, mount, 0) if mount.division is None else Shards(self._config, [(path, mount)])
+        if (match := re.fullmatch(r"(.*)\[(\d+(?:/\d+)*)\]", key)) and match[1] in self._by_path:
+            return self._part(match[1], parse_block(match[2]), key)
+        for path, mount in self._mounts:
+            if path is not None and mount.members is not None and is_below(key, path):
+                found = mount.members.find(key[len(path) :].lstrip("/"))
+                if found is not None and not found[1]:
+                    return self._nth(path, mount, mount.members.shard_of(found[0]))
+        pattern = Pattern(key, "whole")
+        if not pattern.is_plain:
+            (pattern,) = parse_paths(key, "shards")
+            if matched := [(path, mount) for path, mount in self._mounts if path is not None and pattern.matches(path)]:
+                return Shards(self._config, matched)
+        if key and any(is_below(path, key) for path in self.paths):
+            raise NoShardError(f"{key!r} is no shard, but there are some below it: {join(key, '**')!r} are all of them")
+        raise NoShardError(f"there is no shard {key!r}{near(key, self._names())}")
+
+    def _names(self) -> Iterator[str]:
+        """Yield what shards can be asked for by: paths, and of collections the names of their stores."""
+        for path, mount in self._mounts:
+            if mount.members is None:
+                yield BASE_NAME if path is None else path
+            else:
+                yield from (join(path or "", name) for name in mount.members.names)
+
+    def _part(self, path: str | None, index: tuple[object, ...], key: object) -> StoredShard:
+        """Return one shard of several by its index, in the grid of an array's blocks or among a collection's stores."""
+        mount = self._by_path.get(path)
+        if mount is None:
+            raise NoShardError(f"there is no shard {path!r}{near(path or '', self.paths)}")
+        if mount.division is None:
+            raise NoShardError(
+                f"{path or BASE_NAME!r} is one shard, and {key!r} asks for a part of it: leave the index out"
+            )
+        grid = grid_of(mount)
+        part = tuple(operator.index(i) for i in index if isinstance(i, SupportsIndex))
+        if not len(part) == len(index) == len(grid) or not all(0 <= i < n for i, n in zip(part, grid, strict=True)):
+            raise NoShardError(f"{path!r} has no shard {key!r}: its grid of shards is {grid}")
+        number = 0
+        for i, n in zip(part, grid, strict=True):
+            number = number * n + i
+        return self._nth(path, mount, number)
+
+    def _numbered(self, number: int) -> StoredShard:
+        count = len(self)
+        if not -count <= number < count:
+            raise NoShardError(f"there is no shard {number}: there are {count:,}, and numbers begin with 0")
+        number %= count
+        i = bisect_right(self._starts, number) - 1
+        return self._nth(*self._mounts[i], number - self._starts[i])
+
+    def _nth(self, path: str | None, mount: Mount, i: int) -> StoredShard:
+        shard, location = nth_shard(path, mount, i)
+        return StoredShard(shard.name, shard.path, shard.block, location, self._mounted if path is None else None)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Return the number, the name, the kind and the place of each shard, for people: of many only some."""
+        count = len(self)
+        numbers = range(count) if count <= FIRST + LAST + 1 else (*range(FIRST), None, *range(count - LAST, count))
+        rows: list[tuple[str, ...]] = []
+        for number in numbers:
+            shard = None if number is None else self._numbered(number)
+            rows.append(
+                ("...",) if shard is None else (str(number), shown(shard.name), shard.kind, shown(show(shard.location)))
+            )
+        return rows
+
+    def __repr__(self) -> str:
+        lines = columns([(row[0].rjust(len(str(len(self)))), *row[1:]) for row in self.table()])
+        return "\n".join([count(len(self), "shard"), *lines])
+
+
+def _mounts(config: Config) -> Iterator[tuple[str | None, Mount]]:
+    yield None, Mount(config.base)
+    yield from config.shards.items()

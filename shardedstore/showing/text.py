@@ -1,0 +1,75 @@
+"""What is said to people of stores and plans: in the terminal, and by the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardedstore.grid import block_name
+from shardedstore.tasks.plan import Plan
+
+WIDEST = 72  # characters of a name or a place that are shown
+
+
+def preview(plan: Plan) -> str:
+    """Return what a job would do, by arithmetic: chunks that are missing are counted, and sizes are decoded."""
+    files, base = f"at most {plan.files:,} files", plan.loads[0]
+    lines = [f"{files} -> {count(plan.shard_count, 'shard')}; {size(plan.nbytes)} decoded; base {size(base.nbytes)}"]
+    for run, load in zip(plan.runs[1:], plan.loads[1:], strict=True):
+        grid = "" if run.blocks is None or run.stop == 1 else f" ({block_name(run.blocks.grid).replace('/', ' x ')})"
+        lines.append(f"  /{run.path}: {load.files:,} files -> {count(run.stop, 'shard')}{grid}; {size(load.nbytes)}")
+    return "\n".join(lines)
+
+
+def count(number: int, what: str) -> str:
+    """Return a number of things.
+
+    >>> count(1, "shard"), count(1200, "shard")
+    ('1 shard', '1,200 shards')
+    """
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def shown(text: str, most: int = WIDEST) -> str:
+    r"""Return a text that came from elsewhere as one line, cut in its middle.
+
+    >>> shown("a\nb"), shown("s3://bucket/" + "x" * 80 + "/0.zip", 24)
+    ('a\\nb', 's3://bucket...xxxx/0.zip')
+    """
+    line = text if text.isprintable() else repr(text)[1:-1]
+    half = (most - 3) // 2
+    return line if len(line) <= most else f"{line[: most - 3 - half]}...{line[-half:]}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, with the cells of a column below one another.
+
+    >>> columns([("a", "zip", "x"), ("...",), ("abcd", "directory", "y")])
+    ['a     zip        x', '...', 'abcd  directory  y']
+    """
+    count = max(map(len, rows), default=0)
+    widths = [max((len(row[i]) for row in rows if len(row) > i + 1), default=0) for i in range(count)]
+    return ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
+
+
+def size(nbytes: int) -> str:
+    """Return a size for people.
+
+    >>> size(512), size(96 * 2**30)
+    ('512 bytes', '96.0 GiB')
+    """
+    value, unit = float(nbytes), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return a message in the words of the command line, without the lines that an object store's client adds.
+
+    >>> one_line(ValueError("say overwrite=True\n\nDebug source: ..."))
+    'say --overwrite'
+    """
+    text = str(error).partition("\n")[0] or type(error).__name__
+    return text.replace("overwrite=True", "--overwrite")

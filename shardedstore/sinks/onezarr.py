@@ -1,0 +1,192 @@
+"""One ordinary Zarr that all shards of a job are written into: data first, metadata last, so that it opens when it is whole.
+
+A shard's task writes what is no metadata document, under the keys of the whole. The documents wait in the folder beside
+the Zarr, one zip for each shard that has some; when all shards are done, they are put in their places, the root's last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from shardedstore.chain import Entries, Shard, Sink, Tally, Written, name_crc
+from shardedstore.components.kinds import Config, Directory
+from shardedstore.config.document import FILE_NAME, dump
+from shardedstore.errors import CorruptError
+from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES, parse_node
+from shardedstore.mounts import join
+from shardedstore.reading.entries import Entry
+from shardedstore.reading.hierarchy import Node, consolidate
+from shardedstore.sinks.objects import Item, write_objects
+from shardedstore.sinks.zipshard import write_zip
+from shardedstore.storage.access import Options
+from shardedstore.storage.crc import crc32
+from shardedstore.storage.folders import open_folder
+from shardedstore.storage.urls import BESIDE, object_url
+from shardedstore.tasks.generations import check_latest
+from shardedstore.tasks.ledger import Record
+from shardedstore.tasks.plan import Plan
+from shardedstore.tasks.task import Job
+from shardedstore.zips import ZipReadStore
+
+WAITING = "documents"  # the folder of the documents that wait
+LAST = (".zattrs", CONSOLIDATED_V2, ".zarray", ".zgroup", "zarr.json")  # in the order in which one node's are written
+
+
+def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tally: Tally | None = None) -> Written:
+    """Write a shard into the Zarr at a URL; its documents wait beside it.
+
+    The objects and bytes of the Zarr itself are counted, in a tally that also has what the stream wrote on its own, if
+    it is given. A block's documents are left out: they are the base's business.
+    """
+    tally, documents = Tally(named=True) if tally is None else tally, list[Entry]()
+
+    def items() -> Iterator[Item]:
+        for entry in entries:
+            if is_document(entry):
+                documents.append(entry)
+                continue
+            tally.add(key := whole_key(entry, shard), memoryview(entry.data).nbytes, crc32(entry.data))
+            yield key, entry.data
+
+    write_objects(url, options, items())
+    if shard.block is None:
+        write_zip(documents, waiting_url(url, shard), options)
+    return tally.written(tally.nbytes)
+
+
+def is_document(entry: Entry) -> bool:
+    """Tell whether an entry is a metadata document."""
+    return entry.coords is None and entry.key.rpartition("/")[2] in METADATA_NAMES
+
+
+def whole_key(entry: Entry, shard: Shard) -> str:
+    """Return the key of a shard's entry in the whole."""
+    if (
+        shard.block is not None
+        and entry.coords is not None
+        and entry.array is not None
+        and entry.array.keys is not None
+    ):
+        return join(shard.path, entry.array.keys.encode(entry.coords))
+    return join(shard.path, entry.key)
+
+
+def waiting_url(url: str, shard: Shard) -> str:
+    """Return where the documents of a shard wait."""
+    place = shard.path if shard.bundle is None else join(shard.path, f"{shard.bundle}")
+    kind = "shards" if shard.bundle is None else "bundles"
+    name = f"{WAITING}/{'base' if shard.is_base else f'{kind}/{place}'}.zip"
+    return object_url(url + BESIDE, name)
+
+
+def path_of_waiting(name: str) -> str:
+    """Return the path in the whole of the documents that wait under a name, below `WAITING` and without its ending.
+
+    >>> path_of_waiting("base"), path_of_waiting("shards/a/b"), path_of_waiting("bundles/cells/12")
+    ('', 'a/b', 'cells')
+    """
+    kind, _, path = name.partition("/")
+    return path.rpartition("/")[0] if kind == "bundles" else path
+
+
+def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink) -> Config:
+    """Prove that all that was written is there, put the documents in their places, and write the config beside the Zarr.
+
+    Raises
+    ------
+    CorruptError
+        When what stands there is not what the shards' records say.
+    """
+    assert job.folder is not None
+    zarr = open_folder(job.folder.removesuffix(BESIDE), sink.options)
+    documents = sink.documents(_waiting(zarr.url, plan, sink.options), plan.config)
+    difference = Listed.of(zarr.sizes(), documents).difference(Listed.written(records))
+    if difference is not None:
+        raise CorruptError(
+            f"{zarr.url!r} {difference}: something else writes there or removes from it, or the source has fewer "
+            "chunks than before. Name another destination, or remove this one and what is beside it, and run the job again"
+        )
+    nodes = _nodes(documents)
+    for path in plan.consolidated:
+        if path in nodes:
+            key, data = consolidate(nodes, path, plan.nodes[path].inherited)
+            documents[key] = data
+    check_latest(job.place, job.generation)
+    for key in sorted(documents, key=turn):
+        zarr.write(key, documents[key])
+    zarr.clean()
+    config = Config(base=Directory(zarr.url, sink.options))
+    job.place.write(FILE_NAME, dump(config, job.folder))
+    job.place.clean()
+    return config
+
+
+def _waiting(url: str, plan: Plan, options: Options) -> dict[str, bytes]:
+    documents: dict[str, bytes] = {}
+    for run in plan.runs:
+        for _, shard in run.shards() if run.blocks is None else ():
+            store = ZipReadStore(waiting_url(url, shard), storage_options=options)
+            for key in store.names():
+                data = documents.get(whole := join(shard.path, key))  # the groups above a bundle are the base's
+                documents[whole] = store.read_sync(key) if data is None else data
+    return documents
+
+
+class Listed(NamedTuple):
+    """The files of one ordinary Zarr without its metadata: their number and bytes, and the sum of `name_crc` over them."""
+
+    files: int
+    nbytes: int
+    names: int
+
+    @classmethod
+    def of(cls, sizes: Iterable[tuple[str, int]], documents: Container[str]) -> Listed:
+        """Return what a listing has, given the keys of the documents."""
+        count = total = names = 0
+        for key, nbytes in sizes:
+            if key not in documents and not key.endswith(CONSOLIDATED_V2):
+                count, total, names = count + 1, total + nbytes, names + name_crc(key, nbytes)
+        return cls(count, total, names)
+
+    @classmethod
+    def written(cls, records: Mapping[int, Record]) -> Listed:
+        """Return what the records say that was written."""
+        return cls(
+            *(sum(getattr(record, name) for record in records.values()) for name in ("entries", "nbytes", "names"))
+        )
+
+    def difference(self, written: Listed) -> str | None:
+        """Return how this differs from what was written, if it does.
+
+        >>> Listed(2, 99, 7).difference(Listed(2, 99, 8))
+        'holds 2 files of 99 bytes without its metadata, of other names or sizes, where 2 of 99 were written'
+        """
+        if self == written:
+            return None
+        others = ", of other names or sizes" if self[:2] == written[:2] else ""
+        return (
+            f"holds {self.files:,} files of {self.nbytes:,} bytes without its metadata{others}, where {written.files:,} of "
+            f"{written.nbytes:,} were written"
+        )
+
+
+def _nodes(documents: Mapping[str, bytes]) -> dict[str, Node]:
+    by_path: dict[str, dict[str, bytes]] = {}
+    for key, data in documents.items():
+        path, _, name = key.rpartition("/")
+        by_path.setdefault(path, {})[name] = data
+    found = {
+        path: Node(meta, named) for path, named in by_path.items() if (meta := parse_node(named, path)) is not None
+    }
+    return dict(sorted(found.items(), key=lambda node: node[0].split("/")))
+
+
+def turn(key: str) -> tuple[int, int, str]:
+    """Sort documents so that a node's come after those of all below it, and what makes it a node comes last.
+
+    >>> sorted([".zgroup", ".zmetadata", "a/.zarray", "a/.zattrs"], key=turn)
+    ['a/.zattrs', 'a/.zarray', '.zmetadata', '.zgroup']
+    """
+    name = key.rpartition("/")[2]
+    return -key.count("/"), LAST.index(name) if name in LAST else 0, key

@@ -1,0 +1,188 @@
+"""How object stores are reached: what of it may be seen, and what only processes may know.
+
+What is public (an endpoint, a region) stands in locations as `Options`. All else, credentials first, is held by this
+process for the URLs that it was given for, and reaches workers by a plugin of theirs: it is in no graph or file.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shardedstore.errors import UsageError
+from shardedstore.fields import HostPart
+from shardedstore.storage.urls import BESIDE, MISREAD, is_remote, is_within
+
+ANONYMOUS = "anonymous"
+EMULATOR = "http://127.0.0.1:10000"  # Azure's, unless the environment says otherwise
+CLIENT_OPTIONS = ("allow_http", "timeout", "connect_timeout", "proxy_url", "user_agent")
+_PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
+_OTHER_NAMES = {"endpoint_url": "endpoint", "default_region": "region", "storage_account_name": "account_name"}
+
+
+class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """What must be known to open a location, and may be known to all; the names are obstore's."""
+
+    endpoint: str | None = None
+    region: HostPart | None = None
+    account_name: HostPart | None = None
+    anonymous: bool = False
+    allow_http: bool = False
+    virtual_hosted_style_request: bool | None = None
+    request_payer: bool | None = None
+    use_emulator: bool | None = None
+
+    def __post_init__(self) -> None:
+        endpoint = urlsplit(self.endpoint or "")
+        if "@" in endpoint.netloc or endpoint.query:
+            raise ValueError("the endpoint holds credentials, which are given as options of their own")
+        if self.endpoint is not None and (
+            not self.endpoint.startswith(("http://", "https://"))
+            or not endpoint.hostname
+            or MISREAD.search(self.endpoint)
+        ):
+            raise ValueError("the endpoint is no URL of a server, such as https://objects.example.org")
+
+    @property
+    def server(self) -> str | None:
+        """Where requests go, if that is not the service that the URL names by itself; credentials are for one server.
+
+        >>> Options(account_name="mine").server
+        'https://mine.blob.core.windows.net'
+        """
+        if self.use_emulator:
+            return EMULATOR
+        if self.endpoint is None and self.account_name is not None:
+            return f"https://{self.account_name}.blob.core.windows.net"
+        return self.endpoint and self.endpoint.rstrip("/")
+
+    def keywords(self) -> dict[str, Any]:
+        """Return them as obstore's `from_url` takes them.
+
+        >>> Options(endpoint="http://127.0.0.1:9000", anonymous=True).keywords()
+        {'endpoint': 'http://127.0.0.1:9000', 'skip_signature': True, 'client_options': {'allow_http': True}}
+        """
+        found = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        found.pop("allow_http")
+        if found.pop("anonymous"):
+            found["skip_signature"] = True
+        if self.allow_http or (self.endpoint or "").startswith("http://"):
+            found["client_options"] = {"allow_http": True}
+        return found
+
+
+NONE = Options()
+StorageOptions = Mapping[str, Any] | Options | str | None
+_held: dict[tuple[str, str | None], dict[str, dict[str, Any]]] = {}  # by URL and server, and there by holder
+_lock = threading.Lock()
+Grants = dict[tuple[str, str | None], dict[str, Any]]
+
+
+def take_options(url: str, storage_options: StorageOptions) -> Options:
+    """Return what is public of a user's options for a URL, and hold the rest for all that lies below it.
+
+    Raises
+    ------
+    UsageError
+        For options of a local path, and for what are no options.
+
+    Examples
+    --------
+    >>> take_options("s3://open-data", "anonymous")
+    Options(anonymous=True)
+    """
+    if isinstance(storage_options, Options):
+        return storage_options
+    if not storage_options:
+        return NONE
+    if not is_remote(url):
+        raise UsageError(f"storage_options were given for {url!r}, which is a local path: leave them out")
+    if isinstance(storage_options, str):
+        if storage_options != ANONYMOUS:
+            raise UsageError(f"storage_options for {url!r} are a text, and no mapping; the one word is {ANONYMOUS!r}")
+        return Options(anonymous=True)
+    public, rest = _split(storage_options)
+    try:
+        options = msgspec.convert(public, Options, strict=False)  # a store has "true" for True
+    except msgspec.ValidationError as error:
+        raise UsageError(f"storage_options for {url!r} can't be used: {error}") from None
+    if rest:
+        grant({(url, options.server): rest, (url + BESIDE, options.server): rest})
+    return options
+
+
+def _split(storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    public: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for given, value in storage_options.items():
+        name = given.lower()
+        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
+        name = _OTHER_NAMES.get(name.removeprefix(prefix), name.removeprefix(prefix))
+        if name in ("skip_signature", "anon", ANONYMOUS):
+            public[ANONYMOUS] = value
+        elif name == "client_options":
+            client = dict(value)
+            if "allow_http" in client:
+                public["allow_http"] = client.pop("allow_http")
+            if client:
+                rest.setdefault("client_options", {}).update(client)
+        elif name in Options.__struct_fields__:
+            public[name] = value.rstrip("/") if name == "endpoint" and isinstance(value, str) else value
+        elif name in CLIENT_OPTIONS:
+            rest.setdefault("client_options", {})[name] = value
+        else:
+            rest[given.lower()] = value
+    return public, rest
+
+
+def is_public(name: str) -> bool:
+    """Tell whether an option may be seen by all.
+
+    >>> is_public("aws_endpoint_url"), is_public("secret_access_key")
+    (True, False)
+    """
+    return bool(_split({name: ""})[0]) or name.lower() in CLIENT_OPTIONS
+
+
+def grant(grants: Grants, holder: str = "") -> None:
+    """Hold options for URLs, in this process: those that were given last are used; a holder's own are replaced."""
+    with _lock:
+        for key, rest in grants.items():
+            holders = _held.setdefault(key, {})
+            holders.pop(holder, None)
+            holders[holder] = rest
+
+
+def revoke(holder: str) -> None:
+    """Forget what a holder was given; what others gave for the same URLs stays."""
+    with _lock:
+        for key in list(_held):
+            _held[key].pop(holder, None)
+            if not _held[key]:
+                del _held[key]
+
+
+def _last(holders: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return holders[next(reversed(holders))]
+
+
+def granted(urls: Iterable[str]) -> Grants:
+    """Return what is held for some URLs, as a worker's plugin takes it along."""
+    places = list(urls)
+    with _lock:
+        return {key: _last(held) for key, held in _held.items() if any(is_within(url, key[0]) for url in places)}
+
+
+def keywords(url: str, options: Options) -> dict[str, Any]:
+    """Return what obstore's `from_url` is to be given for a URL: what is public, and what is held for this very server."""
+    public = options.keywords()
+    with _lock:
+        places = [key for key in _held if key[1] == options.server and is_within(url, key[0])]
+        rest = dict(_last(_held[max(places, key=lambda key: len(key[0]))])) if places else {}
+    named = {"allow_http": True} if url.startswith("http://") else {}
+    client = {**named, **public.pop("client_options", {}), **rest.pop("client_options", {})}
+    return {**public, **rest, **({"client_options": client} if client else {})}

@@ -1,0 +1,172 @@
+"""Random access to the bytes of one file or object, wherever it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
+from weakref import finalize
+
+import obstore
+from obstore.exceptions import BaseError, GenericError, NotSupportedError
+from obstore.store import from_url
+
+from shardedstore.errors import UsageError
+from shardedstore.storage.access import NONE, Options, keywords
+from shardedstore.storage.remote_errors import status_of
+from shardedstore.storage.urls import is_remote
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+    from typing_extensions import Buffer as Bytes
+
+NO_HEAD = (405, 501)  # what a web server answers that only knows GET; obstore takes the first for a missing object
+INLINE = 1 << 20  # bytes; what is larger is worth the 100 microseconds that a hop to another thread costs
+
+
+class ByteSource(Protocol):
+    """Random access to the bytes of one file or object, for any number of threads at once."""
+
+    def tail(self, n: int) -> tuple[Bytes, int]:
+        """Return the last `n` bytes, or all if there are fewer, and the size of the whole."""
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """Return the bytes from `start` to `stop`; fewer only where the file ends before."""
+
+    async def aread(self, start: int, stop: int) -> Bytes:
+        """Return what `read` does."""
+
+
+class LocalFile:
+    """A file on a local disk. The descriptor is closed with the last reference, so never under a thread that reads."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        finalize(self, os.close, self._fd)
+
+    def tail(self, n: int) -> tuple[bytes, int]:
+        """Return the last bytes and the size."""
+        size = os.fstat(self._fd).st_size
+        return self.read(max(0, size - n), size), size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Read with pread, which has no position that threads could fight for."""
+        data = os.pread(self._fd, stop - start, start)  # on Linux at most 2 GiB
+        while len(data) < stop - start and (more := os.pread(self._fd, stop - start - len(data), start + len(data))):
+            data += more
+        return data
+
+    async def aread(self, start: int, stop: int) -> bytes:
+        """Read at once what is small, and in a thread what is large."""
+        return self.read(start, stop) if stop - start <= INLINE else await asyncio.to_thread(self.read, start, stop)
+
+
+class RemoteObject:
+    """An object in an object store."""
+
+    def __init__(self, store: ObjectStore, path: str) -> None:
+        self._store = store
+        self._path = path
+
+    def tail(self, n: int) -> tuple[Bytes, int]:
+        """Return the last bytes and the size: one request, or two where there are no suffix ranges (Azure)."""
+        try:
+            found = obstore.get(self._store, self._path, options={"range": {"suffix": n}})
+            return found.bytes(), found.meta["size"]
+        except (NotSupportedError, GenericError):
+            size = size_at(self._store, self._path)
+            if size is None:
+                raise FileNotFoundError(
+                    f"there is nothing of this name: check it, and the bucket's ({self._path})"
+                ) from None
+            return self.read(max(0, size - n), size), size
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """Make one range request."""
+        return obstore.get_range(self._store, self._path, start=start, end=stop) if stop > start else b""
+
+    async def aread(self, start: int, stop: int) -> Bytes:
+        """Make one range request."""
+        return await obstore.get_range_async(self._store, self._path, start=start, end=stop) if stop > start else b""
+
+
+def open_blob(url: str, options: Options = NONE) -> ByteSource:
+    """Open a file or object for reading."""
+    if not is_remote(url):
+        return LocalFile(url)
+    folder, _, name = url.rpartition("/")
+    return RemoteObject(object_store(folder, options, url), unquote(name))
+
+
+def nbytes_of(url: str, options: Options = NONE) -> int | None:
+    """Return the size of a file or object in bytes; None where there is none."""
+    if is_remote(url):
+        folder, _, name = url.rpartition("/")
+        return size_at(object_store(folder, options, url), unquote(name))
+    try:
+        return os.stat(url).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def size_at(store: ObjectStore, path: str) -> int | None:
+    """Return the size of an object in bytes; None where there is none."""
+    try:
+        return obstore.head(store, path)["size"]
+    except (FileNotFoundError, GenericError) as error:
+        if _says_missing(error):
+            return None
+        if status_of(error) not in NO_HEAD:
+            raise
+    try:
+        return obstore.get(store, path).meta["size"]  # whose body is left alone
+    except FileNotFoundError as error:
+        if _says_missing(error):
+            return None
+        raise
+
+
+def _says_missing(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) and status_of(error) not in NO_HEAD
+
+
+def object_store(folder: str, options: Options = NONE, url: str | None = None) -> ObjectStore:
+    """Return the client for a folder of an object store, shared by all that ask for the same.
+
+    What is held for `url`, one object in the folder, is used for it too.
+
+    Each would take 13 milliseconds, and connections of its own.
+
+    Raises
+    ------
+    UsageError
+        For options that obstore does not know.
+    """
+    environment = tuple(item for item in os.environ.items() if item[0].startswith(("AWS_", "AZURE_", "GOOGLE_")))
+    return _object_store(folder, _Keywords(keywords(url or folder, options)), environment)
+
+
+class _Keywords:
+    """Keyword arguments as a key of a cache."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values, self.text = values, repr(sorted(values.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keywords) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+@lru_cache(maxsize=64)
+def _object_store(folder: str, options: _Keywords, _environment: object) -> ObjectStore:
+    try:
+        return from_url(folder, **options.values)
+    except (BaseError, TypeError, ValueError) as error:
+        names = ", ".join(options.values) or "none"
+        raise UsageError(
+            f"{folder!r} can't be opened with the storage options given ({names}): {str(error).partition(chr(10))[0]}"
+        ) from None

@@ -1,0 +1,126 @@
+"""One file or object, written as a stream, that appears whole or not at all.
+
+On a local disk it is a temporary file that is renamed. In an object store it is one put where it is small, and else one
+multipart upload, which an exception aborts: nothing is held but the parts on their way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import obstore
+
+from shardedstore.errors import CorruptError, UsageError
+from shardedstore.storage.access import NONE, Options
+from shardedstore.storage.blobs import nbytes_of, object_store
+from shardedstore.storage.buffers import writev_all
+from shardedstore.storage.limiter import WRITES
+from shardedstore.storage.publish import published
+from shardedstore.storage.urls import is_remote
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    Write = Callable[[list[Buffer]], None]
+
+LEAST_PART = 8 << 20  # bytes
+MOST_PARTS = 9_000  # S3 takes 10,000
+BYTES_ON_THEIR_WAY = 96 << 20
+_COPIED = 1 << 18  # what is smaller is gathered first: a call into the client costs some microseconds
+
+
+def part_nbytes(most: int) -> int:
+    """Return the size of an upload's parts, in bytes, for an object of at most `most` bytes.
+
+    >>> part_nbytes(0) == LEAST_PART, 9_000 * part_nbytes(5 << 40) >= 5 << 40
+    (True, True)
+    """
+    return max(LEAST_PART, -(-most // MOST_PARTS) + 1)
+
+
+@contextmanager
+def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
+    """Open a file or object, and give a function that appends buffers to it.
+
+    Parameters
+    ----------
+    most : int
+        The most bytes that it can have, as far as is known; only an upload's parts depend on it.
+
+    Raises
+    ------
+    UsageError
+        When an upload would have more parts than an object store takes.
+    CorruptError
+        When what is there in the end has another size than what was written.
+    """
+    if not is_remote(url):
+        with published(url) as descriptor:
+            counted = _Counted(writev_all(descriptor))
+            yield counted.write
+            _check_size(url, os.fstat(descriptor).st_size, counted.nbytes)
+        return
+    folder, _, name = url.rpartition("/")
+    size = part_nbytes(most)
+    writer = obstore.open_writer(
+        object_store(folder, options),
+        unquote(name),
+        buffer_size=size,
+        max_concurrency=max(1, min(12, int(WRITES.bound), BYTES_ON_THEIR_WAY // size)),
+    )
+    with writer:
+        upload = _Upload(writer, url, size)
+        yield upload.write
+    _check_size(url, nbytes_of(url, options), upload.nbytes)
+
+
+def _check_size(url: str, found: int | None, written: int) -> None:
+    if found != written:
+        raise CorruptError(f"{url!r} has {found} bytes, where {written} were written: is the disk full?")
+
+
+class _Counted:
+    """Counts what is written."""
+
+    def __init__(self, write: Write) -> None:
+        self._to, self.nbytes = write, 0
+
+    def write(self, parts: list[Buffer]) -> None:
+        """Write buffers."""
+        self.nbytes += sum(len(part) if isinstance(part, bytes) else memoryview(part).nbytes for part in parts)
+        self._to(parts)
+
+
+class _Upload:
+    """Appends to a writer of obstore, in few calls."""
+
+    def __init__(self, writer: obstore.WritableFile, url: str, part: int) -> None:
+        self.writer, self.url = writer, url
+        self.nbytes, self.most = 0, (MOST_PARTS + 900) * part
+
+    def write(self, parts: list[Buffer]) -> None:
+        """Append buffers."""
+        small: list[Buffer] = []
+        for part in parts:
+            if memoryview(part).nbytes < _COPIED:
+                small.append(part)
+                continue
+            self._write(b"".join(small))
+            self._write(part)
+            small = []
+        self._write(b"".join(small))
+
+    def _write(self, data: Buffer) -> None:
+        nbytes = memoryview(data).nbytes
+        self.nbytes += nbytes
+        if self.nbytes > self.most:
+            raise UsageError(
+                f"{self.url!r} becomes far larger than its shard's decoded size, and than an upload's parts can hold: "
+                "divide the source into smaller shards"
+            )
+        if nbytes:
+            self.writer.write(data)

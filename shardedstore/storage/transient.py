@@ -1,0 +1,50 @@
+"""Which errors may go away by themselves, and how an error is told in a line."""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from obstore.exceptions import BaseError, GenericError
+
+from shardedstore.storage.remote_errors import explain, is_of_object_store, status_of
+
+T = TypeVar("T")
+ATTEMPTS = 4  # at a listing, which obstore does not take up again where its answer breaks off
+SOON = 10.0  # seconds; an error that comes later is one of obstore's own retries, which took long enough
+FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
+REFUSED = range(400, 408)  # of HTTP: what the server will refuse again
+TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether an error may go away by itself: the network, a time-out, a busy disk; not what is wrong in the data.
+
+    >>> is_transient(TimeoutError()), is_transient(ValueError()), is_transient(OSError(errno.ENOSPC, "full"))
+    (True, False, False)
+    """
+    if isinstance(error, OSError) and not is_of_object_store(error):
+        return isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT
+    return isinstance(error, GenericError | OSError) and status_of(error) not in REFUSED
+
+
+def patiently(look: Callable[[], T]) -> T:
+    """Return what a function gives that only looks, and call it again after errors that come soon and may go away."""
+    begun = time.monotonic()
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return look()
+        except (OSError, BaseError) as error:
+            if not is_transient(error) or time.monotonic() - begun > SOON:
+                raise
+        time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+    return look()
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what an error says, with its kind."""
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {explain(error) if is_of_object_store(error) else error}{notes}"

@@ -1,0 +1,161 @@
+"""Local paths and URLs of object stores, in the one form in which locations hold them."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import quote, unquote, urlsplit
+
+from shardedstore.errors import UsageError
+
+BESIDE = ".shardedstore"  # ends the name of the folder that an ordinary Zarr's config and ledger stand in, beside it
+MISREAD = re.compile(r"[#\\\x00-\x1f\x7f]")  # a client drops them, with what follows, or takes them for a slash
+SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
+_ALIASES = {"s3a": "s3", "adl": "az", "azure": "az", "abfs": "az", "abfss": "az"}
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a URL leads to an object store.
+
+    >>> is_remote("s3://bucket/a.zarr"), is_remote("/data/a.zarr"), is_remote("file:///data/a.zarr")
+    (True, False, False)
+    """
+    scheme = _scheme(url)
+    return scheme is not None and scheme != "file"
+
+
+def is_within(url: str, place: str) -> bool:
+    """Tell whether a URL is a place, or lies below it.
+
+    >>> is_within("s3://bucket/a/b", "s3://bucket/a"), is_within("/data/ab", "/data/a")
+    (True, False)
+    """
+    return f"{url}/".startswith(f"{place.rstrip('/')}/")
+
+
+def real_url(url: str) -> str:
+    """Return a local path without links, and a URL in one of the forms that lead to the same.
+
+    >>> real_url("s3a://bucket/my%20cube.zarr")
+    's3://bucket/my cube.zarr'
+    """
+    if not is_remote(url):
+        return os.path.realpath(url)
+    scheme, _, place = url.partition("://")
+    return f"{_ALIASES.get(scheme.lower(), scheme.lower())}://{unquote(place)}"
+
+
+def join_url(folder: str, name: str) -> str:
+    """Return the URL of what has a name in a folder.
+
+    >>> join_url("s3://bucket", "a/0.zip"), join_url("/out", "")
+    ('s3://bucket/a/0.zip', '/out')
+    """
+    return f"{folder.rstrip('/')}/{name}" if name else folder
+
+
+def quote_name(name: str) -> str:
+    """Return a name as it stands in the URL of an object.
+
+    >>> quote_name("a b/100%/{block}.zip")
+    'a%20b/100%25/{block}.zip'
+    """
+    return quote(name, safe="/{}~!$&'()*+,;=:@")
+
+
+def object_url(folder: str, name: str) -> str:
+    """Return the URL of the file or object that has a name, such as a key, in a folder.
+
+    >>> object_url("s3://bucket", "a b/0.zip"), object_url("/out", "a b/0.zip")
+    ('s3://bucket/a%20b/0.zip', '/out/a b/0.zip')
+    """
+    return join_url(folder, quote_name(name) if is_remote(folder) else name)
+
+
+def fill_url(url: str, **values: str) -> str:
+    """Return a URL in which names stand for what is in braces.
+
+    >>> fill_url("s3://bucket/{block}/{name}.zarr", block="0", name="a b"), fill_url("/in/{name}.zarr", name="a b")
+    ('s3://bucket/0/a%20b.zarr', '/in/a b.zarr')
+    """
+    quoted = quote_name if is_remote(url) else str
+    return re.sub("{(" + "|".join(values) + ")}", lambda found: quoted(values[found[1]]), url)
+
+
+def unquote_name(name: str, url: str) -> str:
+    """Return the name of what the last part of a URL stands for; a local path stands for itself.
+
+    >>> unquote_name("a%20b", "s3://bucket/a%20b"), unquote_name("a%20b", "/a%20b")
+    ('a b', 'a%20b')
+    """
+    return unquote(name) if is_remote(url) else name
+
+
+def _scheme(url: str) -> str | None:
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return match[1].lower() if match else None
+
+
+def unreadable(url: str) -> str | None:
+    r"""Return what in a URL or a path can be part of no name.
+
+    >>> unreadable("/data/a\0b"), unreadable("/data/ä")
+    ('\x00', None)
+    """
+    if "\0" in url:
+        return "\0"
+    try:
+        url.encode() if is_remote(url) else os.fsencode(url)
+    except UnicodeEncodeError as error:
+        return url[error.start]
+    return None
+
+
+def normalize(url: str | os.PathLike[str]) -> str:
+    """Return a URL as locations hold it: local paths absolute, others without a slash at the end.
+
+    >>> normalize("file:///data/my%20cube.zarr/"), normalize("s3://bucket/era5.zarr/")
+    ('/data/my cube.zarr', 's3://bucket/era5.zarr')
+
+    Raises
+    ------
+    UsageError
+        For a scheme that is not known, for credentials in the URL, and for what clients drop from one or read otherwise.
+    """
+    text = os.fspath(url)
+    scheme = _scheme(text)
+    if scheme is None:
+        if not text:
+            raise UsageError("an empty path was given: name a folder, a zip or a URL")
+        return os.path.abspath(os.path.expanduser(text))
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise UsageError(f"{text.rpartition('@')[2]!r} is not a URL: {error}") from None
+    if found := MISREAD.search(text):
+        raise UsageError(
+            f"the URL {_public(text)!r} has {found[0]!r}: write {quote(found[0])}, if it is part of a name"
+        )
+    if scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise UsageError(
+                f"the URL {_public(text)!r} is of a file on another machine: write file:///, and its path here"
+            )
+        if "?" in text:
+            raise UsageError(f"the URL {text!r} has '?': write %3F, if it is part of a name")
+        return os.path.abspath(unquote(parts.path))
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"{scheme}:// is not a scheme that is known here (in {_public(text)!r}): use {', '.join(SCHEMES)}"
+        )
+    user, at, _ = parts.netloc.rpartition("@")
+    if (at and (scheme not in ("abfs", "abfss") or ":" in user)) or parts.query:
+        raise UsageError(f"the URL {_public(text)!r} holds credentials: give them to the environment instead")
+    if any(part in (".", "..") for part in unquote(urlsplit(text).path).split("/")):
+        raise UsageError(f"the URL {_public(text)!r} has a segment '.' or '..': write the path that it leads to")
+    return text.rstrip("/")
+
+
+def _public(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

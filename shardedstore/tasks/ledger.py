@@ -1,0 +1,236 @@
+"""The ledger: the append-only record of the shards that are done, kept beside them in files of many shards each.
+
+A worker appends to a file of its own for each attempt at a segment, so nothing is ever written by two; a line that a
+crash cut short is passed over. When a job has ended, its files are compacted into one; what is appended later stands
+beside it. A file is removed only when another that holds its records is written, so a reader that misses one looks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+import msgspec
+
+from shardedstore.codecs.datadigest import DataSum
+from shardedstore.components.kinds import Location
+from shardedstore.storage.folders import ENDED, STARTED, STORAGE_ERRORS, Folder
+from shardedstore.tasks.compacted import pack, read_one, unpack
+
+FOLDER = ".shardedstore"
+PER_FOLDER = 64  # segments
+READERS = 16  # threads
+INHERITED = "inherited"
+LOOKS = 10  # how often compacted files are looked for that are compacted again meanwhile
+_APPENDED = re.compile(rf"\d+/(\d+)-(?:{INHERITED}|[0-9a-f]+(?:-(\w+))?)\.jsonl")  # below the ledger's folder
+_COMPACTED = re.compile(r"compacted-[0-9a-f]+\.jsonl\.zst")
+
+logger = logging.getLogger("shardedstore")
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One shard that is done: its number in the job, what was written, and where if that does not follow from the plan.
+
+    For people: the seconds that it took, the attempts, and the worker's host and process. `source` is what the source was,
+    where that was looked at closer than its metadata; `generation` that of the object, where an earlier job made it.
+    `digests` are of the decoded data that was written, by array, where that was asked for.
+    """
+
+    shard: int
+    entries: int
+    nbytes: int
+    digest: str
+    location: Location | None = None
+    names: int = 0
+    seconds: float = 0.0
+    attempts: int = 1
+    worker: str = ""
+    source: str = ""
+    generation: int = 0
+    digests: dict[str, DataSum] | None = None
+
+
+class Ledger(NamedTuple):
+    """The records of one generation at a destination."""
+
+    folder: Folder
+    generation: int
+
+    @property
+    def _root(self) -> str:
+        return f"{FOLDER}/ledger/{self.generation}"
+
+    def read(self) -> dict[int, Record]:
+        """Return all records by shard number."""
+        sizes = self.folder.sizes(self._root)
+        found = self._there(_in_order(n for n, nbytes in sizes if nbytes and not _COMPACTED.fullmatch(self._below(n))))
+
+        def lines(name: str) -> Iterator[bytes]:
+            return (lines for _, lines in unpack(self.folder.read(name), name))
+
+        return _by_shard([*self._from_compacted(lines), *found])
+
+    def read_segment(self, segment: int) -> dict[int, Record]:
+        """Return the records of one segment."""
+        found = self._there(_in_order(self._files(segment)))
+
+        def lines(name: str) -> Iterator[bytes]:
+            yield read_one(self.folder.blob(name), segment, name)
+
+        return _by_shard([*self._from_compacted(lines), *found])
+
+    def owns(self, name: str) -> bool:
+        """Tell whether a file at the destination is one of the ledger's."""
+        if not name.startswith(f"{self._root}/"):
+            return False
+        below = self._below(name)
+        return below == INHERITED or bool(_APPENDED.fullmatch(below) or _COMPACTED.fullmatch(below))
+
+    def is_compacted(self) -> bool:
+        """Tell whether the job has ended, and its config was written."""
+        return bool(self._compacted())
+
+    def compact(self, without: frozenset[int] = frozenset()) -> None:
+        """Gather all that was written until now in one file, and remove what it was gathered from.
+
+        It can be done by several at once, and be interrupted: then some records are there twice. The records of shards in
+        `without` are dropped, so that the job makes these again.
+        """
+        sizes = dict(self.folder.sizes(self._root))
+        files, packed = self._appended(sizes), [name for name in sizes if _COMPACTED.fullmatch(self._below(name))]
+        if packed and not files and len(packed) == 1 and not without:
+            return
+        segments: defaultdict[int, list[bytes]] = defaultdict(list)
+        for data in self._read(packed):
+            for segment, lines in unpack(data, self._root):
+                segments[segment].append(lines)
+        filled = [name for name in _in_order(files) if sizes[name]]
+        for name, data in zip(filled, self._read(filled), strict=True):
+            segments[files[name]].append(data)
+            sizes[name] = len(data)
+        encode = msgspec.json.Encoder().encode_lines
+        merged = {
+            segment: encode(record for record in _by_shard(some).values() if record.shard not in without)
+            for segment, some in segments.items()
+        }
+        self.folder.write(f"{self._root}/compacted-{secrets.token_hex(6)}.jsonl.zst", pack(merged))
+        now = dict(self.folder.sizes(self._root))
+        self.folder.remove_all([name for name in (*files, *packed) if now.get(name) == sizes[name]])
+
+    @contextmanager
+    def writer(self, segment: int) -> Iterator[Callable[[Record], None]]:
+        """Give a function that appends a record; see `Folder.appender` for when it is kept."""
+        encode = msgspec.json.Encoder().encode
+        with self.folder.appender(f"{self._folder(segment)}/{segment}") as append:
+            yield lambda record: append(encode(record) + b"\n")
+
+    def inherit(self, segments: Iterable[tuple[int, list[Record]]]) -> None:
+        """Keep the records that are taken over from an earlier generation, by segment."""
+        encode = msgspec.json.Encoder().encode
+        for segment, records in segments:
+            data = b"".join(encode(record) + b"\n" for record in records)
+            self.folder.write(f"{self._folder(segment)}/{segment}-{INHERITED}.jsonl", data)
+        self.folder.write(f"{self._root}/{INHERITED}", b"")
+
+    def has_inherited(self) -> bool:
+        """Tell whether all that is taken over is kept."""
+        return self.folder.nbytes(f"{self._root}/{INHERITED}") is not None
+
+    def unfinished(self) -> bool:
+        """Tell whether a writer died, in an object store: an upload of its shard may be left there, unfinished."""
+        names = [name.removesuffix(".jsonl") for name, _ in self.folder.sizes(self._root)]
+        started = {stem for stem, _, label in (name.rpartition("-") for name in names) if label == STARTED}
+        ended = {stem for stem, _, label in (name.rpartition("-") for name in names) if label == ENDED}
+        return bool(started - ended)
+
+    def _folder(self, segment: int) -> str:
+        return f"{self._root}/{segment // PER_FOLDER}"
+
+    def _files(self, segment: int) -> list[str]:
+        folder = self._folder(segment)
+        return [f"{folder}/{name}" for name in self.folder.names(folder) if name.startswith(f"{segment}-")]
+
+    def _compacted(self) -> list[str]:
+        with suppress(NotADirectoryError):  # what stands in the way is told when something is written
+            return [f"{self._root}/{name}" for name in self.folder.names(self._root) if _COMPACTED.fullmatch(name)]
+        return []
+
+    def _appended(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the segments of the files that were appended to, without what tells of a writer that died."""
+        found = {name: match for name in names if (match := _APPENDED.fullmatch(self._below(name)))}
+        ended = {name.rpartition("-")[0] for name, match in found.items() if match[2] == ENDED}
+        return {
+            name: int(match[1])
+            for name, match in found.items()
+            if match[2] != STARTED or name.rpartition("-")[0] in ended
+        }
+
+    def _below(self, name: str) -> str:
+        return name.removeprefix(f"{self._root}/")
+
+    def _read(self, names: list[str]) -> list[bytes]:
+        if not names:
+            return []
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self.folder.read, names))
+
+    def _there(self, names: list[str]) -> list[bytes]:
+        """Read files but those that were compacted since they were listed; what is compacted must be read after them."""
+
+        def read(name: str) -> bytes:
+            try:
+                return self.folder.read(name)
+            except FileNotFoundError:
+                return b""
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(read, names))
+
+    def _from_compacted(self, lines: Callable[[str], Iterator[bytes]]) -> list[bytes]:
+        """Return what is read of the files that were compacted, and of their successors where they are gone."""
+        for _ in range(LOOKS):
+            with suppress(FileNotFoundError):
+                return [some for name in self._compacted() for some in lines(name)]
+        raise FileNotFoundError(f"the files at {self._root!r} of {self.folder.url!r} are compacted all the time")
+
+
+def compact(ledger: Ledger) -> None:
+    """Compact a ledger, if that can be done: nothing depends on it."""
+    try:
+        ledger.compact()
+    except STORAGE_ERRORS as error:
+        logger.warning("the ledger at %s stays as it is: %s", ledger.folder.url, error)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Sort the names of files so that what was taken over comes before what was made since."""
+    return sorted(names, key=lambda name: (not name.endswith(f"-{INHERITED}.jsonl"), name))
+
+
+def _by_shard(files: Iterable[bytes]) -> dict[int, Record]:
+    """Return the records of some files by shard number: of two for one shard, that of the later file."""
+    return {record.shard: record for data in files for record in _parse(data)}
+
+
+def _parse(data: bytes) -> Iterable[Record]:
+    whole = data[: data.rfind(b"\n") + 1]  # what follows is torn
+    decoder = msgspec.json.Decoder(Record)
+    try:
+        return decoder.decode_lines(whole)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _parse_each(whole)
+
+
+def _parse_each(lines: bytes) -> Iterator[Record]:
+    decode = msgspec.json.Decoder(Record).decode
+    for line in lines.split(b"\n"):
+        try:
+            yield decode(line)
+        except msgspec.DecodeError:
+            continue

@@ -1,0 +1,311 @@
+"""What a job will do: its shards numbered, weighed by arithmetic, and cut into segments of about equal weight.
+
+Shards are described by ranges, not by an object each; a segment is a fixed range of shard numbers, whatever cluster
+runs it. It is one task, and what its records are kept by.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from shardedstore.chain import Shard
+from shardedstore.components.grown import AGAIN, is_view
+from shardedstore.components.kinds import Config, Group, Location, url_of
+from shardedstore.components.members import Division, Homes, Members
+from shardedstore.errors import PartitionError, UsageError
+from shardedstore.grid import Blocks, Coords
+from shardedstore.metadata import ArrayMeta, GroupMeta
+from shardedstore.mounts import join
+from shardedstore.reading.hierarchy import Node, digest, read_nodes
+from shardedstore.storage.urls import is_remote
+
+PER_FILE = 1 << 10  # bytes that its names and headers take at most, in a zip
+PER_CHUNK = 32 << 10  # bytes that take as long to copy as a chunk takes to open
+LEAST_WEIGHT = 192 << 20  # of a segment, in bytes, some 100 ms: below, scheduling costs more than it gains
+FAR = 8  # how much longer it takes from or to an object store
+MOST_SEGMENTS = 4096
+MOST_SHARDS = 256  # in a segment
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Some shards of one mount: the base, a whole component, or the shards `first` to `stop` of an array or of members.
+
+    `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out. `members` are
+    those of its own shards, and `zarr_format` is what they must have. `consolidated` are the groups in the component whose
+    consolidated metadata is not carried, as it would be stale, and None all of them; `nbytes` is the most that a shard can
+    take decoded, with something for each file.
+    """
+
+    number: int
+    path: str
+    location: Location
+    blocks: Blocks | None = None
+    first: int = 0
+    stop: int = 1
+    exceptions: dict[str, Location] = {}
+    mounted: dict[str, Division | None] | None = None
+    consolidated: frozenset[str] | None = frozenset()
+    nbytes: int = 0
+    members: Members | None = None
+    zarr_format: int = 0
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the shards."""
+        return range(self.number, self.number + self.stop - self.first)
+
+    def shards(self) -> Iterator[tuple[int, Shard]]:
+        """Yield the numbers and places of the shards."""
+        if self.members is not None:
+            yield from self._of_members(self.members)
+            return
+        divided = frozenset(path for path, blocks in (self.mounted or {}).items() if isinstance(blocks, Blocks))
+        for number, block in zip(self.numbers, self._indices(), strict=True):
+            yield number, Shard(self.path, self.blocks, block, self.mounted is not None, self.nbytes, divided)
+
+    def _of_members(self, members: Members) -> Iterator[tuple[int, Shard]]:
+        for number, i, names in zip(self.numbers, range(self.first, self.stop), members.shards(), strict=True):
+            if members.together == 1:
+                yield number, Shard(join(self.path, names[0]), members=names)
+            else:
+                yield number, Shard(self.path, members=names, bundle=i)
+
+    @property
+    def division(self) -> Division | None:
+        """What the mount is divided into, as far as it is known here; None for one component."""
+        return self.members or self.blocks
+
+    def _indices(self) -> Iterator[Coords | None]:
+        if self.blocks is None:
+            yield None
+            return
+        i = self.first
+        while i < self.stop:  # a row of the grid at a time, as there may be a million
+            *lead, start = self.blocks.index(i)
+            end = min(start + self.stop - i, self.blocks.grid[-1])
+            for last in range(start, end):
+                yield (*lead, last)
+            i += end - start
+
+    def cut(self, first: int, stop: int) -> Run:
+        """Return a part of the run, with the locations of its own blocks only."""
+        start, end = first - self.first, stop - self.first
+        members = None if self.members is None else self.members.cut(start, end)
+        part = msgspec.structs.replace(self, number=self.number + start, first=first, stop=stop, members=members)
+        if not self.exceptions:
+            return part
+        names = (shard.block_name for _, shard in part.shards())
+        kept = {name: self.exceptions[name] for name in names if name in self.exceptions}
+        return msgspec.structs.replace(part, exceptions=kept)
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A fixed range of a job's shards: one task."""
+
+    number: int
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """What the dashboard shows: the path of the first shard."""
+        return self.runs[0].path or "base"
+
+    @property
+    def count(self) -> int:
+        """The number of shards."""
+        return sum(run.stop - run.first for run in self.runs)
+
+    def split(self) -> list[Segment]:
+        """Return a segment of the same number for each shard."""
+        return [Segment(self.number, (run.cut(i, i + 1),)) for run in self.runs for i in range(run.first, run.stop)]
+
+    def without(self, done: frozenset[int]) -> Segment:
+        """Return the segment without some shards; it may be empty."""
+        kept: list[Run] = []
+        for run in self.runs:
+            left = [number for number in run.numbers if number not in done]
+            for _, some in itertools.groupby(enumerate(left), lambda counted: counted[1] - counted[0]):
+                stretch = [number for _, number in some]
+                first = run.first + stretch[0] - run.number
+                kept.append(run.cut(first, first + len(stretch)))
+        return Segment(self.number, tuple(kept))
+
+
+class Load(NamedTuple):
+    """What a mount's shards hold together, by arithmetic: chunks that are missing are counted."""
+
+    files: int = 0
+    nbytes: int = 0
+
+    @property
+    def weight(self) -> int:
+        """How long it takes, in bytes."""
+        return self.nbytes + self.files * PER_CHUNK
+
+    def times(self, count: int) -> Load:
+        """Return what so many of the kind hold."""
+        return Load(self.files * count, self.nbytes * count)
+
+    def most(self, blocks: Blocks | None) -> int:
+        """Return the most bytes that one shard takes decoded, with something for each file."""
+        total = self.nbytes + self.files * PER_FILE
+        if blocks is None:
+            return total
+        in_block = math.prod(blocks.chunks) * math.prod(blocks.chunk_grid[len(blocks.chunks) :])
+        return -(-total * in_block // math.prod(blocks.chunk_grid))
+
+
+class Plan(NamedTuple):
+    """The shards of a store, and what is known of them before anything runs.
+
+    `consolidated` are the groups that get consolidated metadata at the end.
+    """
+
+    config: Config
+    nodes: dict[str, Node]
+    runs: tuple[Run, ...]
+    loads: tuple[Load, ...]
+    consolidated: tuple[str, ...] = ()
+
+    @property
+    def shard_count(self) -> int:
+        """The number of shards, the base among them."""
+        return self.runs[-1].number + self.runs[-1].stop
+
+    @property
+    def files(self) -> int:
+        """The most files that the source can have."""
+        return sum(load.files for load in self.loads)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the decoded data, in bytes."""
+        return sum(load.nbytes for load in self.loads)
+
+    @property
+    def source(self) -> str:
+        """A digest of the source's metadata."""
+        return digest(self.nodes)
+
+    def segments(self, *, to_remote: bool = False) -> list[Segment]:
+        """Cut the shards into segments of about equal weight; `to_remote` tells that they go to an object store."""
+        total = sum(load.weight for load in self.loads)
+        source = self.runs[-1].location if isinstance(self.config.base, Group) else self.config.base
+        is_far = to_remote or is_remote(url_of(source) or "")
+        most = max(LEAST_WEIGHT // (FAR if is_far else 1), total // MOST_SEGMENTS)
+        segments: list[Segment] = []
+        open_runs: list[Run] = []
+        room, places = most, MOST_SHARDS
+
+        def close() -> None:
+            nonlocal room, places
+            if open_runs:
+                segments.append(Segment(len(segments), tuple(open_runs)))
+            open_runs.clear()
+            room, places = most, MOST_SHARDS
+
+        for run, load in zip(self.runs, self.loads, strict=True):
+            weight = max(load.weight // (run.stop - run.first), 1)
+            first = run.first
+            while first < run.stop:
+                take = min(run.stop - first, max(room // weight, 0 if open_runs else 1), places)
+                if not take:
+                    close()
+                    continue
+                open_runs.append(run.cut(first, first + take))
+                first, room, places = first + take, room - take * weight, places - take
+        close()
+        return segments
+
+
+def make_plan(config: Config, consolidated: bool | None = None) -> Plan:
+    """Number and weigh the shards of a store, from its metadata alone.
+
+    Raises
+    ------
+    PartitionError
+        Where an array is not there, or no longer as it was when it was divided.
+    UsageError
+        Where consolidated metadata is asked for, and the root is no group.
+    """
+    nodes = read_nodes(config)
+    mounted = {path: mount.division for path, mount in config.shards.items()}
+    for path, blocks in mounted.items():
+        if isinstance(blocks, Blocks):
+            _check_array(path, blocks, nodes.get(path), is_view(config.shards[path]))
+            nodes[path] = nodes[path]._replace(blocks=blocks)
+    homes = Homes(mounted)
+    loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in mounted}}
+    for path, node in nodes.items():
+        home = homes.find(path)
+        loads[home][0] += len(node.documents)
+        if isinstance(node.meta, ArrayMeta):
+            load = loads[path if isinstance(mounted.get(path), Blocks) else home]
+            load[0] += node.meta.chunk_count
+            load[1] += node.meta.nbytes
+    stale: dict[str | None, list[str]] = defaultdict(list)
+    for path in _groups(nodes, None):
+        home = homes.find(path)
+        stale[home].append(path if home is None else path[len(home) :].lstrip("/"))
+    runs, found = list[Run](), list[Load]()
+    for run, (home, counts) in zip(shard_runs(config), loads.items(), strict=True):
+        own, members = Load(*counts), run.members
+        if members is None:
+            known = msgspec.structs.replace(run, consolidated=frozenset(stale[home]), nbytes=own.most(run.blocks))
+        else:
+            known = _of_members(run, members, nodes, consolidated)
+        runs.append(known)
+        found.append(own if members is None or members.parts else own.times(len(members.names)))
+    return Plan(config, nodes, tuple(runs), tuple(found), _groups(nodes, consolidated))
+
+
+def _of_members(run: Run, members: Members, nodes: Mapping[str, Node], consolidated: bool | None) -> Run:
+    """Return a run of members with their format, and whether they lose their consolidated metadata."""
+    if consolidated and not members.parts:
+        raise UsageError(
+            f"consolidated=True would need the metadata of all {len(members.names):,} members of a collection, which only the "
+            "workers read: leave it out"
+        )
+    zarr_format = nodes[join(run.path, members.names[0])].meta.zarr_format
+    stale = None if members.parts or consolidated is False else frozenset[str]()
+    return msgspec.structs.replace(run, zarr_format=zarr_format, consolidated=stale)
+
+
+def shard_runs(config: Config) -> list[Run]:
+    """Return the shards of a store, numbered as in a job, from its config alone."""
+    runs = [Run(0, "", config.base, mounted={path: mount.division for path, mount in config.shards.items()})]
+    for path, mount in config.shards.items():
+        number = runs[-1].number + runs[-1].stop
+        one = Run(number, path, mount.location, mount.blocks, 0, mount.count, mount.exceptions, members=mount.members)
+        runs.append(one)
+    return runs
+
+
+def _groups(nodes: Mapping[str, Node], consolidated: bool | None) -> tuple[str, ...]:
+    """Return the groups that get consolidated metadata: those of the source, with True also the root, with False none."""
+    if consolidated is False:
+        return ()
+    if consolidated and not isinstance(nodes[""].meta, GroupMeta):
+        raise UsageError(
+            "consolidated=True is for a Zarr whose root is a group, and this one's is an array: leave it out"
+        )
+    groups = (
+        (path, node.meta) for path, node in nodes.items() if isinstance(node.meta, GroupMeta) and not node.is_sample
+    )
+    return tuple(path for path, meta in groups if meta.consolidated or (consolidated and not path))
+
+
+def _check_array(path: str, blocks: Blocks, node: Node | None, is_of_source: bool) -> None:
+    if node is None or not isinstance(node.meta, ArrayMeta):
+        raise PartitionError(f"{path!r} is divided into blocks, but the source has no array there: partition it again")
+    if node.meta.chunk_grid != blocks.chunk_grid or node.meta.keys != blocks.keys:
+        raise PartitionError(
+            f"{path!r} was divided as an array of {blocks.chunk_grid} chunks, and now has {node.meta.chunk_grid}: "
+            f"{'partition the source again' if is_of_source else AGAIN}"
+        )

@@ -1,0 +1,71 @@
+"""What a job is going to make, as its file says from the start: enough to open what it has made half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from shardedstore.chain import Chain
+from shardedstore.components.kinds import Config, Location, Mount, ViewOf
+from shardedstore.components.members import Members
+from shardedstore.config.document import to_dict
+from shardedstore.grid import Blocks
+from shardedstore.metadata import ArrayMeta
+from shardedstore.reading.hierarchy import Node
+from shardedstore.storage.urls import normalize, object_url
+from shardedstore.tasks.plan import Plan, Run
+
+Mixes = Literal["blocks", "arrays", "end"]
+
+
+class Planned(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a job's result can stand in for its source before all of it is there, and where it is going to be.
+
+    `mixes` is ``"blocks"`` where shards of both go together as they are, ``"arrays"`` where an array must be of one or the
+    other, and ``"end"`` where all must. `config` is the result's as a JSON document, with the names of generation 1 and
+    URLs relative to the destination; it is empty for one ordinary Zarr, and for a function, whose records tell.
+    """
+
+    mixes: Mixes = "end"
+    config: dict[str, Any] = {}
+
+
+def plan_result(plan: Plan, chain: Chain) -> Planned:
+    """Return what a chain is going to make of a source."""
+    if chain.function is not None:
+        return Planned("arrays")
+    sink = chain.sink
+    if sink is None or sink.is_one_zarr:
+        return Planned()
+    nodes, folder = after(chain, plan.nodes), normalize(sink.url)
+
+    def mount(run: Run) -> Mount:
+        name = sink.target(None if run.mounted is not None else run.path, run.division is not None)
+        blocks = run.blocks and _blocks_after(run.blocks, nodes.get(run.path))
+        return Mount(held(sink.location(object_url(folder, name)), run.members), blocks, members=run.members)
+
+    base, *others = ((run.path, mount(run)) for run in plan.runs)
+    formats = {path: node.meta.zarr_format for path, node in plan.nodes.items()}
+    kept = all(formats.get(path) == node.meta.zarr_format for path, node in nodes.items())
+    mixes: Mixes = "end" if not kept else "arrays" if chain.steps else "blocks"
+    return Planned(mixes, to_dict(Config(base[1].location, dict(others)), folder))
+
+
+def held(location: Location, members: Members | None) -> Location:
+    """Return where members are that stand together at a location; what is no such thing is there itself."""
+    return location if members is None or members.together == 1 else ViewOf(location, "{name}")
+
+
+def after(chain: Chain, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
+    """Return a source's metadata as the steps of a chain leave it."""
+    for step in chain.steps:
+        nodes = step.changed(nodes)
+    return nodes
+
+
+def _blocks_after(blocks: Blocks, node: Node | None) -> Blocks:
+    if node is None or not isinstance(node.meta, ArrayMeta) or node.meta.keys is None:
+        return blocks
+    return msgspec.structs.replace(node.blocks or blocks, keys=node.meta.keys)

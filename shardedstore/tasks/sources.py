@@ -1,0 +1,62 @@
+"""The components of a plan's runs, opened: of a view, what it is a view of is opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+
+from shardedstore.chain import Shard
+from shardedstore.components.bundle import Bundle
+from shardedstore.components.kinds import Location, Opened, ViewOf, at_member, at_shard, beside_others, is_template
+from shardedstore.components.opening import open_block, open_location
+from shardedstore.components.views import Remainder, View
+from shardedstore.tasks.plan import Run, Segment
+
+
+def opened_runs(segment: Segment) -> Iterator[Run]:
+    """Yield a segment's runs with their sources open, so that the directory of a zip is read once for all its shards."""
+    sources: dict[Location, Opened] = {}
+    for run in segment.runs:
+        if not isinstance(run.location, ViewOf) or is_template(run.location):
+            yield run
+            continue
+        source = run.location.source
+        if source not in sources:
+            sources[source] = Opened(open_location(source))
+        yield msgspec.structs.replace(run, location=ViewOf(sources[source], run.location.path))
+
+
+def _bundle(run: Run, shard: Shard) -> Bundle:
+    """Return several members as one store; what they are views of is opened once."""
+    sources: dict[Location, Store] = {}
+    template = at_shard(run.location, run.members, shard.block_name, run.exceptions)
+
+    def open_member(name: str) -> Store:
+        location = beside_others(at_member(template, shard.block_name, name))
+        if not isinstance(location, ViewOf):
+            return open_location(location)
+        if isinstance(location.source, Opened):
+            return View(location.source.store, location.path)
+        if location.source not in sources:
+            sources[location.source] = open_location(location.source)
+        return View(sources[location.source], location.path)
+
+    zarr_format = run.zarr_format or (3 if sync(open_member(shard.members[0]).exists("zarr.json")) else 2)
+    return Bundle(shard.members, open_member, zarr_format)
+
+
+def open_component(run: Run, shard: Shard) -> Store:
+    """Open the component of a shard; of the base, what is not mounted."""
+    if run.mounted is not None:
+        return Remainder(open_location(run.location), run.mounted)
+    if shard.bundle is not None:
+        return _bundle(run, shard)
+    if shard.members:
+        return open_location(beside_others(at_shard(run.location, run.members, shard.block_name, run.exceptions)))
+    if shard.blocks is None or shard.block is None:
+        return open_location(run.location)
+    exception = run.exceptions.get(shard.block_name)
+    return open_block(run.location, shard.blocks, shard.block) if exception is None else open_location(exception)

@@ -1,0 +1,177 @@
+"""What of an earlier job's result is still right for a source that has changed since, as far as its metadata tells.
+
+A later job of the same chain takes those shards over, and makes the others again under new names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from shardedstore.components.kinds import Config, Group, Location, Mount
+from shardedstore.components.members import Homes
+from shardedstore.config.document import dump, from_dict
+from shardedstore.grid import Blocks, Coords
+from shardedstore.metadata import ArrayMeta, dump_json, parse_json
+from shardedstore.mounts import join, parents
+from shardedstore.reading.hierarchy import Node
+from shardedstore.tasks.plan import Run, shard_runs
+
+SHAPED = (".zarray", "zarr.json")
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """What tells whether a node is as it was: a digest of its documents without an array's shape, and the shape."""
+
+    digest: str
+    shape: Coords | None = None
+
+
+Marks = Mapping[str, Mark]
+
+
+def source_token(config: Config, documents: str) -> str:
+    """Return what tells a source as it is now, and its division, from others; `documents` is the digest of its metadata."""
+    return hashlib.sha256(dump(config, None) + documents.encode()).hexdigest()
+
+
+def marks_of(nodes: Mapping[str, Node]) -> dict[str, Mark]:
+    """Return the marks of groups and arrays by path."""
+    return {path: _mark(path, node) for path, node in nodes.items() if not node.is_sample}
+
+
+def _mark(path: str, node: Node) -> Mark:
+    shape = node.meta.shape if isinstance(node.meta, ArrayMeta) else None
+    state = hashlib.blake2b(digest_size=16)
+    for name, data in sorted(node.documents.items()):
+        if shape is not None and name in SHAPED:
+            document: dict[str, Any] = parse_json(data, path, name)
+            data = dump_json({key: value for key, value in document.items() if key != "shape"})  # noqa: PLW2901
+        state.update(f"{name}\0{len(data)}\0".encode())
+        state.update(data)
+    return Mark(state.hexdigest(), shape)
+
+
+def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Marks, new: Marks) -> bool:
+    """Tell whether a config is that of an earlier job's source, divided by the same rule, though it may have changed.
+
+    Arrays that are as they were must be divided as they were.
+    """
+    earlier, now = from_dict(before), from_dict(after)
+    if _without_groups(earlier.base) != _without_groups(now.base):
+        return False
+    changed, then = _changed(old, new), {path: _rule(mount) for path, mount in earlier.shards.items()}
+    return all(path in changed or then.get(path) == _rule(mount) for path, mount in now.shards.items()) and all(
+        path in changed or path in now.shards for path in earlier.shards
+    )
+
+
+def _without_groups(base: Location) -> Location:
+    return msgspec.structs.replace(base, groups=()) if isinstance(base, Group) else base
+
+
+def _rule(mount: Mount) -> object:
+    """Return what of a mount stays the same when members are added to a collection, or go."""
+    members = mount.members
+    return mount if members is None else (mount.location, mount.exceptions, members.together, members.parts)
+
+
+def keeps_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Tell whether all members of collections are there that were."""
+    now = from_dict(after).shards
+    return all(
+        mount.members is None or (path in now and set(mount.members.names) <= set(_names(now[path])))
+        for path, mount in from_dict(before).shards.items()
+    )
+
+
+def _names(mount: Mount) -> tuple[str, ...]:
+    return () if mount.members is None else mount.members.names
+
+
+def _changed(old: Marks, new: Marks) -> dict[str, bool]:
+    """Return the paths at or below which something has changed, and whether it has at the path itself."""
+    at = [path for path in old.keys() | new.keys() if old.get(path) != new.get(path)]
+    above = {parent: False for path in at for parent in parents(path)}
+    return {**above, **dict.fromkeys(at, True)}
+
+
+def has_only_grown(old: Marks, new: Marks) -> bool:
+    """Tell whether all arrays are there that were, as they were or larger, so that one ordinary Zarr can grow with them."""
+    for path, mark in old.items():
+        now = new.get(path)
+        if now is None or (mark.shape is None) != (now.shape is None):
+            return False
+        if mark.shape is not None and now.shape is not None:
+            if mark.digest != now.digest or len(mark.shape) != len(now.shape):
+                return False
+            if any(after < before for before, after in zip(mark.shape, now.shape, strict=True)):
+                return False
+    return True
+
+
+def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[tuple[int, int]]:
+    """Yield the numbers in an earlier job and in this one of the shards whose source is as it was.
+
+    Of an array that has grown or shrunk, the blocks at its edge before and now are taken to have changed.
+    """
+    changed = _changed(old, new)
+    earlier = {(run.mounted is None, run.path): run for run in shard_runs(before)}
+    for run in shard_runs(now):
+        then = earlier.get((run.mounted is None, run.path))
+        if then is None or then.location != run.location:
+            continue
+        if run.mounted is not None:
+            homes = Homes(run.mounted)
+            own = (path for path, is_own in changed.items() if is_own)
+            is_left_alike = then.mounted == run.mounted or isinstance(run.location, Group)
+            if is_left_alike and all(path in homes for path in own):
+                yield then.number, run.number
+        elif run.members is not None and then.members is not None:
+            yield from _same_members(then, run, changed)
+        elif run.blocks is None or then.blocks is None:
+            if run.blocks == then.blocks and run.path not in changed:
+                yield then.number, run.number
+        elif run.path in old and run.path in new and old[run.path].digest == new[run.path].digest:
+            yield from _same_blocks(then, run, old[run.path].shape or (), new[run.path].shape or ())
+
+
+def _same_members(then: Run, run: Run, changed: Mapping[str, bool]) -> Iterator[tuple[int, int]]:
+    """Yield the members that were there, or the bundles of the same ones, of the same number as their names have it."""
+    assert then.members is not None
+    assert run.members is not None
+    if then.members.together != run.members.together or then.exceptions != run.exceptions:
+        return
+    earlier = {(shard.block_name, shard.members): number for number, shard in then.shards()}
+    for number, shard in run.shards():
+        before = earlier.get((shard.block_name, shard.members))
+        if before is not None and not any(join(run.path, name) in changed for name in shard.members):
+            yield before, number
+
+
+def _same_blocks(then: Run, run: Run, old: Coords, new: Coords) -> Iterator[tuple[int, int]]:
+    one, other = then.blocks, run.blocks
+    assert one is not None
+    assert other is not None
+    if one.chunks != other.chunks or then.exceptions != run.exceptions or len(old) != len(new):
+        return
+    lead = len(one.chunks)
+    if old[lead:] != new[lead:]:
+        return
+    spans = []
+    for axis in range(lead):
+        least = min(one.grid[axis], other.grid[axis])
+        spans.append(range(least if old[axis] == new[axis] else least - 1))
+    for index in itertools.product(*spans):
+        yield then.number + _number(one, index), run.number + _number(other, index)
+
+
+def _number(blocks: Blocks, index: Coords) -> int:
+    number = 0
+    for i, n in zip(index, blocks.grid, strict=True):
+        number = number * n + i
+    return number

@@ -1,0 +1,269 @@
+"""All that a worker does for a segment of shards: read, transform, write, record. It knows no Dask."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import msgspec
+from toolz import pipe
+from zarr.abc.store import Store
+
+from shardedstore.chain import Chain, Entries, Present, Shard, Written
+from shardedstore.codecs.datadigest import DataSum
+from shardedstore.components.kinds import Location, require_location, url_of
+from shardedstore.components.locations import locate
+from shardedstore.errors import ShardError
+from shardedstore.grid import Coords
+from shardedstore.reading.entries import of_format, read_entries
+from shardedstore.steps.datasums import Sums, tap
+from shardedstore.stopping import Stopped, check, sleep, while_wanted
+from shardedstore.storage.access import NONE, Options
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
+from shardedstore.storage.limiter import READS, WRITES, pause
+from shardedstore.storage.present import Asked, Listed
+from shardedstore.storage.transient import FIRST_PAUSE, cause_of, is_transient
+from shardedstore.storage.urls import is_remote, normalize, object_url, quote_name
+from shardedstore.tasks.generations import versioned
+from shardedstore.tasks.ledger import Ledger, Record
+from shardedstore.tasks.outcome import Outcome
+from shardedstore.tasks.plan import Plan, Run, Segment
+from shardedstore.tasks.preflight import find_missing, places_of
+from shardedstore.tasks.sources import open_component, opened_runs
+from shardedstore.tasks.witness import Changed, Witness, look
+
+logger = logging.getLogger("shardedstore")
+MOST_FAILURES = 1000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task needs to know: small, and without open stores or credentials.
+
+    `folder` is where the ledger stands, and None for a function whose results are only returned. `changed` is how closely
+    the source is looked at, and `stale` the number of shards that were done and are made again as it has changed.
+    `shapes` are those of the arrays that are divided, after the chain, where what is written is to be digested; else None.
+    `partial` tells to show the source for shards that fail.
+    """
+
+    chain: Chain
+    folder: str | None
+    generation: int = 1
+    retries: int = 2
+    options: Options = NONE
+    max_failures: int = MOST_FAILURES
+    changed: Changed = "metadata"
+    stale: int = 0
+    shapes: dict[str, Coords] | None = None
+    partial: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards go to an object store."""
+        return self.folder is not None and is_remote(self.folder)
+
+    @property
+    def place(self) -> Folder:
+        """The folder that config and ledger stand in."""
+        assert self.folder is not None
+        return open_folder(self.folder, self.options)
+
+    def url(self, run: Run, shard: Shard, generation: int = 0) -> str:
+        """Return where a shard goes, or where it is of another generation."""
+        return self.template(run, generation).replace("{block}", self._quoted(shard))
+
+    def _quoted(self, shard: Shard) -> str:
+        """Return the name of a shard among those of its mount, as it stands in URLs."""
+        return quote_name(shard.block_name) if shard.members and self.is_remote else shard.block_name
+
+    def template(self, run: Run, generation: int = 0) -> str:
+        """Return the URL of a mount's shards, in which ``{block}`` stands for the name of one."""
+        assert self.chain.sink is not None
+        assert self.folder is not None
+        if self.chain.sink.is_one_zarr:
+            return normalize(self.chain.sink.url)
+        path = None if run.mounted is not None else run.path
+        name = versioned(self.chain.sink.target(path, run.division is not None), generation or self.generation)
+        return object_url(self.folder, name)
+
+    def done(
+        self, runs: Iterable[Run], records: Mapping[int, Record], present: Present | None = None
+    ) -> frozenset[int]:
+        """Return the numbers of the shards that are recorded, and still there; `present` is what was listed, if it was."""
+        if not records:
+            return frozenset()
+        present = present or Asked(self.options)
+        return frozenset(number for run in runs for number in self._present(run, records, present))
+
+    def _present(self, run: Run, records: Mapping[int, Record], present: Present) -> Iterator[int]:
+        """Yield the numbers of a run's shards that are there, of which there may be a million."""
+        sink, templates = self.chain.sink, dict[int, str]()
+        for number, shard in run.shards():
+            record = records.get(number)
+            if record is None:
+                continue
+            if sink is None:
+                if _is_located(record):
+                    yield number
+                continue
+            generation = record.generation
+            if generation not in templates:
+                templates[generation] = self.template(run, generation)
+            url = templates[generation].replace("{block}", self._quoted(shard))
+            written = Written(record.entries, record.nbytes, record.digest, record.location, record.names)
+            if sink.is_there(url, written, present):
+                yield number
+
+    def segments(self, plan: Plan) -> list[Segment]:
+        """Return a plan's segments, which are smaller where shards go to an object store."""
+        return plan.segments(to_remote=self.is_remote)
+
+    def find_missing(self, locations: Iterable[Location]) -> str | None:
+        """Return what keeps this process from doing the job; see `preflight.find_missing`."""
+        return find_missing(self.folder, self.options, self.generation, places_of(locations))
+
+    def listed(self) -> Present | None:
+        """Return what stands at the destination, for `done`: where asking for each would be slow."""
+        if self.folder is None or not self.is_remote:
+            return None
+        return Listed((object_url(self.folder, name), nbytes) for name, nbytes in self.place.sizes())
+
+
+def _is_located(record: Record) -> bool:
+    """Tell whether what a function returned still stands, as far as that can be seen."""
+    url = None if record.location is None else url_of(record.location)
+    return record.location is not None and (url is None or is_remote(url) or os.path.exists(url))
+
+
+def run_segment(job: Job, segment: Segment) -> Outcome:
+    """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised.
+
+    It ends by `Stopped` when it is not wanted any more.
+    """
+    first: float | None = None
+    for attempt in itertools.count():
+        try:
+            outcome = _run_segment(job, segment)
+        except STORAGE_ERRORS as error:
+            first = first or time.monotonic()
+            if not WRITES.refused(error, first):
+                return Outcome.failed(segment, f"its record can't be kept at the destination: {cause_of(error)}")
+            sleep(pause(attempt))
+        else:
+            return replace(outcome, throttled=READS.take_refused() + WRITES.take_refused())
+    raise AssertionError("unreachable")
+
+
+def _run_segment(job: Job, segment: Segment) -> Outcome:
+    missing = job.find_missing(run.location for run in segment.runs)
+    if missing is not None:
+        return Outcome.failed(segment, missing)
+    if job.folder is None:
+        return Outcome.total(_do_shards(job, segment, None))
+    ledger = Ledger(job.place, job.generation)
+    records = ledger.read_segment(segment.number)
+    done = job.done(segment.runs, records)
+    left = segment.without(done) if done else segment
+    if not left.runs:
+        return Outcome(skipped=len(done))
+    with ledger.writer(segment.number) as append:
+        gone = sum(number in records for run in left.runs for number in run.numbers)
+        before = Outcome(skipped=len(done), missing=gone)
+        return Outcome.total([before, *_do_shards(job, left, append)])
+
+
+def _do_shards(job: Job, segment: Segment, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
+    failed, worker = 0, f"{socket.gethostname()}:{os.getpid()}"
+    for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
+        for number, shard in run.shards():
+            begun = time.monotonic()
+            made, attempts = _try_shard(job, run, opened, shard)
+            if isinstance(made, ShardError):
+                yield Outcome(failures=(made,), retries=attempts - 1)
+                failed += 1
+                if failed >= job.max_failures:
+                    return
+                continue
+            record = made.record(number, round(time.monotonic() - begun, 3), attempts, worker)
+            if append is not None:
+                append(record)
+            found = {} if record.location is None else {number: record.location}
+            yield Outcome(1, 0, record.entries, record.nbytes, locations=found, retries=attempts - 1)
+
+
+def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> tuple[Made | ShardError, int]:
+    """Run one shard, and again after an error that may pass, then with the source opened anew; tell the attempts."""
+    attempt, waits, first = 1, 0, None
+    while True:
+        check()
+        try:
+            made = run_shard(job, opened if attempt + waits == 1 else run, shard)
+        except (KeyboardInterrupt, GeneratorExit, Stopped):
+            raise
+        except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
+            cause, traced = cause_of(error), logger.isEnabledFor(logging.DEBUG)
+            logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt, cause, exc_info=traced)
+            first = first or time.monotonic()
+            if WRITES.refused(error, first):  # which is not the shard's fault
+                sleep(pause(waits))
+                waits += 1
+                continue
+            if attempt > job.retries or not is_transient(error):
+                return ShardError(shard.name, cause), attempt
+            sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+            attempt += 1
+        else:
+            WRITES.went_well()
+            return made, attempt
+
+
+class Made(NamedTuple):
+    """What became of a shard that is done: what was written, digests of its data, and what its source was."""
+
+    written: Written
+    source: str = ""
+    digests: dict[str, DataSum] | None = None
+
+    def record(self, number: int, seconds: float, attempts: int, worker: str) -> Record:
+        """Return the shard's record."""
+        entries, nbytes, digest, location, names = msgspec.structs.astuple(self.written)
+        others = seconds, attempts, worker, self.source
+        return Record(number, entries, nbytes, digest, location, names, *others, digests=self.digests)
+
+
+def run_shard(job: Job, run: Run, shard: Shard) -> Made:
+    """Run one shard through the chain; an exception leaves nothing under its final name."""
+    component = open_component(run, shard)
+    witness = Witness(job.changed, component)
+    if job.chain.function is not None:
+        source = look(job.changed, run, shard)
+        within = "" if shard.bundle is None and shard.members else shard.block_name
+        made = job.chain.function(component, shard.path, within or None)
+        location = require_location(locate(made), "what the function returned")
+        made.close()
+        witness.check(shard)
+        return Made(Written(0, 0, "", location), source)
+    assert job.chain.sink is not None
+    entries = pipe(
+        while_wanted(witness.watch(_read(job, run, shard, component), shard)),
+        *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
+    )
+    if job.shapes is None:
+        return Made(job.chain.sink.write(entries, shard, job.url(run, shard)), witness.source)
+    sums = Sums(job.shapes)
+    written = job.chain.sink.write(tap(entries, shard, sums), shard, job.url(run, shard))
+    return Made(written, witness.source, sums.recorded())
+
+
+def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:
+    """Return the entries of a shard; a member's consolidated metadata goes where a step may change what it is of."""
+    stale = None if shard.members and job.chain.steps else run.consolidated
+    entries = read_entries(component, shard.blocks, shard.block, stale)
+    return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries

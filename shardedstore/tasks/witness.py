@@ -1,0 +1,97 @@
+"""Whether a shard's source is as it was when the shard was made, as far as one chooses to look.
+
+``"metadata"`` looks at the documents of the whole source alone, ``"listing"`` at each key's size and tag as well, and
+``"content"`` at all bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import msgspec
+from zarr.abc.store import Store
+
+from shardedstore.chain import Entries, Shard, Tally
+from shardedstore.errors import CorruptError
+from shardedstore.reading.entries import read_entries
+from shardedstore.reading.listing import listing
+from shardedstore.storage.crc import crc32
+from shardedstore.tasks.plan import Run, Segment
+from shardedstore.tasks.sources import open_component, opened_runs
+
+Changed = Literal["metadata", "listing", "content"]
+LEVELS: tuple[Changed, ...] = get_args(Changed)
+
+
+class Witness:
+    """Sees a shard's entries as they are read, and tells afterwards what the source was; "" for its metadata alone.
+
+    Parameters
+    ----------
+    level
+        How closely to look.
+    component : Store
+        The source of the shard.
+    """
+
+    def __init__(self, level: Changed, component: Store) -> None:
+        self._level, self._component = level, component
+        self._before = listing(component) if level == "listing" else ""
+        self._tally = Tally()
+
+    def watch(self, entries: Entries, shard: Shard) -> Entries:
+        """Pass entries on, and `check` after the last."""
+        return entries if self._level == "metadata" else self._watched(entries, shard)
+
+    def _watched(self, entries: Entries, shard: Shard) -> Entries:
+        for entry in entries:
+            if self._level == "content":
+                self._tally.add(entry.key, memoryview(entry.data).nbytes, crc32(entry.data))
+            yield entry
+        self.check(shard)
+
+    def check(self, shard: Shard) -> None:
+        """Raise CorruptError when the source's listing is not what it was at first."""
+        if self._level == "listing" and listing(self._component) != self._before:
+            raise CorruptError(
+                f"the source of shard {shard.name!r} changed while it was read: let no one write to it, and run the job again"
+            )
+
+    @property
+    def source(self) -> str:
+        """What the record says of the source."""
+        if self._level == "metadata":
+            return ""
+        return f"{self._level} {self._before or self._tally.written(0).digest}"
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """Some shards, and what their records say of their sources, by number."""
+
+    segment: Segment
+    sources: dict[int, str]
+
+
+def find_changed(level: Changed, recorded: Recorded) -> frozenset[int]:
+    """Return the numbers of the shards whose source is not what its record says. Nothing is written."""
+    changed: set[int] = set()
+    for run in opened_runs(recorded.segment):
+        for number, shard in run.shards():
+            if number in recorded.sources and recorded.sources[number] != look(level, run, shard):
+                changed.add(number)
+    return frozenset(changed)
+
+
+def look(level: Changed, run: Run, shard: Shard) -> str:
+    """Return what a record would say of a shard's source now."""
+    component = open_component(run, shard)
+    witness = Witness(level, component)
+    if level == "content":
+        _exhaust(witness.watch(read_entries(component, shard.blocks, shard.block, run.consolidated), shard))
+    return witness.source
+
+
+def _exhaust(entries: Iterator[object]) -> None:
+    for _ in entries:
+        pass

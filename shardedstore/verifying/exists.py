@@ -1,0 +1,132 @@
+"""A job's result against its ledger: whether all objects are there, with the sizes that were written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from shardedstore.components.kinds import Config, Directory, Location, Zip, show
+from shardedstore.mounts import join
+from shardedstore.sinks.onezarr import WAITING, Listed, path_of_waiting
+from shardedstore.storage.access import Options
+from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.folders import Folder, open_folder
+from shardedstore.storage.urls import is_within, object_url
+from shardedstore.tasks.plan import shard_runs
+from shardedstore.verifying.differences import Difference
+from shardedstore.verifying.ledger import MAKE_AGAIN, Kept, location_of, parents
+from shardedstore.zips import ZipReadStore
+
+WRITE_AGAIN = (
+    "verify it at level='stored', which names the shards; or run the job again with the same arguments and overwrite=True, "
+    "which writes everything again"
+)
+OTHERS = (
+    "something else writes there, or the source has fewer chunks than when it was written: remove it and what is beside it, "
+    "and run the job again; or name another destination"
+)
+PUT_AGAIN = "run the job again with the same arguments: it puts the documents in their places"
+
+
+class Existing:
+    """What is there of a result, by one listing: the differences from its ledger, and a token of all sizes."""
+
+    def __init__(self, config: Config, kept: Kept | None) -> None:
+        self._sizes = hashlib.sha256()
+        self.differences = list(
+            self._shards(config, kept) if kept is None or not kept.is_one_zarr else self._one_zarr(config, kept)
+        )
+        self.token = self._sizes.hexdigest()
+
+    def _shards(self, config: Config, kept: Kept | None) -> Iterator[Difference]:
+        shards = [(n, shard.name, location_of(run, shard)) for run in shard_runs(config) for n, shard in run.shards()]
+        if config.consolidated is not None:
+            shards.append((-1, "consolidated metadata", config.consolidated))
+        listed = _Sizes(kept.folder if kept is not None else None, [location for _, _, location in shards])
+        for number, name, location in shards:
+            record = None if kept is None else kept.records.get(number)
+            found = listed.of(location)
+            self._sizes.update(f"{name}\0{found}\n".encode())
+            known = record if record is not None and record.digest else None
+            if found is None:
+                yield Difference("missing", f"{name}: {show(location)} is not there", MAKE_AGAIN, shard=name)
+            elif known is not None and found.nbytes != known.nbytes:
+                what = f"{name}: {show(location)} has {found.nbytes:,} bytes, where {known.nbytes:,} were written"
+                yield Difference("size", what, MAKE_AGAIN, shard=name)
+            elif known is not None and isinstance(location, Directory) and found.files != known.entries:
+                what = f"{name}: {show(location)} has {found.files:,} files, where {known.entries:,} were written"
+                yield Difference("size", what, MAKE_AGAIN, shard=name)
+            elif kept is not None and record is None and number >= 0:
+                yield Difference("record", f"{name}: the ledger does not say that it is done", MAKE_AGAIN, shard=name)
+
+    def _one_zarr(self, config: Config, kept: Kept) -> Iterator[Difference]:
+        """Compare one ordinary Zarr with the sum of all records, and with the documents that waited beside it."""
+        base = config.base
+        assert isinstance(base, Directory)
+        documents = set(_documents(kept.folder, base.options))
+        absent = set(documents)
+
+        def seen() -> Iterator[tuple[str, int]]:
+            for key, nbytes in open_folder(base.url, base.options).sizes():
+                absent.discard(key)
+                yield key, nbytes
+
+        listed, written = Listed.of(seen(), documents), Listed.written(kept.records)
+        self._sizes.update(f"{listed}\n".encode())
+        what = listed.difference(written)
+        if what is not None:
+            kind = "missing" if listed.files < written.files else "extra" if listed.files > written.files else "size"
+            yield Difference(kind, f"{base.url!r} {what}", OTHERS if kind == "extra" else WRITE_AGAIN)
+        for key in sorted(absent):
+            yield Difference("missing", f"{key!r} of {base.url!r} is not there", PUT_AGAIN, key=key)
+
+
+class _Size(NamedTuple):
+    files: int
+    nbytes: int
+
+
+class _Sizes:
+    """The sizes of what stands at some locations: what lies in one folder is listed at once."""
+
+    def __init__(self, folder: Folder | None, components: list[Location]) -> None:
+        self.root = None if folder is None else folder.url
+        self.found: dict[str, _Size] = {}
+        if folder is None:
+            return
+        folders = {location.url for location in components if isinstance(location, Directory)}
+        for name, nbytes in folder.sizes():
+            url = object_url(folder.url, name)
+            self.found[url] = _Size(1, nbytes)
+            if folders:
+                for parent in parents(url):
+                    if parent in folders:
+                        before = self.found.get(parent, _Size(0, 0))
+                        self.found[parent] = _Size(before.files + 1, before.nbytes + nbytes)
+                        break
+
+    def of(self, location: Location) -> _Size | None:
+        """Return how many files and bytes there are; of what can't be listed or is a view, none are counted."""
+        if not isinstance(location, Directory | Zip) or (isinstance(location, Directory) and _is_web(location.url)):
+            return _Size(0, 0)
+        if self.root is not None and is_within(location.url, self.root):
+            return self.found.get(location.url)
+        if isinstance(location, Zip):
+            nbytes = nbytes_of(location.url, location.options)
+            return None if nbytes is None else _Size(1, nbytes)
+        sizes = [nbytes for _, nbytes in open_folder(location.url, location.options).sizes()]
+        return _Size(len(sizes), sum(sizes)) if sizes else None
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _documents(folder: Folder, options: Options) -> Iterator[str]:
+    """Yield the keys of the documents of one ordinary Zarr, as they waited beside it."""
+    for name, _ in folder.sizes(WAITING):
+        path = name.removeprefix(f"{WAITING}/").removesuffix(".zip")
+        url = object_url(folder.url, name)
+        for key in ZipReadStore(url, storage_options=options).names():
+            yield join(path_of_waiting(path), key)

@@ -1,0 +1,170 @@
+"""The ledger of the job that made a result: where it stands, which shards its records are of, and what marks them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import msgspec
+
+from shardedstore.chain import Shard
+from shardedstore.components.kinds import (
+    Config,
+    Directory,
+    Location,
+    Mount,
+    ViewOf,
+    Zip,
+    at_shard,
+    locations,
+    object_of,
+    origin,
+    show,
+    url_of,
+)
+from shardedstore.components.members import Members
+from shardedstore.config.document import FILE_NAME, from_dict, parse
+from shardedstore.errors import UsageError
+from shardedstore.grid import Blocks
+from shardedstore.metadata import ArrayMeta
+from shardedstore.mounts import join
+from shardedstore.reading.hierarchy import read_nodes
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
+from shardedstore.storage.urls import BESIDE
+from shardedstore.tasks.generations import Identity, identity_name, read_generation, read_identity
+from shardedstore.tasks.ledger import Ledger, Record
+from shardedstore.tasks.plan import Run
+
+MOST_PARENTS = 4  # folders above the base that the ledger is looked for in
+MAKE_AGAIN = (
+    "verify it with mark=True, or on the command line with --mark, and run the job again with the same arguments: it makes "
+    "the shards that are named again, and no others"
+)
+OTHERWISE = "verify it with level='exists', or with against=source"
+_GENERATION = re.compile(r"~(\d{1,6})(?:\.|$)")
+
+
+class Kept(NamedTuple):
+    """The ledger of the job that made a result: where it stands, what the job was, and its records by shard number."""
+
+    folder: Folder
+    made: Identity
+    records: dict[int, Record]
+    is_one_zarr: bool
+
+    @property
+    def token(self) -> str:
+        """What tells these records from others."""
+        state = hashlib.sha256()
+        encode = msgspec.json.Encoder().encode
+        for number in sorted(self.records):
+            state.update(encode(self.records[number]))
+        return state.hexdigest()
+
+    def mark(self, numbers: frozenset[int]) -> None:
+        """Have the records of some shards hold no more, so that the job makes them again."""
+        Ledger(self.folder, self.made.generation).compact(without=numbers)
+
+
+def find_ledger(config: Config) -> Kept | None:
+    """Return the ledger of a job's result, which stands in its folder, or beside one ordinary Zarr; None where there is none."""
+    base = origin(config.base)
+    if not isinstance(base, Directory | Zip):
+        return None
+    if isinstance(base, Directory) and not config.shards:
+        place = open_folder(base.url + BESIDE, base.options)
+        made = _identity(place)
+        if made is not None:
+            return Kept(place, made, Ledger(place, made.generation).read(), True)
+    for folder in islice(parents(base.url), MOST_PARENTS):
+        place = open_folder(folder, base.options)
+        if _identity(place) is not None and _is_config_of(place, config):
+            return _kept(place, config)
+    return None
+
+
+def _identity(place: Folder) -> Identity | None:
+    """Return what a job says of a folder; None where there was none, and where this may not be looked for."""
+    try:
+        return read_identity(place)
+    except STORAGE_ERRORS:
+        return None
+
+
+def _kept(place: Folder, config: Config) -> Kept:
+    """Return the ledger of the job that wrote a config: the last that any of its objects is named by."""
+    generation = max(_generation(location) for _, location in locations(config))
+    if place.nbytes(identity_name(generation)) is None:  # a name of the user's own that looks like one
+        generation = 1
+    return Kept(place, read_generation(place, generation), Ledger(place, generation).read(), False)
+
+
+def _generation(location: Location) -> int:
+    name = _GENERATION.search((url_of(location) or "").rpartition("/")[2])
+    return 1 if name is None else int(name[1])
+
+
+def parents(url: str) -> Iterator[str]:
+    """Yield the folders above a path or a URL, from the lowest."""
+    while (url := url.rpartition("/")[0]) and not url.endswith("/"):
+        yield url
+
+
+def _is_config_of(place: Folder, config: Config) -> bool:
+    """Tell whether the config in a folder names the same components."""
+    try:
+        found = from_dict(parse(place.read(FILE_NAME)), place.url)
+    except (FileNotFoundError, UsageError):
+        return False
+    one, other = ([(what, show(location)) for what, location in locations(each)] for each in (found, config))
+    return one == other and _members(found) == _members(config)
+
+
+def _members(config: Config) -> dict[str, Members | None]:
+    return {path: mount.members for path, mount in config.shards.items()}
+
+
+def location_of(run: Run, shard: Shard) -> Location:
+    """Return where a shard of a result is."""
+    return object_of(at_shard(run.location, run.division, shard.block_name, run.exceptions))
+
+
+def as_made(config: Config, kept: Kept) -> Config:
+    """Return a result divided into the shards that its job made: one ordinary Zarr as its source was, others as they are.
+
+    Raises
+    ------
+    UsageError
+        Where that can't be known of one ordinary Zarr.
+    ShardedStoreError
+        Where its metadata can't be read.
+    """
+    if not kept.is_one_zarr:
+        return config
+    if not kept.made.config:
+        raise UsageError(f"{show(config.base)}: its ledger does not tell how the job divided its source; {OTHERWISE}")
+    nodes = read_nodes(config)
+    mounts: dict[str, Mount] = {}
+    for path, mount in from_dict(kept.made.config).shards.items():
+        node, blocks = nodes.get(path), mount.blocks
+        if blocks is not None and node is not None and isinstance(node.meta, ArrayMeta):
+            blocks = _blocks_in(blocks, node.meta, path)
+        own = path if mount.members is None else join(path, "{name}")
+        mounts[path] = Mount(ViewOf(config.base, own), blocks, members=mount.members)
+    return Config(config.base, mounts)
+
+
+def _blocks_in(blocks: Blocks, meta: ArrayMeta, path: str) -> Blocks:
+    """Return a source's division into blocks as it is in the result, where a block may be one object."""
+    assert meta.keys is not None
+    if meta.chunk_grid == blocks.chunk_grid:
+        return msgspec.structs.replace(blocks, keys=meta.keys)
+    if meta.chunk_grid[: len(blocks.grid)] != blocks.grid:
+        raise UsageError(
+            f"{path!r} was made of {blocks.grid} blocks, and which of its {meta.chunk_grid} chunks came from which is not known, "
+            f"as a step has changed their shape; {OTHERWISE}"
+        )
+    return Blocks(meta.chunk_grid, (1,) * len(blocks.chunks), meta.keys)

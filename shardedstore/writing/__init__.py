@@ -1,0 +1,1 @@
+"""A sharded store that is written to: arrays become shards as they are made."""

@@ -1,0 +1,222 @@
+"""How an array becomes shards while it is written: into blocks of what shape, and where each of them goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from zarr.abc.store import Store
+
+from shardedstore.components.kinds import Directory, Location, Mount, Opened, Place, at_block, show
+from shardedstore.components.locations import locate
+from shardedstore.components.opening import open_location
+from shardedstore.dividing.blockshape import shape_of, to_blocks
+from shardedstore.errors import UsageError
+from shardedstore.grid import Blocks, Coords, block_name, parse_block
+from shardedstore.metadata import ArrayMeta
+from shardedstore.mounts import check_path
+from shardedstore.storage.access import StorageOptions, take_options
+from shardedstore.storage.urls import join_url, normalize
+
+BLOCK = "{block}"
+Shape = int | Mapping[str, int] | Sequence[int]
+Factory = Callable[[str], Store]
+ArrayShardFuncs = Mapping[str, tuple[Shape, Factory]]
+
+
+@dataclass(frozen=True)
+class ShardFactory:
+    """Makes the store of each of an array's shards, from the index of its block; see `array_shard_store`."""
+
+    template: Directory
+
+    def __call__(self, chunk_dims: str) -> Store:
+        url = self.template.url.replace(BLOCK, chunk_dims)
+        return open_location(msgspec.structs.replace(self.template, url=url), read_only=False)
+
+    def __repr__(self) -> str:
+        return f"array_shard_store({self.template.url!r})"
+
+
+def array_shard_store(url: str | os.PathLike[str], storage_options: StorageOptions = None) -> ShardFactory:
+    """Return a factory of stores for ``ShardedStore(base, shards, {path: (shape, factory)})``, at any URL.
+
+    Parameters
+    ----------
+    url : str or path
+        What the shards are below: a local path, or ``s3://``, ``gs://`` or ``az://``. The shard of the block 1/2 is
+        ``<url>/1/2.zarr``, or with ``{block}`` in the URL what it stands for.
+    storage_options : mapping or str, optional
+        Options of the object store by obstore's names, or ``"anonymous"``. What is secret is held by this process, and is
+        not pickled: workers need it in their environment.
+
+    Examples
+    --------
+    >>> array_shard_store("/data/shards")
+    array_shard_store('/data/shards/{block}.zarr')
+    """
+    place = normalize(url)
+    options = take_options(place, storage_options)
+    return ShardFactory(Directory(place if BLOCK in place else join_url(place, f"{BLOCK}.zarr"), options))
+
+
+def array_shard_directory_store(prefix: str | os.PathLike[str]) -> ShardFactory:
+    """Return a factory of folders: that of the block 1/2 is ``<prefix>/1/2.zarr``; see `array_shard_store`."""
+    return array_shard_store(prefix)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one array is divided: into one chunk along some leading dimensions, or into blocks of a shape in elements."""
+
+    path: str
+    shape: Shape
+    factory: Factory
+
+    def mount(self, meta: ArrayMeta, old: Mount | None) -> Mount | None:
+        """Return what is mounted for an array; None where it has no chunks. The stores of blocks that were there are kept.
+
+        Raises
+        ------
+        PartitionError
+            For an array that can't be divided so.
+        UsageError
+            For a factory that gives no store, or one for two blocks.
+        """
+        blocks = self.blocks(meta)
+        if blocks is None:
+            return None
+        if isinstance(self.factory, ShardFactory):
+            return Mount(self.factory.template, blocks)
+        indices = map(blocks.index, range(blocks.count))
+        made = {block_name(block): _kept(old, block) or self._make(block_name(block)) for block in indices}
+        _check_distinct(self.path, made)
+        return compact(made, blocks)
+
+    def blocks(self, meta: ArrayMeta) -> Blocks | None:
+        """Return how an array is divided; None where it has no chunks."""
+        if meta.chunks is None or meta.keys is None:
+            raise UsageError(
+                f"{self.path!r} has a chunk grid or chunk keys that can't be divided: leave it out of array_shard_funcs"
+            )
+        if not isinstance(self.shape, int):
+            shape = shape_of(meta, self.shape, self.path)
+            return to_blocks(meta, shape) if shape and all(meta.shape) else None
+        if not 1 <= self.shape <= len(meta.shape):
+            raise UsageError(
+                f"array_shard_funcs[{self.path!r}] divides {self.shape} dimensions, and the array has {len(meta.shape)}"
+            )
+        return Blocks(meta.chunk_grid, (1,) * self.shape, meta.keys) if all(meta.shape) else None
+
+    def _make(self, name: str) -> Location:
+        store = self.factory(name)
+        if not isinstance(store, Store):
+            raise UsageError(
+                f"array_shard_funcs[{self.path!r}] gave {store!r} for the block {name!r}, which is no zarr store"
+            )
+        location = locate(store)
+        if not isinstance(location, Directory | Opened):
+            raise UsageError(
+                f"array_shard_funcs[{self.path!r}] gave {store!r} for the block {name!r}, which can't be opened again to be "
+                "written to: give folders, such as array_shard_directory_store(prefix), and map them to zips then"
+            )
+        return location
+
+
+def _kept(old: Mount | None, block: Coords) -> Location | None:
+    if old is None or old.blocks is None or not old.blocks.within(block):
+        return None
+    return at_block(old.exceptions.get(block_name(block), old.location), block)
+
+
+def _check_distinct(path: str, made: Mapping[str, Location]) -> None:
+    seen: dict[object, str] = {}
+    for name, location in made.items():
+        if (other := seen.setdefault(_place(location), name)) != name:
+            raise UsageError(
+                f"array_shard_funcs[{path!r}] gave one store for the blocks {other!r} and {name!r}, {show(location)}: each "
+                "needs its own, as the index that the factory gets tells"
+            )
+
+
+def check_apart(mounts: Mapping[str, Mount], base: Location | None = None) -> None:
+    """Refuse one place that can be written to for two components: they would write over one another.
+
+    >>> check_apart({"a": Mount(Directory("/x"))}, Directory("/x"))
+    Traceback (most recent call last):
+    shardedstore.errors.UsageError: the base and 'a' are both in '/x', and would write over one another: give each its own
+    """
+    found = [] if base is None else [("the base", base)]
+    for path, mount in mounts.items():
+        found += [(repr(path), location) for location in (mount.location, *mount.exceptions.values())]
+    seen: dict[object, str] = {}
+    for name, location in found:
+        place = _place(location)
+        if place is not None and (other := seen.setdefault(place, name)) != name:
+            raise UsageError(
+                f"{other} and {name} are both in {show(location)}, and would write over one another: give each its own"
+            )
+
+
+def _place(location: Location) -> object:
+    """Return what locations that lead to one place have in common; None for those that can't be written to."""
+    match location:
+        case Directory(url):
+            return url
+        case Opened(store):
+            return id(store)
+    return None
+
+
+def compact(locations: Mapping[str, Location], blocks: Blocks) -> Mount:
+    """Return the mount of an array's blocks, with a template in place of the locations that follow from it.
+
+    >>> from shardedstore.grid import ChunkKeys
+    >>> compact(
+    ...     {str(i): Directory(f"/0/{i}.zarr") for i in range(3)}, Blocks((3,), (1,), ChunkKeys("v2", "."))
+    ... ).location
+    Directory(url='/0/{block}.zarr')
+    """
+    *_, (name, last) = locations.items()
+    for template in _templates(last, name):
+        rest = {
+            other: location
+            for other, location in locations.items()
+            if at_block(template, parse_block(other)) != location
+        }
+        if not rest:
+            return Mount(template, blocks)
+    return Mount(last, blocks, dict(locations))
+
+
+def _templates(location: Location, name: str) -> Iterator[Location]:
+    """Yield what a location may be made of for a block: the block's index stands somewhere in its URL."""
+    if not isinstance(location, Place):
+        return
+    end = len(location.url)
+    while (start := location.url.rfind(name, 0, end)) >= 0:
+        url = location.url[:start] + BLOCK + location.url[start + len(name) :]
+        yield msgspec.structs.replace(location, url=url)
+        end = start + len(name) - 1
+
+
+def parse_rules(array_shard_funcs: Mapping[str, Any] | None) -> dict[str, Rule]:
+    """Return the rules by path, or raise UsageError."""
+    rules: dict[str, Rule] = {}
+    for path, given in (array_shard_funcs or {}).items():
+        if not (isinstance(given, tuple | list) and len(given) == 2 and callable(given[1])):
+            raise UsageError(
+                f"array_shard_funcs[{path!r}] is {given!r}: give the number of sharded dimensions, or the shards' shape in "
+                "elements, and a factory, such as (1, array_shard_directory_store(prefix))"
+            )
+        shape, factory = given
+        if isinstance(shape, bool) or not isinstance(shape, int | Mapping | Sequence) or isinstance(shape, str):
+            raise UsageError(
+                f"array_shard_funcs[{path!r}] divides by {shape!r}: give the number of sharded dimensions, each then in "
+                "chunks of its own, or the shards' shape in elements, as (720, -1) or {'time': 720}"
+            )
+        rules[path and check_path(path, "array_shard_funcs")] = Rule(path, shape, factory)
+    return rules

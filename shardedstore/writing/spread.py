@@ -1,0 +1,207 @@
+"""The documents of the arrays that are divided: read from the base, and spread from it to their shards.
+
+A shard's document never says less than the base's. What grows is therefore written to the shards before it is written to
+the base, and what shrinks after it: who is interrupted in between does the same again, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer, default_buffer_prototype
+
+from shardedstore.components.kinds import Mount, at_block, show
+from shardedstore.components.opened import Components, Opener
+from shardedstore.components.routes import BASE
+from shardedstore.dividing.blockshape import is_kept
+from shardedstore.errors import UsageError
+from shardedstore.grid import Coords, block_name
+from shardedstore.metadata import ArrayMeta, parse_node
+from shardedstore.mounts import join
+from shardedstore.writing.blockdocuments import Change, Placed, changes
+from shardedstore.writing.divided import NAMES, DividedArrays
+
+IN_FLIGHT = 64
+PROTOTYPE = default_buffer_prototype()
+Item = TypeVar("Item")
+
+
+class SpreadDocuments:
+    """Reads and writes the documents of divided arrays."""
+
+    def __init__(self, divided: DividedArrays, components: Components, opener: Opener) -> None:
+        self._divided, self._components, self._opener = divided, components, opener
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
+
+    @asynccontextmanager
+    async def locked(self, paths: Iterable[str]) -> AsyncIterator[None]:
+        """Let no one else in this event loop read or write the documents of some arrays meanwhile."""
+        locks = self._locks.setdefault(asyncio.get_running_loop(), {})
+        async with AsyncExitStack() as stack:
+            for path in sorted(paths):
+                await stack.enter_async_context(locks.setdefault(path, asyncio.Lock()))
+            yield
+
+    async def refresh(self, path: str) -> None:
+        """Go by what an array's documents are now.
+
+        Raises
+        ------
+        UsageError, PartitionError
+            For an array that can't be divided by its rule, or is there and not in such shards.
+        """
+        async with self.locked([path]):
+            await self.read(path)
+
+    async def read(self, path: str) -> Placed:
+        """Do what `refresh` does, for who has the lock already."""
+        while (found := await self._documents(path)) != self._divided.known[path].documents:
+            placed = self._divided.placed(path, found)
+            wrong = await self._wrong_shards(placed)
+            if wrong is None:
+                self._divided.take(placed)
+            elif await self._documents(path) == found and await self._wrong_shards(placed) is not None:
+                raise wrong  # and it is not that someone is deleting the array, or making it anew
+        return self._divided.known[path]
+
+    async def _documents(self, path: str) -> dict[str, bytes]:
+        base = self._components.at(BASE)
+        values = await asyncio.gather(*(base.get(join(path, name), PROTOTYPE) for name in NAMES))
+        return {name: value.to_bytes() for name, value in zip(NAMES, values, strict=True) if value is not None}
+
+    async def _wrong_shards(self, placed: Placed) -> UsageError | None:
+        """Return an error where an array's first shard is not there, or of another shape: its chunks would seem to be missing."""
+        array, mount = placed.array, placed.mount
+        block, shape, documents = next(placed.cropped(), ((), (), {}))
+        if array is None or mount is None:
+            return None
+        name = "zarr.json" if "zarr.json" in documents else ".zarray"
+        value = await self._open(mount, block).get(name, PROTOTYPE)
+        if value is None:
+            return UsageError(
+                f"{placed.path!r} is there already, and not in the shards that array_shard_funcs asks for: {_at(mount, block)} does "
+                "not hold the first. Ask for those that it is in, or write to another place"
+            )
+        first = parse_node({name: value.to_bytes()}, placed.path)
+        found = first.shape if isinstance(first, ArrayMeta) else ()
+        sizes = zip(found, shape, array.shape, strict=False)
+        if len(found) == len(shape) and all(n == m or n > m == whole for n, m, whole in sizes):
+            return None  # it may say more than it has to, where it is the last as well
+        return UsageError(
+            f"{placed.path!r} is there already, in shards of {found}, and array_shard_funcs asks for {shape}: ask for those that "
+            "are there, or write to another place"
+        )
+
+    async def set(self, path: str, name: str, value: Buffer) -> None:
+        """Write a document of an array, and to its shards what of it is theirs.
+
+        Raises
+        ------
+        UsageError, PartitionError
+            Where the array can't be divided so, where its chunks would be looked for in other shards than they are in, and
+            where a shard of a new array holds something already. Nothing is written then.
+        """
+        data = value.to_bytes()
+        async with self.locked([path]):
+            before = await self.read(path)
+            after = self._divided.placed(path, {**before.documents, name: data})
+            _check_kept(before, after)
+            if before.mount is None and after.mount is not None:
+                await self._check_empty(after, after.mount)
+            todo = list(changes(before, after))
+            await self._write(after.mount, (change for change in todo if not change.is_less))
+            await self._components.at(BASE).set(join(path, name), value)
+            self._divided.take(after)
+            await self._write(after.mount, (change for change in todo if change.is_less))
+            await self._delete(before.mount, todo)
+
+    async def delete(self, path: str, name: str) -> None:
+        """Delete a document of an array, and then those of its shards; what else they hold is kept."""
+        async with self.locked([path]):
+            before = await self.read(path)
+            after = self._divided.placed(path, {own: data for own, data in before.documents.items() if own != name})
+            await self._components.at(BASE).delete(join(path, name))
+            self._divided.take(after)
+            await self._delete(before.mount, changes(before, after))
+
+    async def _check_empty(self, placed: Placed, mount: Mount) -> None:
+        """Refuse chunks that are there before the array: those in shards would be taken for its own, those in the base not."""
+        start = f"{placed.path}/" if placed.path else ""
+        async for key in self._components.at(BASE).list_prefix(start):
+            if placed.is_chunk(key[len(start) :]):
+                raise UsageError(
+                    f"{placed.path!r} can't be written in shards, as the base holds {key!r} already, which would not be found: "
+                    "delete it; who copies key by key begins with the array's document"
+                )
+
+        async def check(block: Coords) -> None:
+            store = self._open(mount, block)
+            async for key in store.list():
+                if key not in NAMES and not key.endswith(".partial"):  # as one leaves who is interrupted
+                    raise UsageError(
+                        f"{placed.path!r} can't be written to {_at(mount, block)}, which holds {key!r} already: delete "
+                        "it, or write to another place"
+                    )
+
+        await each(check, (block for block, _, _ in placed.cropped()))
+
+    async def _write(self, mount: Mount | None, todo: Iterable[Change]) -> None:
+        async def write(change: Change) -> None:
+            if mount is not None and change.written:
+                store = self._open(mount, change.block)
+                for name, data in change.written.items():
+                    await store.set(name, PROTOTYPE.buffer.from_bytes(data))
+
+        await each(write, todo)
+
+    async def _delete(self, mount: Mount | None, todo: Iterable[Change]) -> None:
+        async def delete(change: Change) -> None:
+            if mount is not None and change.deleted:
+                store = self._open(mount, change.block)
+                for name in change.deleted:
+                    await store.delete(name)
+
+        await each(delete, todo)
+
+    def _open(self, mount: Mount, block: Coords) -> Store:
+        location = mount.exceptions.get(block_name(block), mount.location)
+        return self._opener(at_block(location, block), read_only=False)
+
+
+async def each(act: Callable[[Item], Awaitable[None]], items: Iterable[Item]) -> None:
+    """Do something with each item, a bounded number at once; an error is raised when what has begun by then has ended."""
+    left = iter(items)
+
+    async def work() -> None:
+        nonlocal left
+        try:
+            for item in left:
+                await act(item)
+        except BaseException:
+            left = iter(())
+            raise
+
+    ended = await asyncio.gather(*(work() for _ in range(IN_FLIGHT)), return_exceptions=True)
+    for error in ended:
+        if error is not None:
+            raise error
+
+
+def _check_kept(before: Placed, after: Placed) -> None:
+    """Refuse to divide an array that is there in another way: its chunks would be looked for where they are not."""
+    if before.array is None or before.blocks is None or (after.array is not None and not all(after.array.shape)):
+        return
+    if after.blocks is None or not is_kept(before.blocks, after.blocks):
+        raise UsageError(
+            f"{before.path!r} is in shards, and would not be found in them any more, as its chunks or the names of its dimensions "
+            "are others: delete it first, or write to another path"
+        )
+
+
+def _at(mount: Mount, block: Coords) -> str:
+    return show(at_block(mount.exceptions.get(block_name(block), mount.location), block))

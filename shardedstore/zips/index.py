@@ -1,0 +1,219 @@
+"""What is where in a zip, read from the directory at its end with one request or two, and checked.
+
+The layout is that of PKWARE's APPNOTE.TXT, 6.3.10, sections 4.3 and 4.5.3.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import islice, pairwise, takewhile
+from typing import TYPE_CHECKING, NamedTuple
+
+from shardedstore.errors import CorruptError
+from shardedstore.storage.blobs import ByteSource
+from shardedstore.storage.crc import crc32
+from shardedstore.zips.writer import CENTRAL, END, END64, LOCAL, LOCATOR64, MAX16, MAX32, has_odd_segment
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer as Bytes
+
+TAIL = MAX16 + END.size + LOCATOR64.size + END64.size
+STORED, DEFLATED = 0, 8
+_ENCRYPTED, _UTF8 = 0x2041, 0x800
+
+
+class Entry(NamedTuple):
+    """Where one entry is, and what its bytes must be."""
+
+    start: int  # of the local header
+    stop: int  # the next local header or the directory, unless this entry must end before
+    data: int  # where the data begins, if the local header has no extra field
+    is_exact: bool  # whether it has none: local header, name and data fill the space up to `stop`
+    stored: int  # bytes in the zip
+    size: int
+    crc: int
+    method: int
+
+
+class Archive(NamedTuple):
+    """An opened zip: where its bytes come from, and what is where in them."""
+
+    url: str
+    source: ByteSource
+    entries: dict[str, Entry]
+    names: list[str]
+
+    @classmethod
+    def open(cls, url: str, source: ByteSource) -> Archive:
+        last, size = source.tail(TAIL)
+        tail = bytes(last)
+        end = _find_end(url, tail, size)
+        first = size - len(tail)
+        if end.start < first:
+            directory = bytes(source.read(end.start, end.stop))
+        else:
+            directory = tail[end.start - first : end.stop - first]
+        if len(directory) != end.stop - end.start:
+            raise CorruptError(f"{url}: the file ends inside its directory")
+        try:
+            entries = _read_directory(url, directory, end)
+        except (struct.error, UnicodeDecodeError) as error:
+            raise CorruptError(f"{url}: its directory is damaged: {error}") from None
+        return cls(url, source, entries, sorted(entries))
+
+    def entry(self, key: str) -> Entry:
+        try:
+            return self.entries[key]
+        except KeyError:
+            raise FileNotFoundError(key) from None
+
+    def below(self, prefix: str) -> Iterator[str]:
+        first = bisect_left(self.names, prefix)
+        return takewhile(lambda name: name.startswith(prefix), islice(self.names, first, None))
+
+    def data_at(self, key: str, entry: Entry, raw: Bytes) -> int:
+        """Check a local header and return where in `raw`, which begins with it, the data begins."""
+        view = memoryview(raw)
+        if len(view) < LOCAL.size:
+            raise self.damaged(key, "the file ends inside its local header")
+        signature, _, _, method, _, _, _, _, _, name_length, extra_length = LOCAL.unpack_from(view)
+        if signature != b"PK\3\4" or method != entry.method:
+            raise self.damaged(key, "its local header is not what the directory says")
+        at: int = LOCAL.size + name_length
+        name = bytes(view[LOCAL.size : at])
+        if name != key.encode() and name != key.encode("cp437", "replace"):
+            raise self.damaged(key, "its local header has another name")
+        at += extra_length
+        if entry.start + at + entry.stored > entry.stop:
+            raise self.damaged(key, "it runs into the next entry")
+        return at
+
+    def content(self, key: str, entry: Entry, raw: Bytes) -> memoryview:
+        """Return the value inside the bytes of a whole entry, checked."""
+        at = self.data_at(key, entry, raw)
+        data = memoryview(raw)[at : at + entry.stored]
+        if len(data) != entry.stored:
+            raise self.damaged(key, "the file ends inside its data")
+        if entry.method == DEFLATED:
+            inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+            try:
+                data = memoryview(inflate.decompress(data, entry.size + 1))
+            except zlib.error as error:
+                raise self.damaged(key, str(error)) from None
+            if not inflate.eof or len(data) != entry.size:
+                raise self.damaged(key, f"inflated it is not the {entry.size} bytes that it should be")
+        if crc32(data) != entry.crc:
+            raise self.damaged(key, "its CRC-32 is wrong")
+        return data
+
+    def damaged(self, key: str, why: str) -> CorruptError:
+        return CorruptError(f"{self.url}: {key!r} is damaged: {why}")
+
+
+class _End(NamedTuple):
+    start: int  # of the directory in the file
+    stop: int
+    entries: int
+    prepended: int  # bytes before the zip, by which all offsets in it are too small
+
+
+def _find_end(url: str, tail: bytes, size: int) -> _End:
+    """Return where the directory is, from the end of a zip."""
+    at = len(tail)
+    while (at := tail.rfind(b"PK\5\6", 0, at + 3)) >= 0:
+        if int.from_bytes(tail[at + END.size - 2 : at + END.size], "little") == len(tail) - at - END.size:
+            break
+    if at < 0:
+        raise CorruptError(f"{url}: not a zip, or cut off: it has no end record; restore it, or make it again")
+    _, disk, directory_disk, here, count, length, start, _ = plain = END.unpack_from(tail, at)
+    is_one_disk = disk == directory_disk == 0 and here == count
+    before = at - LOCATOR64.size
+    if before >= 0 and tail.startswith(b"PK\6\7", before):
+        record = before - END64.size
+        if record < 0 or not tail.startswith(b"PK\6\6" + (END64.size - 12).to_bytes(8, "little"), record):
+            raise CorruptError(f"{url}: its zip64 end record is damaged, or of a kind that is not supported")
+        *_, disk, directory_disk, here, count, length, start = wide = END64.unpack_from(tail, record)
+        is_one_disk = disk == directory_disk == 0 and here == count
+        limits = (MAX16,) * 4 + (MAX32,) * 2
+        if any(small not in (large, limit) for small, large, limit in zip(plain[1:7], wide[4:], limits, strict=True)):
+            raise CorruptError(f"{url}: its end records contradict each other")
+        at = record
+    if not is_one_disk:
+        raise CorruptError(f"{url}: it is one of several disks, which is not supported")
+    stop = size - len(tail) + at
+    prepended = stop - length - start
+    if prepended < 0:
+        raise CorruptError(f"{url}: cut off or damaged: its directory does not lie inside the file")
+    return _End(stop - length, stop, count, prepended)
+
+
+def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
+    found = []
+    at = 0
+    while at < len(directory):
+        (
+            signature, _, _, flags, method, _, _, crc, stored, size, name_length, extra_length, comment_length, disk,
+            _, _, start,
+        ) = CENTRAL.unpack_from(directory, at)  # fmt: skip
+        if signature != b"PK\1\2":
+            raise CorruptError(f"{url}: its directory is damaged: no entry at byte {at}")
+        at += CENTRAL.size
+        name = _text(directory[at : at + name_length], flags)
+        at += name_length + extra_length
+        if MAX32 in (stored, size, start):
+            size, stored, start = _wide(directory[at - extra_length : at], size, stored, start)
+        at += comment_length
+        if not name or "\0" in name or has_odd_segment(name):
+            raise CorruptError(
+                f"{url}: {name!r} is no name of a key, which has no null character, and no segment that is empty, '.' or "
+                "'..': make the zip again from inside the folder of the Zarr, with names like 'group/array/c/0'"
+            )
+        if flags & _ENCRYPTED:
+            raise CorruptError(f"{url}: {name!r} is encrypted, which is not supported")
+        if method not in (STORED, DEFLATED):
+            raise CorruptError(f"{url}: {name!r} has compression {method}; only 0 (none) and 8 (deflate) are supported")
+        if disk not in (0, MAX16) or (method == STORED and stored != size):
+            raise CorruptError(f"{url}: {name!r} is damaged, or on another disk")
+        start += end.prepended
+        found.append((start, start + LOCAL.size + name_length, stored, size, crc, method, name))
+    if at != len(directory) or len(found) != end.entries:
+        raise CorruptError(
+            f"{url}: its directory is damaged: it has {len(found)} entries and should have {end.entries}"
+        )
+    entries = {}
+    starts = [*sorted(entry[0] for entry in found), end.start]
+    following = dict(reversed(list(pairwise(starts))))  # of two entries at one place, the first runs into the second
+    for start, data, stored, size, crc, method, name in found:
+        limit = following[start]
+        if data + stored > limit:
+            raise CorruptError(f"{url}: {name!r} runs into another entry or the directory")
+        is_exact = data + stored == limit and not end.prepended and name not in entries
+        entries[name] = Entry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
+    return {name: entry for name, entry in entries.items() if not name.endswith("/")}
+
+
+def _wide(extra: bytes, *narrow: int) -> Iterator[int]:
+    """Yield numbers, each that did not fit into 32 bits replaced by the next of the zip64 extra field."""
+    at = 0
+    wide: Iterator[int] = iter(())
+    while at < len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            break
+        at += 4 + length
+    for number in narrow:
+        yield next(wide, number) if number == MAX32 else number
+
+
+def _text(raw: bytes, flags: int) -> str:
+    """Decode a name: Info-ZIP writes UTF-8 without saying so."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        if flags & _UTF8:
+            raise
+        return raw.decode("cp437")
