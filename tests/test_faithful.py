@@ -1,5 +1,6 @@
 """What must never be lost or mixed up, whatever the source looks like and whatever happens beside the job."""
 
+import contextlib
 import json
 import os
 import threading
@@ -16,7 +17,7 @@ from zarr.storage import LocalStore
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.components.kinds import Zip
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.generations import Identity, open_destination
+from shardedstore.tasks.generations import Identity, open_destination, read_identity, versioned
 from shardedstore.transforms import ToZip
 
 
@@ -112,6 +113,40 @@ def test_two_jobs_that_start_at_once_do_not_share_a_generation(tmp_path):
         for thread in threads:
             thread.join()
         assert sorted(ledger is None for ledger in ledgers) == [False, True]
+
+
+class Watched:
+    """A folder at which something happens before one of the looks at it."""
+
+    def __init__(self, folder, look, happen):
+        self.folder, self.left, self.happen = folder, look, happen
+
+    def __getattr__(self, name):
+        if name in {"names", "sizes", "read", "write"}:
+            self.left -= 1
+            if self.left == 0:
+                self.happen()
+        return getattr(self.folder, name)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("look", range(1, 9))
+def test_a_job_that_starts_between_two_looks_is_seen(tmp_path, look, overwrite):
+    (tmp_path / "a.txt").touch() if overwrite else None
+    folder, firsts = open_folder(str(tmp_path)), []
+
+    def start_the_other():
+        firsts.append(open_destination(folder, Identity("first", ""), overwrite))
+        folder.write(versioned("a.zip", firsts[0].generation), b"")
+
+    second = None
+    with contextlib.suppress(DestinationError):
+        second = open_destination(Watched(folder, look, start_the_other), Identity("second", ""), overwrite)
+    if firsts and not overwrite:
+        assert second is None
+    else:
+        assert second == read_identity(folder)
+        assert len(list(tmp_path.glob(".shardedstore/job-*.json"))) == 1 + len(firsts)
 
 
 def test_a_job_that_was_overtaken_does_not_switch_the_config_back(tmp_path):

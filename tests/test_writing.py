@@ -286,7 +286,7 @@ def test_a_part_of_an_array_is_deleted(tmp_path):
     zarr.create_group(store)
     make(store, numbers(4, 4), (2, 2))
     sync(store.delete_dir("a/c/1"))
-    assert [key for key in keys_of(store) if key.startswith("a/c")] == ["a/c/0/0", "a/c/0/1"]
+    assert {key for key in keys_of(store) if key.startswith("a/c")} == {"a/c/0/0", "a/c/0/1"}
     assert get(store, "a/zarr.json") is not None
 
 

@@ -133,7 +133,7 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
     if job.changed != "metadata" and (records := Ledger(job.place, found.generation).read()):
         changed = find_stale(job.changed, plan, records, each)
         if changed:
-            found = claim(job.place, msgspec.structs.replace(wanted, after=found.generation))
+            found = claim(job.place, msgspec.structs.replace(wanted, after=found.generation), found.generation)
             stale += take_over(job, plan, found, changed)
     if is_remote(job.folder) and Ledger(job.place, found.generation).unfinished():
         logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))

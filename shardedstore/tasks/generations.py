@@ -84,6 +84,16 @@ def identity_name(generation: int) -> str:
     return f"{FOLDER}/job-{generation}.json"
 
 
+class _Overtaken(DestinationError):
+    """Another job has a later generation."""
+
+    def __init__(self, folder: Folder) -> None:
+        super().__init__(
+            f"another job took over the destination {folder.url!r} while this one ran, and its result stands: "
+            "name another destination for this one"
+        )
+
+
 def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Identity | None:
     """Return the identity of a job to go on with, as it is or as its source has changed, or None for a new one.
 
@@ -94,15 +104,7 @@ def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Iden
     DestinationError
         When the folder holds something else and that was not allowed, or can't be read.
     """
-    try:
-        found = read_identity(folder)
-        if found is not None and (wanted.is_of(found) or wanted.goes_on_from(found)):
-            return found
-        if not overwrite and (found is not None or set(folder.names()) - {FOLDER}):
-            raise DestinationError(_foreign(folder.url, found, wanted))
-    except STORAGE_ERRORS as error:
-        raise DestinationError(f"the destination {folder.url!r} can't be used: {explain(error)}") from error
-    return None
+    return _look(folder, wanted, overwrite)[0]
 
 
 def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again: bool = False) -> Identity:
@@ -110,53 +112,71 @@ def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again
 
     With `again`, a job that could be gone on with begins anew.
     """
-    found = check_destination(folder, wanted, overwrite)
-    if found is not None and wanted.is_of(found) and not again:
-        return found
-    found = None if again else found
-    return claim(
-        folder, wanted if found is None else msgspec.structs.replace(wanted, after=found.generation), overwrite
-    )
+    while True:
+        found, latest = _look(folder, wanted, overwrite)
+        if found is not None and wanted.is_of(found) and not again:
+            return found
+        after = 0 if found is None or again else found.generation
+        try:
+            return claim(folder, msgspec.structs.replace(wanted, after=after), latest)
+        except _Overtaken:
+            continue
 
 
-def claim(folder: Folder, wanted: Identity, overwrite: bool = False) -> Identity:
+def claim(folder: Folder, wanted: Identity, latest: int) -> Identity:
     """Give a job a generation of its own, whose objects have names of their own.
 
-    It is claimed by making its file, which only one of two jobs that start at once can do; the other finds it there.
+    Of two jobs that claim one after the same `latest`, 0 for none, one gets it. Its number is more than any that a name
+    below the folder looks like, whoever gave it. Names are looked at before the generations, when whoever is going to
+    claim one has written nothing yet, so that both want the same number; its file can be made once only.
+
+    Raises
+    ------
+    DestinationError
+        When another job has claimed one meanwhile, or the folder can't be written to.
     """
-    while True:
-        try:
-            generation = _next_generation(folder)
-            mine = msgspec.structs.replace(wanted, generation=generation)
-            folder.write(identity_name(generation), msgspec.json.encode(mine), create=True)
-        except FileExistsError:
-            found = check_destination(folder, wanted, overwrite)
-            if found is not None and wanted.is_of(found):
-                return found
-        except STORAGE_ERRORS as error:
-            raise DestinationError(f"the destination {folder.url!r} can't be written to: {explain(error)}") from error
-        else:
-            return mine
+    try:
+        used = _highest(folder)
+        if _number(read_identity(folder)) != latest:
+            raise _Overtaken(folder)
+        mine = msgspec.structs.replace(wanted, generation=max(used, latest) + 1)
+        folder.write(identity_name(mine.generation), msgspec.json.encode(mine), create=True)
+    except FileExistsError:
+        raise _Overtaken(folder) from None
+    except STORAGE_ERRORS as error:
+        raise DestinationError(f"the destination {folder.url!r} can't be written to: {explain(error)}") from error
+    return mine
 
 
 def check_latest(folder: Folder, generation: int) -> None:
     """Raise DestinationError where another job has taken a destination over: its result stands, whoever ends later."""
-    found = read_identity(folder)
-    if found is None or found.generation != generation:
-        raise DestinationError(
-            f"another job took over the destination {folder.url!r} while this one ran, and its result stands: "
-            "name another destination for this one"
-        )
+    if _number(read_identity(folder)) != generation:
+        raise _Overtaken(folder)
 
 
-def _next_generation(folder: Folder) -> int:
-    """Return 1 for a new destination, and else more than any generation that a name in it looks like, whoever gave it."""
-    latest = read_identity(folder)
-    if latest is None and not set(folder.names()) - {FOLDER}:
-        return 1
+def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity | None, int]:
+    """Return what `check_destination` does, and the number of the latest generation, whoever's it is."""
+    try:
+        found = read_identity(folder)
+        if found is not None and (wanted.is_of(found) or wanted.goes_on_from(found)):
+            return found, found.generation
+        if not overwrite and (found is not None or set(folder.names()) - {FOLDER}):
+            raise DestinationError(_foreign(folder.url, found, wanted))
+    except STORAGE_ERRORS as error:
+        raise DestinationError(f"the destination {folder.url!r} can't be used: {explain(error)}") from error
+    return None, _number(found)
+
+
+def _number(latest: Identity | None) -> int:
+    return 0 if latest is None else latest.generation
+
+
+def _highest(folder: Folder) -> int:
+    """Return the highest generation that a name looks like, whoever gave it; 0 where there is nothing but the jobs' files."""
+    if not set(folder.names()) - {FOLDER}:
+        return 0
     names = (part for name, _ in folder.sizes() for part in name.split("/"))
-    numbers = [int(found[1]) for name in names if (found := re.search(r"~(\d{1,6})(?:\.|$)", name))]
-    return max(1 if latest is None else latest.generation, *numbers, 1) + 1
+    return max([1, *(int(found[1]) for name in names if (found := re.search(r"~(\d{1,6})(?:\.|$)", name)))])
 
 
 def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
