@@ -10,7 +10,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.components.grown import check_known, is_view
-from shardedstore.components.kinds import BlockOf, Config, Mount, ViewOf, show
+from shardedstore.components.kinds import BlockOf, Config, Location, Mount, ViewOf, show
 from shardedstore.components.members import Members
 from shardedstore.components.opened import Components, Opener
 from shardedstore.components.routes import BASE, Place, Routes
@@ -221,9 +221,7 @@ class RoutedStore(ReadOnlyStore):
         return isinstance(other, type(self)) and self.config == other.config
 
     def __repr__(self) -> str:
-        mounts = self._shards.values()
-        count = sum(mount.count for mount in mounts)
-        return f"<{type(self).__name__} of {show(self.config.base)} and {count} shards at {len(mounts)} paths>"
+        return in_a_line(type(self).__name__, self.config.base, self._shards)
 
 
 def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[ViewOf, set[str]]]:
@@ -242,3 +240,15 @@ def _is_in_place(location: BlockOf, blocks: Blocks, name: str) -> bool:
     """Tell whether a block has the same chunks in its source, by the same keys, as in the array that it is mounted in."""
     box = location.blocks.box(location.block)
     return location.blocks.keys == blocks.keys and box == blocks.box(parse_block(name))
+
+
+def in_a_line(kind: str, base: Location, mounts: Mapping[str, Mount]) -> str:
+    """Return what a sharded store is made of.
+
+    >>> from shardedstore.components.kinds import Directory
+    >>> in_a_line("ShardedStore", Directory("/base"), {"a": Mount(Directory("/a"))})
+    "<ShardedStore of '/base' and 1 shard at 1 path>"
+    """
+    shards, paths = sum(mount.count for mount in mounts.values()), len(mounts)
+    plurals = "s" * (shards != 1), "s" * (paths != 1)
+    return f"<{kind} of {show(base)} and {shards} shard{plurals[0]} at {paths} path{plurals[1]}>"

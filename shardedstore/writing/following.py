@@ -14,11 +14,11 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import SyncError, sync
 
-from shardedstore.components.kinds import Config, Location, Mount, show
+from shardedstore.components.kinds import Config, Location, Mount
 from shardedstore.components.locations import locate
 from shardedstore.components.opened import Components, Opener
 from shardedstore.components.routes import BASE, Place
-from shardedstore.components.routing import RoutedStore
+from shardedstore.components.routing import RoutedStore, in_a_line
 from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.readonly import PROTOTYPE
 from shardedstore.writing.arrayshards import Rule, check_apart
@@ -165,9 +165,7 @@ class FollowingStore(RoutedStore):
         return isinstance(other, type(self)) and self.known_config == other.known_config
 
     def __repr__(self) -> str:
-        mounts = self._mounted.values()
-        count = sum(mount.count for mount in mounts)
-        return f"<{type(self).__name__} of {show(self._config.base)} and {count} shards at {len(mounts)} paths>"
+        return in_a_line(type(self).__name__, self._config.base, self._mounted)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
