@@ -28,9 +28,11 @@ from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ShardedStore, Step
 from shardedstore.chain import Entries, Shard
+from shardedstore.storage.folders import open_folder
 from shardedstore.storage.publish import TEMPORARY
 from shardedstore.tasks import plan
-from shardedstore.tasks.ledger import FOLDER
+from shardedstore.tasks.generations import generations, ledger_of, read_generation
+from shardedstore.tasks.ledger import FOLDER, Ledger
 from shardedstore.transforms import ToZip
 
 HERE = Path(__file__).parent
@@ -331,3 +333,10 @@ def slow_job(source: str, destination: str, seconds: str = "0.1", scheduler_file
 def start_slow_job(source: Path, destination: Path, log: Path, scheduler_file: str = "", seconds: float = 0.1):
     arguments = [str(source), str(destination), str(seconds), scheduler_file]
     return python("-c", f"import helpers_jobs; helpers_jobs.slow_job(*{arguments!r})", log=log)
+
+
+def ledger_at(url: object, generation: int = 1) -> Ledger:
+    """The ledger of a job, which is empty where none has begun."""
+    folder = open_folder(str(url))
+    known = generation in generations(folder)
+    return ledger_of(folder, read_generation(folder, generation)) if known else Ledger(folder, generation)

@@ -372,6 +372,15 @@ def test_two_jobs_that_start_at_once_claim_two_generations(bucket):
         place.write(".shardedstore/job-2.json", b"", create=True)
 
 
+def test_an_object_that_is_made_twice_as_an_answer_was_lost_is_there_once(bucket):
+    """The server says of the second request that there is one already: it is our own."""
+    place = open_folder(bucket.url)
+    place.write("a.json", b"mine", create=True)
+    place.write("a.json", b"mine", create=True)
+    with pytest.raises(FileExistsError, match="there is an object already"):
+        place.write("a.json", b"more", create=True)
+
+
 def test_a_listing_that_breaks_off_is_made_again(bucket, s3_server, tmp_path):
     """Obstore takes up the body of an object again, but no listing."""
     upload(bucket.client, CUBE.contents())

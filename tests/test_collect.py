@@ -13,7 +13,7 @@ import zarr
 from click.testing import CliRunner
 from conformance import check_pickles, check_read_only, check_same_contents, contents_of, get, names_in
 from distributed import Client, LocalCluster
-from helpers_jobs import Fail, Slow, files_of, kill_session, python, wait_until
+from helpers_jobs import Fail, Slow, files_of, kill_session, ledger_at, python, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from servers import upload
@@ -32,9 +32,7 @@ from shardedstore.config.document import dump, from_dict, parse
 from shardedstore.errors import ConfigError
 from shardedstore.jobs import result as result_module
 from shardedstore.sinks.gather import gather
-from shardedstore.storage.folders import open_folder
 from shardedstore.tasks import plan
-from shardedstore.tasks.ledger import Ledger
 from shardedstore.tasks.sources import open_component
 from shardedstore.tasks.succession import unchanged
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
@@ -817,7 +815,7 @@ def test_a_job_whose_processes_are_killed_goes_on(tmp_path, monkeypatch):
     arguments = [pattern, str(out), 5]
     process = python("-c", f"import test_collect; test_collect.slow_collection(*{arguments!r})", log=tmp_path / "log")
     try:
-        wait_until(lambda: len(Ledger(open_folder(str(out)), 1).read()) >= 5, what="some records")
+        wait_until(lambda: len(ledger_at(out).read()) >= 5, what="some records")
     finally:
         kill_session(process)
     done = zips_of(out)

@@ -5,8 +5,9 @@ import subprocess
 import threading
 
 import dask
+import msgspec
 import pytest
-from helpers_jobs import blocks_at
+from helpers_jobs import blocks_at, ledger_at
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ def write(ledger, segment, *records):
 
 
 def files(ledger):
-    return sorted(name for name, _ in ledger.folder.sizes(f"{FOLDER}/ledger/{ledger.generation}"))
+    return sorted(name for name, _ in ledger.folder.sizes(ledger._root))
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_a_job_that_has_ended_leaves_one_file_and_goes_on_from_it(tmp_path):
     divided, out = blocks_at(tmp_path / "source.zarr", 6), tmp_path / "out"
     with dask.config.set(scheduler="synchronous"):
         divided.map_shards(ToZip(out))
-        ledger = Ledger(open_folder(str(out)), 1)
+        ledger = ledger_at(out)
         assert len(files(ledger)) == 1
         (out / "a/3.zarr.zip").unlink()
         result = divided.map_shards(ToZip(out), compute=False).compute()
@@ -207,3 +208,19 @@ def test_in_an_object_store_what_tells_of_a_writer_that_died_stays(bucket):
     assert len(files(ledger)) == 2
     assert set(ledger.read()) == {0, 1, 2, 9}
     assert set(ledger.read_segment(1)) == {1, 9}
+
+
+def test_of_two_compacted_files_the_later_one_wins(tmp_path):
+    """One that was interrupted has not removed what it was gathered from."""
+    ledger = Ledger(open_folder(str(tmp_path)), 1)
+    write(ledger, 0, record(1))
+    ledger.compact()
+    (old,) = files(ledger)
+    kept = ledger.folder.read(old)
+    again = msgspec.structs.replace(record(1), attempts=9)
+    write(ledger, 0, again)
+    ledger.compact()
+    ledger.folder.write(old, kept)
+    assert ledger.read() == {1: again}
+    ledger.compact()
+    assert ledger.read() == {1: again}

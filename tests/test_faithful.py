@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import threading
 from dataclasses import dataclass
 
@@ -15,10 +16,18 @@ from sources import build, consolidated, cube, to_folder, to_zip
 from zarr.storage import LocalStore
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
+from shardedstore.chain import Chain
 from shardedstore.components.kinds import Zip
+from shardedstore.config.document import dump
+from shardedstore.jobs import result
+from shardedstore.jobs.job import identity, prepare, start
+from shardedstore.sinks import onezarr
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.generations import Identity, open_destination, read_identity, versioned
-from shardedstore.transforms import ToZip
+from shardedstore.tasks.generations import Identity, claim, open_destination, read_identity, versioned
+from shardedstore.tasks.ledger import Record
+from shardedstore.tasks.plan import make_plan
+from shardedstore.tasks.task import run_segment
+from shardedstore.transforms import CopyTo, ToZip
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +156,45 @@ def test_a_job_that_starts_between_two_looks_is_seen(tmp_path, look, overwrite):
     else:
         assert second == read_identity(folder)
         assert len(list(tmp_path.glob(".shardedstore/job-*.json"))) == 1 + len(firsts)
+
+
+def begun(store, out):
+    """A job whose destination is open, and what it is of."""
+    plan, chain = make_plan(store.config), Chain((), ToZip(out))
+    job = prepare(plan, chain, None, False, 2)
+    return start(job, plan, identity(plan, chain), False), plan
+
+
+def test_workers_of_a_job_whose_destination_was_removed_are_not_heard(tmp_path):
+    """They may wake when another job of the same number is at work there."""
+    old, plan = begun(array_of_eight(tmp_path / "a.zarr"), tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    source = array_of_eight(tmp_path / "b.zarr")
+    new, plan = begun(source, tmp_path / "out")
+    assert new.generation == old.generation
+    with old.ledger.writer(0) as append:
+        append(Record(1, 2, 3, ""))
+    assert new.ledger.read() == {}
+    (segment,) = old.segments(plan)
+    (error, *_) = run_segment(old, segment).failures
+    assert "its destination was removed while the job ran" in str(error)
+    assert source.map_shards(ToZip(tmp_path / "out")).summary.done == 3
+
+
+@pytest.mark.parametrize("sink", [ToZip, CopyTo])
+def test_a_job_that_is_overtaken_at_its_very_end_says_so(tmp_path, monkeypatch, sink):
+    store, overtaking = array_of_eight(tmp_path / "a.zarr"), []
+    place = tmp_path / ("out" if sink is ToZip else "out.shardedstore")
+
+    def overtake(config, folder=None):
+        if not overtaking:
+            overtaking.append(claim(open_folder(str(place)), Identity("another", ""), 1))
+        return dump(config, folder)
+
+    for module in (result, onezarr):
+        monkeypatch.setattr(module, "dump", overtake)
+    with pytest.raises(DestinationError, match="run that one's call again, in case this one wrote over its config"):
+        store.map_shards(sink(tmp_path / "out"))
 
 
 def test_a_job_that_was_overtaken_does_not_switch_the_config_back(tmp_path):

@@ -18,6 +18,7 @@ from helpers_jobs import (
     division,
     files_of,
     kill_session,
+    ledger_at,
     start_slow_job,
     temporaries,
     undisturbed,
@@ -27,7 +28,7 @@ from helpers_jobs import (
 from shardedstore import ShardedStore
 from shardedstore.config.document import FILE_NAME
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks import generations, ledger, plan
+from shardedstore.tasks import generations, plan
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
@@ -55,7 +56,7 @@ def zips(out):
 
 
 def recorded(out):
-    return len(ledger.Ledger(open_folder(str(out)), 1).read())
+    return len(ledger_at(out).read())
 
 
 def go_on(source, out):

@@ -139,6 +139,48 @@ def test_a_holder_that_was_taken_over_is_told(tmp_path, quick):
     assert not latest(place).free
 
 
+def test_an_interrupt_that_comes_when_the_lock_is_made_leaves_none(tmp_path, monkeypatch):
+    place, write = open_folder(str(tmp_path)), lock._write
+
+    def interrupted(folder, number, holder, *, create=False):
+        write(folder, number, holder, create=create)
+        if create:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt), held(place):
+            pass
+    assert latest(place).free
+
+
+def test_a_number_that_was_removed_is_not_taken_while_a_later_one_is_held(tmp_path, monkeypatch):
+    """One that has watched the lock for a while makes the next number, which has come and gone."""
+    place, write = open_folder(str(tmp_path)), lock._write
+    others = []
+
+    def late(folder, number, holder, *, create=False):
+        if create and not others:
+            others.extend([msgspec.structs.replace(holder, nonce="another"), number + 2])
+            write(folder, number + 2, others[0], create=True)
+        write(folder, number, holder, create=create)
+
+    monkeypatch.setattr(lock, "_write", late)
+    monkeypatch.setattr(lock, "_mine", {"another"})
+    with pytest.raises(DestinationError, match="is being written to by"), held(place):
+        pass
+    assert latest(place) == others[0]
+
+
+def test_a_lock_that_is_no_text_is_taken_over(tmp_path):
+    place = open_folder(str(tmp_path))
+    with held(place):
+        pass
+    place.write(lock._path(1), b'{"who": "\xff"}')
+    with held(place):
+        assert lock._latest(place)[0] == 2
+
+
 @pytest.mark.slow
 def test_a_second_run_of_a_job_is_refused_while_the_first_is_at_work(tmp_path):
     source = cube_at(tmp_path / "source.zarr")
@@ -150,7 +192,7 @@ def test_a_second_run_of_a_job_is_refused_while_the_first_is_at_work(tmp_path):
 
     thread = threading.Thread(target=first)
     thread.start()
-    wait_until(lambda: open_folder(str(tmp_path / "out")).names(".shardedstore/ledger/1"))
+    wait_until(lambda: open_folder(str(tmp_path / "out")).names(".shardedstore/ledger"))
     with pytest.raises(DestinationError, match="is being written to by"):
         division(source).map_shards(Slow(0.3), ToZip(tmp_path / "out"))
     thread.join()

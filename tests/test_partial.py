@@ -18,6 +18,7 @@ from helpers_jobs import (
     copied,
     division,
     kill_session,
+    ledger_at,
     python,
     wait_until,
 )
@@ -31,8 +32,8 @@ from shardedstore.components.kinds import BlockOf, ViewOf, Zip
 from shardedstore.config.document import FILE_NAME
 from shardedstore.storage.folders import open_folder
 from shardedstore.tasks import plan
-from shardedstore.tasks.generations import read_identity
-from shardedstore.tasks.ledger import FOLDER, Ledger
+from shardedstore.tasks.generations import ledger_of, read_identity
+from shardedstore.tasks.ledger import FOLDER
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToZip
 
 
@@ -92,7 +93,7 @@ def undo(out, shards):
     place = open_folder(str(out))
     if not place.names(FOLDER):
         place = open_folder(f"{out}.shardedstore")
-    ledger = Ledger(place, read_identity(place).generation)
+    ledger = ledger_of(place, read_identity(place))
     records = ledger.read()
     place.remove(FILE_NAME)
     place.remove_all([name for name, _ in place.sizes(ledger._root)])
@@ -181,7 +182,7 @@ def test_what_is_shown_of_a_copy_is_key_by_key_that_of_the_source(tmp_path):
 
 
 def undo_to(out, records, shards):
-    ledger = Ledger(open_folder(str(out)), 1)
+    ledger = ledger_at(out)
     ledger.folder.remove_all([name for name, _ in ledger.folder.sizes(ledger._root)])
     with ledger.writer(0) as append:
         for number in shards:
@@ -246,7 +247,7 @@ def test_a_job_that_has_ended_is_its_result(tmp_path):
     result = divided.map_shards(ToZip(out))
     assert ShardedStore.load(out, partial=True).config == result.config  # and the source need not be allowed
     assert ShardedStore.load(out, partial=True).partial is None
-    undo_records = Ledger(open_folder(str(out)), 1)
+    undo_records = ledger_at(out)
     records = undo_records.read()
     undo_to(out, records, range(4))  # it was killed before the ledger was compacted
     assert ShardedStore.load(out, partial=True).config == result.config

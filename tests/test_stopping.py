@@ -16,6 +16,7 @@ from helpers_jobs import (
     division,
     files_of,
     kill_session,
+    ledger_at,
     python,
     temporaries,
     undisturbed,
@@ -25,8 +26,6 @@ from helpers_jobs import (
 from shardedstore import stopping
 from shardedstore.cluster import wanted
 from shardedstore.stopping import Stopped, check, while_wanted
-from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.ledger import Ledger
 from shardedstore.transforms import ToZip
 
 SECONDS = 0.3  # that every shard takes; all are one task, which takes as long as all of them
@@ -157,7 +156,7 @@ def test_a_worker_that_is_told_to_end_is_not_missed(source, tmp_path, expected):
     assert zips(out) == CUBE_SHARDS
     assert (out / "shardedstore.json").exists()
     assert temporaries(out) == []
-    assert len(Ledger(open_folder(str(out)), 1).read()) == CUBE_SHARDS
+    assert len(ledger_at(out).read()) == CUBE_SHARDS
 
 
 # The parts

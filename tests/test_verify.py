@@ -16,15 +16,13 @@ import pytest
 import zarr
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
-from helpers_jobs import TARGET, copied
+from helpers_jobs import TARGET, copied, ledger_at
 from sources import SOURCES, build, cube, to_folder, to_memory
 from zarr.storage import LocalStore
 
 from shardedstore import ConfigError, PartitionError, ShardedStore, UsageError, cli
 from shardedstore.metadata import ArrayMeta
 from shardedstore.reading.hierarchy import read_nodes
-from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.ledger import Ledger
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.verifying import compare as verifycompare
 from shardedstore.verifying import data as verifydata
@@ -288,7 +286,7 @@ def test_a_base_that_can_not_be_read(source, zipped, tmp_path):
 
 
 def test_a_record_that_is_missing(zipped, tmp_path):
-    Ledger(open_folder(str(tmp_path / "out")), 1).compact(without=frozenset({3}))
+    ledger_at(tmp_path / "out").compact(without=frozenset({3}))
     assert "the ledger does not say" in only(zipped.verify()).what
 
 

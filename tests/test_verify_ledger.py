@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
-from helpers_jobs import TARGET, copied
+from helpers_jobs import TARGET, copied, ledger_at
 from sources import SOURCES, to_folder
 from test_verify import (
     CASES,
@@ -31,10 +31,11 @@ from test_verify import (
 
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, UsageError, cli
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.ledger import Ledger
+from shardedstore.tasks.generations import Identity, claim
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToZip
 from shardedstore.verifying import journal as verifyjournal
 from shardedstore.verifying import verify
+from shardedstore.verifying.ledger import as_made
 
 __all__ = ["one_process"]  # a fixture that every test here uses
 
@@ -68,7 +69,7 @@ def zipped(source, tmp_path) -> ShardedStore:
 
 
 def records(folder: Path) -> dict:
-    return Ledger(open_folder(str(folder)), 1).read()
+    return ledger_at(folder).read()
 
 
 # Decoded data, without the source
@@ -173,7 +174,7 @@ def test_other_codecs_and_chunks_of_fill_values_are_no_difference(tmp_path):
 
 def test_records_without_digests_are_told(source, tmp_path):
     source.map_shards(ToZip(tmp_path / "out"))
-    Ledger(open_folder(str(tmp_path / "out")), 1).compact(without=frozenset({3}))
+    ledger_at(tmp_path / "out").compact(without=frozenset({3}))
     result = source.map_shards(ToZip(tmp_path / "out"), digest=True)
     with pytest.raises(UsageError, match=r"of 23 of 24 shards.*digest=True"):
         result.verify(level="decoded")
@@ -219,7 +220,7 @@ def test_an_array_that_has_grown(tmp_path):
     array[8:] = np.arange(1, 7)
     result = job()
     assert result.summary.skipped >= 1
-    shapes = {r.digests["a"].shape for r in Ledger(open_folder(str(tmp_path / "out")), 2).read().values()}
+    shapes = {r.digests["a"].shape for r in ledger_at(tmp_path / "out", 2).read().values()}
     assert shapes == {(8,), (14,)}
     for level in ("exists", "stored", "decoded"):
         report = ShardedStore.load(tmp_path / "out").verify(level=level)
@@ -325,7 +326,7 @@ def test_another_verify_does_not_go_on_from_it(change, zipped, tmp_path, monkeyp
     if change == "size":
         rewrite(tmp_path / ZIP, lambda members: members.pop(CHUNK))
     elif change == "records":
-        Ledger(open_folder(str(tmp_path / "out")), 1).compact(without=frozenset({23}))
+        ledger_at(tmp_path / "out").compact(without=frozenset({23}))
     seen = Interrupts(monkeypatch, "check_stored", -1)
     zipped.verify(level="decoded" if change == "level" else "stored")
     assert seen.seen == (4 if change == "nothing" else 24)
@@ -513,3 +514,31 @@ def test_in_an_object_store(chain, source, bucket, tmp_path, monkeypatch, small_
     assert source.map_shards(*CHAINS[chain](f"{bucket.url}/a result"), digest=True).summary.done == 1
     assert result.verify(level="decoded").ok
     assert kinds(result.verify()) == set()
+
+
+def test_a_later_job_that_had_nothing_to_make_numbers_the_shards_anew(tmp_path):
+    """Its ledger holds, although no object has its name."""
+    for i, name in enumerate("abcd"):
+        zarr.create_array(tmp_path / f"in/{name}.zarr", data=np.arange(10**i))
+    sink, pattern = ToZip(tmp_path / "out"), str(tmp_path / "in/*.zarr")
+    ShardedStore.collect(pattern).map_shards(sink)
+    shutil.rmtree(tmp_path / "in/b.zarr")
+    result = ShardedStore.collect(pattern).map_shards(sink)
+    assert "~2" not in (tmp_path / "out/shardedstore.json").read_text()
+    assert result.summary.done == 0
+    assert result.verify().ok
+
+
+def test_what_a_job_took_over_meanwhile_is_not_marked(source, tmp_path, monkeypatch):
+    result = source.map_shards(ToZip(tmp_path / "out"))
+    rewrite(tmp_path / ZIP, lambda members: members.pop(CHUNK))
+
+    def slow(*arguments):
+        if not (tmp_path / "out/.shardedstore/job-2.json").exists():
+            claim(open_folder(str(tmp_path / "out")), Identity("later", ""), 1)
+        return as_made(*arguments)
+
+    monkeypatch.setattr(verify, "as_made", slow)
+    report = result.verify(mark=True)
+    assert not report.marked
+    assert any("could not be marked" in note and "a later job" in note for note in report.notes)

@@ -156,12 +156,17 @@ def _follow(
             progress(ended, total)
         if failed >= job.max_failures:
             break
-        if lost.is_set():
-            raise DestinationError(
-                f"another job has taken over the destination {job.folder!r}, as this one was not seen to live: it goes on "
-                "from what is done"
-            )
+        _check_held(job, lost)
+    _check_held(job, lost)
     return _end(job, plan, Outcome.total(outcomes), wrap)
+
+
+def _check_held(job: Job, lost: threading.Event) -> None:
+    if lost.is_set():
+        raise DestinationError(
+            f"another job has taken over the destination {job.folder!r}, as this one was not seen to live: it goes on "
+            "from what is done"
+        )
 
 
 def active_client() -> Client | None:

@@ -25,8 +25,7 @@ from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
 from shardedstore.storage.urls import BESIDE, is_remote, normalize
-from shardedstore.tasks.generations import ONCE, Identity, check_destination, claim, open_destination
-from shardedstore.tasks.ledger import Ledger
+from shardedstore.tasks.generations import ONCE, Identity, check_destination, claim, ledger_of, open_destination
 from shardedstore.tasks.plan import Plan, Segment
 from shardedstore.tasks.planned import plan_result
 from shardedstore.tasks.succession import marks_of, source_token
@@ -128,23 +127,23 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
             zarr.remove(name)
     found = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
     stale = 0
-    if found.after and not Ledger(job.place, found.generation).has_inherited():
+    if found.after and not ledger_of(job.place, found).has_inherited():
         stale = take_over(job, plan, found)
-    if job.changed != "metadata" and (records := Ledger(job.place, found.generation).read()):
+    if job.changed != "metadata" and (records := ledger_of(job.place, found).read()):
         changed = find_stale(job.changed, plan, records, each)
         if changed:
             found = claim(job.place, msgspec.structs.replace(wanted, after=found.generation), found.generation)
             stale += take_over(job, plan, found, changed)
-    if is_remote(job.folder) and Ledger(job.place, found.generation).unfinished():
+    if is_remote(job.folder) and ledger_of(job.place, found).unfinished():
         logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))
-    return replace(job, generation=found.generation, stale=stale)
+    return replace(job, generation=found.generation, nonce=found.nonce, stale=stale)
 
 
 def remaining(job: Job, plan: Plan, segments: list[Segment]) -> tuple[list[Segment], int]:
     """Return the segments that have shards to do, without those that are done, and how many are done."""
     if job.folder is None:
         return segments, 0
-    records = Ledger(job.place, job.generation).read()
+    records = job.ledger.read()
     if not records:
         return segments, 0
     done = job.done(plan.runs, records, job.listed())

@@ -2,7 +2,8 @@
 
 Correctness never depends on it. The holder has made the file of the highest number, which only one can make; it counts
 up in it, and writes "free" at the end. A lock is taken over, by making the next number, when its holder is known to be
-dead, or has not counted while it was watched for `LIFE` seconds: clocks are never compared, and nothing is removed.
+dead, or has not counted while it was watched for `LIFE` seconds: clocks are never compared. Only numbers that another has
+followed are ever removed, by `prune`.
 """
 
 from __future__ import annotations
@@ -76,8 +77,7 @@ def held(folder: Folder) -> Iterator[threading.Event]:
         _mine.discard(mine.nonce)
         ended.set()
         thread.join()
-        with suppress(*STORAGE_ERRORS):  # it is seen to be dead then
-            _write(folder, number, msgspec.structs.replace(mine, free=True))
+        _free(folder, number, mine)
 
 
 def _take(folder: Folder) -> tuple[int, Holder]:
@@ -90,9 +90,17 @@ def _take(folder: Folder) -> tuple[int, Holder]:
             )
         mine = _self()
         _mine.add(mine.nonce)
-        with suppress(FileExistsError):
+        try:
             _write(folder, number + 1, mine, create=True)
-            return number + 1, mine
+            if _numbers(folder)[-1] == number + 1:  # what `superseded` named may have been removed, and is free to make
+                return number + 1, mine
+        except FileExistsError:
+            pass
+        except BaseException:  # an interrupt may come when it is made
+            _mine.discard(mine.nonce)
+            _free(folder, number + 1, mine)
+            raise
+        _mine.discard(mine.nonce)
 
 
 def _self() -> Holder:
@@ -125,15 +133,17 @@ def _begun(process: int) -> float | None:
 
 
 def _latest(folder: Folder) -> tuple[int, Holder | None]:
-    numbers = [int(found[1]) for name in folder.names(FOLDER) if (found := _NAME.fullmatch(name))]
-    number = max(numbers, default=0)
+    number = max(_numbers(folder), default=0)
     return number, _read(folder, number) if number else None
+
+
+def _numbers(folder: Folder) -> list[int]:
+    return sorted(int(found[1]) for name in folder.names(FOLDER) if (found := _NAME.fullmatch(name)))
 
 
 def superseded(folder: Folder) -> list[str]:
     """Return the names of the files of locks that another has followed: nobody needs them any more."""
-    numbers = sorted(int(found[1]) for name in folder.names(FOLDER) if (found := _NAME.fullmatch(name)))
-    return [_path(number) for number in numbers[:-1]]
+    return [_path(number) for number in _numbers(folder)[:-1]]
 
 
 def _lives(folder: Folder, number: int, holder: Holder) -> bool:
@@ -173,8 +183,16 @@ def _write(folder: Folder, number: int, holder: Holder, *, create: bool = False)
     folder.write(_path(number), msgspec.json.encode(holder), create=create)
 
 
+def _free(folder: Folder, number: int, mine: Holder) -> None:
+    """Say that a lock is free, if it is ours; where that can't be written, it is seen to be dead in time."""
+    with suppress(*STORAGE_ERRORS):
+        found = _read(folder, number)
+        if found is not None and found.nonce == mine.nonce:
+            _write(folder, number, msgspec.structs.replace(mine, free=True))
+
+
 def _read(folder: Folder, number: int) -> Holder | None:
     try:
         return msgspec.json.decode(folder.read(_path(number)), type=Holder)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -16,8 +16,8 @@ from shardedstore.reading.hierarchy import digest, read_nodes
 from shardedstore.storage.access import Options
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.urls import BESIDE, is_remote, is_within, join_url, quote_name
-from shardedstore.tasks.generations import Identity, identity_name, read_identity
-from shardedstore.tasks.ledger import Ledger, Record
+from shardedstore.tasks.generations import Identity, identity_name, ledger_of, read_identity
+from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.outcome import Outcome, Partial
 from shardedstore.tasks.plan import Plan, shard_runs
 from shardedstore.tasks.planned import plan_result
@@ -70,14 +70,14 @@ def read_half(place: Folder, identity: Identity, options: Options) -> Half:
     """Return what is known of a job from its file and its ledger."""
     planned, generation = identity.planned, identity.generation
     result = from_dict(planned.config, place.url, None, options) if planned.config else None
-    return Half(from_dict(identity.config), result, planned.mixes, generation, Ledger(place, generation).read())
+    return Half(from_dict(identity.config), result, planned.mixes, generation, ledger_of(place, identity).read())
 
 
 def is_finished(place: Folder, identity: Identity, half: Half, config: Config | None) -> bool:
     """Tell whether a job has ended, and the config in its folder is its own."""
     if config is None:
         return False
-    if Ledger(place, identity.generation).is_compacted():
+    if ledger_of(place, identity).is_compacted():
         return True
     if identity.is_one_zarr:
         return not identity.after  # what goes on from another job is beside that one's config
@@ -101,7 +101,7 @@ def show_partial(job: Job, plan: Plan, outcome: Outcome, failed: ShardsFailed) -
     if job.folder is None:
         records = {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
     else:
-        known = Ledger(job.place, job.generation).read()
+        known = job.ledger.read()
         records = {number: known[number] for number in job.done(plan.runs, known, job.listed())}
         result = from_dict(planned.config, job.folder, None, job.options) if planned.config else None
     config, shown = mixed(Half(plan.config, result, planned.mixes, job.generation, records))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -38,12 +38,19 @@ from shardedstore.storage.folders import STORAGE_ERRORS, Folder, RemoteFolder
 from shardedstore.storage.publish import abandoned
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.urls import is_remote, is_within, unquote_name
-from shardedstore.tasks.generations import Identity, identity_name, read_generation, read_identity, versioned
-from shardedstore.tasks.ledger import FOLDER, Ledger, Record
+from shardedstore.tasks.generations import (
+    Identity,
+    generations,
+    identity_name,
+    ledger_of,
+    read_generation,
+    read_identity,
+    versioned,
+)
+from shardedstore.tasks.ledger import FOLDER, Record
 from shardedstore.tasks.plan import shard_runs
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}  # seconds
-_JOB = re.compile(r"job-(\d+)\.json")
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,8 @@ def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: 
                 listed.remove([*temporaries, *(name for name in names if name not in jobs)])
                 listed.remove(jobs)
                 place.remove_all(superseded(place))
-                for number in _generations(jobs):
-                    listed.remove_folder(f"{FOLDER}/ledger/{number}")
+                for ledger in {"/".join(name.split("/")[:3]) for name in jobs if name.startswith(f"{FOLDER}/ledger/")}:
+                    listed.remove_folder(ledger)
             nbytes = sum(listed.files[name].nbytes for name in names) + sum(temporaries.values())
             kept = [f"{name} {reason}" for name, reason in reasons.items() if reason]
             return Pruned([*names, *temporaries], nbytes, kept)
@@ -99,11 +106,6 @@ def parse_age(text: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
-def _generations(names: Iterable[str]) -> list[int]:
-    """Return the generations whose jobs' files are among some names."""
-    return sorted(int(found[1]) for name in names if (found := _JOB.fullmatch(name.rpartition("/")[2])))
-
-
 def _temporaries(folder: str) -> dict[str, int]:
     return {os.path.relpath(path, folder): os.lstat(path).st_size for path in abandoned(folder)}
 
@@ -114,13 +116,13 @@ def _removable(place: Folder, options: Options, listed: FileList, until: float) 
     assert latest is not None
     half = read_half(place, latest, options)
     finished = is_finished(place, latest, half, read_config(place, options))
-    if not finished and latest.after and not Ledger(place, latest.generation).has_inherited():
+    if not finished and latest.after and not ledger_of(place, latest).has_inherited():
         raise DestinationError(
             f"the last job at {place.url!r} died before it had taken over what an earlier one has done: run it again with the "
             "same arguments, and prune then"
         )
     needed = set(_needed(place, options, None if finished else half))
-    for number in _generations(place.names(FOLDER)):
+    for number in generations(place):
         if number >= latest.generation:
             continue
         identity = read_generation(place, number)
@@ -131,7 +133,7 @@ def _removable(place: Folder, options: Options, listed: FileList, until: float) 
             if name not in needed:
                 yield name, reason or young
         if not is_left and (finished or number != latest.after):
-            ledger = Ledger(place, number)
+            ledger = ledger_of(place, identity)
             yield from ((name, "") for name in listed.below(FOLDER) if ledger.owns(name))
             yield identity_name(number), ""
 

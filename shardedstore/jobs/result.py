@@ -16,7 +16,7 @@ from shardedstore.reading.hierarchy import Node, consolidate, digest, read_nodes
 from shardedstore.sinks.onezarr import finish_zarr
 from shardedstore.storage.urls import join_url
 from shardedstore.tasks.generations import check_latest, versioned
-from shardedstore.tasks.ledger import Ledger, Record, compact
+from shardedstore.tasks.ledger import Record, compact
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Run
 from shardedstore.tasks.planned import after, held
@@ -48,7 +48,7 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     records = _records(job, plan, outcome)
     if job.chain.sink is not None and job.chain.is_one_zarr:
         config = finish_zarr(job, plan, records, job.chain.sink)
-        compact(Ledger(job.place, job.generation))
+        compact(job.ledger)
         return config
     config = Config(
         base=_mount(job, plan.runs[0], records).location,
@@ -61,10 +61,11 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     if job.folder is None:
         return config
     config = msgspec.structs.replace(config, consolidated=_consolidate(job, plan, nodes))
-    check_latest(job.place, job.generation)
+    check_latest(job.place, job.generation, job.nonce)
     job.place.write(FILE_NAME, dump(config, job.folder))
+    check_latest(job.place, job.generation, job.nonce)
     job.place.clean()
-    compact(Ledger(job.place, job.generation))
+    compact(job.ledger)
     return config
 
 
@@ -72,7 +73,7 @@ def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
     """Return the record of every shard, each compared with what stands at the destination."""
     if job.folder is None:
         return {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
-    records = Ledger(job.place, job.generation).read()
+    records = job.ledger.read()
     done = job.done(plan.runs, records, job.listed())
     if len(done) == plan.shard_count:
         return records

@@ -9,8 +9,8 @@ import msgspec
 
 from shardedstore.config.document import from_dict
 from shardedstore.errors import DestinationError
-from shardedstore.tasks.generations import Identity, read_generation
-from shardedstore.tasks.ledger import Ledger, Record
+from shardedstore.tasks.generations import Identity, ledger_of, read_generation
+from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.plan import Plan, Segment
 from shardedstore.tasks.succession import unchanged
 from shardedstore.tasks.task import Job
@@ -26,16 +26,16 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
     Those in `stale` are left out. It can be done again, and does the same.
     """
     before = read_generation(job.place, identity.after)
-    while before.after and not Ledger(job.place, before.generation).has_inherited():  # it died before it did anything
+    while before.after and not ledger_of(job.place, before).has_inherited():  # it died before it did anything
         before = read_generation(job.place, before.after)
-    old = Ledger(job.place, before.generation).read()
+    old = ledger_of(job.place, before).read()
     taken: dict[int, Record] = {}
     for then, now in unchanged(from_dict(before.config), plan.config, before.marks, identity.marks):
         record = old.get(then)
         if record is not None and now not in stale:
             generation = record.generation or before.generation
             taken[now] = msgspec.structs.replace(record, shard=now, generation=generation)
-    Ledger(job.place, identity.generation).inherit(
+    ledger_of(job.place, identity).inherit(
         (segment.number, records) for segment, records in _by_segment(job.segments(plan), taken)
     )
     return len(old) - len(taken)

@@ -6,6 +6,7 @@ the Zarr, one zip for each shard that has some; when all shards are done, they a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from shardedstore.tasks.plan import Plan
 from shardedstore.tasks.task import Job
 from shardedstore.zips import ZipReadStore
 
+CHECK_SECONDS = 1.0  # between two looks whether another job has taken over, while documents are written
 WAITING = "documents"  # the folder of the documents that wait
 LAST = (".zattrs", CONSOLIDATED_V2, ".zarray", ".zgroup", "zarr.json")  # in the order in which one node's are written
 
@@ -112,12 +114,16 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
         if path in nodes:
             key, data = consolidate(nodes, path, plan.nodes[path].inherited)
             documents[key] = data
-    check_latest(job.place, job.generation)
+    checked = -CHECK_SECONDS
     for key in sorted(documents, key=turn):
+        if abs(time.time() - checked) > CHECK_SECONDS:  # a machine may have slept meanwhile
+            check_latest(job.place, job.generation, job.nonce)
+            checked = time.time()
         zarr.write(key, documents[key])
     zarr.clean()
     config = Config(base=Directory(zarr.url, sink.options))
     job.place.write(FILE_NAME, dump(config, job.folder))
+    check_latest(job.place, job.generation, job.nonce)
     job.place.clean()
     return config
 

@@ -55,7 +55,7 @@ class Folder(Protocol):
         """Return a file's content, or raise FileNotFoundError."""
 
     def write(self, name: str, data: bytes, *, create: bool = False) -> None:
-        """Write a file; with `create`, raise FileExistsError where there is one."""
+        """Write a file; with `create`, raise FileExistsError where there is one, unless an object holds the same."""
 
     def remove(self, name: str) -> None:
         """Remove a file that this project wrote; nothing where there is none."""
@@ -215,11 +215,14 @@ class RemoteFolder:
             return
         try:
             obstore.put(self.store, name, data, mode="create", use_multipart=False)
-        except (AlreadyExistsError, PreconditionError):
-            raise FileExistsError(errno.EEXIST, "there is an object already", f"{self.url}/{name}") from None
-        except BaseError:  # the answer may have been lost, and the object be there
-            if self.nbytes(name) != len(data) or self.read(name) != data:
+        except (
+            BaseError
+        ) as error:  # the answer may have been lost, and the object be there, also when it was asked again
+            if self.nbytes(name) == len(data) and self.read(name) == data:
+                return
+            if not isinstance(error, AlreadyExistsError | PreconditionError):
                 raise
+            raise FileExistsError(errno.EEXIST, "there is an object already", f"{self.url}/{name}") from None
 
     def remove(self, name: str) -> None:
         # docstring inherited

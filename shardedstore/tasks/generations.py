@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from shardedstore.errors import DestinationError
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.urls import BESIDE, join_url
-from shardedstore.tasks.ledger import FOLDER
+from shardedstore.tasks.ledger import FOLDER, Ledger
 from shardedstore.tasks.planned import Planned
 from shardedstore.tasks.succession import Mark, has_only_grown, is_same_source, keeps_members
 
@@ -28,7 +29,8 @@ class Identity(msgspec.Struct, frozen=True):
     `generation` counts the jobs that wrote to this destination; a later one gives its objects other names. `config` is
     the source's, as a JSON document, and `marks` tell what its groups and arrays were. `after` is the generation of the
     job that this one goes on from as its source has changed; 0 for a job of its own. `is_one_zarr` tells that all shards
-    are in one ordinary Zarr. `planned` is what the job is going to make.
+    are in one ordinary Zarr. `planned` is what the job is going to make. `nonce` tells this job from one that had the same
+    number before its destination was removed: workers of that one may still be at work, and must not be heard.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Identity(msgspec.Struct, frozen=True):
     after: int = 0
     is_one_zarr: bool = False
     planned: Planned = Planned()
+    nonce: str = ""
 
     def is_of(self, other: Identity) -> bool:
         """Tell whether it is the same job."""
@@ -54,6 +57,10 @@ class Identity(msgspec.Struct, frozen=True):
         return is_same_source(other.config, self.config, other.marks, self.marks)
 
 
+class _Nonce(msgspec.Struct):
+    nonce: str = ""
+
+
 def read_identity(folder: Folder) -> Identity | None:
     """Return what the latest job at a destination made it from; None where no job ever wrote.
 
@@ -62,10 +69,13 @@ def read_identity(folder: Folder) -> Identity | None:
     DestinationError
         For a file that can't be read.
     """
-    generations = [int(name[4:-5]) for name in folder.names(FOLDER) if _IDENTITY.fullmatch(name)]
-    if not generations:
-        return None
-    return read_generation(folder, max(generations))
+    latest = max(generations(folder), default=0)
+    return read_generation(folder, latest) if latest else None
+
+
+def generations(folder: Folder) -> list[int]:
+    """Return the numbers of the jobs that wrote to a destination, in order."""
+    return sorted(int(name[4:-5]) for name in folder.names(FOLDER) if _IDENTITY.fullmatch(name))
 
 
 def read_generation(folder: Folder, generation: int) -> Identity:
@@ -73,10 +83,15 @@ def read_generation(folder: Folder, generation: int) -> Identity:
     path = identity_name(generation)
     try:
         return msgspec.json.decode(folder.read(path), type=Identity)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DestinationError(
             f"{join_url(folder.url, path)!r} can't be read ({error}): name another destination"
         ) from None
+
+
+def ledger_of(folder: Folder, identity: Identity) -> Ledger:
+    """Return the ledger of a job."""
+    return Ledger(folder, identity.generation, identity.nonce)
 
 
 def identity_name(generation: int) -> str:
@@ -90,7 +105,7 @@ class _Overtaken(DestinationError):
     def __init__(self, folder: Folder) -> None:
         super().__init__(
             f"another job took over the destination {folder.url!r} while this one ran, and its result stands: "
-            "name another destination for this one"
+            "name another destination for this one, and run that one's call again, in case this one wrote over its config"
         )
 
 
@@ -137,9 +152,9 @@ def claim(folder: Folder, wanted: Identity, latest: int) -> Identity:
     """
     try:
         used = _highest(folder)
-        if _number(read_identity(folder)) != latest:
+        if max(generations(folder), default=0) != latest:
             raise _Overtaken(folder)
-        mine = msgspec.structs.replace(wanted, generation=max(used, latest) + 1)
+        mine = msgspec.structs.replace(wanted, generation=max(used, latest) + 1, nonce=secrets.token_hex(4))
         folder.write(identity_name(mine.generation), msgspec.json.encode(mine), create=True)
     except FileExistsError:
         raise _Overtaken(folder) from None
@@ -148,10 +163,22 @@ def claim(folder: Folder, wanted: Identity, latest: int) -> Identity:
     return mine
 
 
-def check_latest(folder: Folder, generation: int) -> None:
-    """Raise DestinationError where another job has taken a destination over: its result stands, whoever ends later."""
-    if _number(read_identity(folder)) != generation:
+def check_latest(folder: Folder, generation: int, nonce: str) -> None:
+    """Raise DestinationError where another job has taken a destination over: its result stands, whoever ends later.
+
+    It is asked before a result is written, and after it: of two that end at once at least one is told then.
+    """
+    latest = read_identity(folder)
+    if latest is None or (latest.generation, latest.nonce) != (generation, nonce):
         raise _Overtaken(folder)
+
+
+def stands(folder: Folder, generation: int, nonce: str) -> bool:
+    """Tell whether a job's file is its own still: a destination may be removed, and become another job's."""
+    try:
+        return msgspec.json.decode(folder.read(identity_name(generation)), type=_Nonce).nonce == nonce
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
 
 
 def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity | None, int]:
@@ -164,11 +191,7 @@ def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity |
             raise DestinationError(_foreign(folder.url, found, wanted))
     except STORAGE_ERRORS as error:
         raise DestinationError(f"the destination {folder.url!r} can't be used: {explain(error)}") from error
-    return None, _number(found)
-
-
-def _number(latest: Identity | None) -> int:
-    return 0 if latest is None else latest.generation
+    return None, 0 if found is None else found.generation
 
 
 def _highest(folder: Folder) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,14 +58,15 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Ledger(NamedTuple):
-    """The records of one generation at a destination."""
+    """The records of one generation at a destination; `nonce` tells it from one of the same number that was removed."""
 
     folder: Folder
     generation: int
+    nonce: str = ""
 
     @property
     def _root(self) -> str:
-        return f"{FOLDER}/ledger/{self.generation}"
+        return f"{FOLDER}/ledger/{self.generation}" + (f"-{self.nonce}" if self.nonce else "")
 
     def read(self) -> dict[int, Record]:
         """Return all records by shard number."""
@@ -103,7 +105,7 @@ class Ledger(NamedTuple):
         `without` are dropped, so that the job makes these again.
         """
         sizes = dict(self.folder.sizes(self._root))
-        files, packed = self._appended(sizes), [name for name in sizes if _COMPACTED.fullmatch(self._below(name))]
+        files, packed = self._appended(sizes), sorted(name for name in sizes if _COMPACTED.fullmatch(self._below(name)))
         if packed and not files and len(packed) == 1 and not without:
             return
         segments: defaultdict[int, list[bytes]] = defaultdict(list)
@@ -119,7 +121,7 @@ class Ledger(NamedTuple):
             segment: encode(record for record in _by_shard(some).values() if record.shard not in without)
             for segment, some in segments.items()
         }
-        self.folder.write(f"{self._root}/compacted-{secrets.token_hex(6)}.jsonl.zst", pack(merged))
+        self.folder.write(f"{self._root}/{_compacted_name()}", pack(merged))
         now = dict(self.folder.sizes(self._root))
         self.folder.remove_all([name for name in (*files, *packed) if now.get(name) == sizes[name]])
 
@@ -158,7 +160,9 @@ class Ledger(NamedTuple):
 
     def _compacted(self) -> list[str]:
         with suppress(NotADirectoryError):  # what stands in the way is told when something is written
-            return [f"{self._root}/{name}" for name in self.folder.names(self._root) if _COMPACTED.fullmatch(name)]
+            return sorted(
+                f"{self._root}/{name}" for name in self.folder.names(self._root) if _COMPACTED.fullmatch(name)
+            )
         return []
 
     def _appended(self, names: Iterable[str]) -> dict[str, int]:
@@ -208,6 +212,11 @@ def compact(ledger: Ledger) -> None:
         logger.warning("the ledger at %s stays as it is: %s", ledger.folder.url, error)
 
 
+def _compacted_name() -> str:
+    """Return a name that sorts after those of before, should two stand side by side."""
+    return f"compacted-{time.time_ns():016x}{secrets.token_hex(4)}.jsonl.zst"
+
+
 def _in_order(names: Iterable[str]) -> list[str]:
     """Sort the names of files so that what was taken over comes before what was made since."""
     return sorted(names, key=lambda name: (not name.endswith(f"-{INHERITED}.jsonl"), name))
@@ -232,5 +241,5 @@ def _parse_each(lines: bytes) -> Iterator[Record]:
     for line in lines.split(b"\n"):
         try:
             yield decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue

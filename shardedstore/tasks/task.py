@@ -31,7 +31,7 @@ from shardedstore.storage.limiter import READS, WRITES, pause
 from shardedstore.storage.present import Asked, Listed
 from shardedstore.storage.transient import FIRST_PAUSE, cause_of, is_transient
 from shardedstore.storage.urls import is_remote, normalize, object_url, quote_name
-from shardedstore.tasks.generations import versioned
+from shardedstore.tasks.generations import stands, versioned
 from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Run, Segment
@@ -56,6 +56,7 @@ class Job:
     chain: Chain
     folder: str | None
     generation: int = 1
+    nonce: str = ""
     retries: int = 2
     options: Options = NONE
     max_failures: int = MOST_FAILURES
@@ -63,6 +64,11 @@ class Job:
     stale: int = 0
     shapes: dict[str, Coords] | None = None
     partial: bool = False
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records of what the job has done."""
+        return Ledger(self.place, self.generation, self.nonce)
 
     @property
     def is_remote(self) -> bool:
@@ -167,7 +173,9 @@ def _run_segment(job: Job, segment: Segment) -> Outcome:
         return Outcome.failed(segment, missing)
     if job.folder is None:
         return Outcome.total(_do_shards(job, segment, None))
-    ledger = Ledger(job.place, job.generation)
+    if not stands(job.place, job.generation, job.nonce):
+        return Outcome.failed(segment, "its destination was removed while the job ran, and may be another job's now")
+    ledger = job.ledger
     records = ledger.read_segment(segment.number)
     done = job.done(segment.runs, records)
     left = segment.without(done) if done else segment

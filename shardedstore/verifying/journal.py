@@ -127,5 +127,5 @@ class Journal:
 def _lines(data: bytes) -> Iterator[tuple[str, msgspec.Raw]]:
     decode = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
     for line in data.splitlines():
-        with suppress(msgspec.DecodeError):  # of one that is torn
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # of one that is torn
             yield decode(line)

@@ -34,8 +34,8 @@ from shardedstore.mounts import join
 from shardedstore.reading.hierarchy import read_nodes
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.urls import BESIDE
-from shardedstore.tasks.generations import Identity, identity_name, read_generation, read_identity
-from shardedstore.tasks.ledger import Ledger, Record
+from shardedstore.tasks.generations import Identity, generations, ledger_of, read_generation, read_identity
+from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.plan import Run
 
 MOST_PARENTS = 4  # folders above the base that the ledger is looked for in
@@ -66,7 +66,7 @@ class Kept(NamedTuple):
 
     def mark(self, numbers: frozenset[int]) -> None:
         """Have the records of some shards hold no more, so that the job makes them again."""
-        Ledger(self.folder, self.made.generation).compact(without=numbers)
+        ledger_of(self.folder, self.made).compact(without=numbers)
 
 
 def find_ledger(config: Config) -> Kept | None:
@@ -78,7 +78,7 @@ def find_ledger(config: Config) -> Kept | None:
         place = open_folder(base.url + BESIDE, base.options)
         made = _identity(place)
         if made is not None:
-            return Kept(place, made, Ledger(place, made.generation).read(), True)
+            return Kept(place, made, ledger_of(place, made).read(), True)
     for folder in islice(parents(base.url), MOST_PARENTS):
         place = open_folder(folder, base.options)
         if _identity(place) is not None and _is_config_of(place, config):
@@ -95,11 +95,16 @@ def _identity(place: Folder) -> Identity | None:
 
 
 def _kept(place: Folder, config: Config) -> Kept:
-    """Return the ledger of the job that wrote a config: the last that any of its objects is named by."""
-    generation = max(_generation(location) for _, location in locations(config))
-    if place.nbytes(identity_name(generation)) is None:  # a name of the user's own that looks like one
-        generation = 1
-    return Kept(place, read_generation(place, generation), Ledger(place, generation).read(), False)
+    """Return the ledger of the job that wrote the config of a folder: the last that has ended.
+
+    None has ended as far as can be seen where none could compact its ledger: then it is the last that an object is named by.
+    """
+    jobs = generations(place)
+    named = max(_generation(location) for _, location in locations(config))
+    named = named if named in jobs else 1  # a name of the user's own may look like one
+    later = (read_generation(place, number) for number in reversed(jobs) if number > named)
+    made = next((job for job in later if ledger_of(place, job).is_compacted()), None) or read_generation(place, named)
+    return Kept(place, made, ledger_of(place, made).read(), False)
 
 
 def _generation(location: Location) -> int:

@@ -243,6 +243,7 @@ def _mark(config: Config, kept: Kept, report: Report) -> Report:
         runs = shard_runs(as_made(config, kept))
         found = {number: shard.name for run in runs for number, shard in run.shards() if shard.name in names}
         with held(kept.folder):
+            _check_markable(kept)  # again, as verifying takes its time
             kept.mark(frozenset(found))
     except UNREADABLE as error:
         note = f"the shards could not be marked in {kept.folder.url!r}: {explain(error)}"

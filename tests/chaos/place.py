@@ -18,7 +18,7 @@ from shardedstore.config.document import FILE_NAME
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.publish import is_temporary
 from shardedstore.storage.urls import BESIDE, is_remote
-from shardedstore.tasks.generations import read_identity
+from shardedstore.tasks.generations import ledger_of, read_identity
 from shardedstore.tasks.ledger import FOLDER, Ledger, Record
 from shardedstore.tasks.plan import make_plan
 
@@ -44,7 +44,7 @@ class Place:
         """The latest job's ledger."""
         folder = open_folder(self.url + BESIDE if self.is_one_zarr else self.url)
         identity = read_identity(folder)
-        return NO_JOB if identity is None else Ledger(folder, identity.generation)
+        return NO_JOB if identity is None else ledger_of(folder, identity)
 
     def records(self) -> dict[int, Record]:
         """The shards that are recorded as done."""
