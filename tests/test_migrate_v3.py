@@ -73,8 +73,6 @@ SAME = {name: (data, options) for name, (data, options) in V2.items() if name !=
     "big dates": (numbers.astype(">M8[ns]"), {}),
     "25 us": (numbers.astype("M8[25us]"), {}),
     "raw": (texts.astype("S7").view("V7"), {}),
-    "big delta": (numbers.astype(">i4"), {"filters": [Delta(">i4")]}),
-    "little in big": (numbers.astype(">f8"), {"filters": [FixedScaleOffset(0, 10, dtype=">f8", astype="<i2")]}),
     "rounded": (numbers / np.float32(7), {"filters": [BitRound(10)]}),
     "quantized": (numbers / 7, {"filters": [Quantize(2, "f8")]}),
     "as type": (numbers.astype("f8"), {"filters": [AsType("f4", "f8")]}),
@@ -93,6 +91,8 @@ SAME = {name: (data, options) for name, (data, options) in V2.items() if name !=
 }
 # Those whose chunks are made anew.
 ANEW = {
+    "big delta": (numbers.astype(">i4"), {"filters": [Delta(">i4")]}),  # which zarr reads, and would write wrongly
+    "little in big": (numbers.astype(">f8"), {"filters": [FixedScaleOffset(0, 10, dtype=">f8", astype="<i2")]}),
     "another order of bytes": (numbers.astype(">i4"), {"filters": [Delta("<i4")]}),
     "bytes, then arrays": (numbers, {"filters": [Shuffle(8), Delta("i8")]}),
     "base64": (numbers, {"filters": [Base64()]}),
@@ -101,6 +101,9 @@ ANEW = {
     "fortran base64": (numbers.astype("f4"), {"order": "F", "filters": [Base64()]}),
     "categories": (texts[:, :4], {"filters": [Categorize([*np.unique(texts)], dtype=texts.dtype, astype="u1")]}),
 }
+# Zarr 3.1 writes them wrongly: it gives a filter what transpose gives, which is in another order in memory.
+if tuple(map(int, zarr.__version__.split(".")[:2])) < (3, 2):
+    ANEW |= {name: SAME.pop(name) for name in ("fortran delta", "fortran bits", "two filters")}
 COMPRESSORS = [None, Blosc(), Blosc("zstd", 3, shuffle=-1), Zstd(5), GZip(3), Zlib(2), LZ4(), BZ2(3)]
 
 
@@ -186,7 +189,6 @@ def test_chunks_that_are_made_anew(name, compressor):
 # What zarr's own migration can't do, or does wrong: it takes the byte order of "little in big" for that of the array.
 NOT_BY_ZARR = {
     *("texts", "null texts", "null", "shuffled", "as netCDF4", "arrays, then bytes", "checksum", "fortran shuffled"),
-    "little in big",
 }
 
 

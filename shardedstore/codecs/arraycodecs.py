@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any, Protocol
 
 import numcodecs
@@ -118,9 +120,9 @@ def array_part(doc: ArrayDoc) -> ArrayPart:
     if doc.zarr_format == 2:
         filters = [numcodecs.get_codec(dict(config)) for config in doc.filters]
         return FilterPart(filters, dtype, doc.chunks, doc.document.get("order", "C"))
-    orders = [options_of(codec).get("order") for codec in doc.filters if name_of(codec) == "transpose"]
-    plain = len(orders) == len(doc.filters) and all(isinstance(order, list | tuple) for order in orders)
+    plain = all(map(_is_transposition, doc.filters))
     if plain and name_of(doc.serializer) == "bytes" and dtype.fields is None and dtype.kind not in "OT":
+        orders = [options_of(codec)["order"] for codec in doc.filters]
         return PlainPart(dtype, options_of(doc.serializer).get("endian", "little"), doc.chunks, orders)
     return PipelinePart(doc)
 
@@ -130,13 +132,7 @@ class PlainPart:
 
     def __init__(self, dtype: np.dtype[Any], endian: str, shape: Coords, orders: list[Any]) -> None:
         self.dtype, self.stored = dtype, dtype.newbyteorder("<" if endian == "little" else ">")
-        axes = np.arange(len(shape))
-        for order in orders:
-            if sorted(order) != list(range(len(shape))):
-                raise ValueError(f"transpose has the order {list(order)}, and the array {len(shape)} dimensions")
-            axes = axes[list(order)]
-        self.axes: Coords = tuple(axes.tolist())
-        self.back: Coords = tuple(np.argsort(axes).tolist())
+        self.axes, self.back = _axes(orders, len(shape))
         self.shape = tuple(shape[axis] for axis in self.axes)
 
     def unpack(self, raw: Any) -> Array:
@@ -148,6 +144,20 @@ class PlainPart:
         # docstring inherited
         stored = np.ascontiguousarray(array.transpose(self.axes), self.stored)
         return stored.reshape(-1).view("u1")
+
+
+def _axes(orders: Iterable[Any], dimensions: int) -> tuple[Coords, Coords]:
+    """Return the axes that several transpositions give, and those that lead back.
+
+    >>> _axes([[1, 2, 0], [1, 0, 2]], 3)
+    ((2, 1, 0), (2, 1, 0))
+    """
+    axes = np.arange(dimensions)
+    for order in orders:
+        if sorted(order) != list(range(dimensions)):
+            raise ValueError(f"transpose has the order {list(order)}, and the array {dimensions} dimensions")
+        axes = axes[list(order)]
+    return tuple(axes.tolist()), tuple(np.argsort(axes).tolist())
 
 
 class FilterPart:
@@ -177,15 +187,23 @@ class FilterPart:
 
 
 class PipelinePart:
-    """All other v3 codecs, in zarr's pipeline."""
+    """All other v3 codecs, in zarr's pipeline, behind any number of ``transpose``.
+
+    These are left to NumPy, as zarr 3.1 gives what follows them arrays in Fortran order, which some codecs misread.
+    """
 
     def __init__(self, doc: ArrayDoc) -> None:
         zdtype = data_type(doc.document)
+        self.dtype = zdtype.to_native_dtype()
+        orders = [options_of(codec)["order"] for codec in takewhile(_is_transposition, doc.filters)]
+        self.axes, self.back = _axes(orders, len(doc.chunks))
         fill = zdtype.from_json_scalar(doc.document["fill_value"], zarr_format=3)
         config = ArrayConfig.from_dict({"write_empty_chunks": True})
-        self.spec = ArraySpec(doc.chunks, zdtype, fill, config, default_buffer_prototype())
+        self.spec = ArraySpec(
+            tuple(doc.chunks[axis] for axis in self.axes), zdtype, fill, config, default_buffer_prototype()
+        )
         codecs, spec = [], self.spec
-        for named in (*doc.filters, doc.serializer):
+        for named in (*doc.filters[len(orders) :], doc.serializer):
             codec = self._codec(named).evolve_from_array_spec(spec)
             spec = codec.resolve_metadata(spec)
             codecs.append(codec)
@@ -200,14 +218,18 @@ class PipelinePart:
         # docstring inherited
         (array,) = sync(self.pipeline.decode([(cpu.Buffer.from_bytes(bytes(raw)), self.spec)]))
         assert isinstance(array, NDBuffer)
-        return array.as_numpy_array()
+        return array.as_numpy_array().transpose(self.back).astype(self.dtype, copy=False)
 
     def pack(self, array: Array) -> Any:
         # docstring inherited
-        chunk = cpu.NDBuffer.from_numpy_array(np.ascontiguousarray(array))
+        chunk = cpu.NDBuffer.from_numpy_array(np.asarray(array.transpose(self.axes), order="C"))
         (raw,) = sync(self.pipeline.encode([(chunk, self.spec)]))
         assert isinstance(raw, Buffer)
         return raw.to_bytes()
+
+
+def _is_transposition(codec: Any) -> bool:
+    return name_of(codec) == "transpose" and isinstance(options_of(codec).get("order"), list | tuple)
 
 
 def read_one_chunk(doc: ArrayDoc, stored: bytes) -> Array:

@@ -125,8 +125,9 @@ def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
 
 
 def _parse_sharding(document: Mapping[str, Any], path: str, stored: Coords, options: dict[str, Any]) -> ArrayDoc:
-    index_codecs = [name_of(codec) for codec in options["index_codecs"]]
-    endian = options_of(options["index_codecs"][0]).get("endian", "little")
+    coded = options.get("index_codecs", INDEX_CODECS)  # zarr reads one that does not say
+    index_codecs = [name_of(codec) for codec in coded]
+    endian = options_of(coded[0]).get("endian", "little") if coded else "little"
     chunks = tuple(options["chunk_shape"])
     filters, serializer, compressors = split_codecs(options["codecs"], path)
     if index_codecs != INDEX_CODECS or endian != "little" or name_of(serializer) == "sharding_indexed":

@@ -194,7 +194,7 @@ def write_fill_value(doc: ArrayDoc, fill_value: Any, path: str) -> ArrayDoc:
         if zdtype.to_native_dtype().kind in "iub" and value != fill_value:
             raise ValueError(f"it would be {value}")
         fill = zdtype.to_json_scalar(value, zarr_format=_format(doc))
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, IndexError) as error:
         raise ChainError(
             f"{path!r} can't have the fill value {fill_value!r} ({error}): give another fill_value="
         ) from None

@@ -86,7 +86,9 @@ def filtered_dtype(configs: Iterable[Config], dtype: np.dtype[Any]) -> np.dtype[
     >>> filtered_dtype([{"id": "delta", "dtype": "<i8", "astype": "<i2"}], np.dtype("<i8"))
     dtype('int16')
     """
-    sample: Any = np.full(8, "", object) if dtype.hasobject else np.zeros(8, dtype)
+    configs = list(configs)
+    text = b"" if configs and configs[0]["id"] == "vlen-bytes" else ""
+    sample: Any = np.full(8, text, object) if dtype.hasobject else np.zeros(8, dtype)
     for config in configs:
         if _is_of_numcodecs(config):
             with np.errstate(all="ignore"):

@@ -89,7 +89,8 @@ class Packer:
 
     def place(self, entry: Entry) -> Place | None:
         """Return which object an entry belongs in; None for one that stays as it is."""
-        if entry.coords is not None and entry.array is not None and entry.array.keys is not None:
+        array = entry.array
+        if entry.coords is not None and array is not None and array.keys is not None and array.zarr_format == 3:
             if self.shard.block is not None:
                 return "", self.shard.block
             folder = array_folder(entry)

@@ -18,7 +18,7 @@ from shardedstore.grid import Coords
 from shardedstore.mounts import join
 from shardedstore.parallel import map_in_order
 from shardedstore.reading.entries import Data, Entry
-from shardedstore.steps.recode import Recoder
+from shardedstore.steps.recode import Recoder, boxed
 
 
 def read_array(recoder: Recoder, chunks: Iterable[Entry], threads: int | None) -> Array:
@@ -29,8 +29,8 @@ def read_array(recoder: Recoder, chunks: Iterable[Entry], threads: int | None) -
     def place(entry: Entry) -> None:
         for data, number in _inner(recoder, entry):
             start = recoder.local_position(entry.key, number)
-            part = array[tuple(itertools.starmap(slice, zip(start, map(add, start, recoder.doc.chunks), strict=True)))]
-            part[...] = recoder.read(data, entry.key)[tuple(map(slice, part.shape))]
+            part = array[boxed(start, map(add, start, recoder.doc.chunks))]
+            part[...] = recoder.read(data, entry.key)[boxed((0,) * part.ndim, part.shape)]
 
     for _ in map_in_order(place, chunks, lambda entry: max(nbytes, len(entry.data)), threads):
         pass
@@ -82,7 +82,7 @@ def _encoded(recoder: Recoder, array: Array, place: Coords) -> Data | None:
 
 
 def _chunk(recoder: Recoder, array: Array, start: Coords) -> bytes | None:
-    part = array[tuple(slice(s, s + n) for s, n in zip(start, recoder.new_doc.chunks, strict=True))]
+    part = array[boxed(start, map(add, start, recoder.new_doc.chunks))]
     if not part.size or cpu.NDBuffer.from_numpy_array(part).all_equal(recoder.encoder.padding):
         return None
     return recoder.encoder.encode(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import add, mul
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -237,8 +237,9 @@ class Recoder:
     def _changed(self, chunk: Array, entry: Entry, number: int | None) -> Array:
         """Run the step on the part of a chunk that lies in the array; what lies outside gets the fill value."""
         local = self.local_position(entry.key, number)
-        inside = tuple(slice(max(n - p, 0)) for n, p in zip(self.doc.shape, local, strict=True))
-        part = chunk[inside]
+        part: Array = chunk[
+            boxed((0,) * chunk.ndim, (max(n - p, 0) for n, p in zip(self.doc.shape, local, strict=True)))
+        ]
         if part.size or not chunk.size:
             part = self.checked(self.step.chunk(part.copy(), self.position(entry.coords, number)), part.shape)
         return part
@@ -261,3 +262,12 @@ def _is_fit(one: np.dtype[Any], dtype: np.dtype[Any]) -> bool:
     if dtype.kind in "US":
         return one.kind == dtype.kind and one.itemsize <= dtype.itemsize
     return one.kind not in "TO" and one.newbyteorder("=") == dtype.newbyteorder("=")
+
+
+def boxed(start: Iterable[int], stop: Iterable[int]) -> Any:
+    """Return the index of a part of an array, which is a view also where the array has no dimension.
+
+    >>> np.arange(5)[boxed((1,), (3,))], np.array(7)[boxed((), ())]
+    (array([1, 2]), array(7))
+    """
+    return *map(slice, start, stop), ...
