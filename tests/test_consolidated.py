@@ -4,6 +4,7 @@ import json
 import warnings
 
 import dask
+import numpy as np
 import pytest
 import zarr
 from conformance import contents_of, keys_of
@@ -11,7 +12,7 @@ from helpers_jobs import copied, cube_at, files_of
 from sources import SOURCES, to_memory
 
 from shardedstore import ChainError, ShardedStore, UsageError
-from shardedstore.transforms import ToZip
+from shardedstore.transforms import MapChunks, ToZip
 
 FORMATS = pytest.mark.parametrize("zarr_format", [2, 3])
 
@@ -112,3 +113,25 @@ def test_what_can_not_be_is_refused(tmp_path):
         with pytest.raises(ChainError, match="consolidated= is for a chain that ends in a sink"):
             source.map_shards(copied, consolidated=choice)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_what_only_consolidated_metadata_leads_to_is_carried_and_not_changed(tmp_path, zarr_format):
+    """As where a group between has lost its document."""
+    group = zarr.create_group(tmp_path / "a.zarr", zarr_format=zarr_format)
+    group.create_array("g/h/a", data=np.arange(6), chunks=(2,))
+    group.create_array("b", data=np.arange(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/g" / ("zarr.json" if zarr_format == 3 else ".zgroup")).unlink()
+    source = ShardedStore.partition(tmp_path / "a.zarr")
+    result = source.map_shards(ToZip(tmp_path / "zips"))
+    assert list(zarr.open_group(result, mode="r")["g/h/a"][:]) == list(range(6))
+    change = MapChunks(lambda chunk, position: chunk.astype("f4"), dtype="f4", name="floats")
+    with pytest.raises(
+        ChainError, match="'g/h' is known by consolidated metadata alone, as the group 'g' has no document"
+    ):
+        source.map_shards(change, ToZip(tmp_path / "changed"))
+    made = source.map_shards(change, ToZip(tmp_path / "others"), consolidated=False)
+    assert list(zarr.open_array(made, path="g/h/a", mode="r")[:]) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]

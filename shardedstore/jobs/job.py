@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shardedstore.chain import Chain
+from shardedstore.chain import Chain, Sink
+from shardedstore.components.opening import open_location
 from shardedstore.config.document import FILE_NAME, to_dict
-from shardedstore.errors import DestinationError
+from shardedstore.errors import ChainError, DestinationError
 from shardedstore.grid import Coords
 from shardedstore.jobs.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.jobs.fingerprint import fingerprint
@@ -20,6 +21,7 @@ from shardedstore.jobs.names import check_names
 from shardedstore.jobs.takeover import Each, find_stale, one_by_one, take_over
 from shardedstore.metadata import ArrayMeta
 from shardedstore.reading.hierarchy import Node
+from shardedstore.reading.unreached import unreached
 from shardedstore.sinks.onezarr import LAST
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import open_folder
@@ -56,6 +58,8 @@ def prepare(
         The one thing that keeps the job from running.
     """
     nodes: Mapping[str, Node] = plan.nodes
+    if chain.steps or (chain.sink is not None and type(chain.sink).documents is not Sink.documents):
+        _check_reached(plan)
     for step in chain.steps:
         step.check(nodes)
         nodes = step.changed(nodes)
@@ -89,6 +93,15 @@ def prepare(
     )
     check_destination(job.place, identity(plan, chain), overwrite and not chain.is_one_zarr)
     return job
+
+
+def _check_reached(plan: Plan) -> None:
+    """Refuse what would be changed, and be told as it was in the consolidated metadata."""
+    for path, group in unreached(open_location(plan.config), plan.nodes, plan.consolidated):
+        raise ChainError(
+            f"{path!r} is known by consolidated metadata alone, as the group {group!r} has no document of its own: it would be "
+            f"changed, and what is said of it would not. Make that group, or say consolidated=False"
+        )
 
 
 def _shapes(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, Coords]:
