@@ -7,12 +7,14 @@ from shardedstore.errors import (
     ConfigError,
     CorruptError,
     DestinationError,
+    NoShardError,
     PartitionError,
     ShardedStoreError,
     ShardError,
     ShardsFailed,
     UsageError,
 )
+from shardedstore.readonly import ReadOnlyStore
 from shardedstore.steps.arraystep import ArrayStep
 from shardedstore.store import ShardedStore
 from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_prefix
@@ -26,7 +28,9 @@ __all__ = [
     "ConfigError",
     "CorruptError",
     "DestinationError",
+    "NoShardError",
     "PartitionError",
+    "ReadOnlyStore",
     "ShardError",
     "ShardedStore",
     "ShardedStoreError",

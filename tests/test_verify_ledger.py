@@ -542,3 +542,11 @@ def test_what_a_job_took_over_meanwhile_is_not_marked(source, tmp_path, monkeypa
     report = result.verify(mark=True)
     assert not report.marked
     assert any("could not be marked" in note and "a later job" in note for note in report.notes)
+
+
+def test_to_go_on_and_not_to_exclude_each_other(source, tmp_path):
+    source.map_shards(ToZip(tmp_path / "out"))
+    arguments = ["verify", str(tmp_path / "out"), "--resume", str(tmp_path / "kept"), "--no-resume"]
+    told = CliRunner().invoke(cli.main, arguments)
+    assert told.exit_code == 2
+    assert "leave one out" in told.output

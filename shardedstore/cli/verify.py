@@ -67,6 +67,8 @@ def verify(
     with user_errors(result):
         options = parse_storage(storage)
         url = normalize(result)
+        if no_resume and resume is not None:
+            raise UsageError("--resume and --no-resume say the opposite of each other: leave one out")
         beside = join_url(url + BESIDE, FILE_NAME)
         is_beside = nbytes_of(beside, take_options(url, options)) is not None
         store, _ = open_any(beside if is_beside else result, options)

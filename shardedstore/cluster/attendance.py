@@ -1,4 +1,4 @@
-"""Telling that a cluster has no workers, for which a job waits in silence."""
+"""Warns when a cluster has had no workers for a minute: a job would wait for them in silence."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _interrupted: set[str] = set()  # the tokens of jobs in this process that were i
 def do_segment(job: Job, segment: Segment, token: str = "") -> Outcome:
     """Do a segment, see `run_segment`, until its task is cancelled or the job of a token in this process is interrupted.
 
-    What it gives then has no one to go to.
+    The outcome that it returns then is discarded.
     """
     is_cancelled = _of_this_task()
     try:

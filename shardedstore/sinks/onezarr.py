@@ -189,7 +189,7 @@ def _nodes(documents: Mapping[str, bytes]) -> dict[str, Node]:
 
 
 def turn(key: str) -> tuple[int, int, str]:
-    """Sort documents so that a node's come after those of all below it, and what makes it a node comes last.
+    """Return what documents are sorted by: a node's come after those of all below it, and what makes it a node last.
 
     >>> sorted([".zgroup", ".zmetadata", "a/.zarray", "a/.zattrs"], key=turn)
     ['a/.zattrs', 'a/.zarray', '.zmetadata', '.zgroup']

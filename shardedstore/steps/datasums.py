@@ -159,14 +159,10 @@ def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords]) -> Ite
 
 
 class ArrayChunks:
-    """How the stored chunks of one array are digested.
-
-    `why` tells what keeps them from being decoded, where they can't be; their digest is then that of what is stored.
-    """
+    """How the stored chunks of one array are digested: decoded, or as they are stored where they can't be."""
 
     def __init__(self, path: str, document: dict[str, Any], meta: ArrayMeta, shape: Coords | None = None) -> None:
         self.path = path
-        self.why: str | None = None
         shape = meta.shape if shape is None else shape
         try:
             doc = parse(document, path)
@@ -175,8 +171,7 @@ class ArrayChunks:
             self.codec = ChunkCodec(doc, arrays=True)
             self.doc = doc
             self.inner = list(itertools.product(*map(range, doc.inner_grid))) if doc.index is not None else []
-        except Exception as error:  # noqa: BLE001 (of a type, a codec or a grid that is not known here)
-            self.why = f"{type(error).__name__}: {error}"
+        except Exception:  # noqa: BLE001 (of a type, a codec or a grid that is not known here)
             self.hasher = Hasher(stored_layout(document, meta, shape))
 
     def digest(self, entry: Entry) -> Found:

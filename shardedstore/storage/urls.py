@@ -114,7 +114,7 @@ def unreadable(url: str) -> str | None:
 def normalize(url: str | os.PathLike[str]) -> str:
     """Return a URL as locations hold it: local paths absolute, others without a slash at the end.
 
-    >>> normalize("file:///data/my%20cube.zarr/"), normalize("s3://bucket/era5.zarr/")
+    >>> normalize("file:///data/my%20cube.zarr/"), normalize("S3://bucket/era5.zarr/")
     ('/data/my cube.zarr', 's3://bucket/era5.zarr')
 
     Raises
@@ -153,7 +153,7 @@ def normalize(url: str | os.PathLike[str]) -> str:
         raise UsageError(f"the URL {_public(text)!r} holds credentials: give them to the environment instead")
     if any(part in (".", "..") for part in unquote(urlsplit(text).path).split("/")):
         raise UsageError(f"the URL {_public(text)!r} has a segment '.' or '..': write the path that it leads to")
-    return text.rstrip("/")
+    return (scheme + text[len(scheme) :]).rstrip("/")
 
 
 def _public(url: str) -> str:

@@ -81,9 +81,9 @@ class Job:
         assert self.folder is not None
         return open_folder(self.folder, self.options)
 
-    def url(self, run: Run, shard: Shard, generation: int = 0) -> str:
-        """Return where a shard goes, or where it is of another generation."""
-        return self.template(run, generation).replace("{block}", self._quoted(shard))
+    def url(self, run: Run, shard: Shard) -> str:
+        """Return where a shard goes."""
+        return self.template(run).replace("{block}", self._quoted(shard))
 
     def _quoted(self, shard: Shard) -> str:
         """Return the name of a shard among those of its mount, as it stands in URLs."""
