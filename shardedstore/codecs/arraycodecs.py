@@ -77,7 +77,7 @@ class ChunkCodec:
         with np.errstate(all="ignore"):
             raw = self.part.pack(array)
             again = self.part.unpack(bytes(ensure_bytes(raw)))
-        if not _is_identical(again, array):
+        if not is_identical(again, array):
             raise ValueError("its filters do not keep the values of this chunk: to change values, use MapChunks")
         return self.compression.encode(raw)
 
@@ -89,7 +89,7 @@ class ChunkCodec:
         return whole
 
 
-def _is_identical(one: Array, other: Array) -> bool:
+def is_identical(one: Array, other: Array) -> bool:
     """Tell whether two arrays are equal to the bit."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False

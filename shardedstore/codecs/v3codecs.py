@@ -223,7 +223,7 @@ def _check(doc: ArrayDoc, types: Types, made: dict[str, Any], recodes: bool) -> 
     grid = {"name": "regular", "configuration": {"chunk_shape": shape}}
     new = parse({**made, "shape": shape, "chunk_grid": grid}, "")
     reencoder, native = Reencoder(old, new), types.old.to_native_dtype()
-    stored = reencoder.encode_old(_sample(native, shape))
+    stored = reencoder.encode_old(few_elements(native, shape))
     elements = reencoder.decode(stored)
     stored = reencoder.encode(elements) if recodes else stored
     for data, expected in ((stored, elements), (None, np.full(shape, types.fill, native))):
@@ -256,17 +256,17 @@ def _opened(contents: Mapping[str, bytes]) -> Any:
     return zarr.open_array(MemoryStore(valmap(cpu.Buffer.from_bytes, contents)), mode="r")
 
 
-def _sample(dtype: np.dtype[Any], shape: Coords) -> Array:
+def few_elements(dtype: np.dtype[Any], shape: Coords) -> Array:
     """Return an array of small values that are all different, as far as the type has such.
 
-    >>> _sample(np.dtype("<U2"), (2,)).tolist(), _sample(np.dtype([("a", "i2"), ("b", "?")]), (2,)).tolist()
+    >>> few_elements(np.dtype("<U2"), (2,)).tolist(), few_elements(np.dtype([("a", "i2"), ("b", "?")]), (2,)).tolist()
     (['1', '2'], [(1, True), (2, False)])
     """
     numbers: Array = np.arange(1, np.prod(shape, dtype=int) + 1).reshape(shape)
     if dtype.names is not None:
         array = np.zeros(shape, dtype)
         for name in dtype.names:
-            array[name] = _sample(dtype[name], shape)
+            array[name] = few_elements(dtype[name], shape)
         return array
     match dtype.kind:
         case "b":
