@@ -335,6 +335,11 @@ def start_slow_job(source: Path, destination: Path, log: Path, scheduler_file: s
     return python("-c", f"import helpers_jobs; helpers_jobs.slow_job(*{arguments!r})", log=log)
 
 
+def quietly(**variables: str) -> dict[str, str]:
+    """An environment in which Dask does not tell of workers and schedulers that miss each other while they end."""
+    return {**os.environ, "DASK_LOGGING__DISTRIBUTED": "critical", **variables}
+
+
 def ledger_at(url: object, generation: int = 1) -> Ledger:
     """The ledger of a job, which is empty where none has begun."""
     folder = open_folder(str(url))

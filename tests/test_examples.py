@@ -8,6 +8,7 @@ from pathlib import Path
 
 import obstore
 import pytest
+from helpers_jobs import quietly
 
 from shardedstore import ShardedStore
 
@@ -19,7 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 def run_demo(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, DEMO, "--folder", folder, "--workers", "2"]
-    return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(
+        command, cwd=folder.parent, env=quietly(), capture_output=True, text=True, timeout=110, check=False
+    )
 
 
 def test_demo_proves_its_result_and_starts_clean(tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_climate_data_goes_to_the_cloud_and_is_opened_from_there(bucket, tmp_pat
     url = f"{bucket.url}/air temperature"
     for times in range(2):
         command = [sys.executable, CLOUD, url, "--folder", tmp_path, "--workers", "2"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(command, env=quietly(), capture_output=True, text=True, timeout=110, check=False)
         assert done.returncode == 0, done.stderr
         assert "identical; 240 months, compressed with ZstdCodec" in done.stdout
         assert ("5 zips done now" if times == 0 else "0 zips done now (0 bytes), 5 were done before") in done.stdout
@@ -77,7 +80,7 @@ def test_climate_data_goes_to_the_cloud_and_is_opened_from_there(bucket, tmp_pat
 def test_the_original_example(zarr_format: str, tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLES / "original.py", "--folder", tmp_path / "new", "--zarr-format", zarr_format]
     for times in range(2):  # what an earlier run has left is written over
-        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(command, env=quietly(), capture_output=True, text=True, timeout=110, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("8 zips: zip_stores/people.zarr.zip, ")
         assert "All is identical" in done.stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conformance import contents_of
+from helpers_jobs import quietly
 from sources import build, cube, to_folder
 
 from shardedstore import ConfigError, ShardedStore, UsageError
@@ -104,7 +105,7 @@ def python(code, site, folder, *arguments):
     """Run a script that has the packages installed, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])},
+        env=quietly(PYTHONPATH=os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])),
         cwd=folder,
         capture_output=True,
         text=True,
