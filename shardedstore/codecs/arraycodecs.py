@@ -7,27 +7,22 @@ microseconds a chunk more.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any, Protocol
 
 import numcodecs
 import numpy as np
-import zarr
 from numcodecs.compat import ensure_bytes, ensure_ndarray_like
-from toolz import valmap
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer, cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.registry import get_codec_class, get_pipeline_class
-from zarr.storage import MemoryStore
 
 from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of, options_of
 from shardedstore.codecs.arrayinfo import described, encoded_dtype, itemsize_of, read_fill_value
 from shardedstore.codecs.coders import Compression
 from shardedstore.grid import Coords
-from shardedstore.metadata import ArrayMeta, dump_json, parse_node
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -230,20 +225,6 @@ class PipelinePart:
 
 def _is_transposition(codec: Any) -> bool:
     return name_of(codec) == "transpose" and isinstance(options_of(codec).get("order"), list | tuple)
-
-
-def read_one_chunk(doc: ArrayDoc, stored: bytes) -> Array:
-    """Return what zarr itself reads from an array that is a single chunk."""
-    document = dump_json(doc.document)
-    name = ".zarray" if doc.zarr_format == 2 else "zarr.json"
-    meta = parse_node({name: document}, "")
-    assert isinstance(meta, ArrayMeta)
-    assert meta.keys is not None
-    contents = {name: document, meta.keys.encode((0,) * len(doc.shape)): stored}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr 3.1 warns of each codec of numcodecs
-        array = zarr.open_array(MemoryStore(valmap(cpu.Buffer.from_bytes, contents)), mode="r")
-    return np.asarray(array[...])
 
 
 def raw_nbytes(doc: ArrayDoc) -> int | None:

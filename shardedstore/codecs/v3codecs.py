@@ -13,21 +13,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import zarr
-from toolz import valmap
 from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
-from zarr.core.buffer import cpu
 from zarr.dtype import parse_dtype
 from zarr.registry import get_codec_class
-from zarr.storage import MemoryStore
 
-from shardedstore.codecs.arraycodecs import Array
 from shardedstore.codecs.arraydoc import AnyType, ArrayDoc, data_type, name_of, parse
 from shardedstore.codecs.arrayinfo import encoded_dtype
 from shardedstore.codecs.described import Config, complete, from_json, to_json
 from shardedstore.codecs.reencode import Reencoder
+from shardedstore.codecs.trial import few_elements, opened, read_one_chunk, write_one_chunk
 from shardedstore.errors import ChainError
-from shardedstore.grid import ChunkKeys, Coords
 from shardedstore.metadata import dump_json
 
 TEXTS, BYTES = "vlen-utf8", "vlen-bytes"  # of which the bytes are the same in both formats
@@ -211,8 +206,8 @@ def _document(doc: ArrayDoc, types: Types, codecs: list[Any]) -> dict[str, Any]:
 
 
 def _as_zarr_writes(document: dict[str, Any]) -> dict[str, Any]:
-    opened = _opened({"zarr.json": dump_json(document)})
-    written: dict[str, Any] = json.loads(dump_json(opened.metadata.to_dict()))
+    array = opened({"zarr.json": dump_json(document)}, mode="r")
+    written: dict[str, Any] = json.loads(dump_json(array.metadata.to_dict()))
     return written
 
 
@@ -227,56 +222,10 @@ def _check(doc: ArrayDoc, types: Types, made: dict[str, Any], recodes: bool) -> 
     elements = reencoder.decode(stored)
     stored = reencoder.encode(elements) if recodes else stored
     for data, expected in ((stored, elements), (None, np.full(shape, types.fill, native))):
-        got = _read(new.document, data)
+        got = read_one_chunk(new, data)
         if str(got.tolist()) != str(expected.tolist()):
             raise ValueError(f"zarr reads {got.ravel()[:4]} for {expected.ravel()[:4]}")
     if not recodes:
-        got = _written(new.document, np.array(elements, elements.dtype.newbyteorder("="), order="C"))
+        got = write_one_chunk(new, np.array(elements, elements.dtype.newbyteorder("="), order="C"))
         if str(got.tolist()) != str(elements.tolist()):
             raise ValueError(f"zarr writes {got.ravel()[:4]} for {elements.ravel()[:4]}")
-
-
-def _written(document: dict[str, Any], elements: Array) -> Array:
-    """Return what zarr reads of an array that it has written; some of its filters take any array for one of their type."""
-    contents: dict[str, Any] = {"zarr.json": cpu.Buffer.from_bytes(dump_json(document))}
-    array: Any = zarr.open_array(MemoryStore(contents), mode="r+", config={"write_empty_chunks": True})
-    array[...] = elements
-    return np.asarray(array[...])
-
-
-def _read(document: dict[str, Any], data: bytes | None) -> Array:
-    contents = {"zarr.json": dump_json(document)}
-    if data is not None:
-        keys = ChunkKeys("v2", document["chunk_key_encoding"]["configuration"]["separator"])
-        contents[keys.encode((0,) * len(document["shape"]))] = data
-    return np.asarray(_opened(contents)[...])
-
-
-def _opened(contents: Mapping[str, bytes]) -> Any:
-    return zarr.open_array(MemoryStore(valmap(cpu.Buffer.from_bytes, contents)), mode="r")
-
-
-def few_elements(dtype: np.dtype[Any], shape: Coords) -> Array:
-    """Return an array of small values that are all different, as far as the type has such.
-
-    >>> few_elements(np.dtype("<U2"), (2,)).tolist(), few_elements(np.dtype([("a", "i2"), ("b", "?")]), (2,)).tolist()
-    (['1', '2'], [(1, True), (2, False)])
-    """
-    numbers: Array = np.arange(1, np.prod(shape, dtype=int) + 1).reshape(shape)
-    if dtype.names is not None:
-        array = np.zeros(shape, dtype)
-        for name in dtype.names:
-            array[name] = few_elements(dtype[name], shape)
-        return array
-    match dtype.kind:
-        case "b":
-            return (numbers % 2).astype(dtype)
-        case "m" | "M":
-            return numbers.astype("i8").view(f"{dtype.kind}8").astype(dtype)
-        case "V":
-            return numbers.astype(f"S{dtype.itemsize}").view(dtype)
-        case "O":
-            return numbers.astype("S").astype(object)
-        case "T":
-            return numbers.astype("T").astype(object)
-    return numbers.astype(dtype)

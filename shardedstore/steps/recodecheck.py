@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from shardedstore.codecs.arraycodecs import ChunkCodec, is_identical, read_one_chunk
+from shardedstore.codecs.arraycodecs import ChunkCodec, is_identical
 from shardedstore.codecs.described import LARGEST
-from shardedstore.codecs.v3codecs import few_elements
+from shardedstore.codecs.trial import few_elements, read_one_chunk
 from shardedstore.errors import ChainError
 from shardedstore.steps.recode import Recoder
 
