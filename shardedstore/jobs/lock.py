@@ -92,7 +92,9 @@ def _take(folder: Folder) -> tuple[int, Holder]:
         _mine.add(mine.nonce)
         try:
             _write(folder, number + 1, mine, create=True)
-            if _numbers(folder)[-1] == number + 1:  # what `superseded` named may have been removed, and is free to make
+            if _numbers(folder)[-1:] == [
+                number + 1
+            ]:  # what `superseded` named may have been removed, and is free to make
                 return number + 1, mine
         except FileExistsError:
             pass
