@@ -235,6 +235,11 @@ class Chain(NamedTuple):
         return self.sink is not None and self.sink.is_one_zarr
 
     @property
+    def rewrites(self) -> bool:
+        """Tell whether metadata documents may become others: by a step, or by a sink that makes them its own."""
+        return bool(self.steps) or (self.sink is not None and type(self.sink).documents is not Sink.documents)
+
+    @property
     def name(self) -> str:
         """What task names start with."""
         if self.function is not None:

@@ -9,7 +9,9 @@ from typing import Self
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-PROTOTYPE = default_buffer_prototype()  # for callers that say none, like xarray where it reads the dimensions of NCZarr
+PROTOTYPE = (
+    default_buffer_prototype()
+)  # where it does not matter, as to xarray when it reads the dimensions of NCZarr and says none
 
 
 class ReadOnlyStore(Store):

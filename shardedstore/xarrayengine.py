@@ -14,18 +14,17 @@ import zarr
 from xarray import Dataset, DataTree
 from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 from xarray.backends.plugins import detect_parameters
-from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_node
 from shardedstore.mounts import join, parents
+from shardedstore.readonly import PROTOTYPE
 from shardedstore.showing.near import near
 from shardedstore.store import ShardedStore
 
 NOT_TAKEN = ("mode", "store", "engine")  # parameters of the engine for Zarr that make no sense here
-PROTOTYPE = default_buffer_prototype()
 OWN = ("allow", "partial", "root")  # of `ShardedStore.load`
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
 
 from shardedstore.components.kinds import BlockOf, Mount, ViewOf
 from shardedstore.errors import ConfigError, CorruptError
 from shardedstore.grid import Blocks
 from shardedstore.metadata import ArrayMeta, parse_node
 from shardedstore.mounts import join
+from shardedstore.readonly import PROTOTYPE
 
 NAMES = ("zarr.json", ".zarray")
-PROTOTYPE = default_buffer_prototype()
 AGAIN = (
     "save the config again from the store that wrote it, or open that one with "
     "ShardedStore(base, shards, array_shard_funcs)"

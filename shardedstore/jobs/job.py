@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shardedstore.chain import Chain, Sink
+from shardedstore.chain import Chain
 from shardedstore.components.opening import open_location
 from shardedstore.config.document import FILE_NAME, to_dict
 from shardedstore.errors import ChainError, DestinationError
@@ -58,7 +58,7 @@ def prepare(
         The one thing that keeps the job from running.
     """
     nodes: Mapping[str, Node] = plan.nodes
-    if chain.steps or (chain.sink is not None and type(chain.sink).documents is not Sink.documents):
+    if chain.rewrites:
         _check_reached(plan)
     for step in chain.steps:
         step.check(nodes)

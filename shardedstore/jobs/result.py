@@ -61,9 +61,9 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     if job.folder is None:
         return config
     config = msgspec.structs.replace(config, consolidated=_consolidate(job, plan, nodes))
-    check_latest(job.place, job.generation, job.nonce)
+    check_latest(job.ledger)
     job.place.write(FILE_NAME, dump(config, job.folder))
-    check_latest(job.place, job.generation, job.nonce)
+    check_latest(job.ledger)
     job.place.clean()
     compact(job.ledger)
     return config

@@ -8,7 +8,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from shardedstore.metadata import METADATA_NAMES
-from shardedstore.mounts import join
+from shardedstore.mounts import join, parents
 from shardedstore.reading.hierarchy import Node
 from shardedstore.readonly import PROTOTYPE
 
@@ -16,8 +16,7 @@ from shardedstore.readonly import PROTOTYPE
 def unreached(store: Store, nodes: Mapping[str, Node], groups: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the paths that have documents of their own and were not walked, each with that of the group that has none."""
     for path in sorted({path for group in groups for path in _named(nodes[group], group)} - nodes.keys()):
-        parents = ("/".join(path.split("/")[:end]) for end in range(1, path.count("/") + 1))
-        missing = next((parent for parent in parents if parent not in nodes), None)
+        missing = next((parent for parent in reversed([*parents(path)]) if parent not in nodes), None)
         if missing is not None and sync(_is_there(store, path)):
             yield path, missing
 

@@ -117,13 +117,13 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
     checked = -CHECK_SECONDS
     for key in sorted(documents, key=turn):
         if abs(time.time() - checked) > CHECK_SECONDS:  # a machine may have slept meanwhile
-            check_latest(job.place, job.generation, job.nonce)
+            check_latest(job.ledger)
             checked = time.time()
         zarr.write(key, documents[key])
     zarr.clean()
     config = Config(base=Directory(zarr.url, sink.options))
     job.place.write(FILE_NAME, dump(config, job.folder))
-    check_latest(job.place, job.generation, job.nonce)
+    check_latest(job.ledger)
     job.place.clean()
     return config
 

@@ -215,9 +215,8 @@ class RemoteFolder:
             return
         try:
             obstore.put(self.store, name, data, mode="create", use_multipart=False)
-        except (
-            BaseError
-        ) as error:  # the answer may have been lost, and the object be there, also when it was asked again
+        except BaseError as error:
+            # An answer may have been lost, and the object be there; the client may have asked again, and been refused.
             if self.nbytes(name) == len(data) and self.read(name) == data:
                 return
             if not isinstance(error, AlreadyExistsError | PreconditionError):

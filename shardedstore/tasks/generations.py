@@ -20,6 +20,7 @@ from shardedstore.tasks.planned import Planned
 from shardedstore.tasks.succession import Mark, has_only_grown, is_same_source, keeps_members
 
 _IDENTITY = re.compile("job-[0-9]+[.]json")
+_GENERATION = re.compile(r"~(\d{1,6})(?:\.|$)")
 ONCE = "once-"  # what the token of a chain begins with that has no fingerprint, so that no other job is the same
 
 
@@ -163,22 +164,23 @@ def claim(folder: Folder, wanted: Identity, latest: int) -> Identity:
     return mine
 
 
-def check_latest(folder: Folder, generation: int, nonce: str) -> None:
+def check_latest(ledger: Ledger) -> None:
     """Raise DestinationError where another job has taken a destination over: its result stands, whoever ends later.
 
     It is asked before a result is written, and after it: of two that end at once at least one is told then.
     """
-    latest = read_identity(folder)
-    if latest is None or (latest.generation, latest.nonce) != (generation, nonce):
-        raise _Overtaken(folder)
+    latest = read_identity(ledger.folder)
+    if latest is None or ledger_of(ledger.folder, latest) != ledger:
+        raise _Overtaken(ledger.folder)
 
 
-def stands(folder: Folder, generation: int, nonce: str) -> bool:
-    """Tell whether a job's file is its own still: a destination may be removed, and become another job's."""
+def stands(ledger: Ledger) -> bool:
+    """Tell whether the file of a ledger's job is its own still: a destination may be removed, and become another job's."""
     try:
-        return msgspec.json.decode(folder.read(identity_name(generation)), type=_Nonce).nonce == nonce
+        found = msgspec.json.decode(ledger.folder.read(identity_name(ledger.generation)), type=_Nonce)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return False
+    return found.nonce == ledger.nonce
 
 
 def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity | None, int]:
@@ -199,7 +201,7 @@ def _highest(folder: Folder) -> int:
     if not set(folder.names()) - {FOLDER}:
         return 0
     names = (part for name, _ in folder.sizes() for part in name.split("/"))
-    return max([1, *(int(found[1]) for name in names if (found := re.search(r"~(\d{1,6})(?:\.|$)", name)))])
+    return max(map(generation_in, names), default=1)
 
 
 def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
@@ -230,3 +232,13 @@ def versioned(name: str, generation: int) -> str:
     folder, slash, base = name.rpartition("/")
     stem, dot, rest = base.partition(".")
     return f"{folder}{slash}{stem}~{generation}{dot}{rest}"
+
+
+def generation_in(name: str) -> int:
+    """Return the generation that a name without folders looks like, at least 1.
+
+    >>> generation_in(versioned("0.zarr.zip", 2)), generation_in("0.zarr.zip"), generation_in("0~0.zip")
+    (2, 1, 1)
+    """
+    found = _GENERATION.search(name)
+    return 1 if found is None else max(1, int(found[1]))

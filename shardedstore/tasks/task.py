@@ -173,9 +173,9 @@ def _run_segment(job: Job, segment: Segment) -> Outcome:
         return Outcome.failed(segment, missing)
     if job.folder is None:
         return Outcome.total(_do_shards(job, segment, None))
-    if not stands(job.place, job.generation, job.nonce):
-        return Outcome.failed(segment, "its destination was removed while the job ran, and may be another job's now")
     ledger = job.ledger
+    if not stands(ledger):
+        return Outcome.failed(segment, "its destination was removed while the job ran, and may be another job's now")
     records = ledger.read_segment(segment.number)
     done = job.done(segment.runs, records)
     left = segment.without(done) if done else segment

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -34,7 +33,14 @@ from shardedstore.mounts import join
 from shardedstore.reading.hierarchy import read_nodes
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.urls import BESIDE
-from shardedstore.tasks.generations import Identity, generations, ledger_of, read_generation, read_identity
+from shardedstore.tasks.generations import (
+    Identity,
+    generation_in,
+    generations,
+    ledger_of,
+    read_generation,
+    read_identity,
+)
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.plan import Run
 
@@ -44,7 +50,6 @@ MAKE_AGAIN = (
     "the shards that are named again, and no others"
 )
 OTHERWISE = "verify it with level='exists', or with against=source"
-_GENERATION = re.compile(r"~(\d{1,6})(?:\.|$)")
 
 
 class Kept(NamedTuple):
@@ -100,16 +105,12 @@ def _kept(place: Folder, config: Config) -> Kept:
     None has ended as far as can be seen where none could compact its ledger: then it is the last that an object is named by.
     """
     jobs = generations(place)
-    named = max(_generation(location) for _, location in locations(config))
+    names = ((url_of(location) or "").rpartition("/")[2] for _, location in locations(config))
+    named = max(map(generation_in, names))
     named = named if named in jobs else 1  # a name of the user's own may look like one
     later = (read_generation(place, number) for number in reversed(jobs) if number > named)
     made = next((job for job in later if ledger_of(place, job).is_compacted()), None) or read_generation(place, named)
     return Kept(place, made, ledger_of(place, made).read(), False)
-
-
-def _generation(location: Location) -> int:
-    name = _GENERATION.search((url_of(location) or "").rpartition("/")[2])
-    return 1 if name is None else int(name[1])
 
 
 def parents(url: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from zarr.abc.store import Store
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.buffer import Buffer
 
 from shardedstore.components.kinds import Mount, at_block, show
 from shardedstore.components.opened import Components, Opener
@@ -23,11 +23,11 @@ from shardedstore.errors import UsageError
 from shardedstore.grid import Coords, block_name
 from shardedstore.metadata import ArrayMeta, parse_node
 from shardedstore.mounts import join
+from shardedstore.readonly import PROTOTYPE
 from shardedstore.writing.blockdocuments import Change, Placed, changes
 from shardedstore.writing.divided import NAMES, DividedArrays
 
 IN_FLIGHT = 64
-PROTOTYPE = default_buffer_prototype()
 Item = TypeVar("Item")
 
 
