@@ -14,6 +14,7 @@ from shardedstore.errors import (
     ShardsFailed,
     UsageError,
 )
+from shardedstore.notices import Notice
 from shardedstore.readonly import ReadOnlyStore
 from shardedstore.steps.arraystep import ArrayStep
 from shardedstore.store import ShardedStore
@@ -29,6 +30,7 @@ __all__ = [
     "CorruptError",
     "DestinationError",
     "NoShardError",
+    "Notice",
     "PartitionError",
     "ReadOnlyStore",
     "ShardError",

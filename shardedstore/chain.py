@@ -15,6 +15,7 @@ from zarr.abc.store import Store
 from shardedstore.components.kinds import Config, Location
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.notices import Notice
 from shardedstore.reading.entries import Entry
 from shardedstore.reading.hierarchy import Node
 from shardedstore.storage.access import NONE, Options, StorageOptions, take_options
@@ -91,6 +92,10 @@ class Step(ABC):
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027 (most steps accept every source)
         """Raise ChainError where the step makes no sense on a source, given its metadata."""
 
+    def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
+        """Return warnings about a source, given its metadata, for the user to read before the job runs."""
+        return ()
+
     def changed(self, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
         """Return a source's metadata as this step leaves it, for what comes after it in the chain to check."""
         return nodes
@@ -134,6 +139,10 @@ class Sink(ABC):
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027
         """Raise ChainError where the sink makes no sense on a source, given its metadata."""
+
+    def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
+        """Return warnings about a source, given its metadata, for the user to read before the job runs."""
+        return ()
 
     def gathered(self, config: Config) -> Config:
         """Return a source divided into the shards that the sink wants, which may be several of it together."""

@@ -28,6 +28,7 @@ from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.legacy.config import check_saved, parse_legacy
 from shardedstore.legacy.document import is_legacy
 from shardedstore.mounts import Mounts, check_path
+from shardedstore.notices import Notice
 from shardedstore.reading.hierarchy import is_zarr
 from shardedstore.showing.describe import to_text
 from shardedstore.showing.html import to_html
@@ -55,6 +56,7 @@ class Summary:
     Of those done, `missing` were done before and not there any more, or of another size; `changed` were done before, and
     their source is not what it was, as far as that was looked at. `failures` are the errors of shards that failed, with
     ``on_error="partial"``. `throttled` is how often a server refused a request as it was too busy, and was asked again.
+    `notices` are the warnings about the job, as they were logged when it started.
     """
 
     done: int
@@ -66,6 +68,7 @@ class Summary:
     changed: int = 0
     failures: tuple[ShardError, ...] = ()
     throttled: int = 0
+    notices: tuple[Notice, ...] = ()
 
 
 class ShardedStore(WritableStore):
@@ -102,10 +105,13 @@ class ShardedStore(WritableStore):
     partial : Partial or None
         Where the store shows a job that has not ended: how many shards are shown from their new place, and why the others
         are not.
+    notices : tuple of Notice
+        Warnings about how the store was divided, which become those of a job.
     """
 
     summary: Summary | None = None
     partial: Partial | None = None
+    notices: tuple[Notice, ...] = ()
 
     def __init__(
         self,
@@ -141,6 +147,7 @@ class ShardedStore(WritableStore):
                 outcome.changed,
                 outcome.failures,
                 outcome.throttled,
+                outcome.notices,
             )
             store.partial = outcome.partial
         return store
@@ -317,9 +324,9 @@ class ShardedStore(WritableStore):
             )
         configs.to_dict(self.config)  # every component has a location
         config = self.config if parsed.sink is None else parsed.sink.gathered(self.config)
-        plan = make_plan(config, consolidated)
+        plan = make_plan(config, consolidated)._replace(notices=self.notices)
         limit = 1 if on_error == "stop" else max_failures
-        job = prepare(
+        plan, job = prepare(
             plan,
             parsed,
             None if to is None else os.fspath(to),
@@ -558,11 +565,11 @@ class ShardedStore(WritableStore):
         return to_html(type(self).__name__, self.known_config, self.summary, self.partial)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "summary": self.summary, "partial": self.partial}
+        return {**super().__getstate__(), "summary": self.summary, "partial": self.partial, "notices": self.notices}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.summary, self.partial = state["summary"], state["partial"]
+        self.summary, self.partial, self.notices = state["summary"], state["partial"], state["notices"]
 
 
 def _is_plain(store: Store) -> bool:

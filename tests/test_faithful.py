@@ -161,7 +161,7 @@ def test_a_job_that_starts_between_two_looks_is_seen(tmp_path, look, overwrite):
 def begun(store, out):
     """A job whose destination is open, and what it is of."""
     plan, chain = make_plan(store.config), Chain((), ToZip(out))
-    job = prepare(plan, chain, None, False, 2)
+    plan, job = prepare(plan, chain, None, False, 2)
     return start(job, plan, identity(plan, chain), False), plan
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from shardedstore.codecs.v3doc import array_document, group_document
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
 from shardedstore.mounts import join
+from shardedstore.notices import Notice
 from shardedstore.parallel import map_in_order
 from shardedstore.reading.entries import Entry, array_folder
 from shardedstore.reading.hierarchy import Node
@@ -36,7 +36,7 @@ class MigrateV3(Step):
       attribute ``_FillValue`` says the fill value: xarray masks by that in v3, and would not by the fill value alone. It
       knows no such attribute for texts: empty ones, which it calls missing in v2, are empty in v3.
     - A fill value of null becomes zero, or what else zarr fills with for null: missing chunks are read as before.
-    - OME-Zarr 0.4 stays OME-Zarr 0.4, with a warning: its version 0.5 has its attributes in another place.
+    - OME-Zarr 0.4 stays OME-Zarr 0.4, with a notice: its version 0.5 has its attributes in another place.
 
     Parameters
     ----------
@@ -57,8 +57,11 @@ class MigrateV3(Step):
             if node.meta.zarr_format != 2:
                 raise ChainError(f"{path or 'the root'!r} is Zarr v3 already: leave MigrateV3 (--v3) out of the chain")
         self.changed(nodes)
-        _warn_of_ome(nodes)
-        _warn_of_lost(nodes)
+
+    def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
+        # docstring inherited
+        yield from _ome_notices(nodes)
+        yield from _lost_notices(nodes)
 
     def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
         # docstring inherited
@@ -138,13 +141,12 @@ def _migrated(path: str, node: Node) -> Node:
     return node._replace(meta=parse_node(documents, path) or node.meta, documents=documents)
 
 
-def _warn_of_ome(nodes: Mapping[str, Node]) -> None:
-    found = [path or "the root" for path, node in nodes.items() if _is_ome(node, path)]
+def _ome_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
+    found = tuple(path for path, node in nodes.items() if _is_ome(node, path))
     if found:
-        warnings.warn(
-            f"{found[0]!r} and {len(found) - 1} other groups have attributes of OME-Zarr 0.4, which stay what they are: "
-            "OME-Zarr 0.5, which is for Zarr v3, has them below 'ome'",
-            stacklevel=2,
+        yield Notice(
+            "attributes of OME-Zarr 0.4 stay as they are, and OME-Zarr 0.5, which is for Zarr v3, has them below 'ome'",
+            found,
         )
 
 
@@ -154,7 +156,7 @@ def _is_ome(node: Node, path: str) -> bool:
     return "multiscales" in attributes or any(isinstance(plate, dict) and "version" in plate for plate in plates)
 
 
-def _warn_of_lost(nodes: Mapping[str, Node]) -> None:
+def _lost_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
     lost = {
         path
         for group, node in nodes.items()
@@ -162,8 +164,8 @@ def _warn_of_lost(nodes: Mapping[str, Node]) -> None:
         if (path := join(group, key.rpartition("/")[0])) not in nodes
     }
     if lost:
-        warnings.warn(
-            f"consolidated metadata names {min(lost)!r} and {len(lost) - 1} other nodes that are not there: they stay "
-            "behind in Zarr v2; give them documents of their own to keep them",
-            stacklevel=2,
+        yield Notice(
+            "nodes that consolidated metadata names and that are not there stay behind in Zarr v2: give them documents of "
+            "their own to keep them",
+            tuple(sorted(lost)),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,25 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
     if url.endswith(".json") or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=options), True
     return ShardedStore.partition(what, [], storage_options=options), False
+
+
+class NoteHandler(logging.Handler):
+    """Writes each record to stderr as a note of one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # docstring inherited
+        click.echo(f"note: {record.getMessage()}", err=True)
+
+
+@contextlib.contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Show the package's log of this process, from the level WARNING on, as notes."""
+    logger, handler = logging.getLogger("shardedstore"), NoteHandler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

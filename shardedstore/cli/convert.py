@@ -9,7 +9,7 @@ import click
 
 from shardedstore.chain import Sink, Step, parse_chain
 from shardedstore.cli.arguments import make_steps, parse_shards, parse_storage
-from shardedstore.cli.common import open_any, user_errors
+from shardedstore.cli.common import notes_on_stderr, open_any, user_errors
 from shardedstore.cli.progress import progress
 from shardedstore.cli.registry import make_sink
 from shardedstore.cluster.running import cluster
@@ -125,10 +125,12 @@ def convert(
             raise UsageError(f"a chain has one sink, and --to was given {' and '.join(kinds)}: run two commands")
         sink = make_sink(kinds[0], destination, **{key: value for key, value in given.items() if value is not None})
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
-        plan = make_plan(sink.gathered(store.config), consolidated)
-        prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
+        plan = make_plan(sink.gathered(store.config), consolidated)._replace(notices=store.notices)
+        plan, _ = prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
         if dry_run:
             click.echo(preview(plan))
+            for notice in plan.notices:
+                click.echo(f"note: {notice}", err=True)
         else:
             if is_remote(source) or is_remote(destination):
                 click.echo("note: the workers use the credentials of their own environment", err=True)
@@ -169,7 +171,7 @@ def run(
 ) -> None:
     """Run the job and say what it did."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a batch system's end of time ends the workers
-    with cluster(workers, scheduler, verbose), progress() as show:
+    with notes_on_stderr(), cluster(workers, scheduler, verbose), progress() as show:
         result = store.map_shards(*chain, progress=show, **options)
     summary = result.summary
     reasons = {

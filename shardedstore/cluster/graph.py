@@ -30,6 +30,7 @@ from shardedstore.jobs.job import identity, remaining, start
 from shardedstore.jobs.lock import held
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.result import finish
+from shardedstore.notices import merge_notices
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.remote_errors import explain
 from shardedstore.tasks.outcome import Outcome
@@ -82,7 +83,8 @@ def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome
         raise DestinationError(
             f"the shards are done, but not the result at {job.folder!r}: {explain(error)}; {AGAIN}"
         ) from error
-    return wrap(config, replace(outcome, changed=job.stale))
+    notices = merge_notices([*plan.notices, *outcome.notices])
+    return wrap(config, replace(outcome, changed=job.stale, notices=notices))
 
 
 def _keys(job: Job, segments: list[Segment], token: str) -> Iterator[str]:

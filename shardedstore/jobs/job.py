@@ -20,6 +20,7 @@ from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.jobs.names import check_names
 from shardedstore.jobs.takeover import Each, find_stale, one_by_one, take_over
 from shardedstore.metadata import ArrayMeta
+from shardedstore.notices import merge_notices
 from shardedstore.reading.hierarchy import Node
 from shardedstore.reading.unreached import unreached
 from shardedstore.sinks.onezarr import LAST
@@ -47,8 +48,8 @@ def prepare(
     max_failures: int = MOST_FAILURES,
     changed: Changed = "metadata",
     digest: bool = False,
-) -> Job:
-    """Check everything that can be checked before anything is written, and return the job.
+) -> tuple[Plan, Job]:
+    """Check everything that can be checked before anything is written, and return the plan with its notices, and the job.
 
     With `digest`, what it writes is digested on its way.
 
@@ -60,14 +61,18 @@ def prepare(
     nodes: Mapping[str, Node] = plan.nodes
     if chain.rewrites:
         _check_reached(plan)
+    notices = list(plan.notices)
     for step in chain.steps:
         step.check(nodes)
+        notices += step.notices(nodes)
         nodes = step.changed(nodes)
     if chain.sink is not None:
         chain.sink.check(nodes)
+        notices += chain.sink.notices(nodes)
+    plan = plan._replace(notices=merge_notices(notices))
     destination = to if chain.sink is None else chain.sink.url
     if destination is None:
-        return Job(chain, None, retries=retries, max_failures=max_failures)
+        return plan, Job(chain, None, retries=retries, max_failures=max_failures)
     folder = normalize(destination)
     options = take_options(folder, storage_options) if chain.sink is None else chain.sink.options
     if "{block}" in folder:
@@ -92,7 +97,7 @@ def prepare(
         chain, folder, retries=retries, options=options, max_failures=max_failures, changed=changed, shapes=shapes
     )
     check_destination(job.place, identity(plan, chain), overwrite and not chain.is_one_zarr)
-    return job
+    return plan, job
 
 
 def _check_reached(plan: Plan) -> None:
@@ -126,7 +131,10 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
 
     What `prepare` saw of it is looked at again: a lazy job may run much later, when another has written there. Shards
     that an earlier job made are taken over where their source is as it was; `each` is how the source is looked at.
+    The plan's notices are logged.
     """
+    for notice in plan.notices:
+        logger.warning("%s", notice)
     if job.folder is None:
         return job
     one_zarr = job.chain.is_one_zarr

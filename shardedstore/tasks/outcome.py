@@ -9,6 +9,7 @@ from toolz import merge
 
 from shardedstore.components.kinds import Location
 from shardedstore.errors import ShardError
+from shardedstore.notices import Notice, merge_notices
 from shardedstore.tasks.plan import Segment
 
 
@@ -44,6 +45,7 @@ class Outcome:
     changed: int = 0
     throttled: int = 0
     partial: Partial | None = None
+    notices: tuple[Notice, ...] = ()
 
     @classmethod
     def total(cls, outcomes: Iterable[Outcome]) -> Outcome:
@@ -60,6 +62,7 @@ class Outcome:
             sum(part.missing for part in parts),
             sum(part.changed for part in parts),
             sum(part.throttled for part in parts),
+            notices=merge_notices(notice for part in parts for notice in part.notices),
         )
 
     @classmethod

@@ -22,6 +22,7 @@ from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.mounts import join
+from shardedstore.notices import Notice
 from shardedstore.reading.hierarchy import Node, digest, read_nodes
 from shardedstore.storage.urls import is_remote
 
@@ -164,7 +165,7 @@ class Load(NamedTuple):
 class Plan(NamedTuple):
     """The shards of a store, and what is known of them before anything runs.
 
-    `consolidated` are the groups that get consolidated metadata at the end.
+    `consolidated` are the groups that get consolidated metadata at the end, and `notices` the warnings about the job.
     """
 
     config: Config
@@ -172,6 +173,7 @@ class Plan(NamedTuple):
     runs: tuple[Run, ...]
     loads: tuple[Load, ...]
     consolidated: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def shard_count(self) -> int:
