@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import subprocess
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -394,6 +395,89 @@ def test_sizes_and_offsets_over_4_gib(tmp_path, monkeypatch):
         assert file.read("c") == store.read_sync("c") == b"after"
         assert file.getinfo("b").file_size == store.entry_size("b") == len(big)
     assert get(store, "b", SuffixByteRequest(3)) == get(store, "b", RangeByteRequest(0, 3)) == b"\0\0\0"
+    with open(tmp_path / "a.zip", "rb") as file:
+        assert extra_lengths(file) == {"a": (0, 0), "b": (20, 20), "c": (12, 12)}
+    if zipinfo := shutil.which("zipinfo"):
+        told = subprocess.run([zipinfo, "-v", tmp_path / "a.zip", "c"], capture_output=True, text=True, check=False)
+        assert (told.returncode, told.stderr) == (0, "")
+
+
+# The lengths of headers
+
+
+def extra_lengths(file):
+    """The lengths of the extra fields of each entry, in the directory and in the local header.
+
+    Each entry must fill the space up to the next one's header, or the directory: readers that index a zip with one
+    request take the lengths in the directory for those in the local headers only where this is so of all entries.
+    """
+    found = {}
+    with zipfile.ZipFile(file) as opened:
+        entries = sorted(opened.infolist(), key=lambda info: info.header_offset)
+        stops = [info.header_offset for info in entries[1:]] + [opened.start_dir]
+        at = opened.start_dir
+        for info, stop in zip(entries, stops, strict=True):
+            file.seek(at)
+            header = file.read(46)
+            name, central, comment = struct.unpack_from("<3H", header, 28)
+            file.seek(info.header_offset + 28)
+            (local,) = struct.unpack("<H", file.read(2))
+            assert info.header_offset + 30 + name + central + info.compress_size == stop
+            found[info.filename] = central, local
+            at += 46 + name + central + comment
+    return found
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+@pytest.mark.parametrize("count", [3, 65536])
+def test_no_entry_has_extra_fields_that_it_does_not_need(zip64, count):
+    data = archive({f"t/c/{i}": b"x" for i in range(count)}, zip64=zip64)
+    assert set(extra_lengths(io.BytesIO(data)).values()) == {(0, 0)}
+    assert (b"PK\6\6" in data) == (zip64 or count > 65535)
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        assert {info.extract_version for info in file.infolist()} == {45 if zip64 else 20}
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_threads_read_what_they_should_through_one_zipfile(tmp_path, zip64):
+    """Also where Python passes over the extra fields of local headers by a step from where another thread has gone."""
+    path = tmp_path / "a.zip"
+    entries = {f"c/{i}": bytes([i % 251]) * 3000 for i in range(400)}
+    path.write_bytes(archive(entries, zip64=zip64))
+    with zipfile.ZipFile(path) as file, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(file.read, list(entries) * 4)) == list(entries.values()) * 4
+
+
+def test_where_the_directory_has_the_same_extra_fields_a_byte_range_takes_one_request():
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as file:
+        for name, data in ENTRIES.items():
+            info = zipfile.ZipInfo(name)
+            info.extra = b"\x99\x99\x04\x00abcd"
+            file.writestr(info, data)
+    store = opened(written.getvalue())
+    assert get(store, "t/c/0", RangeByteRequest(2, 5)) == b"234"
+    assert len(store._source.requests) == 2
+    assert contents(store) == ENTRIES
+
+
+def test_a_data_descriptor_of_the_length_of_extra_fields_is_told_from_them():
+    """The directory alone can't tell where the data begins then."""
+    stream = foreign({"t/c/0": b"0123456789", "t/c/1": b"abc"}, stream=True)
+    with zipfile.ZipFile(io.BytesIO(stream)) as file:
+        start, infos = file.start_dir, file.infolist()
+    directory = b""
+    at = start
+    for info in infos:  # of which each gets an extra field of the 16 bytes that a data descriptor has
+        header = bytearray(stream[at : at + 46 + len(info.filename)])
+        struct.pack_into("<H", header, 30, 16)
+        directory += bytes(header) + b"\x99\x99\x0c\x00" + bytes(12)
+        at += len(header)
+    end = bytearray(stream[at:])
+    struct.pack_into("<L", end, 12, len(directory))
+    store = opened(stream[:start] + directory + bytes(end))
+    assert get(store, "t/c/0", RangeByteRequest(2, 5)) == b"234"
+    assert contents(store) == {"t/c/0": b"0123456789", "t/c/1": b"abc"}
 
 
 # Requests

@@ -32,7 +32,7 @@ class ToZip(Sink):
     name : str
         How zips are named. ``{path}`` is the shard's path, and ``{block}`` the index of an array's block, which goes
         with the separator before it where there is none. The base's path is ``__base__``.
-        A name that ends in ``.ozx`` gives zips by RFC-9 of OME-Zarr: zip64, and a comment that tells the version and
+        A name that ends in ``.ozx`` gives zips by RFC-9 of OME-Zarr: of the zip64 format, and with a comment that tells the version and
         that metadata comes first.
     per_zip : int, optional
         Put so many shards that stand side by side below one path into one zip, each below its name: members of a collection,
@@ -40,7 +40,8 @@ class ToZip(Sink):
         else below that path is a shard. ``{block}`` is then the number of the zip. The zip is made, recorded and made again
         as one. Blocks of arrays and the base keep zips of their own. None leaves shards as they are in the source.
     zip64 : bool
-        Write zip64 records even where the archive is small enough without.
+        Write zips of the zip64 format also where they are small enough without. No entry gets extra fields for it that it
+        does not need.
     storage_options : mapping or str, optional
         Options of the object store by obstore's names, or ``"anonymous"``. What is secret is in no repr, graph or file.
 

@@ -33,7 +33,7 @@ def write_zip(
     most : int
         The most bytes that it can have, as far as is known.
     is_ozx : bool
-        Follow RFC-9 of OME-Zarr: zip64 throughout, and a comment.
+        Follow RFC-9 of OME-Zarr: the zip64 format, and a comment.
     documents_first : bool
         Whether that may say that metadata comes before all else.
     """

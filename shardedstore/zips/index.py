@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TAIL = MAX16 + END.size + LOCATOR64.size + END64.size
 STORED, DEFLATED = 0, 8
-_ENCRYPTED, _UTF8 = 0x2041, 0x800
+_ENCRYPTED, _STREAMED, _UTF8 = 0x2041, 0x8, 0x800
 
 
 class Entry(NamedTuple):
@@ -30,8 +30,8 @@ class Entry(NamedTuple):
 
     start: int  # of the local header
     stop: int  # the next local header or the directory, unless this entry must end before
-    data: int  # where the data begins, if the local header has no extra field
-    is_exact: bool  # whether it has none: local header, name and data fill the space up to `stop`
+    data: int  # where the data begins, if the local header has the extra fields that `is_exact` tells of, or none
+    is_exact: bool  # whether that is so: local header, name, extra fields and data fill the space up to `stop`
     stored: int  # bytes in the zip
     size: int
     crc: int
@@ -178,7 +178,19 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
         if disk not in (0, MAX16) or (method == STORED and stored != size):
             raise CorruptError(f"{url}: {name!r} is damaged, or on another disk")
         start += end.prepended
-        found.append((start, start + LOCAL.size + name_length, stored, size, crc, method, name))
+        is_streamed = flags & _STREAMED
+        found.append(
+            (
+                start,
+                start + LOCAL.size + name_length,
+                0 if is_streamed else extra_length,
+                stored,
+                size,
+                crc,
+                method,
+                name,
+            )
+        )
     if at != len(directory) or len(found) != end.entries:
         raise CorruptError(
             f"{url}: its directory is damaged: it has {len(found)} entries and should have {end.entries}"
@@ -186,10 +198,13 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
     entries = {}
     starts = [*sorted(entry[0] for entry in found), end.start]
     following = dict(reversed(list(pairwise(starts))))  # of two entries at one place, the first runs into the second
-    for start, data, stored, size, crc, method, name in found:
+    for start, least, extra, stored, size, crc, method, name in found:
         limit = following[start]
-        if data + stored > limit:
+        if least + stored > limit:
             raise CorruptError(f"{url}: {name!r} runs into another entry or the directory")
+        data = (
+            least + extra if least + extra + stored == limit else least
+        )  # the local header has the directory's fields
         is_exact = data + stored == limit and not end.prepended and name not in entries
         entries[name] = Entry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}

@@ -1,7 +1,10 @@
 """A writer of stored (uncompressed) zip archives: a few microseconds an entry, and equal input gives equal bytes.
 
 Nothing but names and data decides the bytes: all time stamps are 1980-01-01, there are no data descriptors, and there
-are no extra fields unless zip64 is needed. So an entry's data begins 30 bytes and its name after its local header.
+are no extra fields but for entries of 4 GiB or beyond the first 4 GiB, where they are equally long in the directory and
+in the local header. So the directory alone tells where the data of every entry begins: 30 bytes, its name and its extra
+fields after its local header. Few readers do without a request for each entry otherwise, and Python's zipfile passes over
+the extra fields of local headers by a step that is no threads' own.
 """
 
 from __future__ import annotations
@@ -24,13 +27,14 @@ END = Struct("<4s4H2LH")
 END64 = Struct("<4sQ2H2L4Q")
 LOCATOR64 = Struct("<4sLQL")
 
-_LOCAL_START = pack("<4sH", b"PK\3\4", 20)
-_CENTRAL_START = pack("<4s2H", b"PK\1\2", 3 << 8 | 20, 20)
+PLAIN, WIDE = 20, 45  # the versions of the format that an entry needs: stored, zip64
 _CORE = Struct("<4H3L2H")  # what both headers have in common: flags to the lengths of name and extra field
 _CENTRAL_END = Struct("<3H2L")
+_FIELD = Struct("<2H")  # what an extra field begins with
 
 _DATE = 1 << 5 | 1  # 1980-01-01
 _MODE = 0o100644 << 16
+_ZIP64, _FILL = 1, 0xD935  # extra fields: what does not fit into 32 bits, and bytes that say nothing
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 _ODD = re.compile(r"(?:^|/)(?:/|\.{1,2}(?:/|\Z))")
 
@@ -43,7 +47,8 @@ class ZipWriter:
     write
         Called, seldom, with a list of buffers to be written one after another, such as `writev_all(fd)`.
     zip64 : bool
-        Write zip64 fields for every entry, not only where a size, an offset or the number of entries asks for them.
+        Write the archive as one of zip64, also where no size, offset or number of entries asks for it: every entry needs
+        that version, and the end record is there. No entry has fields for it that it does not need.
     comment : bytes
         The comment of the archive.
 
@@ -59,6 +64,7 @@ class ZipWriter:
             )
         self._write = write
         self._zip64 = zip64
+        self._starts = _starts(WIDE if zip64 else PLAIN)
         self._comment = comment
         self._names: set[str] = set()
         self._parts: list[Buffer] = []
@@ -84,12 +90,12 @@ class ZipWriter:
             data = flat(data)
         size, offset, crc = len(data), self._offset, crc32(data)
         flags = 0 if len(raw) == len(name) else 0x800
-        if self._zip64 or size >= MAX32 or offset >= MAX32:
-            header, record = _wide_headers(raw, flags, crc, size, offset, forced=self._zip64)
+        if size >= MAX32 or offset >= MAX32:
+            header, record = _wide_headers(raw, flags, crc, size, offset)
         else:
             core = _CORE.pack(flags, 0, 0, _DATE, crc, size, size, len(raw), 0)
-            header = _LOCAL_START + core + raw
-            record = _CENTRAL_START + core + _CENTRAL_END.pack(0, 0, 0, _MODE, offset) + raw
+            header = self._starts[0] + core + raw
+            record = self._starts[1] + core + _CENTRAL_END.pack(0, 0, 0, _MODE, offset) + raw
         self._directory += record
         self._names.add(name)
         self._parts += (header, data)
@@ -124,20 +130,29 @@ class ZipWriter:
         self._usable = True
 
 
-def _wide_headers(raw: bytes, flags: int, crc: int, size: int, offset: int, *, forced: bool) -> tuple[bytes, bytes]:
-    """Return the local header and the directory's record of an entry that needs zip64, or shall have it."""
-    size32, offset32, extra, far = size, offset, b"", b""
-    if forced or size >= MAX32:
-        size32, extra = MAX32, pack("<2Q", size, size)
-    if forced or offset >= MAX32:
-        offset32, far = MAX32, pack("<Q", offset)
-    local_extra = pack("<2H", 1, len(extra)) + extra if extra else b""
-    central_extra = pack("<2H", 1, len(extra + far)) + extra + far
-    fields = flags, 0, 0, _DATE, crc, size32, size32, len(raw)
-    header = LOCAL.pack(b"PK\3\4", 45, *fields, len(local_extra)) + raw + local_extra
-    end = _CENTRAL_END.pack(0, 0, 0, _MODE, offset32)
-    start = pack("<4s2H", b"PK\1\2", 3 << 8 | 45, 45)
-    return header, start + _CORE.pack(*fields, len(central_extra)) + end + raw + central_extra
+def _starts(version: int) -> tuple[bytes, bytes]:
+    """Return what a local header and a directory's record begin with, of an entry that needs a version of the format."""
+    return pack("<4sH", b"PK\3\4", version), pack("<4s2H", b"PK\1\2", 3 << 8 | version, version)
+
+
+def _wide_headers(raw: bytes, flags: int, crc: int, size: int, offset: int) -> tuple[bytes, bytes]:
+    """Return the local header and the directory's record of an entry that needs zip64, with equally long extra fields."""
+    sizes = pack("<2Q", size, size) if size >= MAX32 else b""
+    far = pack("<Q", offset) if offset >= MAX32 else b""
+    fields = flags, 0, 0, _DATE, crc, *(min(size, MAX32),) * 2, len(raw)
+    central = _field(_ZIP64, sizes + far)
+    local = _field(_ZIP64, sizes) if sizes else b""  # which has no place for the offset
+    if far:
+        local += _field(_FILL, bytes(len(central) - len(local) - _FIELD.size))
+    core = _CORE.pack(*fields, len(central))
+    start, record = _starts(WIDE)
+    return start + core + raw + local, record + core + _CENTRAL_END.pack(
+        0, 0, 0, _MODE, min(offset, MAX32)
+    ) + raw + central
+
+
+def _field(kind: int, data: bytes) -> bytes:
+    return _FIELD.pack(kind, len(data)) + data
 
 
 def encode_name(name: str) -> bytes:
