@@ -17,7 +17,7 @@ STORIES = (
     {"codecs", "components"},
     {"config"},
     {"reading"},
-    {"chain", "dividing", "legacy"},
+    {"chain", "dividing", "legacy", "ome"},
     {"steps", "writing"},
     {"tasks"},
     {"showing", "sinks"},

@@ -1,0 +1,178 @@
+"""OME-Zarr 0.5, as far as a hierarchy's metadata tells whether it is some: what its groups say, and what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shardedstore.metadata import ArrayMeta, GroupMeta, parse_json
+from shardedstore.mounts import join
+from shardedstore.reading.hierarchy import Node
+
+VERSION = "0.5"
+KINDS = ("multiscales", "plate", "well", "labels", "bioformats2raw.layout")  # of which the root has one
+
+
+def why_not_ome(nodes: Mapping[str, Node]) -> str | None:
+    """Return why a hierarchy is not valid OME-Zarr 0.5, in one sentence; None where it is.
+
+    Examples
+    --------
+    >>> why_not_ome({"": Node(GroupMeta(3), {"zarr.json": b'{"attributes": {"multiscales": []}}'})})
+    "the root has the attribute 'multiscales' of OME-Zarr 0.4, which OME-Zarr 0.5 has below 'ome'"
+    """
+    return next(_faults(nodes), None)
+
+
+def named(path: str) -> str:
+    """Return how sentences call a node."""
+    return repr(path) if path else "the root"
+
+
+def attributes_of(node: Node, path: str) -> dict[str, Any]:
+    """Return the attributes of a v3 node; none where they are no object."""
+    found = parse_json(node.documents.get("zarr.json", b"{}"), path, "zarr.json").get("attributes")
+    return found if isinstance(found, dict) else {}
+
+
+def old_attributes(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return what OME-Zarr 0.4 has among a group's attributes, and 0.5 has below ``ome``.
+
+    Names that others use as well count only as they stand in OME-Zarr: ``labels`` in a group of that name, and ``series``
+    in the group ``OME``.
+
+    Examples
+    --------
+    >>> old_attributes({"labels": ["a"], "omero": {"channels": []}, "multiscales": [{"axes": []}]}, "image")
+    {'multiscales': [{'axes': []}], 'omero': {'channels': []}}
+    >>> old_attributes({"labels": ["nuclei"]}, "image/labels"), old_attributes({"omero": {}}, "b")
+    ({'labels': ['nuclei']}, {})
+    """
+    name = path.rpartition("/")[2]
+    found = {key: attributes[key] for key in _OLD if key in attributes and _is_old(key, attributes[key], name)}
+    if "multiscales" not in found:
+        found.pop("omero", None)
+        found.pop("image-label", None)
+    return found
+
+
+# Each name's type, the group that it stands in, where others have it too, and what an object of OME-Zarr has.
+_OLD: dict[str, tuple[type, str, str]] = {
+    "multiscales": (list, "", ""),
+    "omero": (dict, "", ""),
+    "image-label": (dict, "", ""),
+    "plate": (dict, "", "wells"),
+    "well": (dict, "", "images"),
+    "bioformats2raw.layout": (int, "", ""),
+    "labels": (list, "labels", ""),
+    "series": (list, "OME", ""),
+}
+
+
+def _is_old(key: str, value: Any, name: str) -> bool:
+    kind, group, member = _OLD[key]
+    return isinstance(value, kind) and group in ("", name) and (not member or member in _dict(value))
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _faults(nodes: Mapping[str, Node]) -> Iterator[str]:
+    old = next((path for path, node in nodes.items() if node.meta.zarr_format != 3), None)
+    if old is not None:
+        yield f"{named(old)} is Zarr v2, and OME-Zarr {VERSION} is Zarr v3"
+        return
+    groups = {path: attributes_of(node, path) for path, node in nodes.items() if isinstance(node.meta, GroupMeta)}
+    if "" not in groups:
+        yield "the root is no group"
+        return
+    for path, attributes in groups.items():
+        yield from _faults_of_old(attributes, path)
+    for path, attributes in groups.items():
+        yield from _faults_of_group(nodes, groups, attributes.get("ome"), path)
+
+
+def _faults_of_old(attributes: Mapping[str, Any], path: str) -> Iterator[str]:
+    for key in old_attributes(attributes, path):
+        yield f"{named(path)} has the attribute {key!r} of OME-Zarr 0.4, which OME-Zarr {VERSION} has below 'ome'"
+
+
+Groups = Mapping[str, Mapping[str, Any]]
+
+
+def _faults_of_group(nodes: Mapping[str, Node], groups: Groups, ome: Any, path: str) -> Iterator[str]:
+    if ome is None and path:
+        return
+    if not isinstance(ome, dict) or ome.get("version") != VERSION:
+        version = ome.get("version") if isinstance(ome, dict) else None
+        yield f"{named(path)} has no attribute 'ome' of version {VERSION} (but {version!r})"
+        return
+    if not path and not any(kind in ome for kind in KINDS):
+        yield f"the root's attribute 'ome' has none of {', '.join(map(repr, KINDS))}"
+    if "multiscales" in ome:
+        yield from _faults_of_image(nodes, ome["multiscales"], path)
+    for kind, below in _named_groups(ome):
+        if kind not in (groups.get(join(path, below), {}).get("ome") or {}):
+            yield f"{named(path)} names {below!r}, which is no group with {kind!r} below 'ome'"
+
+
+def _named_groups(ome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the groups that a group's metadata names, and what each must have."""
+    lists = (
+        ("well", [well.get("path") for well in _dicts(_dict(ome.get("plate")).get("wells"))]),
+        ("multiscales", [image.get("path") for image in _dicts(_dict(ome.get("well")).get("images"))]),
+        ("multiscales", ome.get("labels")),
+    )
+    for kind, paths in lists:
+        yield from ((kind, str(path)) for path in (paths if isinstance(paths, list) else ()))
+
+
+def axes_names(multiscale: Any) -> list[str] | None:
+    """Return the names of an image's axes, as OME-Zarr has them since 0.4; None where it has no such axes."""
+    names = [axis.get("name") for axis in _dicts(_dict(multiscale).get("axes"))]
+    is_named = _is_names(names) and len(names) == len(multiscale["axes"]) == len(set(names)) if names else False
+    return [str(name) for name in names] if is_named else None
+
+
+def datasets(multiscale: Any) -> list[dict[str, Any]] | None:
+    """Return an image's levels; None where one has no path, or no transformations."""
+    found = _dicts(_dict(multiscale).get("datasets"))
+    is_whole = all(isinstance(one.get("path"), str) and _has_scale(one) for one in found)
+    return found if found and is_whole and len(found) == len(multiscale["datasets"]) else None
+
+
+def _has_scale(dataset: Mapping[str, Any]) -> bool:
+    steps = dataset.get("coordinateTransformations")
+    return bool(steps) and isinstance(steps, list) and _dict(steps[0]).get("type") == "scale"
+
+
+def _faults_of_image(nodes: Mapping[str, Node], multiscales: Any, path: str) -> Iterator[str]:
+    if not multiscales or not isinstance(multiscales, list):
+        yield f"{named(path)} has no image in 'multiscales'"
+        return
+    for multiscale in multiscales:
+        names, levels = axes_names(multiscale), datasets(multiscale)
+        if names is None or not 2 <= len(names) <= 5:
+            yield f"{named(path)} has no two to five axes with names of their own in 'multiscales'"
+        elif levels is None:
+            yield f"{named(path)} has no 'datasets' with a path and a scale each in 'multiscales'"
+        else:
+            yield from filter(None, (_fault_of_level(nodes, join(path, one["path"]), names) for one in levels))
+
+
+def _fault_of_level(nodes: Mapping[str, Node], path: str, names: list[str]) -> str | None:
+    node = nodes.get(path)
+    if node is None or not isinstance(node.meta, ArrayMeta):
+        return f"{named(path)}, which 'multiscales' names, is no array"
+    if node.meta.dimension_names != tuple(names):
+        return f"{named(path)} has the dimension_names {node.meta.dimension_names}, and its axes are {tuple(names)}"
+    return None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
