@@ -168,6 +168,10 @@ class Sink(ABC):
         """Return the metadata documents of one ordinary Zarr, by key, as they are to be; `config` is the source's."""
         return documents
 
+    def blocks(self, blocks: Blocks) -> Blocks:
+        """Return how the blocks of an array lie among the chunks of one ordinary Zarr that the sink writes."""
+        return blocks
+
     @abstractmethod
     def is_there(self, url: str, written: Written, present: Present) -> bool:
         """Tell whether what `write` wrote at a URL still stands there, by names and sizes; `written` is what it returned."""

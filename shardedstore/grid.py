@@ -88,8 +88,8 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     Examples
     --------
     >>> blocks = Blocks((7, 5), (3,), ChunkKeys("default", "/"))
-    >>> blocks.grid, blocks.count, blocks.index(2)
-    ((3,), 3, (2,))
+    >>> blocks.grid, blocks.count, blocks.index(2), blocks.number((2,))
+    ((3,), 3, (2,), 2)
     >>> blocks.split((6, 4)), blocks.join((2,), (0, 4))
     (((2,), (0, 4)), (6, 4))
     >>> blocks.local_grid((2,)), blocks.box((2,))
@@ -123,6 +123,13 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             number, i = divmod(number, n)
             index.append(i)
         return tuple(reversed(index))
+
+    def number(self, index: Coords) -> int:
+        """Return the number of the block with this index, counted in C order."""
+        number = 0
+        for i, n in zip(index, self.grid, strict=True):
+            number = number * n + i
+        return number
 
     def split(self, coords: Coords) -> tuple[Coords, Coords]:
         """Return the block that holds a chunk, and the chunk's coordinates inside it."""

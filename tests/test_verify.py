@@ -286,7 +286,7 @@ def test_a_base_that_can_not_be_read(source, zipped, tmp_path):
 
 
 def test_a_record_that_is_missing(zipped, tmp_path):
-    ledger_at(tmp_path / "out").compact(without=frozenset({3}))
+    ledger_at(tmp_path / "out").mark(frozenset({3}))
     assert "the ledger does not say" in only(zipped.verify()).what
 
 

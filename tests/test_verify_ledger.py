@@ -174,7 +174,7 @@ def test_other_codecs_and_chunks_of_fill_values_are_no_difference(tmp_path):
 
 def test_records_without_digests_are_told(source, tmp_path):
     source.map_shards(ToZip(tmp_path / "out"))
-    ledger_at(tmp_path / "out").compact(without=frozenset({3}))
+    ledger_at(tmp_path / "out").mark(frozenset({3}))
     result = source.map_shards(ToZip(tmp_path / "out"), digest=True)
     with pytest.raises(UsageError, match=r"of 23 of 24 shards.*digest=True"):
         result.verify(level="decoded")
@@ -326,7 +326,7 @@ def test_another_verify_does_not_go_on_from_it(change, zipped, tmp_path, monkeyp
     if change == "size":
         rewrite(tmp_path / ZIP, lambda members: members.pop(CHUNK))
     elif change == "records":
-        ledger_at(tmp_path / "out").compact(without=frozenset({23}))
+        ledger_at(tmp_path / "out").mark(frozenset({23}))
     seen = Interrupts(monkeypatch, "check_stored", -1)
     zipped.verify(level="decoded" if change == "level" else "stored")
     assert seen.seen == (4 if change == "nothing" else 24)

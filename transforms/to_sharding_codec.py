@@ -9,9 +9,11 @@ from shardedstore.chain import Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.components.kinds import Config, Directory, Location
 from shardedstore.dividing.patterns import parse_size
 from shardedstore.errors import ChainError
+from shardedstore.grid import Blocks
 from shardedstore.reading.hierarchy import Node
 from shardedstore.sinks.onezarr import write_shard
 from shardedstore.sinks.packer import packed, packed_documents
+from shardedstore.sinks.packing import KEYS
 from shardedstore.storage.access import Options, StorageOptions
 
 
@@ -96,6 +98,12 @@ class ToShardingCodec(Sink):
     def documents(self, documents: dict[str, bytes], config: Config) -> dict[str, bytes]:
         # docstring inherited
         return packed_documents(documents, config, self._size)
+
+    def blocks(self, blocks: Blocks) -> Blocks:
+        """Return blocks of one object each."""
+        lead = len(blocks.chunks)
+        grid = blocks.grid + (1,) * (len(blocks.chunk_grid) - lead)
+        return Blocks(grid, (1,) * lead, KEYS)
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
         """Return True: all that was written is listed once, at the end."""

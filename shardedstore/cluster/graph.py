@@ -84,7 +84,7 @@ def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome
             f"the shards are done, but not the result at {job.folder!r}: {explain(error)}; {AGAIN}"
         ) from error
     notices = merge_notices([*plan.notices, *outcome.notices])
-    return wrap(config, replace(outcome, changed=job.stale, notices=notices))
+    return wrap(config, replace(outcome, changed=job.stale, missing=outcome.missing + job.lost, notices=notices))
 
 
 def _keys(job: Job, segments: list[Segment], token: str) -> Iterator[str]:

@@ -12,18 +12,19 @@ import msgspec
 
 from shardedstore.chain import Chain
 from shardedstore.components.opening import open_location
-from shardedstore.config.document import FILE_NAME, to_dict
+from shardedstore.config.document import to_dict
 from shardedstore.errors import ChainError, DestinationError
 from shardedstore.grid import Coords
 from shardedstore.jobs.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.jobs.fingerprint import fingerprint
+from shardedstore.jobs.mending import mend
 from shardedstore.jobs.names import check_names
 from shardedstore.jobs.takeover import Each, find_stale, one_by_one, take_over
 from shardedstore.metadata import ArrayMeta
 from shardedstore.notices import merge_notices
 from shardedstore.reading.hierarchy import Node
 from shardedstore.reading.unreached import unreached
-from shardedstore.sinks.onezarr import LAST
+from shardedstore.sinks.onezarr import withdraw
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
@@ -142,10 +143,7 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
         check_unused(job.folder.removesuffix(BESIDE), job.options)
     if overwrite and one_zarr:  # so that nothing opens a mixture of the old and the new, whenever this job ends
         check_destination(job.place, wanted, overwrite=False)
-        job.place.remove(FILE_NAME)
-        zarr = open_folder(job.folder.removesuffix(BESIDE), job.options)
-        for name in reversed(LAST):
-            zarr.remove(name)
+        withdraw(job.place, open_folder(job.folder.removesuffix(BESIDE), job.options))
     found = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
     stale = 0
     if found.after and not ledger_of(job.place, found).has_inherited():
@@ -157,7 +155,8 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
             stale += take_over(job, plan, found, changed)
     if is_remote(job.folder) and ledger_of(job.place, found).unfinished():
         logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))
-    return replace(job, generation=found.generation, nonce=found.nonce, stale=stale)
+    job = replace(job, generation=found.generation, nonce=found.nonce, stale=stale)
+    return replace(job, lost=mend(job, plan)) if one_zarr else job
 
 
 def remaining(job: Job, plan: Plan, segments: list[Segment]) -> tuple[list[Segment], int]:

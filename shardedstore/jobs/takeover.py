@@ -9,7 +9,7 @@ import msgspec
 
 from shardedstore.config.document import from_dict
 from shardedstore.errors import DestinationError
-from shardedstore.tasks.generations import Identity, ledger_of, read_generation
+from shardedstore.tasks.generations import Identity, last_begun, ledger_of, read_generation
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.plan import Plan, Segment
 from shardedstore.tasks.succession import unchanged
@@ -25,9 +25,7 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
 
     Those in `stale` are left out. It can be done again, and does the same.
     """
-    before = read_generation(job.place, identity.after)
-    while before.after and not ledger_of(job.place, before).has_inherited():  # it died before it did anything
-        before = read_generation(job.place, before.after)
+    before = last_begun(job.place, read_generation(job.place, identity.after))
     old = ledger_of(job.place, before).read()
     taken: dict[int, Record] = {}
     for then, now in unchanged(from_dict(before.config), plan.config, before.marks, identity.marks):

@@ -7,11 +7,13 @@ the Zarr, one zip for each shard that has some; when all shards are done, they a
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from shardedstore.chain import Entries, Shard, Sink, Tally, Written, name_crc
 from shardedstore.components.kinds import Config, Directory
+from shardedstore.components.routes import Routes
 from shardedstore.config.document import FILE_NAME, dump
 from shardedstore.errors import CorruptError
 from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES, parse_node
@@ -22,16 +24,17 @@ from shardedstore.sinks.objects import Item, write_objects
 from shardedstore.sinks.zipshard import write_zip
 from shardedstore.storage.access import Options
 from shardedstore.storage.crc import crc32
-from shardedstore.storage.folders import open_folder
+from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.urls import BESIDE, object_url
 from shardedstore.tasks.generations import check_latest
 from shardedstore.tasks.ledger import Record
-from shardedstore.tasks.plan import Plan
+from shardedstore.tasks.plan import Plan, shard_runs
 from shardedstore.tasks.task import Job
 from shardedstore.zips import ZipReadStore
 
 CHECK_SECONDS = 1.0  # between two looks whether another job has taken over, while documents are written
 WAITING = "documents"  # the folder of the documents that wait
+PUBLISHED = "published.zip"  # the documents of the result that is there
 LAST = (".zattrs", CONSOLIDATED_V2, ".zarray", ".zgroup", "zarr.json")  # in the order in which one node's are written
 
 
@@ -76,10 +79,14 @@ def whole_key(entry: Entry, shard: Shard) -> str:
 
 def waiting_url(url: str, shard: Shard) -> str:
     """Return where the documents of a shard wait."""
+    return object_url(url + BESIDE, waiting_name(shard))
+
+
+def waiting_name(shard: Shard) -> str:
+    """Return the name of the zip of a shard's documents, in the folder beside the Zarr."""
     place = shard.path if shard.bundle is None else join(shard.path, f"{shard.bundle}")
     kind = "shards" if shard.bundle is None else "bundles"
-    name = f"{WAITING}/{'base' if shard.is_base else f'{kind}/{place}'}.zip"
-    return object_url(url + BESIDE, name)
+    return f"{WAITING}/{'base' if shard.is_base else f'{kind}/{place}'}.zip"
 
 
 def path_of_waiting(name: str) -> str:
@@ -102,8 +109,8 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
     """
     assert job.folder is not None
     zarr = open_folder(job.folder.removesuffix(BESIDE), sink.options)
-    documents = sink.documents(_waiting(zarr.url, plan, sink.options), plan.config)
-    difference = Listed.of(zarr.sizes(), documents).difference(Listed.written(records))
+    documents = sink.documents(_waiting(job, zarr.url, plan), plan.config)
+    difference = Listed.of(zarr.sizes(), documents).difference(Listed.written(records.values()))
     if difference is not None:
         raise CorruptError(
             f"{zarr.url!r} {difference}: something else writes there or removes from it, or the source has fewer "
@@ -121,6 +128,7 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
             checked = time.time()
         zarr.write(key, documents[key])
     zarr.clean()
+    write_zip((Entry(key, documents[key]) for key in sorted(documents)), _published(job.place), job.options)
     config = Config(base=Directory(zarr.url, sink.options))
     job.place.write(FILE_NAME, dump(config, job.folder))
     check_latest(job.ledger)
@@ -128,23 +136,64 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
     return config
 
 
-def _waiting(url: str, plan: Plan, options: Options) -> dict[str, bytes]:
+def put_back(beside: Folder, zarr: Folder, options: Options, keys: Container[str]) -> None:
+    """Write those documents of one ordinary Zarr again that were published, and are not among its keys any more."""
+    published = ZipReadStore(_published(beside), storage_options=options)
+    for key in sorted(published_keys(beside, options) or (), key=turn):
+        if key not in keys:
+            zarr.write(key, published.read_sync(key))
+
+
+def published_keys(beside: Folder, options: Options) -> list[str] | None:
+    """Return the keys of the documents that were published; None for a result that older versions made."""
+    try:
+        return ZipReadStore(_published(beside), storage_options=options).names()
+    except (FileNotFoundError, CorruptError):
+        return None
+
+
+def withdraw(beside: Folder, zarr: Folder) -> None:
+    """Remove what opens one ordinary Zarr, and what would put it back."""
+    for name in (FILE_NAME, PUBLISHED):
+        beside.remove(name)
+    for name in reversed(LAST):
+        zarr.remove(name)
+
+
+def _published(beside: Folder) -> str:
+    return object_url(beside.url, PUBLISHED)
+
+
+def _waiting(job: Job, url: str, plan: Plan) -> dict[str, bytes]:
+    """Return the documents that wait; a shard whose documents can't be read is marked to be made again."""
     documents: dict[str, bytes] = {}
     for run in plan.runs:
-        for _, shard in run.shards() if run.blocks is None else ():
-            store = ZipReadStore(waiting_url(url, shard), storage_options=options)
-            for key in store.names():
-                data = documents.get(whole := join(shard.path, key))  # the groups above a bundle are the base's
-                documents[whole] = store.read_sync(key) if data is None else data
+        for number, shard in run.shards() if run.blocks is None else ():
+            place = waiting_url(url, shard)
+            try:
+                found = _read_zip(place, job.options)
+            except (FileNotFoundError, CorruptError) as error:
+                job.ledger.mark(frozenset([number]))
+                raise CorruptError(
+                    f"the metadata of shard {shard.name!r} that waits at {place!r} can't be read: {error}; run the job again with "
+                    "the same arguments, and it makes this shard again"
+                ) from error
+            for key, data in found.items():
+                documents.setdefault(join(shard.path, key), data)  # the groups above a bundle are the base's
     return documents
+
+
+def _read_zip(url: str, options: Options) -> dict[str, bytes]:
+    store = ZipReadStore(url, storage_options=options)
+    return {key: store.read_sync(key) for key in store.names()}
 
 
 class Listed(NamedTuple):
     """The files of one ordinary Zarr without its metadata: their number and bytes, and the sum of `name_crc` over them."""
 
-    files: int
-    nbytes: int
-    names: int
+    files: int = 0
+    nbytes: int = 0
+    names: int = 0
 
     @classmethod
     def of(cls, sizes: Iterable[tuple[str, int]], documents: Container[str]) -> Listed:
@@ -156,11 +205,13 @@ class Listed(NamedTuple):
         return cls(count, total, names)
 
     @classmethod
-    def written(cls, records: Mapping[int, Record]) -> Listed:
-        """Return what the records say that was written."""
-        return cls(
-            *(sum(getattr(record, name) for record in records.values()) for name in ("entries", "nbytes", "names"))
-        )
+    def written(cls, records: Collection[Record]) -> Listed:
+        """Return what some records say that was written."""
+        return cls(*(sum(getattr(record, name) for record in records) for name in ("entries", "nbytes", "names")))
+
+    def has_lost(self, written: Listed) -> bool:
+        """Tell whether some of what was written is gone, or of another size: not that there is more."""
+        return self != written and self.files <= written.files
 
     def difference(self, written: Listed) -> str | None:
         """Return how this differs from what was written, if it does.
@@ -175,6 +226,23 @@ class Listed(NamedTuple):
             f"holds {self.files:,} files of {self.nbytes:,} bytes without its metadata{others}, where {written.files:,} of "
             f"{written.nbytes:,} were written"
         )
+
+
+def tally_shards(config: Config, sizes: Iterable[tuple[str, int]]) -> dict[int, Listed]:
+    """Return what a listing of one ordinary Zarr has of each shard, by number, without its metadata.
+
+    `config` divides the Zarr into the shards that it was made of.
+    """
+    routes, runs = Routes(config.shards), {run.path: run for run in shard_runs(config)[1:]}
+    totals: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for key, nbytes in sizes:
+        if key.rpartition("/")[2] not in LAST:
+            (path, index), _ = routes.find(key)
+            total = totals[0 if path is None else runs[path].number_of(index)]
+            total[0] += 1
+            total[1] += nbytes
+            total[2] += name_crc(key, nbytes)
+    return {number: Listed(*total) for number, total in totals.items()}
 
 
 def _nodes(documents: Mapping[str, bytes]) -> dict[str, Node]:

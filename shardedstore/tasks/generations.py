@@ -95,6 +95,13 @@ def ledger_of(folder: Folder, identity: Identity) -> Ledger:
     return Ledger(folder, identity.generation, identity.nonce)
 
 
+def last_begun(folder: Folder, identity: Identity) -> Identity:
+    """Return a job, or the one before it that it goes on from where it died before it had taken anything over."""
+    while identity.after and not ledger_of(folder, identity).has_inherited():
+        identity = read_generation(folder, identity.after)
+    return identity
+
+
 def identity_name(generation: int) -> str:
     """Return the name of the file that says what a job was."""
     return f"{FOLDER}/job-{generation}.json"

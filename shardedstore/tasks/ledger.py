@@ -40,7 +40,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
     For people: the seconds that it took, the attempts, and the worker's host and process. `source` is what the source was,
     where that was looked at closer than its metadata; `generation` that of the object, where an earlier job made it.
-    `digests` are of the decoded data that was written, by array, where that was asked for.
+    `digests` are of the decoded data that was written, by array, where that was asked for. `marked` tells that what was
+    written is damaged or lost, and is to be made again under its own name.
     """
 
     shard: int
@@ -55,6 +56,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str = ""
     generation: int = 0
     digests: dict[str, DataSum] | None = None
+    marked: bool = False
 
 
 class Ledger(NamedTuple):
@@ -98,15 +100,30 @@ class Ledger(NamedTuple):
         """Tell whether the job has ended, and its config was written."""
         return bool(self._compacted())
 
-    def compact(self, without: frozenset[int] = frozenset()) -> None:
+    def mark(self, numbers: frozenset[int]) -> None:
+        """Mark the records of some shards, so that the job makes these again.
+
+        No job may be at work. A ledger that is not compacted stays so, as that tells whether its job has ended.
+        """
+        if self.is_compacted():
+            self.compact(numbers)
+            return
+        encode = msgspec.json.Encoder().encode_lines
+        files = list(self._appended(dict(self.folder.sizes(self._root))))
+        for name, data in zip(files, self._read(files), strict=True):
+            records = list(_parse(data))
+            if any(record.shard in numbers for record in records):
+                self.folder.write(name, encode(_marked(records, numbers)))
+
+    def compact(self, marked: frozenset[int] = frozenset()) -> None:
         """Gather all that was written until now in one file, and remove what it was gathered from.
 
         It can be done by several at once, and be interrupted: then some records are there twice. The records of shards in
-        `without` are dropped, so that the job makes these again.
+        `marked` are marked.
         """
         sizes = dict(self.folder.sizes(self._root))
         files, packed = self._appended(sizes), sorted(name for name in sizes if _COMPACTED.fullmatch(self._below(name)))
-        if packed and not files and len(packed) == 1 and not without:
+        if packed and not files and len(packed) == 1 and not marked:
             return
         segments: defaultdict[int, list[bytes]] = defaultdict(list)
         for data in self._read(packed):
@@ -117,10 +134,7 @@ class Ledger(NamedTuple):
             segments[files[name]].append(data)
             sizes[name] = len(data)
         encode = msgspec.json.Encoder().encode_lines
-        merged = {
-            segment: encode(record for record in _by_shard(some).values() if record.shard not in without)
-            for segment, some in segments.items()
-        }
+        merged = {segment: encode(_marked(_by_shard(some).values(), marked)) for segment, some in segments.items()}
         self.folder.write(f"{self._root}/{_compacted_name()}", pack(merged))
         now = dict(self.folder.sizes(self._root))
         self.folder.remove_all([name for name in (*files, *packed) if now.get(name) == sizes[name]])
@@ -202,6 +216,12 @@ class Ledger(NamedTuple):
             with suppress(FileNotFoundError):
                 return [some for name in self._compacted() for some in lines(name)]
         raise FileNotFoundError(f"the files at {self._root!r} of {self.folder.url!r} are compacted all the time")
+
+
+def _marked(records: Iterable[Record], numbers: frozenset[int]) -> Iterator[Record]:
+    """Yield records, with those of some shards marked."""
+    for record in records:
+        yield msgspec.structs.replace(record, marked=True) if record.shard in numbers else record
 
 
 def compact(ledger: Ledger) -> None:

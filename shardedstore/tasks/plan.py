@@ -94,6 +94,15 @@ class Run(msgspec.Struct, frozen=True):
                 yield (*lead, last)
             i += end - start
 
+    def number_of(self, index: Coords | None) -> int:
+        """Return the number of the shard of a block, or of that of a member, by its number."""
+        if index is None:
+            return self.number
+        if self.members is not None:
+            return self.number + self.members.shard_of(index[0])
+        assert self.blocks is not None
+        return self.number + self.blocks.number(index)
+
     def cut(self, first: int, stop: int) -> Run:
         """Return a part of the run, with the locations of its own blocks only."""
         start, end = first - self.first, stop - self.first

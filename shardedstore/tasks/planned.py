@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from shardedstore.chain import Chain
-from shardedstore.components.kinds import Config, Location, Mount, ViewOf
+from shardedstore.chain import Chain, Sink
+from shardedstore.components.kinds import Config, Directory, Location, Mount, ViewOf
 from shardedstore.components.members import Members
 from shardedstore.config.document import to_dict
 from shardedstore.grid import Blocks
 from shardedstore.metadata import ArrayMeta
+from shardedstore.mounts import join
 from shardedstore.reading.hierarchy import Node
 from shardedstore.storage.urls import normalize, object_url
 from shardedstore.tasks.plan import Plan, Run
@@ -51,6 +52,19 @@ def plan_result(plan: Plan, chain: Chain) -> Planned:
     kept = all(formats.get(path) == node.meta.zarr_format for path, node in nodes.items())
     mixes: Mixes = "end" if not kept else "arrays" if chain.steps else "blocks"
     return Planned(mixes, to_dict(Config(base[1].location, dict(others)), folder))
+
+
+def plan_zarr(plan: Plan, sink: Sink, nodes: Mapping[str, Node]) -> Config:
+    """Return one ordinary Zarr that a sink makes, divided into the shards that it is made of; `nodes` are after the steps."""
+    zarr = Directory(normalize(sink.url), sink.options)
+
+    def mount(run: Run) -> Mount:
+        blocks = run.blocks and sink.blocks(_blocks_after(run.blocks, nodes.get(run.path)))
+        return Mount(
+            ViewOf(zarr, run.path if run.members is None else join(run.path, "{name}")), blocks, members=run.members
+        )
+
+    return Config(zarr, {run.path: mount(run) for run in plan.runs[1:]})
 
 
 def held(location: Location, members: Members | None) -> Location:

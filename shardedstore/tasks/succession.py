@@ -15,7 +15,7 @@ import msgspec
 from shardedstore.components.kinds import Config, Group, Location, Mount
 from shardedstore.components.members import Homes
 from shardedstore.config.document import dump, from_dict
-from shardedstore.grid import Blocks, Coords
+from shardedstore.grid import Coords
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json
 from shardedstore.mounts import join, parents
 from shardedstore.reading.hierarchy import Node
@@ -167,11 +167,4 @@ def _same_blocks(then: Run, run: Run, old: Coords, new: Coords) -> Iterator[tupl
         least = min(one.grid[axis], other.grid[axis])
         spans.append(range(least if old[axis] == new[axis] else least - 1))
     for index in itertools.product(*spans):
-        yield then.number + _number(one, index), run.number + _number(other, index)
-
-
-def _number(blocks: Blocks, index: Coords) -> int:
-    number = 0
-    for i, n in zip(index, blocks.grid, strict=True):
-        number = number * n + i
-    return number
+        yield then.number + one.number(index), run.number + other.number(index)

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -48,7 +49,8 @@ class Job:
     """What every task needs to know: small, and without open stores or credentials.
 
     `folder` is where the ledger stands, and None for a function whose results are only returned. `changed` is how closely
-    the source is looked at, and `stale` the number of shards that were done and are made again as it has changed.
+    the source is looked at, and `stale` the number of shards that were done and are made again as it has changed; `lost` is
+    that of the shards of one ordinary Zarr of which files are gone.
     `shapes` are those of the arrays that are divided, after the chain, where what is written is to be digested; else None.
     `partial` tells to show the source for shards that fail.
     """
@@ -62,6 +64,7 @@ class Job:
     max_failures: int = MOST_FAILURES
     changed: Changed = "metadata"
     stale: int = 0
+    lost: int = 0
     shapes: dict[str, Coords] | None = None
     partial: bool = False
 
@@ -81,9 +84,9 @@ class Job:
         assert self.folder is not None
         return open_folder(self.folder, self.options)
 
-    def url(self, run: Run, shard: Shard) -> str:
-        """Return where a shard goes."""
-        return self.template(run).replace("{block}", self._quoted(shard))
+    def url(self, run: Run, shard: Shard, generation: int = 0) -> str:
+        """Return where a shard goes, or where an earlier generation put it."""
+        return self.template(run, generation).replace("{block}", self._quoted(shard))
 
     def _quoted(self, shard: Shard) -> str:
         """Return the name of a shard among those of its mount, as it stands in URLs."""
@@ -102,7 +105,10 @@ class Job:
     def done(
         self, runs: Iterable[Run], records: Mapping[int, Record], present: Present | None = None
     ) -> frozenset[int]:
-        """Return the numbers of the shards that are recorded, and still there; `present` is what was listed, if it was."""
+        """Return the numbers of the shards that are recorded, not marked, and still there.
+
+        `present` is what was listed, if it was.
+        """
         if not records:
             return frozenset()
         present = present or Asked(self.options)
@@ -113,7 +119,7 @@ class Job:
         sink, templates = self.chain.sink, dict[int, str]()
         for number, shard in run.shards():
             record = records.get(number)
-            if record is None:
+            if record is None or record.marked:
                 continue
             if sink is None:
                 if _is_located(record):
@@ -182,37 +188,49 @@ def _run_segment(job: Job, segment: Segment) -> Outcome:
     if not left.runs:
         return Outcome(skipped=len(done))
     with ledger.writer(segment.number) as append:
-        gone = sum(number in records for run in left.runs for number in run.numbers)
-        before = Outcome(skipped=len(done), missing=gone)
-        return Outcome.total([before, *_do_shards(job, left, append)])
+        gone = [records[number] for run in left.runs for number in run.numbers if number in records]
+        before = Outcome(skipped=len(done), missing=sum(not record.marked for record in gone))
+        again = {record.shard: record.generation for record in gone}
+        return Outcome.total([before, *_do_shards(job, left, append, again)])
 
 
-def _do_shards(job: Job, segment: Segment, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
+def _do_shards(
+    job: Job,
+    segment: Segment,
+    append: Callable[[Record], None] | None,
+    again: Mapping[int, int] = MappingProxyType({}),
+) -> Iterator[Outcome]:
+    """Do the shards of a segment.
+
+    Those in `again` get the name that they had, of the generation that is given there: the config that is served until
+    this job ends names it.
+    """
     failed, worker = 0, f"{socket.gethostname()}:{os.getpid()}"
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for number, shard in run.shards():
             begun = time.monotonic()
-            made, attempts = _try_shard(job, run, opened, shard)
+            generation = again.get(number, 0)
+            made, attempts = _try_shard(job, run, opened, shard, generation)
             if isinstance(made, ShardError):
                 yield Outcome(failures=(made,), retries=attempts - 1)
                 failed += 1
                 if failed >= job.max_failures:
                     return
                 continue
-            record = made.record(number, round(time.monotonic() - begun, 3), attempts, worker)
+            record = made.record(number, generation, round(time.monotonic() - begun, 3), attempts, worker)
             if append is not None:
                 append(record)
             found = {} if record.location is None else {number: record.location}
             yield Outcome(1, 0, record.entries, record.nbytes, locations=found, retries=attempts - 1)
 
 
-def _try_shard(job: Job, run: Run, opened: Run, shard: Shard) -> tuple[Made | ShardError, int]:
+def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -> tuple[Made | ShardError, int]:
     """Run one shard, and again after an error that may pass, then with the source opened anew; tell the attempts."""
     attempt, waits, first = 1, 0, None
     while True:
         check()
         try:
-            made = run_shard(job, opened if attempt + waits == 1 else run, shard)
+            made = run_shard(job, opened if attempt + waits == 1 else run, shard, generation)
         except (KeyboardInterrupt, GeneratorExit, Stopped):
             raise
         except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
@@ -239,14 +257,14 @@ class Made(NamedTuple):
     source: str = ""
     digests: dict[str, DataSum] | None = None
 
-    def record(self, number: int, seconds: float, attempts: int, worker: str) -> Record:
+    def record(self, number: int, generation: int, seconds: float, attempts: int, worker: str) -> Record:
         """Return the shard's record."""
         entries, nbytes, digest, location, names = msgspec.structs.astuple(self.written)
-        others = seconds, attempts, worker, self.source
+        others = seconds, attempts, worker, self.source, generation
         return Record(number, entries, nbytes, digest, location, names, *others, digests=self.digests)
 
 
-def run_shard(job: Job, run: Run, shard: Shard) -> Made:
+def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
     """Run one shard through the chain; an exception leaves nothing under its final name."""
     component = open_component(run, shard)
     witness = Witness(job.changed, component)
@@ -263,10 +281,11 @@ def run_shard(job: Job, run: Run, shard: Shard) -> Made:
         while_wanted(witness.watch(_read(job, run, shard, component), shard)),
         *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
     )
+    url = job.url(run, shard, generation)
     if job.shapes is None:
-        return Made(job.chain.sink.write(entries, shard, job.url(run, shard)), witness.source)
+        return Made(job.chain.sink.write(entries, shard, url), witness.source)
     sums = Sums(job.shapes)
-    written = job.chain.sink.write(tap(entries, shard, sums), shard, job.url(run, shard))
+    written = job.chain.sink.write(tap(entries, shard, sums), shard, url)
     return Made(written, witness.source, sums.recorded())
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from shardedstore.components.kinds import Config, Directory, Location, Zip, show
+from shardedstore.errors import ShardedStoreError
 from shardedstore.mounts import join
-from shardedstore.sinks.onezarr import WAITING, Listed, path_of_waiting
+from shardedstore.sinks.onezarr import WAITING, Listed, path_of_waiting, published_keys, tally_shards
 from shardedstore.storage.access import Options
 from shardedstore.storage.blobs import nbytes_of
-from shardedstore.storage.folders import Folder, open_folder
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.urls import is_within, object_url
 from shardedstore.tasks.plan import shard_runs
 from shardedstore.verifying.differences import Difference
-from shardedstore.verifying.ledger import MAKE_AGAIN, Kept, location_of, parents
+from shardedstore.verifying.ledger import MAKE_AGAIN, Kept, as_made, location_of, parents
 from shardedstore.zips import ZipReadStore
 
 WRITE_AGAIN = (
@@ -61,25 +62,47 @@ class Existing:
                 yield Difference("record", f"{name}: the ledger does not say that it is done", MAKE_AGAIN, shard=name)
 
     def _one_zarr(self, config: Config, kept: Kept) -> Iterator[Difference]:
-        """Compare one ordinary Zarr with the sum of all records, and with the documents that waited beside it."""
+        """Compare one ordinary Zarr with its records, and with the documents that waited beside it."""
         base = config.base
         assert isinstance(base, Directory)
         documents = set(_documents(kept.folder, base.options))
-        absent = set(documents)
-
-        def seen() -> Iterator[tuple[str, int]]:
-            for key, nbytes in open_folder(base.url, base.options).sizes():
-                absent.discard(key)
-                yield key, nbytes
-
-        listed, written = Listed.of(seen(), documents), Listed.written(kept.records)
+        sizes = dict(open_folder(base.url, base.options).sizes())
+        listed, written = Listed.of(sizes.items(), documents), Listed.written(kept.records.values())
         self._sizes.update(f"{listed}\n".encode())
         what = listed.difference(written)
         if what is not None:
-            kind = "missing" if listed.files < written.files else "extra" if listed.files > written.files else "size"
-            yield Difference(kind, f"{base.url!r} {what}", OTHERS if kind == "extra" else WRITE_AGAIN)
-        for key in sorted(absent):
+            yield from self._by_shard(config, kept, sizes, f"{base.url!r} {what}")
+        for key in sorted(documents - sizes.keys()):
             yield Difference("missing", f"{key!r} of {base.url!r} is not there", PUT_AGAIN, key=key)
+
+    def _by_shard(self, config: Config, kept: Kept, sizes: Mapping[str, int], what: str) -> Iterator[Difference]:
+        """Yield a difference for each shard of one ordinary Zarr that is not as its record says, as far as that can be told."""
+        try:
+            made = as_made(config, kept)
+        except (*STORAGE_ERRORS, ShardedStoreError):
+            yield Difference("size", what, WRITE_AGAIN)
+            return
+        found, more = tally_shards(made, sizes.items()), not kept.notes
+        for run in shard_runs(made):
+            for number, shard in run.shards():
+                record = kept.records.get(number)
+                if record is None:
+                    if not kept.notes:
+                        yield Difference(
+                            "record",
+                            f"{shard.name}: the ledger does not say that it is done",
+                            MAKE_AGAIN,
+                            shard=shard.name,
+                        )
+                    continue
+                listed, written = found.get(number, Listed()), Listed.written([record])
+                if listed.has_lost(written):
+                    kind = "missing" if listed.files < written.files else "size"
+                    yield Difference(
+                        kind, f"{shard.name}: it {listed.difference(written)}", MAKE_AGAIN, shard=shard.name
+                    )
+                elif listed != written and more:
+                    yield Difference("extra", f"{shard.name}: it {listed.difference(written)}", OTHERS)
 
 
 class _Size(NamedTuple):
@@ -124,7 +147,10 @@ def _is_web(url: str) -> bool:
 
 
 def _documents(folder: Folder, options: Options) -> Iterator[str]:
-    """Yield the keys of the documents of one ordinary Zarr, as they waited beside it."""
+    """Yield the keys of the documents of one ordinary Zarr, as they were published, or waited beside it."""
+    if (published := published_keys(folder, options)) is not None:
+        yield from published
+        return
     for name, _ in folder.sizes(WAITING):
         path = name.removeprefix(f"{WAITING}/").removesuffix(".zip")
         url = object_url(folder.url, name)

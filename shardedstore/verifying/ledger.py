@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -37,12 +37,14 @@ from shardedstore.tasks.generations import (
     Identity,
     generation_in,
     generations,
+    last_begun,
     ledger_of,
     read_generation,
     read_identity,
 )
 from shardedstore.tasks.ledger import Record
-from shardedstore.tasks.plan import Run
+from shardedstore.tasks.plan import Run, shard_runs
+from shardedstore.tasks.succession import unchanged
 
 MOST_PARENTS = 4  # folders above the base that the ledger is looked for in
 MAKE_AGAIN = (
@@ -53,12 +55,16 @@ OTHERWISE = "verify it with level='exists', or with against=source"
 
 
 class Kept(NamedTuple):
-    """The ledger of the job that made a result: where it stands, what the job was, and its records by shard number."""
+    """The ledger of the job that made a result: where it stands, what the job was, and its records by shard number.
+
+    `notes` tell what is not compared with it.
+    """
 
     folder: Folder
     made: Identity
     records: dict[int, Record]
     is_one_zarr: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def token(self) -> str:
@@ -69,9 +75,41 @@ class Kept(NamedTuple):
             state.update(encode(self.records[number]))
         return state.hexdigest()
 
-    def mark(self, numbers: frozenset[int]) -> None:
-        """Have the records of some shards hold no more, so that the job makes them again."""
-        ledger_of(self.folder, self.made).compact(without=numbers)
+    def mark(self, shards: Mapping[int, str]) -> None:
+        """Mark the records of some shards, given their names by number, so that the same call makes them again.
+
+        Where a later job has taken them over, it is that one's call, which gives them the names that this result has.
+
+        Raises
+        ------
+        UsageError
+            Where a later job would make another result of all.
+        """
+        latest = self.latest()
+        if latest.generation == self.made.generation:
+            ledger_of(self.folder, latest).mark(frozenset(shards))
+            return
+        ledger = ledger_of(self.folder, latest)
+        names, records = set(shards.values()), ledger.read()
+        taken = (n for run in shard_runs(from_dict(latest.config)) for n, shard in run.shards() if shard.name in names)
+        ledger.mark(frozenset(n for n in taken if n in records and self._is_taken(records[n])))
+
+    def latest(self) -> Identity:
+        """Return the job that the same call goes on with: this one, or a later one that goes on from it; see `mark`."""
+        newest = read_identity(self.folder)
+        latest = self.made if newest is None else last_begun(self.folder, newest)
+        earlier = latest
+        while earlier.generation > self.made.generation and earlier.after:
+            earlier = read_generation(self.folder, earlier.after)
+        if earlier.generation != self.made.generation:
+            raise UsageError(
+                f"a later job at {self.folder.url!r} has not ended, and is of another source or chain, so that nothing makes again "
+                "what would be marked: run it to its end and verify its result, or name another destination for one of the two"
+            )
+        return latest
+
+    def _is_taken(self, record: Record) -> bool:
+        return 0 < record.generation <= self.made.generation
 
 
 def find_ledger(config: Config) -> Kept | None:
@@ -81,9 +119,8 @@ def find_ledger(config: Config) -> Kept | None:
         return None
     if isinstance(base, Directory) and not config.shards:
         place = open_folder(base.url + BESIDE, base.options)
-        made = _identity(place)
-        if made is not None:
-            return Kept(place, made, ledger_of(place, made).read(), True)
+        if _identity(place) is not None:
+            return _kept_of_zarr(place)
     for folder in islice(parents(base.url), MOST_PARENTS):
         place = open_folder(folder, base.options)
         if _identity(place) is not None and _is_config_of(place, config):
@@ -110,7 +147,37 @@ def _kept(place: Folder, config: Config) -> Kept:
     named = named if named in jobs else 1  # a name of the user's own may look like one
     later = (read_generation(place, number) for number in reversed(jobs) if number > named)
     made = next((job for job in later if ledger_of(place, job).is_compacted()), None) or read_generation(place, named)
-    return Kept(place, made, ledger_of(place, made).read(), False)
+    return Kept(place, made, _known(place, made), False)
+
+
+def _known(place: Folder, made: Identity) -> dict[int, Record]:
+    """Return the records of a job; those that are marked hold where a later job has taken them over, to make them again."""
+    records = ledger_of(place, made).read()
+    newest = read_identity(place)
+    if newest is not None and last_begun(place, newest).generation != made.generation:
+        return records
+    return {number: record for number, record in records.items() if not record.marked}
+
+
+def _kept_of_zarr(place: Folder) -> Kept:
+    """Return the ledger of the last job that has ended of those that wrote to one ordinary Zarr, or of the last one.
+
+    A later one that has not ended writes under the same keys: its shards are not those of this result any more.
+    """
+    jobs = [read_generation(place, number) for number in reversed(generations(place))]
+    latest = last_begun(place, jobs[0])
+    made = next((job for job in jobs if ledger_of(place, job).is_compacted()), latest)
+    records = _known(place, made)
+    if made.generation >= latest.generation or not made.config:
+        return Kept(place, latest, _known(place, latest), True)
+    kept = {
+        n: records[n]
+        for n, _ in unchanged(from_dict(made.config), from_dict(latest.config), made.marks, latest.marks)
+        if n in records
+    }
+    over = len(records) - len(kept)
+    text = f"{over:,} shards are not compared: a later job that has not ended writes over them; run it to its end"
+    return Kept(place, made, kept, True, (text,) if over else ())
 
 
 def parents(url: str) -> Iterator[str]:

@@ -17,7 +17,6 @@ from shardedstore.jobs.lock import held
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.urls import normalize
-from shardedstore.tasks.generations import read_identity
 from shardedstore.tasks.plan import Plan, make_plan, shard_runs
 from shardedstore.verifying.compare import (
     MEND,
@@ -65,7 +64,7 @@ def verify(
     if kept is None and (mark or level == "stored" or (level == "decoded" and against is None)):
         raise UsageError(NO_LEDGER)
     if mark and kept is not None:
-        _check_markable(kept)
+        kept.latest()  # refuse before all is read
     place = open_folder(normalize(resume)) if isinstance(resume, str) else kept.folder if kept and resume else None
     journal = partial(Journal, place, must_keep=isinstance(resume, str))
     if level == "decoded" and against is not None:
@@ -76,25 +75,18 @@ def verify(
     return _mark(config, kept, report) if mark and kept is not None else report
 
 
-def _check_markable(kept: Kept) -> None:
-    """Refuse to mark shards that a later job may have taken over, and would not make again."""
-    latest = read_identity(kept.folder)
-    if latest is not None and latest.generation != kept.made.generation:
-        raise UsageError(
-            f"a later job at {kept.folder.url!r} has not ended, and may have taken over what would be marked: run it to its end, "
-            "and verify its result with mark=True then"
-        )
-
-
 Open = Callable[[Iterable[str]], Journal]
 
 
 def _check(config: Config, kept: Kept | None, level: Level, open_journal: Open) -> Report:
     """Compare a result with its ledger."""
     existing = Existing(config, kept)
+    others = () if kept is None else kept.notes
     if level == "exists" or kept is None:
-        return Report.of(level, sum(run.stop for run in shard_runs(config)), existing.differences)
+        return Report.of(level, sum(run.stop for run in shard_runs(config)), existing.differences, notes=others)
     is_decoded = level == "decoded"
+    if kept.is_one_zarr and is_decoded:  # other codecs, and chunks of fill values, are no difference
+        existing.differences = [difference for difference in existing.differences if difference.key]
     try:
         made = as_made(config, kept)
     except UNREADABLE as error:
@@ -112,10 +104,10 @@ def _check(config: Config, kept: Kept | None, level: Level, open_journal: Open) 
             else:
                 differences += (difference for difference in found if difference.shard not in told)
         journal.is_whole = _is_whole(differences)
-    if kept.is_one_zarr and (is_decoded or any(difference.shard for difference in differences)):
-        differences = [d for d in differences if d.shard or d.key]  # without the sum of all, which is of stored bytes
+    if kept.is_one_zarr and any(difference.shard for difference in differences):
+        differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # without the sum of all
     arrays = len({path for record in kept.records.values() for path in record.digests or ()}) if is_decoded else 0
-    return Report.of(level, count, differences, arrays=arrays, notes=tuple(journal.notes), is_recorded=is_decoded)
+    return Report.of(level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded)
 
 
 def _is_right(found: list[Difference]) -> bool:
@@ -243,8 +235,7 @@ def _mark(config: Config, kept: Kept, report: Report) -> Report:
         runs = shard_runs(as_made(config, kept))
         found = {number: shard.name for run in runs for number, shard in run.shards() if shard.name in names}
         with held(kept.folder):
-            _check_markable(kept)  # again, as verifying takes its time
-            kept.mark(frozenset(found))
+            kept.mark(found)
     except UNREADABLE as error:
         note = f"the shards could not be marked in {kept.folder.url!r}: {explain(error)}"
         return msgspec.structs.replace(report, notes=(*report.notes, note))
