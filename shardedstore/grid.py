@@ -9,13 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from shardedstore.fields import Sizes
 
 Coords = tuple[int, ...]
+KeyName = Literal["default", "v2"]
+Separator = Literal[".", "/"]
 
 
 class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,8 +29,8 @@ class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ('c', '0')
     """
 
-    name: Literal["default", "v2"]
-    separator: Literal[".", "/"]
+    name: KeyName
+    separator: Separator
 
     def encode(self, coords: Coords) -> str:
         """Return the key of a chunk, relative to its array."""
@@ -71,6 +73,17 @@ class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not 0 <= c < n:
                 return None
         return coords
+
+    def misfit(self, key: str, grid: Coords) -> ChunkKeys | None:
+        """Return another way of writing keys, by which a key would be a chunk of this grid; None where there is none.
+
+        >>> ChunkKeys("v2", ".").misfit("1/20", (2, 21)), ChunkKeys("v2", ".").misfit("1/x", (2, 21))
+        (ChunkKeys(name='v2', separator='/'), None)
+        """
+        return next((keys for keys in ENCODINGS if keys != self and keys.decode(key, grid) is not None), None)
+
+
+ENCODINGS = tuple(ChunkKeys(name, separator) for name in get_args(KeyName) for separator in get_args(Separator))
 
 
 class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import msgspec
@@ -16,9 +16,11 @@ import numpy as np
 
 from shardedstore.errors import CorruptError
 from shardedstore.grid import ChunkKeys, Coords
+from shardedstore.mounts import parents
 
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 CONSOLIDATED_V2 = ".zmetadata"
+NAMES_OF = {3: METADATA_NAMES[:1], 2: METADATA_NAMES[1:]}  # by Zarr format
 
 
 class ArrayMeta(msgspec.Struct, frozen=True):
@@ -65,7 +67,7 @@ class GroupMeta(msgspec.Struct, frozen=True):
     consolidated: bool = False
 
 
-def parse_node(documents: Mapping[str, bytes], path: str) -> ArrayMeta | GroupMeta | None:
+def parse_node(documents: Mapping[str, bytes], path: str, above: int | None = None) -> ArrayMeta | GroupMeta | None:
     """Return what the metadata documents of one node say, or None where there is no node.
 
     Parameters
@@ -74,17 +76,18 @@ def parse_node(documents: Mapping[str, bytes], path: str) -> ArrayMeta | GroupMe
         The node's documents by their names (``zarr.json``, ``.zarray``, ``.zgroup``, ``.zattrs``).
     path : str
         The node's path, for messages.
+    above : int, optional
+        The format of the group above, which is that of a node that has documents of both.
 
     Raises
     ------
     CorruptError
         For a document that is not JSON, or lacks what every such document has.
     """
-    for name in ("zarr.json", ".zarray", ".zgroup"):
-        if name in documents:
-            break
-    else:
+    zarr_format = format_of(documents, above)
+    if zarr_format is None:
         return None
+    name = "zarr.json" if zarr_format == 3 else ".zarray" if ".zarray" in documents else ".zgroup"
     document = parse_json(documents[name], path, name)
     try:
         if name == ".zgroup":
@@ -100,6 +103,24 @@ def parse_node(documents: Mapping[str, bytes], path: str) -> ArrayMeta | GroupMe
         raise CorruptError(
             f"{_at(path, name)} is not metadata that Zarr knows ({cause}): mend it, or move it out of the source"
         ) from None
+
+
+def format_of(names: Container[str], above: int | None = None) -> int | None:
+    """Return the Zarr format of a node that has documents of these names; None where they make no node.
+
+    Of one that has documents of both formats it is that of the group above, by which zarr looks for it, and else v3.
+
+    >>> format_of([".zgroup"]), format_of([".zarray", "zarr.json"]), format_of([".zarray", "zarr.json"], above=2)
+    (2, 3, 2)
+    """
+    found = [] if "zarr.json" not in names else [3]
+    found += [2] if ".zarray" in names or ".zgroup" in names else []
+    return above if above in found else next(iter(found), None)
+
+
+def format_above(formats: Mapping[str, int], path: str) -> int | None:
+    """Return the format of the nearest group above a path; None where there is none."""
+    return next((formats[parent] for parent in parents(path) if parent in formats), None)
 
 
 def parse_json(data: bytes, path: str, name: str) -> dict[str, Any]:

@@ -285,3 +285,22 @@ def test_a_killed_copy_is_gone_on_with(source, tmp_path):
     summary = store.map_shards(KillOnce(shard, 2, str(mended)), CopyTo(tmp_path / "copy")).summary
     assert summary.skipped > 0
     assert files_of(tmp_path / "copy") == files_of(source)
+
+
+@pytest.mark.parametrize(
+    "name", ["._.zmetadata", "old.zmetadata", "zmetadata", "x.zarr.json", "._zarr.json", "_.zattrs"]
+)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_files_whose_names_end_like_those_of_metadata_are_files(tmp_path, zarr_format, name):
+    """AppleDouble writes such names, and people who keep an old document."""
+    source = tmp_path / "s.zarr"
+    zarr.create_group(source, zarr_format=zarr_format).create_array("a", data=np.arange(4))
+    zarr.consolidate_metadata(source)
+    for folder in ("", "a"):
+        (source / folder / name).write_bytes(b"Mac OS X")
+    store = ShardedStore.partition(source)
+    for steps in ((), (Recompress("gzip"),)):
+        new = store.map_shards(*steps, CopyTo(tmp_path / f"out{len(steps)}"))
+        assert (tmp_path / f"out{len(steps)}/a/{name}").read_bytes() == b"Mac OS X"
+        assert new.verify().ok
+        assert new.verify(store).ok

@@ -17,7 +17,7 @@ from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_js
 from shardedstore.mounts import join
 from shardedstore.notices import Notice
 from shardedstore.parallel import map_in_order
-from shardedstore.reading.entries import Entry, array_folder
+from shardedstore.reading.entries import Entry, array_folder, check_fits
 from shardedstore.reading.hierarchy import Node
 
 
@@ -88,6 +88,7 @@ def _with_reencoders(entries: Entries, shard: Shard) -> Iterator[tuple[Entry, Re
             yield from ((entry, None) for entry in _documents(folder, list(group), shard, arrays))
             continue
         for entry in group:
+            check_fits(entry, shard.path, "MigrateV3")
             if entry.coords is None or entry.array is None or (found := arrays.get(array_folder(entry))) is None:
                 yield entry, None
             else:

@@ -223,10 +223,11 @@ class Block(ReadOnlyStore):
         """Return one of the array's metadata documents as this block has it."""
         if name in (".zattrs", ".zgroup"):
             return data
-        meta = parse_node({name: data}, self.path)
-        if not isinstance(meta, ArrayMeta) or meta.chunks is None or meta.chunk_grid != self.blocks.chunk_grid:
+        meta, grid = parse_node({name: data}, self.path), self.blocks.chunk_grid
+        keys = self.blocks.keys
+        if not isinstance(meta, ArrayMeta) or meta.chunks is None or (meta.chunk_grid, meta.keys) != (grid, keys):
             raise CorruptError(
-                f"{self.path!r} was divided as an array of {self.blocks.chunk_grid} chunks, "
-                f"but its {name} now describes another: partition the source again"
+                f"{self.path!r} was divided as an array of {grid} chunks, but its {name} describes another, or other keys than "
+                f"{keys.encode((0,) * len(grid))!r}: partition the source again"
             )
         return crop_document(data, self.blocks.crop(meta.shape, meta.chunks, self.block), self.path, name)

@@ -14,7 +14,8 @@ from shardedstore.dividing.patterns import WHOLE, Paths, Pattern, Shards, parse_
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
 from shardedstore.metadata import ArrayMeta, GroupMeta
-from shardedstore.mounts import is_below, parents
+from shardedstore.mounts import is_below, join, parents
+from shardedstore.reading.entries import is_unsaid, unlike_key
 from shardedstore.reading.hierarchy import Node, read_nodes
 
 
@@ -33,7 +34,9 @@ def divide(source: Location, shards: Shards, include: Paths | None = None, exclu
     _check_globs(patterns, nodes)
     part = choose(source, nodes, include, exclude)
     if part is None:
-        return Config(base=source, shards=_mounts(nodes, patterns, lambda path: ViewOf(source, path)))
+        mounts = _mounts(nodes, patterns, lambda path: ViewOf(source, path))
+        _check_keys(source, nodes, mounts)
+        return Config(base=source, shards=mounts)
     whole = Part(open_location(source), part.only, part.without)
     kept = {path: node for path, node in nodes.items() if whole.holds(path)}
     for pattern in patterns:
@@ -45,7 +48,24 @@ def divide(source: Location, shards: Shards, include: Paths | None = None, exclu
     def view(path: str) -> ViewOf:
         return ViewOf(part_at(part, path) if whole.is_cut(path) else source, path)
 
-    return Config(base=part, shards=_mounts(kept, patterns, view))
+    mounts = _mounts(kept, patterns, view)
+    _check_keys(source, kept, mounts)
+    return Config(base=part, shards=mounts)
+
+
+def _check_keys(source: Location, nodes: Mapping[str, Node], mounts: Mapping[str, Mount]) -> None:
+    """Refuse to divide an array of zarr 2 that left the separator of its chunk keys to a NestedDirectoryStore."""
+    store = open_location(source)
+    for path, mount in mounts.items():
+        meta = nodes[path].meta
+        if mount.blocks is None or not isinstance(meta, ArrayMeta) or not is_unsaid(meta, nodes[path].documents):
+            continue
+        key = unlike_key(store, path, meta)
+        if key is not None:
+            raise PartitionError(
+                f"{path!r} can't be divided: its chunks have keys like {key!r}, which its metadata does not say; write "
+                f'"dimension_separator": "/" into {join(path, ".zarray")}, or leave it whole'
+            )
 
 
 def _mounts(nodes: Mapping[str, Node], patterns: list[Pattern], view: Callable[[str], ViewOf]) -> dict[str, Mount]:

@@ -23,6 +23,7 @@ from shardedstore.jobs.takeover import Each, find_stale, one_by_one, take_over
 from shardedstore.metadata import ArrayMeta
 from shardedstore.notices import merge_notices
 from shardedstore.reading.hierarchy import Node
+from shardedstore.reading.reconcile import both_notices
 from shardedstore.reading.unreached import unreached
 from shardedstore.sinks.onezarr import withdraw
 from shardedstore.storage.access import StorageOptions, take_options
@@ -60,9 +61,10 @@ def prepare(
         The one thing that keeps the job from running.
     """
     nodes: Mapping[str, Node] = plan.nodes
+    notices = list(plan.notices)
     if chain.rewrites:
         _check_reached(plan)
-    notices = list(plan.notices)
+        notices += both_notices(open_location(plan.config), nodes)
     for step in chain.steps:
         step.check(nodes)
         notices += step.notices(nodes)

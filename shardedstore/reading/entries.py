@@ -7,29 +7,37 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
+import msgspec
 from obstore.exceptions import BaseError
 from zarr.abc.store import Store
 
 from shardedstore.components.bundle import Bundle
 from shardedstore.components.squeezed import SqueezedBlock
 from shardedstore.components.views import Block, Remainder, View
-from shardedstore.errors import CorruptError
-from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.errors import ChainError, CorruptError
+from shardedstore.grid import ENCODINGS, Blocks, ChunkKeys, Coords, block_name
 from shardedstore.metadata import (
     CONSOLIDATED_V2,
     METADATA_NAMES,
     ArrayMeta,
     drop_consolidated,
+    format_above,
+    format_of,
+    parse_json,
     parse_node,
 )
-from shardedstore.mounts import join
+from shardedstore.mounts import join, parents
 from shardedstore.reading.bulk import Bulk, bulk
 from shardedstore.storage.publish import TEMPORARY, is_temporary
 
 Data = bytes | bytearray | memoryview
+NESTED = ChunkKeys("v2", "/")
+MOST_GUESSED = 4  # chunks of an array on a web server that are asked for under keys of another kind
+MEND_KEYS = "correct the metadata (dimension_separator of v2, chunk_key_encoding of v3), or rename the files"
 
 
 class Entry(NamedTuple):
@@ -104,7 +112,8 @@ def _block_entries(reader: Bulk, view: Block, stored: Iterator[bytes | None] | N
     `stored` are its chunks, in C order, where they are not beside the metadata that `reader` reads.
     """
     documents = _array_documents(reader, view.path)
-    array = parse_node(cropped := {name: view.document(name, data) for name, data in documents.items()}, view.path)
+    cropped = {name: view.document(name, data) for name, data in documents.items()}
+    array = parse_node(cropped, view.path, _format_above(reader, view.path, documents))
     assert isinstance(array, ArrayMeta)
     for name, data in cropped.items():
         yield Entry(name, data, array)
@@ -112,10 +121,14 @@ def _block_entries(reader: Bulk, view: Block, stored: Iterator[bytes | None] | N
     start = f"{view.path}/" if view.path else ""
     chunks = reader.fetch(map(start.__add__, encode_box(box))) if stored is None else stored
     local_keys = encode_box([range(len(span)) for span in box])
+    is_empty = True
     for key, chunk, coords in zip(local_keys, chunks, itertools.product(*box), strict=True):
         if chunk is not None:
+            is_empty = False
             yield Entry(key, chunk, array, coords)
     _check_unchanged(reader, view.path, documents)
+    if is_empty and reader.guesses:
+        _check_keys(reader, view.path, view.blocks.keys, box)
 
 
 def _squeezed_entries(view: SqueezedBlock) -> Iterator[Entry]:
@@ -128,6 +141,30 @@ def _squeezed_entries(view: SqueezedBlock) -> Iterator[Entry]:
             f"{view.array.path!r} lacks chunks of its block {block_name(view.array.block)!r}, and {view.store!r} is no shard "
             "any more: is it still there, and mounted?"
         )
+
+
+def _format_above(reader: Bulk, path: str, documents: Mapping[str, bytes]) -> int | None:
+    """Return the format of the nearest group above an array, where it has documents of both and that decides."""
+    for parent in parents(path) if {".zarray", "zarr.json"} <= documents.keys() else ():
+        names = [name for name in METADATA_NAMES if name != ".zattrs"]
+        found = zip(names, reader.fetch([join(parent, name) for name in names]), strict=True)
+        names = [name for name, data in found if data is not None]
+        if {format_of(names, 2), format_of(names, 3)} in ({2}, {3}):
+            return format_of(names)
+    return None
+
+
+def _check_keys(reader: Bulk, path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
+    """Raise where none of an array's possible chunks is there, and some of the first are under keys of another kind."""
+    first = list(itertools.islice(itertools.product(*box), MOST_GUESSED))
+    guessed = {other.encode(coords): other for other in ENCODINGS for coords in first}
+    guessed = {key: other for key, other in guessed.items() if key not in map(keys.encode, first)}
+    for key, data in zip(guessed, reader.fetch(join(path, key) for key in guessed), strict=True):
+        if data is not None:
+            raise CorruptError(
+                f"{path or 'the root'!r} has no chunk where its metadata says, and {join(path, key)!r} {_unlike(keys)}: have the "
+                f"server's owner {MEND_KEYS}"
+            )
 
 
 def _check_unchanged(reader: Bulk, path: str, documents: dict[str, bytes]) -> None:
@@ -190,24 +227,30 @@ def _tree_entries(
     nodes: dict[str, dict[str, bytes]] = {}
     for key, data in zip(documents, _read(reader, path, documents), strict=True):
         nodes.setdefault(_parent(key), {})[_name(key)] = data
+    skip = {*documents}
     arrays, stale = _arrays(nodes), nodes if consolidated is None else consolidated
+    skip.update(join(group, CONSOLIDATED_V2) for group in stale if ".zgroup" in nodes.get(group, ()))
+    divided = () if remainder is None else remainder.mounted
+    chunks, others = _sort(arrays, nodes, [key for key in keys if key not in skip], divided)
     for key in documents:
         data = nodes[_parent(key)][_name(key)]
         if _name(key) == "zarr.json" and _parent(key) in stale:
             data = drop_consolidated(data, _parent(key)) or data
         yield Entry(key, data, arrays.get(_parent(key)))
-    skip = {*documents, *(join(group, CONSOLIDATED_V2) for group in stale if ".zgroup" in nodes.get(group, ()))}
-    chunks, others = _sort(arrays, [key for key in keys if key not in skip])
-    for key, data in zip(others, _read(reader, path, others), strict=True):
-        yield Entry(key, data)
-    missing: dict[str, None] = {}
+    for (key, array), data in zip(others.items(), _read(reader, path, [*others]), strict=True):
+        yield Entry(key, data, array)
+    missing: dict[str, ArrayMeta] = {}
+    found: set[str] = set()
     for (array_path, coords, key, array), chunk in zip(chunks, _read_chunks(reader, path, chunks), strict=True):
         if chunk is None:
-            missing[array_path] = None
+            missing[array_path] = array
         else:
+            found.add(array_path)
             yield Entry(key, chunk, array, coords)
-    for array_path in missing:
+    for array_path, array in missing.items():
         _check_unchanged(reader, join(path, array_path), nodes[array_path])
+        if array_path not in found and array.keys is not None:
+            _check_keys(reader, join(path, array_path), array.keys, [range(n) for n in array.chunk_grid])
 
 
 def _read_chunks(reader: Bulk, path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
@@ -227,11 +270,15 @@ def _read(reader: Bulk, path: str, keys: list[str]) -> Iterator[bytes]:
 def _arrays(nodes: dict[str, dict[str, bytes]]) -> dict[str, ArrayMeta]:
     """Return the arrays among the nodes; documents that are no Zarr metadata are carried like any other file."""
     arrays = {}
-    for path, documents in nodes.items():
+    formats: dict[str, int] = {}
+    for path, documents in nodes.items():  # breadth first
+        above = format_above(formats, path)
         try:
-            meta = parse_node(documents, path)
+            meta = parse_node(documents, path, above)
         except CorruptError:
             continue
+        if meta is not None:
+            formats[path] = meta.zarr_format
         if isinstance(meta, ArrayMeta):
             arrays[path] = meta
     return arrays
@@ -240,23 +287,86 @@ def _arrays(nodes: dict[str, dict[str, bytes]]) -> dict[str, ArrayMeta]:
 Chunk = tuple[str, Coords, str, ArrayMeta]
 
 
-def _sort(arrays: dict[str, ArrayMeta], keys: list[str]) -> tuple[list[Chunk], list[str]]:
-    """Sort keys into chunks, in C order of each array's grid, and others."""
+def _sort(
+    arrays: dict[str, ArrayMeta], nodes: Mapping[str, Mapping[str, bytes]], keys: list[str], divided: Container[str]
+) -> tuple[list[Chunk], dict[str, ArrayMeta | None]]:
+    """Sort keys into chunks, in C order of each array's grid, and others.
+
+    Others that look like chunks of an array, but are not by the keys that its document says, come with that array. Where an
+    array of Zarr v2 that does not say its separator has none but chunks below folders, these are its chunks, as zarr 2 reads
+    them with a NestedDirectoryStore; it is then changed in `arrays`.
+    """
     chunks: list[Chunk] = []
-    others: list[str] = []
+    others: dict[str, ArrayMeta | None] = {}
+    misfits: dict[str, list[tuple[str, Coords | None]]] = {}
     grids = {path: meta.chunk_grid for path, meta in arrays.items()}
     for key in keys:
         path, rest = _array_of(arrays, key)
         array = None if path is None else arrays[path]
-        coords = None
-        if path is not None and array is not None and array.keys is not None and array.chunks is not None:
-            coords = array.keys.decode(rest, grids[path])
-        if path is None or array is None or coords is None:
-            others.append(key)
-        else:
+        if path is None or array is None or array.keys is None or array.chunks is None:
+            others[key] = None
+            continue
+        coords = array.keys.decode(rest, grids[path])
+        if coords is not None:
             chunks.append((path, coords, key, array))
+        elif array.keys.misfit(rest, grids[path]) is None:
+            others[key] = None
+        else:
+            misfits.setdefault(path, []).append((key, NESTED.decode(rest, grids[path])))
+    fitting = {chunk[0] for chunk in chunks} if misfits else ()
+    for path, found in misfits.items():
+        array = arrays[path]
+        if path in fitting or path in divided or not is_unsaid(array, nodes[path]) or None in dict(found).values():
+            others |= {key: array for key, _ in found}
+            continue
+        array = arrays[path] = msgspec.structs.replace(array, keys=NESTED)
+        chunks += [(path, coords, key, array) for key, coords in found if coords is not None]
     chunks.sort(key=lambda chunk: chunk[:2])
-    return chunks, sorted(others)
+    return chunks, dict(sorted(others.items(), key=itemgetter(0)))
+
+
+def is_unsaid(array: ArrayMeta, documents: Mapping[str, bytes]) -> bool:
+    """Tell whether an array of Zarr v2 leaves the separator of its chunk keys to the store, as zarr 2 allowed it."""
+    if array.zarr_format != 2 or len(array.shape) < 2:
+        return False
+    return parse_json(documents[".zarray"], "", ".zarray").get("dimension_separator") is None
+
+
+def unlike_key(store: Store, path: str, array: ArrayMeta) -> str | None:
+    """Return the first key of an array that looks like a chunk, where that is none by its metadata; looked for until one is found.
+
+    Of a store that can't be listed, None.
+    """
+    reader, start = bulk(store), len(path) + 1 if path else 0
+    if array.keys is None or reader.guesses:
+        return None
+    for key in reader.keys(path, None):
+        if array.keys.decode(key[start:], array.chunk_grid) is not None:
+            return None
+        if array.keys.misfit(key[start:], array.chunk_grid) is not None:
+            return key
+    return None
+
+
+def is_misfit(entry: Entry) -> bool:
+    """Tell whether an entry looks like a chunk of its array, but is none by the keys that the array's document says."""
+    return entry.coords is None and entry.array is not None and _name(entry.key) not in METADATA_NAMES
+
+
+def check_fits(entry: Entry, path: str, step: str) -> None:
+    """Raise ChainError for an entry of a shard at `path` that a step would take for no chunk, where it may be one."""
+    if not is_misfit(entry):
+        return
+    assert entry.array is not None
+    assert entry.array.keys is not None
+    raise ChainError(
+        f"{step} can't change an array of which not all chunks are known: {join(path, entry.key)!r} {_unlike(entry.array.keys)}: "
+        f"{MEND_KEYS}, move what is no chunk out of the source, or leave the array out"
+    )
+
+
+def _unlike(keys: ChunkKeys) -> str:
+    return f"looks like one of its chunks, but its metadata says keys of another kind ({keys.name!r} with {keys.separator!r})"
 
 
 def _array_of(arrays: dict[str, ArrayMeta], key: str) -> tuple[str | None, str]:

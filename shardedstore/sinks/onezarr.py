@@ -51,7 +51,9 @@ def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tall
             if is_document(entry):
                 documents.append(entry)
                 continue
-            tally.add(key := whole_key(entry, shard), memoryview(entry.data).nbytes, crc32(entry.data))
+            key = whole_key(entry, shard)
+            if not is_consolidated(key):
+                tally.add(key, memoryview(entry.data).nbytes, crc32(entry.data))
             yield key, entry.data
 
     write_objects(url, options, items())
@@ -63,6 +65,11 @@ def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tall
 def is_document(entry: Entry) -> bool:
     """Tell whether an entry is a metadata document."""
     return entry.coords is None and entry.key.rpartition("/")[2] in METADATA_NAMES
+
+
+def is_consolidated(key: str) -> bool:
+    """Tell whether a key is that of consolidated metadata of Zarr v2, which is not counted, as it may be made anew at the end."""
+    return key.rpartition("/")[2] == CONSOLIDATED_V2
 
 
 def whole_key(entry: Entry, shard: Shard) -> str:
@@ -200,7 +207,7 @@ class Listed(NamedTuple):
         """Return what a listing has, given the keys of the documents."""
         count = total = names = 0
         for key, nbytes in sizes:
-            if key not in documents and not key.endswith(CONSOLIDATED_V2):
+            if key not in documents and not is_consolidated(key):
                 count, total, names = count + 1, total + nbytes, names + name_crc(key, nbytes)
         return cls(count, total, names)
 

@@ -11,8 +11,8 @@ from shardedstore.codecs.shardwriter import ShardWriter
 from shardedstore.components.kinds import Config
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.grid import Coords
-from shardedstore.mounts import join
-from shardedstore.reading.entries import Entry, array_folder
+from shardedstore.mounts import join, parents
+from shardedstore.reading.entries import Entry, array_folder, check_fits, is_misfit
 from shardedstore.sinks.onezarr import is_document
 from shardedstore.sinks.packing import KEYS, Packing, find_packing, parse_array
 from shardedstore.storage.access import Options
@@ -98,6 +98,7 @@ class Packer:
             return None if packing is None else (folder, packing.blocks.split(entry.coords)[0])
         folder, _, name = entry.key.rpartition("/")
         if not is_document(entry):
+            self._refuse_misfit(entry)
             self._refuse_clash(entry.key)
         elif name == "zarr.json":
             self.documents[folder] = bytes(entry.data)
@@ -113,6 +114,13 @@ class Packer:
                 )
             self.packings[folder] = find_packing(self.documents[folder], path, self.shard.blocks, self.size)
         return self.packings[folder]
+
+    def _refuse_misfit(self, entry: Entry) -> None:
+        """Raise for a file that may be a chunk of an array that is packed, here or in shards of its own."""
+        for folder in parents(entry.key) if is_misfit(entry) else ():
+            is_divided = join(self.shard.path, folder) in self.shard.divided
+            if is_divided or (folder in self.documents and self.packing(folder) is not None):
+                check_fits(entry, self.shard.path, "ToShardingCodec")
 
     def _refuse_clash(self, key: str) -> None:
         """Raise for a file that zarr does not know, and that has the name of an object which some shard may write."""

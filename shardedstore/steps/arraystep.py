@@ -13,9 +13,9 @@ from shardedstore.codecs.arrayinfo import ArrayInfo
 from shardedstore.dividing.selection import check_selection, is_meant
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta
-from shardedstore.mounts import join
+from shardedstore.mounts import join, parents
 from shardedstore.parallel import map_in_order
-from shardedstore.reading.entries import Entry, array_folder
+from shardedstore.reading.entries import Entry, array_folder, check_fits, is_misfit
 from shardedstore.reading.hierarchy import Node
 from shardedstore.steps.recode import Piece, Recoder
 from shardedstore.steps.recodecheck import check_recoding
@@ -142,6 +142,8 @@ class ArrayStep(Step):
     def _documents(self, group: list[Entry], shard: Shard, recoders: dict[str, Recoder]) -> Entries:
         """Yield the documents of an array as they are to be; other keys as they are."""
         first = group[0]
+        if is_misfit(first) and (changed := _nearest(recoders, first.key)) is not None and changed.recodes:
+            check_fits(first, shard.path, changed.step_name)
         folder, _, name = first.key.rpartition("/")
         path = join(shard.path, folder)
         if first.array is None or name not in DOCUMENTS or not is_meant(self.arrays, path):
@@ -151,6 +153,10 @@ class ArrayStep(Step):
         recoder = recoders[folder] = Recoder(self, path, documents, shard)
         for name, data in recoder.documents.items():
             yield Entry(join(folder, name), data, recoder.array)
+
+
+def _nearest(recoders: Mapping[str, Recoder], key: str) -> Recoder | None:
+    return next((recoders[folder] for folder in parents(key) if folder in recoders), None)
 
 
 def _grouped(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

@@ -149,7 +149,7 @@ def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords]) -> Ite
         folder, _, name = entry.key.rpartition("/")
         if entry.coords is not None and entry.array is not None and entry.array.keys is not None:
             yield _Piece(entry, arrays.get(array_folder(entry)), shard.name)
-        elif entry.array is not None and name in (".zarray", "zarr.json"):
+        elif entry.array is not None and name == ("zarr.json" if entry.array.zarr_format == 3 else ".zarray"):
             path = join(shard.path, folder)
             document = parse_json(bytes(entry.data), path, name)
             arrays[folder] = ArrayChunks(path, document, entry.array, shapes.get(path))

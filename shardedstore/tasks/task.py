@@ -24,6 +24,7 @@ from shardedstore.components.locations import locate
 from shardedstore.errors import ShardError
 from shardedstore.grid import Coords
 from shardedstore.reading.entries import of_format, read_entries
+from shardedstore.reading.reconcile import reconciled
 from shardedstore.steps.datasums import Sums, tap
 from shardedstore.stopping import Stopped, check, sleep, while_wanted
 from shardedstore.storage.access import NONE, Options
@@ -269,16 +270,17 @@ def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
     component = open_component(run, shard)
     witness = Witness(job.changed, component)
     if job.chain.function is not None:
-        source = look(job.changed, run, shard)
+        looked = look(job.changed, run, shard)
         within = "" if shard.bundle is None and shard.members else shard.block_name
         made = job.chain.function(component, shard.path, within or None)
         location = require_location(locate(made), "what the function returned")
         made.close()
         witness.check(shard)
-        return Made(Written(0, 0, "", location), source)
+        return Made(Written(0, 0, "", location), looked)
     assert job.chain.sink is not None
+    source = witness.watch(_read(job, run, shard, component), shard)
     entries = pipe(
-        while_wanted(witness.watch(_read(job, run, shard, component), shard)),
+        while_wanted(reconciled(source, shard.path) if job.chain.rewrites else source),
         *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
     )
     url = job.url(run, shard, generation)

@@ -14,7 +14,7 @@ from shardedstore.chain import Shard
 from shardedstore.codecs.datadigest import Layout
 from shardedstore.components.members import Members
 from shardedstore.grid import Coords
-from shardedstore.metadata import ArrayMeta
+from shardedstore.metadata import CONSOLIDATED_V2, ArrayMeta
 from shardedstore.mounts import join
 from shardedstore.reading.hierarchy import Node
 from shardedstore.tasks.plan import Plan
@@ -108,10 +108,15 @@ def compare_files(ours: Side, theirs: Side) -> Iterator[Difference]:
 
 
 def _files(side: Side, documents: bool) -> dict[str, bytes]:
-    """Return the keys that are no document of a known node; none that is called like one, without `documents`."""
+    """Return the keys that are no document of a known node, nor its consolidated metadata; none that is called like a
+    document, without `documents`.
+    """
 
     def is_file(key: str) -> bool:
-        return not is_document_key(key) or (documents and key.rpartition("/")[0] not in side.plan.nodes)
+        folder, _, name = key.rpartition("/")
+        if name == CONSOLIDATED_V2:
+            return folder not in side.plan.nodes
+        return not is_document_key(key) or (documents and folder not in side.plan.nodes)
 
     return {key: value for key, value in side.taken.files.items() if is_file(key)}
 

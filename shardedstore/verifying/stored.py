@@ -14,10 +14,9 @@ from shardedstore.chain import Shard, Tally, Written
 from shardedstore.codecs.datadigest import DataSum
 from shardedstore.components.kinds import Config, Zip
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
-from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.reading.bulk import bulk
 from shardedstore.reading.entries import read_entries
-from shardedstore.sinks.onezarr import is_document, whole_key
+from shardedstore.sinks.onezarr import is_consolidated, is_document, whole_key
 from shardedstore.steps.datasums import Sums, digest_entries
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.blobs import nbytes_of, open_blob
@@ -165,7 +164,7 @@ def _tally_zip(url: str, options: Options = NONE) -> tuple[Written, list[tuple[s
 def _tally_entries(run: Run, shard: Shard, is_one_zarr: bool) -> Written:
     tally = Tally()
     for entry in read_entries(open_component(run, shard), shard.blocks, shard.block):
-        if is_one_zarr and (is_document(entry) or entry.key.rpartition("/")[2] == CONSOLIDATED_V2):
+        if is_one_zarr and (is_document(entry) or is_consolidated(entry.key)):
             continue
         key = whole_key(entry, shard) if is_one_zarr else entry.key
         tally.add(key, memoryview(entry.data).nbytes, crc32(entry.data))
