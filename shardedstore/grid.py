@@ -86,6 +86,9 @@ class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 ENCODINGS = tuple(ChunkKeys(name, separator) for name in get_args(KeyName) for separator in get_args(Separator))
 
 
+BELOW_C = ChunkKeys("default", "/")  # of which all keys stand below one name
+
+
 class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An array's chunk grid, divided into blocks along its leading dimensions.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from shardedstore.errors import CorruptError, PartitionError
+from shardedstore.grid import BELOW_C
 from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES, ArrayMeta, dump_json, parse_json, parse_node
 from shardedstore.mounts import join
 
@@ -25,6 +26,16 @@ class Named(NamedTuple):
     def arrays(self) -> dict[str, str]:
         """The paths of the arrays, each with the key of the document that has its shape."""
         return {_split(key)[0]: key for key, data in self.documents.items() if _is_array(key, data)}
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield the names in a folder, as far as documents tell.
+
+        >>> list(Named({"zarr.json": b"", "a/zarr.json": b"", "a/b/zarr.json": b""}).names("a"))
+        ['zarr.json', 'b']
+        """
+        start = f"{folder}/" if folder else ""
+        below = (key[len(start) :] for key in self.documents if key.startswith(start))
+        yield from dict.fromkeys(rest.partition("/")[0] for rest in below)
 
 
 def named_by(name: str, data: bytes, attributes: bytes | None = None) -> Named:
@@ -71,15 +82,27 @@ def chunk_keys(document: str, data: bytes) -> Iterator[str]:
     PartitionError
         Where it has keys of a kind that is not known here.
     """
-    path, name = _split(document)
-    meta = parse_node({name: data}, path)
-    if not isinstance(meta, ArrayMeta) or meta.chunks is None or meta.keys is None:
+    path, _ = _split(document)
+    meta = _parse(document, data)
+    if meta is None or meta.chunks is None or meta.keys is None:
         raise PartitionError(
             f"{path!r} has a chunk grid or chunk keys that are not known here, and a web server can't be listed: leave it out "
             "with exclude, or download it"
         )
     start = f"{path}/" if path else ""
     yield from map(start.__add__, meta.keys.encode_box([range(n) for n in meta.chunk_grid]))
+
+
+def has_one_name(document: str, data: bytes) -> bool:
+    """Tell whether the keys of an array's chunks all stand below one name, ``c``."""
+    meta = _parse(document, data)
+    return meta is not None and meta.keys == BELOW_C and bool(meta.shape)
+
+
+def _parse(document: str, data: bytes) -> ArrayMeta | None:
+    path, name = _split(document)
+    meta = parse_node({name: data}, path)
+    return meta if isinstance(meta, ArrayMeta) else None
 
 
 def _is_array(key: str, data: bytes) -> bool:

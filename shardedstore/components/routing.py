@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from typing import Any, Self
 
 from zarr.abc.store import ByteRequest, Store
@@ -13,11 +14,13 @@ from shardedstore.components.grown import check_known, is_view
 from shardedstore.components.kinds import BlockOf, Config, Location, Mount, ViewOf, show
 from shardedstore.components.members import Members
 from shardedstore.components.opened import Components, Opener
+from shardedstore.components.overlay import Overlay
 from shardedstore.components.routes import BASE, Place, Routes
 from shardedstore.components.views import View
-from shardedstore.grid import Blocks, Coords, block_name, parse_block
+from shardedstore.errors import PartitionError
+from shardedstore.grid import BELOW_C, Blocks, Coords, block_name, parse_block
 from shardedstore.metadata import METADATA_NAMES
-from shardedstore.mounts import check_prefix
+from shardedstore.mounts import check_prefix, join
 from shardedstore.readonly import PROTOTYPE, ReadOnlyStore
 
 
@@ -31,8 +34,7 @@ class RoutedStore(ReadOnlyStore):
         self._shards: Mapping[str, Mount] = config.shards
         self._routes = Routes(self._shards)
         self._components = Components(config.base, self._shards, opener)
-        self._overlay = None if config.consolidated is None else opener(config.consolidated)
-        self._overlaid: set[str] | None = None
+        self._overlay = None if config.consolidated is None else Overlay(opener(config.consolidated))
 
     @property
     def config(self) -> Config:
@@ -50,22 +52,22 @@ class RoutedStore(ReadOnlyStore):
 
     async def _holder(self, key: str) -> tuple[Store, str]:
         """Return the component that answers for a key: `_route`, but for rebuilt consolidated metadata."""
-        if self._overlay is not None and key in await self._consolidated():
-            return self._overlay, key
+        if self._overlay is not None and await self._overlay.holds(key):
+            return self._overlay.store, key
         return self._route(key)
 
-    async def _consolidated(self) -> set[str]:
+    async def _consolidated(self) -> frozenset[str]:
         """Return the keys of rebuilt consolidated metadata."""
-        if self._overlay is not None and self._overlaid is None:
-            self._overlaid = {key async for key in self._overlay.list()}
-        return self._overlaid or set()
+        return frozenset() if self._overlay is None else await self._overlay.keys()
 
     async def get(
         self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         # docstring inherited
-        store, rest = self._route(key) if self._overlay is None else await self._holder(key)
-        data = await store.get(rest, prototype, byte_range)
+        place, rest = self._routes.route(key)
+        if self._overlay is not None and (found := await self._overlay.get(key, prototype, byte_range)) is not None:
+            return found
+        data = await self._components.at(place).get(rest, prototype, byte_range)
         if data is None:
             await self._check_missing(key)
         return data
@@ -114,9 +116,8 @@ class RoutedStore(ReadOnlyStore):
                 yield key
 
     async def _list_components(self, prefix: str) -> AsyncIterator[str]:
-        async for key in self._components.at(BASE).list_prefix(prefix):
-            if self._routes.find(key)[0] == BASE:
-                yield key
+        async for key in self._list_base(prefix):
+            yield key
         for path, mount in list(self._shards.items()):  # which may change meanwhile
             start = f"{path}/" if path else ""
             if not (start.startswith(prefix) or prefix.startswith(start)):
@@ -133,6 +134,11 @@ class RoutedStore(ReadOnlyStore):
             async for key in self._list_blocks(path, mount, mount.blocks, prefix[len(start) :]):
                 yield start + key
 
+    async def _list_base(self, prefix: str) -> AsyncGenerator[str]:
+        async for key in self._components.at(BASE).list_prefix(prefix):
+            if self._routes.find(key)[0] == BASE:
+                yield key
+
     async def _list_members(self, path: str, members: Members, prefix: str) -> AsyncIterator[str]:
         numbers, rest = members.below(prefix), ""
         found = members.find(prefix)
@@ -142,7 +148,7 @@ class RoutedStore(ReadOnlyStore):
             async for key in self._components.at((path, (number,))).list_prefix(rest):
                 yield f"{members.names[number]}/{key}"
 
-    async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncIterator[str]:
+    async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncGenerator[str]:
         listed: set[str] = set()
         for view, names in _views(mount, blocks):  # one listing of a source for all blocks that are there
             listed |= names
@@ -158,20 +164,33 @@ class RoutedStore(ReadOnlyStore):
                 if local is not None and (whole := blocks.keys.encode(blocks.join(block, local))).startswith(prefix):
                     yield whole
 
+    async def _list_array(self, path: str, mount: Mount) -> AsyncIterator[str]:
+        """Yield the names in the folder of a divided array: where its chunks are all below one name, the first is enough."""
+        assert mount.blocks is not None
+        if mount.blocks.keys != BELOW_C:
+            async for name in super().list_dir(path):
+                yield name
+            return
+        await self._check_known(path)
+        for name in await self._names(path, BASE, path):
+            if name != "c":
+                yield name
+        blocks, base = self._list_blocks(path, mount, mount.blocks, ""), self._list_base(join(path, "c/"))
+        async with aclosing(blocks), aclosing(base):
+            if await anext(blocks, None) is not None or await anext(base, None) is not None:
+                yield "c"
+
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         # docstring inherited
         path = prefix.strip("/")
         check_prefix(path)
         found = self._routes.mounts.resolve(path)
         if found is not None and self._shards[found[0]].blocks is not None:
-            async for name in super().list_dir(path):
+            async for name in super().list_dir(path) if found[1] else self._list_array(path, self._shards[path]):
                 yield name
             return
-        names: dict[str, None] = {}
         place, rest, children = self._folder(path, found)
-        async for name in self._components.at(place).list_dir(rest):
-            names[name] = None
-        names |= dict.fromkeys(children)
+        names = dict.fromkeys([*await self._names(path, place, rest), *children])
         if found is None:
             names |= dict.fromkeys(await self._children(path))
         for key in await self._consolidated():
@@ -180,6 +199,16 @@ class RoutedStore(ReadOnlyStore):
                 names[name] = None
         for name in names:
             yield name
+
+    async def _names(self, path: str, place: Place, rest: str) -> Iterable[str]:
+        """Return the names in a folder of a component; those of rebuilt consolidated metadata where it can't be listed."""
+        try:
+            return [name async for name in self._components.at(place).list_dir(rest)]
+        except PartitionError:
+            names = [] if self._overlay is None else await self._overlay.names(path)
+            if not names:
+                raise
+            return names
 
     def _folder(self, path: str, found: tuple[str, str] | None) -> tuple[Place, str, Iterable[str]]:
         """Return the component that a folder lies in, the folder's path there, and which members lie in it."""

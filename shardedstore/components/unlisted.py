@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from functools import cached_property
+from itertools import chain, islice
+from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import obstore
@@ -18,10 +22,11 @@ from toolz import partition_all
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from shardedstore.components.named import ROOTS, Named, chunk_keys, named_by
+from shardedstore.components.named import ROOTS, Named, chunk_keys, has_one_name, named_by
 from shardedstore.components.parts import DOCUMENTS
 from shardedstore.errors import CorruptError, PartitionError
-from shardedstore.mounts import is_below
+from shardedstore.metadata import CONSOLIDATED_V2
+from shardedstore.mounts import is_below, join
 from shardedstore.readonly import ReadOnlyStore, cut
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.blobs import object_store, size_at
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 32
 NOWHERE = "shardedstore-asks-for-what-is-not-there"
+NAMING = ("zarr.json", CONSOLIDATED_V2)  # of the documents at the root, those that others are named by
 _REFUSALS = (FileNotFoundError, PermissionDeniedError)
 _DENIED = (
     "access is denied, or it is missing, which this server may not tell apart: ask its owner to have it answer 404 for what "
@@ -67,6 +73,9 @@ class Unlisted(ReadOnlyStore):
     def __init__(self, url: str, options: Options = NONE) -> None:
         super().__init__()
         self.url, self.options = url, options
+        self._roots: dict[str, bytes | None] = {}  # the documents at the root that were asked for
+        self._known: Named | None = None
+        self._lock = Lock()
 
     def __reduce__(self) -> tuple[type[Unlisted], tuple[str, Options]]:
         return Unlisted, (self.url, self.options)
@@ -84,7 +93,7 @@ class Unlisted(ReadOnlyStore):
     @cached_property
     def named(self) -> Named:
         """What was there when it was first asked for; refused where that can't be known."""
-        found = self._looked
+        found = self.known
         if found.documents and not found.is_whole:
             raise PartitionError(
                 f"{self.url!r} is a group without consolidated metadata, and a web server can't be listed: name the URL of "
@@ -101,16 +110,20 @@ class Unlisted(ReadOnlyStore):
             )
         return found
 
-    @cached_property
-    def _looked(self) -> Named:
-        return self.look()
+    @property
+    def known(self) -> Named:
+        """What the root's metadata named when it was first asked for; it need not be all that is there."""
+        with self._lock:
+            if self._known is None:
+                self._known = self.look(self._roots)
+        return self._known
 
-    def look(self) -> Named:
-        """Return what the root's metadata names, as it is now."""
+    def look(self, roots: Mapping[str, bytes | None] = MappingProxyType({})) -> Named:
+        """Return what the root's metadata names, as it is now, but for the documents at the root that are in `roots`."""
         denied: PermissionError | None = None
         for name in ROOTS:
             try:
-                data = self._ask(name)
+                data = roots[name] if name in roots else self._ask(name)
             except PermissionError as error:  # or it is missing, and another tells
                 denied = error
                 continue
@@ -136,13 +149,15 @@ class Unlisted(ReadOnlyStore):
             found = await obstore.get_async(self._client, key, options=_options(byte_range))
             data = await self._plain(found, key).bytes_async()
         except _REFUSALS as error:
-            document = await asyncio.to_thread(self._instead, key, error, lambda: self._looked)
+            document = await asyncio.to_thread(self._instead, key, error, lambda: self.known)
             return None if document is None else cut(prototype.buffer.from_bytes(document), byte_range)
         except NotSupportedError:  # the server knows no ranges
             if byte_range is None:
                 raise
             whole = await self.get(key, prototype)
             return None if whole is None else cut(whole, byte_range)
+        if key in ROOTS and byte_range is None:
+            self._roots[key] = bytes(data)
         return prototype.buffer.from_bytes(memoryview(data))
 
     def _ask(self, key: str) -> bytes | None:
@@ -167,8 +182,12 @@ class Unlisted(ReadOnlyStore):
 
     def _instead(self, key: str, error: BaseException, look: Callable[[], Named]) -> bytes | None:
         """Return what stands for a value that the server refuses."""
-        if key.rpartition("/")[2] in DOCUMENTS and status_of(error) in (403, 404) and self._looked.is_whole:
-            return look().documents.get(key) if key in self._looked.documents else None
+        if key in ROOTS and status_of(error) == 404:
+            self._roots[key] = None
+        if key in NAMING and status_of(error) == 404:
+            return None  # what it would name is nowhere else
+        if key.rpartition("/")[2] in DOCUMENTS and status_of(error) in (403, 404) and self.known.is_whole:
+            return look().documents.get(key) if key in self.known.documents else None
         self._check_missing(key, error)
         return None
 
@@ -198,7 +217,7 @@ class Unlisted(ReadOnlyStore):
         async for key in self.list_prefix(""):
             yield key
 
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+    async def list_prefix(self, prefix: str) -> AsyncGenerator[str]:
         # docstring inherited
         named = await asyncio.to_thread(lambda: self.named)
         for key in named.documents:
@@ -211,7 +230,7 @@ class Unlisted(ReadOnlyStore):
                 data = await self.get(document, default_buffer_prototype())
             if data is not None:
                 possible = filter(lambda key: key.startswith(prefix), chunk_keys(document, data.to_bytes()))
-                for some in partition_all(IN_FLIGHT, possible):
+                for some in chain([tuple(islice(possible, 1))], partition_all(IN_FLIGHT, possible)):
                     there = await asyncio.gather(*map(self.exists, some))
                     for key, is_there in zip(some, there, strict=True):
                         if is_there:
@@ -221,13 +240,14 @@ class Unlisted(ReadOnlyStore):
         # docstring inherited
         folder = prefix.strip("/")
         named = await asyncio.to_thread(lambda: self.named)
-        if any(path == folder or is_below(folder, path) for path in named.arrays):
-            async for name in super().list_dir(folder):
-                yield name
-            return
-        start = f"{folder}/" if folder else ""
-        below = (key[len(start) :] for key in named.documents if key.startswith(start))
-        for name in dict.fromkeys(rest.partition("/")[0] for rest in below):
+        names = named.names(folder)
+        if (document := named.arrays.get(folder)) is not None and has_one_name(document, named.documents[document]):
+            chunks = self.list_prefix(join(folder, "c/"))  # of which the first is enough
+            async with aclosing(chunks):
+                names = chain(names, ["c"] if await anext(chunks, None) is not None else [])
+        elif any(path == folder or is_below(folder, path) for path in named.arrays):
+            names = iter([name async for name in super().list_dir(folder)])
+        for name in names:
             yield name
 
 

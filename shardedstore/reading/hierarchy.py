@@ -23,6 +23,7 @@ from shardedstore.components.kinds import Config, Directory, Location, Mount, me
 from shardedstore.components.members import Homes, Members
 from shardedstore.components.named import ROOTS
 from shardedstore.components.opening import open_location
+from shardedstore.components.overlay import Overlay
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
@@ -37,6 +38,7 @@ from shardedstore.metadata import (
     parse_node,
 )
 from shardedstore.mounts import is_below, join
+from shardedstore.readonly import PROTOTYPE
 from shardedstore.storage.access import Options
 from shardedstore.storage.blobs import nbytes_of, object_store
 from shardedstore.storage.remote_errors import explain
@@ -198,17 +200,25 @@ def _is_there(url: str, options: Options) -> bool:
 
 def _mark_rebuilt(overlay: Store, nodes: dict[str, Node]) -> None:
     """Mark the groups that an earlier job rebuilt consolidated metadata for, which stands in a component of its own."""
-    for key in sync(_keys(overlay)):
-        group, _, name = key.rpartition("/")
-        node = nodes.get(group)
-        if node is not None:
-            document = parse_json(sync(_get(overlay, key)) or b"{}", group, name)
-            inherited = (document if name == CONSOLIDATED_V2 else document["consolidated_metadata"])["metadata"]
-            nodes[group] = Node(GroupMeta(node.meta.zarr_format, True), node.documents, inherited)
+    groups = {path: node.meta.zarr_format for path, node in nodes.items() if isinstance(node.meta, GroupMeta)}
+    for path, inherited in sync(_rebuilt(Overlay(overlay), groups)).items():
+        nodes[path] = Node(GroupMeta(groups[path], True), nodes[path].documents, inherited)
 
 
-async def _keys(store: Store) -> list[str]:
-    return [key async for key in store.list()]
+async def _rebuilt(overlay: Overlay, groups: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Return the metadata in the consolidated metadata of the groups that have some, by path."""
+    limit = asyncio.Semaphore(IN_FLIGHT)
+
+    async def look(path: str, zarr_format: int) -> dict[str, Any] | None:
+        name = CONSOLIDATED_V2 if zarr_format == 2 else "zarr.json"
+        async with limit:
+            data = await overlay.get(join(path, name), PROTOTYPE)
+        document = {} if data is None else parse_json(data.to_bytes(), path, name)
+        holder = document if zarr_format == 2 else document.get("consolidated_metadata") or {}
+        return holder.get("metadata")
+
+    found = await asyncio.gather(*(look(path, zarr_format) for path, zarr_format in groups.items()))
+    return {path: inherited for path, inherited in zip(groups, found, strict=True) if inherited is not None}
 
 
 def _walk_location(location: Location, skip: Container[str]) -> dict[str, Node]:

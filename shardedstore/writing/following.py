@@ -17,15 +17,13 @@ from zarr.core.sync import SyncError, sync
 from shardedstore.components.kinds import Config, Location, Mount
 from shardedstore.components.locations import locate
 from shardedstore.components.opened import Components, Opener
+from shardedstore.components.overlay import CONSOLIDATED
 from shardedstore.components.routes import BASE, Place
 from shardedstore.components.routing import RoutedStore, in_a_line
-from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.readonly import PROTOTYPE
 from shardedstore.writing.arrayshards import Rule, check_apart
 from shardedstore.writing.divided import DividedArrays
 from shardedstore.writing.spread import SpreadDocuments
-
-CONSOLIDATED = ("zarr.json", CONSOLIDATED_V2)  # a group's document that may describe what is below
 
 
 class FollowingStore(RoutedStore):
@@ -112,7 +110,7 @@ class FollowingStore(RoutedStore):
 
     async def _holder(self, key: str) -> tuple[Store, str]:
         # docstring inherited
-        if self._overlay is not None or not self._divided.keys:
+        if not self._divided.keys:
             return await super()._holder(key)
         place, rest = await self._find(key)
         return self._components.at(place), rest
@@ -126,15 +124,17 @@ class FollowingStore(RoutedStore):
         self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         # docstring inherited
+        if self._overlay is not None:  # as no store that is written to has
+            return await super().get(key, prototype, byte_range)
         place, rest = self._routes.route(key)
-        if self._overlay is None and (place != BASE or not self._divided.keys):
+        if place != BASE or not self._divided.keys:
             data = await self._components.at(place).get(rest, prototype, byte_range)
             if data is None and place == BASE:
                 await self._check_missing(key)
             return data
         store, rest = await self._holder(key)
         data = await store.get(rest, prototype, byte_range)
-        if self._divided.keys and byte_range is None:
+        if byte_range is None:
             await self._saw(key, None if data is None else data.to_bytes())
         return data
 
