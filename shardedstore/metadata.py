@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Mapping
+import re
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -95,14 +96,27 @@ def parse_node(documents: Mapping[str, bytes], path: str, above: int | None = No
         if name == ".zarray":
             attributes = parse_json(documents.get(".zattrs", b"{}"), path, ".zattrs")
             return _array_v2(document, attributes.get("_ARRAY_DIMENSIONS"))
-        if document["node_type"] == "group":
-            return GroupMeta(3, document.get("consolidated_metadata") is not None)
-        return _array_v3(document)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise CorruptError(
-            f"{_at(path, name)} is not metadata that Zarr knows ({cause}): mend it, or move it out of the source"
-        ) from None
+        return _node_v3(document)
+    except CorruptError:
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever a document says)
+        raise _unknown(path, name, error) from None
+
+
+def _unknown(path: str, name: str, error: Exception) -> CorruptError:
+    field = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+    cause = str(error) if isinstance(error, FieldError) else field
+    return CorruptError(
+        f"{_at(path, name)} is not metadata that Zarr knows ({cause}): mend it, or move it out of the source"
+    )
+
+
+class FieldError(ValueError):
+    """A field of a document that has a value which it can't have."""
+
+    def __init__(self, field: str, value: object, wanted: str) -> None:
+        shown = repr(value)
+        super().__init__(f"{field!r} is {shown if len(shown) < 80 else shown[:76] + '...'}, where {wanted} must stand")
 
 
 def format_of(names: Container[str], above: int | None = None) -> int | None:
@@ -136,7 +150,12 @@ def parse_json(data: bytes, path: str, name: str) -> dict[str, Any]:
 
 def dump_json(document: Mapping[str, Any]) -> bytes:
     """Return a document's bytes, indented as zarr writes them."""
-    return json.dumps(document, indent=2).encode()
+    try:
+        return json.dumps(document, indent=2).encode()
+    except RecursionError:
+        raise CorruptError(
+            "a metadata document nests its values too deep to be written anew: make its attributes flatter"
+        ) from None
 
 
 def crop_document(data: bytes, shape: Coords, path: str, name: str) -> bytes:
@@ -162,8 +181,28 @@ def _at(path: str, name: str) -> str:
     return repr(f"{path}/{name}" if path else name)
 
 
+def consolidated_nodes(document: Mapping[str, Any], path: str, name: str) -> dict[str, Any]:
+    """Return the metadata that a ``.zmetadata``, or the ``zarr.json`` of a group, has of nodes below it, by name.
+
+    Raises
+    ------
+    CorruptError
+        Where it is none.
+    """
+    field = "consolidated_metadata" if name == "zarr.json" else "metadata"
+    holder = document if name != "zarr.json" else document.get(field) or {}
+    nodes = holder.get("metadata") or {} if isinstance(holder, dict) else holder
+    if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
+        raise CorruptError(
+            f"{_at(path, name)} has in {field!r} no consolidated metadata that can be read: run zarr.consolidate_metadata again"
+        )
+    return nodes
+
+
 def _array_v2(document: Mapping[str, Any], dims: object) -> ArrayMeta:
-    shape, chunks = _sizes(document["shape"]), _sizes(document["chunks"])
+    if document.get("zarr_format", 2) != 2:
+        raise FieldError("zarr_format", document["zarr_format"], "2")
+    shape, chunks = _sizes(document, "shape"), _sizes(document, "chunks")
     named = isinstance(dims, list) and len(dims) == len(shape) and all(isinstance(d, str) for d in dims)
     return ArrayMeta(
         zarr_format=2,
@@ -175,36 +214,69 @@ def _array_v2(document: Mapping[str, Any], dims: object) -> ArrayMeta:
     )
 
 
+def _node_v3(document: Mapping[str, Any]) -> ArrayMeta | GroupMeta:
+    if document.get("zarr_format") != 3:
+        wanted = "3 (one of text is of a draft of Zarr v3, which must be written anew)"
+        raise FieldError("zarr_format", document.get("zarr_format"), wanted)
+    if document["node_type"] not in ("array", "group"):
+        raise FieldError("node_type", document["node_type"], "'array' or 'group'")
+    if not isinstance(document.get("attributes") or {}, dict):
+        raise FieldError("attributes", document["attributes"], "an object")
+    if document["node_type"] == "array":
+        return _array_v3(document)
+    consolidated = document.get("consolidated_metadata")
+    if not isinstance(consolidated or {}, dict) or consolidated is False:
+        raise FieldError("consolidated_metadata", consolidated, "an object")
+    return GroupMeta(3, consolidated is not None)
+
+
 def _array_v3(document: Mapping[str, Any]) -> ArrayMeta:
-    if document["node_type"] != "array":
-        raise ValueError(f"node_type is {document['node_type']!r}")
-    shape = _sizes(document["shape"])
+    shape = _sizes(document, "shape")
     grid, encoding = document["chunk_grid"], document["chunk_key_encoding"]
-    chunks = _sizes(grid["configuration"]["chunk_shape"]) if _name(grid) == "regular" else ()
-    dims = document.get("dimension_names")
+    is_regular = _name(grid, "chunk_grid") == "regular"
+    chunks = _sizes(_configuration(grid, "chunk_grid"), "chunk_shape") if is_regular else ()
     return ArrayMeta(
         zarr_format=3,
         shape=shape,
-        chunks=chunks if _name(grid) == "regular" and len(chunks) == len(shape) and all(chunks) else None,
+        chunks=chunks if is_regular and len(chunks) == len(shape) and all(chunks) else None,
         keys=_keys_v3(encoding),
-        dimension_names=tuple(dims) if isinstance(dims, list) and len(dims) == len(shape) else None,
+        dimension_names=_dimension_names(document.get("dimension_names"), shape),
         itemsize=_itemsize_v3(document["data_type"]),
     )
 
 
-def _sizes(values: Any) -> Coords:
-    if not isinstance(values, list) or not all(type(v) is int and v >= 0 for v in values):
-        raise ValueError(f"{values!r} is not a list of sizes")
+def _dimension_names(names: Any, shape: Coords) -> tuple[str | None, ...] | None:
+    fits = isinstance(names, list) and len(names) == len(shape)
+    return tuple(names) if fits and all(name is None or isinstance(name, str) for name in names) else None
+
+
+LARGEST = 2**63 - 1  # of a dimension, for every reader
+
+
+def _sizes(document: Mapping[str, Any], field: str) -> Coords:
+    values = document[field]
+    if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= LARGEST for v in values):
+        raise FieldError(field, values, "a list of sizes")
     return tuple(values)
 
 
-def _name(extension: Any) -> str:
-    return extension if isinstance(extension, str) else str(extension["name"])
+def _name(extension: Any, field: str) -> str:
+    name = extension.get("name") if isinstance(extension, dict) else extension
+    if not isinstance(name, str):
+        raise FieldError(field, extension, "a name, or an object with one")
+    return name
+
+
+def _configuration(extension: Any, field: str) -> dict[str, Any]:
+    options = extension.get("configuration") or {} if isinstance(extension, dict) else {}
+    if not isinstance(options, dict):
+        raise FieldError(field, extension, "an object with a configuration")
+    return options
 
 
 def _keys_v3(encoding: Any) -> ChunkKeys | None:
-    name = _name(encoding)
-    options = encoding.get("configuration") or {} if isinstance(encoding, dict) else {}
+    name = _name(encoding, "chunk_key_encoding")
+    options = _configuration(encoding, "chunk_key_encoding")
     return _keys(name, options.get("separator", "/" if name == "default" else "."))
 
 
@@ -219,25 +291,58 @@ NOMINAL_ITEMSIZE = 16  # of strings and bytes of variable length
 
 
 def _itemsize_v2(dtype: Any) -> int:
-    fields = [tuple(f) if isinstance(f, list) else f for f in dtype] if isinstance(dtype, list) else dtype
-    try:
-        size = np.dtype(fields)
-    except (SyntaxError, TypeError, ValueError):
-        return NOMINAL_ITEMSIZE
-    return NOMINAL_ITEMSIZE if size.hasobject else size.itemsize
+    return _itemsize(element_dtype(dtype))
 
 
 def _itemsize_v3(data_type: Any) -> int:
     """Return the size in bytes of an element: exact for the core types of the specification."""
-    name = _name(data_type)
-    if name.startswith("r") and name[1:].isdigit():
+    name = _name(data_type, "data_type")
+    if name.startswith("r") and name[1:].isdecimal():
         return int(name[1:]) // 8
     if isinstance(data_type, dict):
-        length = (data_type.get("configuration") or {}).get("length_bytes")
-        if isinstance(length, int):
+        length = _configuration(data_type, "data_type").get("length_bytes")
+        if type(length) is int and length > 0:
             return length
+    return _itemsize(element_dtype(name.removeprefix("numpy.")))
+
+
+def _itemsize(dtype: np.dtype[Any] | None) -> int:
+    return NOMINAL_ITEMSIZE if dtype is None or dtype.hasobject else dtype.itemsize or 1
+
+
+OPAQUE = re.compile(r"(?:bfloat16|complex_float(?:4|6|8)_\w+)|(?:float[468]_\w+|u?int[24])|complex_bfloat16")
+OF_OTHERS = 2  # what NumPy says of a type that another package has made known to it
+
+
+def element_dtype(dtype: Any) -> np.dtype[Any] | None:
+    """Return NumPy's type of the elements that a document names; None where NumPy has none.
+
+    The types that other packages make known to NumPy are raw bytes of their size here: the client of a job and its
+    workers must say the same of an array, whatever each has imported.
+
+    >>> element_dtype("<f4"), element_dtype([["a", "<i2"], ["b", "bfloat16", [2]]]), element_dtype("no type")
+    (dtype('float32'), dtype([('a', '<i2'), ('b', 'V2', (2,))]), None)
+    """
     try:
-        size = np.dtype(name.removeprefix("numpy."))
-    except (TypeError, ValueError):
-        return NOMINAL_ITEMSIZE
-    return NOMINAL_ITEMSIZE if size.hasobject else size.itemsize or 1
+        if isinstance(dtype, list):
+            return np.dtype([_field(*field) for field in dtype])
+        found = np.dtype(str(dtype)) if isinstance(dtype, str) else None
+    except Exception:  # noqa: BLE001 (NumPy raises what it likes for what it does not know)
+        found = None
+    if found is not None and found.isbuiltin != OF_OTHERS:
+        return found
+    return _opaque(dtype) if isinstance(dtype, str) else None
+
+
+def _field(name: str, dtype: Any, shape: Sequence[int] = ()) -> Any:
+    known = element_dtype(dtype)
+    if known is None:
+        raise TypeError(f"{dtype!r} is not known to NumPy")
+    return (name, known, tuple(shape)) if shape else (name, known)
+
+
+def _opaque(name: str) -> np.dtype[Any] | None:
+    match = OPAQUE.fullmatch(name)
+    if match is None:
+        return None
+    return np.dtype("V4" if name == "complex_bfloat16" else "V2" if match[0].startswith(("b", "c")) else "V1")

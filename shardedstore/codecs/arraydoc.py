@@ -15,6 +15,7 @@ from zarr.registry import get_codec_class
 from shardedstore.codecs.shardindex import ShardIndex
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
+from shardedstore.metadata import FieldError
 
 SERIALIZERS = {"bytes", "endian", "vlen-utf8", "vlen-bytes", "sharding_indexed"}
 OBJECT_CODECS = {"vlen-utf8", "vlen-bytes", "vlen-array", "pickle", "json2", "msgpack2"}
@@ -103,19 +104,55 @@ def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
     Raises
     ------
     ChainError
-        For an array whose chunks can't be taken apart: an unknown kind of codec or chunk grid.
+        For an array whose chunks can't be taken apart: an unknown kind of codec or chunk grid, or a field that is no such.
     """
+    try:
+        return _parse_v3(document, path) if document.get("zarr_format") == 3 else _parse_v2(document)
+    except (FieldError, KeyError) as error:
+        cause = f"has no {error}" if isinstance(error, KeyError) else f"has metadata that Zarr does not know: {error}"
+        raise ChainError(f"{path!r} {cause}: mend it, or {_leave_out(path)}") from None
+
+
+def _parse_v2(document: Mapping[str, Any]) -> ArrayDoc:
     shape = tuple(document["shape"])
-    if "codecs" not in document:
-        chunks, compressor = tuple(document["chunks"]), document.get("compressor")
-        compressors = [] if compressor is None else [compressor]
-        filters = list(document.get("filters") or [])
-        return ArrayDoc(dict(document), 2, shape, chunks, chunks, filters, None, compressors)
-    grid = document["chunk_grid"]
+    chunks = _chunks(document["chunks"], shape, "chunks")
+    compressor, filters = document.get("compressor"), document.get("filters") or []
+    for field, codecs in (("compressor", [] if compressor is None else [compressor]), ("filters", filters)):
+        if not isinstance(codecs, list) or not all(_is_named(codec, "id") for codec in codecs):
+            raise FieldError(field, document[field], "null, or what has an id")
+    if document.get("order") not in (None, "C", "F"):
+        raise FieldError("order", document["order"], "'C' or 'F'")
+    compressors = [] if compressor is None else [compressor]
+    return ArrayDoc(dict(document), 2, shape, chunks, chunks, list(filters), None, compressors)
+
+
+def _is_named(codec: Any, key: str) -> bool:
+    return isinstance(codec, dict) and isinstance(codec.get(key), str)
+
+
+def _chunks(chunks: Any, shape: Coords, field: str) -> Coords:
+    """Return the shape of a chunk, which may be empty where the array is."""
+    least = 1 if all(shape) else 0
+    is_shape = isinstance(chunks, list | tuple) and all(type(n) is int and n >= least for n in chunks)
+    if not is_shape or len(chunks) != len(shape):
+        raise FieldError(field, chunks, f"sizes of at least {least} for each of {len(shape)} dimensions")
+    return tuple(chunks)
+
+
+def _codecs(codecs: Any, field: str = "codecs") -> list[Any]:
+    """Return the codecs of a v3 document, of which each has a name."""
+    named = isinstance(codecs, list) and all(isinstance(c, str) or _is_named(c, "name") for c in codecs)
+    if not named or not all(isinstance(options_of(codec), dict) for codec in codecs):
+        raise FieldError(field, codecs, "a list of codecs with names and configurations")
+    return list(codecs)
+
+
+def _parse_v3(document: Mapping[str, Any], path: str) -> ArrayDoc:
+    shape, grid = tuple(document["shape"]), document["chunk_grid"]
     if name_of(grid) != "regular":
         raise ChainError(f"{path!r} has a chunk grid {name_of(grid)!r}, which is not known here: {_leave_out(path)}")
-    stored = tuple(grid["configuration"]["chunk_shape"])
-    filters, serializer, compressors = split_codecs(document["codecs"], path)
+    stored = _chunks(options_of(grid)["chunk_shape"], shape, "chunk_shape")
+    filters, serializer, compressors = split_codecs(_codecs(document["codecs"]), path)
     if name_of(serializer) != "sharding_indexed":
         return ArrayDoc(dict(document), 3, shape, stored, stored, filters, serializer, compressors)
     if filters or compressors:
@@ -125,11 +162,11 @@ def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
 
 
 def _parse_sharding(document: Mapping[str, Any], path: str, stored: Coords, options: dict[str, Any]) -> ArrayDoc:
-    coded = options.get("index_codecs", INDEX_CODECS)  # zarr reads one that does not say
+    coded = _codecs(options.get("index_codecs", INDEX_CODECS), "index_codecs")  # zarr reads one that does not say
     index_codecs = [name_of(codec) for codec in coded]
     endian = options_of(coded[0]).get("endian", "little") if coded else "little"
-    chunks = tuple(options["chunk_shape"])
-    filters, serializer, compressors = split_codecs(options["codecs"], path)
+    chunks = _chunks(options["chunk_shape"], (1,) * len(stored), "chunk_shape")
+    filters, serializer, compressors = split_codecs(_codecs(options["codecs"]), path)
     if index_codecs != INDEX_CODECS or endian != "little" or name_of(serializer) == "sharding_indexed":
         raise ChainError(
             f"{path!r} uses the sharding codec with an index of {', '.join(index_codecs)} ({endian}) and inner chunks of "
@@ -174,7 +211,7 @@ def data_type(document: Mapping[str, Any]) -> AnyType:
     ValueError
         Where zarr does not know it.
     """
-    if "codecs" in document:
+    if document.get("zarr_format") == 3:
         return parse_dtype(document["data_type"], zarr_format=3)
     ids = [codec["id"] for codec in (*(document.get("filters") or ()), document.get("compressor") or {"id": None})]
     codec_id = next((i for i in ids if i in OBJECT_CODECS), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from shardedstore.codecs.described import CRC32C, Config, from_json, to_json
 from shardedstore.codecs.filters import filter_from_json, filtered_dtype
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
+from shardedstore.metadata import element_dtype
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,15 @@ class ArrayInfo:
 
 
 def encoded_dtype(doc: ArrayDoc) -> np.dtype[Any] | None:
-    """Return the type of the elements that a v2 array's compressor encodes: what its last filter gives."""
-    fields = doc.document["dtype"]
-    dtype = np.dtype([_field(f) for f in fields] if isinstance(fields, list) else fields)
-    encoded = filtered_dtype(doc.filters, dtype)
-    return None if encoded.hasobject else encoded
+    """Return the type of the elements that a v2 array's compressor encodes: what its last filter gives.
 
-
-def _field(spec: Any) -> Any:
-    name, kind, *shape = spec
-    return (name, [_field(f) for f in kind] if isinstance(kind, list) else kind, *map(tuple, shape))
+    None for objects, for elements of no size, and for those of a type that is not known here, unless a filter makes bytes
+    of them.
+    """
+    dtype = element_dtype(doc.document["dtype"])
+    if doc.filters:
+        dtype = filtered_dtype(doc.filters, np.dtype("u1") if dtype is None else dtype)
+    return None if dtype is None or dtype.hasobject or not dtype.itemsize else dtype
 
 
 def itemsize_of(doc: ArrayDoc) -> int:
@@ -97,13 +98,11 @@ def read_info(doc: ArrayDoc, path: str, attributes: dict[str, Any]) -> ArrayInfo
     except Exception as error:
         raise ChainError(f"{path!r} has filters that can't be run ({type(error).__name__}: {error})") from error
     dtype, fill_value = None, doc.document.get("fill_value")
-    try:
+    with suppress(Exception):  # of a type, or a fill value, that zarr does not know
         zdtype = data_type(doc.document)
         dtype = zdtype.to_native_dtype()
         if fill_value is not None:
             fill_value = zdtype.from_json_scalar(fill_value, zarr_format=_format(doc))
-    except (ValueError, TypeError, KeyError):
-        pass  # a type that zarr does not know
     compressors = doc.compressors[:-1] if doc.has_checksum else doc.compressors
     described = tuple(from_json(codec, doc.zarr_format, itemsize) for codec in compressors)
     filters = tuple(filter_from_json(codec, doc.zarr_format) for codec in doc.filters if not _is_object_codec(codec))

@@ -12,6 +12,7 @@ from numcodecs.compat import ensure_ndarray_like
 from zarr.abc.codec import ArrayArrayCodec
 from zarr.registry import get_codec_class
 
+from shardedstore.codecs.arraydoc import OBJECT_CODECS
 from shardedstore.codecs.described import Config, from_v3, to_json, zarr_codec
 
 LOSSY = {"bitround", "quantize"}  # what these filters are for is to change values
@@ -85,10 +86,13 @@ def filtered_dtype(configs: Iterable[Config], dtype: np.dtype[Any]) -> np.dtype[
 
     >>> filtered_dtype([{"id": "delta", "dtype": "<i8", "astype": "<i2"}], np.dtype("<i8"))
     dtype('int16')
+    >>> filtered_dtype([{"id": "vlen-array", "dtype": "<i8"}], np.dtype(object))
+    dtype('uint8')
     """
     configs = list(configs)
-    text = b"" if configs and configs[0]["id"] == "vlen-bytes" else ""
-    sample: Any = np.full(8, text, object) if dtype.hasobject else np.zeros(8, dtype)
+    if dtype.hasobject and configs and configs[0]["id"] in OBJECT_CODECS:  # of objects that no sample stands for
+        configs, dtype = configs[1:], np.dtype("u1")
+    sample: Any = np.full(8, "", object) if dtype.hasobject else np.zeros(8, dtype)
     for config in configs:
         if _is_of_numcodecs(config):
             with np.errstate(all="ignore"):

@@ -53,7 +53,7 @@ def layout(document: Mapping[str, Any], path: str) -> Layout:
     >>> made["codecs"][0], made["codecs"][1]["name"]
     ({'name': 'bytes', 'configuration': {'endian': 'big'}}, 'numcodecs.zlib')
     """
-    shape = [1] * len(document["shape"])  # so that the blocks of an array are one case
+    shape = [min(n, 1) for n in document["shape"]]  # so that the blocks of an array are one case
     return _layout(json.dumps({**document, "shape": shape}, sort_keys=True), path)
 
 

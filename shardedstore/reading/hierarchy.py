@@ -32,6 +32,7 @@ from shardedstore.metadata import (
     METADATA_NAMES,
     ArrayMeta,
     GroupMeta,
+    consolidated_nodes,
     drop_consolidated,
     dump_json,
     parse_json,
@@ -89,8 +90,8 @@ async def _walk(store: Store, skip: Container[str]) -> dict[str, Node]:
             names[path] = {name async for name in store.list_dir(path)}
             if node.meta.zarr_format == 2 and CONSOLIDATED_V2 in names[path]:
                 data = await _get(store, join(path, CONSOLIDATED_V2))
-                inherited = {} if data is None else parse_json(data, path, CONSOLIDATED_V2).get("metadata")
-                return Node(GroupMeta(2, True), node.documents, inherited or {})
+                inherited = {} if data is None else _inherited(data, path, CONSOLIDATED_V2)
+                return Node(GroupMeta(2, True), node.documents, inherited)
             return node
 
     level: list[tuple[str, int | None]] = [("", None)]
@@ -123,11 +124,15 @@ async def _read_node(store: Store, path: str, zarr_format: int | None) -> Node |
         meta = parse_node(documents, path)
         if isinstance(meta, GroupMeta) and meta.consolidated:
             data = documents["zarr.json"]
-            inherited = parse_json(data, path, "zarr.json")["consolidated_metadata"].get("metadata")
-            return Node(meta, {"zarr.json": drop_consolidated(data, path) or data}, inherited or {})
+            inherited = _inherited(data, path, "zarr.json")
+            return Node(meta, {"zarr.json": drop_consolidated(data, path) or data}, inherited)
         if meta is not None:
             return Node(meta, documents)
     return None
+
+
+def _inherited(data: bytes, path: str, name: str) -> dict[str, Any]:
+    return consolidated_nodes(parse_json(data, path, name), path, name)
 
 
 def _names(zarr_format: int | None) -> list[tuple[str, ...]]:
@@ -214,8 +219,8 @@ async def _rebuilt(overlay: Overlay, groups: Mapping[str, int]) -> dict[str, dic
         async with limit:
             data = await overlay.get(join(path, name), PROTOTYPE)
         document = {} if data is None else parse_json(data.to_bytes(), path, name)
-        holder = document if zarr_format == 2 else document.get("consolidated_metadata") or {}
-        return holder.get("metadata")
+        is_there = document.get("metadata" if zarr_format == 2 else "consolidated_metadata") is not None
+        return consolidated_nodes(document, path, name) if is_there else None
 
     found = await asyncio.gather(*(look(path, zarr_format) for path, zarr_format in groups.items()))
     return {path: inherited for path, inherited in zip(groups, found, strict=True) if inherited is not None}
