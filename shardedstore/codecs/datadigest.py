@@ -161,7 +161,7 @@ class Digester(Hasher):
         element = bytes(canonical_bytes(filled, dtype))
         super().__init__(Layout(shape, chunks, _dumps(dtype_name(dtype)), element.hex()))
         self.dtype = dtype
-        self._fill = element * math.prod(chunks)
+        self._fill = element * math.prod(map(min, chunks, shape))  # of the part that lies in the array
 
     def chunk(self, index: Coords, array: Array) -> ChunkDigest | None:
         """Return what a stored chunk adds; None for one that lies outside of the array."""

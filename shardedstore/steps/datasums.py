@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import add, mul
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from zarr.dtype import VariableLengthBytes, VariableLengthUTF8
 
@@ -34,7 +34,7 @@ from shardedstore.grid import Coords
 from shardedstore.metadata import ArrayMeta, parse_json
 from shardedstore.mounts import join
 from shardedstore.parallel import map_in_order
-from shardedstore.reading.entries import Entry, array_folder
+from shardedstore.reading.entries import Data, Entry, array_folder
 
 Found = list[tuple[Coords, ChunkDigest]]
 
@@ -54,7 +54,7 @@ class Sums:
 
     def add(self, digested: Digested) -> None:
         """Add what an entry holds of an array, if it does; its document alone notes it."""
-        _, path, layout, found, _ = digested
+        path, layout, found = digested.path, digested.layout, digested.found
         if layout is None:
             return
         total = self._totals.get(path)
@@ -104,23 +104,57 @@ def tap(entries: Entries, shard: Shard, sums: Sums) -> Entries:
 
 
 class Digested(NamedTuple):
-    """An entry, and the array that it belongs to, with what its chunks add; or what keeps it from being decoded."""
+    """An entry, and the array that it belongs to, with what its chunks add; or what keeps it from being decoded.
+
+    `lower` are the places of the chunks that were not digested as all others are, each with the level; see `levels`.
+    """
 
     entry: Entry
     path: str = ""
     layout: Layout | None = None
     found: Found = []  # noqa: RUF012 (a default that nobody changes)
     damage: str | None = None
+    lower: tuple[tuple[Coords, str], ...] = ()
 
 
-def digest_entries(entries: Entries, shard: Shard, shapes: Mapping[str, Coords]) -> Iterator[Digested]:
-    """Yield the entries of a shard, digested in a few threads; see `Sums` for `shapes`."""
-    return map_in_order(_Piece.digested, _pieces(entries, shard, shapes), _Piece.weight)
+class Chunks(Protocol):
+    """How the stored chunks of one array are digested."""
+
+    path: str
+
+    @property
+    def layout(self) -> Layout:
+        """What must be equal for two digests to be compared."""
+
+    def read(self, entry: Entry) -> Read:
+        """Return what the chunks in a stored object add. What can't be decoded is told, never raised."""
+
+
+class Read(NamedTuple):
+    """What the chunks in a stored object add, the first error of decoding them, and see `Digested` for `lower`."""
+
+    found: Found
+    error: Exception | None = None
+    lower: tuple[tuple[Coords, str], ...] = ()
+
+
+ChunksOf = Callable[[str, dict[str, Any], ArrayMeta, Coords | None], Chunks]
+
+
+def digest_entries(
+    entries: Entries, shard: Shard, shapes: Mapping[str, Coords], chunks_of: ChunksOf | None = None
+) -> Iterator[Digested]:
+    """Yield the entries of a shard, digested in a few threads; see `Sums` for `shapes`.
+
+    `chunks_of` makes what digests an array, of its path, document, metadata and whole shape; `ArrayChunks`, if not given.
+    """
+    pieces = _pieces(entries, shard, shapes, chunks_of or ArrayChunks)
+    return map_in_order(_Piece.digested, pieces, _Piece.weight)
 
 
 class _Piece(NamedTuple):
     entry: Entry
-    chunks: ArrayChunks | None = None
+    chunks: Chunks | None = None
     shard: str = ""
 
     def weight(self) -> int:
@@ -132,19 +166,18 @@ class _Piece(NamedTuple):
         entry, chunks, shard = self
         if chunks is None:
             return Digested(entry)
-        layout = chunks.hasher.layout
         if entry.coords is None:
-            return Digested(entry, chunks.path, layout)
-        try:
-            return Digested(entry, chunks.path, layout, chunks.digest(entry))
-        except Exception as error:  # noqa: BLE001 (codecs raise what they like)
+            return Digested(entry, chunks.path, chunks.layout)
+        found, error, lower = chunks.read(entry)
+        damage = None
+        if error is not None:
             where = f"shard {shard!r}: {entry.key!r} (chunk {entry.coords} of {chunks.path!r})"
             damage = f"{where} can't be decoded: {type(error).__name__}: {error}"
-            return Digested(entry, chunks.path, layout, damage=damage)
+        return Digested(entry, chunks.path, chunks.layout, found, damage, lower)
 
 
-def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords]) -> Iterator[_Piece]:
-    arrays: dict[str, ArrayChunks] = {}
+def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords], chunks_of: ChunksOf) -> Iterator[_Piece]:
+    arrays: dict[str, Chunks] = {}
     for entry in entries:
         folder, _, name = entry.key.rpartition("/")
         if entry.coords is not None and entry.array is not None and entry.array.keys is not None:
@@ -152,7 +185,7 @@ def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords]) -> Ite
         elif entry.array is not None and name == ("zarr.json" if entry.array.zarr_format == 3 else ".zarray"):
             path = join(shard.path, folder)
             document = parse_json(bytes(entry.data), path, name)
-            arrays[folder] = ArrayChunks(path, document, entry.array, shapes.get(path))
+            arrays[folder] = chunks_of(path, document, entry.array, shapes.get(path))
             yield _Piece(entry, arrays[folder], shard.name)
         else:
             yield _Piece(entry)
@@ -170,9 +203,20 @@ class ArrayChunks:
             self.hasher: Hasher = Digester(shape, doc.chunks, element_type(doc), fill_value)
             self.codec = ChunkCodec(doc, arrays=True)
             self.doc = doc
-            self.inner = list(itertools.product(*map(range, doc.inner_grid))) if doc.index is not None else []
         except Exception:  # noqa: BLE001 (of a type, a codec or a grid that is not known here)
             self.hasher = Hasher(stored_layout(document, meta, shape))
+
+    @property
+    def layout(self) -> Layout:
+        # docstring inherited
+        return self.hasher.layout
+
+    def read(self, entry: Entry) -> Read:
+        # docstring inherited
+        try:
+            return Read(self.digest(entry))
+        except Exception as error:  # noqa: BLE001 (codecs raise what they like)
+            return Read([], error)
 
     def digest(self, entry: Entry) -> Found:
         """Return what the chunks in a stored object add.
@@ -185,17 +229,30 @@ class ArrayChunks:
         assert entry.coords is not None
         if not isinstance(self.hasher, Digester):
             return [(entry.coords, self.hasher.hash(entry.coords, entry.data))]
-        if self.doc.index is None:
-            found = self.hasher.chunk(entry.coords, self.codec.decode(entry.data))
-            return [] if found is None else [(entry.coords, found)]
-        first = tuple(map(mul, entry.coords, self.doc.inner_grid))
         made: Found = []
-        for place, data in zip(self.inner, self.doc.index.split(entry.data), strict=True):
-            if data is not None:
-                index = tuple(map(add, first, place))
-                found = self.hasher.chunk(index, self.codec.decode(data))
-                made += [] if found is None else [(index, found)]
+        for index, data in inner_chunks(self.doc, entry):
+            found = self.hasher.chunk(index, self.codec.decode(data))
+            made += [] if found is None else [(index, found)]
         return made
+
+
+def inner_chunks(doc: ArrayDoc, entry: Entry) -> Iterator[tuple[Coords, Data]]:
+    """Yield the chunks of the finest grid that a stored object holds, each with its place.
+
+    Raises
+    ------
+    ValueError
+        For an object of the sharding codec that is cut or damaged.
+    """
+    assert entry.coords is not None
+    if doc.index is None:
+        yield entry.coords, entry.data
+        return
+    first = tuple(map(mul, entry.coords, doc.inner_grid))
+    places = itertools.product(*map(range, doc.inner_grid))
+    for place, data in zip(places, doc.index.split(entry.data), strict=True):
+        if data is not None:
+            yield tuple(map(add, first, place)), data
 
 
 def element_type(doc: ArrayDoc) -> ElementType:

@@ -18,14 +18,27 @@ from shardedstore.metadata import CONSOLIDATED_V2, ArrayMeta
 from shardedstore.mounts import join
 from shardedstore.reading.hierarchy import Node
 from shardedstore.tasks.plan import Plan
-from shardedstore.verifying.data import ARRAY, PER_STRETCH, Taken, array_at, description, home, is_document_key
+from shardedstore.verifying.data import (
+    ARRAY,
+    PER_STRETCH,
+    Damage,
+    Taken,
+    array_at,
+    description,
+    home,
+    is_document_key,
+    stretch_of,
+)
 from shardedstore.verifying.differences import Difference
 from shardedstore.verifying.ledger import MAKE_AGAIN
+from shardedstore.verifying.levels import Depth, depth_of
 from shardedstore.verifying.stored import LOOK_AGAIN
 
 MOST_SEARCHED = 16  # stretches of one array that are searched for the chunks that differ
 MOST_NAMED = 100  # chunks of one array
 MEND = f"copy what is named from the source; or, if a job of this package made it, {MAKE_AGAIN}"
+CALLED = {"chunks": "finest chunk grid", "fill": "fill value", "dtype": "data type"}  # the fields of a layout
+WHY = "its data type, fill value or codecs are not known here"
 MEND_SOURCE = "it is the source that can't be read there: mend it, or compare with another copy"
 
 
@@ -40,7 +53,7 @@ class Side(NamedTuple):
     def misses(self, path: str) -> bool:
         """Tell whether shards that may hold an array could not be read, so that it only seems to miss chunks."""
         at = home(self.plan.config, path)
-        return any(at == damage.home if damage.path is None else path == damage.path for damage in self.taken.damage)
+        return any(at == damage.home for damage in self.taken.damage if damage.path is None)
 
     def misses_member(self, path: str) -> bool:
         """Tell whether a node may be in a member that could not be read."""
@@ -84,13 +97,52 @@ def _shard_of(at: str, members: Members, path: str) -> str:
     return join(at, members.names[found[0]]) if members.together == 1 else f"{at}[{members.shard_of(found[0])}]"
 
 
-def compare_damage(*sides: Side) -> Iterator[Difference]:
-    """Yield what could not be read."""
-    for side in sides:
-        for shard, _, what, path, key, kind in side.taken.damage:
+class Suspects:
+    """The chunks that may differ: the stretches of arrays whose sums do, and those chunks of some that were looked at.
+
+    Parameters
+    ----------
+    ours, theirs : Side
+        With the chunks of the stretches that `searched` returns.
+    stretches : mapping of str to set of int
+        By path; see `find_suspects`.
+    """
+
+    def __init__(self, ours: Side, theirs: Side, stretches: Mapping[str, frozenset[int]]) -> None:
+        self.ours, self.theirs, self.stretches = ours, theirs, stretches
+        self._searched, self._comparable = searched(stretches), set(_comparable(ours, theirs))
+
+    def is_equal(self, path: str, index: Coords) -> bool:
+        """Tell whether both sides are known to hold the same in a chunk, decoded or not."""
+        if path not in self._comparable:
+            return False
+        stretch = stretch_of(self.ours.taken.layouts[path])(index)
+        if stretch not in self.stretches.get(path, ()):
+            return True
+        mine, other = (side.taken.chunks.get(path, {}).get(index) for side in (self.ours, self.theirs))
+        return stretch in self._searched[path] and mine == other
+
+    def damage(self, side: Side) -> Iterator[Damage]:
+        """Yield what could not be read of a side, but for chunks that could not on either, and are equal as they are."""
+        for damage in side.taken.damage:
+            path = damage.path
+            if path is None or not all(self.is_equal(path, index) for index in damage.chunks):
+                yield damage
+
+    def damaged(self, path: str) -> set[Coords]:
+        """Return the chunks of an array that `damage` tells of."""
+        told = (damage for side in (self.ours, self.theirs) for damage in self.damage(side) if damage.path == path)
+        return {index for damage in told for index in damage.chunks}
+
+
+def compare_damage(suspects: Suspects) -> Iterator[Difference]:
+    """Yield what could not be read, and is not the same on both sides."""
+    for side in (suspects.ours, suspects.theirs):
+        for shard, _, what, path, key, kind, chunks in suspects.damage(side):
             text = what if shard in what else f"{shard}: {what}"
             advice = LOOK_AGAIN if kind == "unread" else MEND_SOURCE if side.is_source else MEND
-            where = Difference(kind, f"{side.name}: {text}", advice, shard=shard, array=path, key=key)
+            chunk = chunks[0] if len(chunks) == 1 else None
+            where = Difference(kind, f"{side.name}: {text}", advice, shard=shard, array=path, key=key, chunk=chunk)
             yield msgspec.structs.replace(where, is_of_source=side.is_source)
 
 
@@ -127,7 +179,7 @@ def compare_layouts(ours: Side, theirs: Side) -> Iterator[Difference]:
         one, other = ours.taken.layouts[path], theirs.taken.layouts[path]
         for name, mine, its in zip(Layout._fields, one, other, strict=True):
             if mine != its:
-                called = "finest chunk grid" if name == "chunks" else "fill value" if name == "fill" else name
+                called = CALLED.get(name, name)
                 what = (
                     f"{path!r} has the {called} {mine} in {ours.name} and {its} in {theirs.name}: it is not comparable"
                 )
@@ -156,11 +208,14 @@ def searched(suspects: Mapping[str, frozenset[int]]) -> dict[str, frozenset[int]
     return {path: frozenset(sorted(found)[:MOST_SEARCHED]) for path, found in suspects.items()}
 
 
-def compare_chunks(ours: Side, theirs: Side, suspects: Mapping[str, frozenset[int]]) -> Iterator[Difference]:
-    """Yield the chunks that differ, where both sides were read chunk by chunk."""
-    for path, stretches in suspects.items():
+def compare_chunks(suspects: Suspects) -> Iterator[Difference]:
+    """Yield the chunks that differ and could be read, where both sides were read chunk by chunk."""
+    ours, theirs = suspects.ours, suspects.theirs
+    for path, stretches in suspects.stretches.items():
         mine, other = ours.taken.chunks.get(path, {}), theirs.taken.chunks.get(path, {})
-        differing = sorted(i for i in mine.keys() | other.keys() if mine.get(i) != other.get(i))
+        differing = sorted(
+            {i for i in mine.keys() | other.keys() if mine.get(i) != other.get(i)} - suspects.damaged(path)
+        )
         named = [
             index
             for index in differing
@@ -184,8 +239,9 @@ def compare_chunks(ours: Side, theirs: Side, suspects: Mapping[str, frozenset[in
             yield Difference("data", f"{path!r}: {' and '.join(left)} differ", MEND, array=path)
 
 
-def notes(ours: Side, theirs: Side) -> Iterator[str]:
+def notes(suspects: Suspects) -> Iterator[str]:
     """Yield what is no difference of data: which chunks that hold the fill value are stored, and what was not decoded."""
+    ours, theirs = suspects.ours, suspects.theirs
     for path in _comparable(ours, theirs):
         mine, other = ours.taken.digest(path), theirs.taken.digest(path)
         if mine.value == other.value and mine.presence != other.presence:
@@ -193,8 +249,36 @@ def notes(ours: Side, theirs: Side) -> Iterator[str]:
                 f"{path!r}: {mine.stored:,} chunks are stored in {ours.name} and {other.stored:,} in {theirs.name}; the "
                 "others hold nothing but the fill value"
             )
-        if mine.layout.dtype.startswith('["stored",'):
-            yield f"{path!r} has a data type or codecs that are not known here: its stored bytes were compared"
+        depth = depth_of(mine.layout)
+        if depth != "decoded":
+            yield f"{path!r} was compared by its {depth} bytes, as {WHY}"
+        for lower, count in sorted(ours.taken.lower.get(path, {}).items()):
+            chunks, they = ("1 chunk was", "it") if count == 1 else (f"{count:,} chunks were", "they")
+            yield f"{path!r}: {chunks} compared by {lower} bytes, as {they} can't be {_done(depth)}{_first(suspects, path)}"
+
+
+def _done(depth: Depth) -> str:
+    return "decompressed" if depth == "decompressed" else "decoded"
+
+
+def _first(suspects: Suspects, path: str) -> str:
+    """Return what keeps the first chunk from being decoded that can't be on either side."""
+    for damage in suspects.ours.taken.damage:
+        if damage.path == path and all(suspects.is_equal(path, index) for index in damage.chunks):
+            return f" ({damage.what})"
+    return ""
+
+
+def compared_by(ours: Side, theirs: Side) -> dict[str, str]:
+    """Return by what the arrays of both sides were compared, by path: what most of their chunks allow."""
+    return {path: _mostly(ours.taken, path) for path in _comparable(ours, theirs)}
+
+
+def _mostly(taken: Taken, path: str) -> str:
+    lower = taken.lower.get(path, {})
+    if 2 * sum(lower.values()) > taken.stored.get(path, (0, 0))[0]:
+        return max(lower, key=lambda depth: lower[depth])
+    return depth_of(taken.layouts[path])
 
 
 def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:

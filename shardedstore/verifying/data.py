@@ -14,6 +14,7 @@ from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import msgspec
+from toolz import merge_with
 
 from shardedstore.chain import Shard
 from shardedstore.codecs.datadigest import MODULUS, DataDigest, Layout
@@ -31,7 +32,8 @@ from shardedstore.steps.datasums import Digested, digest_entries
 from shardedstore.storage.transient import is_transient
 from shardedstore.tasks.plan import Plan, Run, Segment
 from shardedstore.tasks.sources import open_component
-from shardedstore.verifying.stored import UNREADABLE, patiently, unreadable
+from shardedstore.verifying.levels import ComparedChunks
+from shardedstore.verifying.stored import MOST_DAMAGED, UNREADABLE, patiently, unreadable
 
 PER_STRETCH = 4096  # chunks
 ARRAY, GROUP = "array", "group"  # what descriptions begin with
@@ -51,21 +53,23 @@ class DataTask(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """What could not be read: a shard, or one chunk of an array."""
+    """What could not be read: a shard, or the chunks of an array in one stored object, which are digested by their bytes."""
 
     shard: str
     home: str  # the path of the shard's mount
     what: str
-    path: str | None = None  # of a chunk
+    path: str | None = None  # of chunks
     key: str | None = None
     kind: str = "damaged"
+    chunks: tuple[Coords, ...] = ()
 
 
 @dataclass
 class Taken:
     """What some shards of one store hold: sums of their arrays' chunks by stretch, and hashes of all other keys.
 
-    `nodes` are descriptions of the groups and arrays in members, whose documents no one has read before.
+    `nodes` are descriptions of the groups and arrays in members, whose documents no one has read before. `lower` are the
+    numbers of each array's chunks that could not be digested at its level, by the level that they were digested at.
     """
 
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -75,6 +79,7 @@ class Taken:
     chunks: dict[str, dict[Coords, int]] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
     nodes: dict[str, str] = field(default_factory=dict)
+    lower: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, other: Taken) -> Taken:
         """Add what other shards of the same store hold."""
@@ -91,6 +96,8 @@ class Taken:
             self.chunks.setdefault(path, {}).update(chunks)
         self.damage += other.damage
         self.nodes |= other.nodes
+        for path, depths in other.lower.items():
+            self.lower[path] = merge_with(sum, self.lower.get(path, {}), depths)
         return self
 
     def is_right(self) -> bool:
@@ -184,7 +191,7 @@ def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
     documents = _Documents(shard)
     try:
         entries = read_entries(open_component(run, shard), shard.blocks, shard.block, stale)
-        for digested in digest_entries(entries, shard, task.shapes):
+        for digested in digest_entries(entries, shard, task.shapes, ComparedChunks):
             if not documents.take(digested.entry):
                 _note(taken, digested, run, shard, task.wanted)
             elif digested.layout is not None:
@@ -250,16 +257,20 @@ def _hash(data: Data) -> bytes:
 def _note(
     taken: Taken, digested: Digested, run: Run, shard: Shard, wanted: Mapping[str, frozenset[int]] | None
 ) -> None:
-    entry, path, layout, found, damage = digested
-    if damage is not None:
-        taken.damage.append(Damage(shard.name, run.path, damage, path, whole_key(entry, shard)))
+    entry, path, layout, found, damage, lower = digested
+    if damage is not None and sum(known.path == path for known in taken.damage) < MOST_DAMAGED:
+        places = tuple(index for index, _ in lower)
+        taken.damage.append(Damage(shard.name, run.path, damage, path, whole_key(entry, shard), chunks=places))
+    for _, depth in lower:
+        depths = taken.lower.setdefault(path, {})
+        depths[depth] = depths.get(depth, 0) + 1
     if layout is not None:
         taken.layouts[path] = layout
     if layout is None or entry.coords is None:
         if wanted is None and (shard.block is None or not is_document_key(entry.key)):
             taken.files[join(shard.path, entry.key)] = _hash(entry.data)
         return
-    of = _stretch_of(layout)
+    of = stretch_of(layout)
     for index, (value, presence) in found:
         stretch = of(index)
         if wanted is not None:
@@ -268,15 +279,15 @@ def _note(
             continue
         sums = taken.sums.setdefault(path, {})
         sums[stretch] = (sums.get(stretch, 0) + value) % MODULUS
-        count, places = taken.stored.get(path, (0, 0))
-        taken.stored[path] = count + 1, (places + presence) % MODULUS
+        count, total = taken.stored.get(path, (0, 0))
+        taken.stored[path] = count + 1, (total + presence) % MODULUS
 
 
 @lru_cache(maxsize=64)
-def _stretch_of(layout: Layout) -> Callable[[Coords], int]:
+def stretch_of(layout: Layout) -> Callable[[Coords], int]:
     """Return the function that tells in which stretch of its array a chunk is, in C order.
 
-    >>> of = _stretch_of(Layout((100, 100), (1, 1), "", ""))
+    >>> of = stretch_of(Layout((100, 100), (1, 1), "", ""))
     >>> of((40, 95)), of((40, 96))
     (0, 1)
     """

@@ -56,6 +56,8 @@ class Report(msgspec.Struct, frozen=True):
 
     `arrays` and `shards` are those of the result; arrays are only counted where they were compared. `notes` say what is
     worth to know and is no difference, and `digests` are those of the result's arrays by path, where data were decoded.
+    `compared_by` says by path what of the arrays of both sides was compared: ``decoded`` data, or ``decompressed`` or
+    ``stored`` bytes where most chunks allow no more; `notes` say the same of single chunks.
     `is_recorded` tells that they were compared with the ledger, and `marked` are the shards that the job will make again.
     """
 
@@ -68,6 +70,7 @@ class Report(msgspec.Struct, frozen=True):
     digests: dict[str, str] = {}
     is_recorded: bool = False
     marked: tuple[str, ...] = ()
+    compared_by: dict[str, str] = {}
 
     @classmethod
     def of(cls, level: Level, shards: int, differences: Iterable[Difference], **others: Any) -> Report:

@@ -24,7 +24,7 @@ logger = logging.getLogger("shardedstore")
 PLACE = f"{FOLDER}/verify"
 OLD = 7 * 86_400  # seconds after which what was found is not believed any more
 BEGAN = ""  # the key of the time at which a file was begun
-VERSION = 2  # raised when what is kept means something else
+VERSION = 3  # raised when what is kept means something else
 T = TypeVar("T")
 
 

@@ -21,11 +21,13 @@ from shardedstore.tasks.plan import Plan, make_plan, shard_runs
 from shardedstore.verifying.compare import (
     MEND,
     Side,
+    Suspects,
     compare_chunks,
     compare_damage,
     compare_files,
     compare_layouts,
     compare_nodes,
+    compared_by,
     find_suspects,
     notes,
     searched,
@@ -171,20 +173,20 @@ def _compare(config: Config, against: Config, kept: Kept | None, open_journal: O
         read = partial(_take, is_foreign=result.nodes[""].meta.zarr_format != source.nodes[""].meta.zarr_format)
         ours = Side("the result", result, read("result", result, journal))
         theirs = Side("the source", source, read("source", source, journal), is_source=True)
-        suspects = find_suspects(ours, theirs)
-        if suspects:
-            wanted = searched(suspects)
+        suspects = Suspects(ours, theirs, find_suspects(ours, theirs))
+        if suspects.stretches:
+            wanted = searched(suspects.stretches)
             ours.taken.chunks = _take("result", result, None, wanted).chunks
             theirs.taken.chunks = _take("source", source, None, wanted).chunks
-        differences += (d for d in compare_damage(ours, theirs) if d.is_of_source or d.shard not in told)
+        differences += (d for d in compare_damage(suspects) if d.is_of_source or d.shard not in told)
         differences += compare_nodes(ours, theirs)
         differences += compare_layouts(ours, theirs)
-        differences += compare_chunks(ours, theirs, suspects)
+        differences += compare_chunks(suspects)
         differences += compare_files(ours, theirs)
         journal.is_whole = _is_whole(differences)
     digests = {path: str(ours.taken.digest(path)) for path in sorted(ours.taken.layouts)}
-    found = (*notes(ours, theirs), *journal.notes)
-    return Report.of("decoded", count, differences, arrays=len(digests), notes=found, digests=digests)
+    others = {"notes": (*notes(suspects), *journal.notes), "compared_by": compared_by(ours, theirs)}
+    return Report.of("decoded", count, differences, arrays=len(digests), digests=digests, **others)
 
 
 def _plan(config: Config) -> Plan:
