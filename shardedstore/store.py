@@ -537,7 +537,9 @@ class ShardedStore(WritableStore):
         path : str or path
             The folder or URL that a job wrote to.
         older_than : float
-            Keep objects that were written in the last so many seconds.
+            Keep objects that were replaced or written in the last so many seconds, so that readers which opened an earlier
+            result go on. It counts from the moment when a config that does not name them took the place of the last that
+            did, or from the latest that this can have been.
         dry_run : bool
             Remove nothing, and say what would be.
         storage_options : mapping or str, optional

@@ -14,7 +14,7 @@ from shardedstore.store import ShardedStore
 @click.command()
 @click.argument("destination")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
-@click.option("--older-than", metavar="AGE", help="Keep what was written lately, in the last 36h or 7d, say.")
+@click.option("--older-than", metavar="AGE", help="Keep what was replaced lately, in the last 36h or 7d, say.")
 @click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store; see convert.")
 @click.option("--verbose", is_flag=True, help="Name each file.")
 def prune(destination: str, *, dry_run: bool, older_than: str | None, storage: tuple[str, ...], verbose: bool) -> None:

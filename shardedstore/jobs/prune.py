@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -31,6 +30,7 @@ from shardedstore.jobs.lock import held, superseded
 from shardedstore.jobs.mixing import Half
 from shardedstore.jobs.names import CONSOLIDATED
 from shardedstore.jobs.partial import find_job, is_finished, read_config, read_half
+from shardedstore.jobs.retention import Retention
 from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.filelist import FileList
@@ -59,7 +59,7 @@ class Pruned:
 
     Files of locks that others have followed go without being named.
 
-    `kept` says of what no config names either why it stays: it is not as it was written, or is too young.
+    `kept` says of what no config names either why it stays: it is not as it was written, or was replaced lately.
     """
 
     names: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: 
             raise UsageError(f"no job ever wrote to {url!r}, so nothing there is known to be removable")
         with nullcontext() if dry_run else held(place):
             listed = FileList(place)
-            reasons = dict(_removable(place, options, listed, time.time() - older_than))
+            reasons = dict(_removable(place, options, listed, older_than, is_locked=not dry_run))
             names = [name for name, reason in reasons.items() if not reason]
             temporaries = {} if isinstance(place, RemoteFolder) else _temporaries(place.url)
             if not dry_run:
@@ -110,7 +110,9 @@ def _temporaries(folder: str) -> dict[str, int]:
     return {os.path.relpath(path, folder): os.lstat(path).st_size for path in abandoned(folder)}
 
 
-def _removable(place: Folder, options: Options, listed: FileList, until: float) -> Iterator[tuple[str, str]]:
+def _removable(
+    place: Folder, options: Options, listed: FileList, older_than: float, *, is_locked: bool
+) -> Iterator[tuple[str, str]]:
     """Yield the names of files that no config names, each with the reason why it is kept; empty where it is not."""
     latest = read_identity(place)
     assert latest is not None
@@ -122,13 +124,14 @@ def _removable(place: Folder, options: Options, listed: FileList, until: float) 
             "same arguments, and prune then"
         )
     needed = set(_needed(place, options, None if finished else half))
-    for number in generations(place):
-        if number >= latest.generation:
-            continue
-        identity = read_generation(place, number)
+    earlier = [read_generation(place, number) for number in generations(place) if number < latest.generation]
+    named = _named(place, options, earlier) if older_than else ()
+    retention = Retention(listed, [*earlier, latest], named, older_than, is_locked=is_locked)
+    for identity in earlier:
+        number = identity.generation
         is_left = not finished if identity.is_one_zarr else not identity.planned.config  # of which nothing is known
-        for name, reason in _of_generation(place, options, listed, identity, needed):
-            young = "" if listed.files[name].modified <= until else "was written lately"
+        for name, owner, reason in _of_generation(place, options, listed, identity, needed):
+            young = "was replaced lately" if retention.is_young(name, owner, number) else ""
             is_left = is_left or bool(reason or young) or name in needed
             if name not in needed:
                 yield name, reason or young
@@ -136,6 +139,17 @@ def _removable(place: Folder, options: Options, listed: FileList, until: float) 
             ledger = ledger_of(place, identity)
             yield from ((name, "") for name in listed.below(FOLDER) if ledger.owns(name))
             yield identity_name(number), ""
+
+
+def _named(place: Folder, options: Options, jobs: Iterable[Identity]) -> Iterator[tuple[int, str]]:
+    """Yield the names of what the results of jobs named, or showed when they had not ended, each with its generation."""
+    for job in jobs:
+        if job.planned.config:
+            half = read_half(place, job, options)
+            for run in shard_runs(half.source):
+                for number, location in half.shards(run):
+                    if number in half.records and (name := _name(place, object_of(location))) is not None:
+                        yield job.generation, name
 
 
 def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterator[str]:
@@ -212,8 +226,10 @@ def _name(place: Folder, location: Location) -> str | None:
 
 def _of_generation(
     place: Folder, options: Options, listed: FileList, identity: Identity, needed: set[str]
-) -> Iterator[tuple[str, str]]:
-    """Yield the files of a generation, as far as they are known, each with the reason why it is not sure to be ours."""
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the files of a generation, as far as they are known, each with the name of the object that it belongs to, and with
+    the reason why it is not sure to be ours.
+    """
     if not identity.planned.config:
         return
     half, generation = read_half(place, identity, options), identity.generation
@@ -231,13 +247,13 @@ def _of_generation(
                 needed.update(files)
             if files:
                 reason = _doubt(listed, files, location, record if _is_own(record, generation) else None, generation)
-                yield from ((file, reason) for file in files)
+                yield from ((file, name, reason) for file in files)
     rebuilt = versioned(CONSOLIDATED, generation)
     documents = (name for name in listed.below(rebuilt) if name.rpartition("/")[2] in ("zarr.json", CONSOLIDATED_V2))
     for name in documents:
         if rebuilt in needed:
             needed.add(name)
-        yield name, ""
+        yield name, rebuilt, ""
 
 
 def _is_own(record: Record | None, generation: int) -> bool:

@@ -98,7 +98,7 @@ class Ledger(NamedTuple):
 
     def is_compacted(self) -> bool:
         """Tell whether the job has ended, and its config was written."""
-        return bool(self._compacted())
+        return bool(self.compacted())
 
     def mark(self, numbers: frozenset[int]) -> None:
         """Mark the records of some shards, so that the job makes these again.
@@ -172,7 +172,8 @@ class Ledger(NamedTuple):
         folder = self._folder(segment)
         return [f"{folder}/{name}" for name in self.folder.names(folder) if name.startswith(f"{segment}-")]
 
-    def _compacted(self) -> list[str]:
+    def compacted(self) -> list[str]:
+        """Return the names of the files that were gathered when the job had ended, after its config was written."""
         with suppress(NotADirectoryError):  # what stands in the way is told when something is written
             return sorted(
                 f"{self._root}/{name}" for name in self.folder.names(self._root) if _COMPACTED.fullmatch(name)
@@ -214,7 +215,7 @@ class Ledger(NamedTuple):
         """Return what is read of the files that were compacted, and of their successors where they are gone."""
         for _ in range(LOOKS):
             with suppress(FileNotFoundError):
-                return [some for name in self._compacted() for some in lines(name)]
+                return [some for name in self.compacted() for some in lines(name)]
         raise FileNotFoundError(f"the files at {self._root!r} of {self.folder.url!r} are compacted all the time")
 
 
