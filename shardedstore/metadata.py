@@ -21,6 +21,8 @@ from shardedstore.mounts import parents
 
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 CONSOLIDATED_V2 = ".zmetadata"
+DIMENSIONS = "_ARRAY_DIMENSIONS"  # the attribute of v2 arrays that xarray names dimensions in
+NCZARR = ("_NCZARR_ARRAY", "_nczarr_array")  # what netCDF-C names them in
 NAMES_OF = {3: METADATA_NAMES[:1], 2: METADATA_NAMES[1:]}  # by Zarr format
 
 
@@ -95,7 +97,7 @@ def parse_node(documents: Mapping[str, bytes], path: str, above: int | None = No
             return GroupMeta(2)
         if name == ".zarray":
             attributes = parse_json(documents.get(".zattrs", b"{}"), path, ".zattrs")
-            return _array_v2(document, attributes.get("_ARRAY_DIMENSIONS"))
+            return _array_v2(document, attributes)
         return _node_v3(document)
     except CorruptError:
         raise
@@ -199,19 +201,37 @@ def consolidated_nodes(document: Mapping[str, Any], path: str, name: str) -> dic
     return nodes
 
 
-def _array_v2(document: Mapping[str, Any], dims: object) -> ArrayMeta:
+def _array_v2(document: Mapping[str, Any], attributes: Mapping[str, Any]) -> ArrayMeta:
     if document.get("zarr_format", 2) != 2:
         raise FieldError("zarr_format", document["zarr_format"], "2")
     shape, chunks = _sizes(document, "shape"), _sizes(document, "chunks")
-    named = isinstance(dims, list) and len(dims) == len(shape) and all(isinstance(d, str) for d in dims)
     return ArrayMeta(
         zarr_format=2,
         shape=shape,
         chunks=chunks if len(chunks) == len(shape) and all(chunks) else None,
         keys=_keys("v2", document.get("dimension_separator") or "."),
-        dimension_names=tuple(dims) if named and isinstance(dims, list) else None,
+        dimension_names=dimension_names_v2(document, attributes),
         itemsize=_itemsize_v2(document["dtype"]),
     )
+
+
+def dimension_names_v2(document: Mapping[str, Any], attributes: Mapping[str, Any]) -> tuple[str | None, ...] | None:
+    """Return the names of a v2 array's dimensions, where xarray finds them; None where there are none.
+
+    They are an attribute, or else the last parts of what NCZarr refers to, in the document or, since netCDF-C 4.9.3, in an
+    attribute.
+
+    >>> dimension_names_v2({"shape": [2, 3], "_NCZARR_ARRAY": {"dimrefs": ["/y", "/g/x"]}}, {})
+    ('y', 'x')
+    """
+    dims = attributes.get(DIMENSIONS)
+    if DIMENSIONS not in attributes:
+        places = (where[name] for where in (document, attributes) for name in NCZARR if isinstance(where.get(name), dict))
+        refs = next((place["dimrefs"] for place in places if "dimrefs" in place), None)
+        dims = [str(ref).rpartition("/")[2] for ref in refs] if isinstance(refs, list) else None
+    if not isinstance(dims, list) or len(dims) != len(document["shape"]):
+        return None
+    return tuple(dims) if all(isinstance(dim, str | None) for dim in dims) else None
 
 
 def _node_v3(document: Mapping[str, Any]) -> ArrayMeta | GroupMeta:

@@ -11,7 +11,7 @@ from operator import itemgetter
 from shardedstore.chain import Entries, Shard, Step
 from shardedstore.codecs.arraydoc import parse
 from shardedstore.codecs.reencode import Reencoder
-from shardedstore.codecs.v3doc import array_document, group_document
+from shardedstore.codecs.v3doc import array_document, group_document, unlike
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
 from shardedstore.mounts import join
@@ -32,9 +32,11 @@ class MigrateV3(Step):
     whatever else zarr would not read as it was. What has no place in v3 is refused: pickled objects, arrays of different
     lengths, and compressors without a name in v3.
 
-    - ``_ARRAY_DIMENSIONS`` becomes ``dimension_names``, where xarray looks for them in v3. For numbers that have it, the
-      attribute ``_FillValue`` says the fill value: xarray masks by that in v3, and would not by the fill value alone. It
-      knows no such attribute for texts: empty ones, which it calls missing in v2, are empty in v3.
+    - ``_ARRAY_DIMENSIONS``, or else what NCZarr refers to, becomes ``dimension_names``, where xarray looks for them in v3.
+      For arrays that have them, ``_FillValue`` says what xarray masked in v2, in the code that it wants in v3, or
+      ``missing_value`` does, where that code has no place for it, as for texts. Bytes that equal the fill value can't be
+      masked in v3, and a notice names these arrays.
+    - What NCZarr and others have put into ``.zarray`` stands in ``zarr.json`` as fields that a reader need not understand.
     - A fill value of null becomes zero, or what else zarr fills with for null: missing chunks are read as before.
     - OME-Zarr 0.4 stays OME-Zarr 0.4, with a notice: its version 0.5 has its attributes in another place.
 
@@ -60,6 +62,7 @@ class MigrateV3(Step):
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
         # docstring inherited
+        yield from _reading_notices(nodes)
         yield from _ome_notices(nodes)
         yield from _lost_notices(nodes)
 
@@ -123,7 +126,7 @@ def _documents(folder: str, group: list[Entry], shard: Shard, arrays: dict[str, 
     key = join(folder, "zarr.json")
     if isinstance(meta, GroupMeta):
         return [Entry(key, group_document(documents, path))]
-    data, layout = array_document(documents, path)
+    data, layout, _ = array_document(documents, path)
     made = parse_node({"zarr.json": data}, path)
     assert isinstance(made, ArrayMeta)
     reencoder = None
@@ -138,8 +141,15 @@ def _migrated(path: str, node: Node) -> Node:
     if isinstance(node.meta, GroupMeta):
         documents = {"zarr.json": group_document(node.documents, path)}
         return Node(GroupMeta(3, node.meta.consolidated), documents)
-    documents = {"zarr.json": array_document(node.documents, path)[0]}
+    documents = {"zarr.json": array_document(node.documents, path).data}
     return node._replace(meta=parse_node(documents, path) or node.meta, documents=documents)
+
+
+def _reading_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
+    arrays = {path: node.documents for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)}
+    sayings = {path: tuple(unlike(documents, path)) for path, documents in arrays.items()}
+    for saying in dict.fromkeys(itertools.chain(*sayings.values())):
+        yield Notice(saying, tuple(path for path, said in sayings.items() if saying in said))
 
 
 def _ome_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:

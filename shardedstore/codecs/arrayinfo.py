@@ -15,7 +15,7 @@ from shardedstore.codecs.described import CRC32C, Config, from_json, to_json
 from shardedstore.codecs.filters import filter_from_json, filtered_dtype
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
-from shardedstore.metadata import element_dtype
+from shardedstore.metadata import dimension_names_v2, element_dtype
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ def read_info(doc: ArrayDoc, path: str, attributes: dict[str, Any]) -> ArrayInfo
     compressors = doc.compressors[:-1] if doc.has_checksum else doc.compressors
     described = tuple(from_json(codec, doc.zarr_format, itemsize) for codec in compressors)
     filters = tuple(filter_from_json(codec, doc.zarr_format) for codec in doc.filters if not _is_object_codec(codec))
-    names = attributes.get("_ARRAY_DIMENSIONS") if doc.zarr_format == 2 else doc.document.get("dimension_names")
+    names = doc.document.get("dimension_names")
+    if doc.zarr_format == 2:
+        names = dimension_names_v2(doc.document, attributes)
     return ArrayInfo(
         path,
         doc.zarr_format,
@@ -118,7 +120,7 @@ def read_info(doc: ArrayDoc, path: str, attributes: dict[str, Any]) -> ArrayInfo
         described,
         attributes,
         filters,
-        tuple(names) if isinstance(names, list) and len(names) == len(doc.shape) else None,
+        tuple(names) if isinstance(names, list | tuple) and len(names) == len(doc.shape) else None,
     )
 
 

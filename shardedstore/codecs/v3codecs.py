@@ -30,10 +30,15 @@ NO_TYPE = {"pickle": "pickled Python objects", "vlen-array": "arrays of differen
 
 
 class Layout(NamedTuple):
-    """An array in v3: its document, of which shape and attributes are any, and whether its chunks are made anew."""
+    """An array in v3: its document, of which shape and attributes are any, and whether its chunks are made anew.
+
+    `fill` is the fill value that the v2 document gives, None for null; `kind` is NumPy's of the data type.
+    """
 
     document: dict[str, Any]
     recodes: bool
+    fill: Any = None
+    kind: str = "V"
 
 
 def layout(document: Mapping[str, Any], path: str) -> Layout:
@@ -47,7 +52,7 @@ def layout(document: Mapping[str, Any], path: str) -> Layout:
     Examples
     --------
     >>> v2 = {"zarr_format": 2, "shape": [9], "chunks": [3], "dtype": ">i4", "fill_value": None, "order": "C"}
-    >>> made, recodes = layout({**v2, "filters": None, "compressor": {"id": "zlib", "level": 3}}, "a")
+    >>> made, recodes, *_ = layout({**v2, "filters": None, "compressor": {"id": "zlib", "level": 3}}, "a")
     >>> made["data_type"], made["fill_value"], recodes
     ('int32', 0, False)
     >>> made["codecs"][0], made["codecs"][1]["name"]
@@ -77,7 +82,8 @@ def _layout(text: str, path: str) -> Layout:
                 if codecs is not None:
                     made = _as_zarr_writes(_document(doc, types, [*codecs, *compressors]))
                     _check(doc, types, made, recodes)
-                    return Layout(made, recodes)
+                    fill = None if doc.document.get("fill_value") is None else types.fill
+                    return Layout(made, recodes, fill, types.old.to_native_dtype().kind)
             except Exception as error:  # noqa: BLE001 (numcodecs and zarr have none in common)
                 reason = f"{type(error).__name__}: {error}"
     names = ", ".join(codec["id"] for codec in doc.filters) or "no filter"

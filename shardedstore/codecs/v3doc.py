@@ -4,47 +4,94 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from shardedstore.codecs.arraydoc import data_type
+import numpy as np
+
 from shardedstore.codecs.v3codecs import Layout, layout
-from shardedstore.metadata import ArrayMeta, dump_json, parse_json, parse_node
+from shardedstore.metadata import DIMENSIONS, dimension_names_v2, dump_json, parse_json
 
-DIMENSIONS = "_ARRAY_DIMENSIONS"
-MASKED = "_FillValue"
+MASKED, MISSING = "_FillValue", "missing_value"
+TEXTS = "OTUSV"  # the kinds of NumPy's types that are compared with texts
+EXACT = 2**53  # below it, floats and integers are equal or not in whichever type
+KNOWN = {
+    ".zgroup": {"zarr_format"},
+    ".zarray": {
+        *("zarr_format", "shape", "chunks", "dtype", "compressor", "fill_value", "order", "filters"),
+        "dimension_separator",
+    },
+}
 
 
 def group_document(documents: Mapping[str, bytes], path: str) -> bytes:
-    """Return a v2 group's document in v3, as zarr writes it.
+    """Return a v2 group's document in v3, as zarr writes it; what else the v2 document holds is among the attributes.
 
     >>> parse_json(group_document({".zgroup": b'{"zarr_format": 2}', ".zattrs": b'{"a": 1}'}, ""), "", "zarr.json")
     {'attributes': {'a': 1}, 'zarr_format': 3, 'node_type': 'group'}
     """
-    return dump_json({"attributes": _attributes(documents, path), "zarr_format": 3, "node_type": "group"})
+    attributes = {
+        **_others(parse_json(documents.get(".zgroup", b"{}"), path, ".zgroup"), ".zgroup"),
+        **_attributes(documents, path),
+    }
+    return dump_json({"attributes": attributes, "zarr_format": 3, "node_type": "group"})
 
 
-def array_document(documents: Mapping[str, bytes], path: str) -> tuple[bytes, Layout]:
-    """Return a v2 array's document in v3, and how its chunks stand there.
+class Made(NamedTuple):
+    """An array's document in v3, how its chunks stand there, and whether xarray masks other values than it did."""
+
+    data: bytes
+    layout: Layout
+    masks_other: bool = False
+
+
+def array_document(documents: Mapping[str, bytes], path: str) -> Made:
+    """Return a v2 array's document in v3.
 
     Attributes say the same to xarray as before: it takes dimensions from ``dimension_names`` in v3, and there masks what
-    equals the attribute ``_FillValue``, where in v2 it masks what equals the fill value.
+    equals an attribute, where in v2 it masks what equals the fill value. What NCZarr and others have put into the v2
+    document stands beside the attributes, marked as what a reader need not understand.
 
     Raises
     ------
     ChainError
         Where v3 has nothing that keeps the values.
     """
-    document = parse_json(documents[".zarray"], path, ".zarray")
-    made = layout(document, path)
-    attributes = _attributes(documents, path)
-    meta = parse_node(documents, path)
-    assert isinstance(meta, ArrayMeta)
-    changes: dict[str, Any] = {"shape": list(meta.shape), "attributes": attributes}
-    if meta.dimension_names is not None:
-        attributes |= _masked(document, attributes)
-        changes["dimension_names"] = attributes.pop(DIMENSIONS)
-    return dump_json({name: changes.get(name, made.document.get(name)) for name in _names(made, changes)}), made
+    document, attributes = parse_json(documents[".zarray"], path, ".zarray"), _attributes(documents, path)
+    names = dimension_names_v2(document, attributes)
+    others = _others(document, ".zarray")
+    made = layout({name: value for name, value in document.items() if name not in others}, path)
+    changes: dict[str, Any] = {"shape": list(document["shape"]), "attributes": attributes}
+    masks_other = False
+    if names is not None:
+        attributes.pop(DIMENSIONS, None)
+        others |= _hidden(attributes)
+        masks_other = _mask(made, attributes)
+        changes["dimension_names"] = list(names)
+    whole = {name: changes.get(name, made.document.get(name)) for name in _names(made, changes)}
+    ignored = {name: _ignored(value) for name, value in others.items() if name not in whole}
+    return Made(dump_json(whole | ignored), made, masks_other)
+
+
+NAMES_LOST = "dimensions whose names are no texts have no names in Zarr v3, and xarray does not open such arrays"
+MISSING_BYTES = "bytes that equal the fill value are missing to xarray in Zarr v2, and nothing tells it so in Zarr v3: it shows the bytes"
+MISSING_NUMBERS = (
+    "missing texts are the number of the fill value, and zarr reads its digits for them, before and after: xarray alone "
+    "takes them for missing, and texts of these digits too"
+)
+
+
+def unlike(documents: Mapping[str, bytes], path: str) -> Iterator[str]:
+    """Yield in what some reader sees another thing in a v2 array and in what stands for it in v3, as sentences."""
+    document, attributes = parse_json(documents[".zarray"], path, ".zarray"), _attributes(documents, path)
+    dims, fill = attributes.get(DIMENSIONS), document.get("fill_value")
+    is_list = isinstance(dims, list) and len(dims) == len(document["shape"])
+    if is_list and dimension_names_v2(document, attributes) is None:
+        yield NAMES_LOST
+    if array_document(documents, path).masks_other:
+        yield MISSING_BYTES
+    if document["dtype"] == "|O" and isinstance(fill, int | float):
+        yield MISSING_NUMBERS
 
 
 def _names(made: Layout, changes: Mapping[str, Any]) -> list[str]:
@@ -59,31 +106,96 @@ def _attributes(documents: Mapping[str, bytes], path: str) -> dict[str, Any]:
     return parse_json(documents.get(".zattrs", b"{}"), path, ".zattrs")
 
 
-def _masked(document: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attribute that makes xarray mask the values in v3 that it masks in v2; it has none for texts and dates.
+def _others(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in KNOWN[name]}
 
-    >>> _masked({"dtype": "<i2", "fill_value": -1}, {}), _masked({"dtype": "<f4", "fill_value": "NaN"}, {})
-    ({'_FillValue': -1}, {'_FillValue': 'AAAAAAAA+H8='})
+
+def _hidden(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Take NCZarr's own descriptions out of an array's attributes: xarray passes over them in v2, and not in v3."""
+    names = [name for name, value in attributes.items() if _is_nczarr(name) and isinstance(value, dict)]
+    return {name: attributes.pop(name) for name in names}
+
+
+def _is_nczarr(name: str) -> bool:
+    return name.lower().startswith("_nc")
+
+
+def shared_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that a node has in v2 and in v3: all but what each says of dimensions and masks in its way.
+
+    >>> shared_attributes({"_ARRAY_DIMENSIONS": ["x"], "_FillValue": 0, "units": "m"})
+    {'units': 'm'}
     """
-    zdtype = data_type(document)
-    kind = zdtype.to_native_dtype().kind
-    value = document.get("fill_value")
-    if value is not None:
-        value = zdtype.from_json_scalar(value, zarr_format=2)
-    elif isinstance(attributes.get(MASKED), int | float):
-        value = attributes[MASKED]
-    if value is None or kind not in "biufc":
-        return {}
-    match kind:
-        case "f":
-            return {MASKED: _coded(value)}
-        case "c":
-            return {MASKED: [_coded(value.real), _coded(value.imag)]}
-        case "b":
-            return {MASKED: bool(value)}
-    return {MASKED: int(value)}
+    others = {DIMENSIONS, MASKED, MISSING}
+    return {name: value for name, value in attributes.items() if name not in others and not _is_nczarr(name)}
 
 
-def _coded(value: Any) -> str:
-    """Return a float as xarray writes it in JSON."""
+def _ignored(value: Any) -> dict[str, Any]:
+    """Return a field that readers of v3 are to ignore when they do not know it.
+
+    >>> _ignored({"dimrefs": ["/x"]}), _ignored(1)
+    ({'must_understand': False, 'dimrefs': ['/x']}, {'must_understand': False, 'value': 1})
+    """
+    return {"must_understand": False, **(value if isinstance(value, dict) else {"value": value})}
+
+
+def _mask(kept: Layout, attributes: dict[str, Any]) -> bool:
+    """Change attributes so that xarray masks in v3 what it masks in v2; return whether that is impossible.
+
+    It has ``_FillValue`` for numbers alone there, in a code of its own; ``missing_value`` masks whatever JSON holds.
+    """
+    is_given, value = MASKED in attributes, attributes.pop(MASKED, None)
+    value = value if kept.fill is None else kept.fill
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if (kept.fill is None and not is_given) or (_is_null(value) and kept.kind not in "fc"):
+        return False
+    coded = _coded(value, kept.kind)
+    if coded is not None:
+        attributes[MASKED] = coded
+        return False
+    if isinstance(value, bytes | np.generic) and not isinstance(value, str):
+        return kept.kind not in "mM"  # which xarray does not mask in v2
+    attributes[MISSING] = _joined(attributes.get(MISSING), value, kept.kind)
+    return False
+
+
+def _is_null(value: Any) -> bool:
+    return all(item is None or item != item for item in np.ravel(np.asarray(value, object)))  # noqa: PLR0124 (NaN, NaT)
+
+
+def _joined(old: Any, value: Any, kind: str) -> Any:
+    """Return two values of ``missing_value`` as one: of both kinds, NumPy would make texts of the numbers among them.
+
+    >>> _joined(None, "", "T"), _joined(1, 2.5, "i"), _joined(-9, "NaN", "f")
+    ('', [1, 2.5], -9)
+    """
+    if old is None or old == value:
+        return value
+    both = [item for part in (old, value) for item in (part if isinstance(part, list) else [part])]
+    fitting = [item for item in both if isinstance(item, str) == (kind in TEXTS)]
+    return fitting[0] if len(fitting) == 1 else fitting
+
+
+def _coded(value: Any, kind: str) -> Any:
+    """Return a number as xarray writes it for an array of a kind of numbers, if it can be told exactly.
+
+    >>> _coded(-1, "i"), _coded(np.nan, "f"), _coded(3.5, "i"), _coded("", "f"), _coded(2, "b")
+    (-1, 'AAAAAAAA+H8=', None, None, None)
+    """
+    if not isinstance(value, int | float | complex | np.number | np.bool_):
+        return None
+    if kind == "c":
+        return [_base64(value.real), _base64(value.imag)]
+    if isinstance(value, complex):
+        return None
+    if kind == "f":
+        return _base64(value) if value != value or float(value) == value else None  # noqa: PLR0124 (NaN)
+    is_exact = isinstance(value, int | np.integer | np.bool_) or (abs(float(value)) < EXACT and value == int(value))
+    if kind == "b" and value in (0, 1):
+        return bool(value)
+    return int(value) if kind in "iu" and is_exact else None
+
+
+def _base64(value: Any) -> str:
     return base64.b64encode(struct.pack("<d", value)).decode()

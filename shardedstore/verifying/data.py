@@ -18,7 +18,7 @@ from toolz import merge_with
 
 from shardedstore.chain import Shard
 from shardedstore.codecs.datadigest import MODULUS, DataDigest, Layout
-from shardedstore.codecs.v3doc import DIMENSIONS, MASKED
+from shardedstore.codecs.v3doc import shared_attributes
 from shardedstore.components.kinds import Config, Opened, ViewOf, is_template
 from shardedstore.components.members import Members
 from shardedstore.components.opening import open_location
@@ -244,7 +244,7 @@ def description(node: Node, path: str, is_foreign: bool) -> str:
         attributes = parse_json(node.documents.get(".zattrs", b"{}"), path, ".zattrs")
     names = node.meta.dimension_names if isinstance(node.meta, ArrayMeta) else None
     if is_foreign:
-        attributes = {name: value for name, value in attributes.items() if name not in (DIMENSIONS, MASKED)}
+        attributes = shared_attributes(attributes)
     text = json.dumps([attributes, names or ()], sort_keys=True)
     kind = ARRAY if isinstance(node.meta, ArrayMeta) else GROUP
     return f"{kind} {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
