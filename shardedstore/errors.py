@@ -10,6 +10,7 @@
     │   ├── DestinationError              a place that can't or must not be written to
     │   └── NoShardError (also a KeyError and an IndexError)    a shard that was asked for and is not there
     ├── CorruptError                      data that is damaged
+    ├── HoleError                         data that no job could make, which was accepted
     ├── ShardError                        one shard failed
     └── ShardsFailed (an ExceptionGroup)  a job ended, and these shards failed
 """
@@ -51,6 +52,10 @@ class NoShardError(UsageError, KeyError, IndexError):
 
 class CorruptError(ShardedStoreError):
     """Data that is damaged: the message names the file and the key."""
+
+
+class HoleError(ShardedStoreError):
+    """Data that is not there: its shard failed, and the result was published without it, as its user had accepted."""
 
 
 class ShardError(ShardedStoreError):

@@ -226,7 +226,9 @@ def dimension_names_v2(document: Mapping[str, Any], attributes: Mapping[str, Any
     """
     dims = attributes.get(DIMENSIONS)
     if DIMENSIONS not in attributes:
-        places = (where[name] for where in (document, attributes) for name in NCZARR if isinstance(where.get(name), dict))
+        places = (
+            where[name] for where in (document, attributes) for name in NCZARR if isinstance(where.get(name), dict)
+        )
         refs = next((place["dimrefs"] for place in places if "dimrefs" in place), None)
         dims = [str(ref).rpartition("/")[2] for ref in refs] if isinstance(refs, list) else None
     if not isinstance(dims, list) or len(dims) != len(document["shape"]):

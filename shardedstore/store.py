@@ -22,6 +22,7 @@ from shardedstore.dividing.collect import collect
 from shardedstore.dividing.partition import divide
 from shardedstore.dividing.patterns import Paths, Shards
 from shardedstore.errors import ChainError, ConfigError, ShardError, UsageError
+from shardedstore.jobs.accepting import find_accepted
 from shardedstore.jobs.job import prepare
 from shardedstore.jobs.partial import find_job, load_partial
 from shardedstore.jobs.prune import Pruned, prune
@@ -55,7 +56,7 @@ class Summary:
 
     Of those done, `missing` were done before and not there any more, or of another size; `changed` were done before, and
     their source is not what it was, as far as that was looked at. `failures` are the errors of shards that failed, with
-    ``on_error="partial"``. `throttled` is how often a server refused a request as it was too busy, and was asked again.
+    ``on_error="partial"``, and of those that were accepted; `holes` are the names of the latter. `throttled` is how often a server refused a request as it was too busy, and was asked again.
     `notices` are the warnings about the job, as they were logged when it started.
     """
 
@@ -69,6 +70,7 @@ class Summary:
     failures: tuple[ShardError, ...] = ()
     throttled: int = 0
     notices: tuple[Notice, ...] = ()
+    holes: tuple[str, ...] = ()
 
 
 class ShardedStore(WritableStore):
@@ -148,6 +150,7 @@ class ShardedStore(WritableStore):
                 outcome.failures,
                 outcome.throttled,
                 outcome.notices,
+                () if outcome.partial else tuple(error.shard for error in outcome.failures),
             )
             store.partial = outcome.partial
         return store
@@ -246,6 +249,8 @@ class ShardedStore(WritableStore):
         digest: bool = False,
         retries: int = 2,
         max_failures: int = MOST_FAILURES,
+        accept_failed: Iterable[str] = (),
+        max_missing: int = 0,
         overwrite: bool = False,
         consolidated: bool | None = None,
         to: Target | None = None,
@@ -283,6 +288,12 @@ class ShardedStore(WritableStore):
             is written is decoded once more for it, without being read again, and what can't be decoded fails its shard.
         max_failures : int
             The number of failed shards that ends a job that is hopeless. A lazy object ends a task then, of many shards.
+        accept_failed : iterable of str
+            The names of shards that may fail, like ``"t2m[5]"``: the config is then published with holes in their places,
+            which stand in it and in ``summary.holes``. Reading one raises `HoleError`. The next run of the same call tries
+            them again. Not the base, and not for one ordinary Zarr, where they would be read as fill values.
+        max_missing : int
+            How many other shards may be missing in the same way.
         retries : int
             How often a shard is tried again after an error that may pass, such as one of the network.
         overwrite : bool
@@ -326,6 +337,7 @@ class ShardedStore(WritableStore):
         config = self.config if parsed.sink is None else parsed.sink.gathered(self.config)
         plan = make_plan(config, consolidated)._replace(notices=self.notices)
         limit = 1 if on_error == "stop" else max_failures
+        accepted = find_accepted(plan, parsed, accept_failed, max_missing)
         plan, job = prepare(
             plan,
             parsed,
@@ -337,7 +349,7 @@ class ShardedStore(WritableStore):
             changed,
             digest,
         )
-        job = replace(job, partial=on_error == "partial")
+        job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing)
         if compute:
             return graph.run(job, plan, overwrite, ShardedStore._of, progress)
         return graph.lazy(job, plan, overwrite, ShardedStore._of)

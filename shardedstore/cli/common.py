@@ -19,7 +19,7 @@ from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
 
-FAILED, UNUSABLE, STOPPED = 1, 2, 130
+FAILED, UNUSABLE, HOLES, STOPPED = 1, 2, 4, 130
 
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:

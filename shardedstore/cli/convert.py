@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import signal
+import sys
+import warnings
 from typing import Any
 
 import click
 
 from shardedstore.chain import Sink, Step, parse_chain
 from shardedstore.cli.arguments import make_steps, parse_shards, parse_storage
-from shardedstore.cli.common import notes_on_stderr, open_any, user_errors
+from shardedstore.cli.common import FAILED, HOLES, notes_on_stderr, open_any, user_errors
 from shardedstore.cli.progress import progress
 from shardedstore.cli.registry import make_sink
 from shardedstore.cluster.running import cluster
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
+from shardedstore.jobs.accepting import find_accepted
 from shardedstore.jobs.job import prepare
-from shardedstore.showing.text import count, preview, size
+from shardedstore.showing.text import count, one_line, preview, size
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
 from shardedstore.tasks.plan import make_plan
@@ -58,10 +61,23 @@ from shardedstore.tasks.witness import LEVELS as CHANGED
 )
 @click.option(
     "--on-error",
-    type=click.Choice(("finish", "stop")),
+    type=click.Choice(("finish", "stop", "partial")),
     default="finish",
     show_default=True,
-    help="Do all shards that can be done, or stop at the first that fails.",
+    help="Do all shards that can be done, or stop at the first that fails; partial: and say how the half is opened.",
+)
+@click.option(
+    "--accept-failed",
+    multiple=True,
+    metavar="SHARD",
+    help="Publish the result without this shard if it fails, like 't2m[5]'; may be repeated.",
+)
+@click.option(
+    "--max-missing",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Publish the result where so many other shards fail.",
 )
 @click.option("--digest", is_flag=True, help="Record digests of the decoded data, to verify it without SOURCE.")
 @click.option("--overwrite", is_flag=True, help="Write beside what else DESTINATION holds.")
@@ -87,7 +103,8 @@ def convert(
     SOURCE is a folder, a zip or a URL, or with * in its name many Zarrs, each of which is a shard; or a config, a .json,
     whose shards stay as they are where no RULE is given. DESTINATION is a folder or a URL: s3://, gs:// or az://. Run the
     same command again after any crash, and it goes on from there. The exit code is 0 when all shards are done, 1 when some
-    failed, and 2 when it can't be run.
+    failed, 2 when it can't be run, and 4 when the result has holes: shards that failed, as --accept-failed or --max-missing
+    allows. Reading a hole is an error, and the next run tries it again.
 
     \b
     A SINK of --to is one of these, or the name of one that another package has installed:
@@ -126,6 +143,7 @@ def convert(
         sink = make_sink(kinds[0], destination, **{key: value for key, value in given.items() if value is not None})
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
         plan = make_plan(sink.gathered(store.config), consolidated)._replace(notices=store.notices)
+        find_accepted(plan, parse_chain(chain), options["accept_failed"], options["max_missing"])
         plan, _ = prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
         if dry_run:
             click.echo(preview(plan))
@@ -171,7 +189,8 @@ def run(
 ) -> None:
     """Run the job and say what it did."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a batch system's end of time ends the workers
-    with notes_on_stderr(), cluster(workers, scheduler, verbose), progress() as show:
+    with notes_on_stderr(), warnings.catch_warnings(), cluster(workers, scheduler, verbose), progress() as show:
+        warnings.simplefilter("ignore", UserWarning)  # what failed is said below
         result = store.map_shards(*chain, progress=show, **options)
     summary = result.summary
     reasons = {
@@ -185,4 +204,20 @@ def run(
         click.echo(f"note: the server was too busy {summary.throttled:,} times, and was asked again", err=True)
     sink = chain[-1]
     assert isinstance(sink, Sink)
-    click.echo(normalize(sink.url) if sink.is_one_zarr else join_url(normalize(sink.url), FILE_NAME))
+    place = normalize(sink.url)
+    for error in summary.failures:
+        click.echo(f"{'hole' if summary.holes else 'error'}: {one_line(error)}", err=True)
+    if result.partial is not None:
+        click.echo(f"error: {result.partial}", err=True)
+        click.echo(
+            f"error: no config was written; ShardedStore.load({place!r}, partial=True, allow=[...]) opens what there is",
+            err=True,
+        )
+        sys.exit(FAILED)
+    click.echo(place if sink.is_one_zarr else join_url(place, FILE_NAME))
+    if summary.holes:
+        click.echo(
+            f"note: the result has {count(len(summary.holes), 'hole')}: run the same command again to try again",
+            err=True,
+        )
+        sys.exit(HOLES)

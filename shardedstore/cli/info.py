@@ -6,6 +6,7 @@ import click
 
 from shardedstore.cli.arguments import parse_storage
 from shardedstore.cli.common import open_any, user_errors
+from shardedstore.components.kinds import holes
 from shardedstore.showing.describe import node_line
 from shardedstore.showing.text import count, size
 from shardedstore.tasks.plan import make_plan
@@ -27,5 +28,7 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         click.echo(f"{what}: a Zarr{parts}{rebuilt}")
         for path, node in plan.nodes.items():
             click.echo(node_line(path, node.meta, store.config) + (", for example" if node.is_sample else ""))
+        for hole in holes(store.config):
+            click.echo(f"  {hole.shard} is a hole: {hole.cause}")
         supposed = ", if all stores are like the first" if any(node.is_sample for node in plan.nodes.values()) else ""
         click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded{supposed}")

@@ -9,7 +9,7 @@ import sys
 import click
 
 from shardedstore.cli.arguments import parse_shards, parse_storage
-from shardedstore.cli.common import FAILED, open_any, user_errors
+from shardedstore.cli.common import FAILED, HOLES, open_any, user_errors
 from shardedstore.cluster.running import cluster
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
@@ -54,7 +54,7 @@ def verify(
 
     RESULT is what a job wrote, or any Zarr; SOURCE a Zarr, a zip or a config. No data is changed. Run the same command
     again after an interruption, and it goes on. The exit code is 0 when all is as it should be, 1 when something
-    differs, and 2 when it can't be told.
+    differs, 2 when it can't be told, and 4 when all is there but for holes that were accepted.
 
     \b
     The levels of --level:
@@ -88,4 +88,4 @@ def verify(
             report = store.verify(other, level=level, resume=not no_resume if resume is None else resume, mark=mark)
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     if not report.ok:
-        sys.exit(FAILED)
+        sys.exit(HOLES if report.has_holes_only else FAILED)

@@ -71,6 +71,21 @@ class Group(_Kind, frozen=True, tag="group", omit_defaults=True):
         return hash(self.zarr_format)
 
 
+class Hole(_Kind, frozen=True, tag="hole", omit_defaults=True):
+    """A shard that failed and is not there, as the user of the job accepted: reading from it is an error.
+
+    Parameters
+    ----------
+    shard : str
+        How messages call it, like ``"temperature[5]"``.
+    cause : str
+        What was raised.
+    """
+
+    shard: str
+    cause: str = ""
+
+
 class ViewOf(_Kind, frozen=True, tag="view"):
     """Everything of another component below a path; of an array that is divided, the blocks."""
 
@@ -166,9 +181,11 @@ class Opened:
 Place = Directory | Zip | Own
 VIEWS = ViewOf | PartOf | BlockOf | Squeezed
 if TYPE_CHECKING:
-    Location = Directory | Zip | Own | Group | ViewOf | PartOf | BlockOf | Squeezed | Config | Opened
+    Location = Directory | Zip | Own | Group | Hole | ViewOf | PartOf | BlockOf | Squeezed | Config | Opened
 else:
-    Location = Directory | Zip | Own | Group | ViewOf | PartOf | BlockOf | Squeezed | Config  # what a config can hold
+    Location = (
+        Directory | Zip | Own | Group | Hole | ViewOf | PartOf | BlockOf | Squeezed | Config
+    )  # what a config can hold
 
 
 def url_of(location: Location) -> str | None:
@@ -186,6 +203,11 @@ def origin(location: Location) -> Location:
     while isinstance(location, VIEWS):
         location = location.source
     return location
+
+
+def holes(config: Config) -> Iterator[Hole]:
+    """Yield the holes of a config."""
+    yield from (location for _, location in locations(config) if isinstance(location, Hole))
 
 
 def show(location: Location) -> str:
@@ -209,7 +231,7 @@ def show(location: Location) -> str:
             return f"the sharded store on {show(location.base)}"
         case Group():
             return "the group in the config"
-    return repr(location.url)
+    return f"the hole {location.shard!r}" if isinstance(location, Hole) else repr(location.url)
 
 
 def locations(config: Config) -> Iterator[tuple[str, Location]]:
@@ -338,7 +360,7 @@ def is_template_of(members: Members, location: Location) -> bool:
 def map_places(location: Location, change: Callable[[Place], Place]) -> Location:
     """Return a location whose places are changed; of a view or a part, its source's."""
     match location:
-        case Opened() | Group():
+        case Opened() | Group() | Hole():
             return location
         case ViewOf() | PartOf() | BlockOf():
             return msgspec.structs.replace(location, source=map_places(location.source, change))

@@ -74,6 +74,10 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         """Yield the names of all shards."""
         return map(self.shard_name, range(self.count))
 
+    def in_shard(self, name: str) -> tuple[str, ...]:
+        """Return the names of the members of one shard, by its name."""
+        return (name,) if self.together == 1 else self.cut(int(name), int(name) + 1).names
+
     def has_shard(self, name: str) -> bool:
         """Tell whether one of the shards has this name."""
         if self.together == 1:

@@ -9,11 +9,13 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore
 
 from shardedstore.components.groups import GroupStore
+from shardedstore.components.holes import HoleStore
 from shardedstore.components.kinds import (
     BlockOf,
     Config,
     Directory,
     Group,
+    Hole,
     Location,
     Opened,
     Own,
@@ -58,6 +60,7 @@ _KINDS: dict[type[Location], Callable[[Any, bool], Store]] = {
     Zip: lambda zipped, _: ZipReadStore(zipped.url, storage_options=zipped.options),
     Own: lambda own, _: open_own(own.name, own.url, own.settings, own.options),
     Group: lambda group, _: GroupStore(group.zarr_format, group.attributes, group.groups),
+    Hole: lambda hole, _: HoleStore(hole),
     ViewOf: lambda view, _: View(open_location(view.source), view.path),
     PartOf: lambda part, _: Part(open_location(part.source), part.only, part.without),
     BlockOf: lambda block, _: _open_block_of(block),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from functools import cached_property
 from typing import Any, Self
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.components.grown import check_known, is_view
-from shardedstore.components.kinds import BlockOf, Config, Location, Mount, ViewOf, show
+from shardedstore.components.kinds import BlockOf, Config, Hole, Location, Mount, ViewOf, show
 from shardedstore.components.members import Members
 from shardedstore.components.opened import Components, Opener
 from shardedstore.components.overlay import Overlay
@@ -198,7 +199,20 @@ class RoutedStore(ReadOnlyStore):
             if folder == path:
                 names[name] = None
         for name in names:
-            yield name
+            if join(path, name) not in self._hidden:
+                yield name
+
+    @cached_property
+    def _hidden(self) -> frozenset[str]:
+        """The groups and arrays that are holes: the names in a group are without them, so that all others open."""
+        found: set[str] = set()
+        for path, mount in self._shards.items():
+            if mount.division is None and isinstance(mount.location, Hole):
+                found.add(path)
+            elif (members := mount.members) is not None:
+                gone = [name for name, location in mount.exceptions.items() if isinstance(location, Hole)]
+                found.update(join(path, member) for name in gone for member in members.in_shard(name))
+        return frozenset(found)
 
     async def _names(self, path: str, place: Place, rest: str) -> Iterable[str]:
         """Return the names in a folder of a component; those of rebuilt consolidated metadata where it can't be listed."""

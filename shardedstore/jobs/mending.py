@@ -18,7 +18,7 @@ def mend(job: Job, plan: Plan) -> int:
 
     By one listing. Documents that were published are put back at once, as a later job may not end that would write them.
     """
-    records = {number: record for number, record in job.ledger.read().items() if not record.marked}
+    records = {number: record for number, record in job.ledger.read().items() if record.is_done}
     if not records:
         return 0
     lost = frozenset(_lost(job, plan, records))

@@ -69,8 +69,9 @@ def read_config(place: Folder, options: Options) -> Config | None:
 def read_half(place: Folder, identity: Identity, options: Options) -> Half:
     """Return what is known of a job from its file and its ledger."""
     planned, generation = identity.planned, identity.generation
+    records = {number: record for number, record in ledger_of(place, identity).read().items() if not record.hole}
     result = from_dict(planned.config, place.url, None, options) if planned.config else None
-    return Half(from_dict(identity.config), result, planned.mixes, generation, ledger_of(place, identity).read())
+    return Half(from_dict(identity.config), result, planned.mixes, generation, records)
 
 
 def is_finished(place: Folder, identity: Identity, half: Half, config: Config | None) -> bool:
@@ -136,4 +137,5 @@ def _there(place: Folder, half: Half) -> Mapping[int, Record]:
         return sizes.get(url) == record.nbytes or any(join_url(url, name) in sizes for name in ROOTS)
 
     shards = (numbered for run in shard_runs(half.source) for numbered in half.shards(run))
-    return {n: half.records[n] for n, location in shards if n in half.records and stands(half.records[n], location)}
+    known = {number: record for number, record in half.records.items() if record.is_done}
+    return {n: known[n] for n, location in shards if n in known and stands(known[n], location)}

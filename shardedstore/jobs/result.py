@@ -7,9 +7,10 @@ from collections import Counter
 import msgspec
 
 from shardedstore.chain import Sink
-from shardedstore.components.kinds import Config, Directory, Location, Mount, at_shard
+from shardedstore.components.kinds import Config, Directory, Hole, Location, Mount, at_shard
 from shardedstore.config.document import FILE_NAME, dump
-from shardedstore.errors import CorruptError, ShardError, ShardsFailed
+from shardedstore.errors import CorruptError, ShardError
+from shardedstore.jobs.accepting import accept, shards_failed
 from shardedstore.jobs.names import CONSOLIDATED
 from shardedstore.metadata import ArrayMeta
 from shardedstore.reading.hierarchy import Node, consolidate, digest, read_nodes
@@ -37,15 +38,13 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     DestinationError
         When a later job has taken the destination over.
     """
-    if outcome.failures:
-        tried = outcome.done + outcome.skipped + len(outcome.failures)
-        raise _failed(job, outcome.failures, plan.shard_count, plan.shard_count - tried)
+    gone = accept(job, plan, outcome) if outcome.failures else {}
     if digest(read_nodes(plan.config)) != plan.source:
         raise CorruptError(
             "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
             "written: partition the source again, and map it to another destination"
         )
-    records = _records(job, plan, outcome)
+    records = _records(job, plan, outcome, gone)
     if job.chain.sink is not None and job.chain.is_one_zarr:
         config = finish_zarr(job, plan, records, job.chain.sink)
         compact(job.ledger)
@@ -69,29 +68,21 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     return config
 
 
-def _records(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
-    """Return the record of every shard, each compared with what stands at the destination."""
+def _records(job: Job, plan: Plan, outcome: Outcome, gone: dict[int, Record]) -> dict[int, Record]:
+    """Return the record of every shard, each compared with what stands at the destination but for those in `gone`."""
     if job.folder is None:
         return {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
     records = job.ledger.read()
     done = job.done(plan.runs, records, job.listed())
-    if len(done) == plan.shard_count:
-        return records
+    if len(done) + len(gone) == plan.shard_count:
+        return records | gone
     missing = tuple(
         ShardError(shard.name, GONE if number in records else "it was not recorded as done")
         for run in plan.runs
         for number, shard in run.shards()
-        if number not in done
+        if number not in done and number not in gone
     )
-    raise _failed(job, missing, plan.shard_count)
-
-
-def _failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:
-    again = "" if job.folder is None else ": call map_shards with the same arguments again, and it goes on from there"
-    others = f"{untried} were not tried, and the others are done" if untried else "the others are done"
-    return ShardsFailed(
-        f"{len(failures)} of {count} shards failed and no config was written; {others}{again}", failures
-    )
+    raise shards_failed(job, missing, plan.shard_count)
 
 
 def _mount(job: Job, run: Run, records: dict[int, Record]) -> Mount:
@@ -110,14 +101,19 @@ def _written(job: Job, sink: Sink, run: Run, records: dict[int, Record]) -> Moun
     def location(generation: int) -> Location:
         return held(sink.location(job.template(run, generation)), run.members)
 
-    ((most, count),) = Counter(records[number].generation for number in run.numbers).most_common(1)
+    found = Counter(records[number].generation for number in run.numbers if not records[number].hole)
+    most, count = next(iter(found.most_common(1)), (0, 0))
     if count == len(run.numbers):
         return Mount(location(most), run.blocks, members=run.members)
-    exceptions = {
-        shard.block_name: at_shard(location(records[number].generation), run.division, shard.block_name)
-        for number, shard in run.shards()
-        if records[number].generation != most
-    }
+    exceptions: dict[str, Location] = {}
+    for number, shard in run.shards():
+        generation, hole = records[number].generation, records[number].hole
+        if hole:
+            exceptions[shard.block_name] = Hole(shard.name, hole)
+        elif generation != most:
+            exceptions[shard.block_name] = at_shard(location(generation), run.division, shard.block_name)
+    if run.division is None:
+        return Mount(exceptions[""])
     return Mount(location(most), run.blocks, exceptions, run.members)
 
 

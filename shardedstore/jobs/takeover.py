@@ -30,16 +30,17 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
     taken: dict[int, Record] = {}
     for then, now in unchanged(from_dict(before.config), plan.config, before.marks, identity.marks):
         record = old.get(then)
-        if record is not None and now not in stale:
+        if record is not None and not record.hole and now not in stale:
             generation = record.generation or before.generation
             taken[now] = msgspec.structs.replace(record, shard=now, generation=generation)
     ledger_of(job.place, identity).inherit(
-        (segment.number, records) for segment, records in _by_segment(job.segments(plan), taken)
+        (segment.number, records) for segment, records in by_segment(job.segments(plan), taken)
     )
-    return len(old) - len(taken)
+    return sum(not record.hole for record in old.values()) - len(taken)
 
 
-def _by_segment(segments: list[Segment], records: Mapping[int, Record]) -> Iterator[tuple[Segment, list[Record]]]:
+def by_segment(segments: list[Segment], records: Mapping[int, Record]) -> Iterator[tuple[Segment, list[Record]]]:
+    """Yield records with the segments that their shards are in."""
     for segment in segments:
         found = [records[number] for run in segment.runs for number in run.numbers if number in records]
         if found:
@@ -56,10 +57,11 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], each
     DestinationError
         When a source can't be looked at.
     """
+    records = {number: record for number, record in records.items() if not record.hole}
     numbers = ((number, record.source) for number, record in records.items())
     stale = {number for number, source in numbers if not source.startswith(f"{changed} ")}
     tasks: list[Recorded] = []
-    for segment, found in _by_segment(plan.segments(), {n: r for n, r in records.items() if n not in stale}):
+    for segment, found in by_segment(plan.segments(), {n: r for n, r in records.items() if n not in stale}):
         tasks.append(Recorded(segment, {record.shard: record.source for record in found}))
     for task, result in each(partial(find_changed, changed), tasks):
         if isinstance(result, BaseException):

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 import obstore
@@ -19,7 +20,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from shardedstore.components.kinds import Config, Directory, Location, Mount, member_at, show
+from shardedstore.components.kinds import Config, Directory, Hole, Location, Mount, member_at, show
 from shardedstore.components.members import Homes, Members
 from shardedstore.components.named import ROOTS
 from shardedstore.components.opening import open_location
@@ -159,7 +160,7 @@ def read_nodes(config: Config) -> dict[str, Node]:
     for path, mount in config.shards.items():
         if mount.members is not None:
             nodes.update(_of_members(path, mount, mount.members))
-        elif mount.blocks is None:
+        elif mount.blocks is None and not isinstance(mount.location, Hole):
             nodes.update(_below(path, mount.location))
     if config.consolidated is not None:
         _mark_rebuilt(open_location(config.consolidated), nodes)
@@ -168,8 +169,10 @@ def read_nodes(config: Config) -> dict[str, Node]:
 
 def _of_members(path: str, mount: Mount, members: Members) -> Iterator[tuple[str, Node]]:
     """Yield the nodes of members: of all that are parts of one Zarr, else of the first."""
-    for number, name in enumerate(members.names if members.parts else members.names[:1]):
-        nodes = _below(join(path, name), member_at(mount, number))
+    places = ((name, member_at(mount, number)) for number, name in enumerate(members.names))
+    there = ((name, place) for name, place in places if not isinstance(place, Hole))
+    for name, place in there if members.parts else islice(there, 1):
+        nodes = _below(join(path, name), place)
         yield from ((at, node._replace(is_sample=not members.parts)) for at, node in nodes.items())
 
 

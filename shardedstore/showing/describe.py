@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from shardedstore.components.kinds import Config, Group, Location, Mount, show, url_of
+from shardedstore.components.kinds import Config, Group, Location, Mount, holes, show, url_of
 from shardedstore.grid import block_name
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.showing.shards import BASE_NAME
@@ -21,6 +21,7 @@ from shardedstore.tasks.outcome import Partial
 MOST = 24  # of the paths below one that are shown; what is below these shares as many
 MOST_LOOKED_AT = 1000  # exceptions that are told apart by their kind
 DEEPEST = 8
+MOST_HOLES = 8  # that are named
 WORDS = {
     "directory": ("directory", "directories"),
     "sharded": ("sharded store", "sharded stores"),
@@ -149,9 +150,17 @@ def facts(config: Config, summary: Done | None = None, partial: Partial | None =
     return [
         *([f"in {shown(repr(folder))}"] if folder else []),
         *(["with consolidated metadata"] if config.consolidated is not None else []),
+        *_holes(config),
         *([shown(str(partial), 200)] if partial is not None else []),
         *([_done(summary)] if summary is not None else []),
     ]
+
+
+def _holes(config: Config) -> list[str]:
+    """Return a line about what is not there, where something is not."""
+    names = [hole.shard for hole in holes(config)]
+    more = f" and {len(names) - MOST_HOLES:,} more" if len(names) > MOST_HOLES else ""
+    return [f"{count(len(names), 'hole')}: {shown(', '.join(names[:MOST_HOLES]), 200)}{more}"] if names else []
 
 
 def _done(summary: Done) -> str:

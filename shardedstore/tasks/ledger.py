@@ -41,7 +41,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     For people: the seconds that it took, the attempts, and the worker's host and process. `source` is what the source was,
     where that was looked at closer than its metadata; `generation` that of the object, where an earlier job made it.
     `digests` are of the decoded data that was written, by array, where that was asked for. `marked` tells that what was
-    written is damaged or lost, and is to be made again under its own name.
+    written is damaged or lost, and is to be made again under its own name; `hole` is why the shard is not there, where the
+    result was published without it.
     """
 
     shard: int
@@ -57,6 +58,12 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int = 0
     digests: dict[str, DataSum] | None = None
     marked: bool = False
+    hole: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the shard is not to be made, if what was written still stands."""
+        return not self.marked and not self.hole
 
 
 class Ledger(NamedTuple):

@@ -53,7 +53,8 @@ class Job:
     the source is looked at, and `stale` the number of shards that were done and are made again as it has changed; `lost` is
     that of the shards of one ordinary Zarr of which files are gone.
     `shapes` are those of the arrays that are divided, after the chain, where what is written is to be digested; else None.
-    `partial` tells to show the source for shards that fail.
+    `partial` tells to show the source for shards that fail. `accepted` are the numbers of the shards that may fail, and
+    `max_missing` is how many others may: the result is then published with holes.
     """
 
     chain: Chain
@@ -68,6 +69,8 @@ class Job:
     lost: int = 0
     shapes: dict[str, Coords] | None = None
     partial: bool = False
+    accepted: frozenset[int] = frozenset()
+    max_missing: int = 0
 
     @property
     def ledger(self) -> Ledger:
@@ -120,7 +123,7 @@ class Job:
         sink, templates = self.chain.sink, dict[int, str]()
         for number, shard in run.shards():
             record = records.get(number)
-            if record is None or record.marked:
+            if record is None or not record.is_done:
                 continue
             if sink is None:
                 if _is_located(record):
@@ -190,7 +193,7 @@ def _run_segment(job: Job, segment: Segment) -> Outcome:
         return Outcome(skipped=len(done))
     with ledger.writer(segment.number) as append:
         gone = [records[number] for run in left.runs for number in run.numbers if number in records]
-        before = Outcome(skipped=len(done), missing=sum(not record.marked for record in gone))
+        before = Outcome(skipped=len(done), missing=sum(record.is_done for record in gone))
         again = {record.shard: record.generation for record in gone}
         return Outcome.total([before, *_do_shards(job, left, append, again)])
 

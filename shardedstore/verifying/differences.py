@@ -28,7 +28,7 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
         ``missing`` or ``extra`` (an object, a node, a chunk or a file), ``size`` (of an object), ``record`` (what is
         stored is not what the ledger says), ``damaged`` (it can't be read), ``unread`` (it could not be looked at, by an
         error that may pass), ``data`` (a chunk's), ``layout`` (shape, chunk grid, data type or fill value: not
-        comparable), ``attributes``.
+        comparable), ``attributes``, ``hole`` (a shard that failed and was accepted to be missing).
     what : str
         What differs, as a sentence.
     advice : str
@@ -79,6 +79,11 @@ class Report(msgspec.Struct, frozen=True):
         return cls(not found, level, others.pop("arrays", 0), shards, found, **others)
 
     @property
+    def has_holes_only(self) -> bool:
+        """Whether nothing is wrong but holes, which were accepted."""
+        return not self.ok and all(difference.kind == "hole" for difference in self.differences)
+
+    @property
     def damaged_shards(self) -> tuple[str, ...]:
         """The names of the result's shards that are missing, damaged, or other than they should be."""
         return damaged(self.differences)
@@ -105,7 +110,7 @@ class Report(msgspec.Struct, frozen=True):
 
 def damaged(differences: Iterable[Difference]) -> tuple[str, ...]:
     """Return the names of the result's shards that some differences are of."""
-    shards = (d.shard for d in differences if not d.is_of_source and d.kind != "unread")
+    shards = (d.shard for d in differences if not d.is_of_source and d.kind not in ("unread", "hole"))
     return tuple(dict.fromkeys(shard for shard in shards if shard is not None))
 
 

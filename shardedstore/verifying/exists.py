@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from shardedstore.components.kinds import Config, Directory, Location, Zip, show
+from shardedstore.components.kinds import Config, Directory, Hole, Location, Zip, show
 from shardedstore.errors import ShardedStoreError
 from shardedstore.mounts import join
 from shardedstore.sinks.onezarr import WAITING, Listed, path_of_waiting, published_keys, tally_shards
@@ -27,6 +27,7 @@ OTHERS = (
     "something else writes there, or the source has fewer chunks than when it was written: remove it and what is beside it, "
     "and run the job again; or name another destination"
 )
+TRY_AGAIN = "mend the source and run the job again with the same arguments: it tries the shards that are holes again"
 PUT_AGAIN = "run the job again with the same arguments: it puts the documents in their places"
 
 
@@ -46,6 +47,10 @@ class Existing:
             shards.append((-1, "consolidated metadata", config.consolidated))
         listed = _Sizes(kept.folder if kept is not None else None, [location for _, _, location in shards])
         for number, name, location in shards:
+            if isinstance(location, Hole):
+                what = f"{name}: it is a hole, which was accepted: {location.cause}"
+                yield Difference("hole", what, TRY_AGAIN, shard=name)
+                continue
             record = None if kept is None else kept.records.get(number)
             found = listed.of(location)
             self._sizes.update(f"{name}\0{found}\n".encode())
