@@ -13,8 +13,9 @@ import msgspec
 from zarr.abc.store import Store
 
 from shardedstore.components.kinds import Config, Location
-from shardedstore.errors import ChainError
+from shardedstore.errors import ChainError, CorruptError
 from shardedstore.grid import Blocks, Coords, block_name
+from shardedstore.mounts import join
 from shardedstore.notices import Notice
 from shardedstore.reading.entries import Entry
 from shardedstore.reading.hierarchy import Node
@@ -31,6 +32,7 @@ class Shard(msgspec.Struct, frozen=True):
     `nbytes` is the most that it can take decoded, as far as metadata tells; 0 where nothing is known. `divided` are the
     arrays of the base whose chunks are in shards of their own. `members` are the names of the stores of a collection that
     the shard is: of one, whose own path it then has, or of several below the path, in the bundle of this number.
+    `component` is how messages call the shard's own store, where it is no part of the source but a store by itself.
     """
 
     path: str
@@ -41,6 +43,7 @@ class Shard(msgspec.Struct, frozen=True):
     divided: frozenset[str] = frozenset()
     members: tuple[str, ...] = ()
     bundle: int | None = None
+    component: str = ""
 
     @property
     def name(self) -> str:
@@ -64,6 +67,45 @@ class Shard(msgspec.Struct, frozen=True):
         if self.bundle is not None:
             return str(self.bundle)
         return self.members[0] if self.members else block_name(self.block)
+
+
+def whole_key(entry: Entry, shard: Shard) -> str:
+    """Return the key in the whole of an entry of a shard.
+
+    >>> from shardedstore.grid import ChunkKeys
+    >>> from shardedstore.metadata import ArrayMeta
+    >>> entry = Entry("c/0", b"", ArrayMeta(3, (8,), (2,), ChunkKeys("default", "/"), None, 4), (3,))
+    >>> whole_key(entry, Shard("a", block=(1,))), whole_key(entry, Shard("a"))
+    ('a/c/3', 'a/c/0')
+    """
+    array = entry.array
+    if shard.block is not None and entry.coords is not None and array is not None and array.keys is not None:
+        return join(shard.path, array.keys.encode(entry.coords))
+    return join(shard.path, entry.key)
+
+
+def source_of(entry: Entry, shard: Shard) -> str:
+    """Return how messages call what an entry was read from: by its key in the source, and in a store by itself there.
+
+    >>> from shardedstore.grid import ChunkKeys
+    >>> from shardedstore.metadata import ArrayMeta
+    >>> entry = Entry("c/0", b"", ArrayMeta(3, (8,), (2,), ChunkKeys("default", "/"), None, 4), (3,))
+    >>> print(source_of(entry, Shard("a", block=(1,))))
+    'a/c/3'
+    >>> print(source_of(entry, Shard("a", block=(1,), component="'/out/a/1.zarr.zip'")))
+    'a/c/3' ('c/0' in '/out/a/1.zarr.zip')
+    """
+    inside = f" ({entry.key!r} in {shard.component})" if shard.component else ""
+    return f"{whole_key(entry, shard)!r}{inside}"
+
+
+RESTORE = "restore it from another copy, or remove it to have the fill value in its place"
+
+
+def undecodable(entry: Entry, shard: Shard, coders: object, error: Exception) -> CorruptError:
+    """Return the error of a chunk, or an object of the sharding codec, that can't be decoded."""
+    where, cause = source_of(entry, shard), f"{type(error).__name__}: {error}"
+    return CorruptError(f"shard {shard.name!r}: {where} can't be decoded with {coders}: {cause}; {RESTORE}")
 
 
 class Written(msgspec.Struct, frozen=True):

@@ -415,17 +415,18 @@ def test_a_corrupt_chunk_fails_its_shard_alone(zarr_format, shards, tmp_path):
     with pytest.raises(ShardsFailed) as failed:
         partition.map_shards(Recompress("gzip"), ToZip(tmp_path / "out"))
     (error,) = failed.value.exceptions
-    local = {(2, None): ("a[0]", "1.0"), (3, None): ("a[0]", "c/1/0"), (3, (4, 6)): ("a[1]", "c/0/0")}
-    shard, key = local[zarr_format, shards]
+    shard = "a[1]" if shards else "a[0]"
     assert error.shard == shard
-    assert error.cause.startswith(f"CorruptError: shard {shard!r}: {key!r} can't be decoded with {codec}: ")
+    assert error.cause.startswith(f"CorruptError: shard {shard!r}: 'a/{key}' can't be decoded with {codec}: ")
     assert len(list((tmp_path / "out" / "a").iterdir())) == 1
 
 
 def test_a_damaged_index_of_the_sharding_codec_is_told():
     contents = contents_of(write(NUMBERS["f4"], "auto", 3, shards=(4, 6)))
     contents["c/0/0"] = contents["c/0/0"][:-1] + b"x"
-    with pytest.raises(CorruptError, match=r"'\(base\)': 'c/0/0' can't be decoded with sharding_indexed: the checksum"):
+    with pytest.raises(
+        CorruptError, match=r"'\(base\)': 'c/0/0' can't be decoded with sharding_indexed: ValueError: the checksum"
+    ):
         run(Recompress("gzip"), sources.to_memory(contents))
 
 

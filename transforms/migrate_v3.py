@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 
-from shardedstore.chain import Entries, Shard, Step
+from shardedstore.chain import Entries, Shard, Step, source_of, undecodable
 from shardedstore.codecs.arraydoc import parse
 from shardedstore.codecs.reencode import Reencoder
 from shardedstore.codecs.v3doc import array_document, group_document, unlike
-from shardedstore.errors import ChainError, CorruptError
+from shardedstore.errors import ChainError, CorruptError, ShardedStoreError
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
 from shardedstore.mounts import join
 from shardedstore.notices import Notice
@@ -77,7 +77,7 @@ class MigrateV3(Step):
             if reencoder is None:
                 yield from some
             else:
-                yield from map_in_order(partial(_anew, reencoder, shard.name), some, _weight, self.threads)
+                yield from map_in_order(partial(_anew, reencoder, shard), some, _weight, self.threads)
 
 
 Migrated = tuple[ArrayMeta, Reencoder | None]  # an array in v3, and what its chunks go through
@@ -98,8 +98,26 @@ def _with_reencoders(entries: Entries, shard: Shard) -> Iterator[tuple[Entry, Re
                 yield entry._replace(array=found[0]), found[1]
 
 
-def _anew(reencoder: Reencoder, shard: str, entry: Entry) -> Entry:
-    return entry._replace(data=reencoder.recode(entry.data, shard, entry.key))
+def _anew(reencoder: Reencoder, shard: Shard, entry: Entry) -> Entry:
+    """Return a chunk as v3 stores it.
+
+    Raises
+    ------
+    CorruptError
+        For a chunk that can't be decoded.
+    ShardedStoreError
+        For elements that v3 has no place for.
+    """
+    try:
+        array = reencoder.decode(entry.data)
+    except Exception as error:
+        raise undecodable(entry, shard, reencoder.names, error) from error
+    try:
+        return entry._replace(data=reencoder.encode(array))
+    except Exception as error:
+        raise ShardedStoreError(
+            f"shard {shard.name!r}: MigrateV3 fails on {source_of(entry, shard)}: {error}"
+        ) from error
 
 
 def _weight(entry: Entry) -> int:

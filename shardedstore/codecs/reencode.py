@@ -11,7 +11,6 @@ from shardedstore.codecs.arraycodecs import Array, FilterPart, array_part
 from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of
 from shardedstore.codecs.arrayinfo import described
 from shardedstore.codecs.coders import Compression
-from shardedstore.errors import CorruptError, ShardedStoreError
 
 
 class Reencoder:
@@ -56,24 +55,3 @@ class Reencoder:
                 if not isinstance(value, str):
                     raise TypeError(f"{value!r} is no text, and texts are what Zarr v3 has for objects")
         return self.compress.encode(self.pack.pack(array.astype(self.after, copy=False)))
-
-    def recode(self, data: Any, shard: str, key: str) -> bytes:
-        """Return a chunk as v3 stores it.
-
-        Raises
-        ------
-        CorruptError
-            For a chunk that can't be decoded.
-        ShardedStoreError
-            For elements that v3 has no place for.
-        """
-        try:
-            array = self.decode(data)
-        except Exception as error:
-            raise CorruptError(
-                f"shard {shard!r}: {key!r} can't be decoded with {self.names}: {type(error).__name__}: {error}"
-            ) from error
-        try:
-            return self.encode(array)
-        except Exception as error:
-            raise ShardedStoreError(f"shard {shard!r}: MigrateV3 fails on {key!r}: {error}") from error

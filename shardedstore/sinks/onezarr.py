@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from shardedstore.chain import Entries, Shard, Sink, Tally, Written, name_crc
+from shardedstore.chain import Entries, Shard, Sink, Tally, Written, name_crc, whole_key
 from shardedstore.components.kinds import Config, Directory
 from shardedstore.components.routes import Routes
 from shardedstore.config.document import FILE_NAME, dump
@@ -70,18 +70,6 @@ def is_document(entry: Entry) -> bool:
 def is_consolidated(key: str) -> bool:
     """Tell whether a key is that of consolidated metadata of Zarr v2, which is not counted, as it may be made anew at the end."""
     return key.rpartition("/")[2] == CONSOLIDATED_V2
-
-
-def whole_key(entry: Entry, shard: Shard) -> str:
-    """Return the key of a shard's entry in the whole."""
-    if (
-        shard.block is not None
-        and entry.coords is not None
-        and entry.array is not None
-        and entry.array.keys is not None
-    ):
-        return join(shard.path, entry.array.keys.encode(entry.coords))
-    return join(shard.path, entry.key)
 
 
 def waiting_url(url: str, shard: Shard) -> str:

@@ -6,10 +6,10 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 
-from shardedstore.chain import Entries, Shard, Tally
+from shardedstore.chain import Entries, Shard, Tally, undecodable
 from shardedstore.codecs.shardwriter import ShardWriter
 from shardedstore.components.kinds import Config
-from shardedstore.errors import ChainError, CorruptError
+from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
 from shardedstore.mounts import join, parents
 from shardedstore.reading.entries import Entry, array_folder, check_fits, is_misfit
@@ -20,6 +20,7 @@ from shardedstore.storage.outputs import output
 from shardedstore.storage.urls import object_url
 
 _OBJECT = re.compile(r"(?:(.*)/)?(c(?:/[0-9]+)+)")
+EMPTY = "it has 0 bytes, which a chunk in an object of the sharding codec can't have: is its file cut short?"
 Place = tuple[str, Coords]  # an array's folder in the shard, and a block of its chunk grid
 
 
@@ -60,11 +61,11 @@ def packed(entries: Entries, shard: Shard, url: str, options: Options, size: int
                 f"the chunks of {key!r} don't come together: a step before the sink must keep the order of the chunks"
             )
         done.add(place)
-        writer = _write(run, packing, object_url(url, key), options)
+        writer = _write(run, packing, object_url(url, key), options, shard)
         tally.add(key, writer.nbytes, writer.crc)
 
 
-def _write(entries: Iterator[Entry], packing: Packing, url: str, options: Options) -> ShardWriter:
+def _write(entries: Iterator[Entry], packing: Packing, url: str, options: Options, shard: Shard) -> ShardWriter:
     with output(url, options, packing.most) as write:
         writer = ShardWriter(write, packing.count)
         for entry in entries:
@@ -72,8 +73,10 @@ def _write(entries: Iterator[Entry], packing: Packing, url: str, options: Option
             try:
                 chunks = list(packing.split(entry.coords, entry.data))
             except ValueError as error:
-                raise CorruptError(f"{entry.key!r} can't be taken apart with sharding_indexed: {error}") from None
+                raise undecodable(entry, shard, "sharding_indexed", error) from None
             for number, data in chunks:
+                if not data:
+                    raise undecodable(entry, shard, "any codec", ValueError(EMPTY))
                 writer.add(number, data)
         writer.close()
     return writer

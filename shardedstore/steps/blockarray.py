@@ -30,7 +30,7 @@ def read_array(recoder: Recoder, chunks: Iterable[Entry], threads: int | None) -
         for data, number in _inner(recoder, entry):
             start = recoder.local_position(entry.key, number)
             part = array[boxed(start, map(add, start, recoder.doc.chunks))]
-            part[...] = recoder.read(data, entry.key)[boxed((0,) * part.ndim, part.shape)]
+            part[...] = recoder.read(data, entry)[boxed((0,) * part.ndim, part.shape)]
 
     for _ in map_in_order(place, chunks, lambda entry: max(nbytes, len(entry.data)), threads):
         pass

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from zarr.dtype import VariableLengthBytes, VariableLengthUTF8
 
-from shardedstore.chain import Entries, Shard
+from shardedstore.chain import Entries, Shard, source_of
 from shardedstore.codecs.arraycodecs import ChunkCodec
 from shardedstore.codecs.arraydoc import ArrayDoc, data_type, parse
 from shardedstore.codecs.arrayinfo import read_fill_value
@@ -155,7 +155,7 @@ def digest_entries(
 class _Piece(NamedTuple):
     entry: Entry
     chunks: Chunks | None = None
-    shard: str = ""
+    shard: Shard | None = None
 
     def weight(self) -> int:
         if self.chunks is None or self.entry.coords is None or self.entry.array is None:
@@ -164,14 +164,14 @@ class _Piece(NamedTuple):
 
     def digested(self) -> Digested:
         entry, chunks, shard = self
-        if chunks is None:
+        if chunks is None or shard is None:
             return Digested(entry)
         if entry.coords is None:
             return Digested(entry, chunks.path, chunks.layout)
         found, error, lower = chunks.read(entry)
         damage = None
         if error is not None:
-            where = f"shard {shard!r}: {entry.key!r} (chunk {entry.coords} of {chunks.path!r})"
+            where = f"shard {shard.name!r}: {source_of(entry, shard)} (chunk {entry.coords} of {chunks.path!r})"
             damage = f"{where} can't be decoded: {type(error).__name__}: {error}"
         return Digested(entry, chunks.path, chunks.layout, found, damage, lower)
 
@@ -181,12 +181,12 @@ def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords], chunks
     for entry in entries:
         folder, _, name = entry.key.rpartition("/")
         if entry.coords is not None and entry.array is not None and entry.array.keys is not None:
-            yield _Piece(entry, arrays.get(array_folder(entry)), shard.name)
+            yield _Piece(entry, arrays.get(array_folder(entry)), shard)
         elif entry.array is not None and name == ("zarr.json" if entry.array.zarr_format == 3 else ".zarray"):
             path = join(shard.path, folder)
             document = parse_json(bytes(entry.data), path, name)
             arrays[folder] = chunks_of(path, document, entry.array, shapes.get(path))
-            yield _Piece(entry, arrays[folder], shard.name)
+            yield _Piece(entry, arrays[folder], shard)
         else:
             yield _Piece(entry)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shardedstore.chain import Shard
+from shardedstore.chain import Shard, source_of, undecodable
 from shardedstore.codecs.arraycodecs import Array, ChunkCodec
 from shardedstore.codecs.arraydoc import ArrayDoc, parse
 from shardedstore.codecs.arrayinfo import (
@@ -23,7 +23,7 @@ from shardedstore.codecs.arrayinfo import (
     write_grid,
 )
 from shardedstore.codecs.described import same
-from shardedstore.errors import ChainError, CorruptError, ShardedStoreError
+from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.grid import Coords
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json, parse_node
 from shardedstore.reading.entries import Data, Entry
@@ -175,9 +175,7 @@ class Recoder:
         try:
             inner = self.doc.index.split(entry.data)
         except ValueError as error:
-            raise CorruptError(
-                f"shard {self.shard.name!r}: {entry.key!r} can't be decoded with sharding_indexed: {error}"
-            ) from None
+            raise undecodable(entry, self.shard, "sharding_indexed", error) from None
         for number, data in enumerate(inner):
             yield Piece(entry, self, data, number, len(inner))
 
@@ -196,7 +194,7 @@ class Recoder:
         ShardedStoreError
             For what the step makes of it, where that can't be encoded.
         """
-        chunk = self.read(data, entry.key)
+        chunk = self.read(data, entry)
         try:
             if not self.decodes:
                 raw = chunk if self.step.keeps_chunks else self.step.chunk(chunk, self.position(entry.coords, number))
@@ -206,19 +204,16 @@ class Recoder:
             return self.encoder.encode_exactly(chunk) if self.refilters else self.encoder.encode(chunk)
         except Exception as error:
             raise ShardedStoreError(
-                f"shard {self.shard.name!r}: {self.step_name} fails on {entry.key!r} at "
+                f"shard {self.shard.name!r}: {self.step_name} fails on {source_of(entry, self.shard)} at "
                 f"{self.position(entry.coords, number)}: {type(error).__name__}: {error}"
             ) from error
 
-    def read(self, data: Data, key: str) -> Any:
+    def read(self, data: Data, entry: Entry) -> Any:
         """Return a chunk as an array, where the step or the filters need it so, and else its bytes before compression."""
         try:
             return self.decoder.decode(data) if self.decodes else self.decoder.decompress(data)
         except Exception as error:
-            raise CorruptError(
-                f"shard {self.shard.name!r}: {key!r} can't be decoded with {self.decoder.compression}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            raise undecodable(entry, self.shard, self.decoder.compression, error) from error
 
     def local_position(self, key: str, number: int | None = None) -> Coords:
         """Return the first element of a chunk in the shard's own array, which for a block is the block."""

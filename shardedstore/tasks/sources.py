@@ -10,7 +10,16 @@ from zarr.core.sync import sync
 
 from shardedstore.chain import Shard
 from shardedstore.components.bundle import Bundle
-from shardedstore.components.kinds import Location, Opened, ViewOf, at_member, at_shard, beside_others, is_template
+from shardedstore.components.kinds import (
+    Location,
+    Opened,
+    ViewOf,
+    at_member,
+    at_shard,
+    beside_others,
+    is_template,
+    show,
+)
 from shardedstore.components.opening import open_block, open_location
 from shardedstore.components.views import Remainder, View
 from shardedstore.tasks.plan import Run, Segment
@@ -46,6 +55,18 @@ def _bundle(run: Run, shard: Shard) -> Bundle:
 
     zarr_format = run.zarr_format or (3 if sync(open_member(shard.members[0]).exists("zarr.json")) else 2)
     return Bundle(shard.members, open_member, zarr_format)
+
+
+def located(run: Run, shard: Shard) -> Shard:
+    """Return a shard that says what its component is, for messages, where that is a store by itself."""
+    if run.mounted is not None or shard.bundle is not None:
+        return shard
+    if isinstance(run.location, ViewOf) and run.location.path == run.path and not run.exceptions:
+        return shard
+    location = at_shard(run.location, run.division, shard.block_name, run.exceptions)
+    if isinstance(location, Opened) or (isinstance(location, ViewOf) and location.path == shard.path):
+        return shard
+    return msgspec.structs.replace(shard, component=show(location))
 
 
 def open_component(run: Run, shard: Shard) -> Store:

@@ -21,7 +21,7 @@ from shardedstore.chain import Chain, Entries, Present, Shard, Written
 from shardedstore.codecs.datadigest import DataSum
 from shardedstore.components.kinds import Location, require_location, url_of
 from shardedstore.components.locations import locate
-from shardedstore.errors import ShardError
+from shardedstore.errors import CorruptError, ShardError
 from shardedstore.grid import Coords
 from shardedstore.reading.entries import of_format, read_entries
 from shardedstore.reading.reconcile import reconciled
@@ -38,7 +38,7 @@ from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Run, Segment
 from shardedstore.tasks.preflight import find_missing, places_of
-from shardedstore.tasks.sources import open_component, opened_runs
+from shardedstore.tasks.sources import located, open_component, opened_runs
 from shardedstore.tasks.witness import Changed, Witness, look
 
 logger = logging.getLogger("shardedstore")
@@ -238,7 +238,7 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -
         except (KeyboardInterrupt, GeneratorExit, Stopped):
             raise
         except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
-            cause, traced = cause_of(error), logger.isEnabledFor(logging.DEBUG)
+            cause, traced = _cause(error, run, shard), logger.isEnabledFor(logging.DEBUG)
             logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt, cause, exc_info=traced)
             first = first or time.monotonic()
             if WRITES.refused(error, first):  # which is not the shard's fault
@@ -252,6 +252,13 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -
         else:
             WRITES.went_well()
             return made, attempt
+
+
+def _cause(error: BaseException, run: Run, shard: Shard) -> str:
+    """Return what an error says, and where a shard is read from that is damaged and a store by itself."""
+    cause = cause_of(error)
+    component = located(run, shard).component if isinstance(error, CorruptError) else ""
+    return cause if component in cause else f"{cause} (in {component})"
 
 
 class Made(NamedTuple):
@@ -270,7 +277,7 @@ class Made(NamedTuple):
 
 def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
     """Run one shard through the chain; an exception leaves nothing under its final name."""
-    component = open_component(run, shard)
+    component, shard = open_component(run, shard), located(run, shard)
     witness = Witness(job.changed, component)
     if job.chain.function is not None:
         looked = look(job.changed, run, shard)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 from toolz import merge_with
 
-from shardedstore.chain import Shard
+from shardedstore.chain import Shard, whole_key
 from shardedstore.codecs.datadigest import MODULUS, DataDigest, Layout
 from shardedstore.codecs.v3doc import shared_attributes
 from shardedstore.components.kinds import Config, Opened, ViewOf, is_template
@@ -27,11 +27,10 @@ from shardedstore.metadata import METADATA_NAMES, ArrayMeta, parse_json, parse_n
 from shardedstore.mounts import is_below, join
 from shardedstore.reading.entries import Data, Entry, read_entries
 from shardedstore.reading.hierarchy import Node
-from shardedstore.sinks.onezarr import whole_key
 from shardedstore.steps.datasums import Digested, digest_entries
 from shardedstore.storage.transient import is_transient
 from shardedstore.tasks.plan import Plan, Run, Segment
-from shardedstore.tasks.sources import open_component
+from shardedstore.tasks.sources import located, open_component
 from shardedstore.verifying.levels import ComparedChunks
 from shardedstore.verifying.stored import MOST_DAMAGED, UNREADABLE, patiently, unreadable
 
@@ -191,7 +190,7 @@ def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
     documents = _Documents(shard)
     try:
         entries = read_entries(open_component(run, shard), shard.blocks, shard.block, stale)
-        for digested in digest_entries(entries, shard, task.shapes, ComparedChunks):
+        for digested in digest_entries(entries, located(run, shard), task.shapes, ComparedChunks):
             if not documents.take(digested.entry):
                 _note(taken, digested, run, shard, task.wanted)
             elif digested.layout is not None:

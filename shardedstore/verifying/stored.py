@@ -10,13 +10,13 @@ from typing import NamedTuple, TypeVar
 
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-from shardedstore.chain import Shard, Tally, Written
+from shardedstore.chain import Shard, Tally, Written, whole_key
 from shardedstore.codecs.datadigest import DataSum
 from shardedstore.components.kinds import Config, Zip
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
 from shardedstore.reading.bulk import bulk
 from shardedstore.reading.entries import read_entries
-from shardedstore.sinks.onezarr import is_consolidated, is_document, whole_key
+from shardedstore.sinks.onezarr import is_consolidated, is_document
 from shardedstore.steps.datasums import Sums, digest_entries
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.blobs import nbytes_of, open_blob
@@ -26,7 +26,7 @@ from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.transient import FIRST_PAUSE, is_transient
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.plan import Load, Plan, Run, Segment, shard_runs
-from shardedstore.tasks.sources import open_component
+from shardedstore.tasks.sources import located, open_component
 from shardedstore.verifying.differences import Difference
 from shardedstore.verifying.ledger import MAKE_AGAIN, Kept, location_of
 from shardedstore.zips import ZipReadStore
@@ -181,7 +181,7 @@ def _check_data(run: Run, shard: Shard, record: Record) -> list[Difference]:
     shapes = {} if shard.block is None else {path: written.shape for path, written in expected.items()}
     sums, damaged = Sums(shapes), set[str]()
     entries = read_entries(open_component(run, shard), shard.blocks, shard.block)
-    for digested in digest_entries(entries, shard, shapes):
+    for digested in digest_entries(entries, located(run, shard), shapes):
         if digested.damage is None:
             sums.add(digested)
         else:
