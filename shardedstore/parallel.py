@@ -16,8 +16,9 @@ UNDER_WAY = 32 << 20  # bytes
 
 def default_threads() -> int:
     """Return the number of threads for one shard: at most four, and no more than there are processors."""
-    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-    return min(4, count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        return min(4, len(os.sched_getaffinity(0)))
+    return min(4, os.cpu_count() or 1)
 
 
 def map_in_order(

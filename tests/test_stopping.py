@@ -24,8 +24,13 @@ from helpers_jobs import (
 )
 
 from shardedstore import stopping
-from shardedstore.cluster import wanted
+from shardedstore.chain import parse_chain
+from shardedstore.cluster.wanted import do_task, interrupt
+from shardedstore.components.kinds import Directory
 from shardedstore.stopping import Stopped, check, while_wanted
+from shardedstore.tasks.outcome import Outcome
+from shardedstore.tasks.plan import Run, Segment, Task
+from shardedstore.tasks.task import Job
 from shardedstore.transforms import ToZip
 
 SECONDS = 0.3  # that every shard takes; all are one task, which takes as long as all of them
@@ -188,10 +193,10 @@ def test_what_a_thread_does_is_stopped_and_not_what_others_do():
     assert list(items) == [2, 3, 4]
 
 
-def test_an_interrupted_job_has_a_token_of_its_own():
-    with pytest.raises(KeyboardInterrupt), wanted.interruptible("one"):
-        raise KeyboardInterrupt
-    with wanted.interruptible("another"):
-        pass
-    assert "one" in wanted._interrupted
-    assert "another" not in wanted._interrupted
+def test_an_interrupted_job_has_a_token_of_its_own(source):
+    job = Job(parse_chain([lambda *_: None]), None)
+    task = Task(Segment(0, (Run(0, "", Directory(str(source))),)))
+    assert do_task(job, task, "one").tried == 1
+    interrupt("one")
+    assert do_task(job, task, "one") == Outcome()
+    assert do_task(job, task, "another").tried == 1

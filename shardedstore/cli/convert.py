@@ -49,7 +49,12 @@ from shardedstore.tasks.witness import LEVELS as CHANGED
 @click.option("--name", help="How zips are named; the default is '{path}/{block}.zarr.zip'.")
 @click.option("--source-storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of SOURCE.")
 @click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of DESTINATION.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes here; default: one a core.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Worker processes here; default: one for each core that this process may use.",
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, like tcp://host:8786.")
 @click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="For errors that may pass.")
 @click.option(

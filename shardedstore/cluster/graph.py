@@ -1,19 +1,19 @@
-"""The Dask graph: the same tasks, either as one lazy tree or, on a cluster, in a bounded window of futures.
+"""The Dask graph: tasks either as one lazy tree, or in a bounded window on a cluster or this machine.
 
 Only public Dask is used.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import dask
 from dask.delayed import Delayed, delayed
@@ -22,11 +22,13 @@ from toolz import partition_all
 from shardedstore.chain import Chain
 from shardedstore.cluster.attendance import attended
 from shardedstore.cluster.lending import access, lend, prove
-from shardedstore.cluster.wanted import do_segment, interruptible
-from shardedstore.cluster.window import Window
+from shardedstore.cluster.local import LocalWindow, local_threads
+from shardedstore.cluster.sizing import TaskQueue, cut_evenly
+from shardedstore.cluster.wanted import do_task
+from shardedstore.cluster.window import ClusterWindow, Window, is_killed
 from shardedstore.components.kinds import Config
 from shardedstore.errors import DestinationError, ShardsFailed
-from shardedstore.jobs.job import identity, remaining, start
+from shardedstore.jobs.job import Remaining, identity, remaining, start
 from shardedstore.jobs.lock import held
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.result import finish
@@ -34,7 +36,7 @@ from shardedstore.notices import merge_notices
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.remote_errors import explain
 from shardedstore.tasks.outcome import Outcome
-from shardedstore.tasks.plan import Plan, Segment
+from shardedstore.tasks.plan import Plan, Segment, Task
 from shardedstore.tasks.task import Job
 
 if TYPE_CHECKING:
@@ -56,11 +58,9 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
         lend(client, job, plan)
     token = secrets.token_hex(4)
     started = delayed(start)(job, plan, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
-    segments = job.segments(plan)
-    level = [
-        delayed(do_segment)(started, segment, dask_key_name=key)
-        for segment, key in zip(segments, _keys(job, segments, token), strict=True)
-    ]
+    threads = local_threads() if client is None else sum(client.nthreads().values())  # type: ignore[no-untyped-call]
+    tasks, key = map(Task, cut_evenly(job.segments(plan), threads)), _namer(job, token)
+    level = [delayed(do_task)(started, task, dask_key_name=key(task)) for task in tasks]
     depth = 0
     while len(level) > 1:
         level = [
@@ -87,10 +87,13 @@ def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome
     return wrap(config, replace(outcome, changed=job.stale, missing=outcome.missing + job.lost, notices=notices))
 
 
-def _keys(job: Job, segments: list[Segment], token: str) -> Iterator[str]:
-    """Name tasks so that the dashboard, which cuts a key at the first word that is no plain text, shows chain and path."""
-    for i, segment in enumerate(segments):
-        yield f"{job.chain.name} {segment.label.replace('-', '_')}-{i}-{token}"
+def _namer(job: Job, token: str) -> Callable[[Task], str]:
+    """Return a function that names each task anew.
+
+    The dashboard cuts a key at the first word that is no plain text, and so shows chain and path.
+    """
+    numbers = itertools.count()
+    return lambda task: f"{job.chain.name} {task.segment.label.replace('-', '_')}-{next(numbers)}-{token}"
 
 
 def run(
@@ -144,21 +147,22 @@ def _follow(
     progress: Progress | None,
     lost: threading.Event,
 ) -> T:
-    segments, skipped = remaining(job, plan, job.segments(plan))
-    outcomes = [Outcome(skipped=skipped)]
+    left = remaining(job, plan)
+    outcomes = [before := left.before]
     total = plan.shard_count
     if progress is not None:
-        progress(skipped, total)
-    ended, failed = skipped, 0
-    for part in _run_local(job, segments) if client is None else _run_window(client, job, segments):
-        outcomes.append(part)
-        ended += part.done + part.skipped + len(part.failures)
-        failed += len(part.failures)
-        if progress is not None:
-            progress(ended, total)
-        if failed >= job.max_failures:
-            break
-        _check_held(job, lost)
+        progress(before.skipped, total)
+    ended, failed = before.skipped, 0
+    with closing(_run_tasks(client, job, left)) as parts:
+        for part in parts:
+            outcomes.append(part)
+            ended += part.tried
+            failed += len(part.failures)
+            if progress is not None:
+                progress(ended, total)
+            if failed >= job.max_failures:
+                break
+            _check_held(job, lost)
     _check_held(job, lost)
     return _end(job, plan, Outcome.total(outcomes), wrap)
 
@@ -184,17 +188,8 @@ def active_client() -> Client | None:
         return None
 
 
-def _compute(*values: Delayed) -> tuple[Any, ...]:
-    return tuple(dask.base.compute(*values))  # type: ignore[no-untyped-call]
-
-
-def _run_local(job: Job, segments: list[Segment]) -> Iterator[Outcome]:
-    """Run segments a few at a time on the local scheduler, to tell of progress between."""
-    token = secrets.token_hex(4)
-    for some in partition_all(min(BRANCHES, max(os.cpu_count() or 1, job.max_failures)), segments):
-        with interruptible(token):
-            outcomes = _compute(*(delayed(do_segment)(job, segment, token) for segment in some))
-        yield from outcomes
+def _window(client: Client | None, work: Callable[[Item], T], token: str) -> Window[Item, T]:
+    return LocalWindow(work, token) if client is None else ClusterWindow(client, work)
 
 
 def each(
@@ -204,61 +199,70 @@ def each(
 
     It only reads the stores that the plans are of, and runs on the Dask scheduler that is active.
     """
-    client = active_client()
-    if client is None:
-        for some in partition_all(BRANCHES, items):
-            yield from zip(some, _compute(*(delayed(work)(item) for item in some)), strict=True)
-        return
-    token = secrets.token_hex(4)
-    waiting: list[Any] = [(item, f"{name}-{i}-{token}") for i, item in enumerate(items)][::-1]
+    client, token = active_client(), secrets.token_hex(4)
+    waiting = [(item, f"{name}-{i}-{token}") for i, item in enumerate(items)][::-1]
     with ExitStack() as stack:
-        for plan in plans:
-            stack.enter_context(access(client, Job(Chain((), None), None), plan))
-        function: Any = work
-        stack.enter_context(attended(client))
-        window = stack.enter_context(Window(client, function))
-        while waiting or window.flying:
+        if client is not None:
+            for plan in plans:
+                stack.enter_context(access(client, Job(Chain((), None), None), plan))
+        stack.enter_context(_attended(client))
+        window = stack.enter_context(_window(client, work, token))
+        while waiting or window:
             window.launch([waiting.pop() for _ in range(min(window.room(), len(waiting)))])
-            for _, done, result in window.ended():
-                item: Any = done
-                made: Any = result
-                yield item, made
+            for _, item, result in window.ended():
+                yield item, result
 
 
-def _run_window(client: Client, job: Job, segments: list[Segment]) -> Iterator[Outcome]:
-    """Run segments on a cluster, some at a time for each of its threads, and release each future when it ends.
+def _run_tasks(client: Client | None, job: Job, left: Remaining) -> Generator[Outcome]:
+    """Run what is left of a job in tasks, some at a time for each thread, and yield what becomes of each task.
 
-    A task that kills its workers is data here: its segment is split, and its shards are tried one by one. Dask blames
-    all tasks that wait for a worker when it dies, so a shard is only blamed when it was alone on the cluster.
+    A task that kills its workers is data here: it is split, and its shards are tried one by one. Dask blames all tasks
+    that wait for a worker when it dies, so a shard is only blamed when it was alone on the cluster.
     """
-    from distributed.scheduler import KilledWorker
-
     token = secrets.token_hex(4)
-    waiting = list(zip(segments, _keys(job, segments, token), strict=True))[::-1]
-    suspects: list[tuple[Segment, str]] = []
-    alone: tuple[Segment, str] | None = None
-    with attended(client), Window(client, partial(do_segment, job)) as window:
-        while waiting or suspects or window.flying:
-            if waiting or window.flying:
-                window.launch([waiting.pop() for _ in range(min(window.room(), len(waiting)))])
+    queue, again, suspects, alone = TaskQueue(left.segments, left.again), list[Task](), list[Task](), ""
+    name = _namer(job, token)
+    work = partial(do_task, job, token=token if client is None else "")
+    with _attended(client), _window(client, work, token) as window:
+        while queue or again or suspects or window:
+            tasks = _next(queue, again, window)
+            if not tasks and not window:
+                tasks = [suspects.pop()]
+                alone = name(tasks[0])
+                window.launch([(tasks[0], alone)])
             else:
-                alone = suspects.pop()
-                window.launch([alone])
-            for key, segment, result in window.ended():
+                window.launch([(task, name(task)) for task in tasks])
+            for key, task, result in window.ended():
                 if isinstance(result, Outcome):
+                    queue.learn(task, result)
                     yield result
-                elif segment.count > 1 and isinstance(result, KilledWorker):
-                    waiting.extend((part, f"{key}-{i}") for i, part in enumerate(segment.split()))
-                elif isinstance(result, KilledWorker) and (alone is None or alone[1] != key):
-                    suspects.append((segment, f"{key}-alone"))
+                elif task.segment.count > 1 and is_killed(result):
+                    again.extend(map(Task, task.segment.split()))
+                elif is_killed(result) and key != alone:
+                    suspects.append(Task(task.segment))
                 else:
-                    yield _failed(segment, result)
+                    yield _failed(task.segment, result)
+
+
+def _attended(client: Client | None) -> AbstractContextManager[None]:
+    return nullcontext() if client is None else attended(client)
+
+
+def _next(queue: TaskQueue, again: list[Task], window: Window[Task, Outcome]) -> list[Task]:
+    """Return the tasks to launch now."""
+    tasks = list[Task]()
+    for _ in range(window.room(queue.seconds)):
+        if again:
+            tasks.append(again.pop())
+        elif queue:
+            tasks.append(queue.take(window.threads))
+    return tasks
 
 
 def _failed(segment: Segment, error: BaseException) -> Outcome:
     """Return the failures of a task that did not come back."""
     kind = type(error).__name__
-    if kind == "KilledWorker":
+    if is_killed(error):
         cause = (
             f"{kind}: each worker that ran it died; is it out of memory, or does a transform end the process? ({error})"
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import click
 import dask
+from dask.system import CPU_COUNT
 
 from shardedstore.errors import UsageError
 from shardedstore.showing.text import one_line
@@ -31,7 +31,7 @@ def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterat
     from distributed import Client  # a second of import time that info and --dry-run do not need
 
     if scheduler is None:
-        with local_cluster(workers or os.cpu_count() or 1, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
+        with local_cluster(workers or CPU_COUNT, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
             yield
         return
     try:

@@ -1,40 +1,34 @@
-"""Segments as Dask runs them: what goes on in a thread, which nobody can end, ends soon when its task is cancelled."""
+"""Tasks as Dask runs them: what goes on in a thread, which nobody can end, ends soon when its task is cancelled."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from shardedstore.stopping import Stopped, stopping
 from shardedstore.tasks.outcome import Outcome
-from shardedstore.tasks.plan import Segment
-from shardedstore.tasks.task import Job, run_segment
+from shardedstore.tasks.plan import Task
+from shardedstore.tasks.task import Job, run_task
 
 _interrupted: set[str] = set()  # the tokens of jobs in this process that were interrupted
 
 
-def do_segment(job: Job, segment: Segment, token: str = "") -> Outcome:
-    """Do a segment, see `run_segment`, until its task is cancelled or the job of a token in this process is interrupted.
+def do_task(job: Job, task: Task, token: str = "") -> Outcome:
+    """Do a task, see `run_task`, until it is cancelled or the job of a token in this process is interrupted.
 
     The outcome that it returns then is discarded.
     """
     is_cancelled = _of_this_task()
     try:
         with stopping(lambda: token in _interrupted or is_cancelled()):
-            return run_segment(job, segment)
+            return run_task(job, task)
     except Stopped:
         return Outcome()
 
 
-@contextmanager
-def interruptible(token: str) -> Iterator[None]:
-    """Have the segments of a token that run in threads of this process end soon, when the block ends by an exception."""
-    try:
-        yield
-    except BaseException:
-        _interrupted.add(token)
-        raise
+def interrupt(token: str) -> None:
+    """Have the tasks of a token that run in threads of this process end soon."""
+    _interrupted.add(token)
 
 
 def _of_this_task() -> Callable[[], bool]:

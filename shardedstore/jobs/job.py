@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -31,6 +32,7 @@ from shardedstore.storage.folders import open_folder
 from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
 from shardedstore.storage.urls import BESIDE, is_remote, normalize
 from shardedstore.tasks.generations import ONCE, Identity, check_destination, claim, ledger_of, open_destination
+from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Segment
 from shardedstore.tasks.planned import plan_result
 from shardedstore.tasks.succession import marks_of, source_token
@@ -161,13 +163,25 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
     return replace(job, lost=mend(job, plan)) if one_zarr else job
 
 
-def remaining(job: Job, plan: Plan, segments: list[Segment]) -> tuple[list[Segment], int]:
-    """Return the segments that have shards to do, without those that are done, and how many are done."""
-    if job.folder is None:
-        return segments, 0
-    records = job.ledger.read()
+class Remaining(NamedTuple):
+    """The segments that have shards to do, without those that are done; and what is known of all before.
+
+    `again` are the generations of shards that are recorded, and are damaged or not there any more.
+    """
+
+    segments: list[Segment]
+    before: Outcome
+    again: dict[int, int]
+
+
+def remaining(job: Job, plan: Plan) -> Remaining:
+    """Return what is left of a job."""
+    segments = job.segments(plan)
+    records = {} if job.folder is None else job.ledger.read()
     if not records:
-        return segments, 0
+        return Remaining(segments, Outcome(), {})
     done = job.done(plan.runs, records, job.listed())
     left = [segment.without(done) for segment in segments]
-    return [segment for segment in left if segment.runs], len(done)
+    again = {number: records[number].generation for number in records.keys() - done}
+    missing = sum(records[number].is_done for number in again)
+    return Remaining([segment for segment in left if segment.runs], Outcome(skipped=len(done), missing=missing), again)

@@ -66,15 +66,21 @@ class Folder(Protocol):
     def blob(self, name: str) -> ByteSource:
         """Open a file for reading parts of it, or raise FileNotFoundError, at the latest when it is read."""
 
-    def appender(self, name: str) -> AbstractContextManager[Append]:
-        """Give a function that appends lines to a file of its own, or to some whose names begin like it."""
+    def claim(self, name: str) -> bool:
+        """Make the file of an appender; return False where there is one of this name."""
+
+    def appender(self, name: str, claimed: str = "") -> AbstractContextManager[Append]:
+        """Give a function that appends lines to a file of its own, or to some whose names begin like it.
+
+        `claimed` is the end of a name that was claimed by the caller alone; without it, the file gets a new name.
+        """
 
     def clean(self) -> None:
         """Remove what killed processes left half written."""
 
 
-def _later() -> str:
-    """Return what names a file that is appended to: it sorts after those of before, as far as clocks agree."""
+def later() -> str:
+    """Return a new end for the name of a file that is appended to: it sorts after earlier ones, as far as clocks agree."""
     return f"{time.time_ns():016x}{secrets.token_hex(4)}"
 
 
@@ -136,20 +142,31 @@ class LocalFolder:
         # docstring inherited
         return open_blob(os.path.join(self.url, name))
 
+    def claim(self, name: str) -> bool:
+        # docstring inherited
+        path = os.path.join(self.url, f"{name}.jsonl")
+        make_folder(os.path.dirname(path))
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        except FileExistsError:
+            return False
+        return True
+
     @contextmanager
-    def appender(self, name: str) -> Iterator[Append]:
+    def appender(self, name: str, claimed: str = "") -> Iterator[Append]:
         """Give a function that appends a line to a file: it is on the disk when it returns, or with the next one or the end
         if they come within a second.
         """
-        path = os.path.join(self.url, f"{name}-{_later()}.jsonl")
+        path = os.path.join(self.url, f"{name}-{claimed or later()}.jsonl")
         make_folder(os.path.dirname(path))
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | (0 if claimed else os.O_CREAT | os.O_EXCL)
         descriptor: int | None = None
         synced = time.monotonic()
 
         def append(line: bytes) -> None:
             nonlocal descriptor, synced
             if descriptor is None:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+                descriptor = os.open(path, flags, 0o666)
             if os.write(descriptor, line) != len(line):
                 raise OSError(errno.ENOSPC, "a record could not be written whole: is the disk full?", path)
             if time.monotonic() - synced > SYNC_SECONDS:
@@ -241,15 +258,25 @@ class RemoteFolder:
         # docstring inherited
         return RemoteObject(self.store, name)
 
+    def claim(self, name: str) -> bool:
+        # docstring inherited
+        mine = secrets.token_bytes(8).hex().encode()  # without a line's end, so that nothing reads it as a record
+        try:
+            self.write(f"{name}-{STARTED}.jsonl", mine, create=True)
+        except FileExistsError:
+            return False
+        return True
+
     @contextmanager
-    def appender(self, name: str) -> Iterator[Append]:
+    def appender(self, name: str, claimed: str = "") -> Iterator[Append]:
         """Give a function that appends a line: it is stored when more than five seconds have gone since the last were, or
         with the end. Each time makes an object; one before the first line and one of the end tell an appender that died.
         """
-        stem = f"{name}-{_later()}"
+        stem = f"{name}-{claimed or later()}"
         lines: list[bytes] = []
         count, flushed = 0, time.monotonic()
-        self.write(f"{stem}-{STARTED}.jsonl", b"")
+        if not claimed:
+            self.write(f"{stem}-{STARTED}.jsonl", b"")
 
         def flush(label: str) -> None:
             nonlocal flushed

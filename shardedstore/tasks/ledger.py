@@ -1,7 +1,7 @@
 """The ledger: the append-only record of the shards that are done, kept beside them in files of many shards each.
 
-A worker appends to a file of its own for each attempt at a segment, so nothing is ever written by two; a line that a
-crash cut short is passed over. When a job has ended, its files are compacted into one; what is appended later stands
+A worker appends to a file of its own for each attempt at some shards of a segment, so nothing is ever written by two; a
+line that a crash cut short is passed over. When a job has ended, its files are compacted into one; what is appended later stands
 beside it. A file is removed only when another that holds its records is written, so a reader that misses one looks again.
 """
 
@@ -146,11 +146,18 @@ class Ledger(NamedTuple):
         now = dict(self.folder.sizes(self._root))
         self.folder.remove_all([name for name in (*files, *packed) if now.get(name) == sizes[name]])
 
+    def claim(self, segment: int, attempt: str) -> bool:
+        """Begin the file of an attempt at some shards of a segment; return False where it was begun before.
+
+        So that a task which runs once need not list and read the files of all other tasks of its segment.
+        """
+        return self.folder.claim(f"{self._folder(segment)}/{segment}-{attempt}")
+
     @contextmanager
-    def writer(self, segment: int) -> Iterator[Callable[[Record], None]]:
+    def writer(self, segment: int, claimed: str = "") -> Iterator[Callable[[Record], None]]:
         """Give a function that appends a record; see `Folder.appender` for when it is kept."""
         encode = msgspec.json.Encoder().encode
-        with self.folder.appender(f"{self._folder(segment)}/{segment}") as append:
+        with self.folder.appender(f"{self._folder(segment)}/{segment}", claimed) as append:
             yield lambda record: append(encode(record) + b"\n")
 
     def inherit(self, segments: Iterable[tuple[int, list[Record]]]) -> None:

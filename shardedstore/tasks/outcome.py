@@ -46,6 +46,12 @@ class Outcome:
     throttled: int = 0
     partial: Partial | None = None
     notices: tuple[Notice, ...] = ()
+    seconds: float = 0.0  # of the worker's thread
+
+    @property
+    def tried(self) -> int:
+        """The number of shards that have ended."""
+        return self.done + self.skipped + len(self.failures)
 
     @classmethod
     def total(cls, outcomes: Iterable[Outcome]) -> Outcome:
@@ -63,6 +69,7 @@ class Outcome:
             sum(part.changed for part in parts),
             sum(part.throttled for part in parts),
             notices=merge_notices(notice for part in parts for notice in part.notices),
+            seconds=sum(part.seconds for part in parts),
         )
 
     @classmethod

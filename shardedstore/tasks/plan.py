@@ -1,7 +1,7 @@
 """What a job will do: its shards numbered, weighed by arithmetic, and cut into segments of about equal weight.
 
-Shards are described by ranges, not by an object each; a segment is a fixed range of shard numbers, whatever cluster
-runs it. It is one task, and what its records are kept by.
+Shards are described by ranges, not by an object each. A segment is a fixed range of shard numbers, whatever cluster runs
+it, and records are kept by segment. A task is any part of one.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A fixed range of a job's shards: one task."""
+    """A fixed range of a job's shards, or a part of one under the same number."""
 
     number: int
     runs: tuple[Run, ...]
@@ -130,6 +130,17 @@ class Segment(msgspec.Struct, frozen=True):
     def count(self) -> int:
         """The number of shards."""
         return sum(run.stop - run.first for run in self.runs)
+
+    def cut(self, count: int) -> tuple[Segment, Segment | None]:
+        """Return the first shards of the segment, and the rest; None where there is no rest."""
+        left = count
+        for i, run in enumerate(self.runs):
+            if run.stop - run.first > left:
+                head = (run.cut(run.first, run.first + left),) if left else ()
+                rest = run.cut(run.first + left, run.stop)
+                return Segment(self.number, self.runs[:i] + head), Segment(self.number, (rest, *self.runs[i + 1 :]))
+            left -= run.stop - run.first
+        return self, None
 
     def split(self) -> list[Segment]:
         """Return a segment of the same number for each shard."""
@@ -145,6 +156,21 @@ class Segment(msgspec.Struct, frozen=True):
                 first = run.first + stretch[0] - run.number
                 kept.append(run.cut(first, first + len(stretch)))
         return Segment(self.number, tuple(kept))
+
+
+class Task(msgspec.Struct, frozen=True):
+    """Some shards of a segment that a worker does in one go.
+
+    `attempt` names the file of the task's records, so that a second run of the same task looks for the records of the
+    first. A task without one looks for records of any earlier task. After `seconds` the task ends between two shards, and
+    leaves the rest to another. Shards in `again` get the name that they had, of the generation that is given there: the
+    config that is served until the job ends names it.
+    """
+
+    segment: Segment
+    attempt: str = ""
+    seconds: float = math.inf
+    again: dict[int, int] = {}
 
 
 class Load(NamedTuple):

@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -36,7 +35,7 @@ from shardedstore.storage.urls import is_remote, normalize, object_url, quote_na
 from shardedstore.tasks.generations import stands, versioned
 from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.tasks.outcome import Outcome
-from shardedstore.tasks.plan import Plan, Run, Segment
+from shardedstore.tasks.plan import Plan, Run, Segment, Task
 from shardedstore.tasks.preflight import find_missing, places_of
 from shardedstore.tasks.sources import located, open_component, opened_runs
 from shardedstore.tasks.witness import Changed, Witness, look
@@ -159,33 +158,43 @@ def _is_located(record: Record) -> bool:
 
 
 def run_segment(job: Job, segment: Segment) -> Outcome:
-    """Do the shards of a segment that its records do not name yet. A shard that fails is told, never raised.
+    """Do the shards of a segment that its records do not name yet; see `run_task`."""
+    return run_task(job, Task(segment))
+
+
+def run_task(job: Job, task: Task) -> Outcome:
+    """Do the shards of a task that no record names yet. A shard that fails is told, never raised.
 
     It ends by `Stopped` when it is not wanted any more.
     """
-    first: float | None = None
+    begun, first = time.monotonic(), None
     for attempt in itertools.count():
         try:
-            outcome = _run_segment(job, segment)
+            outcome = _run_task(job, task)
         except STORAGE_ERRORS as error:
             first = first or time.monotonic()
             if not WRITES.refused(error, first):
-                return Outcome.failed(segment, f"its record can't be kept at the destination: {cause_of(error)}")
+                return Outcome.failed(task.segment, f"its record can't be kept at the destination: {cause_of(error)}")
             sleep(pause(attempt))
         else:
-            return replace(outcome, throttled=READS.take_refused() + WRITES.take_refused())
+            throttled = READS.take_refused() + WRITES.take_refused()
+            return replace(outcome, throttled=throttled, seconds=time.monotonic() - begun)
     raise AssertionError("unreachable")
 
 
-def _run_segment(job: Job, segment: Segment) -> Outcome:
+def _run_task(job: Job, task: Task) -> Outcome:
+    segment = task.segment
     missing = job.find_missing(run.location for run in segment.runs)
     if missing is not None:
         return Outcome.failed(segment, missing)
     if job.folder is None:
-        return Outcome.total(_do_shards(job, segment, None))
+        return Outcome.total(_do_shards(job, task, None))
     ledger = job.ledger
     if not stands(ledger):
         return Outcome.failed(segment, "its destination was removed while the job ran, and may be another job's now")
+    if task.attempt and ledger.claim(segment.number, task.attempt):
+        with ledger.writer(segment.number, task.attempt) as append:
+            return Outcome.total(_do_shards(job, task, append))
     records = ledger.read_segment(segment.number)
     done = job.done(segment.runs, records)
     left = segment.without(done) if done else segment
@@ -194,26 +203,20 @@ def _run_segment(job: Job, segment: Segment) -> Outcome:
     with ledger.writer(segment.number) as append:
         gone = [records[number] for run in left.runs for number in run.numbers if number in records]
         before = Outcome(skipped=len(done), missing=sum(record.is_done for record in gone))
-        again = {record.shard: record.generation for record in gone}
-        return Outcome.total([before, *_do_shards(job, left, append, again)])
+        again = {**task.again, **{record.shard: record.generation for record in gone}}
+        return Outcome.total([before, *_do_shards(job, Task(left, again=again), append)])
 
 
-def _do_shards(
-    job: Job,
-    segment: Segment,
-    append: Callable[[Record], None] | None,
-    again: Mapping[int, int] = MappingProxyType({}),
-) -> Iterator[Outcome]:
-    """Do the shards of a segment.
-
-    Those in `again` get the name that they had, of the generation that is given there: the config that is served until
-    this job ends names it.
-    """
+def _do_shards(job: Job, task: Task, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
+    """Yield what becomes of each shard; nothing for those that the task leaves when its time is over."""
+    segment, end = task.segment, time.monotonic() + task.seconds
     failed, worker = 0, f"{socket.gethostname()}:{os.getpid()}"
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for number, shard in run.shards():
             begun = time.monotonic()
-            generation = again.get(number, 0)
+            if begun > end:
+                return
+            generation = task.again.get(number, 0)
             made, attempts = _try_shard(job, run, opened, shard, generation)
             if isinstance(made, ShardError):
                 yield Outcome(failures=(made,), retries=attempts - 1)
