@@ -13,7 +13,7 @@ from zarr.storage import LocalStore
 
 from shardedstore.chain import parse_chain
 from shardedstore.cluster import graph
-from shardedstore.components.kinds import Config, Mount
+from shardedstore.components.kinds import Config, Directory, Location, Mount, show
 from shardedstore.components.locations import locate
 from shardedstore.components.opening import open_location
 from shardedstore.components.routes import BASE, Place
@@ -21,10 +21,10 @@ from shardedstore.config import document as configs
 from shardedstore.dividing.collect import collect
 from shardedstore.dividing.partition import divide
 from shardedstore.dividing.patterns import Paths, Shards
-from shardedstore.errors import ChainError, ConfigError, ShardError, UsageError
+from shardedstore.errors import ChainError, ConfigError, PartitionError, ShardError, UsageError
 from shardedstore.jobs.accepting import find_accepted
 from shardedstore.jobs.job import prepare
-from shardedstore.jobs.partial import find_job, load_partial
+from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.legacy.config import check_saved, parse_legacy
 from shardedstore.legacy.document import is_legacy
@@ -48,6 +48,7 @@ from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.writing.writable import WritableStore
 
 Target = str | os.PathLike[str]
+GO_ON = "run the same call again, or open what there is with ShardedStore.load(..., partial=True)"
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,15 @@ class ShardedStore(WritableStore):
         PartitionError
             For what can't be divided as asked, and for what is to be kept or left out and is not there.
         """
-        return cls._of(divide(locate(source, storage_options), shards, include, exclude))
+        location = locate(source, storage_options)
+        try:
+            return cls._of(divide(location, shards, include, exclude))
+        except PartitionError as error:
+            if half := _unfinished(location):
+                raise PartitionError(
+                    f"{show(location)} is the result of a job that has not ended: {half}; {GO_ON}"
+                ) from error
+            raise
 
     @classmethod
     def collect(
@@ -377,7 +386,8 @@ class ShardedStore(WritableStore):
             bytes are read, and are those that were written; the default where the source is not given.
             ``"decoded"``: all data are equal to those of the source, by the digest of decoded data, whatever codecs,
             format and shards they are in; the default where it is given. Both are read once, and arrays that differ twice.
-            Without the source, the data are compared with the digests that ``map_shards(..., digest=True)`` kept.
+            Without the source, the data are compared with the digests that ``map_shards(..., digest=True)`` kept, or where
+            there are none, with the source that the ledger names, as far as the job included it.
         resume : bool or str or path
             Keep what is found to be right until the end, so that the same call goes on: beside the ledger, which a result
             that is read-only does without and says so in a note; or in a folder that is named. False keeps nothing.
@@ -519,6 +529,8 @@ class ShardedStore(WritableStore):
         except STORAGE_ERRORS as error:
             cause = getattr(error, "strerror", None) or explain(error)
             hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_zarr(folder, options) else ""
+            if isinstance(error, FileNotFoundError) and (half := unfinished(folder or "/", options)):
+                raise ConfigError(f"no config is at {url!r} yet, as the job has not ended: {half}; {GO_ON}") from error
             raise ConfigError(f"no config can be read at {url!r}: {cause}{hint}") from error
         try:
             document = configs.parse(data)
@@ -584,6 +596,15 @@ class ShardedStore(WritableStore):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.summary, self.partial, self.notices = state["summary"], state["partial"], state["notices"]
+
+
+def _unfinished(location: Location) -> str:
+    """Return how far a job is whose result is no Zarr yet; empty for anything else."""
+    if not isinstance(location, Directory) or location.url.startswith(("http://", "https://")):
+        return ""
+    if is_zarr(location.url, location.options):
+        return ""
+    return unfinished(location.url, location.options)
 
 
 def _is_plain(store: Store) -> bool:

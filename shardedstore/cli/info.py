@@ -7,8 +7,11 @@ import click
 from shardedstore.cli.arguments import parse_storage
 from shardedstore.cli.common import open_any, user_errors
 from shardedstore.components.kinds import holes
+from shardedstore.jobs.partial import unfinished
 from shardedstore.showing.describe import node_line
 from shardedstore.showing.text import count, size
+from shardedstore.storage.access import take_options
+from shardedstore.storage.urls import normalize
 from shardedstore.tasks.plan import make_plan
 
 
@@ -30,5 +33,13 @@ def info(what: str, storage: tuple[str, ...]) -> None:
             click.echo(node_line(path, node.meta, store.config) + (", for example" if node.is_sample else ""))
         for hole in holes(store.config):
             click.echo(f"  {hole.shard} is a hole: {hole.cause}")
+        if is_config and (half := unfinished(_folder(what), take_options(_folder(what), parse_storage(storage)))):
+            click.echo(f"note: a later job has not ended: {half}", err=True)
         supposed = ", if all stores are like the first" if any(node.is_sample for node in plan.nodes.values()) else ""
         click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded{supposed}")
+
+
+def _folder(what: str) -> str:
+    """Return the folder of a config."""
+    url = normalize(what)
+    return url.rpartition("/")[0] or "/" if url.endswith(".json") else url

@@ -62,7 +62,8 @@ def verify(
       stored   all bytes are those that were written; the default without --against
       decoded  all data are equal to those of SOURCE, whatever codecs, format and
                shards they are in; the default with --against. Without it: equal to
-               what was written, if the job kept digests of its data
+               what was written, if the job kept digests of its data,
+               else to the source that the job had
     """  # noqa: D301 (click reads the backspace)
     with user_errors(result):
         options = parse_storage(storage)

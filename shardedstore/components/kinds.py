@@ -24,6 +24,11 @@ from shardedstore.storage.urls import fill_url, is_remote, unquote_name
 _SECRET = re.compile(r"(?i)secret|passw|token|credential|signature|api_?key")
 
 
+def may_be_secret(name: str) -> bool:
+    """Tell whether a setting of this name may be secret."""
+    return _SECRET.search(name) is not None
+
+
 class _Kind(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
     pass
 
@@ -51,7 +56,7 @@ class Own(_Kind, frozen=True, tag="own", omit_defaults=True, repr_omit_defaults=
     options: Options = NONE
 
     def __post_init__(self) -> None:
-        if secret := next(filter(_SECRET.search, self.settings), None):
+        if secret := next(filter(may_be_secret, self.settings), None):
             raise ValueError(
                 f"the setting {secret!r} would be for all to read: give secrets to the environment instead"
             )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 
 from shardedstore.chain import Chain
 from shardedstore.errors import ShardError, ShardsFailed, UsageError
 from shardedstore.jobs.takeover import by_segment
+from shardedstore.storage.folders import STORAGE_ERRORS
+from shardedstore.storage.remote_errors import explain
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan
 from shardedstore.tasks.task import Job
+
+logger = logging.getLogger("shardedstore")
 
 
 def find_accepted(plan: Plan, chain: Chain, names: Iterable[str], most: int) -> frozenset[int]:
@@ -61,22 +66,30 @@ def accept(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
     """
     count = len(outcome.failures)
     untried = plan.shard_count - outcome.done - outcome.skipped - count
-    is_accepting = bool(job.accepted or job.max_missing) and not untried
-    causes = {error.shard: error.cause for error in outcome.failures} if is_accepting else {}
+    causes = {error.shard: error.cause for error in outcome.failures}
     found = {
-        number: Record(number, 0, 0, "", hole=causes[shard.name].partition("\n")[0])
+        number: Record(number, 0, 0, "", failed=causes[shard.name].partition("\n")[0])
         for run in plan.runs
-        for number, shard in (run.shards() if causes else ())
+        for number, shard in run.shards()
         if shard.name in causes
     }
+    if job.folder is not None:
+        _keep(job, plan, found)
     others = found.keys() - job.accepted
-    if not found or 0 in others or len(others) > job.max_missing:
+    if untried or not (job.accepted or job.max_missing) or 0 in others or len(others) > job.max_missing:
         raise shards_failed(job, outcome.failures, plan.shard_count, untried)
-    for segment, records in by_segment(job.segments(plan), found):
-        with job.ledger.writer(segment.number) as append:
-            for record in records:
-                append(record)
     return found
+
+
+def _keep(job: Job, plan: Plan, failed: Mapping[int, Record]) -> None:
+    """Record what failed, for people who look at the job later."""
+    try:
+        for segment, records in by_segment(job.segments(plan), failed):
+            with job.ledger.writer(segment.number) as append:
+                for record in records:
+                    append(record)
+    except STORAGE_ERRORS as error:  # of which the failures are likely to tell as well
+        logger.warning("what failed can't be recorded at %s: %s", job.folder, explain(error))
 
 
 def shards_failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:

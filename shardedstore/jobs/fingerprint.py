@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from operator import attrgetter
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from shardedstore.chain import Chain, FunctionStep, Sink, Step
+from shardedstore.components.kinds import may_be_secret
+
+MOST_SHOWN = 80  # letters of an option
 
 
 def fingerprint(chain: Chain) -> str | None:
@@ -30,6 +34,33 @@ def fingerprint(chain: Chain) -> str | None:
             return None
         tokens.append(token)
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
+
+
+def described(chain: Chain) -> list[tuple[str, dict[str, str]]]:
+    """Return what people are told of a chain: the names of its parts, each with its options that make a difference."""
+    return [_described(part) for part in (*chain.steps, chain.sink, chain.function) if part is not None]
+
+
+def _described(part: Any) -> tuple[str, dict[str, str]]:
+    if isinstance(part, FunctionStep):
+        return part.name or "step", {"version": part.label}
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return getattr(part, "__qualname__", type(part).__name__), {}
+    fields = (field.name for field in dataclasses.fields(part) if field.compare)
+    names = (name for name in fields if not (isinstance(part, Sink) and name == "url"))
+    version = getattr(part, "version", "1")
+    options = {} if version == "1" else {"version": str(version)}
+    for name in names:
+        value = getattr(part, name)
+        given = dict(value) if name == "options" and isinstance(value, tuple | Mapping) else {name: value}
+        options |= {option: _shown(option, setting) for option, setting in given.items()}
+    return type(part).__name__, options
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return a value as a message has it: not that of a name that may be secret, nor what differs from run to run."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return "(not kept)" if may_be_secret(name) else text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _token(part: Any) -> list[Any] | None:

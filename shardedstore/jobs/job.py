@@ -17,7 +17,7 @@ from shardedstore.config.document import to_dict
 from shardedstore.errors import ChainError, DestinationError
 from shardedstore.grid import Coords
 from shardedstore.jobs.destination import check_apart, check_new_zarr, check_outputs, check_unused
-from shardedstore.jobs.fingerprint import fingerprint
+from shardedstore.jobs.fingerprint import described, fingerprint
 from shardedstore.jobs.mending import mend
 from shardedstore.jobs.names import check_names
 from shardedstore.jobs.takeover import Each, find_stale, one_by_one, take_over
@@ -127,7 +127,13 @@ def identity(plan: Plan, chain: Chain) -> Identity:
     marks = marks_of(plan.nodes) if chain.sink is not None and chain.sink.can_grow else {}
     planned = plan_result(plan, chain)
     return Identity(
-        source, token, config=to_dict(plan.config), marks=marks, is_one_zarr=chain.is_one_zarr, planned=planned
+        source,
+        token,
+        config=to_dict(plan.config),
+        marks=marks,
+        is_one_zarr=chain.is_one_zarr,
+        planned=planned,
+        described=described(chain),
     )
 
 

@@ -31,6 +31,23 @@ def find_job(folder: str, options: Options) -> Folder | None:
     return next((place for place in places if read_identity(place) is not None), None)
 
 
+def unfinished(url: str, options: Options) -> str:
+    """Return how far the latest job is that writes to a folder, as a sentence; empty where none did, or it has ended."""
+    place = find_job(url, options)
+    identity = None if place is None else read_identity(place)
+    if place is None or identity is None or not identity.config:
+        return ""
+    half = read_half(place, identity, options)
+    if is_finished(place, identity, half, read_config(place, options)):
+        return ""
+    records = ledger_of(place, identity).read().values()
+    total = sum(run.stop - run.first for run in shard_runs(half.source))
+    failed = sum(bool(record.failed) for record in records)
+    return f"{sum(record.is_done for record in records):,} of {total:,} shards are done" + (
+        f", {failed:,} failed" if failed else ""
+    )
+
+
 def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple[Config, Partial] | None:
     """Return the config that shows what is there of the latest job in a folder; None where it has ended.
 
@@ -69,7 +86,7 @@ def read_config(place: Folder, options: Options) -> Config | None:
 def read_half(place: Folder, identity: Identity, options: Options) -> Half:
     """Return what is known of a job from its file and its ledger."""
     planned, generation = identity.planned, identity.generation
-    records = {number: record for number, record in ledger_of(place, identity).read().items() if not record.hole}
+    records = {number: record for number, record in ledger_of(place, identity).read().items() if not record.failed}
     result = from_dict(planned.config, place.url, None, options) if planned.config else None
     return Half(from_dict(identity.config), result, planned.mixes, generation, records)
 

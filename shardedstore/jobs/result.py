@@ -101,13 +101,13 @@ def _written(job: Job, sink: Sink, run: Run, records: dict[int, Record]) -> Moun
     def location(generation: int) -> Location:
         return held(sink.location(job.template(run, generation)), run.members)
 
-    found = Counter(records[number].generation for number in run.numbers if not records[number].hole)
+    found = Counter(records[number].generation for number in run.numbers if not records[number].failed)
     most, count = next(iter(found.most_common(1)), (0, 0))
     if count == len(run.numbers):
         return Mount(location(most), run.blocks, members=run.members)
     exceptions: dict[str, Location] = {}
     for number, shard in run.shards():
-        generation, hole = records[number].generation, records[number].hole
+        generation, hole = records[number].generation, records[number].failed
         if hole:
             exceptions[shard.block_name] = Hole(shard.name, hole)
         elif generation != most:

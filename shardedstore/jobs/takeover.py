@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
@@ -12,10 +13,12 @@ from shardedstore.errors import DestinationError
 from shardedstore.tasks.generations import Identity, last_begun, ledger_of, read_generation
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.plan import Plan, Segment
-from shardedstore.tasks.succession import unchanged
+from shardedstore.tasks.succession import divided_otherwise, unchanged
 from shardedstore.tasks.task import Job
 from shardedstore.tasks.witness import Changed, Recorded, find_changed
 
+logger = logging.getLogger("shardedstore")
+MOST_NAMED = 8
 Found = tuple[Recorded, frozenset[int] | BaseException]
 Each = Callable[[Callable[[Recorded], frozenset[int]], list[Recorded]], Iterable[Found]]
 
@@ -27,16 +30,23 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
     """
     before = last_begun(job.place, read_generation(job.place, identity.after))
     old = ledger_of(job.place, before).read()
+    earlier = from_dict(before.config)
+    if otherwise := list(divided_otherwise(earlier, plan.config, before.marks, identity.marks)):
+        logger.warning(
+            "divided otherwise than before, and so made again: %s",
+            ", ".join(map(repr, otherwise[:MOST_NAMED]))
+            + (f" and {len(otherwise) - MOST_NAMED} more" if len(otherwise) > MOST_NAMED else ""),
+        )
     taken: dict[int, Record] = {}
-    for then, now in unchanged(from_dict(before.config), plan.config, before.marks, identity.marks):
+    for then, now in unchanged(earlier, plan.config, before.marks, identity.marks):
         record = old.get(then)
-        if record is not None and not record.hole and now not in stale:
+        if record is not None and not record.failed and now not in stale:
             generation = record.generation or before.generation
             taken[now] = msgspec.structs.replace(record, shard=now, generation=generation)
     ledger_of(job.place, identity).inherit(
         (segment.number, records) for segment, records in by_segment(job.segments(plan), taken)
     )
-    return sum(not record.hole for record in old.values()) - len(taken)
+    return sum(not record.failed for record in old.values()) - len(taken)
 
 
 def by_segment(segments: list[Segment], records: Mapping[int, Record]) -> Iterator[tuple[Segment, list[Record]]]:
@@ -57,7 +67,7 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], each
     DestinationError
         When a source can't be looked at.
     """
-    records = {number: record for number, record in records.items() if not record.hole}
+    records = {number: record for number, record in records.items() if not record.failed}
     numbers = ((number, record.source) for number, record in records.items())
     stale = {number for number, source in numbers if not source.startswith(f"{changed} ")}
     tasks: list[Recorded] = []

@@ -18,6 +18,7 @@ from shardedstore.storage.urls import BESIDE, join_url
 from shardedstore.tasks.ledger import FOLDER, Ledger
 from shardedstore.tasks.planned import Planned
 from shardedstore.tasks.succession import Mark, has_only_grown, is_same_source, keeps_members
+from shardedstore.tasks.unlike import unlike_chain, unlike_source
 
 _IDENTITY = re.compile("job-[0-9]+[.]json")
 _GENERATION = re.compile(r"~(\d{1,6})(?:\.|$)")
@@ -31,7 +32,8 @@ class Identity(msgspec.Struct, frozen=True):
     the source's, as a JSON document, and `marks` tell what its groups and arrays were. `after` is the generation of the
     job that this one goes on from as its source has changed; 0 for a job of its own. `is_one_zarr` tells that all shards
     are in one ordinary Zarr. `planned` is what the job is going to make. `nonce` tells this job from one that had the same
-    number before its destination was removed: workers of that one may still be at work, and must not be heard.
+    number before its destination was removed: workers of that one may still be at work, and must not be heard. `described`
+    is the chain for people: the names of its parts, and their options.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Identity(msgspec.Struct, frozen=True):
     is_one_zarr: bool = False
     planned: Planned = Planned()
     nonce: str = ""
+    described: list[tuple[str, dict[str, str]]] = []
 
     def is_of(self, other: Identity) -> bool:
         """Tell whether it is the same job."""
@@ -221,11 +224,17 @@ def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
         )
     elif found.source != wanted.source:
         what = "holds the result of another source, of another division of it, or of this one before it changed"
+        what += _in_brackets(unlike_source(found.config, wanted.config, found.marks, wanted.marks))
     else:
         what = "holds the result of another chain of transforms"
+        what += _in_brackets(unlike_chain(found.described, wanted.described))
     if folder.endswith(BESIDE):
         return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another, as one ordinary Zarr can't hold both"
     return f"the destination {folder!r} {what}: name another, or say overwrite=True, which keeps those files beside the new"
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
 
 
 def versioned(name: str, generation: int) -> str:

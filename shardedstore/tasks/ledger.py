@@ -41,8 +41,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     For people: the seconds that it took, the attempts, and the worker's host and process. `source` is what the source was,
     where that was looked at closer than its metadata; `generation` that of the object, where an earlier job made it.
     `digests` are of the decoded data that was written, by array, where that was asked for. `marked` tells that what was
-    written is damaged or lost, and is to be made again under its own name; `hole` is why the shard is not there, where the
-    result was published without it.
+    written is damaged or lost, and is to be made again under its own name; `failed` is why the last attempt
+    at the shard failed, where it is not there.
     """
 
     shard: int
@@ -58,12 +58,12 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int = 0
     digests: dict[str, DataSum] | None = None
     marked: bool = False
-    hole: str = ""
+    failed: str = ""
 
     @property
     def is_done(self) -> bool:
         """Whether the shard is not to be made, if what was written still stands."""
-        return not self.marked and not self.hole
+        return not self.marked and not self.failed
 
 
 class Ledger(NamedTuple):
@@ -258,8 +258,13 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def _by_shard(files: Iterable[bytes]) -> dict[int, Record]:
-    """Return the records of some files by shard number: of two for one shard, that of the later file."""
-    return {record.shard: record for data in files for record in _parse(data)}
+    """Return the records of some files by shard number: of two for one shard, that of the later file, if it did not fail."""
+    found: dict[int, Record] = {}
+    for data in files:
+        for record in _parse(data):
+            if not record.failed or record.shard not in found:  # clocks may say that it failed after it was done
+                found[record.shard] = record
+    return found
 
 
 def _parse(data: bytes) -> Iterable[Record]:

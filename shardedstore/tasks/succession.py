@@ -15,7 +15,7 @@ import msgspec
 from shardedstore.components.kinds import Config, Group, Location, Mount
 from shardedstore.components.members import Homes
 from shardedstore.config.document import dump, from_dict
-from shardedstore.grid import Coords
+from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json
 from shardedstore.mounts import join, parents
 from shardedstore.reading.hierarchy import Node
@@ -57,27 +57,22 @@ def _mark(path: str, node: Node) -> Mark:
 
 
 def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Marks, new: Marks) -> bool:
-    """Tell whether a config is that of an earlier job's source, divided by the same rule, though it may have changed.
+    """Tell whether a config is that of an earlier job's source, though it may have changed, or be divided otherwise in part.
 
-    Arrays that are as they were must be divided as they were.
+    Where all of it is divided otherwise, that is more often a slip than a wish.
     """
     earlier, now = from_dict(before), from_dict(after)
     if _without_groups(earlier.base) != _without_groups(now.base):
         return False
-    changed, then = _changed(old, new), {path: _rule(mount) for path, mount in earlier.shards.items()}
-    return all(path in changed or then.get(path) == _rule(mount) for path, mount in now.shards.items()) and all(
-        path in changed or path in now.shards for path in earlier.shards
-    )
+    otherwise = set(divided_otherwise(earlier, now, old, new))
+    if not otherwise or (earlier.shards.keys() & now.shards.keys()) - otherwise:
+        return True
+    bases = [next(iter(shard_runs(config))) for config in (earlier, now)]
+    return not isinstance(now.base, Group) and _left_out(bases[0]) == _left_out(bases[1])
 
 
 def _without_groups(base: Location) -> Location:
     return msgspec.structs.replace(base, groups=()) if isinstance(base, Group) else base
-
-
-def _rule(mount: Mount) -> object:
-    """Return what of a mount stays the same when members are added to a collection, or go."""
-    members = mount.members
-    return mount if members is None else (mount.location, mount.exceptions, members.together, members.parts)
 
 
 def keeps_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -128,7 +123,7 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
         if run.mounted is not None:
             homes = Homes(run.mounted)
             own = (path for path, is_own in changed.items() if is_own)
-            is_left_alike = then.mounted == run.mounted or isinstance(run.location, Group)
+            is_left_alike = _left_out(then) == _left_out(run) or isinstance(run.location, Group)
             if is_left_alike and all(path in homes for path in own):
                 yield then.number, run.number
         elif run.members is not None and then.members is not None:
@@ -138,6 +133,25 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
                 yield then.number, run.number
         elif run.path in old and run.path in new and old[run.path].digest == new[run.path].digest:
             yield from _same_blocks(then, run, old[run.path].shape or (), new[run.path].shape or ())
+
+
+def divided_otherwise(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[str]:
+    """Yield the paths that are divided by another rule than before, although they were there and are."""
+    for path in {**before.shards, **now.shards}:
+        if path in old and path in new and _rule(before.shards.get(path)) != _rule(now.shards.get(path)):
+            yield path
+
+
+def _rule(mount: Mount | None) -> object:
+    if mount is None:
+        return None
+    return mount.members.together if mount.members else mount.blocks.chunks if mount.blocks else ()
+
+
+def _left_out(base: Run) -> dict[str, object]:
+    """Return what is not in a base: all at a path, the chunks of an array however it is divided, or some members."""
+    divided = (base.mounted or {}).items()
+    return {path: Blocks if isinstance(division, Blocks) else division for path, division in divided}
 
 
 def _same_members(then: Run, run: Run, changed: Mapping[str, bool]) -> Iterator[tuple[int, int]]:

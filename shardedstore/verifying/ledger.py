@@ -152,7 +152,7 @@ def _kept(place: Folder, config: Config) -> Kept:
 
 def _known(place: Folder, made: Identity) -> dict[int, Record]:
     """Return the records of a job; those that are marked hold where a later job has taken them over, to make them again."""
-    records = {number: record for number, record in ledger_of(place, made).read().items() if not record.hole}
+    records = {number: record for number, record in ledger_of(place, made).read().items() if not record.failed}
     newest = read_identity(place)
     if newest is not None and last_begun(place, newest).generation != made.generation:
         return records

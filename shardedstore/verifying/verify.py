@@ -9,8 +9,8 @@ from typing import TypeVar
 import msgspec
 
 from shardedstore.cluster import graph
-from shardedstore.components.kinds import Config
-from shardedstore.config.document import dump, to_dict
+from shardedstore.components.kinds import Config, Location, Place, locations, origin
+from shardedstore.config.document import dump, from_dict, to_dict
 from shardedstore.dividing.partition import divide
 from shardedstore.errors import UsageError
 from shardedstore.jobs.lock import held
@@ -65,6 +65,13 @@ def verify(
     kept = find_ledger(config)
     if kept is None and (mark or level == "stored" or (level == "decoded" and against is None)):
         raise UsageError(NO_LEDGER)
+    if (
+        level == "decoded"
+        and against is None
+        and kept is not None
+        and all(record.digests is None for record in kept.records.values())
+    ):
+        against = _own_source(config, kept)
     if mark and kept is not None:
         kept.latest()  # refuse before all is read
     place = open_folder(normalize(resume)) if isinstance(resume, str) else kept.folder if kept and resume else None
@@ -75,6 +82,23 @@ def verify(
         assert kept is not None or level == "exists"
         report = _check(config, kept, level, journal)
     return _mark(config, kept, report) if mark and kept is not None else report
+
+
+def _own_source(config: Config, kept: Kept) -> Config | None:
+    """Return the source that a job had, with what it included; None where the ledger does not tell, or it may not be asked.
+
+    Its server must be the result's: a ledger may come from anybody, and credentials are for one server.
+    """
+    if not kept.made.config:
+        return None
+    source = from_dict(kept.made.config)
+    ours = {_server(location) for _, location in locations(config)}
+    return source if all(_server(location) in (None, *ours) for _, location in locations(source)) else None
+
+
+def _server(location: Location) -> str | None:
+    place = origin(location)
+    return place.options.server if isinstance(place, Place) else None
 
 
 Open = Callable[[Iterable[str]], Journal]
