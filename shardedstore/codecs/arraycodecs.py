@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numcodecs
 import numpy as np
@@ -19,12 +19,13 @@ from zarr.core.buffer import Buffer, NDBuffer, cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.registry import get_codec_class, get_pipeline_class
 
-from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of, options_of
+from shardedstore.codecs.arraydoc import ArrayDoc, data_type, endian_of, name_of, options_of
 from shardedstore.codecs.arrayinfo import described, encoded_dtype, itemsize_of, read_fill_value
 from shardedstore.codecs.coders import Compression
 from shardedstore.grid import Coords
 
 Array = np.ndarray[Any, np.dtype[Any]]
+ORDERS: dict[Any, Literal["<", ">"]] = {"little": "<", "big": ">"}
 
 
 class ChunkCodec:
@@ -118,15 +119,17 @@ def array_part(doc: ArrayDoc) -> ArrayPart:
     plain = all(map(_is_transposition, doc.filters))
     if plain and name_of(doc.serializer) == "bytes" and dtype.fields is None and dtype.kind not in "OT":
         orders = [options_of(codec)["order"] for codec in doc.filters]
-        return PlainPart(dtype, options_of(doc.serializer).get("endian", "little"), doc.chunks, orders)
+        return PlainPart(dtype, endian_of(doc.serializer), doc.chunks, orders)
     return PipelinePart(doc)
 
 
 class PlainPart:
     """v3 ``bytes``, and any number of ``transpose`` before it."""
 
-    def __init__(self, dtype: np.dtype[Any], endian: str, shape: Coords, orders: list[Any]) -> None:
-        self.dtype, self.stored = dtype, dtype.newbyteorder("<" if endian == "little" else ">")
+    def __init__(self, dtype: np.dtype[Any], endian: Any, shape: Coords, orders: list[Any]) -> None:
+        if endian not in ORDERS and dtype.itemsize > 1:
+            raise ValueError(f"bytes has the endian {endian!r}, which is neither 'little' nor 'big'")
+        self.dtype, self.stored = dtype, dtype.newbyteorder(ORDERS.get(endian, "="))
         self.axes, self.back = _axes(orders, len(shape))
         self.shape = tuple(shape[axis] for axis in self.axes)
 

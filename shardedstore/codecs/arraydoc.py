@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from zarr.abc.codec import ArrayBytesCodec
 from zarr.dtype import ZDType, parse_dtype
 from zarr.registry import get_codec_class
 
+from shardedstore.codecs.described import Config, settled
+from shardedstore.codecs.filters import filter_from_json, filtered_dtype
 from shardedstore.codecs.shardindex import ShardIndex
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
@@ -98,8 +100,13 @@ def options_of(codec: Any) -> dict[str, Any]:
     return {} if isinstance(codec, str) else codec.get("configuration") or {}
 
 
+def endian_of(codec: Any) -> Any:
+    """Return the order of the bytes of an element by a ``bytes`` codec, which is little where it does not say it, as in zarr."""
+    return options_of(codec).get("endian", "little")
+
+
 def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
-    """Take a document apart.
+    """Take a document apart, with the options of its codecs as they are meant.
 
     Raises
     ------
@@ -107,13 +114,13 @@ def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
         For an array whose chunks can't be taken apart: an unknown kind of codec or chunk grid, or a field that is no such.
     """
     try:
-        return _parse_v3(document, path) if document.get("zarr_format") == 3 else _parse_v2(document)
+        return _parse_v3(document, path) if document.get("zarr_format") == 3 else _parse_v2(document, path)
     except (FieldError, KeyError) as error:
         cause = f"has no {error}" if isinstance(error, KeyError) else f"has metadata that Zarr does not know: {error}"
         raise ChainError(f"{path!r} {cause}: mend it, or {_leave_out(path)}") from None
 
 
-def _parse_v2(document: Mapping[str, Any]) -> ArrayDoc:
+def _parse_v2(document: Mapping[str, Any], path: str) -> ArrayDoc:
     shape = tuple(document["shape"])
     chunks = _chunks(document["chunks"], shape, "chunks")
     compressor, filters = document.get("compressor"), document.get("filters") or []
@@ -122,8 +129,10 @@ def _parse_v2(document: Mapping[str, Any]) -> ArrayDoc:
             raise FieldError(field, document[field], "null, or what has an id")
     if document.get("order") not in (None, "C", "F"):
         raise FieldError("order", document["order"], "'C' or 'F'")
-    compressors = [] if compressor is None else [compressor]
-    return ArrayDoc(dict(document), 2, shape, chunks, chunks, list(filters), None, compressors)
+    filters, compressors = _settled_v2(document, path)
+    meant = {"compressor": next(iter(compressors), None), "filters": filters or document.get("filters")}
+    known = {name: meant.get(name, value) for name, value in document.items()}
+    return ArrayDoc(known, 2, shape, chunks, chunks, filters, None, compressors)
 
 
 def _is_named(codec: Any, key: str) -> bool:
@@ -152,13 +161,58 @@ def _parse_v3(document: Mapping[str, Any], path: str) -> ArrayDoc:
     if name_of(grid) != "regular":
         raise ChainError(f"{path!r} has a chunk grid {name_of(grid)!r}, which is not known here: {_leave_out(path)}")
     stored = _chunks(options_of(grid)["chunk_shape"], shape, "chunk_shape")
-    filters, serializer, compressors = split_codecs(_codecs(document["codecs"]), path)
+    document = {**document, "codecs": _settled_v3(_codecs(document["codecs"]), document, path)}
+    filters, serializer, compressors = split_codecs(document["codecs"], path)
     if name_of(serializer) != "sharding_indexed":
         return ArrayDoc(dict(document), 3, shape, stored, stored, filters, serializer, compressors)
     if filters or compressors:
         names = ", ".join(map(name_of, [*filters, *compressors]))
         raise ChainError(f"{path!r} has codecs around the sharding codec ({names}): {_leave_out(path)}")
     return _parse_sharding(document, path, stored, options_of(serializer))
+
+
+def _settled_v2(document: Mapping[str, Any], path: str) -> tuple[list[Any], list[Any]]:
+    """Return the filters and the compressor of a document of Zarr v2 with their options as they are meant."""
+    found: list[Any] = []
+    codecs = [
+        *(document.get("filters") or ()),
+        *([] if document.get("compressor") is None else [document["compressor"]]),
+    ]
+    for codec in codecs:
+        options = {option: value for option, value in codec.items() if option != "id"}
+        found.append({"id": codec["id"], **_settled(options, codec["id"], found, document, path)})
+    count = len(document.get("filters") or ())
+    return found[:count], found[count:]
+
+
+def _settled_v3(codecs: Iterable[Any], document: Mapping[str, Any], path: str) -> list[Any]:
+    """Return codecs of Zarr v3 with their options as they are meant; those inside the sharding codec too."""
+    found: list[Any] = []
+    for codec in codecs:
+        name, options = name_of(codec), options_of(codec)
+        known = _settled(options, name, [c for c in found if not _is_serializer(name_of(c))], document, path)
+        if name == "sharding_indexed" and "codecs" in options:
+            known["codecs"] = _settled_v3(_codecs(options["codecs"]), document, path)
+        named = {"name": codec} if isinstance(codec, str) else codec
+        found.append(codec if known == options else {**named, "configuration": known})
+    return found
+
+
+def _settled(options: dict[str, Any], name: str, before: list[Any], document: Mapping[str, Any], path: str) -> Config:
+    try:
+        return settled(options, name, None)
+    except ValueError:
+        pass  # it depends on the elements
+    zarr_format = 3 if document.get("zarr_format") == 3 else 2
+    try:
+        known = [filter_from_json(codec, zarr_format) for codec in before]
+        itemsize = filtered_dtype(known, data_type(document).to_native_dtype()).itemsize
+    except Exception as error:
+        raise ChainError(
+            f"{path!r} has the codec {name} without the size of its elements, which is not known here ({error}): "
+            f"{_leave_out(path)}"
+        ) from error
+    return settled(options, name, itemsize)
 
 
 def _parse_sharding(document: Mapping[str, Any], path: str, stored: Coords, options: dict[str, Any]) -> ArrayDoc:

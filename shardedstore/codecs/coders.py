@@ -35,7 +35,7 @@ class Coder(Protocol):
 def make(config: Config) -> Coder:
     """Return the coder of a described codec."""
     match config["id"]:
-        case "crc32c":
+        case "crc32c" if config.get("location") in (None, "end"):  # numcodecs has it at the start as well
             return Crc32c()
         case "gzip":
             return Gzip(config.get("level", 1))

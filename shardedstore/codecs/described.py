@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,8 +26,41 @@ DEFAULTS: dict[str, Config] = {
     "zstd": {"level": 0, "checksum": False},
     "gzip": {"level": 5},
 }
+# Options that numcodecs and others fill in differently where they are absent, null or 0: the name of what is meant. What
+# netCDF-C shuffles are always whole elements, whatever stands there; numcodecs takes 4 for none, and 0 for no shuffle.
+MEANT = {"shuffle": {"elementsize": "itemsize"}}
+_NUMBER = re.compile(r"-?\d+")
 LARGEST = {"blosc": 2**31 - 17, "lz4": 0x7E000000}  # bytes of a chunk
 PREFIX = "numcodecs."
+
+
+def settled(options: Mapping[str, Any], name: str, itemsize: int | None) -> Config:
+    """Return the options of a codec in a document as their writer meant them, where numcodecs would read them otherwise.
+
+    Older netCDF-C writes numbers as texts.
+
+    Parameters
+    ----------
+    itemsize : int or None
+        The bytes of the elements that the codec encodes; None where they are not known.
+
+    Raises
+    ------
+    ValueError
+        Where that depends on the elements, which are not known.
+
+    Examples
+    --------
+    >>> settled({"elementsize": 0}, "shuffle", 8), settled({"level": "9"}, "zlib", 8), settled({"level": 9}, "zlib", 8)
+    ({'elementsize': 8}, {'level': 9}, {'level': 9})
+    """
+    known = {k: int(v) if isinstance(v, str) and _NUMBER.fullmatch(v) else v for k, v in options.items()}
+    for option in MEANT.get(name.removeprefix(PREFIX), {}):
+        if not known.get(option):
+            if itemsize is None:
+                raise ValueError(f"{name} has no {option}, and the size of the elements is not known here")
+            known[option] = itemsize
+    return known
 
 
 def check_options(config: Mapping[str, Any]) -> None:
