@@ -188,14 +188,22 @@ SHARDED = {
         lambda c: c.update(index_codecs=[{"name": "bytes"}, {"name": "gzip"}]),
         "with an index of bytes, gzip",
     ),
-    "big-endian index": (
-        lambda c: c.update(index_codecs=[{"name": "bytes", "configuration": {"endian": "big"}}, "crc32c"]),
-        r"an index of bytes, crc32c \(big\)",
+    "index of an unknown order": (
+        lambda c: c.update(index_codecs=[{"name": "bytes", "configuration": {"endian": "middle"}}, "crc32c"]),
+        r"an index of bytes, crc32c \('middle'\)",
     ),
-    "sharding in sharding": (
+    "index elsewhere": (lambda c: c.update(index_location="middle"), "at the middle"),
+    "sharding in sharding without chunks": (
         lambda c: c.update(codecs=[{"name": "sharding_indexed", "configuration": {}}]),
-        "inner chunks of sharding_indexed",
+        "has no 'chunk_shape'",
     ),
+    "codecs around sharding in sharding": (
+        lambda c: c.update(
+            codecs=[{"name": "sharding_indexed", "configuration": {"chunk_shape": [50], "codecs": ["bytes"]}}, "crc32c"]
+        ),
+        r"codecs around the sharding codec \(crc32c\)",
+    ),
+    "inner chunks of another rank": (lambda c: c.update(chunk_shape=[500, 1]), "chunk_shape"),
     "inner chunks": (lambda c: c.update(chunk_shape=[3]), r"inner chunks of \(3,\), which don't divide its \(1000,\)"),
 }
 

@@ -17,6 +17,7 @@ import zarr
 from helpers_jobs import CUBE, Fail, Slow, cube_at, division, kill_session, python, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readers import READERS, by_tensorstore, by_zarr
 from sources import SOURCES, add_array, build, numbers, to_folder
 from zarr.codecs import BytesCodec, ShardingCodec, TransposeCodec, ZstdCodec
 from zarr.core.metadata.v3 import ArrayV3Metadata
@@ -124,28 +125,9 @@ def zarrs_own(source, result):
 # Readers
 
 
-def by_zarr(path):
-    return zarr.open_array(path, mode="r")[...]
-
-
-def by_zarrs(path):
-    pytest.importorskip("zarrs", reason="zarrs has no wheel for this Python")
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        return zarr.open_array(path, mode="r")[...]
-
-
-def by_tensorstore(path):
-    tensorstore = pytest.importorskip("tensorstore", reason="tensorstore has no wheel for this Python")
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-    return tensorstore.open(spec, read=True).result().read().result()
-
-
 def is_read_by_zarr(dtype):
     """Zarr 3.1 can't read records under the sharding codec, nor write them."""
     return dtype.kind != "V" or not zarr.__version__.startswith("3.1.")
-
-
-READERS = {"zarr": by_zarr, "zarrs": by_zarrs, "tensorstore": by_tensorstore}
 
 
 def check_equal(out, contents, reader):
@@ -284,7 +266,7 @@ FORMS = {
     "codecs around": ([TransposeCodec(order=(1, 0))], sharded((2, 2))),
     "big-endian index": ([], ShardingCodec(chunk_shape=(2, 3), index_codecs=[BytesCodec(endian="big")])),
 }
-REGROUPED = {"index first", "index last"}
+REGROUPED = {"index first", "index last", "big-endian index"}
 around = pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec disables partial reads")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import takewhile
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numcodecs
 import numpy as np
@@ -19,13 +19,12 @@ from zarr.core.buffer import Buffer, NDBuffer, cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.registry import get_codec_class, get_pipeline_class
 
-from shardedstore.codecs.arraydoc import ArrayDoc, data_type, endian_of, name_of, options_of
+from shardedstore.codecs.arraydoc import ORDERS, ArrayDoc, data_type, endian_of, name_of, options_of
 from shardedstore.codecs.arrayinfo import described, encoded_dtype, itemsize_of, read_fill_value
 from shardedstore.codecs.coders import Compression
 from shardedstore.grid import Coords
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ORDERS: dict[Any, Literal["<", ">"]] = {"little": "<", "big": ">"}
 
 
 class ChunkCodec:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.dtype import ZDType, parse_dtype
@@ -14,13 +14,16 @@ from zarr.registry import get_codec_class
 
 from shardedstore.codecs.described import Config, settled
 from shardedstore.codecs.filters import filter_from_json, filtered_dtype
-from shardedstore.codecs.shardindex import ShardIndex
+from shardedstore.codecs.shardindex import NestedIndex, ShardIndex
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
 from shardedstore.metadata import FieldError
 
 SERIALIZERS = {"bytes", "endian", "vlen-utf8", "vlen-bytes", "sharding_indexed"}
 OBJECT_CODECS = {"vlen-utf8", "vlen-bytes", "vlen-array", "pickle", "json2", "msgpack2"}
+SHARDING = "sharding_indexed"
+ORDERS: dict[Any, Literal["<", ">"]] = {"little": "<", "big": ">"}
+ENDS = ("start", "end")
 INDEX_CODECS = ["bytes", "crc32c"]
 AnyType = ZDType[Any, Any]
 
@@ -41,7 +44,7 @@ class ArrayDoc:
     filters: list[Any]
     serializer: Any
     compressors: list[Any]
-    index: ShardIndex | None = None
+    index: ShardIndex | NestedIndex | None = None
 
     @property
     def inner_grid(self) -> Coords:
@@ -85,9 +88,16 @@ class ArrayDoc:
         if self.index is None:
             document["codecs"] = codecs
         else:
-            outer = document["codecs"][0]
-            document["codecs"] = [{**outer, "configuration": {**outer["configuration"], "codecs": codecs}}]
+            document["codecs"] = _inside(document["codecs"][0], codecs)
         return parse(document, "")
+
+
+def _inside(sharding: Any, codecs: list[Any]) -> list[Any]:
+    """Return a sharding codec with other codecs of its innermost chunks."""
+    inner = options_of(sharding)["codecs"][0]
+    if name_of(inner) == SHARDING:
+        codecs = _inside(inner, codecs)
+    return [{**sharding, "configuration": {**sharding["configuration"], "codecs": codecs}}]
 
 
 def name_of(codec: Any) -> str:
@@ -163,11 +173,9 @@ def _parse_v3(document: Mapping[str, Any], path: str) -> ArrayDoc:
     stored = _chunks(options_of(grid)["chunk_shape"], shape, "chunk_shape")
     document = {**document, "codecs": _settled_v3(_codecs(document["codecs"]), document, path)}
     filters, serializer, compressors = split_codecs(document["codecs"], path)
-    if name_of(serializer) != "sharding_indexed":
+    if name_of(serializer) != SHARDING:
         return ArrayDoc(dict(document), 3, shape, stored, stored, filters, serializer, compressors)
-    if filters or compressors:
-        names = ", ".join(map(name_of, [*filters, *compressors]))
-        raise ChainError(f"{path!r} has codecs around the sharding codec ({names}): {_leave_out(path)}")
+    _refuse_around([*filters, *compressors], path)
     return _parse_sharding(document, path, stored, options_of(serializer))
 
 
@@ -191,7 +199,7 @@ def _settled_v3(codecs: Iterable[Any], document: Mapping[str, Any], path: str) -
     for codec in codecs:
         name, options = name_of(codec), options_of(codec)
         known = _settled(options, name, [c for c in found if not _is_serializer(name_of(c))], document, path)
-        if name == "sharding_indexed" and "codecs" in options:
+        if name == SHARDING and "codecs" in options:
             known["codecs"] = _settled_v3(_codecs(options["codecs"]), document, path)
         named = {"name": codec} if isinstance(codec, str) else codec
         found.append(codec if known == options else {**named, "configuration": known})
@@ -216,23 +224,40 @@ def _settled(options: dict[str, Any], name: str, before: list[Any], document: Ma
 
 
 def _parse_sharding(document: Mapping[str, Any], path: str, stored: Coords, options: dict[str, Any]) -> ArrayDoc:
-    coded = _codecs(options.get("index_codecs", INDEX_CODECS), "index_codecs")  # zarr reads one that does not say
-    index_codecs = [name_of(codec) for codec in coded]
-    endian = options_of(coded[0]).get("endian", "little") if coded else "little"
+    """Take a document apart that uses the sharding codec, down to the innermost one where one stands inside another."""
     chunks = _chunks(options["chunk_shape"], (1,) * len(stored), "chunk_shape")
-    filters, serializer, compressors = split_codecs(_codecs(options["codecs"]), path)
-    if index_codecs != INDEX_CODECS or endian != "little" or name_of(serializer) == "sharding_indexed":
-        raise ChainError(
-            f"{path!r} uses the sharding codec with an index of {', '.join(index_codecs)} ({endian}) and inner chunks of "
-            f"{name_of(serializer)}, where {', '.join(INDEX_CODECS)} (little) and no second sharding codec are known: "
-            f"{_leave_out(path)}"
-        )
     if any(n % c for n, c in zip(stored, chunks, strict=True)):
         raise ChainError(f"{path!r} has inner chunks of {chunks}, which don't divide its {stored}: {_leave_out(path)}")
-    count = math.prod(n // c for n, c in zip(stored, chunks, strict=True))
-    index = ShardIndex(count, options.get("index_location", "end") == "end")
+    index = _parse_index(options, math.prod(n // c for n, c in zip(stored, chunks, strict=True)), path)
+    filters, serializer, compressors = split_codecs(_codecs(options["codecs"]), path)
     shape = tuple(document["shape"])
-    return ArrayDoc(dict(document), 3, shape, chunks, stored, filters, serializer, compressors, index)
+    if name_of(serializer) != SHARDING:
+        return ArrayDoc(dict(document), 3, shape, chunks, stored, filters, serializer, compressors, index)
+    _refuse_around([*filters, *compressors], path)
+    doc = _parse_sharding(document, path, chunks, options_of(serializer))
+    assert doc.index is not None
+    grid = tuple(n // c for n, c in zip(stored, chunks, strict=True))
+    return dataclasses.replace(doc, stored=stored, index=NestedIndex(index, doc.index, grid, doc.inner_grid))
+
+
+def _parse_index(options: Mapping[str, Any], count: int, path: str) -> ShardIndex:
+    coded = _codecs(options.get("index_codecs") or INDEX_CODECS, "index_codecs")  # zarr reads one that does not say
+    first, *others = coded
+    order = ORDERS.get(endian_of(first))
+    location = options.get("index_location", "end")
+    if name_of(first) != "bytes" or order is None or {*map(name_of, others)} - {"crc32c"} or location not in ENDS:
+        names = ", ".join(map(name_of, coded))
+        raise ChainError(
+            f"{path!r} uses the sharding codec with an index of {names} ({endian_of(first)!r}) at the {location}, where bytes "
+            f"(little or big) and crc32c, at the start or the end, are known: {_leave_out(path)}"
+        )
+    return ShardIndex(count, location == "end", order, len(others))
+
+
+def _refuse_around(codecs: list[Any], path: str) -> None:
+    if codecs:
+        names = ", ".join(map(name_of, codecs))
+        raise ChainError(f"{path!r} has codecs around the sharding codec ({names}): {_leave_out(path)}")
 
 
 def _leave_out(path: str) -> str:

@@ -10,14 +10,13 @@ from functools import cached_property
 from operator import mul
 from typing import Any
 
-from shardedstore.codecs.arraydoc import ArrayDoc, name_of, parse
+from shardedstore.codecs.arraydoc import SHARDING, ArrayDoc, name_of, parse
 from shardedstore.codecs.shardindex import Data, ShardIndex
 from shardedstore.dividing.automatic import automatic
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.grid import Blocks, ChunkKeys, Coords
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json, parse_node
 
-SHARDING = "sharding_indexed"
 KEYS = ChunkKeys("default", "/")
 PER_CHUNK = 1 << 10  # bytes that an encoded chunk may have more than its elements
 _CODED_INDEX = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
@@ -155,7 +154,7 @@ def find_packing(data: bytes, path: str, blocks: Blocks | None, size: int) -> Pa
         if blocks is None or math.prod(blocks.chunks + meta.chunk_grid[len(blocks.chunks) :]) == 1:
             return None
     doc = _apart(document, path) if uses_codec else None
-    if doc is None or doc.index is None:
+    if doc is None or not isinstance(doc.index, ShardIndex):
         return Packing(blocks, meta.chunks, meta.chunks, document["codecs"], meta.itemsize)
     codecs = [*doc.filters, doc.serializer, *doc.compressors]
     return Packing(blocks, doc.stored, doc.chunks, codecs, meta.itemsize, doc.index)
