@@ -6,6 +6,7 @@ Only public Dask is used.
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import sys
 import threading
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
+logger = logging.getLogger("shardedstore")
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 BRANCHES = 32  # of the tree that adds outcomes up
@@ -83,6 +85,8 @@ def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome
         raise DestinationError(
             f"the shards are done, but not the result at {job.folder!r}: {explain(error)}; {AGAIN}"
         ) from error
+    for notice in outcome.notices:
+        logger.warning("%s", notice)
     notices = merge_notices([*plan.notices, *outcome.notices])
     return wrap(config, replace(outcome, changed=job.stale, missing=outcome.missing + job.lost, notices=notices))
 

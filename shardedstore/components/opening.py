@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zarr.abc.store import Store
-from zarr.storage import LocalStore, ObjectStore
+from zarr.storage import LocalStore
 
 from shardedstore.components.groups import GroupStore
 from shardedstore.components.holes import HoleStore
@@ -25,6 +25,7 @@ from shardedstore.components.kinds import (
     Zip,
     at_block,
 )
+from shardedstore.components.objects import ObjectFolder
 from shardedstore.components.ownkinds import open_own
 from shardedstore.components.parts import Part
 from shardedstore.components.routing import RoutedStore
@@ -47,7 +48,7 @@ def _open_directory(location: Directory, read_only: bool) -> Store:
     if url.startswith(("http://", "https://")):
         return Unlisted(url, options)
     if is_remote(url):
-        return ObjectStore(object_store(url, options), read_only=read_only)
+        return ObjectFolder(object_store(url, options), read_only=read_only)
     return LocalStore(url, read_only=read_only)
 
 

@@ -26,6 +26,7 @@ from shardedstore.components.views import Left
 from shardedstore.mounts import is_below
 from shardedstore.reading.local import LocalBulk
 from shardedstore.storage.inflight import IN_FLIGHT, in_flight
+from shardedstore.storage.markers import MARKERS, unmarked
 from shardedstore.zips import ZipReadStore
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class ObjectBulk:
                     folders += left
                     listed = [names["objects"]]
             for batch in listed:
-                for found in batch:
+                for found in unmarked(self.store, batch, MARKERS.add):
                     key = found["path"]
                     if is_below(key, path) and (remainder is None or remainder.holds(key)):
                         yield found
@@ -184,7 +185,11 @@ class StoreBulk:
         async def listed() -> list[str]:
             return [key async for key in self.store.list_prefix(f"{path}/" if path else "")]
 
-        yield from (key for key in sync(listed()) if remainder is None or remainder.holds(key))
+        for key in sync(listed()):
+            if key.endswith("/"):
+                MARKERS.add(key.rstrip("/"))
+            elif remainder is None or remainder.holds(key):
+                yield key
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
         """Get some keys at a time."""

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from toolz import partition_all
+from toolz import groupby, partition_all
 
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.blobs import ByteSource, RemoteObject, nbytes_of, object_store, open_blob
+from shardedstore.storage.markers import unmarked
 from shardedstore.storage.publish import is_temporary, make_folder, remove_temporaries, sync_folder, write_file
 from shardedstore.storage.transient import patiently
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
 STORAGE_ERRORS = (OSError, BaseError)
@@ -210,9 +212,15 @@ class RemoteFolder:
 
         def listed() -> list[tuple[str, int]]:
             batches = obstore.list(self.store, prefix=path or None)
-            return [(found["path"], found["size"]) for batch in batches for found in batch]
+            return [(found["path"], found["size"]) for batch in batches for found in self._unmarked(batch)]
 
         yield from patiently(listed)
+
+    def _unmarked(self, batch: Sequence[ObjectMeta]) -> Iterator[ObjectMeta]:
+        """Yield what is no marker of a folder; the empty objects that `appender` leaves are many, and not asked for."""
+        kinds = groupby(lambda found: found["path"].endswith(".jsonl"), batch)
+        yield from kinds.get(True, ())
+        yield from unmarked(self.store, kinds.get(False, ()))
 
     def nbytes(self, name: str) -> int | None:
         # docstring inherited

@@ -22,6 +22,7 @@ from shardedstore.components.kinds import Location, require_location, url_of
 from shardedstore.components.locations import locate
 from shardedstore.errors import CorruptError, ShardError
 from shardedstore.grid import Coords
+from shardedstore.notices import Notice
 from shardedstore.reading.entries import of_format, read_entries
 from shardedstore.reading.reconcile import reconciled
 from shardedstore.steps.datasums import Sums, tap
@@ -29,6 +30,7 @@ from shardedstore.stopping import Stopped, check, sleep, while_wanted
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.limiter import READS, WRITES, pause
+from shardedstore.storage.markers import MARKERS
 from shardedstore.storage.present import Asked, Listed
 from shardedstore.storage.transient import FIRST_PAUSE, cause_of, is_transient
 from shardedstore.storage.urls import is_remote, normalize, object_url, quote_name
@@ -42,6 +44,7 @@ from shardedstore.tasks.witness import Changed, Witness, look
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
+MARKED = "empty objects that mark folders are no part of a Zarr, and were left out"
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def run_task(job: Job, task: Task) -> Outcome:
     It ends by `Stopped` when it is not wanted any more.
     """
     begun, first = time.monotonic(), None
+    MARKERS.take()  # what verify or another job has seen
     for attempt in itertools.count():
         try:
             outcome = _run_task(job, task)
@@ -177,8 +181,9 @@ def run_task(job: Job, task: Task) -> Outcome:
                 return Outcome.failed(task.segment, f"its record can't be kept at the destination: {cause_of(error)}")
             sleep(pause(attempt))
         else:
-            throttled = READS.take_refused() + WRITES.take_refused()
-            return replace(outcome, throttled=throttled, seconds=time.monotonic() - begun)
+            throttled, markers = READS.take_refused() + WRITES.take_refused(), MARKERS.take()
+            notices = (Notice(MARKED, markers),) if markers else ()
+            return replace(outcome, throttled=throttled, seconds=time.monotonic() - begun, notices=notices)
     raise AssertionError("unreachable")
 
 
