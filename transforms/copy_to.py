@@ -9,8 +9,9 @@ from typing import Literal
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.components.kinds import Directory, Location
 from shardedstore.errors import ChainError, CorruptError
+from shardedstore.reading.entries import is_document
 from shardedstore.sinks.objects import Item, write_objects
-from shardedstore.sinks.onezarr import is_document, turn, write_shard
+from shardedstore.sinks.onezarr import turn, write_shard
 from shardedstore.storage.access import Options, StorageOptions
 from shardedstore.storage.crc import crc32
 from shardedstore.storage.present import Asked

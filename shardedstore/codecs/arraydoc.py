@@ -12,7 +12,7 @@ from zarr.abc.codec import ArrayBytesCodec
 from zarr.dtype import ZDType, parse_dtype
 from zarr.registry import get_codec_class
 
-from shardedstore.codecs.described import Config, settled
+from shardedstore.codecs.described import OBJECT_CODECS, Config, settled
 from shardedstore.codecs.filters import filter_from_json, filtered_dtype
 from shardedstore.codecs.shardindex import NestedIndex, ShardIndex
 from shardedstore.errors import ChainError
@@ -20,7 +20,6 @@ from shardedstore.grid import Coords
 from shardedstore.metadata import FieldError
 
 SERIALIZERS = {"bytes", "endian", "vlen-utf8", "vlen-bytes", "sharding_indexed"}
-OBJECT_CODECS = {"vlen-utf8", "vlen-bytes", "vlen-array", "pickle", "json2", "msgpack2"}
 SHARDING = "sharding_indexed"
 ORDERS: dict[Any, Literal["<", ">"]] = {"little": "<", "big": ">"}
 ENDS = ("start", "end")

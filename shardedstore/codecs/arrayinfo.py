@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from zarr.dtype import parse_dtype
 
-from shardedstore.codecs.arraydoc import OBJECT_CODECS, ArrayDoc, data_type, name_of, options_of, parse
-from shardedstore.codecs.described import CRC32C, Config, from_json, to_json
+from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of, options_of, parse
+from shardedstore.codecs.described import CRC32C, OBJECT_CODECS, Config, from_json, to_json
 from shardedstore.codecs.filters import filter_from_json, filtered_dtype
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords

@@ -19,6 +19,7 @@ from zarr.registry import get_codec_class
 
 Config = dict[str, Any]
 CRC32C: Config = {"id": "crc32c"}
+OBJECT_CODECS = {"vlen-utf8", "vlen-bytes", "vlen-array", "pickle", "json2", "msgpack2"}
 SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 # One set of defaults for both formats: those of zarr's v3 codecs.
 DEFAULTS: dict[str, Config] = {

@@ -348,9 +348,14 @@ def unlike_key(store: Store, path: str, array: ArrayMeta) -> str | None:
     return None
 
 
+def is_document(entry: Entry) -> bool:
+    """Tell whether an entry is a metadata document."""
+    return entry.coords is None and _name(entry.key) in METADATA_NAMES
+
+
 def is_misfit(entry: Entry) -> bool:
     """Tell whether an entry looks like a chunk of its array, but is none by the keys that the array's document says."""
-    return entry.coords is None and entry.array is not None and _name(entry.key) not in METADATA_NAMES
+    return entry.coords is None and entry.array is not None and not is_document(entry)
 
 
 def check_fits(entry: Entry, path: str, step: str) -> None:

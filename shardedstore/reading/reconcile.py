@@ -7,7 +7,7 @@ that those of the other would be wrong afterwards.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from obstore.exceptions import BaseError
@@ -17,7 +17,6 @@ from shardedstore.errors import CorruptError
 from shardedstore.grid import ENCODINGS
 from shardedstore.metadata import (
     CONSOLIDATED_V2,
-    METADATA_NAMES,
     NAMES_OF,
     ArrayMeta,
     GroupMeta,
@@ -30,7 +29,7 @@ from shardedstore.metadata import (
 from shardedstore.mounts import join, parents
 from shardedstore.notices import Notice
 from shardedstore.reading.bulk import bulk
-from shardedstore.reading.entries import Entry
+from shardedstore.reading.entries import Entry, is_document
 from shardedstore.reading.hierarchy import Node
 
 OF_V2 = [keys for keys in ENCODINGS if keys.name == "v2"]
@@ -39,8 +38,8 @@ OF_V2 = [keys for keys in ENCODINGS if keys.name == "v2"]
 def reconciled(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
     """Yield the entries of a shard with the documents of one format for each node, which say how its chunks are read.
 
-    The format is that of the group above, and v3 where that has both. Consolidated metadata of v2 beside a ``zarr.json`` is
-    left out as well. An array whose chunks are read by other keys than its document says gets a document that says so.
+    The format is that of the group above, and v3 where that has both; groups above a node of v2 alone keep what they have.
+    Consolidated metadata of v2 beside a ``zarr.json`` is left out as well. An array whose chunks are read by other keys than its document says gets a document that says so.
 
     Parameters
     ----------
@@ -55,23 +54,31 @@ def reconciled(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
         For documents of two formats that describe different arrays.
     """
     formats: dict[str, int] = {}
-    both: set[str] = set()
-    for folder, group in itertools.groupby(entries, document_folder):
-        if folder is None:
-            yield from (entry for entry in group if not _is_stale(entry.key, formats))
-            continue
-        documents = {entry.key.rpartition("/")[2]: entry for entry in group}
-        found = format_of(documents, format_above(formats, folder))
+    for are_documents, some in itertools.groupby(entries, is_document):
+        if are_documents:
+            yield from _of_one_format(some, path, formats)
+        else:
+            yield from (entry for entry in some if not _is_stale(entry.key, formats))
+
+
+def _of_one_format(documents: Iterable[Entry], path: str, formats: dict[str, int]) -> Iterator[Entry]:
+    """Yield documents that come together, and note the formats of their nodes; parents come first."""
+    nodes: dict[str, dict[str, Entry]] = {}
+    for entry in documents:
+        folder, _, name = entry.key.rpartition("/")
+        nodes.setdefault(folder, {})[name] = entry
+    for folder, named in nodes.items():
+        found = format_of(named, format_above(formats, folder))
         if found is not None:
             formats[folder] = found
-            others = documents.keys() - NAMES_OF[found]
-            if others:
-                both.add(folder)
-                _check_alike({name: bytes(entry.data) for name, entry in documents.items()}, join(path, folder))
-            elif found == 2:
-                _check_reached(folder, both, path)
-            documents = {name: entry for name, entry in documents.items() if name not in others}
-        yield from (_with_keys(entry, name, join(path, folder)) for name, entry in documents.items())
+    old = [folder for folder, named in nodes.items() if formats.get(folder) == 2 and not named.keys() & NAMES_OF[3]]
+    leading = {parent for folder in old for parent in parents(folder)}  # by which readers of v2 find these
+    for folder, named in nodes.items():
+        others = named.keys() - NAMES_OF[formats[folder]] if folder in formats else set[str]()
+        if others:
+            _check_alike({name: bytes(entry.data) for name, entry in named.items()}, join(path, folder))
+        kept = named.keys() if folder in leading and ".zgroup" in named else named.keys() - others
+        yield from (_with_keys(entry, name, join(path, folder)) for name, entry in named.items() if name in kept)
 
 
 def both_notices(store: Store, nodes: Mapping[str, Node]) -> Iterator[Notice]:
@@ -83,21 +90,6 @@ def both_notices(store: Store, nodes: Mapping[str, Node]) -> Iterator[Notice]:
     found = tuple(path for path, data in zip(arrays, old, strict=False) if data is not None)
     if found:
         yield Notice("documents of Zarr v2 and v3 describe the same array, and the result has those of v3 alone", found)
-
-
-def named(path: str) -> str:
-    """Return what messages call a node.
-
-    >>> named("a/b"), named("")
-    ("'a/b'", 'the root')
-    """
-    return repr(path) if path else "the root"
-
-
-def document_folder(entry: Entry) -> str | None:
-    """Return the path in its shard of the node that a metadata document describes; None for any other entry."""
-    folder, _, name = entry.key.rpartition("/")
-    return folder if entry.coords is None and name in METADATA_NAMES else None
 
 
 def _is_stale(key: str, formats: dict[str, int]) -> bool:
@@ -123,23 +115,13 @@ def _check_alike(documents: Mapping[str, bytes], path: str) -> None:
     elif isinstance(old, GroupMeta) and isinstance(new, GroupMeta):
         return
     raise CorruptError(
-        f"{named(path)} has documents of Zarr v2 and v3 that describe different nodes or chunks, so that no change "
+        f"{path or '/'!r} has documents of Zarr v2 and v3 that describe different nodes or chunks, so that no change "
         "would be right for both: remove those that are not right from the source"
     )
 
 
 def _only(documents: Mapping[str, bytes], zarr_format: int, path: str) -> ArrayMeta | GroupMeta | None:
     return parse_node({name: data for name, data in documents.items() if name in NAMES_OF[zarr_format]}, path)
-
-
-def _check_reached(folder: str, both: Container[str], path: str) -> None:
-    """Raise for a node of v2 alone below a group that loses its documents of v2."""
-    group = next((parent for parent in parents(folder) if parent in both), None)
-    if group is not None:
-        raise CorruptError(
-            f"{join(path, folder)!r} is of Zarr v2 alone, below {named(join(path, group))}, which has documents of v2 and v3 "
-            "and keeps those of v3: complete what `zarr migrate v3` began, or remove the zarr.json files"
-        )
 
 
 def _with_keys(entry: Entry, name: str, path: str) -> Entry:

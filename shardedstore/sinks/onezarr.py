@@ -16,9 +16,9 @@ from shardedstore.components.kinds import Config, Directory
 from shardedstore.components.routes import Routes
 from shardedstore.config.document import FILE_NAME, dump
 from shardedstore.errors import CorruptError
-from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES, parse_node
+from shardedstore.metadata import CONSOLIDATED_V2, parse_node
 from shardedstore.mounts import join
-from shardedstore.reading.entries import Entry
+from shardedstore.reading.entries import Entry, is_document
 from shardedstore.reading.hierarchy import Node, consolidate
 from shardedstore.sinks.objects import Item, write_objects
 from shardedstore.sinks.zipshard import write_zip
@@ -60,11 +60,6 @@ def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tall
     if shard.block is None:
         write_zip(documents, waiting_url(url, shard), options)
     return tally.written(tally.nbytes)
-
-
-def is_document(entry: Entry) -> bool:
-    """Tell whether an entry is a metadata document."""
-    return entry.coords is None and entry.key.rpartition("/")[2] in METADATA_NAMES
 
 
 def is_consolidated(key: str) -> bool:

@@ -12,8 +12,7 @@ from shardedstore.components.kinds import Config
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
 from shardedstore.mounts import join, parents
-from shardedstore.reading.entries import Entry, array_folder, check_fits, is_misfit
-from shardedstore.sinks.onezarr import is_document
+from shardedstore.reading.entries import Entry, array_folder, check_fits, is_document, is_misfit
 from shardedstore.sinks.packing import KEYS, Packing, find_packing, parse_array
 from shardedstore.storage.access import Options
 from shardedstore.storage.outputs import output
@@ -101,8 +100,8 @@ class Packer:
             return None if packing is None else (folder, packing.blocks.split(entry.coords)[0])
         folder, _, name = entry.key.rpartition("/")
         if not is_document(entry):
-            self._refuse_misfit(entry)
             self._refuse_clash(entry.key)
+            self._refuse_misfit(entry)
         elif name == "zarr.json":
             self.documents[folder] = bytes(entry.data)
         return None

@@ -15,8 +15,8 @@ from shardedstore.codecs.datadigest import DataSum
 from shardedstore.components.kinds import Config, Zip
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
 from shardedstore.reading.bulk import bulk
-from shardedstore.reading.entries import read_entries
-from shardedstore.sinks.onezarr import is_consolidated, is_document
+from shardedstore.reading.entries import is_document, read_entries
+from shardedstore.sinks.onezarr import is_consolidated
 from shardedstore.steps.datasums import Sums, digest_entries
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.blobs import nbytes_of, open_blob
