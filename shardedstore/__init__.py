@@ -13,6 +13,7 @@ from shardedstore.errors import (
     ShardedStoreError,
     ShardError,
     ShardsFailed,
+    TemporaryError,
     UsageError,
 )
 from shardedstore.notices import Notice
@@ -42,6 +43,7 @@ __all__ = [
     "Sink",
     "Step",
     "StoreKind",
+    "TemporaryError",
     "UsageError",
     "__version__",
     "array_shard_directory_store",

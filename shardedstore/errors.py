@@ -11,6 +11,7 @@
     │   └── NoShardError (also a KeyError and an IndexError)    a shard that was asked for and is not there
     ├── CorruptError                      data that is damaged
     ├── HoleError                         data that no job could make, which was accepted
+    ├── TemporaryError                    raised by users' steps for what may go away by itself
     ├── ShardError                        one shard failed
     └── ShardsFailed (an ExceptionGroup)  a job ended, and these shards failed
 """
@@ -56,6 +57,19 @@ class CorruptError(ShardedStoreError):
 
 class HoleError(ShardedStoreError):
     """Data that is not there: its shard failed, and the result was published without it, as its user had accepted."""
+
+
+class TemporaryError(ShardedStoreError):
+    """An error that may go away by itself: its shard is tried again.
+
+    Steps and functions of users raise it, such as for a service that is too busy.
+
+    Examples
+    --------
+    >>> raise TemporaryError("the catalogue does not answer")
+    Traceback (most recent call last):
+    shardedstore.errors.TemporaryError: the catalogue does not answer
+    """
 
 
 class ShardError(ShardedStoreError):

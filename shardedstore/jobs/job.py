@@ -16,6 +16,7 @@ from shardedstore.components.opening import open_location
 from shardedstore.config.document import to_dict
 from shardedstore.errors import ChainError, DestinationError
 from shardedstore.grid import Coords
+from shardedstore.jobs.codedigest import code_digests, edited
 from shardedstore.jobs.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.jobs.fingerprint import described, fingerprint
 from shardedstore.jobs.mending import mend
@@ -101,7 +102,10 @@ def prepare(
     job = Job(
         chain, folder, retries=retries, options=options, max_failures=max_failures, changed=changed, shapes=shapes
     )
-    check_destination(job.place, identity(plan, chain), overwrite and not chain.is_one_zarr)
+    wanted = identity(plan, chain)
+    found = check_destination(job.place, wanted, overwrite and not chain.is_one_zarr)
+    if found is not None and not (overwrite and chain.is_one_zarr):
+        plan = plan._replace(notices=merge_notices([*plan.notices, *edited(found.code, wanted.code, destination)]))
     return plan, job
 
 
@@ -134,6 +138,7 @@ def identity(plan: Plan, chain: Chain) -> Identity:
         is_one_zarr=chain.is_one_zarr,
         planned=planned,
         described=described(chain),
+        code=code_digests(chain),
     )
 
 
@@ -161,7 +166,9 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
     if job.changed != "metadata" and (records := ledger_of(job.place, found).read()):
         changed = find_stale(job.changed, plan, records, each)
         if changed:
-            found = claim(job.place, msgspec.structs.replace(wanted, after=found.generation), found.generation)
+            code = found.code or wanted.code
+            wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)
+            found = claim(job.place, wanted, found.generation)
             stale += take_over(job, plan, found, changed)
     if is_remote(job.folder) and ledger_of(job.place, found).unfinished():
         logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))

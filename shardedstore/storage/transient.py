@@ -5,27 +5,46 @@ from __future__ import annotations
 import errno
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from obstore.exceptions import BaseError, GenericError
 
+from shardedstore.errors import CorruptError, TemporaryError
 from shardedstore.storage.remote_errors import explain, is_of_object_store, status_of
 
 T = TypeVar("T")
 ATTEMPTS = 4  # at a listing, which obstore does not take up again where its answer breaks off
 SOON = 10.0  # seconds; an error that comes later is one of obstore's own retries, which took long enough
 FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
-REFUSED = range(400, 408)  # of HTTP: what the server will refuse again
+REFUSED = (*range(400, 408), 507)  # of HTTP: what the server will refuse again
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether an error may go away by itself: the network, a time-out, a busy disk; not what is wrong in the data.
+    """Tell whether an error, or one that it comes from, may go away by itself: the network, a time-out, a busy disk.
+
+    What is wrong in the data does not go away, whatever it comes from.
 
     >>> is_transient(TimeoutError()), is_transient(ValueError()), is_transient(OSError(errno.ENOSPC, "full"))
     (True, False, False)
     """
+    return not isinstance(error, CorruptError) and any(map(_is_transient, chain_of(error)))
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it comes from, as its traceback shows them."""
+    seen = set[int]()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        yield found
+        seen.add(id(found))
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, TemporaryError):
+        return True
     if isinstance(error, OSError) and not is_of_object_store(error):
         return isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT
     return isinstance(error, GenericError | OSError) and status_of(error) not in REFUSED

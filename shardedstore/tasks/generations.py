@@ -33,7 +33,8 @@ class Identity(msgspec.Struct, frozen=True):
     job that this one goes on from as its source has changed; 0 for a job of its own. `is_one_zarr` tells that all shards
     are in one ordinary Zarr. `planned` is what the job is going to make. `nonce` tells this job from one that had the same
     number before its destination was removed: workers of that one may still be at work, and must not be heard. `described`
-    is the chain for people: the names of its parts, and their options.
+    is the chain for people: the names of its parts, and their options. `code` are digests of the users' code in the chain, of
+    the first job of those that go on from one another.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Identity(msgspec.Struct, frozen=True):
     planned: Planned = Planned()
     nonce: str = ""
     described: list[tuple[str, dict[str, str]]] = []
+    code: dict[str, str] = {}
 
     def is_of(self, other: Identity) -> bool:
         """Tell whether it is the same job."""
@@ -144,7 +146,8 @@ def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again
             return found
         after = 0 if found is None or again else found.generation
         try:
-            return claim(folder, msgspec.structs.replace(wanted, after=after), latest)
+            code = (found.code if found is not None and after else {}) or wanted.code
+            return claim(folder, msgspec.structs.replace(wanted, after=after, code=code), latest)
         except _Overtaken:
             continue
 
