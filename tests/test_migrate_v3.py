@@ -484,7 +484,9 @@ def test_documents_of_both_formats_are_told(tmp_path):
     contents = build_cube() | {"wind_u/zarr.json": b'{"zarr_format": 3, "node_type": "group"}'}
     with pytest.raises(ShardsFailed) as failed:
         migrated(sources.to_folder(contents, tmp_path / "source.zarr"), ["simulation"], tmp_path / "out")
-    assert "'wind_u' has documents of Zarr v2 and v3, and can keep one" in str(failed.value.exceptions[0])
+    assert "'wind_u' has documents of Zarr v2 and v3 that describe different nodes or chunks" in str(
+        failed.value.exceptions[0]
+    )
 
 
 # Texts

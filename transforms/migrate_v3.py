@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
+from typing import ClassVar, NamedTuple
 
 from shardedstore.chain import Entries, Shard, Step, source_of, undecodable
 from shardedstore.codecs.arraydoc import parse
-from shardedstore.codecs.reencode import Reencoder
-from shardedstore.codecs.v3doc import array_document, group_document, unlike
+from shardedstore.codecs.reencode import Reencoder, inner
+from shardedstore.codecs.v3codecs import Style
+from shardedstore.codecs.v3doc import array_document, group_document
 from shardedstore.errors import ChainError, CorruptError, ShardedStoreError
+from shardedstore.grid import Coords
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
 from shardedstore.mounts import join
 from shardedstore.notices import Notice
@@ -21,7 +24,7 @@ from shardedstore.reading.entries import Entry, array_folder, check_fits
 from shardedstore.reading.hierarchy import Node
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MigrateV3(Step):
     """Change a Zarr from format 2 to format 3.
 
@@ -42,16 +45,41 @@ class MigrateV3(Step):
 
     Parameters
     ----------
+    chunk_keys : str, optional
+        The encoding of chunk keys: ``"v2"``, so that they stay as they are, or ``"default"``, which all readers of v3 know
+        and some alone: ``c/0/1``.
+    portable : bool, optional
+        Make chunks anew whose codecs no specification of v3 has, with such as it has: gzip for zlib, Blosc for what was
+        shuffled, zstd for others, and no filters.
     threads : int, optional
         How many chunks are made anew at a time, as in `ArrayStep`.
 
     Examples
     --------
-    >>> MigrateV3()
-    MigrateV3()
+    >>> MigrateV3(chunk_keys="default", portable=True)
+    MigrateV3(chunk_keys='default', portable=True)
     """
 
+    version: ClassVar[str] = "2"
+    chunk_keys: str = field(default="v2", kw_only=True)
+    portable: bool = field(default=False, kw_only=True)
     threads: int | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.chunk_keys not in ("v2", "default"):
+            raise ChainError(f"MigrateV3 was given chunk_keys={self.chunk_keys!r}: say 'v2' or 'default'")
+        if not isinstance(self.portable, bool):
+            raise ChainError(f"MigrateV3 was given portable={self.portable!r}: say True or False")
+
+    def __repr__(self) -> str:
+        options = {"chunk_keys": self.chunk_keys, "portable": self.portable}
+        given = (f"{name}={value!r}" for name, value in options.items() if value != getattr(type(self), name))
+        return f"MigrateV3({', '.join(given)})"
+
+    @property
+    def style(self) -> Style:
+        """How arrays are to stand in v3."""
+        return Style(self.chunk_keys, self.portable)
 
     def check(self, nodes: Mapping[str, Node]) -> None:
         # docstring inherited
@@ -62,62 +90,86 @@ class MigrateV3(Step):
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
         # docstring inherited
-        yield from _reading_notices(nodes)
+        yield from _reading_notices(nodes, self.style)
         yield from _ome_notices(nodes)
         yield from _lost_notices(nodes)
 
     def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
         # docstring inherited
-        return {path: _migrated(path, node) for path, node in nodes.items()}
+        return {path: _migrated(path, node, self.style) for path, node in nodes.items()}
 
     def __call__(self, entries: Entries, shard: Shard) -> Entries:
         # docstring inherited
-        for reencoder, group in itertools.groupby(_with_reencoders(entries, shard), itemgetter(1)):
+        for array, group in itertools.groupby(_with_arrays(entries, shard, self.style), itemgetter(1)):
             some = map(itemgetter(0), group)
-            if reencoder is None:
+            if array is None:
                 yield from some
+            elif array.reencoder is None:
+                yield from map(array.renamed, some)
             else:
-                yield from map_in_order(partial(_anew, reencoder, shard), some, _weight, self.threads)
+                yield from map_in_order(partial(array.anew, shard), some, _weight, self.threads)
 
 
-Migrated = tuple[ArrayMeta, Reencoder | None]  # an array in v3, and what its chunks go through
+class _Migrated(NamedTuple):
+    """An array of a shard in v3: its folder, what it was and is, and what its chunks go through."""
+
+    folder: str
+    old: ArrayMeta
+    new: ArrayMeta
+    reencoder: Reencoder | None
+
+    def renamed(self, entry: Entry) -> Entry:
+        key = entry.key if self.old.keys == self.new.keys else self._key(self._local(entry.key))
+        return entry._replace(key=key, array=self.new)
+
+    def anew(self, shard: Shard, entry: Entry) -> Entry:
+        """Return a chunk as v3 stores it: of what pads it, whatever that is, nothing is kept.
+
+        Raises
+        ------
+        CorruptError
+            For a chunk that can't be decoded.
+        ShardedStoreError
+            For elements that v3 has no place for.
+        """
+        coder = self.reencoder
+        assert coder is not None
+        try:
+            array = coder.decode(entry.data)
+        except Exception as error:
+            raise undecodable(entry, shard, coder.names, error) from error
+        sizes = zip(self.old.shape, self._local(entry.key), coder.chunks, strict=True)
+        size = tuple(min(chunk, max(0, n - i * chunk)) for n, i, chunk in sizes)
+        try:
+            return self.renamed(entry)._replace(data=coder.encode(array[inner(size)]))
+        except Exception as error:
+            raise ShardedStoreError(
+                f"shard {shard.name!r}: MigrateV3 fails on {source_of(entry, shard)}: {error}"
+            ) from error
+
+    def _local(self, key: str) -> Coords:
+        """Return a chunk's place in the shard's own array, which for a block is the block."""
+        assert self.old.keys is not None
+        place = self.old.keys.decode(key[len(self.folder) :].lstrip("/"), self.old.chunk_grid)
+        assert place is not None
+        return place
+
+    def _key(self, place: Coords) -> str:
+        assert self.new.keys is not None
+        return join(self.folder, self.new.keys.encode(place))
 
 
-def _with_reencoders(entries: Entries, shard: Shard) -> Iterator[tuple[Entry, Reencoder | None]]:
-    """Yield entries with documents and arrays of v3, and what remains to be done with their data."""
-    arrays: dict[str, Migrated] = {}
+def _with_arrays(entries: Entries, shard: Shard, style: Style) -> Iterator[tuple[Entry, _Migrated | None]]:
+    """Yield entries with documents of v3, and for chunks the arrays that they belong to."""
+    arrays: dict[str, _Migrated] = {}
     for folder, group in itertools.groupby(entries, _folder_of_document):
         if folder is not None:
-            yield from ((entry, None) for entry in _documents(folder, list(group), shard, arrays))
+            yield from ((entry, None) for entry in _documents(folder, list(group), shard, arrays, style))
             continue
         for entry in group:
             check_fits(entry, shard.path, "MigrateV3")
-            if entry.coords is None or entry.array is None or (found := arrays.get(array_folder(entry))) is None:
-                yield entry, None
-            else:
-                yield entry._replace(array=found[0]), found[1]
-
-
-def _anew(reencoder: Reencoder, shard: Shard, entry: Entry) -> Entry:
-    """Return a chunk as v3 stores it.
-
-    Raises
-    ------
-    CorruptError
-        For a chunk that can't be decoded.
-    ShardedStoreError
-        For elements that v3 has no place for.
-    """
-    try:
-        array = reencoder.decode(entry.data)
-    except Exception as error:
-        raise undecodable(entry, shard, reencoder.names, error) from error
-    try:
-        return entry._replace(data=reencoder.encode(array))
-    except Exception as error:
-        raise ShardedStoreError(
-            f"shard {shard.name!r}: MigrateV3 fails on {source_of(entry, shard)}: {error}"
-        ) from error
+            is_chunk = entry.coords is not None and entry.array is not None
+            yield entry, arrays.get(array_folder(entry)) if is_chunk else None
 
 
 def _weight(entry: Entry) -> int:
@@ -129,7 +181,7 @@ def _folder_of_document(entry: Entry) -> str | None:
     return folder if entry.coords is None and name in METADATA_NAMES else None
 
 
-def _documents(folder: str, group: list[Entry], shard: Shard, arrays: dict[str, Migrated]) -> list[Entry]:
+def _documents(folder: str, group: list[Entry], shard: Shard, arrays: dict[str, _Migrated], style: Style) -> list[Entry]:
     """Return the documents of one node as one, and note an array; what is no v2 node stays as it is."""
     documents = {entry.key.rpartition("/")[2]: bytes(entry.data) for entry in group}
     path = join(shard.path, folder)
@@ -144,28 +196,26 @@ def _documents(folder: str, group: list[Entry], shard: Shard, arrays: dict[str, 
     key = join(folder, "zarr.json")
     if isinstance(meta, GroupMeta):
         return [Entry(key, group_document(documents, path))]
-    data, layout, _ = array_document(documents, path)
-    made = parse_node({"zarr.json": data}, path)
-    assert isinstance(made, ArrayMeta)
+    data, made, layout, _ = array_document(documents, path, style)
     reencoder = None
     if layout.recodes:
         old = parse_json(documents[".zarray"], path, ".zarray")
         reencoder = Reencoder(parse(old, path), parse(parse_json(data, path, "zarr.json"), path))
-    arrays[folder] = made, reencoder
+    arrays[folder] = _Migrated(folder, meta, made, reencoder)
     return [Entry(key, data, made)]
 
 
-def _migrated(path: str, node: Node) -> Node:
+def _migrated(path: str, node: Node, style: Style) -> Node:
     if isinstance(node.meta, GroupMeta):
         documents = {"zarr.json": group_document(node.documents, path)}
         return Node(GroupMeta(3, node.meta.consolidated), documents)
-    documents = {"zarr.json": array_document(node.documents, path).data}
-    return node._replace(meta=parse_node(documents, path) or node.meta, documents=documents)
+    made = array_document(node.documents, path, style)
+    return node._replace(meta=made.meta, documents={"zarr.json": made.data})
 
 
-def _reading_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
+def _reading_notices(nodes: Mapping[str, Node], style: Style) -> Iterator[Notice]:
     arrays = {path: node.documents for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)}
-    sayings = {path: tuple(unlike(documents, path)) for path, documents in arrays.items()}
+    sayings = {path: array_document(documents, path, style).unlike for path, documents in arrays.items()}
     for saying in dict.fromkeys(itertools.chain(*sayings.values())):
         yield Notice(saying, tuple(path for path, said in sayings.items() if saying in said))
 

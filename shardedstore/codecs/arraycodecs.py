@@ -68,10 +68,11 @@ class ChunkCodec:
         return self.compression.encode(self.part.pack(self._filled_up(array)))
 
     def encode_exactly(self, array: Array) -> bytes:
-        """Return the stored bytes of a whole chunk; ValueError where they would not give the values again."""
+        """Return the stored bytes of a chunk as `encode` does; ValueError where they would not give the values again."""
         with np.errstate(all="ignore"):
-            raw = self.part.pack(array)
+            raw = self.part.pack(self._filled_up(array))
             again = self.part.unpack(bytes(ensure_bytes(raw)))
+            again = again[tuple(map(slice, array.shape))] if array.shape != self.shape else again
         if not is_identical(again, array):
             raise ValueError("its filters do not keep the values of this chunk: to change values, use MapChunks")
         return self.compression.encode(raw)

@@ -9,8 +9,9 @@ import numpy as np
 
 from shardedstore.codecs.arraycodecs import Array, FilterPart, array_part
 from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of
-from shardedstore.codecs.arrayinfo import described
+from shardedstore.codecs.arrayinfo import described, read_fill_value
 from shardedstore.codecs.coders import Compression
+from shardedstore.grid import Coords
 
 
 class Reencoder:
@@ -36,6 +37,7 @@ class Reencoder:
         self.after = data_type(new.document).to_native_dtype()
         self.pack = array_part(new)
         self.compress = Compression(described(new, max(1, self.after.itemsize)))
+        self.chunks, self.padding = new.chunks, read_fill_value(new, new.document["fill_value"])
         self.is_text = name_of(new.serializer) == "vlen-utf8"
         self.names = ", ".join(config["id"] for config in (*old.filters, *self.decompress.configs))
 
@@ -49,9 +51,21 @@ class Reencoder:
         return self.decompress.encode(raw if isinstance(raw, bytes) else raw.view("u1"))
 
     def encode(self, array: Array) -> bytes:
-        """Return a chunk as v3 stores it."""
+        """Return a chunk as v3 stores it; one that ends before a chunk does is filled up."""
         if self.is_text:
             for value in array.ravel():
                 if not isinstance(value, str):
                     raise TypeError(f"{value!r} is no text, and texts are what Zarr v3 has for objects")
-        return self.compress.encode(self.pack.pack(array.astype(self.after, copy=False)))
+        return self.compress.encode(self.pack.pack(self._filled_up(array.astype(self.after, copy=False))))
+
+    def _filled_up(self, array: Array) -> Array:
+        if array.shape == self.chunks:
+            return array
+        whole: Array = np.full(self.chunks, self.padding, self.after)
+        whole[inner(array.shape)] = array
+        return whole
+
+
+def inner(size: Coords) -> Any:
+    """Return the index of the first elements of an array, of so many along each dimension."""
+    return *map(slice, size), ...

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +20,21 @@ from zarr.registry import get_codec_class
 
 from shardedstore.codecs.arraydoc import AnyType, ArrayDoc, data_type, name_of, parse
 from shardedstore.codecs.arrayinfo import encoded_dtype
-from shardedstore.codecs.described import Config, complete, from_json, to_json
+from shardedstore.codecs.described import LARGEST, Config, complete, from_json, to_json
 from shardedstore.codecs.reencode import Reencoder
 from shardedstore.codecs.trial import few_elements, opened, read_one_chunk, write_one_chunk
 from shardedstore.errors import ChainError
 from shardedstore.metadata import dump_json
 
 TEXTS, BYTES = "vlen-utf8", "vlen-bytes"  # of which the bytes are the same in both formats
+PORTABLE = {"bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", TEXTS, BYTES}  # that readers of v3 have in common
+SHUFFLED = {
+    "zlib": "zlib",
+    "gzip": "zlib",
+    "zstd": "zstd",
+    "lz4": "lz4",
+}  # what Blosc calls a compressor behind a shuffle
+LEVEL = 5  # where a compressor that v3 does not have had another scale
 NO_TYPE = {"pickle": "pickled Python objects", "vlen-array": "arrays of different lengths"}
 
 
@@ -41,7 +50,17 @@ class Layout(NamedTuple):
     kind: str = "V"
 
 
-def layout(document: Mapping[str, Any], path: str) -> Layout:
+class Style(NamedTuple):
+    """How an array is to stand in v3: with chunk keys of which encoding, and with specified codecs alone or not."""
+
+    chunk_keys: str = "v2"
+    portable: bool = False
+
+
+AS_IT_IS = Style()
+
+
+def layout(document: Mapping[str, Any], path: str, style: Style = AS_IT_IS) -> Layout:
     """Return how a v2 array stands in v3.
 
     Raises
@@ -59,11 +78,14 @@ def layout(document: Mapping[str, Any], path: str) -> Layout:
     ({'name': 'bytes', 'configuration': {'endian': 'big'}}, 'numcodecs.zlib')
     """
     shape = [min(n, 1) for n in document["shape"]]  # so that the blocks of an array are one case
-    return _layout(json.dumps({**document, "shape": shape}, sort_keys=True), path)
+    text = json.dumps({**document, "shape": shape}, sort_keys=True)
+    try:
+        return _cached(text, style)
+    except ChainError:
+        return _layout(text, style, path)  # raises the same, with the path
 
 
-@functools.lru_cache(maxsize=1024)
-def _layout(text: str, path: str) -> Layout:
+def _layout(text: str, style: Style, path: str = "") -> Layout:
     doc = parse(json.loads(text), path)
     for codec in (*doc.filters, *doc.compressors):
         if codec["id"] in NO_TYPE:
@@ -74,13 +96,12 @@ def _layout(text: str, path: str) -> Layout:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr warns of codecs and data types that no specification has
         types = _types(doc, path)
-        compressors = _compressors(doc, types, path)
         reason = "its filters have no names in Zarr v3"
-        for find, recodes in ((_same_codecs, False), (functools.partial(_plain_codecs, types=types), True)):
+        for find, recodes in _candidates(doc, types, path, style):
             try:
-                codecs = find(doc)
+                codecs = find()
                 if codecs is not None:
-                    made = _as_zarr_writes(_document(doc, types, [*codecs, *compressors]))
+                    made = _as_zarr_writes(_document(doc, types, codecs, style))
                     _check(doc, types, made, recodes)
                     fill = None if doc.document.get("fill_value") is None else types.fill
                     return Layout(made, recodes, fill, types.old.to_native_dtype().kind)
@@ -91,6 +112,56 @@ def _layout(text: str, path: str) -> Layout:
         f"{path!r} ({doc.document['dtype']}, {names}) can't be kept as it is in Zarr v3 ({reason}): make its codecs known "
         "to numcodecs, or write it anew with others"
     )
+
+
+Find = Callable[[], list[Any] | None]
+
+
+def _candidates(doc: ArrayDoc, types: Types, path: str, style: Style) -> Iterator[tuple[Find, bool]]:
+    """Yield what finds codecs, the best first, and whether chunks are made anew with them."""
+    if style.portable:
+        yield lambda: _if_portable(_same_codecs(doc), _compressors(doc, types, path)), False
+        yield lambda: [*_plain_codecs(doc, types), *_portable_compressors(doc, types)], True
+        return
+    compressors = _compressors(doc, types, path)
+    yield lambda: _joined(_same_codecs(doc), compressors), False
+    yield lambda: _joined(_plain_codecs(doc, types), compressors), True
+
+
+def _joined(codecs: list[Any] | None, compressors: list[Any]) -> list[Any] | None:
+    return None if codecs is None else [*codecs, *compressors]
+
+
+def _if_portable(codecs: list[Any] | None, compressors: list[Any]) -> list[Any] | None:
+    whole = _joined(codecs, compressors) or []
+    return whole if whole and all(name_of(codec) in PORTABLE for codec in whole) else None
+
+
+def _portable_compressors(doc: ArrayDoc, types: Types) -> list[Any]:
+    """Return specified compressors in the place of others: Blosc for what was shuffled, gzip for zlib, else zstd."""
+    if not doc.compressors:
+        compressor: Config | None = next((c for c in doc.filters if c["id"] in {*SHUFFLED, "bz2", "lzma"}), None)
+    else:
+        compressor = doc.compressors[0]
+    if compressor is None:
+        return []
+    name, itemsize = compressor["id"], max(1, getattr(types.new, "item_size", 1))
+    is_shuffled = any(codec["id"] == "shuffle" for codec in doc.filters)
+    nbytes = math.prod(doc.chunks) * itemsize
+    if name in SHUFFLED and is_shuffled and itemsize > 1 and nbytes <= LARGEST["blosc"]:
+        level = min(9, max(1, compressor.get("level", 1)))
+        config: Config = {"id": "blosc", "cname": SHUFFLED[name], "clevel": level, "shuffle": "shuffle"}
+    elif name == "blosc":
+        config = from_json(compressor, 2, itemsize)
+    elif name in {"zlib", "gzip"}:
+        level = compressor.get("level", 1)
+        config = {"id": "gzip", "level": level if 0 <= level <= 9 else LEVEL}  # zlib's -1 is its own choice
+    else:
+        config = {"id": "zstd", "level": compressor.get("level", LEVEL) if name == "zstd" else LEVEL}
+    return [_named(complete(config, 3, itemsize))]
+
+
+_cached = functools.lru_cache(maxsize=1024)(_layout)
 
 
 class Types(NamedTuple):
@@ -189,7 +260,7 @@ def _dtype_after(doc: ArrayDoc, count: int) -> np.dtype[Any]:
     return dtype
 
 
-def _plain_codecs(doc: ArrayDoc, types: Types) -> list[Any] | None:
+def _plain_codecs(doc: ArrayDoc, types: Types) -> list[Any]:
     """Return codecs that take the place of all filters."""
     native = types.new.to_native_dtype()
     if native.kind not in "OT":
@@ -197,15 +268,15 @@ def _plain_codecs(doc: ArrayDoc, types: Types) -> list[Any] | None:
     return [{"name": BYTES if any(codec["id"] == BYTES for codec in doc.filters) else TEXTS}]
 
 
-def _document(doc: ArrayDoc, types: Types, codecs: list[Any]) -> dict[str, Any]:
-    separator = doc.document.get("dimension_separator") or "."
+def _document(doc: ArrayDoc, types: Types, codecs: list[Any], style: Style) -> dict[str, Any]:
+    separator = "/" if style.chunk_keys == "default" else doc.document.get("dimension_separator") or "."
     return {
         "zarr_format": 3,
         "node_type": "array",
         "shape": doc.shape,
         "data_type": types.new.to_json(zarr_format=3),
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(1, n) for n in doc.chunks]}},
-        "chunk_key_encoding": {"name": "v2", "configuration": {"separator": separator}},
+        "chunk_key_encoding": {"name": style.chunk_keys, "configuration": {"separator": separator}},
         "fill_value": types.fill_json,
         "codecs": codecs,
     }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import functools
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from shardedstore.codecs.v3codecs import Layout, layout
-from shardedstore.metadata import DIMENSIONS, dimension_names_v2, dump_json, parse_json
+from shardedstore.codecs.v3codecs import AS_IT_IS, Layout, Style, layout
+from shardedstore.errors import ShardedStoreError
+from shardedstore.metadata import DIMENSIONS, ArrayMeta, dimension_names_v2, dump_json, parse_json, parse_node
 
 MASKED, MISSING = "_FillValue", "missing_value"
 TEXTS = "OTUSV"  # the kinds of NumPy's types that are compared with texts
@@ -38,15 +40,16 @@ def group_document(documents: Mapping[str, bytes], path: str) -> bytes:
 
 
 class Made(NamedTuple):
-    """An array's document in v3, how its chunks stand there, and whether xarray masks other values than it did."""
+    """An array's document in v3, its metadata, how its chunks stand there, and in what some reader sees another thing."""
 
     data: bytes
+    meta: ArrayMeta
     layout: Layout
-    masks_other: bool = False
+    unlike: tuple[str, ...]
 
 
-def array_document(documents: Mapping[str, bytes], path: str) -> Made:
-    """Return a v2 array's document in v3.
+def array_document(documents: Mapping[str, bytes], path: str, style: Style = AS_IT_IS) -> Made:
+    """Return a v2 array's document in v3, in a style.
 
     Attributes say the same to xarray as before: it takes dimensions from ``dimension_names`` in v3, and there masks what
     equals an attribute, where in v2 it masks what equals the fill value. What NCZarr and others have put into the v2
@@ -57,21 +60,36 @@ def array_document(documents: Mapping[str, bytes], path: str) -> Made:
     ChainError
         Where v3 has nothing that keeps the values.
     """
-    document, attributes = parse_json(documents[".zarray"], path, ".zarray"), _attributes(documents, path)
+    given = bytes(documents[".zarray"]), bytes(documents.get(".zattrs", b"{}")), style
+    if sum(map(len, given[:2])) > LARGEST_KEPT:
+        return _array_document(*given, path)
+    try:
+        return _cached(*given)
+    except ShardedStoreError:
+        return _array_document(*given, path)  # raises the same, with the path
+
+
+def _array_document(array: bytes, attrs: bytes, style: Style, path: str = "") -> Made:
+    document, attributes = parse_json(array, path, ".zarray"), parse_json(attrs, path, ".zattrs")
     names = dimension_names_v2(document, attributes)
     others = _others(document, ".zarray")
-    made = layout({name: value for name, value in document.items() if name not in others}, path)
+    made = layout({name: value for name, value in document.items() if name not in others}, path, style)
+    unlike = [*_unlike(document, attributes, names)]
     changes: dict[str, Any] = {"shape": list(document["shape"]), "attributes": attributes}
-    masks_other = False
     if names is not None:
         attributes.pop(DIMENSIONS, None)
         others |= _hidden(attributes)
-        masks_other = _mask(made, attributes)
+        unlike += [MISSING_BYTES] if _mask(made, attributes) else []
         changes["dimension_names"] = list(names)
     whole = {name: changes.get(name, made.document.get(name)) for name in _names(made, changes)}
-    ignored = {name: _ignored(value) for name, value in others.items() if name not in whole}
-    return Made(dump_json(whole | ignored), made, masks_other)
+    data = dump_json(whole | {name: _ignored(value) for name, value in others.items() if name not in whole})
+    meta = parse_node({"zarr.json": data}, path)
+    assert isinstance(meta, ArrayMeta)
+    return Made(data, meta, made, tuple(unlike))
 
+
+LARGEST_KEPT = 1 << 14  # bytes of documents that equal arrays are recognised by
+_cached = functools.lru_cache(maxsize=1024)(_array_document)  # of archives of many equal arrays, one is worked out
 
 NAMES_LOST = "dimensions whose names are no texts have no names in Zarr v3, and xarray does not open such arrays"
 MISSING_BYTES = "bytes that equal the fill value are missing to xarray in Zarr v2, and nothing tells it so in Zarr v3: it shows the bytes"
@@ -81,15 +99,11 @@ MISSING_NUMBERS = (
 )
 
 
-def unlike(documents: Mapping[str, bytes], path: str) -> Iterator[str]:
-    """Yield in what some reader sees another thing in a v2 array and in what stands for it in v3, as sentences."""
-    document, attributes = parse_json(documents[".zarray"], path, ".zarray"), _attributes(documents, path)
+def _unlike(document: Mapping[str, Any], attributes: Mapping[str, Any], names: object) -> Iterator[str]:
+    """Yield in what some reader sees another thing in v3, as sentences."""
     dims, fill = attributes.get(DIMENSIONS), document.get("fill_value")
-    is_list = isinstance(dims, list) and len(dims) == len(document["shape"])
-    if is_list and dimension_names_v2(document, attributes) is None:
+    if names is None and isinstance(dims, list) and len(dims) == len(document["shape"]):
         yield NAMES_LOST
-    if array_document(documents, path).masks_other:
-        yield MISSING_BYTES
     if document["dtype"] == "|O" and isinstance(fill, int | float):
         yield MISSING_NUMBERS
 

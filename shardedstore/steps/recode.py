@@ -201,6 +201,8 @@ class Recoder:
                 return self.encoder.compression.encode(raw)
             if not self.step.keeps_chunks:
                 chunk = self._changed(chunk, entry, number)
+            elif self.refilters:
+                chunk = self._inside(chunk, entry, number)
             return self.encoder.encode_exactly(chunk) if self.refilters else self.encoder.encode(chunk)
         except Exception as error:
             raise ShardedStoreError(
@@ -229,12 +231,16 @@ class Recoder:
         inner = map(int, np.unravel_index(number, self.doc.inner_grid))
         return tuple(map(add, start, map(mul, inner, self.doc.chunks)))
 
+    def _inside(self, chunk: Array, entry: Entry, number: int | None) -> Array:
+        """Return the part of a chunk that lies in the array: what pads it may be anything."""
+        local = self.local_position(entry.key, number)
+        sizes = (max(n - p, 0) for n, p in zip(self.doc.shape, local, strict=True))
+        part: Array = chunk[boxed((0,) * chunk.ndim, sizes)]
+        return part
+
     def _changed(self, chunk: Array, entry: Entry, number: int | None) -> Array:
         """Run the step on the part of a chunk that lies in the array; what lies outside gets the fill value."""
-        local = self.local_position(entry.key, number)
-        part: Array = chunk[
-            boxed((0,) * chunk.ndim, (max(n - p, 0) for n, p in zip(self.doc.shape, local, strict=True)))
-        ]
+        part = self._inside(chunk, entry, number)
         if part.size or not chunk.size:
             part = self.checked(self.step.chunk(part.copy(), self.position(entry.coords, number)), part.shape)
         return part
