@@ -1,6 +1,7 @@
 """Results that version 0.4.0 wrote open, are proven, and are gone on from; see data/results_0_4_0.py."""
 
 import itertools
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -30,6 +31,12 @@ RESULTS = {
     "listing-v3": ("cube-v3", SHARDS, lambda url: [ToZip(url)], {"changed": "listing", "digest": True}),
     "odd": ("odd", {"*": (4,)}, lambda url: [ToZip(url)], {}),
     "grown-v2": ("grown-v2", {"temperature": (4, -1)}, lambda url: [ToZip(url)], {}),
+}
+WRONG = {
+    "two-documents": "'y' has a .zarray that reads other values than its zarr.json does",
+    "nested": "'raw/0/0' .* can't be decoded",
+    "texts": "'t' shows missing texts as '0', as it lacks the attribute missing_value",
+    "fills": "'f' has the attribute _FillValue 'NaN', which xarray refuses in Zarr v3",
 }
 UNFINISHED = ("unfinished-v3", SHARDS, lambda url: [Recompress("zstd", level=1), ToZip(url)], {})
 
@@ -118,3 +125,11 @@ def test_prune_removes_what_an_earlier_generation_left(here):
     pruned = ShardedStore.prune(here / "results" / "grown-v2")
     assert "__base__.zarr.zip" in pruned.names, pruned
     check_values(result_at(here, "grown-v2"), here / "sources" / "grown-v2")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_result_that_is_wrong_is_told_from_its_source(here, name):
+    result = ShardedStore.load(here / "wrong" / f"{name}.shardedstore")
+    report = result.verify(here / "sources" / name)
+    assert not report.ok
+    assert re.search(WRONG[name], str(report)), report

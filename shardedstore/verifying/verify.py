@@ -34,6 +34,7 @@ from shardedstore.verifying.compare import (
 )
 from shardedstore.verifying.data import Damage, DataTask, Taken, data_tasks, take, total
 from shardedstore.verifying.differences import LEVELS, Difference, Level, Report
+from shardedstore.verifying.documents import compare_documents, unmasked
 from shardedstore.verifying.exists import Existing
 from shardedstore.verifying.journal import Journal
 from shardedstore.verifying.ledger import Kept, as_made, find_ledger
@@ -205,11 +206,13 @@ def _compare(config: Config, against: Config, kept: Kept | None, open_journal: O
         differences += (d for d in compare_damage(suspects) if d.is_of_source or d.shard not in told)
         differences += compare_nodes(ours, theirs)
         differences += compare_layouts(ours, theirs)
+        differences += compare_documents(ours, theirs)
         differences += compare_chunks(suspects)
         differences += compare_files(ours, theirs)
         journal.is_whole = _is_whole(differences)
     digests = {path: str(ours.taken.digest(path)) for path in sorted(ours.taken.layouts)}
-    others = {"notes": (*notes(suspects), *journal.notes), "compared_by": compared_by(ours, theirs)}
+    told_notes = (*notes(suspects), *unmasked(ours, theirs), *journal.notes)
+    others = {"notes": told_notes, "compared_by": compared_by(ours, theirs)}
     return Report.of("decoded", count, differences, arrays=len(digests), digests=digests, **others)
 
 
