@@ -186,6 +186,9 @@ class Sink(ABC):
         """Return warnings about a source, given its metadata, for the user to read before the job runs."""
         return ()
 
+    def check_shards(self, config: Config, nodes: Mapping[str, Node]) -> None:  # noqa: B027
+        """Raise ChainError where the sink makes no sense on a source that is divided into these shards."""
+
     def gathered(self, config: Config) -> Config:
         """Return a source divided into the shards that the sink wants, which may be several of it together."""
         return config
@@ -197,6 +200,10 @@ class Sink(ABC):
         The path is None for the base; with `blocked`, ``{block}`` stands for a block's index in the name, or for the name
         of a collection's member.
         """
+
+    def base_target(self, is_part: bool) -> str:
+        """Return the name of the base's object; `is_part` tells that other shards are mounted on it."""
+        return self.target(None, False)
 
     @abstractmethod
     def location(self, url: str) -> Location:

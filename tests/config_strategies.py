@@ -6,7 +6,19 @@ import json
 from golden_configs import FOLDER, GOLDEN
 from hypothesis import strategies as st
 
-from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Own, PartOf, Squeezed, ViewOf, Zip
+from shardedstore.components.kinds import (
+    BlockOf,
+    Config,
+    Directory,
+    Group,
+    Mount,
+    Own,
+    PartOf,
+    Squeezed,
+    VeiledOf,
+    ViewOf,
+    Zip,
+)
 from shardedstore.components.members import Members
 from shardedstore.grid import Blocks, ChunkKeys, block_name
 from shardedstore.storage.access import Options
@@ -117,6 +129,7 @@ locations = st.recursive(
     lambda inner: (
         st.builds(ViewOf, inner, st.just("") | paths)
         | st.builds(PartOf, inner, st.none() | not_overlapping(), not_overlapping())
+        | st.builds(VeiledOf, inner, not_overlapping())
         | blocks_of(inner)
         | squeezed(inner)
         | configs_of(inner)

@@ -11,6 +11,7 @@ from shardedstore.components.kinds import (
     Own,
     PartOf,
     Squeezed,
+    VeiledOf,
     ViewOf,
     Zip,
 )
@@ -131,6 +132,11 @@ GOLDEN = {
             ),
             "t": Mount(Own("tar", f"{OUT}/t/{{block}}.tar", {"prefix": "x"}), TIME),
         },
+    ),
+    "v1-veiled": Config(
+        VeiledOf(Zip(f"{OUT}/__base__.zarr.zip"), ("simulation/u", "temperature")),
+        {"temperature": Mount(Zip(f"{OUT}/temperature/{{block}}.zarr.zip"), TIME)},
+        VeiledOf(Directory(f"{OUT}/__consolidated__.zarr"), ("",)),
     ),
     "v1-squeezed": Config(
         Directory(f"{OUT}/base.zarr"),

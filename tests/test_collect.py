@@ -403,17 +403,6 @@ def test_each_zip_is_a_zarr_alone_and_the_same_whatever_runs_it(tmp_path):
     assert is_equal(alone, range(5, 10))
 
 
-def test_the_zips_of_ome_zarr_say_that_metadata_is_first_only_where_it_is(tmp_path):
-    pattern, _ = cells_at(tmp_path / "in")
-    store = ShardedStore.collect(pattern)
-    store.map_shards(ToZip(tmp_path / "each", name="{path}/{block}.ozx"))
-    store.map_shards(ToZip(tmp_path / "ten", name="{path}/{block}.ozx", per_zip=5))
-    each, ten = zips_of(tmp_path / "each")["007.ozx"], zips_of(tmp_path / "ten")["0.ozx"]
-    assert b'"jsonFirst": true' in each[-200:]
-    assert b"jsonFirst" not in ten[-200:]
-    assert b'{"ome": {"version": "0.5"' in ten[-200:]
-
-
 def test_a_result_is_mapped_again(tmp_path):
     """Also where several stand in one zip: the zip stays the shard, or its members get new ones where they can."""
     pattern, expected = cells_at(tmp_path / "in")

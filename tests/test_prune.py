@@ -271,8 +271,8 @@ def test_rebuilt_consolidated_metadata_goes_too(source, out):
     for chain in [[], [Recompress("zstd")]]:
         source.map_shards(*chain, ToZip(out), overwrite=True, consolidated=True)
     pruned = ShardedStore.prune(out)
-    assert "__consolidated__.zarr/zarr.json" in pruned.names
-    assert "__consolidated__~2.zarr/zarr.json" in names(out)
+    assert "__consolidated__.zarr/zarr.json.shardedstore" in pruned.names
+    assert "__consolidated__~2.zarr/zarr.json.shardedstore" in names(out)
 
 
 def test_the_documents_of_one_ordinary_zarr_are_kept_for_the_same_call(source, out):

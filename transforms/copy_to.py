@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.components.kinds import Directory, Location
 from shardedstore.errors import ChainError, CorruptError
+from shardedstore.notices import Notice
 from shardedstore.reading.entries import is_document
+from shardedstore.reading.hierarchy import Node
 from shardedstore.sinks.objects import Item, write_objects
 from shardedstore.sinks.onezarr import turn, write_shard
+from shardedstore.sinks.portable import check_carried, name_notices
 from shardedstore.storage.access import Options, StorageOptions
 from shardedstore.storage.crc import crc32
 from shardedstore.storage.present import Asked
+from shardedstore.storage.urls import carried_name
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,16 @@ class CopyTo(Sink):
 
     def target(self, path: str | None, blocked: bool) -> str:
         # docstring inherited
-        parts = [BASE if path is None else path, "{block}" if blocked else ""]
+        parts = [BASE if path is None else carried_name(path), "{block}" if blocked else ""]
         return "/".join(part for part in parts if part) + ".zarr"
+
+    def check(self, nodes: Mapping[str, Node]) -> None:
+        # docstring inherited
+        check_carried(nodes, self.url)
+
+    def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
+        # docstring inherited
+        return name_notices(nodes)
 
     def location(self, url: str) -> Location:
         # docstring inherited

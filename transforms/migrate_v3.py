@@ -181,7 +181,9 @@ def _folder_of_document(entry: Entry) -> str | None:
     return folder if entry.coords is None and name in METADATA_NAMES else None
 
 
-def _documents(folder: str, group: list[Entry], shard: Shard, arrays: dict[str, _Migrated], style: Style) -> list[Entry]:
+def _documents(
+    folder: str, group: list[Entry], shard: Shard, arrays: dict[str, _Migrated], style: Style
+) -> list[Entry]:
     """Return the documents of one node as one, and note an array; what is no v2 node stays as it is."""
     documents = {entry.key.rpartition("/")[2]: bytes(entry.data) for entry in group}
     path = join(shard.path, folder)

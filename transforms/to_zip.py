@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Any
 
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.components.kinds import Config, Location, Zip
 from shardedstore.errors import ChainError
 from shardedstore.mounts import check_path
+from shardedstore.notices import Notice
 from shardedstore.reading.hierarchy import Node
 from shardedstore.sinks.gather import gather
+from shardedstore.sinks.ozx import check_ozx, is_ozx
+from shardedstore.sinks.portable import name_notices
 from shardedstore.sinks.zipshard import write_zip
 from shardedstore.storage.access import Options, StorageOptions
+from shardedstore.storage.urls import carried_name
 
 
 @dataclass(frozen=True)
 class ToZip(Sink):
-    """Write each shard to a stored (uncompressed) zip of its own, which alone is a Zarr as well.
+    """Write each shard to a stored (uncompressed) zip of its own, which alone is a Zarr as well; the base alone lacks arrays that are divided.
 
     Equal shards give equal bytes: metadata first and breadth first, then the chunks in C order, fixed time stamps.
     A zip appears under its name when it is whole: on a local disk synced, in an object store uploaded, in parts that are
@@ -30,10 +33,12 @@ class ToZip(Sink):
     url : str
         The folder for the zips, the config and the ledger: a local path, or ``s3://``, ``gs://`` or ``az://``.
     name : str
-        How zips are named. ``{path}`` is the shard's path, and ``{block}`` the index of an array's block, which goes
+        How zips are named. ``{path}`` is the shard's path, in which what URLs can't carry (``%``, ``#``, ``?``, backslashes, control
+        characters, braces) is written like ``!25``, and ``{block}`` the index of an array's block, which goes
         with the separator before it where there is none. The base's path is ``__base__``.
         A name that ends in ``.ozx`` gives zips by RFC-9 of OME-Zarr: of the zip64 format, and with a comment that tells the version and
-        that metadata comes first.
+        that metadata comes first. They are for whole hierarchies of OME-Zarr 0.5; a base on which other shards are mounted
+        is none, and is named ``.zarr.zip``.
     per_zip : int, optional
         Put so many shards that stand side by side below one path into one zip, each below its name: members of a collection,
         see `ShardedStore.collect`, and whole groups and arrays like ``{"cells/*": "whole"}`` of `partition`, where nothing
@@ -66,6 +71,10 @@ class ToZip(Sink):
                 f"ToZip's name {self.name!r} may hold {{path}}, and {{block}} once, and nothing else in braces"
             )
         check_path(re.sub(r"[{}]", "", self.name), "ToZip's name")
+        if carried_name(plain := re.sub(r"\{(path|block)\}", "", self.name)) != plain:
+            raise ChainError(
+                f"ToZip's name {self.name!r} has what URLs can't carry as it is, such as %, # or ?: leave it out"
+            )
         if self.per_zip is not None and (type(self.per_zip) is not int or self.per_zip < 1):
             raise ChainError(f"ToZip's per_zip is {self.per_zip!r}: say how many shards go into a zip, 1 or more")
 
@@ -78,31 +87,29 @@ class ToZip(Sink):
         name = self.name if blocked else re.sub(r"[/._-]?\{block\}", "", self.name)
         if path == "":
             return re.sub(r"\{path\}[/._-]?", "", name) or "{block}"
-        shown = (BASE if path is None else path).replace("{", "%7B").replace("}", "%7D")
-        return name.replace("{path}", shown)
+        return name.replace("{path}", BASE if path is None else carried_name(path))
+
+    def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
+        # docstring inherited
+        return name_notices(nodes)
+
+    def base_target(self, is_part: bool) -> str:
+        # docstring inherited
+        name = self.target(None, False)
+        return f"{name[: -len('.ozx')]}.zarr.zip" if is_part and is_ozx(name) else name
 
     def location(self, url: str) -> Location:
         # docstring inherited
         return Zip(url, self.options)
 
-    def check(self, nodes: Mapping[str, Node]) -> None:
+    def check_shards(self, config: Config, nodes: Mapping[str, Node]) -> None:
         # docstring inherited
-        old = [path for path, node in nodes.items() if node.meta.zarr_format == 2]
-        if self.is_ozx and old:
-            raise ChainError(
-                f"{self.name!r} names zips of OME-Zarr, which are Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put "
-                "MigrateV3() (--v3) before ToZip, or end the name with .zarr.zip"
-            )
-
-    @property
-    def is_ozx(self) -> bool:
-        """Whether the zips are to follow RFC-9 of OME-Zarr."""
-        return self.name.lower().endswith(".ozx")
+        if is_ozx(self.name):
+            check_ozx(self.name, config, nodes)
 
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
         # docstring inherited
-        options: dict[str, Any] = {"zip64": self.zip64, "is_ozx": self.is_ozx, "documents_first": shard.bundle is None}
-        return write_zip(entries, url, self.options, most=2 * shard.nbytes, **options)
+        return write_zip(entries, url, self.options, most=2 * shard.nbytes, zip64=self.zip64, is_ozx=is_ozx(url))
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
         # docstring inherited

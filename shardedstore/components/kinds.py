@@ -6,7 +6,7 @@ A location names its kind and its URL, never a class, and holds no credentials.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,6 +109,13 @@ class PartOf(_Kind, frozen=True, tag="part", omit_defaults=True):
     without: tuple[BelowRoot, ...] = ()
 
 
+class VeiledOf(_Kind, frozen=True, tag="veiled"):
+    """Another component in which the metadata documents of the nodes at `paths` have names that no other reader looks for."""
+
+    source: Location
+    paths: tuple[PathText, ...]
+
+
 class BlockOf(_Kind, frozen=True, tag="block"):
     """One block of an array of another component that is divided, as an array of its own."""
 
@@ -184,13 +191,11 @@ class Opened:
 
 
 Place = Directory | Zip | Own
-VIEWS = ViewOf | PartOf | BlockOf | Squeezed
+VIEWS = ViewOf | PartOf | VeiledOf | BlockOf | Squeezed
 if TYPE_CHECKING:
-    Location = Directory | Zip | Own | Group | Hole | ViewOf | PartOf | BlockOf | Squeezed | Config | Opened
-else:
-    Location = (
-        Directory | Zip | Own | Group | Hole | ViewOf | PartOf | BlockOf | Squeezed | Config
-    )  # what a config can hold
+    Location = Directory | Zip | Own | Group | Hole | ViewOf | PartOf | VeiledOf | BlockOf | Squeezed | Config | Opened
+else:  # what a config can hold
+    Location = Directory | Zip | Own | Group | Hole | ViewOf | PartOf | VeiledOf | BlockOf | Squeezed | Config
 
 
 def url_of(location: Location) -> str | None:
@@ -224,7 +229,7 @@ def show(location: Location) -> str:
     match location:
         case ViewOf(source, path):
             return f"{path!r} in {show(source)}"
-        case PartOf(source):
+        case PartOf(source) | VeiledOf(source):
             return show(source)
         case BlockOf(source, path, _, block):
             return f"'{path}[{block_name(block)}]' in {show(source)}"
@@ -298,7 +303,7 @@ def at_member(location: Location, block: str, name: str) -> Location:
     match location:
         case ViewOf(source, path):
             return ViewOf(at_member(source, block, name), path.replace("{name}", name))
-        case PartOf(source):
+        case PartOf(source) | VeiledOf(source):
             return msgspec.structs.replace(location, source=at_member(source, block, name))
 
     def filled(place: Place) -> Place:
@@ -321,12 +326,24 @@ def member_at(mount: Mount, number: int) -> Location:
 
 
 def object_of(location: Location) -> Location:
-    """Return what several members stand in together, of which their location is a view; another location as it is.
+    """Return the object that a shard stands in: of members together what their location is a view of, and of what is veiled.
 
-    >>> object_of(ViewOf(Zip("/out/0.zip"), "{name}"))
-    Zip(url='/out/0.zip')
+    >>> object_of(ViewOf(Zip("/out/0.zip"), "{name}")), object_of(VeiledOf(Zip("/out/base.zip"), ("t",)))
+    (Zip(url='/out/0.zip'), Zip(url='/out/base.zip'))
     """
+    if isinstance(location, VeiledOf):
+        return location.source
     return location.source if isinstance(location, ViewOf) and location.path == "{name}" else location
+
+
+def veiled(location: Location, paths: Iterable[str]) -> Location:
+    """Return the location of a component whose documents at some paths are veiled; as it is where there are none.
+
+    >>> veiled(Zip("/out/base.zip"), ["u", "t"]), veiled(Zip("/out/base.zip"), [])
+    (VeiledOf(source=Zip(url='/out/base.zip'), paths=('t', 'u')), Zip(url='/out/base.zip'))
+    """
+    some = tuple(sorted(paths))
+    return VeiledOf(location, some) if some else location
 
 
 def beside_others(location: Location) -> Location:
@@ -367,7 +384,7 @@ def map_places(location: Location, change: Callable[[Place], Place]) -> Location
     match location:
         case Opened() | Group() | Hole():
             return location
-        case ViewOf() | PartOf() | BlockOf():
+        case ViewOf() | PartOf() | VeiledOf() | BlockOf():
             return msgspec.structs.replace(location, source=map_places(location.source, change))
         case Squeezed(source, array):
             whole = msgspec.structs.replace(array, source=map_places(array.source, change))

@@ -8,10 +8,11 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from shardedstore.components.foreign import locate_foreign
-from shardedstore.components.kinds import Directory, Location, Opened, PartOf, ViewOf, Zip
+from shardedstore.components.kinds import Directory, Location, Opened, PartOf, ViewOf, Zip, veiled
 from shardedstore.components.parts import Part
 from shardedstore.components.routing import RoutedStore
 from shardedstore.components.unlisted import Unlisted
+from shardedstore.components.veiled import Veiled
 from shardedstore.components.views import View
 from shardedstore.errors import UsageError
 from shardedstore.storage.access import StorageOptions, take_options
@@ -24,12 +25,9 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
     if storage_options and isinstance(source, Store):
         raise UsageError(f"storage_options are for a URL, and {source!r} is open already: give them when it is opened")
     match source:
-        case View():
+        case View() | Part() | Veiled():
             inner = locate(source.store)
-            return Opened(source) if isinstance(inner, Opened) else ViewOf(inner, source.path)
-        case Part():
-            inner = locate(source.store)
-            return Opened(source) if isinstance(inner, Opened) else PartOf(inner, source.only, source.without)
+            return Opened(source) if isinstance(inner, Opened) else _within(inner, source)
         case RoutedStore():
             return source.config
         case ZipReadStore():
@@ -44,3 +42,13 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
     options = take_options(url, storage_options)
     is_zip = url.lower().endswith((".zip", ".ozx")) and not os.path.isdir(url)
     return Zip(url, options) if is_zip else Directory(url, options)
+
+
+def _within(inner: Location, source: View | Part | Veiled) -> Location:
+    """Return the location of a part of what is at another location."""
+    match source:
+        case View():
+            return ViewOf(inner, source.path)
+        case Part():
+            return PartOf(inner, source.only, source.without)
+    return veiled(inner, source.veil.paths)

@@ -21,6 +21,7 @@ from shardedstore.components.kinds import (
     Own,
     PartOf,
     Squeezed,
+    VeiledOf,
     ViewOf,
     Zip,
     at_block,
@@ -31,6 +32,7 @@ from shardedstore.components.parts import Part
 from shardedstore.components.routing import RoutedStore
 from shardedstore.components.squeezed import SqueezedBlock
 from shardedstore.components.unlisted import Unlisted
+from shardedstore.components.veiled import Veiled
 from shardedstore.components.views import Block, View
 from shardedstore.grid import Blocks, Coords
 from shardedstore.storage.blobs import object_store
@@ -64,6 +66,7 @@ _KINDS: dict[type[Location], Callable[[Any, bool], Store]] = {
     Hole: lambda hole, _: HoleStore(hole),
     ViewOf: lambda view, _: View(open_location(view.source), view.path),
     PartOf: lambda part, _: Part(open_location(part.source), part.only, part.without),
+    VeiledOf: lambda veiled, _: Veiled(open_location(veiled.source), veiled.paths),
     BlockOf: lambda block, _: _open_block_of(block),
     Squeezed: lambda squeezed, _: SqueezedBlock(open_location(squeezed.source), _open_block_of(squeezed.array)),
     Config: lambda config, _: RoutedStore(config, open_location),

@@ -7,10 +7,11 @@ import asyncio
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from shardedstore.components.named import Named
+from shardedstore.components.named import Named, named_by
 from shardedstore.components.unlisted import Unlisted
+from shardedstore.components.veiled import Veiled
 from shardedstore.metadata import CONSOLIDATED_V2
-from shardedstore.readonly import cut
+from shardedstore.readonly import PROTOTYPE, cut
 
 CONSOLIDATED = ("zarr.json", CONSOLIDATED_V2)  # the documents that may hold consolidated metadata
 
@@ -25,7 +26,9 @@ class Overlay:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._keys: frozenset[str] | None = None
-        self._is_listed = not isinstance(store, Unlisted)
+        self._veiled = store.veil.paths if isinstance(store, Veiled) else None  # the only groups that it can hold
+        self._is_listed = not isinstance(store.store if isinstance(store, Veiled) else store, Unlisted)
+        self._named_now: Named | None = None
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return what stands at a key; None where the component has nothing there."""
@@ -43,7 +46,8 @@ class Overlay:
     async def _may_hold(self, key: str) -> bool:
         if self._is_listed:
             return key in await self.keys()
-        return key.rpartition("/")[2] in CONSOLIDATED
+        folder, _, name = key.rpartition("/")
+        return name in CONSOLIDATED and (self._veiled is None or folder in self._veiled)
 
     async def keys(self) -> frozenset[str]:
         """Return the keys that are known: on a web server those that the document at the root names."""
@@ -63,4 +67,16 @@ class Overlay:
     async def _named(self) -> Named:
         """Return what the document at the root of a web server names; nothing for another store."""
         store = self.store
-        return await asyncio.to_thread(lambda: store.known) if isinstance(store, Unlisted) else Named()
+        if isinstance(store, Unlisted):
+            return await asyncio.to_thread(lambda: store.known)
+        if self._named_now is None:
+            self._named_now = Named() if self._is_listed else await self._named_by_root()
+        return self._named_now
+
+    async def _named_by_root(self) -> Named:
+        """Return what the veiled document at the root names; nothing where there is none."""
+        for name in CONSOLIDATED if await self._may_hold("zarr.json") else ():
+            data = await self.store.get(name, PROTOTYPE)
+            if data is not None:
+                return named_by(name, data.to_bytes())
+        return Named()

@@ -14,6 +14,7 @@ from shardedstore.components.kinds import (
     Mount,
     PartOf,
     Squeezed,
+    VeiledOf,
     ViewOf,
     at_block,
     is_template_of,
@@ -88,6 +89,9 @@ def _check_location(location: Location) -> None:
                 check_path(path, "the config's part of")
             Mounts(location.only or ())
             Mounts(location.without)
+        elif isinstance(location, VeiledOf):
+            for path in filter(None, location.paths):
+                check_path(path, "the config's veil of")
         elif isinstance(location, Squeezed):
             _check_location(location.array)
         elif location.path:

@@ -18,7 +18,16 @@ from shardedstore.components.kinds import Config, Place, has_braces, locations, 
 from shardedstore.config.check import check_config, check_json
 from shardedstore.errors import ConfigError, UsageError
 from shardedstore.storage.access import NONE, Options
-from shardedstore.storage.urls import BESIDE, is_remote, is_within, join_url, normalize, unreadable
+from shardedstore.storage.urls import (
+    BESIDE,
+    is_remote,
+    is_within,
+    join_url,
+    normalize,
+    plain_url,
+    quoted_url,
+    unreadable,
+)
 
 FORMAT, VERSION = "shardedstore", 1
 FILE_NAME = "shardedstore.json"
@@ -160,6 +169,8 @@ def _relative(place: Place, folder: str, options: Options | None) -> Place:
     if options is not None and place.options.server != options.server:
         return place
     url = relative_url(place.url, folder)
+    if is_remote(folder) and url != place.url:
+        url = plain_url(url)
     return msgspec.structs.replace(place, url=url, options=NONE) if url != place.url else place
 
 
@@ -195,9 +206,9 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
             raise ConfigError(f"the config has the relative URL {url!r}: say root=, the folder that it starts from")
         if ".." in url.split("/"):
             raise ConfigError(f"the config's URL {url!r} has a segment '..': it must stay inside the config's folder")
-        url = join_url(folder, url)
-        if not is_remote(url):
-            return os.path.normpath(url)
+        if not is_remote(folder):
+            return os.path.normpath(join_url(folder, url))
+        url = join_url(folder, quoted_url(url))
         allowed = None  # it lies in the folder: `normalize` refuses what would lead out of it
     try:
         absolute = normalize(url)

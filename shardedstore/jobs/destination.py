@@ -14,7 +14,7 @@ from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.urls import BESIDE, is_within, join_url, real_url
 from shardedstore.tasks.generations import read_identity
-from shardedstore.tasks.plan import Plan
+from shardedstore.tasks.plan import Plan, target_of
 
 
 def check_apart(folder: str, config: Config) -> None:
@@ -38,7 +38,7 @@ def check_outputs(folder: str, plan: Plan, sink: Sink) -> None:
     """Refuse a shard whose output would lie in a source that stands in the destination."""
     sources = _directories(plan.config)
     for run in plan.runs:
-        name = sink.target(None if run.mounted is not None else run.path, run.division is not None)
+        name = target_of(sink, run)
         place = real_url(join_url(folder, name.partition("{block}")[0] + "0"))
         inside = any(place[: slash.start()] in sources for slash in re.finditer("/", place))
         if inside or any(name for url in _of_members(plan.config) for name in _inside(place, url)):

@@ -74,6 +74,7 @@ def prepare(
         nodes = step.changed(nodes)
     if chain.sink is not None:
         chain.sink.check(nodes)
+        chain.sink.check_shards(plan.config, nodes)
         notices += chain.sink.notices(nodes)
     plan = plan._replace(notices=merge_notices(notices))
     destination = to if chain.sink is None else chain.sink.url

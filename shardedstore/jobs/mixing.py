@@ -23,7 +23,7 @@ from shardedstore.tasks.generations import versioned
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.outcome import Partial
 from shardedstore.tasks.plan import Run, shard_runs
-from shardedstore.tasks.planned import Mixes, held
+from shardedstore.tasks.planned import Mixes, held, veiled_base
 
 SOURCE, ELSEWHERE = 0, -1  # where a shard is, if not in its place of a generation
 
@@ -71,7 +71,7 @@ class Half(NamedTuple):
         if record is not None and record.location is not None:
             return held(record.location, run.members)
         if generation != SOURCE:
-            return at_shard(self.template(run, generation), run.division, name)
+            return veiled_base(at_shard(self.template(run, generation), run.division, name), run, self.records)
         if isinstance(run.location, ViewOf) and shard.block is not None and name not in run.exceptions:
             assert shard.blocks is not None
             return BlockOf(run.location.source, run.location.path, shard.blocks, shard.block)

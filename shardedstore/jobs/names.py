@@ -12,7 +12,7 @@ from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks, parse_block
 from shardedstore.tasks.ledger import FOLDER
-from shardedstore.tasks.plan import Plan, Run
+from shardedstore.tasks.plan import Plan, Run, target_of
 
 CONSOLIDATED = "__consolidated__.zarr"
 _INDEX = "0123456789/"  # what the index of a block is written with
@@ -47,9 +47,8 @@ def check_names(plan: Plan, sink: Sink) -> None:
     literals: dict[str, str] = {}
     templates: dict[tuple[str, str], list[Template]] = defaultdict(list)
     for run in plan.runs:
-        path = None if run.mounted is not None else run.path
-        label = "(base)" if path is None else path
-        name = sink.target(path, run.division is not None)
+        label = run.path if run.mounted is None else "(base)"
+        name = target_of(sink, run)
         if run.blocks is None or "{block}" not in name:
             for literal, shard in _literals(run, name, label):
                 _check_literal(literal, shard)

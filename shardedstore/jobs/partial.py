@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from shardedstore.components.kinds import Config, Location, Mount, locations, origin, url_of
 from shardedstore.components.named import ROOTS
+from shardedstore.components.veiled import VEILED_ROOTS
 from shardedstore.config.document import FILE_NAME, from_dict, parse, to_dict
 from shardedstore.errors import ConfigError, ShardError, ShardsFailed, UsageError
 from shardedstore.jobs.mixing import Half, mixed, mount
@@ -151,7 +152,7 @@ def _there(place: Folder, half: Half) -> Mapping[int, Record]:
         url = url_of(location)
         if record.location is not None or url is None:
             return url is None or is_remote(url) or os.path.exists(url)
-        return sizes.get(url) == record.nbytes or any(join_url(url, name) in sizes for name in ROOTS)
+        return sizes.get(url) == record.nbytes or any(join_url(url, name) in sizes for name in (*ROOTS, *VEILED_ROOTS))
 
     shards = (numbered for run in shard_runs(half.source) for numbered in half.shards(run))
     known = {number: record for number, record in half.records.items() if record.is_done}

@@ -19,11 +19,13 @@ from shardedstore.components.kinds import (
     Location,
     PartOf,
     Squeezed,
+    VeiledOf,
     ViewOf,
     at_shard,
     object_of,
     url_of,
 )
+from shardedstore.components.veiled import VEIL
 from shardedstore.config.document import FORMAT, from_dict, parse
 from shardedstore.errors import ConfigError, DestinationError, UsageError
 from shardedstore.jobs.lock import held, superseded
@@ -209,7 +211,7 @@ def _sources(location: Location) -> Iterator[Location]:
         case Squeezed(source, array):
             yield from _sources(source)
             yield from _sources(array)
-        case ViewOf() | PartOf() | BlockOf():
+        case ViewOf() | PartOf() | VeiledOf() | BlockOf():
             yield from _sources(location.source)
         case _:
             yield location
@@ -249,7 +251,8 @@ def _of_generation(
                 reason = _doubt(listed, files, location, record if _is_own(record, generation) else None, generation)
                 yield from ((file, name, reason) for file in files)
     rebuilt = versioned(CONSOLIDATED, generation)
-    documents = (name for name in listed.below(rebuilt) if name.rpartition("/")[2] in ("zarr.json", CONSOLIDATED_V2))
+    names = ("zarr.json", CONSOLIDATED_V2)
+    documents = (name for name in listed.below(rebuilt) if name.rpartition("/")[2].removesuffix(VEIL) in names)
     for name in documents:
         if rebuilt in needed:
             needed.add(name)

@@ -7,7 +7,8 @@ from collections import Counter
 import msgspec
 
 from shardedstore.chain import Sink
-from shardedstore.components.kinds import Config, Directory, Hole, Location, Mount, at_shard
+from shardedstore.components.kinds import Config, Directory, Hole, Location, Mount, at_shard, veiled
+from shardedstore.components.veiled import Veil
 from shardedstore.config.document import FILE_NAME, dump
 from shardedstore.errors import CorruptError, ShardError
 from shardedstore.jobs.accepting import accept, shards_failed
@@ -20,7 +21,7 @@ from shardedstore.tasks.generations import check_latest, versioned
 from shardedstore.tasks.ledger import Record, compact
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Run
-from shardedstore.tasks.planned import after, held
+from shardedstore.tasks.planned import after, held, veiled_base
 from shardedstore.tasks.task import Job
 
 GONE = "what was written is not there any more, or is of another size"
@@ -103,6 +104,8 @@ def _written(job: Job, sink: Sink, run: Run, records: dict[int, Record]) -> Moun
 
     found = Counter(records[number].generation for number in run.numbers if not records[number].failed)
     most, count = next(iter(found.most_common(1)), (0, 0))
+    if run.mounted is not None and count:
+        return Mount(veiled_base(location(most), run, records))
     if count == len(run.numbers):
         return Mount(location(most), run.blocks, members=run.members)
     exceptions: dict[str, Location] = {}
@@ -144,5 +147,5 @@ def _consolidate(job: Job, plan: Plan, nodes: dict[str, Node]) -> Location | Non
     name = versioned(CONSOLIDATED, job.generation)
     for group in groups:
         key, data = consolidate(nodes, group, plan.nodes[group].inherited)
-        job.place.write(f"{name}/{key}", data)
-    return Directory(join_url(job.folder, name), job.options)
+        job.place.write(f"{name}/{Veil(groups).stored(key)}", data)
+    return veiled(Directory(join_url(job.folder, name), job.options), groups)

@@ -22,6 +22,7 @@ from zarr.storage import LocalStore, ObjectStore
 from shardedstore.components.named import chunk_keys
 from shardedstore.components.parts import Part, Rest
 from shardedstore.components.unlisted import Unlisted
+from shardedstore.components.veiled import Veiled
 from shardedstore.components.views import Left
 from shardedstore.mounts import is_below
 from shardedstore.reading.local import LocalBulk
@@ -63,6 +64,8 @@ def bulk(store: Store) -> Bulk:
             return UnlistedBulk(store)
         case Part():
             return PartBulk(store)
+        case Veiled():
+            return VeiledBulk(store)
     return StoreBulk(store)
 
 
@@ -169,6 +172,26 @@ class PartBulk:
     def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """Let the reader of the whole leave out what is no part."""
         return bulk(self.part.store).keys(path, Rest(self.part, remainder))
+
+
+class VeiledBulk:
+    """A component with documents under names of their own, by the reader of the component."""
+
+    def __init__(self, store: Veiled) -> None:
+        self.veil, self.whole = store.veil, bulk(store.store)
+        self.guesses = self.whole.guesses
+
+    def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
+        """Yield the keys that the component's names stand for; where it can't be listed, veiled documents are asked for."""
+        yield from map(self.veil.shown, self.whole.keys(path, remainder))
+        if self.guesses:
+            wanted = [key for key in self.veil.documents() if is_below(key, path)]
+            found = zip(wanted, self.fetch(wanted), strict=True)
+            yield from (key for key, data in found if data is not None and (remainder is None or remainder.holds(key)))
+
+    def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
+        """Read what stands under the component's names."""
+        return self.whole.fetch(map(self.veil.stored, keys))
 
 
 class StoreBulk:

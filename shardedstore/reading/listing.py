@@ -19,6 +19,7 @@ from shardedstore.components.bundle import Bundle
 from shardedstore.components.groups import GroupStore
 from shardedstore.components.parts import Part, Rest
 from shardedstore.components.squeezed import SqueezedBlock
+from shardedstore.components.veiled import Veiled
 from shardedstore.components.views import Block, Left, Remainder, View
 from shardedstore.reading.bulk import ObjectBulk, bulk
 from shardedstore.storage.crc import crc32
@@ -63,6 +64,8 @@ def _of_block(view: Block) -> Iterator[Listed]:
 def _below(store: Store, path: str, remainder: Left | None) -> Iterator[Listed]:
     if isinstance(store, Part):
         return _below(store.store, path, Rest(store, remainder))
+    if isinstance(store, Veiled):
+        return _below(store.store, path, remainder)
     if isinstance(store, ObjectStore):
         return map(_listed, ObjectBulk(store).objects(path, remainder))
     return _of_keys(store, bulk(store).keys(path, remainder))
@@ -73,6 +76,8 @@ def _of_keys(store: Store, keys: Iterable[str]) -> Iterator[Listed]:
     match store:
         case Part():
             return _of_keys(store.store, keys)
+        case Veiled():
+            return _of_keys(store.store, map(store.veil.stored, keys))
         case LocalStore():
             return _of_files(os.fspath(store.root), keys)
         case ObjectStore():

@@ -14,11 +14,13 @@ from shardedstore.components.kinds import (
     Mount,
     Opened,
     Own,
+    VeiledOf,
     ViewOf,
     Zip,
     at_block,
     at_shard,
     member_at,
+    object_of,
     show,
     url_of,
 )
@@ -72,9 +74,10 @@ class StoredShard(msgspec.Struct, frozen=True):
         CorruptError
             When the zip is not there.
         """
-        if not isinstance(self.location, Zip):
+        place = object_of(self.location)
+        if not isinstance(place, Zip):
             return None
-        nbytes = nbytes_of(self.location.url, self.location.options)
+        nbytes = nbytes_of(place.url, place.options)
         if nbytes is None:
             raise CorruptError(
                 f"shard {self.name!r} is not there: {show(self.location)} was removed, or is not yet uploaded"
@@ -102,7 +105,9 @@ def nth_shard(path: str | None, mount: Mount, i: int) -> tuple[Shard, Location]:
     """Return one of the shards of a mount by its number in it, and where it is; the path is None for the base."""
     match mount.division:
         case None:
-            return Shard(path or "", is_base=path is None), mount.location
+            return Shard(path or "", is_base=path is None), object_of(
+                mount.location
+            ) if path is None else mount.location
         case Members() as members:
             return _of_members(path or "", mount, members, i)
         case blocks:
@@ -140,6 +145,8 @@ def kind_of(location: Location) -> str:
     """
     if isinstance(location, Opened):
         return type(location.store).__name__
+    if isinstance(location, VeiledOf):
+        return kind_of(location.source)
     if isinstance(location, Own):
         return location.name
     return str(location.__struct_config__.tag)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from shardedstore.chain import Entries, Shard, Sink, Tally, Written, name_crc, whole_key
 from shardedstore.components.kinds import Config, Directory
 from shardedstore.components.routes import Routes
+from shardedstore.components.veiled import VEIL
 from shardedstore.config.document import FILE_NAME, dump
 from shardedstore.errors import CorruptError
 from shardedstore.metadata import CONSOLIDATED_V2, parse_node
@@ -58,7 +59,7 @@ def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tall
 
     write_objects(url, options, items())
     if shard.block is None:
-        write_zip(documents, waiting_url(url, shard), options)
+        _keep(documents, waiting_url(url, shard), options)
     return tally.written(tally.nbytes)
 
 
@@ -118,7 +119,7 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
             checked = time.time()
         zarr.write(key, documents[key])
     zarr.clean()
-    write_zip((Entry(key, documents[key]) for key in sorted(documents)), _published(job.place), job.options)
+    _keep([Entry(key, documents[key]) for key in sorted(documents)], _published(job.place), job.options)
     config = Config(base=Directory(zarr.url, sink.options))
     job.place.write(FILE_NAME, dump(config, job.folder))
     check_latest(job.ledger)
@@ -128,16 +129,16 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
 
 def put_back(beside: Folder, zarr: Folder, options: Options, keys: Container[str]) -> None:
     """Write those documents of one ordinary Zarr again that were published, and are not among its keys any more."""
-    published = ZipReadStore(_published(beside), storage_options=options)
-    for key in sorted(published_keys(beside, options) or (), key=turn):
-        if key not in keys:
-            zarr.write(key, published.read_sync(key))
+    missing = [key for key in published_keys(beside, options) or () if key not in keys]
+    published = _kept(_published(beside), options) if missing else {}
+    for key in sorted(missing, key=turn):
+        zarr.write(key, published[key])
 
 
 def published_keys(beside: Folder, options: Options) -> list[str] | None:
     """Return the keys of the documents that were published; None for a result that older versions made."""
     try:
-        return ZipReadStore(_published(beside), storage_options=options).names()
+        return keys_kept(_published(beside), options)
     except (FileNotFoundError, CorruptError):
         return None
 
@@ -161,7 +162,7 @@ def _waiting(job: Job, url: str, plan: Plan) -> dict[str, bytes]:
         for number, shard in run.shards() if run.blocks is None else ():
             place = waiting_url(url, shard)
             try:
-                found = _read_zip(place, job.options)
+                found = _kept(place, job.options)
             except (FileNotFoundError, CorruptError) as error:
                 job.ledger.mark(frozenset([number]))
                 raise CorruptError(
@@ -173,9 +174,19 @@ def _waiting(job: Job, url: str, plan: Plan) -> dict[str, bytes]:
     return documents
 
 
-def _read_zip(url: str, options: Options) -> dict[str, bytes]:
+def _keep(documents: Iterable[Entry], url: str, options: Options) -> None:
+    """Write documents into a zip that no reader takes for a Zarr without chunks."""
+    write_zip((entry._replace(key=entry.key + VEIL) for entry in documents), url, options)
+
+
+def keys_kept(url: str, options: Options) -> list[str]:
+    """Return the keys of documents in a zip, which version 0.4.0 wrote without a veil."""
+    return [name.removesuffix(VEIL) for name in ZipReadStore(url, storage_options=options).names()]
+
+
+def _kept(url: str, options: Options) -> dict[str, bytes]:
     store = ZipReadStore(url, storage_options=options)
-    return {key: store.read_sync(key) for key in store.names()}
+    return {name.removesuffix(VEIL): store.read_sync(name) for name in store.names()}
 
 
 class Listed(NamedTuple):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable
-from typing import Any
 
 from shardedstore.chain import Tally, Written
 from shardedstore.reading.entries import Entry
+from shardedstore.sinks.ozx import ozx_comment
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.outputs import output
 from shardedstore.zips.writer import ZipWriter
-
-OME_VERSION = "0.5"  # for a shard whose own metadata does not tell
 
 
 def write_zip(
@@ -24,7 +21,6 @@ def write_zip(
     most: int = 0,
     zip64: bool = False,
     is_ozx: bool = False,
-    documents_first: bool = True,
 ) -> Written:
     """Write a zip that appears whole, or with an exception not at all.
 
@@ -34,13 +30,16 @@ def write_zip(
         The most bytes that it can have, as far as is known.
     is_ozx : bool
         Follow RFC-9 of OME-Zarr: the zip64 format, and a comment.
-    documents_first : bool
-        Whether that may say that metadata comes before all else.
+
+    Raises
+    ------
+    ChainError
+        For a zip of OME-Zarr whose root is none.
     """
     tally = Tally()
     stream = iter(entries)
     first = next(stream, None)
-    comment = ozx_comment(first, documents_first) if is_ozx else b""
+    comment = ozx_comment(first) if is_ozx else b""
     with output(url, options, most) as write:
         zip_writer = ZipWriter(write, zip64=zip64 or is_ozx, comment=comment)
         add, count = zip_writer.add, tally.add
@@ -48,21 +47,3 @@ def write_zip(
             count(key, len(data) if isinstance(data, bytes) else memoryview(data).nbytes, add(key, data))
         nbytes = zip_writer.close()
     return tally.written(nbytes)
-
-
-def ozx_comment(root: Entry | None, documents_first: bool = True) -> bytes:
-    """Return the comment of a zip of OME-Zarr, given its first entry.
-
-    https://ngff.openmicroscopy.org/rfc/9/
-
-    >>> ozx_comment(Entry("zarr.json", b'{"attributes": {"ome": {"version": "0.6"}}}'))
-    b'{"ome": {"version": "0.6", "zipFile": {"centralDirectory": {"jsonFirst": true}}}}'
-    """
-    found: Any = None
-    if root is not None and root.key == "zarr.json":
-        found = json.loads(bytes(root.data)).get("attributes", {}).get("ome")
-    version = found.get("version") if isinstance(found, dict) else None
-    ome: dict[str, Any] = {"version": str(version or OME_VERSION)}
-    if documents_first:
-        ome["zipFile"] = {"centralDirectory": {"jsonFirst": True}}
-    return json.dumps({"ome": ome}).encode()

@@ -9,7 +9,12 @@ from urllib.parse import quote, unquote, urlsplit
 from shardedstore.errors import UsageError
 
 BESIDE = ".shardedstore"  # ends the name of the folder that an ordinary Zarr's config and ledger stand in, beside it
+_SAFE = "/{}~!$&'()*+,;=:@"
+_NOT_CARRIED = re.compile(
+    r"[%#?\\{}\x00-\x1f\x7f]|!(?=[0-9A-F]{2})"
+)  # what is not the same in a URL and as a file's name
 MISREAD = re.compile(r"[#\\\x00-\x1f\x7f]")  # a client drops them, with what follows, or takes them for a slash
+_CONTROLS = "".join(map(chr, (*range(32), 127)))
 SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
 _ALIASES = {"s3a": "s3", "adl": "az", "azure": "az", "abfs": "az", "abfss": "az"}
 
@@ -60,7 +65,37 @@ def quote_name(name: str) -> str:
     >>> quote_name("a b/100%/{block}.zip")
     'a%20b/100%25/{block}.zip'
     """
-    return quote(name, safe="/{}~!$&'()*+,;=:@")
+    return quote(name, safe=_SAFE)
+
+
+def carried_name(name: str) -> str:
+    r"""Return a name for a file that is the same in a URL, on a disk and in an object store, from what may not be.
+
+    >>> carried_name("temp #1/100%"), carried_name("température/a+b")
+    ('temp !231/100!25', 'température/a+b')
+    >>> carried_name("a!25")  # which is no other's
+    'a!2125'
+    """
+    return _NOT_CARRIED.sub(lambda found: f"!{ord(found[0]):02X}", name)
+
+
+def plain_url(url: str) -> str:
+    """Return a relative URL as a path on a disk has it too, where it can be one; with the same meaning.
+
+    >>> plain_url("temp%C3%A9rature/a%20b.zip"), plain_url("100%25/{block}.zip")
+    ('température/a b.zip', '100%25/{block}.zip')
+    """
+    plain = unquote(url)
+    return plain if quote_name(plain) == url and not re.search(r"[%#?\\\x00-\x1f\x7f]", plain) else url
+
+
+def quoted_url(url: str) -> str:
+    """Return a relative URL with all quoted that is not, but for what may have another meaning.
+
+    >>> quoted_url("température/a b%20.zip"), quoted_url("a?b#c")
+    ('temp%C3%A9rature/a%20b%20.zip', 'a?b#c')
+    """
+    return quote(url, safe=_SAFE + "%?#\\" + _CONTROLS)
 
 
 def object_url(folder: str, name: str) -> str:

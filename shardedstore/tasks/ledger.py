@@ -42,7 +42,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     where that was looked at closer than its metadata; `generation` that of the object, where an earlier job made it.
     `digests` are of the decoded data that was written, by array, where that was asked for. `marked` tells that what was
     written is damaged or lost, and is to be made again under its own name; `failed` is why the last attempt
-    at the shard failed, where it is not there.
+    at the shard failed, where it is not there. `veiled` tells that the documents of divided arrays are veiled in a base,
+    which they were not in those of version 0.4.0.
     """
 
     shard: int
@@ -59,6 +60,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     digests: dict[str, DataSum] | None = None
     marked: bool = False
     failed: str = ""
+    veiled: bool = False
 
     @property
     def is_done(self) -> bool:

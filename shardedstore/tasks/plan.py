@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shardedstore.chain import Shard
+from shardedstore.chain import Shard, Sink
 from shardedstore.components.grown import AGAIN, is_view
 from shardedstore.components.kinds import Config, Group, Location, url_of
 from shardedstore.components.members import Division, Homes, Members
@@ -113,6 +113,13 @@ class Run(msgspec.Struct, frozen=True):
         names = (shard.block_name for _, shard in part.shards())
         kept = {name: self.exceptions[name] for name in names if name in self.exceptions}
         return msgspec.structs.replace(part, exceptions=kept)
+
+
+def target_of(sink: Sink, run: Run) -> str:
+    """Return the name of a run's objects, relative to the destination; with ``{block}`` for each of several."""
+    if run.mounted is not None:
+        return sink.base_target(bool(run.mounted))
+    return sink.target(run.path, run.division is not None)
 
 
 class Segment(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from shardedstore.chain import Chain, Sink
-from shardedstore.components.kinds import Config, Directory, Location, Mount, ViewOf
+from shardedstore.components.kinds import Config, Directory, Location, Mount, ViewOf, veiled
 from shardedstore.components.members import Members
 from shardedstore.config.document import to_dict
 from shardedstore.grid import Blocks
@@ -16,7 +16,8 @@ from shardedstore.metadata import ArrayMeta
 from shardedstore.mounts import join
 from shardedstore.reading.hierarchy import Node
 from shardedstore.storage.urls import normalize, object_url
-from shardedstore.tasks.plan import Plan, Run
+from shardedstore.tasks.ledger import Record
+from shardedstore.tasks.plan import Plan, Run, target_of
 
 Mixes = Literal["blocks", "arrays", "end"]
 
@@ -43,7 +44,7 @@ def plan_result(plan: Plan, chain: Chain) -> Planned:
     nodes, folder = after(chain, plan.nodes), normalize(sink.url)
 
     def mount(run: Run) -> Mount:
-        name = sink.target(None if run.mounted is not None else run.path, run.division is not None)
+        name = target_of(sink, run)
         blocks = run.blocks and _blocks_after(run.blocks, nodes.get(run.path))
         return Mount(held(sink.location(object_url(folder, name)), run.members), blocks, members=run.members)
 
@@ -70,6 +71,13 @@ def plan_zarr(plan: Plan, sink: Sink, nodes: Mapping[str, Node]) -> Config:
 def held(location: Location, members: Members | None) -> Location:
     """Return where members are that stand together at a location; what is no such thing is there itself."""
     return location if members is None or members.together == 1 else ViewOf(location, "{name}")
+
+
+def veiled_base(location: Location, run: Run, records: Mapping[int, Record]) -> Location:
+    """Return where a base is, as its record says that it was written."""
+    record = records.get(run.number)
+    divided = (path for path, division in (run.mounted or {}).items() if isinstance(division, Blocks))
+    return veiled(location, divided) if record is not None and record.veiled else location
 
 
 def after(chain: Chain, nodes: Mapping[str, Node]) -> Mapping[str, Node]:

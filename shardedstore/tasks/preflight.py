@@ -10,6 +10,7 @@ from itertools import islice
 from shardedstore.components.kinds import Config, Directory, Location, Own, Place, is_template, locations, origin
 from shardedstore.components.named import ROOTS
 from shardedstore.components.ownkinds import find_kind
+from shardedstore.components.veiled import VEILED_ROOTS
 from shardedstore.errors import UsageError
 from shardedstore.storage.access import Options
 from shardedstore.storage.blobs import nbytes_of
@@ -60,7 +61,9 @@ def _unreadable(place: Place) -> str | None:
     if isinstance(place, Own):
         return _unknown(place)
     cause = "it is not there: is it on a file system that all workers share?"
-    for url in [join_url(place.url, name) for name in ROOTS] if isinstance(place, Directory) else [place.url]:
+    for url in (
+        [join_url(place.url, name) for name in (*ROOTS, *VEILED_ROOTS)] if isinstance(place, Directory) else [place.url]
+    ):
         try:
             if nbytes_of(url, place.options) is not None:
                 return None

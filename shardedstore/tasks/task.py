@@ -26,6 +26,7 @@ from shardedstore.notices import Notice
 from shardedstore.reading.entries import of_format, read_entries
 from shardedstore.reading.reconcile import reconciled
 from shardedstore.steps.datasums import Sums, tap
+from shardedstore.steps.veil import veil
 from shardedstore.stopping import Stopped, check, sleep, while_wanted
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
@@ -37,7 +38,7 @@ from shardedstore.storage.urls import is_remote, normalize, object_url, quote_na
 from shardedstore.tasks.generations import stands, versioned
 from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.tasks.outcome import Outcome
-from shardedstore.tasks.plan import Plan, Run, Segment, Task
+from shardedstore.tasks.plan import Plan, Run, Segment, Task, target_of
 from shardedstore.tasks.preflight import find_missing, places_of
 from shardedstore.tasks.sources import located, open_component, opened_runs
 from shardedstore.tasks.witness import Changed, Witness, look
@@ -104,8 +105,7 @@ class Job:
         assert self.folder is not None
         if self.chain.sink.is_one_zarr:
             return normalize(self.chain.sink.url)
-        path = None if run.mounted is not None else run.path
-        name = versioned(self.chain.sink.target(path, run.division is not None), generation or self.generation)
+        name = versioned(target_of(self.chain.sink, run), generation or self.generation)
         return object_url(self.folder, name)
 
     def done(
@@ -270,17 +270,20 @@ def _cause(error: BaseException, run: Run, shard: Shard) -> str:
 
 
 class Made(NamedTuple):
-    """What became of a shard that is done: what was written, digests of its data, and what its source was."""
+    """What became of a shard that is done: what was written and how, digests of its data, and what its source was."""
 
     written: Written
     source: str = ""
     digests: dict[str, DataSum] | None = None
+    veiled: bool = False
 
     def record(self, number: int, generation: int, seconds: float, attempts: int, worker: str) -> Record:
         """Return the shard's record."""
         entries, nbytes, digest, location, names = msgspec.structs.astuple(self.written)
         others = seconds, attempts, worker, self.source, generation
-        return Record(number, entries, nbytes, digest, location, names, *others, digests=self.digests)
+        return Record(
+            number, entries, nbytes, digest, location, names, *others, digests=self.digests, veiled=self.veiled
+        )
 
 
 def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
@@ -295,18 +298,21 @@ def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
         made.close()
         witness.check(shard)
         return Made(Written(0, 0, "", location), looked)
-    assert job.chain.sink is not None
+    sink = job.chain.sink
+    assert sink is not None
     source = witness.watch(_read(job, run, shard, component), shard)
     entries = pipe(
         while_wanted(reconciled(source, shard.path) if job.chain.rewrites else source),
         *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
     )
-    url = job.url(run, shard, generation)
-    if job.shapes is None:
-        return Made(job.chain.sink.write(entries, shard, url), witness.source)
-    sums = Sums(job.shapes)
-    written = job.chain.sink.write(tap(entries, shard, sums), shard, url)
-    return Made(written, witness.source, sums.recorded())
+    sums = None if job.shapes is None else Sums(job.shapes)
+    if sums is not None:
+        entries = tap(entries, shard, sums)
+    is_veiled = bool(shard.divided) and not sink.is_one_zarr
+    if run.mounted and not sink.is_one_zarr:
+        entries = veil(entries, shard, run.mounted)
+    written = sink.write(entries, shard, job.url(run, shard, generation))
+    return Made(written, witness.source, None if sums is None else sums.recorded(), is_veiled)
 
 
 def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:

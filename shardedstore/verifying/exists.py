@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from shardedstore.components.kinds import Config, Directory, Hole, Location, Zip, show
+from shardedstore.components.kinds import Config, Directory, Hole, Location, Zip, object_of, show
 from shardedstore.errors import ShardedStoreError
 from shardedstore.mounts import join
-from shardedstore.sinks.onezarr import WAITING, Listed, path_of_waiting, published_keys, tally_shards
+from shardedstore.sinks.onezarr import WAITING, Listed, keys_kept, path_of_waiting, published_keys, tally_shards
 from shardedstore.storage.access import Options
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
@@ -17,7 +17,6 @@ from shardedstore.storage.urls import is_within, object_url
 from shardedstore.tasks.plan import shard_runs
 from shardedstore.verifying.differences import Difference
 from shardedstore.verifying.ledger import MAKE_AGAIN, Kept, as_made, location_of, parents
-from shardedstore.zips import ZipReadStore
 
 WRITE_AGAIN = (
     "verify it at level='stored', which names the shards; or run the job again with the same arguments and overwrite=True, "
@@ -44,7 +43,7 @@ class Existing:
     def _shards(self, config: Config, kept: Kept | None) -> Iterator[Difference]:
         shards = [(n, shard.name, location_of(run, shard)) for run in shard_runs(config) for n, shard in run.shards()]
         if config.consolidated is not None:
-            shards.append((-1, "consolidated metadata", config.consolidated))
+            shards.append((-1, "consolidated metadata", object_of(config.consolidated)))
         listed = _Sizes(kept.folder if kept is not None else None, [location for _, _, location in shards])
         for number, name, location in shards:
             if isinstance(location, Hole):
@@ -159,5 +158,5 @@ def _documents(folder: Folder, options: Options) -> Iterator[str]:
     for name, _ in folder.sizes(WAITING):
         path = name.removeprefix(f"{WAITING}/").removesuffix(".zip")
         url = object_url(folder.url, name)
-        for key in ZipReadStore(url, storage_options=options).names():
+        for key in keys_kept(url, options):
             yield join(path_of_waiting(path), key)

@@ -12,7 +12,8 @@ from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
 from shardedstore.chain import Shard, Tally, Written, whole_key
 from shardedstore.codecs.datadigest import DataSum
-from shardedstore.components.kinds import Config, Zip
+from shardedstore.components.kinds import Config, VeiledOf, Zip
+from shardedstore.components.veiled import Veil
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
 from shardedstore.reading.bulk import bulk
 from shardedstore.reading.entries import is_document, read_entries
@@ -162,11 +163,11 @@ def _tally_zip(url: str, options: Options = NONE) -> tuple[Written, list[tuple[s
 
 
 def _tally_entries(run: Run, shard: Shard, is_one_zarr: bool) -> Written:
-    tally = Tally()
+    tally, names = Tally(), Veil(run.location.paths if isinstance(run.location, VeiledOf) else ())
     for entry in read_entries(open_component(run, shard), shard.blocks, shard.block):
         if is_one_zarr and (is_document(entry) or is_consolidated(entry.key)):
             continue
-        key = whole_key(entry, shard) if is_one_zarr else entry.key
+        key = whole_key(entry, shard) if is_one_zarr else names.stored(entry.key)
         tally.add(key, memoryview(entry.data).nbytes, crc32(entry.data))
     return tally.written(tally.nbytes)
 

@@ -1,0 +1,113 @@
+"""Zips of OME-Zarr, by RFC-9: which shards can be one, and what its comment says.
+
+https://ngff.openmicroscopy.org/rfc/9/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from shardedstore.components.kinds import Config, Mount
+from shardedstore.errors import ChainError
+from shardedstore.metadata import dump_json
+from shardedstore.mounts import is_below, join
+from shardedstore.ome import VERSION, attributes_of, why_not_ome
+from shardedstore.reading.entries import Entry
+from shardedstore.reading.hierarchy import Node
+
+OTHERWISE = "or end the name with .zarr.zip"
+
+
+def is_ozx(name: str) -> bool:
+    """Tell whether a name is that of a zip of OME-Zarr."""
+    return name.lower().endswith(".ozx")
+
+
+def check_ozx(name: str, config: Config, nodes: Mapping[str, Node]) -> None:
+    """Refuse to name zips as OME-Zarr's that are to hold something else; the base is none where it is not the whole.
+
+    Raises
+    ------
+    ChainError
+        For arrays that are divided, for several stores in one zip, for Zarr v2, and for what is not valid OME-Zarr 0.5.
+    """
+    start = f"{name!r} names zips of OME-Zarr, which are "
+    old = [path for path, node in nodes.items() if node.meta.zarr_format == 2]
+    if old:
+        raise ChainError(
+            f"{start}Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put MigrateV3() (--v3) and MigrateOME() before ToZip, "
+            f"{OTHERWISE}"
+        )
+    for path, mount in config.shards.items():
+        if mount.blocks is not None:
+            raise ChainError(f"{start}whole, and {path or 'the root'!r} is divided: make it whole, {OTHERWISE}")
+        if mount.members is not None and mount.members.together > 1:
+            raise ChainError(f"{start}of one image each: leave out per_zip, {OTHERWISE}")
+    for root in _roots(config):
+        why = why_not_ozx({path[len(root) :].lstrip("/"): node for path, node in _below(nodes, root).items()})
+        if why is not None:
+            what = f"the shard {root!r}" if root else "the source"
+            raise ChainError(
+                f"{start}valid OME-Zarr {VERSION}, and {what} is not: {why}; put MigrateOME() before ToZip where it is "
+                f"OME-Zarr 0.4, {OTHERWISE}"
+            )
+
+
+def _roots(config: Config) -> list[str]:
+    """Return the paths of the shards whose metadata is known; the base is one where nothing is mounted on it."""
+    return [root for path, mount in config.shards.items() for root in _roots_of(path, mount)] or [""]
+
+
+def _roots_of(path: str, mount: Mount) -> list[str]:
+    members = mount.members
+    if members is None:
+        return [path]
+    return [join(path, name) for name in (members.names if members.parts else members.names[:1])]
+
+
+def _below(nodes: Mapping[str, Node], root: str) -> Mapping[str, Node]:
+    return {path: node for path, node in nodes.items() if is_below(path, root) or path == root} if root else nodes
+
+
+def why_not_ozx(nodes: Mapping[str, Node]) -> str | None:
+    """Return why a hierarchy can't be called OME-Zarr, in one sentence; None where it can.
+
+    Of a later version than 0.5, no more is known than that it says so; an image without levels has no fault but that.
+    """
+    root = nodes.get("")
+    ome = None if root is None else attributes_of(root, "").get("ome")
+    if root is None or not isinstance(ome, dict):
+        return why_not_ome(nodes)
+    if str(ome.get("version", "")) > f"{VERSION}.":
+        return None
+    if ome.get("multiscales") == []:
+        told = {**ome, "bioformats2raw.layout": 3}
+        del told["multiscales"]
+        document = dump_json({"attributes": {"ome": told}})
+        return why_not_ome({**nodes, "": root._replace(documents={"zarr.json": document})})
+    return why_not_ome(nodes)
+
+
+def ozx_comment(root: Entry | None) -> bytes:
+    """Return the comment of a zip of OME-Zarr, given its first entry.
+
+    Raises
+    ------
+    ChainError
+        Where that does not say what version of OME-Zarr it is.
+
+    Examples
+    --------
+    >>> ozx_comment(Entry("zarr.json", b'{"attributes": {"ome": {"version": "0.6"}}}'))
+    b'{"ome": {"version": "0.6", "zipFile": {"centralDirectory": {"jsonFirst": true}}}}'
+    """
+    found = None
+    if root is not None and root.key == "zarr.json":
+        found = json.loads(bytes(root.data)).get("attributes", {}).get("ome")
+    version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(version, str):
+        raise ChainError(
+            f"its root has no attribute 'ome' with a version, so that it is no OME-Zarr: leave it out, {OTHERWISE}"
+        )
+    return json.dumps({"ome": {"version": version, "zipFile": {"centralDirectory": {"jsonFirst": True}}}}).encode()
