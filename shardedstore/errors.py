@@ -81,19 +81,22 @@ class ShardError(ShardedStoreError):
         The shard's name: its path, and the index of its block.
     cause : str
         The type and the message of what was raised in the worker.
+    remedy : str
+        What to do about a cause that all shards meet, such as a full disk; empty for a cause of the shard's own.
     """
 
-    def __init__(self, shard: str, cause: str) -> None:
+    def __init__(self, shard: str, cause: str, remedy: str = "") -> None:
         super().__init__(shard, cause)
         self.shard = shard
         self.cause = cause
+        self.remedy = remedy
 
     def __str__(self) -> str:
         return f"shard {self.shard!r} failed: {self.cause}"
 
 
 class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
-    """A job ended and these shards failed: all others are done and stay done.
+    """A job ended and these shards failed: the shards that are done stay done.
 
     >>> print(
     ...     ShardsFailed(
@@ -106,9 +109,16 @@ class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
     """
 
     def __str__(self) -> str:
-        shown = [str(error) for error in self.exceptions[:SHOWN]]
-        more = len(self.exceptions) - SHOWN
+        shown = [str(error) for error in self.distinct()[:SHOWN]]
+        more = len(self.exceptions) - len(shown)
         return "\n".join([super().__str__(), *shown, *([f"and {more} more"] if more > 0 else [])])
+
+    def distinct(self) -> list[Exception]:
+        """Return the errors of causes of their own, and one for each cause that all shards meet."""
+        found: dict[object, Exception] = {}
+        for error in self.exceptions:
+            found.setdefault(getattr(error, "remedy", "") or id(error), error)
+        return list(found.values())
 
     def derive(self, excs):  # type: ignore[no-untyped-def]
         return ShardsFailed(self.message, excs)

@@ -296,7 +296,8 @@ class ShardedStore(WritableStore):
             Keep digests of the decoded data that is written, so that ``verify(level="decoded")`` needs no source. All that
             is written is decoded once more for it, without being read again, and what can't be decoded fails its shard.
         max_failures : int
-            The number of failed shards that ends a job that is hopeless. A lazy object ends a task then, of many shards.
+            The number of failed shards that ends a job that is hopeless. Three in a row end it that fail for want of access or
+            room, with no shard done between them. A lazy object ends a task then, of many shards.
         accept_failed : iterable of str
             The names of shards that may fail, like ``"t2m[5]"``: the config is then published with holes in their places,
             which stand in it and in ``summary.holes``. Reading one raises `HoleError`. The next run of the same call tries

@@ -19,6 +19,7 @@ from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
 
+AGAIN = ": call map_shards"  # what a message says to those who call the API
 FAILED, UNUSABLE, HOLES, STOPPED = 1, 2, 4, 130
 
 
@@ -57,9 +58,9 @@ def user_errors(subject: str = "") -> Iterator[None]:
     try:
         yield
     except ShardsFailed as failed:
-        for error in failed.exceptions:
+        for error in failed.distinct():
             click.echo(f"error: {one_line(error)}", err=True)
-        click.echo(f"error: {failed.message.partition(':')[0]}: run the same command again to go on", err=True)
+        click.echo(f"error: {failed.message.partition(AGAIN)[0]}: run the same command again to go on", err=True)
         sys.exit(FAILED)
     except (ShardedStoreError, OSError) as error:
         text = one_line(error)

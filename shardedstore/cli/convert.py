@@ -23,6 +23,7 @@ from shardedstore.showing.text import count, one_line, preview, size
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
 from shardedstore.tasks.plan import make_plan
+from shardedstore.tasks.task import MOST_FAILURES
 from shardedstore.tasks.witness import LEVELS as CHANGED
 
 
@@ -70,6 +71,14 @@ from shardedstore.tasks.witness import LEVELS as CHANGED
     default="finish",
     show_default=True,
     help="Do all shards that can be done, or stop at the first that fails; partial: and say how the half is opened.",
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(1),
+    default=MOST_FAILURES,
+    show_default=True,
+    metavar="N",
+    help="The number of failed shards that ends the job.",
 )
 @click.option(
     "--accept-failed",

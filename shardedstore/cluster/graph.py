@@ -38,7 +38,7 @@ from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.remote_errors import explain
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Segment, Task
-from shardedstore.tasks.task import Job
+from shardedstore.tasks.task import IN_A_ROW, Job
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -156,15 +156,16 @@ def _follow(
     total = plan.shard_count
     if progress is not None:
         progress(before.skipped, total)
-    ended, failed = before.skipped, 0
+    ended, failed, row = before.skipped, 0, 0
     with closing(_run_tasks(client, job, left)) as parts:
         for part in parts:
             outcomes.append(part)
             ended += part.tried
             failed += len(part.failures)
+            row = part.row if part.done else row + part.row
             if progress is not None:
                 progress(ended, total)
-            if failed >= job.max_failures:
+            if failed >= job.max_failures or row >= IN_A_ROW:
                 break
             _check_held(job, lost)
     _check_held(job, lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from shardedstore.chain import Chain
@@ -95,7 +96,11 @@ def _keep(job: Job, plan: Plan, failed: Mapping[int, Record]) -> None:
 def shards_failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:
     """Return the error that tells of the shards that failed, of so many in all."""
     again = "" if job.folder is None else ": call map_shards with the same arguments again, and it goes on from there"
-    others = f"{untried} were not tried, and the others are done" if untried else "the others are done"
-    return ShardsFailed(
-        f"{len(failures)} of {count} shards failed and no config was written; {others}{again}", failures
-    )
+    counts = f"{untried:,} were not tried, and " if untried else ""
+    text = f"{len(failures):,} of {count:,} shards failed and no config was written; {counts}{count - untried - len(failures):,} are done"
+    remedies = Counter(error.remedy for error in failures if error.remedy)
+    if untried and remedies:
+        text += f"; the job stopped, as the others would fail as well: {remedies.most_common(1)[0][0]}"
+    elif untried and 1 < job.max_failures <= len(failures):
+        text += f"; the job stopped at max_failures={job.max_failures} (--max-failures)"
+    return ShardsFailed(f"{text}{again}", failures)

@@ -82,16 +82,27 @@ def explain(error: BaseException) -> str:
     status = _first(r"status code: (\d{3})", text)
     code = _first(r"<Code>(\w+)</Code>", text)
     reason = code or _first(r'(?:message|error): "([^"]+)"', debugging)
-    signs = {status, code, *re.findall(r"\b(?:kind|source|inner): (\w+)", debugging)}
-    if "HttpError {" in debugging:
-        signs.add("HttpError")
-    if re.search(r"//(169\.254\.|metadata\.)", request):  # where virtual machines of a cloud are told theirs
-        signs = {"NoCredentials"}
+    signs = signs_of(error)
     meaning = next((meaning for some, meaning in _MEANINGS if some & signs), None)
     if meaning is None:
         meaning = _public(_first(r"<Message>([^<\n]+)", text) or text.partition("\n")[0])
     details = ", ".join(filter(None, (request, f"{status} {reason}".strip())))
     return f"{meaning} ({details})" if details else meaning
+
+
+def signs_of(error: BaseException) -> set[str]:
+    """Return what an error of an object store has that tells its meaning: the status, the server's code, kinds of errors.
+
+    >>> sorted(signs_of(OSError("Generic S3 error: Error performing PUT http://host/a in 2s - status code: 507")))
+    ['', '507']
+    """
+    text, _, debugging = str(error).partition("\n\nDebug source:")
+    request = _first(r"Error performing [A-Z]+ (\S+)", text)
+    if re.search(r"//(169\.254\.|metadata\.)", request):  # where virtual machines of a cloud are told theirs
+        return {"NoCredentials"}
+    found = {_first(r"status code: (\d{3})", text), _first(r"<Code>(\w+)</Code>", text)}
+    found |= set(re.findall(r"\b(?:kind|source|inner): (\w+)", debugging))
+    return found | {"HttpError"} if "HttpError {" in debugging else found
 
 
 def _first(pattern: str, text: str) -> str:

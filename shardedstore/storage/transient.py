@@ -8,16 +8,27 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from obstore.exceptions import BaseError, GenericError
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 
 from shardedstore.errors import CorruptError, TemporaryError
-from shardedstore.storage.remote_errors import explain, is_of_object_store, status_of
+from shardedstore.storage.remote_errors import explain, is_of_object_store, signs_of, status_of
 
 T = TypeVar("T")
 ATTEMPTS = 4  # at a listing, which obstore does not take up again where its answer breaks off
 SOON = 10.0  # seconds; an error that comes later is one of obstore's own retries, which took long enough
 FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
 REFUSED = (*range(400, 408), 507)  # of HTTP: what the server will refuse again
+DENIED = {
+    "401", "403", "AccessDenied", "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKey",
+    "InvalidAccessKeyId", "InvalidToken", "NoCredentials", "SignatureDoesNotMatch", "TokenRefreshRequired",
+}  # fmt: skip
+REMEDIES = {
+    errno.ENOSPC: "there is no space left: make room",
+    errno.EDQUOT: "the quota is used up: make room, or have it raised",
+    errno.EROFS: "the file system can only be read: mount it for writing, or name another destination",
+    errno.EACCES: "access is denied: give this user the right to it",
+    errno.EPERM: "access is denied: give this user the right to it",
+}
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
 
 
@@ -30,6 +41,24 @@ def is_transient(error: BaseException) -> bool:
     (True, False, False)
     """
     return not isinstance(error, CorruptError) and any(map(_is_transient, chain_of(error)))
+
+
+def systemic(error: BaseException) -> str:
+    """Return what to do about an error that all shards are going to meet: of access, or of room; "" for any other.
+
+    >>> systemic(OSError(errno.ENOSPC, "full"))
+    'there is no space left: make room'
+    """
+    return next(filter(None, map(_remedy, chain_of(error))), "")
+
+
+def _remedy(error: BaseException) -> str:
+    if is_of_object_store(error) or isinstance(error, BaseError):
+        signs = signs_of(error)
+        if isinstance(error, UnauthenticatedError | PermissionDeniedError) or signs & DENIED:
+            return "access is denied: renew or correct the credentials, or their rights"
+        return REMEDIES[errno.ENOSPC] if "507" in signs else ""
+    return REMEDIES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 
 from toolz import merge
 
@@ -47,6 +48,7 @@ class Outcome:
     partial: Partial | None = None
     notices: tuple[Notice, ...] = ()
     seconds: float = 0.0  # of the worker's thread
+    row: int = 0  # failures since the last shard that was done, of causes that all shards meet
 
     @property
     def tried(self) -> int:
@@ -70,10 +72,11 @@ class Outcome:
             sum(part.throttled for part in parts),
             notices=merge_notices(notice for part in parts for notice in part.notices),
             seconds=sum(part.seconds for part in parts),
+            row=reduce(lambda row, part: part.row if part.done else row + part.row, parts, 0),
         )
 
     @classmethod
-    def failed(cls, segment: Segment, cause: str) -> Outcome:
-        """Return the failure of every shard of a segment, for one cause."""
+    def failed(cls, segment: Segment, cause: str, remedy: str = "") -> Outcome:
+        """Return the failure of every shard of a segment, for one cause; `remedy` is that of `ShardError`."""
         shards = (shard for run in segment.runs for _, shard in run.shards())
-        return cls(failures=tuple(ShardError(shard.name, cause) for shard in shards))
+        return cls(failures=tuple(ShardError(shard.name, cause, remedy) for shard in shards), row=bool(remedy))

@@ -33,7 +33,7 @@ from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.limiter import READS, WRITES, pause
 from shardedstore.storage.markers import MARKERS
 from shardedstore.storage.present import Asked, Listed
-from shardedstore.storage.transient import FIRST_PAUSE, cause_of, is_transient
+from shardedstore.storage.transient import FIRST_PAUSE, cause_of, is_transient, systemic
 from shardedstore.storage.urls import is_remote, normalize, object_url, quote_name
 from shardedstore.tasks.generations import stands, versioned
 from shardedstore.tasks.ledger import Ledger, Record
@@ -45,6 +45,7 @@ from shardedstore.tasks.witness import Changed, Witness, look
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
+IN_A_ROW = 3  # failures of causes that all shards meet, with no shard done between them, which end a job
 MARKED = "empty objects that mark folders are no part of a Zarr, and were left out"
 
 
@@ -178,7 +179,8 @@ def run_task(job: Job, task: Task) -> Outcome:
         except STORAGE_ERRORS as error:
             first = first or time.monotonic()
             if not WRITES.refused(error, first):
-                return Outcome.failed(task.segment, f"its record can't be kept at the destination: {cause_of(error)}")
+                cause = f"its record can't be kept at the destination: {cause_of(error)}"
+                return Outcome.failed(task.segment, cause, systemic(error))
             sleep(pause(attempt))
         else:
             throttled, markers = READS.take_refused() + WRITES.take_refused(), MARKERS.take()
@@ -215,7 +217,7 @@ def _run_task(job: Job, task: Task) -> Outcome:
 def _do_shards(job: Job, task: Task, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
     """Yield what becomes of each shard; nothing for those that the task leaves when its time is over."""
     segment, end = task.segment, time.monotonic() + task.seconds
-    failed, worker = 0, f"{socket.gethostname()}:{os.getpid()}"
+    failed, row, worker = 0, 0, f"{socket.gethostname()}:{os.getpid()}"
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for number, shard in run.shards():
             begun = time.monotonic()
@@ -224,11 +226,13 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None] | None) ->
             generation = task.again.get(number, 0)
             made, attempts = _try_shard(job, run, opened, shard, generation)
             if isinstance(made, ShardError):
-                yield Outcome(failures=(made,), retries=attempts - 1)
+                row = row + 1 if made.remedy else row
+                yield Outcome(failures=(made,), retries=attempts - 1, row=bool(made.remedy))
                 failed += 1
-                if failed >= job.max_failures:
+                if failed >= job.max_failures or row >= IN_A_ROW:
                     return
                 continue
+            row = 0
             record = made.record(number, generation, round(time.monotonic() - begun, 3), attempts, worker)
             if append is not None:
                 append(record)
@@ -254,7 +258,7 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -
                 waits += 1
                 continue
             if attempt > job.retries or not is_transient(error):
-                return ShardError(shard.name, cause), attempt
+                return ShardError(shard.name, cause, systemic(error)), attempt
             sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
             attempt += 1
         else:
