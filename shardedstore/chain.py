@@ -130,6 +130,7 @@ class Step(ABC):
     """
 
     version: ClassVar[str] = "1"
+    settled: ClassVar[tuple[str, ...]] = ()  # texts of notices of steps before it that it leaves no reason for
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027 (most steps accept every source)
         """Raise ChainError where the step makes no sense on a source, given its metadata."""
@@ -141,6 +142,10 @@ class Step(ABC):
     def changed(self, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
         """Return a source's metadata as this step leaves it, for what comes after it in the chain to check."""
         return nodes
+
+    def bound(self, nodes: Mapping[str, Node]) -> Step:
+        """Return the step that runs on a source, given its metadata: with what a shard's own entries do not tell."""
+        return self
 
     @abstractmethod
     def __call__(self, entries: Entries, shard: Shard) -> Entries:

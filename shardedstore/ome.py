@@ -74,6 +74,53 @@ def _is_old(key: str, value: Any, name: str) -> bool:
     return isinstance(value, kind) and group in ("", name) and (not member or member in _dict(value))
 
 
+def upgraded(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return a group's attributes with those of OME-Zarr 0.4 as 0.5 has them.
+
+    >>> upgraded({"a": 1, "multiscales": [{"version": "0.4", "axes": []}]}, "")
+    {'a': 1, 'ome': {'version': '0.5', 'multiscales': [{'axes': []}]}}
+    """
+    old = old_attributes(attributes, path)
+    if not old:
+        return dict(attributes)
+    kept = {key: value for key, value in attributes.items() if key not in old and key != "ome"}
+    moved = {key: _without_version(key, value) for key, value in old.items()}
+    return {**kept, "ome": {"version": VERSION, **moved, **_dict(attributes.get("ome"))}}
+
+
+def _without_version(key: str, value: Any) -> Any:
+    """Return what has a version of its own in 0.4 without it; a plate must have one still."""
+    if isinstance(value, list):
+        return [_without_version(key, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {name: item for name, item in value.items() if name != "version"}
+    return {**kept, "version": VERSION} if key == "plate" else kept
+
+
+def why_not_upgraded(old: Mapping[str, Any]) -> str | None:
+    """Return why attributes are not those of OME-Zarr 0.4, and can't be those of 0.5; None where they are.
+
+    >>> why_not_upgraded({"multiscales": [{"version": "0.3", "axes": ["y", "x"]}]})
+    "version 0.3: its images have no axes with names of their own in 'multiscales'"
+    """
+    for multiscale in old.get("multiscales", ()):
+        version = f"version {_dict(multiscale).get('version', 'unknown')}: its images have no"
+        if axes_names(multiscale) is None:
+            return f"{version} axes with names of their own in 'multiscales'"
+        if datasets(multiscale) is None:
+            return f"{version} 'datasets' with a path and a scale each in 'multiscales'"
+    return None
+
+
+def levels_of(ome: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the levels of the images that a group's metadata describes, each with the names of its axes."""
+    given = ome.get("multiscales")
+    for multiscale in given if isinstance(given, list) else ():
+        names = axes_names(multiscale)
+        yield from ((level["path"], tuple(names)) for level in datasets(multiscale) or () if names is not None)
+
+
 def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 

@@ -12,6 +12,7 @@ if __name__ != "shardedstore.transforms":
 from shardedstore.transforms.copy_to import CopyTo
 from shardedstore.transforms.map_blocks import MapBlocks
 from shardedstore.transforms.map_chunks import MapChunks
+from shardedstore.transforms.migrate_ome import MigrateOME
 from shardedstore.transforms.migrate_v3 import MigrateV3
 from shardedstore.transforms.recompress import Recompress
 from shardedstore.transforms.to_sharding_codec import ToShardingCodec
@@ -22,6 +23,7 @@ __all__ = [
     "CopyTo",
     "MapBlocks",
     "MapChunks",
+    "MigrateOME",
     "MigrateV3",
     "Recompress",
     "ToShardingCodec",

@@ -19,9 +19,15 @@ from shardedstore.grid import Coords
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
 from shardedstore.mounts import join
 from shardedstore.notices import Notice
+from shardedstore.ome import old_attributes
 from shardedstore.parallel import map_in_order
 from shardedstore.reading.entries import Entry, array_folder, check_fits
 from shardedstore.reading.hierarchy import Node
+
+OME_STAYS = (
+    "attributes of OME-Zarr 0.4 stay as they are, and OME-Zarr 0.5, which is for Zarr v3, has them below 'ome': add "
+    "MigrateOME() (--step migrate-ome) behind MigrateV3"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +47,7 @@ class MigrateV3(Step):
       masked in v3, and a notice names these arrays.
     - What NCZarr and others have put into ``.zarray`` stands in ``zarr.json`` as fields that a reader need not understand.
     - A fill value of null becomes zero, or what else zarr fills with for null: missing chunks are read as before.
-    - OME-Zarr 0.4 stays OME-Zarr 0.4, with a notice: its version 0.5 has its attributes in another place.
+    - OME-Zarr 0.4 stays OME-Zarr 0.4, with a notice: `MigrateOME` makes 0.5 of it, which has its attributes elsewhere.
 
     Parameters
     ----------
@@ -225,16 +231,12 @@ def _reading_notices(nodes: Mapping[str, Node], style: Style) -> Iterator[Notice
 def _ome_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
     found = tuple(path for path, node in nodes.items() if _is_ome(node, path))
     if found:
-        yield Notice(
-            "attributes of OME-Zarr 0.4 stay as they are, and OME-Zarr 0.5, which is for Zarr v3, has them below 'ome'",
-            found,
-        )
+        yield Notice(OME_STAYS, found)
 
 
 def _is_ome(node: Node, path: str) -> bool:
     attributes = parse_json(node.documents.get(".zattrs", b"{}"), path, ".zattrs")
-    plates = [attributes.get(name) for name in ("plate", "well")]
-    return "multiscales" in attributes or any(isinstance(plate, dict) and "version" in plate for plate in plates)
+    return isinstance(node.meta, GroupMeta) and bool(old_attributes(attributes, path))
 
 
 def _lost_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:

@@ -24,6 +24,7 @@ BUILT_IN: dict[str, Transform] = {
     "sharding-codec": transforms.ToShardingCodec,
     "recompress": transforms.Recompress,
     "migrate-v3": transforms.MigrateV3,
+    "migrate-ome": transforms.MigrateOME,
 }
 _NEXT_OPTION = re.compile(r",(?=\s*[A-Za-z_]\w*=)|\Z")
 

@@ -68,18 +68,21 @@ def prepare(
     if chain.rewrites:
         _check_reached(plan)
         notices += both_notices(open_location(plan.config), nodes)
+    bound = []
     for step in chain.steps:
         step.check(nodes)
+        notices = [notice for notice in notices if notice.text not in step.settled]
         notices += step.notices(nodes)
+        bound.append(step.bound(nodes))
         nodes = step.changed(nodes)
     if chain.sink is not None:
         chain.sink.check(nodes)
         chain.sink.check_shards(plan.config, nodes)
         notices += chain.sink.notices(nodes)
-    plan = plan._replace(notices=merge_notices(notices))
+    plan, running = plan._replace(notices=merge_notices(notices)), chain._replace(steps=tuple(bound))
     destination = to if chain.sink is None else chain.sink.url
     if destination is None:
-        return plan, Job(chain, None, retries=retries, max_failures=max_failures)
+        return plan, Job(running, None, retries=retries, max_failures=max_failures)
     folder = normalize(destination)
     options = take_options(folder, storage_options) if chain.sink is None else chain.sink.options
     if "{block}" in folder:
@@ -101,7 +104,7 @@ def prepare(
         check_outputs(folder, plan, chain.sink)
     shapes = _shapes(plan, nodes) if digest else None
     job = Job(
-        chain, folder, retries=retries, options=options, max_failures=max_failures, changed=changed, shapes=shapes
+        running, folder, retries=retries, options=options, max_failures=max_failures, changed=changed, shapes=shapes
     )
     wanted = identity(plan, chain)
     found = check_destination(job.place, wanted, overwrite and not chain.is_one_zarr)

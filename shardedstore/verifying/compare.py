@@ -14,8 +14,9 @@ from shardedstore.chain import Shard
 from shardedstore.codecs.datadigest import Layout
 from shardedstore.components.members import Members
 from shardedstore.grid import Coords
-from shardedstore.metadata import CONSOLIDATED_V2, ArrayMeta
+from shardedstore.metadata import CONSOLIDATED_V2, ArrayMeta, GroupMeta
 from shardedstore.mounts import join
+from shardedstore.ome import levels_of
 from shardedstore.reading.hierarchy import Node
 from shardedstore.tasks.plan import Plan
 from shardedstore.verifying.data import (
@@ -24,6 +25,7 @@ from shardedstore.verifying.data import (
     Damage,
     Taken,
     array_at,
+    compared_attributes,
     description,
     home,
     is_document_key,
@@ -284,6 +286,8 @@ def _mostly(taken: Taken, path: str) -> str:
 def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
     """Yield the groups and arrays that one side alone has, and those of other attributes."""
     mine, its = ours.nodes(), theirs.nodes()
+    axes = _axes(mine) | _axes(its)
+    mine, its = _named(mine, axes), _named(its, axes)
     is_foreign = ours.zarr_format != theirs.zarr_format
     for path in sorted(mine.keys() | its.keys()):
         one, other = mine.get(path), its.get(path)
@@ -298,6 +302,27 @@ def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
         elif _described(one, path, is_foreign) != _described(other, path, is_foreign):
             what = f"{path!r} has other attributes or names of dimensions than in the source"
             yield Difference("attributes", what, array=path)
+
+
+Nodes = dict[str, Node | str]
+
+
+def _axes(nodes: Nodes) -> dict[str, tuple[str, ...]]:
+    """Return the names of dimensions that the groups of OME-Zarr give to the levels of images."""
+    groups = {path: node for path, node in nodes.items() if isinstance(node, Node) and isinstance(node.meta, GroupMeta)}
+    found = ((path, compared_attributes(node, path).get("ome")) for path, node in groups.items())
+    return {join(path, level): names for path, ome in found if isinstance(ome, dict) for level, names in levels_of(ome)}
+
+
+def _named(nodes: Nodes, axes: dict[str, tuple[str, ...]]) -> Nodes:
+    """Return nodes in which arrays without names of their own have those that OME-Zarr gives them."""
+
+    def named(path: str, node: Node | str) -> Node | str:
+        if isinstance(node, str) or not isinstance(node.meta, ArrayMeta) or node.meta.dimension_names is not None:
+            return node
+        return node._replace(meta=msgspec.structs.replace(node.meta, dimension_names=axes.get(path)))
+
+    return {path: named(path, node) for path, node in nodes.items()} if axes else nodes
 
 
 def _is_array(node: Node | str) -> bool:

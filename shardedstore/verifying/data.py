@@ -25,6 +25,7 @@ from shardedstore.components.opening import open_location
 from shardedstore.grid import Coords
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, parse_json, parse_node
 from shardedstore.mounts import is_below, join
+from shardedstore.ome import upgraded
 from shardedstore.reading.entries import Data, Entry, read_entries
 from shardedstore.reading.hierarchy import Node
 from shardedstore.steps.datasums import Digested, digest_entries
@@ -231,16 +232,21 @@ class _Documents:
                 taken.files |= {join(path, name): _hash(data) for name, data in documents.items()}
 
 
+def compared_attributes(node: Node, path: str) -> dict[str, Any]:
+    """Return a node's attributes, of OME-Zarr 0.4 as 0.5 has them, so that both are compared as one."""
+    if "zarr.json" in node.documents:
+        attributes: Any = parse_json(node.documents["zarr.json"], path, "zarr.json").get("attributes") or {}
+    else:
+        attributes = parse_json(node.documents.get(".zattrs", b"{}"), path, ".zattrs")
+    return upgraded(attributes, path)
+
+
 def description(node: Node, path: str, is_foreign: bool) -> str:
     """Return a digest of a node's kind, attributes and names of dimensions.
 
     Without what Zarr v2 and v3 write in ways of their own, if it is to be compared with a node of another format.
     """
-    attributes: dict[str, Any]
-    if "zarr.json" in node.documents:
-        attributes = parse_json(node.documents["zarr.json"], path, "zarr.json").get("attributes") or {}
-    else:
-        attributes = parse_json(node.documents.get(".zattrs", b"{}"), path, ".zattrs")
+    attributes = compared_attributes(node, path)
     names = node.meta.dimension_names if isinstance(node.meta, ArrayMeta) else None
     if is_foreign:
         attributes = shared_attributes(attributes)
