@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from shardedstore.chain import Step
 from shardedstore.cli.registry import make_step
+from shardedstore.components.kinds import may_be_secret
 from shardedstore.dividing.patterns import parse_size
 from shardedstore.errors import UsageError
-from shardedstore.storage.access import ANONYMOUS, is_public
+from shardedstore.storage.access import ANONYMOUS, is_public, near_option, public_names
 
 
 def parse_shards(options: tuple[str, ...]) -> Any:
@@ -55,9 +57,7 @@ def parse_storage(options: tuple[str, ...]) -> Any:
         if not equals and key != ANONYMOUS:
             raise UsageError(f"--storage {key!r} is no option: write it as KEY=VALUE, like region=us-east-1")
         if not is_public(key):
-            raise UsageError(
-                f"--storage {key} may be secret, and a command line is seen by others: give it to the environment instead"
-            )
+            raise UsageError(f"--storage {key} {_why_not(key)}")
         parsed[key] = {"true": True, "false": False}.get(value, value) if equals else True
     return parsed
 
@@ -71,3 +71,12 @@ def make_steps(v3: bool, steps: tuple[str, ...], codec: str | None) -> list[Step
     name, _, options = (codec or "").partition(":")
     recompress = f"recompress:codec={name}" + (f",{options}" if options else "")
     return [make_step(text) for text in (*(["migrate-v3"] if v3 else []), *steps, *([recompress] if codec else []))]
+
+
+def _why_not(key: str) -> str:
+    """Return why an option of a store can't be given on the command line."""
+    if may_be_secret(key) or re.search("key|sas|account|client|tenant|role|authority", key.lower()):
+        return "may be secret, and a command line is seen by others: give it to the environment instead"
+    if near := near_option(key):
+        return f"is no option that is known: did you mean {near}?"
+    return f"is no option that is known: there are {', '.join(public_names())}; others are given to the environment"

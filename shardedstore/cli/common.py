@@ -6,13 +6,13 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from shardedstore.config.document import FILE_NAME
-from shardedstore.errors import ShardedStoreError, ShardsFailed
+from shardedstore.errors import ShardedStoreError, ShardError, ShardsFailed
 from shardedstore.showing.text import one_line
 from shardedstore.storage.access import take_options
 from shardedstore.storage.blobs import nbytes_of
@@ -21,6 +21,7 @@ from shardedstore.store import ShardedStore
 
 AGAIN = ": call map_shards"  # what a message says to those who call the API
 FAILED, UNUSABLE, HOLES, STOPPED = 1, 2, 4, 130
+MOST_NAMED = 5  # shards that failed for one cause
 
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
@@ -52,14 +53,40 @@ def notes_on_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def failures(errors: Sequence[ShardError]) -> Iterator[str]:
+    """Yield a line for each cause of failures, with the shards that it is of."""
+    by_cause: dict[str, list[ShardError]] = {}
+    for error in errors:
+        by_cause.setdefault(error.cause.replace(error.shard, "..."), []).append(error)
+    for some in by_cause.values():
+        first, more = one_line(some[0]), [error.shard for error in some[1:]]
+        names = ", ".join(map(repr, more[:MOST_NAMED])) + (
+            f" and {len(more) - MOST_NAMED:,} more" if len(more) > MOST_NAMED else ""
+        )
+        yield f"{first} (and so did {names})" if more else first
+
+
+def tell(text: str) -> None:
+    """Print a line of what a command has to say; where nobody can read it, what the command did is still done."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        if sys.stdout is not None:
+            with contextlib.suppress(OSError, ValueError):  # so that Python does not try again when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError):
+                click.echo(f"note: standard output can't be written to: {error.strerror}", err=True)
+
+
 @contextlib.contextmanager
 def user_errors(subject: str = "") -> Iterator[None]:
     """Turn the package's own errors, and the system's, into lines and exit codes; others keep their tracebacks."""
     try:
         yield
     except ShardsFailed as failed:
-        for error in failed.distinct():
-            click.echo(f"error: {one_line(error)}", err=True)
+        for line in failures([error for error in failed.distinct() if isinstance(error, ShardError)]):
+            click.echo(f"error: {line}", err=True)
         click.echo(f"error: {failed.message.partition(AGAIN)[0]}: run the same command again to go on", err=True)
         sys.exit(FAILED)
     except (ShardedStoreError, OSError) as error:

@@ -11,7 +11,7 @@ import click
 
 from shardedstore.chain import Sink, Step, parse_chain
 from shardedstore.cli.arguments import make_steps, parse_shards, parse_storage
-from shardedstore.cli.common import FAILED, HOLES, notes_on_stderr, open_any, user_errors
+from shardedstore.cli.common import FAILED, HOLES, failures, notes_on_stderr, open_any, tell, user_errors
 from shardedstore.cli.progress import progress
 from shardedstore.cli.registry import make_sink
 from shardedstore.cluster.running import cluster
@@ -19,7 +19,7 @@ from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
 from shardedstore.jobs.accepting import find_accepted
 from shardedstore.jobs.job import prepare
-from shardedstore.showing.text import count, one_line, preview, size
+from shardedstore.showing.text import count, preview, size
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
 from shardedstore.tasks.plan import make_plan
@@ -160,13 +160,19 @@ def convert(
         find_accepted(plan, parse_chain(chain), options["accept_failed"], options["max_missing"])
         plan, _ = prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
         if dry_run:
-            click.echo(preview(plan))
+            tell(preview(plan))
             for notice in plan.notices:
                 click.echo(f"note: {notice}", err=True)
         else:
             if is_remote(source) or is_remote(destination):
                 click.echo("note: the workers use the credentials of their own environment", err=True)
             run(store, chain, consolidated=consolidated, **options)
+
+
+CHANGED_AS = (
+    "as the source has changed, or was looked at less closely before",
+    "as the source or its division has changed",
+)
 
 
 def open_shards(
@@ -208,19 +214,19 @@ def run(
         result = store.map_shards(*chain, progress=show, **options)
     summary = result.summary
     reasons = {
-        "as the source has changed": summary.changed,
+        CHANGED_AS[options.get("changed") == "metadata"]: summary.changed,
         "as what was written is not there any more": summary.missing,
     }
     again = "".join(f", {number:,} of them again {why}" for why, number in reasons.items() if number)
     before = f", {summary.skipped:,} were done before" if summary.skipped else ""
-    click.echo(f"{count(summary.done, 'shard')} done now{again}{before}; {size(summary.nbytes)} written")
+    tell(f"{count(summary.done, 'shard')} done now{again}{before}; {size(summary.nbytes)} written")
     if summary.throttled:
         click.echo(f"note: the server was too busy {summary.throttled:,} times, and was asked again", err=True)
     sink = chain[-1]
     assert isinstance(sink, Sink)
     place = normalize(sink.url)
-    for error in summary.failures:
-        click.echo(f"{'hole' if summary.holes else 'error'}: {one_line(error)}", err=True)
+    for line in failures(summary.failures):
+        click.echo(f"{'hole' if summary.holes else 'error'}: {line}", err=True)
     if result.partial is not None:
         click.echo(f"error: {result.partial}", err=True)
         click.echo(
@@ -228,7 +234,7 @@ def run(
             err=True,
         )
         sys.exit(FAILED)
-    click.echo(place if sink.is_one_zarr else join_url(place, FILE_NAME))
+    tell(place if sink.is_one_zarr else join_url(place, FILE_NAME))
     if summary.holes:
         click.echo(
             f"note: the result has {count(len(summary.holes), 'hole')}: run the same command again to try again",

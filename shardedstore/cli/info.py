@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from shardedstore.cli.arguments import parse_storage
-from shardedstore.cli.common import open_any, user_errors
+from shardedstore.cli.common import open_any, tell, user_errors
 from shardedstore.components.kinds import holes
 from shardedstore.jobs.partial import unfinished
 from shardedstore.showing.describe import node_line
@@ -28,15 +28,15 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         plan = make_plan(store.config)
         parts = f" in {count(plan.shard_count, 'shard')}" if is_config else ""
         rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
-        click.echo(f"{what}: a Zarr{parts}{rebuilt}")
+        tell(f"{what}: a Zarr{parts}{rebuilt}")
         for path, node in plan.nodes.items():
-            click.echo(node_line(path, node.meta, store.config) + (", for example" if node.is_sample else ""))
+            tell(node_line(path, node.meta, store.config) + (", for example" if node.is_sample else ""))
         for hole in holes(store.config):
-            click.echo(f"  {hole.shard} is a hole: {hole.cause}")
+            tell(f"  {hole.shard} is a hole: {hole.cause}")
         if is_config and (half := unfinished(_folder(what), take_options(_folder(what), parse_storage(storage)))):
             click.echo(f"note: a later job has not ended: {half}", err=True)
         supposed = ", if all stores are like the first" if any(node.is_sample for node in plan.nodes.values()) else ""
-        click.echo(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded{supposed}")
+        tell(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded{supposed}")
 
 
 def _folder(what: str) -> str:

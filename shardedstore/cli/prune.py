@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from shardedstore.cli.arguments import parse_storage
-from shardedstore.cli.common import user_errors
+from shardedstore.cli.common import tell, user_errors
 from shardedstore.jobs.prune import parse_age
 from shardedstore.showing.text import count, size
 from shardedstore.store import ShardedStore
@@ -30,8 +30,8 @@ def prune(destination: str, *, dry_run: bool, older_than: str | None, storage: t
             destination, older_than=age, dry_run=dry_run, storage_options=parse_storage(storage)
         )
         for name in pruned.names if verbose else ():
-            click.echo(name)
+            tell(name)
         for text in pruned.kept:
             click.echo(f"kept: {text}", err=True)
         done = "would be removed" if dry_run else "removed"
-        click.echo(f"{count(len(pruned.names), 'file')} {done}; {size(pruned.nbytes)}")
+        tell(f"{count(len(pruned.names), 'file')} {done}; {size(pruned.nbytes)}")

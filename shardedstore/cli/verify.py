@@ -9,7 +9,7 @@ import sys
 import click
 
 from shardedstore.cli.arguments import parse_shards, parse_storage
-from shardedstore.cli.common import FAILED, HOLES, open_any, user_errors
+from shardedstore.cli.common import FAILED, HOLES, open_any, tell, user_errors
 from shardedstore.cluster.running import cluster
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
@@ -87,6 +87,6 @@ def verify(
         needs_cluster = level != "exists"
         with cluster(workers, scheduler, verbose) if needs_cluster else contextlib.nullcontext():
             report = store.verify(other, level=level, resume=not no_resume if resume is None else resume, mark=mark)
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    tell(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     if not report.ok:
         sys.exit(HOLES if report.has_holes_only else FAILED)

@@ -88,7 +88,15 @@ def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome
     for notice in outcome.notices:
         logger.warning("%s", notice)
     notices = merge_notices([*plan.notices, *outcome.notices])
-    return wrap(config, replace(outcome, changed=job.stale, missing=outcome.missing + job.lost, notices=notices))
+    return wrap(
+        config,
+        replace(
+            outcome,
+            changed=min(job.stale, outcome.done),
+            missing=min(outcome.missing + job.lost, outcome.done),
+            notices=notices,
+        ),
+    )
 
 
 def _namer(job: Job, token: str) -> Callable[[Task], str]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import dask
@@ -36,7 +37,12 @@ def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterat
         return
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # for tls:// without certificates, a TypeError
+        if urlsplit(scheduler).scheme == "tls" and not isinstance(error, OSError):
+            raise UsageError(
+                f"{scheduler!r} asks for certificates, and none are configured here ({one_line(error)}): name them in Dask's "
+                "configuration, distributed.comm.tls.ca-file, .client.cert and .client.key, or by DASK_DISTRIBUTED__COMM__TLS__..."
+            ) from error
         raise UsageError(
             f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that it printed when it "
             "was started, like tcp://host:8786"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from shardedstore.grid import block_name
 from shardedstore.tasks.plan import Plan
@@ -65,11 +66,51 @@ def size(nbytes: int) -> str:
     return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
 
 
+_WORDS: tuple[
+    tuple[str, str | Callable[[re.Match[str]], str]], ...
+] = (  # of Python's face, and what the command line has for them
+    (
+        r"call map_shards with the same arguments again on another cluster",
+        "run the same convert command on another cluster",
+    ),
+    (
+        r"(?:call map_shards|run the (?:same )?(?:job|call)) (?:again )?with the same arguments(?: again)?",
+        "run the same convert command again",
+    ),
+    (r"run the (?:same )?(?:job|call) again", "run the same convert command again"),
+    (r"verify it with mark=True, or on the command line with --mark,", "verify it with --mark,"),
+    (r"resume=False \(--no-resume\)", "--no-resume"),
+    (r"MigrateV3\(\) \(--v3\) before \w+", "--v3"),
+    (r"the storage option (\w+)", r"--storage \1=..."),
+    (r"as storage_options|storage_options", "--storage"),
+    (r"map_shards\(\.\.\., digest=True\)", "--digest"),
+    (
+        r"partition (?:it|the source) again(?:, and map it to another destination)?",
+        "run the same convert command again",
+    ),
+    (r"open it with ShardedStore\.load", "name its shardedstore.json"),
+    (r"open it with ShardedStore\.partition", "name that folder"),
+    (r"give (?:the|its) source as against=", "give its source with --against"),
+    (r"against=source", "--against SOURCE"),
+    (r"consolidated=False", "--no-consolidated"),
+    (r"\b(overwrite|consolidated|mark|digest)=True", r"--\1"),
+    (r"\b(changed|level|on_error)='(\w+)'", lambda found: f"--{found[1].replace('_', '-')} {found[2]}"),
+    (
+        r"\b(accept_failed|max_missing|max_failures|include|exclude|shards|resume|retries|against)=(?=[\s,;:.)]|and|$)",
+        lambda found: f"--{found[1].replace('_', '-')}",
+    ),
+)
+
+
 def one_line(error: BaseException) -> str:
     r"""Return a message in the words of the command line, without the lines that an object store's client adds.
 
     >>> one_line(ValueError("say overwrite=True\n\nDebug source: ..."))
     'say --overwrite'
+    >>> one_line(ValueError("2 failed: call map_shards with the same arguments again, and it goes on from there"))
+    '2 failed: run the same convert command again, and it goes on from there'
     """
     text = str(error).partition("\n")[0] or type(error).__name__
-    return text.replace("overwrite=True", "--overwrite")
+    for pattern, words in _WORDS:
+        text = re.sub(pattern, words, text)
+    return text

@@ -6,8 +6,10 @@ process for the URLs that it was given for, and reaches workers by a plugin of t
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +21,14 @@ from shardedstore.storage.urls import BESIDE, MISREAD, is_remote, is_within
 
 ANONYMOUS = "anonymous"
 EMULATOR = "http://127.0.0.1:10000"  # Azure's, unless the environment says otherwise
-CLIENT_OPTIONS = ("allow_http", "timeout", "connect_timeout", "proxy_url", "user_agent")
+CLIENT_OPTIONS = (  # of obstore's client for HTTP, whatever the store
+    "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "default_headers",
+    "http1_only", "http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle", "http2_only",
+    "pool_idle_timeout", "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url",
+    "randomize_addresses", "read_timeout", "root_certificate", "timeout", "user_agent",
+)  # fmt: skip
+_SECRET_CLIENT = ("default_headers",)
+_ENVIRONMENT = ("AWS_", "AZURE_", "GOOGLE_")
 _PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
 _OTHER_NAMES = {"endpoint_url": "endpoint", "default_region": "region", "storage_account_name": "account_name"}
 
@@ -133,10 +142,33 @@ def _split(storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
         elif name in Options.__struct_fields__:
             public[name] = value.rstrip("/") if name == "endpoint" and isinstance(value, str) else value
         elif name in CLIENT_OPTIONS:
-            rest.setdefault("client_options", {})[name] = value
+            rest.setdefault("client_options", {})[name] = _client_value(name, value)
         else:
             rest[given.lower()] = value
     return public, rest
+
+
+def _client_value(name: str, value: Any) -> Any:
+    """Return a value as obstore takes it, which has times as texts."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value}s" if is_number and name.endswith("timeout") else value
+
+
+def near_option(name: str) -> str:
+    """Return the public option that a name looks like; empty for none.
+
+    >>> near_option("endpont"), near_option("AWS_REGIN"), near_option("secret_access_key")
+    ('endpoint', 'region', '')
+    """
+    known = [*public_names(), *_OTHER_NAMES]
+    plain = name.lower()
+    plain = next((plain.removeprefix(prefix) for prefix in _PREFIXES if plain.startswith(prefix)), plain)
+    return next(iter(get_close_matches(plain, known, 1, 0.75)), "")
+
+
+def public_names() -> list[str]:
+    """Return the names of the options that may be seen by all."""
+    return sorted({*Options.__struct_fields__, *CLIENT_OPTIONS} - set(_SECRET_CLIENT))
 
 
 def is_public(name: str) -> bool:
@@ -145,7 +177,7 @@ def is_public(name: str) -> bool:
     >>> is_public("aws_endpoint_url"), is_public("secret_access_key")
     (True, False)
     """
-    return bool(_split({name: ""})[0]) or name.lower() in CLIENT_OPTIONS
+    return bool(_split({name: ""})[0]) or name.lower() in public_names()
 
 
 def grant(grants: Grants, holder: str = "") -> None:
@@ -185,4 +217,12 @@ def keywords(url: str, options: Options) -> dict[str, Any]:
         rest = dict(_last(_held[max(places, key=lambda key: len(key[0]))])) if places else {}
     named = {"allow_http": True} if url.startswith("http://") else {}
     client = {**named, **public.pop("client_options", {}), **rest.pop("client_options", {})}
+    if client:  # which take the place of the environment's, all of them
+        client = {**_of_environment(), **client}
     return {**public, **rest, **({"client_options": client} if client else {})}
+
+
+def _of_environment() -> dict[str, str]:
+    """Return the options of the client that the environment has."""
+    found = ((name, os.environ.get(prefix + name.upper())) for prefix in _ENVIRONMENT for name in CLIENT_OPTIONS)
+    return {name: value for name, value in found if value}

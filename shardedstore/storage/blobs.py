@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError, GenericError, NotSupportedError
 from obstore.store import from_url
 
 from shardedstore.errors import UsageError
-from shardedstore.storage.access import NONE, Options, keywords
+from shardedstore.storage.access import NONE, Options, keywords, near_option
 from shardedstore.storage.remote_errors import status_of
 from shardedstore.storage.urls import is_remote
 
@@ -165,8 +165,18 @@ class _Keywords:
 def _object_store(folder: str, options: _Keywords, _environment: object) -> ObjectStore:
     try:
         return from_url(folder, **options.values)
-    except (BaseError, TypeError, ValueError) as error:
+    except BaseException as error:
+        is_panic = type(error).__name__ == "PanicException"  # of Rust, which is no Exception
+        if not is_panic and not isinstance(error, BaseError | TypeError | ValueError):
+            raise
         names = ", ".join(options.values) or "none"
+        near = [
+            f"{name!r}: did you mean {found!r}?"
+            for name in options.values
+            if (found := near_option(name)) not in ("", name)
+        ]
+        if near:
+            names += f"; {', '.join(near)}"
         raise UsageError(
             f"{folder!r} can't be opened with the storage options given ({names}): {str(error).partition(chr(10))[0]}"
         ) from None

@@ -21,7 +21,14 @@ from toolz import groupby, partition_all
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.blobs import ByteSource, RemoteObject, nbytes_of, object_store, open_blob
 from shardedstore.storage.markers import unmarked
-from shardedstore.storage.publish import is_temporary, make_folder, remove_temporaries, sync_folder, write_file
+from shardedstore.storage.publish import (
+    is_temporary,
+    make_folder,
+    name_place,
+    remove_temporaries,
+    sync_folder,
+    write_file,
+)
 from shardedstore.storage.transient import patiently
 from shardedstore.storage.urls import is_remote
 
@@ -169,7 +176,12 @@ class LocalFolder:
             nonlocal descriptor, synced
             if descriptor is None:
                 descriptor = os.open(path, flags, 0o666)
-            if os.write(descriptor, line) != len(line):
+            try:
+                written = os.write(descriptor, line)
+            except OSError as error:
+                name_place(error, path)
+                raise
+            if written != len(line):
                 raise OSError(errno.ENOSPC, "a record could not be written whole: is the disk full?", path)
             if time.monotonic() - synced > SYNC_SECONDS:
                 os.fsync(descriptor)

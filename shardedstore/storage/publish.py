@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of writing, and never of reading
 TEMPORARY = ".shardedstore-"
 ABANDONED_SECONDS = 86_400  # the age at which another machine's temporary is taken to be left behind
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY)}(.*)-[0-9]+-[0-9a-f]{{8}}\.tmp")
@@ -53,12 +55,19 @@ def published(path: str, *, create: bool = False, sync: bool = True) -> Iterator
             os.unlink(temporary)
         else:
             os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+        name_place(error, path)
         raise
     if sync:
         sync_folder(folder)
+
+
+def name_place(error: BaseException, path: str) -> None:
+    """Say in an error of a disk that can't be written to where that was: the system tells no path for a descriptor."""
+    if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+        error.filename = path
 
 
 def _create_locked(path: str) -> int:

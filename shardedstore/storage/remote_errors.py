@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from obstore.exceptions import BaseError
+
 # What an error has of these tells what it means, and what to do. The first that fits is taken.
 _MEANINGS = (
     (
@@ -11,6 +13,14 @@ _MEANINGS = (
         "no credentials were found: give them to the environment or as storage_options; for public data say 'anonymous'",
     ),
     ({"MissingAccount"}, "no account was named: set AZURE_STORAGE_ACCOUNT_NAME, or the storage option account_name"),
+    (
+        {"RequestTimeTooSkewed", "RequestExpired", "Skewed"},
+        "the clock of this machine differs too much from the server's: set it right, and run this again",
+    ),
+    (
+        {"Untrusted"},
+        "the server's certificate is not trusted here: install its authority's, or set the storage option allow_invalid_certificates",
+    ),
     ({"NoSuchBucket", "ContainerNotFound"}, "there is no such bucket or container: check its name, or make it first"),
     (
         {
@@ -41,7 +51,12 @@ _MEANINGS = (
     ({"Timeout"}, "the server did not answer in time: check the network, and try again"),
     ({"HttpError"}, "the connection was lost: try again"),
 )  # fmt: skip
-_OF_WRITER = re.compile(r"Generic \w+ error: Error performing ")
+_OF_WRITER = re.compile(r"(?s).*Error performing [A-Z]+ https?://")
+_MARKUP = re.compile(r"[: ]*<\?xml.*", re.DOTALL)  # what servers add to their answers
+_TOLD = {  # signs that are told in words alone
+    "Untrusted": r"(?i)InvalidCertificate|UnknownIssuer|invalid peer certificate|self.signed certificate|certificate verify failed",
+    "Skewed": r"(?i)request date header too old|difference between the request time and",
+}
 
 
 def is_of_object_store(error: BaseException) -> bool:
@@ -53,7 +68,8 @@ def is_of_object_store(error: BaseException) -> bool:
     True
     """
     text = str(error)
-    return "\n\nDebug source:" in text or (isinstance(error, OSError) and _OF_WRITER.match(text) is not None)
+    is_worded = isinstance(error, OSError) and _OF_WRITER.match(text) is not None
+    return isinstance(error, BaseError) or "\n\nDebug source:" in text or is_worded
 
 
 def status_of(error: BaseException) -> int | None:
@@ -76,7 +92,7 @@ def explain(error: BaseException) -> str:
     """
     text, _, debugging = str(error).partition("\n\nDebug source:")
     if not is_of_object_store(error):
-        return text.partition("\n")[0] or type(error).__name__
+        return _MARKUP.sub("", text).partition("\n")[0] or type(error).__name__
     asked = re.search(r"Error performing ([A-Z]+) (\S+)", text)
     request = "" if asked is None else f"{asked[1]} {_public(asked[2])}"
     status = _first(r"status code: (\d{3})", text)
@@ -85,7 +101,7 @@ def explain(error: BaseException) -> str:
     signs = signs_of(error)
     meaning = next((meaning for some, meaning in _MEANINGS if some & signs), None)
     if meaning is None:
-        meaning = _public(_first(r"<Message>([^<\n]+)", text) or text.partition("\n")[0])
+        meaning = _public(_first(r"<Message>([^<\n]+)", text) or _MARKUP.sub("", text).partition("\n")[0])
     details = ", ".join(filter(None, (request, f"{status} {reason}".strip())))
     return f"{meaning} ({details})" if details else meaning
 
@@ -102,6 +118,7 @@ def signs_of(error: BaseException) -> set[str]:
         return {"NoCredentials"}
     found = {_first(r"status code: (\d{3})", text), _first(r"<Code>(\w+)</Code>", text)}
     found |= set(re.findall(r"\b(?:kind|source|inner): (\w+)", debugging))
+    found |= {sign for sign, pattern in _TOLD.items() if re.search(pattern, str(error))}
     return found | {"HttpError"} if "HttpError {" in debugging else found
 
 

@@ -95,4 +95,5 @@ def patiently(look: Callable[[], T]) -> T:
 def cause_of(error: BaseException) -> str:
     """Return what an error says, with its kind."""
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    return f"{type(error).__name__}: {explain(error) if is_of_object_store(error) else error}{notes}"
+    text = explain(error) if is_of_object_store(error) or "<?xml" in str(error) else str(error)
+    return f"{type(error).__name__}: {text}{notes}"
