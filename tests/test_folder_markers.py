@@ -103,6 +103,8 @@ def test_a_destination_may_have_markers(s3_server, use_environment, tmp_path, si
     assert new.verify().ok
     assert new.verify(level="exists").ok
     assert not new.summary.notices
+    if sink is not CopyTo:
+        assert not ShardedStore.prune(f"s3://open/{name}").names
 
 
 def test_an_object_with_the_name_of_a_marker_is_an_object(s3_server, use_environment, tmp_path):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from shardedstore.chain import Chain
+from shardedstore.components.kinds import Config, Location, PartOf, ViewOf
 from shardedstore.components.opening import open_location
 from shardedstore.config.document import to_dict
 from shardedstore.errors import ChainError, DestinationError
@@ -67,7 +68,7 @@ def prepare(
     notices = list(plan.notices)
     if chain.rewrites:
         _check_reached(plan)
-        notices += both_notices(open_location(plan.config), nodes)
+        notices += both_notices(open_location(_source(plan.config)), nodes)
     bound = []
     for step in chain.steps:
         step.check(nodes)
@@ -111,6 +112,14 @@ def prepare(
     if found is not None and not (overwrite and chain.is_one_zarr):
         plan = plan._replace(notices=merge_notices([*plan.notices, *edited(found.code, wanted.code, destination)]))
     return plan, job
+
+
+def _source(config: Config) -> Location:
+    """Return where all documents of a config are: of one that divides a source, in its base, which is read faster."""
+    base = config.base
+    wholes = (base, base.source) if isinstance(base, PartOf) else (base,)
+    views = (mount.location for mount in config.shards.values())
+    return base if all(isinstance(view, ViewOf) and view.source in wholes for view in views) else config
 
 
 def _check_reached(plan: Plan) -> None:

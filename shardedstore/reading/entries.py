@@ -44,7 +44,8 @@ class Entry(NamedTuple):
     """One key of a shard and its bytes.
 
     `array` is the metadata of the array that the key belongs to, if any; `coords` are those of a chunk in its
-    array's whole grid, and None for everything else.
+    array's whole grid, and None for everything else. What looks like a chunk, but is none by the keys that the array's
+    document says, has the array and no coordinates.
     """
 
     key: str

@@ -39,7 +39,8 @@ def reconciled(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
     """Yield the entries of a shard with the documents of one format for each node, which say how its chunks are read.
 
     The format is that of the group above, and v3 where that has both; groups above a node of v2 alone keep what they have.
-    Consolidated metadata of v2 beside a ``zarr.json`` is left out as well. An array whose chunks are read by other keys than its document says gets a document that says so.
+    Consolidated metadata of v2 beside a ``zarr.json`` is left out as well. An array whose chunks are read by other keys than
+    its document says gets a document that says so.
 
     Parameters
     ----------
@@ -98,12 +99,7 @@ def _is_stale(key: str, formats: dict[str, int]) -> bool:
 
 
 def _check_alike(documents: Mapping[str, bytes], path: str) -> None:
-    """Raise where the documents of two formats do not describe the same chunks.
-
-    Raises
-    ------
-    CorruptError
-    """
+    """Raise CorruptError where the documents of two formats do not describe the same chunks."""
     old, new = (_only(documents, zarr_format, path) for zarr_format in (2, 3))
     if old is None or new is None:
         return
@@ -115,7 +111,7 @@ def _check_alike(documents: Mapping[str, bytes], path: str) -> None:
     elif isinstance(old, GroupMeta) and isinstance(new, GroupMeta):
         return
     raise CorruptError(
-        f"{path or '/'!r} has documents of Zarr v2 and v3 that describe different nodes or chunks, so that no change "
+        f"{path or 'the root'!r} has documents of Zarr v2 and v3 that describe different nodes or chunks, so that no change "
         "would be right for both: remove those that are not right from the source"
     )
 

@@ -67,5 +67,5 @@ def _local(folder: str) -> Iterator[tuple[str, File]]:
 
 def _remote(place: RemoteFolder) -> Iterator[tuple[str, File]]:
     for batch in obstore.list(place.store):
-        for found in batch:
+        for found in place.unmarked(batch):
             yield found["path"], File(found["size"], found["last_modified"].timestamp())

@@ -224,11 +224,11 @@ class RemoteFolder:
 
         def listed() -> list[tuple[str, int]]:
             batches = obstore.list(self.store, prefix=path or None)
-            return [(found["path"], found["size"]) for batch in batches for found in self._unmarked(batch)]
+            return [(found["path"], found["size"]) for batch in batches for found in self.unmarked(batch)]
 
         yield from patiently(listed)
 
-    def _unmarked(self, batch: Sequence[ObjectMeta]) -> Iterator[ObjectMeta]:
+    def unmarked(self, batch: Sequence[ObjectMeta]) -> Iterator[ObjectMeta]:
         """Yield what is no marker of a folder; the empty objects that `appender` leaves are many, and not asked for."""
         kinds = groupby(lambda found: found["path"].endswith(".jsonl"), batch)
         yield from kinds.get(True, ())
