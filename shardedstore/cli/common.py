@@ -26,6 +26,8 @@ MOST_NAMED = 5  # shards that failed for one cause
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
     """Open a Zarr, a zip, a config or a collection, and tell whether it is a config."""
+    if "|zip:" in what:
+        return ShardedStore.partition(what, [], storage_options=options), False
     url = normalize(what)
     if "*" in what:
         return ShardedStore.collect(what, storage_options=options), False

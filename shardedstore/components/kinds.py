@@ -336,6 +336,11 @@ def object_of(location: Location) -> Location:
     return location.source if isinstance(location, ViewOf) and location.path == "{name}" else location
 
 
+def view_of(location: Location, path: str) -> Location:
+    """Return the location of a folder in a component; the component itself for an empty path."""
+    return ViewOf(location, path) if path else location
+
+
 def veiled(location: Location, paths: Iterable[str]) -> Location:
     """Return the location of a component whose documents at some paths are veiled; as it is where there are none.
 

@@ -8,7 +8,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from shardedstore.components.foreign import locate_foreign
-from shardedstore.components.kinds import Directory, Location, Opened, PartOf, ViewOf, Zip, veiled
+from shardedstore.components.kinds import Directory, Location, Opened, PartOf, ViewOf, Zip, veiled, view_of
 from shardedstore.components.parts import Part
 from shardedstore.components.routing import RoutedStore
 from shardedstore.components.unlisted import Unlisted
@@ -18,6 +18,7 @@ from shardedstore.errors import UsageError
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.urls import normalize
 from shardedstore.zips import ZipReadStore
+from shardedstore.zips.inside import split_inside
 
 
 def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptions = None) -> Location:
@@ -31,15 +32,18 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
         case RoutedStore():
             return source.config
         case ZipReadStore():
-            return Zip(source.url, source.options)
+            return view_of(Zip(source.url, source.options), source.path)
         case Unlisted():
             return Directory(source.url, source.options)
         case LocalStore():
             return Directory(normalize(source.root))
         case Store():
             return locate_foreign(source)
-    url = normalize(source)
+    place, path = split_inside(source)
+    url = normalize(place)
     options = take_options(url, storage_options)
+    if path:
+        return ViewOf(Zip(url, options), path)
     is_zip = url.lower().endswith((".zip", ".ozx")) and not os.path.isdir(url)
     return Zip(url, options) if is_zip else Directory(url, options)
 

@@ -54,6 +54,12 @@ def _open_directory(location: Directory, read_only: bool) -> Store:
     return LocalStore(url, read_only=read_only)
 
 
+def _open_view(location: ViewOf) -> Store:
+    """Open a folder of a component: of a zip, whose names are known, as a zip of its own."""
+    store = open_location(location.source)
+    return store.at(location.path) if isinstance(store, ZipReadStore) else View(store, location.path)
+
+
 def _open_block_of(location: BlockOf) -> Block:
     return Block(open_location(location.source), location.path, location.blocks, location.block)
 
@@ -64,7 +70,7 @@ _KINDS: dict[type[Location], Callable[[Any, bool], Store]] = {
     Own: lambda own, _: open_own(own.name, own.url, own.settings, own.options),
     Group: lambda group, _: GroupStore(group.zarr_format, group.attributes, group.groups),
     Hole: lambda hole, _: HoleStore(hole),
-    ViewOf: lambda view, _: View(open_location(view.source), view.path),
+    ViewOf: lambda view, _: _open_view(view),
     PartOf: lambda part, _: Part(open_location(part.source), part.only, part.without),
     VeiledOf: lambda veiled, _: Veiled(open_location(veiled.source), veiled.paths),
     BlockOf: lambda block, _: _open_block_of(block),

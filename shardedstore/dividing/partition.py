@@ -10,13 +10,14 @@ from shardedstore.components.parts import Part
 from shardedstore.dividing.automatic import automatic
 from shardedstore.dividing.blockshape import shape_of, to_blocks
 from shardedstore.dividing.choose import choose, part_at, some_of
+from shardedstore.dividing.inside import find_zarr
 from shardedstore.dividing.patterns import WHOLE, Paths, Pattern, Shards, parse_shards, parse_size
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.mounts import is_below, join, parents
 from shardedstore.reading.entries import is_unsaid, unlike_key
-from shardedstore.reading.hierarchy import Node, read_nodes
+from shardedstore.reading.hierarchy import Node
 
 
 def divide(source: Location, shards: Shards, include: Paths | None = None, exclude: Paths | None = None) -> Config:
@@ -30,7 +31,7 @@ def divide(source: Location, shards: Shards, include: Paths | None = None, exclu
         For what can't be divided as asked, naming the path.
     """
     patterns = parse_shards(shards)
-    nodes = read_nodes(Config(base=source))
+    source, nodes = find_zarr(source)
     _check_globs(patterns, nodes)
     part = choose(source, nodes, include, exclude)
     if part is None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TAIL = MAX16 + END.size + LOCATOR64.size + END64.size
 STORED, DEFLATED = 0, 8
+MOST_ENDS = 16  # places that are looked at, where what looks like an end record stands again and again
 _ENCRYPTED, _STREAMED, _UTF8 = 0x2041, 0x8, 0x800
 
 
@@ -45,12 +46,26 @@ class Archive(NamedTuple):
     source: ByteSource
     entries: dict[str, Entry]
     names: list[str]
+    start: str = ""  # what the names in the zip begin with
 
     @classmethod
     def open(cls, url: str, source: ByteSource) -> Archive:
+        """Read the directory: the one that ends with the file, else one with bytes after its end."""
         last, size = source.tail(TAIL)
         tail = bytes(last)
-        end = _find_end(url, tail, size)
+        refused: CorruptError | None = None
+        for at in _ends(tail):
+            try:
+                return cls._at(url, source, tail, size, at)
+            except CorruptError as error:
+                refused = refused or error
+        raise refused or CorruptError(
+            f"{url}: not a zip, or cut off: it has no end record; restore it, or make it again"
+        )
+
+    @classmethod
+    def _at(cls, url: str, source: ByteSource, tail: bytes, size: int, at: int) -> Archive:
+        end = _read_end(url, tail, size, at)
         first = size - len(tail)
         if end.start < first:
             directory = bytes(source.read(end.start, end.stop))
@@ -63,6 +78,14 @@ class Archive(NamedTuple):
         except (struct.error, UnicodeDecodeError) as error:
             raise CorruptError(f"{url}: its directory is damaged: {error}") from None
         return cls(url, source, entries, sorted(entries))
+
+    def at(self, path: str) -> Archive:
+        """Return what lies in a folder of the zip as one of its own."""
+        if not path:
+            return self
+        start = f"{path}/"
+        entries = {key[len(start) :]: self.entries[key] for key in self.below(start)}
+        return Archive(self.url, self.source, entries, sorted(entries), self.start + start)
 
     def entry(self, key: str) -> Entry:
         try:
@@ -84,12 +107,17 @@ class Archive(NamedTuple):
             raise self.damaged(key, "its local header is not what the directory says")
         at: int = LOCAL.size + name_length
         name = bytes(view[LOCAL.size : at])
-        if name != key.encode() and name != key.encode("cp437", "replace"):
+        if not self._is_name(name, self.start + key):
             raise self.damaged(key, "its local header has another name")
         at += extra_length
         if entry.start + at + entry.stored > entry.stop:
             raise self.damaged(key, "it runs into the next entry")
         return at
+
+    @staticmethod
+    def _is_name(name: bytes, key: str) -> bool:
+        raw = key.encode()
+        return name in (raw, key.encode("cp437", "replace")) or name.replace(b"\\", b"/") == raw
 
     def content(self, key: str, entry: Entry, raw: Bytes) -> memoryview:
         """Return the value inside the bytes of a whole entry, checked."""
@@ -110,7 +138,7 @@ class Archive(NamedTuple):
         return data
 
     def damaged(self, key: str, why: str) -> CorruptError:
-        return CorruptError(f"{self.url}: {key!r} is damaged: {why}")
+        return CorruptError(f"{self.url}: {self.start + key!r} is damaged: {why}")
 
 
 class _End(NamedTuple):
@@ -118,16 +146,23 @@ class _End(NamedTuple):
     stop: int
     entries: int
     prepended: int  # bytes before the zip, by which all offsets in it are too small
+    most: int  # entries that the record can count: more are counted from 0 again, by writers that know no zip64
 
 
-def _find_end(url: str, tail: bytes, size: int) -> _End:
-    """Return where the directory is, from the end of a zip."""
-    at = len(tail)
+def _ends(tail: bytes) -> Iterator[int]:
+    """Yield where end records may be: first those whose comment ends with the file, then those that bytes follow."""
+    found, at = list[tuple[bool, int]](), len(tail)
     while (at := tail.rfind(b"PK\5\6", 0, at + 3)) >= 0:
-        if int.from_bytes(tail[at + END.size - 2 : at + END.size], "little") == len(tail) - at - END.size:
-            break
-    if at < 0:
-        raise CorruptError(f"{url}: not a zip, or cut off: it has no end record; restore it, or make it again")
+        after = len(tail) - at - END.size - int.from_bytes(tail[at + END.size - 2 : at + END.size], "little")
+        if after >= 0 and at + END.size <= len(tail):
+            found.append((after > 0, at))
+    yield from (at for is_followed, at in sorted(found, key=lambda one: one[0])[:MOST_ENDS])
+
+
+def _read_end(url: str, tail: bytes, size: int, at: int) -> _End:
+    """Return where the directory is, from the end record at a place in the last bytes of a zip."""
+    followed = len(tail) - at - END.size - int.from_bytes(tail[at + END.size - 2 : at + END.size], "little")
+    most = MAX16 + 1
     _, disk, directory_disk, here, count, length, start, _ = plain = END.unpack_from(tail, at)
     is_one_disk = disk == directory_disk == 0 and here == count
     before = at - LOCATOR64.size
@@ -135,6 +170,7 @@ def _find_end(url: str, tail: bytes, size: int) -> _End:
         record = before - END64.size
         if record < 0 or not tail.startswith(b"PK\6\6" + (END64.size - 12).to_bytes(8, "little"), record):
             raise CorruptError(f"{url}: its zip64 end record is damaged, or of a kind that is not supported")
+        most = 1 << 64
         *_, disk, directory_disk, here, count, length, start = wide = END64.unpack_from(tail, record)
         is_one_disk = disk == directory_disk == 0 and here == count
         limits = (MAX16,) * 4 + (MAX32,) * 2
@@ -145,14 +181,19 @@ def _find_end(url: str, tail: bytes, size: int) -> _End:
         raise CorruptError(f"{url}: it is one of several disks, which is not supported")
     stop = size - len(tail) + at
     prepended = stop - length - start
+    if followed and prepended:  # it may be a zip that is a value in this one, whose own end is lost
+        raise CorruptError(
+            f"{url}: cut off or damaged: it ends with bytes that are no part of a zip, and so does what is before it"
+        )
     if prepended < 0:
         raise CorruptError(f"{url}: cut off or damaged: its directory does not lie inside the file")
-    return _End(stop - length, stop, count, prepended)
+    return _End(stop - length, stop, count, prepended, most)
 
 
 def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
     found = []
     at = 0
+    separator = _separator(directory)
     while at < len(directory):
         (
             signature, _, _, flags, method, _, _, crc, stored, size, name_length, extra_length, comment_length, disk,
@@ -162,6 +203,8 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
             raise CorruptError(f"{url}: its directory is damaged: no entry at byte {at}")
         at += CENTRAL.size
         name = _text(directory[at : at + name_length], flags)
+        if separator == "\\":
+            name = name.replace("\\", "/")
         at += name_length + extra_length
         if MAX32 in (stored, size, start):
             size, stored, start = _wide(directory[at - extra_length : at], size, stored, start)
@@ -191,7 +234,7 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
                 name,
             )
         )
-    if at != len(directory) or len(found) != end.entries:
+    if at != len(directory) or len(found) % end.most != end.entries:
         raise CorruptError(
             f"{url}: its directory is damaged: it has {len(found)} entries and should have {end.entries}"
         )
@@ -208,6 +251,24 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
         is_exact = data + stored == limit and not end.prepended and name not in entries
         entries[name] = Entry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}
+
+
+def _separator(directory: bytes) -> str:
+    """Return what separates the folders in names: a backslash as some Windows tools have it, where nothing else does."""
+    documents = (b"\\zarr.json", b"\\.zgroup", b"\\.zarray")
+    return "\\" if any(name in directory for name in documents) and not any(map(_has_slash, _names(directory))) else "/"
+
+
+def _has_slash(name: bytes) -> bool:
+    return b"/" in name
+
+
+def _names(directory: bytes) -> Iterator[bytes]:
+    at = 0
+    while at + CENTRAL.size <= len(directory):
+        *_, name, extra, comment, _, _, _, _ = CENTRAL.unpack_from(directory, at)
+        yield directory[at + CENTRAL.size : at + CENTRAL.size + name]
+        at += CENTRAL.size + name + extra + comment
 
 
 def _wide(extra: bytes, *narrow: int) -> Iterator[int]:

@@ -15,11 +15,15 @@ from typing import Any
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from shardedstore.mounts import is_below, join
 from shardedstore.readonly import PROTOTYPE, ReadOnlyStore, bounds
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.blobs import INLINE, ByteSource, open_blob
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.zips.index import STORED, Archive
+from shardedstore.zips.inside import join_inside, split_inside
+
+ROOTS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")  # which make a folder a Zarr
 
 
 class ZipReadStore(ReadOnlyStore):
@@ -31,7 +35,8 @@ class ZipReadStore(ReadOnlyStore):
     Parameters
     ----------
     url : str or path
-        A local path, or a URL that obstore knows: ``s3://``, ``gs://``, ``az://``, ``https://`` ...
+        A local path, or a URL that obstore knows: ``s3://``, ``gs://``, ``az://``, ``https://`` ... A folder in the zip is
+        named by what follows it, like ``cubes.zip|zip:2024/a.zarr/``, with what is odd in it quoted as in URLs.
     storage_options : mapping or str, optional
         Options of the object store by obstore's names, or ``"anonymous"``. What is secret stays in this process, and is
         not pickled with the store.
@@ -53,9 +58,12 @@ class ZipReadStore(ReadOnlyStore):
         source: ByteSource | None = None,
     ) -> None:
         super().__init__()
-        self._url = normalize(url)
+        place, self._path = split_inside(url)
+        self._url = normalize(place)
         self.options = take_options(self._url, storage_options)
         self._source = source
+        self._whole: ZipReadStore | None = None  # the store that this is a folder of, and the folder's path there
+        self._inside = ""
         self._archive: Archive | None = None
         self._opening: asyncio.Future[Archive] | None = None
 
@@ -65,9 +73,29 @@ class ZipReadStore(ReadOnlyStore):
         return self._url
 
     @property
+    def path(self) -> str:
+        """The path of the folder in the zip that the store is of; empty for all of it."""
+        return self._path
+
+    def zarrs(self) -> list[str]:
+        """Return the paths of the folders that hold a Zarr and do not lie in another that does; ``""`` is the store itself."""
+        documents = (name.rpartition("/") for name in self.names())
+        found: list[str] = []
+        for folder in sorted({folder for folder, _, name in documents if name in ROOTS and not _is_of_finder(folder)}):
+            if not any(is_below(folder, other) for other in found):
+                found.append(folder)
+        return found
+
+    @property
     def is_remote(self) -> bool:
         """Whether reading is a matter of requests."""
         return is_remote(self._url)
+
+    def at(self, path: str) -> ZipReadStore:
+        """Return the store of a folder in the zip; both read the zip's directory once."""
+        store = ZipReadStore(join_inside(self._url, join(self._path, path)), storage_options=self.options)
+        store._whole, store._inside = self, path
+        return store
 
     def names(self, prefix: str = "") -> list[str]:
         """Return all keys that begin like this, sorted."""
@@ -164,20 +192,31 @@ class ZipReadStore(ReadOnlyStore):
     def _opened(self) -> Archive:
         archive = self._archive
         if archive is None:
-            archive = self._archive = Archive.open(self._url, self._source or open_blob(self._url, self.options))
+            archive = self._archive = self._open_archive()
         return archive
 
+    def _open_archive(self) -> Archive:
+        if self._whole is not None:
+            return self._whole._opened().at(self._inside)
+        archive = Archive.open(self._url, self._source or open_blob(self._url, self.options))
+        return archive.at(self._path) if self._path else archive
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self._url, "storage_options": self.options}
+        return {"url": join_inside(self._url, self._path), "storage_options": self.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and (self._url, self.options) == (other._url, other.options)
+        return isinstance(other, type(self)) and self.__getstate__() == other.__getstate__()
 
     def __str__(self) -> str:
-        return f"zip::{self._url}"
+        return f"zip::{join_inside(self._url, self._path)}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url!r})"
+        return f"{type(self).__name__}({join_inside(self._url, self._path)!r})"
+
+
+def _is_of_finder(folder: str) -> bool:
+    """Tell whether a folder is one of those that macOS puts beside others, with files that are no Zarr's."""
+    return folder.partition("/")[0] == "__MACOSX"
