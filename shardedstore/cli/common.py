@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,7 +32,8 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
     url = normalize(what)
     if "*" in what:
         return ShardedStore.collect(what, storage_options=options), False
-    if url.endswith(".json") or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
+    is_file = url.endswith(".json") and not os.path.isdir(url)
+    if is_file or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=options), True
     return ShardedStore.partition(what, [], storage_options=options), False
 
@@ -79,6 +81,22 @@ def tell(text: str) -> None:
         if not isinstance(error, BrokenPipeError):
             with contextlib.suppress(OSError):
                 click.echo(f"note: standard output can't be written to: {error.strerror}", err=True)
+
+
+@contextlib.contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """Show Python's warnings, such as zarr's, as lines of their own, each once and without the code that it is of."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in told:
+            told.add(text)
+            click.echo(f"warning: {text}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

@@ -158,7 +158,8 @@ def convert(
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
         plan = make_plan(sink.gathered(store.config), consolidated)._replace(notices=store.notices)
         find_accepted(plan, parse_chain(chain), options["accept_failed"], options["max_missing"])
-        plan, _ = prepare(plan, parse_chain(chain), None, options["overwrite"], options["retries"])
+        given = {name: options[name] for name in ("overwrite", "retries", "changed")}
+        plan, _ = prepare(plan, parse_chain(chain), None, **given)
         if dry_run:
             tell(preview(plan))
             for notice in plan.notices:
@@ -186,8 +187,8 @@ def open_shards(
         return ShardedStore.collect(source, storage_options=options)
     what: str | ShardedStore = source
     if source.endswith(".json"):
-        what, _ = open_any(source, options)
-        if not is_asked:
+        what, is_config = open_any(source, options)
+        if is_config and not is_asked:
             return what
     return ShardedStore.partition(
         what,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from shardedstore.cli.common import warnings_on_stderr
 from shardedstore.cli.convert import convert
 from shardedstore.cli.info import info
 from shardedstore.cli.prune import prune
@@ -12,8 +13,10 @@ from shardedstore.cli.verify import verify
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="shardedstore", prog_name="shardedstore")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Turn Zarrs of millions of files into a few hundred shards, on Dask. The source is never changed."""
+    context.with_resource(warnings_on_stderr())
 
 
 for command in (convert, info, verify, prune):

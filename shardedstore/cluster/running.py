@@ -20,7 +20,14 @@ DEAF_WORKER = """
 import logging, signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command line ends its workers
 """
-QUIET_WORKER = DEAF_WORKER + 'logging.getLogger("shardedstore").disabled = True'
+QUIET_WORKER = (
+    DEAF_WORKER
+    + """
+import warnings
+logging.getLogger("shardedstore").disabled = True
+warnings.simplefilter("ignore")  # the command line has told them when it planned
+"""
+)
 LOUD_WORKER = DEAF_WORKER + 'logging.getLogger("shardedstore").setLevel(logging.DEBUG)'  # with tracebacks
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from shardedstore.components.kinds import Config, Place, has_braces, locations, map_config, require_location
 from shardedstore.config.check import check_config, check_json
+from shardedstore.config.otherjson import describe_json
 from shardedstore.errors import ConfigError, UsageError
 from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.urls import (
@@ -78,11 +79,13 @@ def from_dict(
         For anything else, naming the field.
     """
     if not isinstance(document, Mapping):
-        raise ConfigError("this is not a shardedstore config: it is not a JSON object")
-    fields = dict(document)
+        raise ConfigError(f"this is not a shardedstore config: it is not a JSON object; {describe_json(document)}")
+    if document.get("format") != FORMAT:
+        raise ConfigError(
+            f'this is not a shardedstore config: it lacks "format": "{FORMAT}"; {describe_json(document)}'
+        )
+    fields = {name: value for name, value in document.items() if name != "format"}
     check_json(fields)
-    if fields.pop("format", None) != FORMAT:
-        raise ConfigError(f'this is not a shardedstore config: it lacks "format": "{FORMAT}"')
     version = fields.pop("version", None)
     if type(version) is not int or version < 1:
         raise ConfigError(f"the config's version is {version!r}, which is not a version: is the file damaged?")
@@ -117,6 +120,10 @@ def _own_places(folder: str | None) -> list[str]:
 
 def parse(data: bytes) -> object:
     """Return the content of a JSON file, or raise ConfigError."""
+    if not data.strip():
+        raise ConfigError(
+            "this is not a shardedstore config: it is not JSON, but empty; restore it, or make the result again"
+        )
     try:
         return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

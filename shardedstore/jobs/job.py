@@ -39,7 +39,7 @@ from shardedstore.tasks.plan import Plan, Segment
 from shardedstore.tasks.planned import plan_result
 from shardedstore.tasks.succession import marks_of, source_token
 from shardedstore.tasks.task import MOST_FAILURES, Job
-from shardedstore.tasks.witness import Changed
+from shardedstore.tasks.witness import Changed, check_level
 
 logger = logging.getLogger("shardedstore")
 
@@ -64,6 +64,7 @@ def prepare(
     UsageError
         The one thing that keeps the job from running.
     """
+    check_level(changed, plan.config)
     nodes: Mapping[str, Node] = plan.nodes
     notices = list(plan.notices)
     if chain.rewrites:

@@ -57,6 +57,7 @@ def check_names(plan: Plan, sink: Sink) -> None:
                 literals[literal] = shard
             continue
         before, _, after = name.partition("{block}")
+        _check_apart(name, label)
         template = Template(label, before, after, run.blocks)
         same = templates[before.rstrip(_INDEX), after.lstrip(_INDEX)]
         for other in same:
@@ -99,8 +100,15 @@ def _starts(literals: Iterable[str], templates: Mapping[Any, list[Template]]) ->
 def _check_literal(name: str, label: str) -> None:
     if not name:
         raise ChainError(f"shard {label!r} would be named '', as it has no index: put {{path}} into the name")
-    if name == FILE_NAME or name.partition("/")[0] in (FOLDER, CONSOLIDATED):
-        raise ChainError(f"shard {label!r} would be named {name!r}, which the job needs itself: choose another name")
+    _check_apart(name, label)
+
+
+def _check_apart(name: str, label: str) -> None:
+    """Refuse a name that is, or lies in, what the job makes itself beside its shards."""
+    if name.partition("/")[0] in (FILE_NAME, FOLDER, CONSOLIDATED):
+        raise ChainError(
+            f"shard {label!r} would be named {name!r}, which the job needs itself: choose another name, or leave {label!r} out"
+        )
 
 
 def _refuse(one: str, other: str, name: str) -> None:

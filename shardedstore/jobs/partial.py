@@ -34,7 +34,10 @@ def find_job(folder: str, options: Options) -> Folder | None:
 
 def unfinished(url: str, options: Options) -> str:
     """Return how far the latest job is that writes to a folder, as a sentence; empty where none did, or it has ended."""
-    place = find_job(url, options)
+    try:
+        place = find_job(url, options)
+    except NotADirectoryError:  # of a file
+        return ""
     identity = None if place is None else read_identity(place)
     if place is None or identity is None or not identity.config:
         return ""

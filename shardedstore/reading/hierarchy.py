@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -25,7 +26,8 @@ from shardedstore.components.members import Homes, Members
 from shardedstore.components.named import ROOTS
 from shardedstore.components.opening import open_location
 from shardedstore.components.overlay import Overlay
-from shardedstore.config.document import FILE_NAME
+from shardedstore.config.document import FILE_NAME, FORMAT
+from shardedstore.config.otherjson import describe_json
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
 from shardedstore.metadata import (
@@ -42,7 +44,7 @@ from shardedstore.metadata import (
 from shardedstore.mounts import is_below, join
 from shardedstore.readonly import PROTOTYPE
 from shardedstore.storage.access import Options
-from shardedstore.storage.blobs import nbytes_of, object_store
+from shardedstore.storage.blobs import nbytes_of, object_store, open_blob
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.transient import patiently
 from shardedstore.storage.urls import is_remote, object_url
@@ -151,12 +153,8 @@ def read_nodes(config: Config) -> dict[str, Node]:
     """
     homes = Homes({path: mount.division for path, mount in config.shards.items()})
     nodes = _walk_location(config.base, homes)
-    if not nodes and _is_result(config.base):
-        raise PartitionError(f"{show(config.base)} is the result of a job: open it with ShardedStore.load")
     if not nodes:
-        raise PartitionError(
-            f"{show(config.base)} holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
-        )
+        raise PartitionError(f"{show(config.base)} {_instead(config.base)}")
     for path, mount in config.shards.items():
         if mount.members is not None:
             nodes.update(_of_members(path, mount, mount.members))
@@ -193,11 +191,41 @@ def is_zarr(url: str, options: Options) -> bool:
     return any(_is_there(object_url(url, name), options) for name in ROOTS)
 
 
-def _is_result(location: Location) -> bool:
+RESULT = "is the result of a job: open it with ShardedStore.load"
+NO_ZARR = "holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
+MOST_JSON = 64 << 20  # bytes of a file that is looked at
+
+
+def _instead(location: Location) -> str:
+    """Return what a location is that holds no Zarr, and the next step."""
     if not isinstance(location, Directory):
-        return False
-    url = location.url if location.url.endswith(".json") else object_url(location.url, FILE_NAME)
-    return _is_there(url, location.options)
+        return NO_ZARR
+    if not location.url.endswith(".json"):
+        return RESULT if _is_there(object_url(location.url, FILE_NAME), location.options) else NO_ZARR
+    with suppress(OSError, BaseError):
+        nbytes = nbytes_of(location.url, location.options)
+        if nbytes is not None and nbytes > MOST_JSON:
+            return f"is a file of {nbytes:,} bytes, which is no Zarr: name the folder of one"
+        if nbytes is not None:
+            return _of_json(bytes(open_blob(location.url, location.options).read(0, nbytes)))
+    return NO_ZARR
+
+
+def _of_json(data: bytes) -> str:
+    """Return what a JSON file is that was named as a Zarr.
+
+    >>> _of_json(b'{"format": "shardedstore"}'), _of_json(b"")
+    ('is the result of a job: open it with ShardedStore.load', 'is an empty file, which is no Zarr: name the folder of one')
+    """
+    if not data.strip():
+        return "is an empty file, which is no Zarr: name the folder of one"
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON ({error}), and no Zarr: name the folder of one"
+    if isinstance(document, dict) and (document.get("format") == FORMAT or {"base", "shards"} <= document.keys()):
+        return RESULT
+    return f"is a JSON file, which is no Zarr: {describe_json(document)}"
 
 
 def _is_there(url: str, options: Options) -> bool:

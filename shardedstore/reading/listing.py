@@ -87,6 +87,13 @@ def _of_keys(store: Store, keys: Iterable[str]) -> Iterator[Listed]:
     raise NotImplementedError(f"{store!r} can't be listed with sizes and tags")
 
 
+def can_list(store: Store) -> bool:
+    """Tell whether what a store holds can be listed with sizes and tags."""
+    while isinstance(store, Part):
+        store = store.store
+    return isinstance(store, LocalStore | ObjectStore | ZipReadStore)
+
+
 def _of_files(root: str, keys: Iterable[str]) -> Iterator[Listed]:
     for key in keys:
         try:

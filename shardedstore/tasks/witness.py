@@ -13,15 +13,44 @@ import msgspec
 from zarr.abc.store import Store
 
 from shardedstore.chain import Entries, Shard, Tally
-from shardedstore.errors import CorruptError
+from shardedstore.components.kinds import Config, Group, Location, Own, is_template, origin, show
+from shardedstore.components.opening import open_location
+from shardedstore.errors import CorruptError, UsageError
 from shardedstore.reading.entries import read_entries
-from shardedstore.reading.listing import listing
+from shardedstore.reading.listing import can_list, listing
 from shardedstore.storage.crc import crc32
 from shardedstore.tasks.plan import Run, Segment
 from shardedstore.tasks.sources import open_component, opened_runs
 
 Changed = Literal["metadata", "listing", "content"]
 LEVELS: tuple[Changed, ...] = get_args(Changed)
+
+
+def check_level(level: Changed, config: Config) -> None:
+    """Refuse a level that some component of a source does not allow.
+
+    Raises
+    ------
+    UsageError
+    """
+    for what, location in _components(config) if level == "listing" else ():
+        place = origin(location)
+        if isinstance(place, Own) and is_template(place):
+            continue  # each is looked at when it is opened
+        if isinstance(place, Config) or not can_list(open_location(place)):
+            shown = "a store of stores" if isinstance(place, Config) else show(place)
+            raise UsageError(
+                f"changed={level!r} compares keys with their sizes and tags, and {what}, {shown}, lists none: say "
+                "changed='metadata', which looks at documents alone, or changed='content', which reads all"
+            )
+
+
+def _components(config: Config) -> Iterator[tuple[str, Location]]:
+    if not isinstance(config.base, Group):  # whose documents are in the config
+        yield "the base", config.base
+    for path, mount in config.shards.items():
+        yield f"shard {path!r}", mount.location
+        yield from ((f"shard '{path}[{name}]'", location) for name, location in mount.exceptions.items())
 
 
 class Witness:

@@ -1,0 +1,170 @@
+"""What can't be done is refused before the first shard, and what is no Zarr is told for what it is."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import dask
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from servers import web
+from sources import SOURCES, to_folder
+
+from shardedstore import ChainError, ConfigError, PartitionError, ShardedStore, UsageError, cli
+from shardedstore.transforms import CopyTo, ToZip
+
+CUBE = SOURCES["consolidated-v3"]
+
+
+@pytest.fixture(autouse=True)
+def one_process():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+# How closely a source is looked at
+
+
+@pytest.mark.parametrize("compute", [True, False])
+def test_a_listing_of_a_web_server(compute, tmp_path):
+    to_folder(CUBE.contents(), tmp_path / "source")
+    with web(tmp_path / "source") as url:
+        source = ShardedStore.partition(url, CUBE.shards)
+        with pytest.raises(
+            UsageError, match=r"changed='listing' .*the base, 'http.*lists none: say changed='metadata'"
+        ):
+            source.map_shards(ToZip(tmp_path / "out"), changed="listing", compute=compute)
+        assert not (tmp_path / "out").exists()
+        for changed in ("metadata", "content"):
+            source.map_shards(ToZip(tmp_path / changed), changed=changed)
+
+
+def test_a_listing_of_a_shard_elsewhere(tmp_path):
+    """The base can be listed, and one component can't."""
+    to_folder(CUBE.contents(), tmp_path / "source")
+    zarr.create_group(tmp_path / "base")
+    with web(tmp_path / "source") as url:
+        source = ShardedStore(tmp_path / "base", {"simulation": f"{url}/simulation"})
+        with pytest.raises(UsageError, match=r"shard 'simulation', 'http.*lists none"):
+            source.map_shards(ToZip(tmp_path / "out"), changed="listing")
+
+
+def test_a_listing_of_folders_and_zips(tmp_path):
+    source = ShardedStore.partition(to_folder(CUBE.contents(), tmp_path / "source"), CUBE.shards, exclude=["crs"])
+    made = source.map_shards(ToZip(tmp_path / "zips"), changed="listing")
+    made.map_shards(CopyTo(tmp_path / "zarr"), changed="listing")
+
+
+# Names
+
+
+@pytest.mark.parametrize("sink", [ToZip, lambda out: CopyTo(out, layout="shards")], ids=["zip", "shards"])
+@pytest.mark.parametrize("name", ["shardedstore.json", ".shardedstore", "shardedstore.json/a", ".shardedstore/ledger"])
+def test_arrays_whose_blocks_would_lie_in_what_the_job_makes(name, sink, tmp_path):
+    zarr.create_group(tmp_path / "source").create_array(name, data=np.arange(4), chunks=(1,))
+    source = ShardedStore.partition(tmp_path / "source", {name: (2,)})
+    with pytest.raises(ChainError, match=r"which the job needs itself: choose another name, or leave '.*' out"):
+        source.map_shards(sink(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    result = source.map_shards(CopyTo(tmp_path / "zarr"))
+    assert zarr.open_array(result, path=name, mode="r")[:].tolist() == [0, 1, 2, 3]
+
+
+# Files that are no Zarrs
+
+FILES = {
+    "kerchunk": ({"version": 1, "refs": {".zgroup": "{}"}}, "references by Kerchunk"),
+    "kerchunk of version 0": ({".zgroup": "{}", "a/.zarray": "{}"}, "references by Kerchunk"),
+    "neuroglancer": ({"@type": "neuroglancer_multiscale_volume", "scales": [], "num_channels": 1}, "Neuroglancer"),
+    "stac": ({"type": "Feature", "stac_version": "1.0.0", "assets": {}}, "STAC"),
+    "geojson": ({"type": "FeatureCollection", "features": []}, "GeoJSON"),
+    "n5": ({"dimensions": [1], "blockSize": [1], "dataType": "uint8"}, "N5"),
+    "tensorstore": ({"driver": "zarr3", "kvstore": "file:///a"}, "tensorstore"),
+    "zarr": (
+        {"zarr_format": 3, "node_type": "group"},
+        "a metadata document of a Zarr: name the folder that it lies in",
+    ),
+    "zmetadata": ({"zarr_consolidated_format": 1, "metadata": {}}, "the consolidated metadata of a Zarr"),
+    "list": ([1, 2], "it is a list"),
+    "text": ("a", "it is a text"),
+    "null": (None, "it is null"),
+    "number": (1.5, "it is a number"),
+    "another": ({"a": 1}, "some other program's"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_json_that_is_no_zarr(name, tmp_path):
+    document, told = FILES[name]
+    path = tmp_path / "refs.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(PartitionError, match=f"refs.json' is a JSON file, which is no Zarr: .*{told}"):
+        ShardedStore.partition(path)
+    with pytest.raises(ConfigError, match=f"this is not a shardedstore config.*{told}"):
+        ShardedStore.load(path)
+    done = CliRunner().invoke(cli.main, ["convert", str(path), str(tmp_path / "out"), "--to", "zip", "--dry-run"])
+    assert done.exit_code == 2
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [(b"", "empty"), (b" \n", "empty"), (b"{", "no JSON|not JSON"), (b"\xff\xfe\x00", "no JSON|not JSON")],
+)
+def test_files_that_are_no_json(data, told, tmp_path):
+    path = tmp_path / "refs.json"
+    path.write_bytes(data)
+    with pytest.raises(PartitionError, match=told):
+        ShardedStore.partition(path)
+    with pytest.raises(ConfigError, match=told):
+        ShardedStore.load(path)
+
+
+def test_a_file_too_long_to_be_looked_at(tmp_path):
+    path = tmp_path / "refs.json"
+    with path.open("wb") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(PartitionError, match="is a file of 68,157,440 bytes, which is no Zarr"):
+        ShardedStore.partition(path)
+
+
+def test_a_config_is_still_the_result_of_a_job(tmp_path):
+    source = ShardedStore.partition(to_folder(CUBE.contents(), tmp_path / "source"))
+    source.map_shards(ToZip(tmp_path / "out"))
+    for place in (tmp_path / "out", tmp_path / "out/shardedstore.json"):
+        with pytest.raises(PartitionError, match=r"is the result of a job: open it with ShardedStore\.load"):
+            ShardedStore.partition(place)
+
+
+def test_a_folder_with_the_name_of_a_file(tmp_path):
+    folder = to_folder(CUBE.contents(), tmp_path / "source.json")
+    done = CliRunner().invoke(cli.main, ["convert", str(folder), str(tmp_path / "out"), "--to", "zip", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(cli.main, ["info", str(folder)]).exit_code == 0
+
+
+# Warnings of Python
+
+
+def test_warnings_are_lines_and_come_once(tmp_path):
+    code = (
+        "import warnings, click\n"
+        "from shardedstore.cli.main import main\n"
+        "@main.command()\n"
+        "def warn():\n"
+        "    for i in range(2):\n"
+        "        warnings.warn('a codec\\nof numcodecs', UserWarning, stacklevel=1)\n"
+        "    warnings.warn('another', RuntimeWarning)\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "warn"], capture_output=True, text=True, check=True, timeout=90)
+    assert done.stderr == "warning: a codec of numcodecs\nwarning: another\n"
+
+
+def test_the_program_keeps_its_own_way_of_warning(tmp_path):
+    before = warnings.showwarning
+    CliRunner().invoke(cli.main, ["info", str(tmp_path)])
+    assert warnings.showwarning is before
