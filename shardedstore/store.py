@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from shardedstore.chain import parse_chain
 from shardedstore.cluster import graph
+from shardedstore.cluster.lending import reading
 from shardedstore.components.kinds import Config, Directory, Location, Mount, show
 from shardedstore.components.locations import locate
 from shardedstore.components.opening import open_location
@@ -46,6 +48,9 @@ from shardedstore.verifying.differences import Level, Report
 from shardedstore.verifying.verify import verify
 from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.writing.writable import WritableStore
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Target = str | os.PathLike[str]
 GO_ON = "run the same call again, or open what there is with ShardedStore.load(..., partial=True)"
@@ -363,6 +368,31 @@ class ShardedStore(WritableStore):
         if compute:
             return graph.run(job, plan, overwrite, ShardedStore._of, progress)
         return graph.lazy(job, plan, overwrite, ShardedStore._of)
+
+    @contextmanager
+    def credentials_on(self, client: Client) -> Iterator[None]:
+        """Give the workers of a cluster the credentials that reading this store needs, until the block ends.
+
+        Jobs give them by themselves. Other work on the cluster, such as reading with xarray, needs this, as `storage_options`
+        stay in the process that they were given to, and are in no graph and no pickle.
+
+        Parameters
+        ----------
+        client : distributed.Client
+            The client of the cluster. Workers that start later get the credentials, too.
+
+        Raises
+        ------
+        UsageError
+            For an asynchronous client.
+
+        Examples
+        --------
+        >>> with store.credentials_on(client):  # doctest: +SKIP
+        ...     xr.open_zarr(store, chunks={}).mean("time").compute()
+        """
+        with reading(client, self.config):
+            yield
 
     def verify(
         self,

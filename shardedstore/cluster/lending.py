@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from shardedstore.components.kinds import locations
-from shardedstore.errors import DestinationError
+from shardedstore.components.kinds import Config, locations
+from shardedstore.errors import DestinationError, UsageError
 from shardedstore.storage.access import granted
 from shardedstore.storage.urls import BESIDE
 from shardedstore.tasks.plan import Plan
@@ -33,16 +33,45 @@ def access(client: Client, job: Job, plan: Plan) -> Iterator[None]:
     try:
         yield
     finally:
-        if name is not None:
-            with suppress(Exception):  # a cluster that is gone has forgotten them
-                client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+        _forget(client, name)
 
 
 def lend(client: Client, job: Job, plan: Plan) -> str | None:
     """Give a cluster's workers a plugin with the secret options that a job needs, and return its name."""
-    places = all_places(location for _, location in locations(plan.config))
     written = [] if job.folder is None else [job.folder, job.folder.removesuffix(BESIDE)]
-    grants = granted([*(place.url for place in places), *written])
+    return _register(client, [*_urls(plan.config), *written])
+
+
+@contextmanager
+def reading(client: Client, config: Config) -> Iterator[None]:
+    """Have the workers of a cluster hold the secret options that the components of a store need, also later workers.
+
+    Raises
+    ------
+    UsageError
+        For an asynchronous client.
+    """
+    if client.asynchronous:
+        raise UsageError("credentials can't be given by an asynchronous client: make one with asynchronous=False")
+    name = _register(client, _urls(config))
+    try:
+        yield
+    finally:
+        _forget(client, name)
+
+
+def _urls(config: Config) -> list[str]:
+    return [place.url for place in all_places(location for _, location in locations(config))]
+
+
+def _forget(client: Client, name: str | None) -> None:
+    if name is not None:
+        with suppress(Exception):  # a cluster that is gone has forgotten them
+            client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+
+
+def _register(client: Client, urls: list[str]) -> str | None:
+    grants = granted(urls)
     if not grants:
         return None
     from shardedstore.cluster.plugin import AccessPlugin

@@ -18,11 +18,12 @@ from shardedstore.components.opened import Components, Opener
 from shardedstore.components.overlay import Overlay
 from shardedstore.components.routes import BASE, Place, Routes
 from shardedstore.components.views import View
-from shardedstore.errors import PartitionError
+from shardedstore.errors import PartitionError, ShardedStoreError
 from shardedstore.grid import BELOW_C, Blocks, Coords, block_name, parse_block
 from shardedstore.metadata import METADATA_NAMES
 from shardedstore.mounts import check_prefix, join
 from shardedstore.readonly import PROTOTYPE, ReadOnlyStore
+from shardedstore.storage.transient import lacks_credentials
 
 
 class RoutedStore(ReadOnlyStore):
@@ -66,12 +67,29 @@ class RoutedStore(ReadOnlyStore):
     ) -> Buffer | None:
         # docstring inherited
         place, rest = self._routes.route(key)
-        if self._overlay is not None and (found := await self._overlay.get(key, prototype, byte_range)) is not None:
-            return found
-        data = await self._components.at(place).get(rest, prototype, byte_range)
+        try:
+            if self._overlay is not None and (found := await self._overlay.get(key, prototype, byte_range)) is not None:
+                return found
+            data = await self._components.at(place).get(rest, prototype, byte_range)
+        except Exception as error:
+            if (told := self._told(error, place)) is not None:
+                raise told from None
+            raise
         if data is None:
             await self._check_missing(key)
         return data
+
+    def _told(self, error: Exception, place: Place) -> ShardedStoreError | None:
+        """Return one message in place of an error of a process without credentials, such as a worker."""
+        if not lacks_credentials(error):
+            return None
+        mount = self._shards.get(place[0] or "") if place != BASE else None
+        location = self._config.base if mount is None else mount.location
+        return ShardedStoreError(
+            f"this process has no credentials for {show(location)}: storage_options stay in the process that they were given "
+            "to. To read on a cluster, read inside of `with store.credentials_on(client):`; or give the credentials to the "
+            "environment of this process. Public data need storage_options='anonymous'"
+        )
 
     async def exists(self, key: str) -> bool:
         # docstring inherited

@@ -61,6 +61,11 @@ def _remedy(error: BaseException) -> str:
     return REMEDIES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
+def lacks_credentials(error: BaseException) -> bool:
+    """Tell whether an error, or one that it comes from, is that no credentials were found."""
+    return any("NoCredentials" in signs_of(one) for one in chain_of(error) if is_of_object_store(one))
+
+
 def chain_of(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and those that it comes from, as its traceback shows them."""
     seen = set[int]()

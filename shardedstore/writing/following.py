@@ -128,7 +128,12 @@ class FollowingStore(RoutedStore):
             return await super().get(key, prototype, byte_range)
         place, rest = self._routes.route(key)
         if place != BASE or not self._divided.keys:
-            data = await self._components.at(place).get(rest, prototype, byte_range)
+            try:
+                data = await self._components.at(place).get(rest, prototype, byte_range)
+            except Exception as error:
+                if (told := self._told(error, place)) is not None:
+                    raise told from None
+                raise
             if data is None and place == BASE:
                 await self._check_missing(key)
             return data
