@@ -56,22 +56,26 @@ def old_attributes(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:
     return found
 
 
-# Each name's type, the group that it stands in, where others have it too, and what an object of OME-Zarr has.
-_OLD: dict[str, tuple[type, str, str]] = {
-    "multiscales": (list, "", ""),
-    "omero": (dict, "", ""),
-    "image-label": (dict, "", ""),
-    "plate": (dict, "", "wells"),
-    "well": (dict, "", "images"),
-    "bioformats2raw.layout": (int, "", ""),
-    "labels": (list, "labels", ""),
-    "series": (list, "OME", ""),
+# Each name's type, the group that it stands in, where others have it too, and of what an object of OME-Zarr has some.
+_OLD: dict[str, tuple[type, str, tuple[str, ...]]] = {
+    "multiscales": (list, "", ()),
+    "omero": (dict, "", ()),
+    "image-label": (dict, "", ()),
+    "plate": (dict, "", ("wells", "version")),
+    "well": (dict, "", ("images", "version")),
+    "bioformats2raw.layout": (int, "", ()),
+    "labels": (list, "labels", ()),
+    "series": (list, "OME", ()),
 }
 
 
 def _is_old(key: str, value: Any, name: str) -> bool:
-    kind, group, member = _OLD[key]
-    return isinstance(value, kind) and group in ("", name) and (not member or member in _dict(value))
+    kind, group, members = _OLD[key]
+    return (
+        isinstance(value, kind)
+        and group in ("", name)
+        and (not members or any(member in _dict(value) for member in members))
+    )
 
 
 def upgraded(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ STORIES = (
     {"codecs", "components"},
     {"config"},
     {"reading"},
-    {"chain", "dividing", "legacy", "ome"},
+    {"chain", "dividing", "legacy", "ome", "readers"},
     {"steps", "writing"},
     {"tasks"},
     {"showing", "sinks"},

@@ -82,7 +82,7 @@ def test_zips(kind, division, tmp_path):
     folder = source(tmp_path / "in", kind)
     shards = DIVISIONS[division] or dict.fromkeys(values(zarr.open_group(folder)), 1)
     store = ShardedStore.partition(folder, shards=shards)
-    made = store.map_shards(MigrateV3(), MigrateOME(), ToZip(tmp_path / "out"))
+    made = store.map_shards(MigrateV3(chunk_keys="default"), MigrateOME(), ToZip(tmp_path / "out"))
     assert made.summary.notices == ()
     assert why_not_ome(read_nodes(made.config)) is None
     assert values(zarr.open_group(made, mode="r")) == values(zarr.open_group(folder, mode="r"))
@@ -160,7 +160,7 @@ def test_levels_that_are_not_there_are_told(tmp_path):
 
 def test_migrate_v3_alone_says_the_step(tmp_path):
     store = ShardedStore.partition(source(tmp_path / "in", "labels"))
-    made = store.map_shards(MigrateV3(), CopyTo(tmp_path / "out"))
+    made = store.map_shards(MigrateV3(chunk_keys="default"), CopyTo(tmp_path / "out"))
     (notice,) = made.summary.notices
     assert "add MigrateOME() (--step migrate-ome)" in notice.text
     assert notice.arrays == ("", "labels", "labels/nuclei")

@@ -601,7 +601,7 @@ def test_a_damaged_chunk_that_is_made_anew_is_told():
 def test_ome_zarr_is_told(attributes):
     contents = build_cube() | {"simulation/.zattrs": json.dumps(attributes).encode()}
     nodes = walk(sources.to_memory(contents))
-    (notice,) = MigrateV3().notices(nodes)
+    (notice,) = MigrateV3(chunk_keys="default").notices(nodes)
     assert notice.arrays == ("simulation",)
     assert "OME-Zarr 0.4 stay as they are" in notice.text
     assert json.loads(run(contents)["simulation/zarr.json"])["attributes"] == attributes
@@ -612,7 +612,7 @@ def test_what_only_consolidated_metadata_knows_is_told():
     for name in (".zarray", ".zattrs"):
         del contents[f"temperature/{name}"]
     nodes = walk(sources.to_memory(contents))
-    (notice,) = MigrateV3().notices(nodes)
+    (notice,) = MigrateV3(chunk_keys="default").notices(nodes)
     assert notice.arrays == ("temperature",)
     assert "consolidated metadata names" in notice.text
 

@@ -21,9 +21,14 @@ from shardedstore.mounts import join
 from shardedstore.notices import Notice
 from shardedstore.ome import old_attributes
 from shardedstore.parallel import map_in_order
+from shardedstore.readers import reader_notices
 from shardedstore.reading.entries import Entry, array_folder, check_fits
 from shardedstore.reading.hierarchy import Node
 
+REMEDIES = {
+    "codecs": "MigrateV3(portable=True) (--step migrate-v3:portable=true) takes others",
+    "keys": 'MigrateV3(chunk_keys="default") (--step migrate-v3:chunk_keys=default) takes another',
+}
 OME_STAYS = (
     "attributes of OME-Zarr 0.4 stay as they are, and OME-Zarr 0.5, which is for Zarr v3, has them below 'ome': add "
     "MigrateOME() (--step migrate-ome) behind MigrateV3"
@@ -97,6 +102,7 @@ class MigrateV3(Step):
     def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
         # docstring inherited
         yield from _reading_notices(nodes, self.style)
+        yield from reader_notices(self.changed(nodes), ("codecs", "types", "keys"), REMEDIES)
         yield from _ome_notices(nodes)
         yield from _lost_notices(nodes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 
 from shardedstore.chain import Entries, Present, Shard, Sink, Tally, Written
@@ -10,6 +10,8 @@ from shardedstore.components.kinds import Config, Directory, Location
 from shardedstore.dividing.patterns import parse_size
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks
+from shardedstore.notices import Notice
+from shardedstore.readers import reader_notices
 from shardedstore.reading.hierarchy import Node
 from shardedstore.sinks.onezarr import write_shard
 from shardedstore.sinks.packer import packed, packed_documents
@@ -79,6 +81,10 @@ class ToShardingCodec(Sink):
                 f"the objects of ToShardingCodec follow the blocks of the source, and those of {regridded[0]!r} get another "
                 "shape before: run the steps in a job of their own, with CopyTo or ToZip"
             )
+
+    def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
+        # docstring inherited
+        yield from reader_notices(nodes, ["sharded"])
 
     def target(self, path: str | None, blocked: bool) -> str:
         # docstring inherited
