@@ -22,7 +22,7 @@ from shardedstore.storage.access import keywords, take_options
 from shardedstore.storage.blobs import object_store
 from shardedstore.storage.publish import published
 from shardedstore.storage.remote_errors import explain
-from shardedstore.storage.transient import cause_of
+from shardedstore.storage.transient import cause_of, systemic
 from shardedstore.transforms import ToZip
 
 
@@ -149,7 +149,7 @@ def test_refusals_of_a_server_are_one_sentence(refusing, code, text, message):
     for work in (lambda: obstore.get(store, "key"), lambda: obstore.put(store, "key", b"", use_multipart=False), write):
         with pytest.raises(Exception, match="403") as raised:
             work()
-        for told in (explain(raised.value), cause_of(raised.value)):
+        for told in (explain(raised.value), cause_of(raised.value), systemic(raised.value)):
             assert message in told
             assert "<" not in told
 

@@ -6,6 +6,7 @@ import re
 
 from obstore.exceptions import BaseError
 
+SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "Skewed"}
 # What an error has of these tells what it means, and what to do. The first that fits is taken.
 _MEANINGS = (
     (
@@ -14,7 +15,7 @@ _MEANINGS = (
     ),
     ({"MissingAccount"}, "no account was named: set AZURE_STORAGE_ACCOUNT_NAME, or the storage option account_name"),
     (
-        {"RequestTimeTooSkewed", "RequestExpired", "Skewed"},
+        SKEWED,
         "the clock of this machine differs too much from the server's: set it right, and run this again",
     ),
     (

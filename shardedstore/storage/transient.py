@@ -11,7 +11,7 @@ from typing import TypeVar
 from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 
 from shardedstore.errors import CorruptError, TemporaryError
-from shardedstore.storage.remote_errors import explain, is_of_object_store, signs_of, status_of
+from shardedstore.storage.remote_errors import SKEWED, explain, is_of_object_store, signs_of, status_of
 
 T = TypeVar("T")
 ATTEMPTS = 4  # at a listing, which obstore does not take up again where its answer breaks off
@@ -55,6 +55,8 @@ def systemic(error: BaseException) -> str:
 def _remedy(error: BaseException) -> str:
     if is_of_object_store(error) or isinstance(error, BaseError):
         signs = signs_of(error)
+        if signs & SKEWED:
+            return "the clock of this machine differs too much from the server's: set it right"
         if isinstance(error, UnauthenticatedError | PermissionDeniedError) or signs & DENIED:
             return "access is denied: renew or correct the credentials, or their rights"
         return REMEDIES[errno.ENOSPC] if "507" in signs else ""
