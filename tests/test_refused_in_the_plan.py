@@ -1,9 +1,11 @@
 """What can't be done is refused before the first shard, and what is no Zarr is told for what it is."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from servers import web
 from sources import SOURCES, to_folder
 
-from shardedstore import ChainError, ConfigError, PartitionError, ShardedStore, UsageError, cli
+from shardedstore import ChainError, ConfigError, PartitionError, ShardedStore, ShardsFailed, UsageError, cli
 from shardedstore.transforms import CopyTo, ToZip
 
 CUBE = SOURCES["consolidated-v3"]
@@ -71,6 +73,43 @@ def test_arrays_whose_blocks_would_lie_in_what_the_job_makes(name, sink, tmp_pat
     assert not (tmp_path / "out").exists()
     result = source.map_shards(CopyTo(tmp_path / "zarr"))
     assert zarr.open_array(result, path=name, mode="r")[:].tolist() == [0, 1, 2, 3]
+
+
+LONG = "n" * 255
+
+
+@pytest.mark.parametrize(
+    "sink", [ToZip, CopyTo, lambda out: CopyTo(out, layout="shards")], ids=["zip", "zarr", "shards"]
+)
+def test_names_that_a_disk_does_not_take(sink, tmp_path):
+    """A shard has a file of its own, whose name is longer; blocks and the base have others."""
+    (tmp_path / "source").mkdir()
+    zarr.create_group(tmp_path / "source").create_array("a", data=np.arange(4), chunks=(1,))
+    (tmp_path / "source/a").rename(tmp_path / "source" / LONG)
+    with pytest.raises(
+        ChainError, match=r"a file whose name has 2\d\d bytes, where a disk takes 255: do not make it a shard"
+    ):
+        ShardedStore.partition(tmp_path / "source", {LONG: "whole"}).map_shards(sink(tmp_path / "out"))
+    for number, rule in enumerate(({LONG: (2,)}, [])):
+        result = ShardedStore.partition(tmp_path / "source", rule).map_shards(sink(tmp_path / f"out{number}"))
+        assert zarr.open_array(result, path=LONG, mode="r")[:].tolist() == [0, 1, 2, 3]
+
+
+def test_names_that_are_no_text(tmp_path):
+    folder = tmp_path / "source"
+    zarr.create_group(folder).create_array("a", data=np.arange(4), chunks=(1,))
+    strange = os.fsencode(folder) + b"/b\xff"
+    Path(os.fsdecode(strange)).write_bytes(b"a file")
+    source = ShardedStore.partition(folder, {"a": "whole"})
+    with pytest.raises(ShardsFailed) as failed:
+        source.map_shards(CopyTo(tmp_path / "out"))
+    (error,) = failed.value.exceptions
+    assert error.cause.startswith("CorruptError: ")
+    assert "b\\udcff' has a name that is no UTF-8, and no key of a Zarr: rename it" in error.cause
+    os.remove(strange)
+    os.rename(folder / "a", strange)
+    with pytest.raises(PartitionError, match=r"'b\\udcff' has a name that is no UTF-8"):
+        ShardedStore.partition(folder)
 
 
 # Files that are no Zarrs

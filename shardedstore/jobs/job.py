@@ -21,7 +21,7 @@ from shardedstore.jobs.codedigest import code_digests, edited
 from shardedstore.jobs.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.jobs.fingerprint import described, fingerprint
 from shardedstore.jobs.mending import mend
-from shardedstore.jobs.names import check_names
+from shardedstore.jobs.names import check_lengths, check_names
 from shardedstore.jobs.takeover import Each, find_stale, one_by_one, take_over
 from shardedstore.metadata import ArrayMeta
 from shardedstore.notices import merge_notices
@@ -96,6 +96,8 @@ def prepare(
             f"{folder!r} is a web server, which can only be read: name a folder, s3://, gs:// or az://"
         )
     check_apart(folder, plan.config)
+    if chain.sink is not None and not is_remote(folder):
+        check_lengths(plan, chain.sink)
     if chain.sink is None:
         pass
     elif chain.sink.is_one_zarr:

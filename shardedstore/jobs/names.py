@@ -103,6 +103,23 @@ def _check_literal(name: str, label: str) -> None:
     _check_apart(name, label)
 
 
+MOST_BYTES = 255  # of a file's name, on nearly all disks
+
+
+def check_lengths(plan: Plan, sink: Sink) -> None:
+    """Refuse shards whose files on a disk would have longer names than a disk takes."""
+    for run in plan.runs:
+        path = None if run.mounted is not None else run.path
+        blocked = run.division is not None
+        name = f"{path or ''}.zip" if sink.is_one_zarr else sink.target(path, blocked)  # of documents that wait
+        longest = max(name.split("/"), key=lambda part: len(part.encode()))
+        if len(longest.encode()) > MOST_BYTES and not (sink.is_one_zarr and blocked):
+            raise ChainError(
+                f"shard {path!r} would be written to a file whose name has {len(longest.encode())} bytes, where a disk takes "
+                f"{MOST_BYTES}: do not make it a shard, or write to an object store"
+            )
+
+
 def _check_apart(name: str, label: str) -> None:
     """Refuse a name that is, or lies in, what the job makes itself beside its shards."""
     if name.partition("/")[0] in (FILE_NAME, FOLDER, CONSOLIDATED):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
@@ -262,9 +262,18 @@ def _walk_location(location: Location, skip: Container[str]) -> dict[str, Node]:
         nodes = patiently(lambda: walk(open_location(location), skip))
         if not nodes:
             _check_bucket(location)
+        _check_text(nodes)
     except (OSError, BaseError) as error:
         raise PartitionError(f"{show(location)} can't be read: {explain(error)}") from error
     return nodes
+
+
+def _check_text(paths: Iterable[str]) -> None:
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise PartitionError(f"{path!r} has a name that is no UTF-8, and no path in a Zarr: rename it") from None
 
 
 def _check_bucket(location: Location) -> None:

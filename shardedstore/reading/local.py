@@ -39,7 +39,15 @@ class LocalBulk:
                             self._refuse_cycle(entry)
                             folders.append(start + name)
                     elif entry.is_file() or entry.is_symlink():  # a link to nothing is told when it is read
+                        if not name.isascii():
+                            self._refuse_bytes(entry)
                         yield start + name
+
+    def _refuse_bytes(self, entry: os.DirEntry[str]) -> None:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise CorruptError(f"{entry.path!r} has a name that is no UTF-8, and no key of a Zarr: rename it") from None
 
     def _refuse_cycle(self, entry: os.DirEntry[str]) -> None:
         if entry.is_symlink() and f"{entry.path}/".startswith(os.path.realpath(entry.path) + "/"):
