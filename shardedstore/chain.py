@@ -126,11 +126,13 @@ class Step(ABC):
     """Changes a shard's stream of entries on its way.
 
     Subclasses are frozen dataclasses in an importable module, so that they pickle and have a stable fingerprint.
-    `version` is raised when the bytes that come out change.
+    `version` is raised when the bytes that come out change. With `needs_empty` the step also gets the blocks of sparse arrays
+    that have no chunks, as it may make some; set it to False where nothing comes of nothing.
     """
 
     version: ClassVar[str] = "1"
     settled: ClassVar[tuple[str, ...]] = ()  # texts of notices of steps before it that it leaves no reason for
+    needs_empty: ClassVar[bool] = True
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027 (most steps accept every source)
         """Raise ChainError where the step makes no sense on a source, given its metadata."""
@@ -305,6 +307,11 @@ class Chain(NamedTuple):
     def rewrites(self) -> bool:
         """Tell whether metadata documents may become others: by a step, or by a sink that makes them its own."""
         return bool(self.steps) or (self.sink is not None and type(self.sink).documents is not Sink.documents)
+
+    @property
+    def needs_empty(self) -> bool:
+        """Tell whether something may come of blocks without chunks."""
+        return self.function is not None or any(step.needs_empty for step in self.steps)
 
     @property
     def name(self) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from operator import le
 from typing import Literal, get_args
 
 import msgspec
 
-from shardedstore.fields import Sizes
+from shardedstore.fields import Ranges, Sizes
 
 Coords = tuple[int, ...]
 KeyName = Literal["default", "v2"]
@@ -89,7 +92,7 @@ ENCODINGS = tuple(ChunkKeys(name, separator) for name in get_args(KeyName) for s
 BELOW_C = ChunkKeys("default", "/")  # of which all keys stand below one name
 
 
-class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
     """An array's chunk grid, divided into blocks along its leading dimensions.
 
     Parameters
@@ -100,6 +103,9 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         The number of chunks in a block along each of the leading dimensions; dimensions that are not named are whole.
     keys : ChunkKeys
         How the array's chunk keys are written, in the whole and in its blocks.
+    stored : tuple of (int, int), optional
+        Which blocks have chunks, where others have none and are nowhere: ranges of their places in the grid of blocks, counted
+        in C order, each with its first and without its last. None for all of them.
 
     Examples
     --------
@@ -108,6 +114,9 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     ((3,), 3, (2,), 2)
     >>> blocks.split((6, 4)), blocks.join((2,), (0, 4))
     (((2,), (0, 4)), (6, 4))
+    >>> some = Blocks((7, 5), (3,), ChunkKeys("default", "/"), ((0, 1), (2, 3)))
+    >>> some.count, some.index(1), some.number((2,)), some.holds((1,))
+    (2, (2,), 1, False)
     >>> blocks.local_grid((2,)), blocks.box((2,))
     ((1, 5), [range(6, 7), range(0, 5)])
     """
@@ -115,12 +124,17 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     chunk_grid: Sizes
     chunks: Sizes
     keys: ChunkKeys
+    stored: Ranges | None = None
 
     def __post_init__(self) -> None:
         if len(self.chunks) > len(self.chunk_grid) or not self.chunks:
             raise ValueError(f"chunks {self.chunks} must name one to {len(self.chunk_grid)} dimensions")
         if min(self.chunks) < 1 or min(self.chunk_grid) < 1:
             raise ValueError(f"chunk_grid {self.chunk_grid} and chunks {self.chunks} must be positive")
+        ends = [0, *itertools.chain.from_iterable(self.stored or ()), math.prod(self.grid)]
+        is_in_order = all(map(le, ends, ends[1:])) and all(first < stop for first, stop in self.stored or ())
+        if self.stored is not None and not (self.stored and is_in_order):
+            raise ValueError(f"stored must be ranges in order, without overlap, of the {ends[-1]} places of blocks")
 
     @property
     def grid(self) -> Coords:
@@ -129,11 +143,27 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def count(self) -> int:
-        """The number of blocks."""
-        return math.prod(self.grid)
+        """The number of blocks; without those that have no chunks, where that is known."""
+        return math.prod(self.grid) if self.stored is None else self._ranks[-1]
+
+    @cached_property
+    def _ranks(self) -> list[int]:
+        """How many blocks there are before each of the ranges, and before the end."""
+        return list(itertools.accumulate((stop - first for first, stop in self.stored or ()), initial=0))
+
+    def holds(self, index: Coords) -> bool:
+        """Tell whether a block of the grid may have chunks."""
+        if self.stored is None:
+            return True
+        place = self._place(index)
+        nth = bisect_right(self.stored, (place, math.inf)) - 1
+        return nth >= 0 and place < self.stored[nth][1]
 
     def index(self, number: int) -> Coords:
         """Return the index of the block with this number, counted in C order."""
+        if self.stored is not None:
+            nth = bisect_right(self._ranks, number) - 1
+            number += self.stored[nth][0] - self._ranks[nth]
         index: list[int] = []
         for n in reversed(self.grid):
             number, i = divmod(number, n)
@@ -142,10 +172,31 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     def number(self, index: Coords) -> int:
         """Return the number of the block with this index, counted in C order."""
-        number = 0
+        place = self._place(index)
+        if self.stored is None:
+            return place
+        nth = bisect_right(self.stored, (place, math.inf)) - 1
+        return place - self.stored[nth][0] + self._ranks[nth]
+
+    def _place(self, index: Coords) -> int:
+        place = 0
         for i, n in zip(index, self.grid, strict=True):
-            number = number * n + i
-        return number
+            place = place * n + i
+        return place
+
+    def only(self, indices: Iterable[Coords]) -> Blocks:
+        """Return the division in which these blocks alone, in order, have chunks.
+
+        >>> Blocks((7,), (1,), ChunkKeys("v2", ".")).only([(1,), (2,), (5,)]).stored
+        ((1, 3), (5, 6))
+        """
+        ranges: list[tuple[int, int]] = []
+        for place in map(self._place, indices):
+            if ranges and ranges[-1][1] == place:
+                ranges[-1] = ranges[-1][0], place + 1
+            else:
+                ranges.append((place, place + 1))
+        return msgspec.structs.replace(self, stored=tuple(ranges))
 
     def split(self, coords: Coords) -> tuple[Coords, Coords]:
         """Return the block that holds a chunk, and the chunk's coordinates inside it."""

@@ -350,7 +350,7 @@ class ShardedStore(WritableStore):
             )
         configs.to_dict(self.config)  # every component has a location
         config = self.config if parsed.sink is None else parsed.sink.gathered(self.config)
-        plan = make_plan(config, consolidated)._replace(notices=self.notices)
+        plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty)._replace(notices=self.notices)
         limit = 1 if on_error == "stop" else max_failures
         accepted = find_accepted(plan, parsed, accept_failed, max_missing)
         plan, job = prepare(

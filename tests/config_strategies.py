@@ -20,6 +20,7 @@ from shardedstore.components.kinds import (
     Zip,
 )
 from shardedstore.components.members import Members
+from shardedstore.fields import MOST
 from shardedstore.grid import Blocks, ChunkKeys, block_name
 from shardedstore.storage.access import Options
 
@@ -59,7 +60,9 @@ def blocks(draw, most=1 << 40):
     grid = draw(st.lists(st.integers(1, most), min_size=1, max_size=4).map(tuple))
     lead = draw(st.integers(1, len(grid)))
     chunks = tuple(draw(st.integers(1, most)) for _ in range(lead))
-    return Blocks(grid, chunks, draw(st.builds(ChunkKeys, st.sampled_from(["default", "v2"]), st.sampled_from("./"))))
+    made = Blocks(grid, chunks, draw(st.builds(ChunkKeys, st.sampled_from(["default", "v2"]), st.sampled_from("./"))))
+    places = draw(st.none() | st.lists(st.integers(0, made.count - 1), min_size=1, max_size=5, unique=True))
+    return made if places is None or max(places) >= MOST else made.only(map(made.index, sorted(places)))
 
 
 @st.composite
@@ -104,7 +107,8 @@ def mounts(draw, path, inner):
     if kind == "blocks":
         of = draw(blocks())
         template = draw(places(urls.map("{}/{{block}}.zip".format)) | st.builds(ViewOf, inner, paths))
-        found = draw(st.dictionaries(indices(of).map(block_name), inner, max_size=2))
+        held = st.integers(0, of.count - 1).map(of.index).map(block_name)
+        found = draw(st.dictionaries(held, inner, max_size=2))
         return Mount(template, of, found)
     names = tuple(sorted(draw(st.sets(segments, min_size=1, max_size=5))))
     return Mount(

@@ -73,6 +73,17 @@ GOLDEN = {
             "temperature": Mount(ViewOf(ERA5, "temperature"), TIME),
         },
     ),
+    "v1-stored": Config(
+        Zip(f"{OUT}/__base__.zarr.zip"),
+        {
+            "a": Mount(
+                Zip(f"{OUT}/a/{{block}}.zarr.zip"),
+                Blocks((40, 3, 2), (4, 2), ChunkKeys("default", "/"), ((0, 1), (7, 10), (19, 20))),
+                {"4/1": Directory(f"{OUT}/a/edge.zarr")},
+            ),
+            "b": Mount(Directory(f"{OUT}/b/{{block}}.zarr"), Blocks((9, 5), (3,), ChunkKeys("v2", "."), ((1, 2),))),
+        },
+    ),
     "v1-blocks": Config(
         Directory(f"{OUT}/base.zarr"),
         {

@@ -117,6 +117,8 @@ def divided(draw, inner):
         kind("part", source=zips, without=["c/1"]),
         kind("sharded", base=zips, shards=other),
     ]
+    if places := draw(st.sets(st.integers(0, of.count - 1), max_size=of.count)):
+        of = of.only(map(of.index, sorted(places)))
     shards = st.integers(0, of.count - 1).map(lambda number: block_name(of.index(number)))
     exceptions = draw(st.dictionaries(shards, blocks_of() | blocks_of(of) | inner, max_size=2))
     return {"location": draw(st.sampled_from(templates)), "blocks": document_of(of), "exceptions": exceptions}

@@ -56,7 +56,7 @@ def test_all_is_on_the_page():
         named = set(re.findall(r"`(\w+)`", row.split("|")[2]))
         assert named - {"null"} == fields_of(kind), tag
     assert names_in("URLs") == fields_of(Options)
-    assert names_in("Mounts") == fields_of(Mount) | {"chunk_grid", "chunks", "keys"}
+    assert names_in("Mounts") == fields_of(Mount) | {"chunk_grid", "chunks", "keys", "stored"}
     for field in fields_of(Config) | {"format", "version"}:
         assert re.search(rf"(?m)^\| `{field}` \|", PAGE)
     for field in fields_of(Members):

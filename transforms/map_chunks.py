@@ -58,6 +58,8 @@ class MapChunks(ArrayFunction):
     >>> packed = MapChunks(lambda chunk, position: np.rint(chunk * 10), dtype="f4", fill_value=-9999)
     """
 
+    needs_empty = False
+
     def chunk(self, data: Any, position: Coords) -> Any:
         # docstring inherited
         return self.func(data, position)

@@ -39,6 +39,7 @@ class MigrateOME(Step):
     (MigrateV3(), MigrateOME())
     """
 
+    needs_empty: ClassVar[bool] = False
     settled: ClassVar[tuple[str, ...]] = (OME_STAYS,)
     names: Names = field(default_factory=dict, init=False, compare=False, repr=False)
 

@@ -67,6 +67,8 @@ class Recompress(ArrayStep):
     (Recompress('zstd', filters=[{'id': 'delta'}], arrays='time'), Recompress(filters=[]))
     """
 
+    needs_empty = False
+
     codec: str | EllipsisType | None
     options: Options
     filters: tuple[Options, ...] | EllipsisType

@@ -109,7 +109,7 @@ class ToShardingCodec(Sink):
         """Return blocks of one object each."""
         lead = len(blocks.chunks)
         grid = blocks.grid + (1,) * (len(blocks.chunk_grid) - lead)
-        return Blocks(grid, (1,) * lead, KEYS)
+        return Blocks(grid, (1,) * lead, KEYS, blocks.stored)
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
         """Return True: all that was written is listed once, at the end."""

@@ -156,10 +156,12 @@ def convert(
             raise UsageError(f"a chain has one sink, and --to was given {' and '.join(kinds)}: run two commands")
         sink = make_sink(kinds[0], destination, **{key: value for key, value in given.items() if value is not None})
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
-        plan = make_plan(sink.gathered(store.config), consolidated)._replace(notices=store.notices)
-        find_accepted(plan, parse_chain(chain), options["accept_failed"], options["max_missing"])
+        parsed = parse_chain(chain)
+        plan = make_plan(sink.gathered(store.config), consolidated, needs_empty=parsed.needs_empty)
+        plan = plan._replace(notices=store.notices)
+        find_accepted(plan, parsed, options["accept_failed"], options["max_missing"])
         given = {name: options[name] for name in ("overwrite", "retries", "changed")}
-        plan, _ = prepare(plan, parse_chain(chain), None, **given)
+        plan, _ = prepare(plan, parsed, None, **given)
         if dry_run:
             tell(preview(plan))
             for notice in plan.notices:

@@ -34,6 +34,13 @@ class GroupStore(ReadOnlyStore):
         for path in groups:
             self.documents |= {join(path, name): data for name, data in group_documents(zarr_format, {}).items()}
 
+    @classmethod
+    def nothing(cls) -> GroupStore:
+        """Return a store without any key."""
+        store = cls(3, {})
+        store.documents = {}
+        return store
+
     def __eq__(self, other: object) -> bool:
         return type(other) is GroupStore and self.documents == other.documents
 

@@ -198,6 +198,13 @@ else:  # what a config can hold
     Location = Directory | Zip | Own | Group | Hole | ViewOf | PartOf | VeiledOf | BlockOf | Squeezed | Config
 
 
+def is_nowhere(mount: Mount, block: Coords | None) -> bool:
+    """Tell whether a block has no chunks, by the config, and so no component; a view has what its source has now."""
+    if block is None or mount.blocks is None or mount.blocks.holds(block):
+        return False
+    return not isinstance(mount.location, ViewOf) and block_name(block) not in mount.exceptions
+
+
 def url_of(location: Location) -> str | None:
     """Return the URL of a component, of a view that of its source; None for a store that has none."""
     place = origin(location)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from zarr.abc.store import Store
 
+from shardedstore.components.groups import GroupStore
 from shardedstore.components.kinds import (
     BlockOf,
     Location,
@@ -17,6 +18,7 @@ from shardedstore.components.kinds import (
     ViewOf,
     at_block,
     beside_others,
+    is_nowhere,
     member_at,
 )
 from shardedstore.components.parts import Part
@@ -24,6 +26,7 @@ from shardedstore.components.routes import BASE, Place
 from shardedstore.components.views import Block, View
 from shardedstore.grid import Coords, block_name
 
+NOTHING = GroupStore.nothing()
 MOST_OPEN = 512  # the least recently used is dropped, and closed when nothing reads from it any more
 
 
@@ -86,6 +89,8 @@ class Components:
                 return View(self.source(found.source), found.path)
             return self._open(found, read_only=self._read_only)
         exception = mount.exceptions.get(block_name(block))
+        if is_nowhere(mount, block):
+            return NOTHING
         location = mount.location if exception is None else exception
         if isinstance(location, ViewOf) and mount.blocks is not None and block is not None and exception is None:
             return Block(self.source(location.source), location.path, mount.blocks, block)

@@ -80,8 +80,11 @@ _KINDS: dict[type[Location], Callable[[Any, bool], Store]] = {
 }
 
 
-def open_block(location: Location, blocks: Blocks, block: Coords) -> Store:
-    """Open one block of a divided array: a view gives a part of its source, other locations are templates."""
+def open_block(location: Location, blocks: Blocks, block: Coords, chunks: tuple[Coords, ...] | None = None) -> Store:
+    """Open one block of a divided array: a view gives a part of its source, other locations are templates.
+
+    `chunks` are those that a view has of it, where they are known.
+    """
     if isinstance(location, ViewOf):
-        return Block(open_location(location.source), location.path, blocks, block)
+        return Block(open_location(location.source), location.path, blocks, block, chunks)
     return open_location(at_block(location, block))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import cached_property
 from typing import Any, Self
@@ -168,16 +168,12 @@ class RoutedStore(ReadOnlyStore):
                 yield f"{members.names[number]}/{key}"
 
     async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncGenerator[str]:
-        listed: set[str] = set()
         for view, names in _views(mount, blocks):  # one listing of a source for all blocks that are there
-            listed |= names
             async for key in View(self._components.source(view.source), view.path).list_prefix(prefix):
                 coords = blocks.keys.decode(key, blocks.chunk_grid)
                 if coords is not None and block_name(blocks.split(coords)[0]) in names:
                     yield key
-        for block in map(blocks.index, range(blocks.count)):
-            if block_name(block) in listed:
-                continue
+        for block in _apart(mount, blocks):
             async for key in self._components.at((path, block)).list():
                 local = blocks.keys.decode(key, blocks.local_grid(block))
                 if local is not None and (whole := blocks.keys.encode(blocks.join(block, local))).startswith(prefix):
@@ -285,11 +281,29 @@ class RoutedStore(ReadOnlyStore):
         return in_a_line(type(self).__name__, self.config.base, self._shards)
 
 
-def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[ViewOf, set[str]]]:
+class _Others(Container[str]):
+    """The names of all blocks but some: there may be more than fit in memory."""
+
+    def __init__(self, names: Container[str]) -> None:
+        self._names = names
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self._names
+
+
+def _apart(mount: Mount, blocks: Blocks) -> Iterator[Coords]:
+    """Yield the blocks that are listed one by one, as they are not views of one source."""
+    names = set(mount.exceptions)
+    if not isinstance(mount.location, ViewOf):
+        names |= set(map(block_name, map(blocks.index, range(blocks.count))))
+    names -= {name for name, found in mount.exceptions.items() if _is_in_place(found, blocks, name)}
+    yield from sorted(map(parse_block, names))
+
+
+def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[ViewOf, Container[str]]]:
     """Yield what the blocks of a mount are views of, each with the names of its blocks."""
     if isinstance(mount.location, ViewOf):
-        names = set(map(block_name, map(blocks.index, range(blocks.count))))
-        yield mount.location, names - mount.exceptions.keys()
+        yield mount.location, _Others(mount.exceptions)
     views: defaultdict[ViewOf, set[str]] = defaultdict(set)
     for name, location in mount.exceptions.items():
         if isinstance(location, BlockOf) and _is_in_place(location, blocks, name):
@@ -297,8 +311,10 @@ def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[ViewOf, set[str]]]:
     yield from views.items()
 
 
-def _is_in_place(location: BlockOf, blocks: Blocks, name: str) -> bool:
+def _is_in_place(location: Location, blocks: Blocks, name: str) -> bool:
     """Tell whether a block has the same chunks in its source, by the same keys, as in the array that it is mounted in."""
+    if not isinstance(location, BlockOf):
+        return False
     box = location.blocks.box(location.block)
     return location.blocks.keys == blocks.keys and box == blocks.box(parse_block(name))
 

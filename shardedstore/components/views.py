@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container
+import itertools
+from collections.abc import AsyncIterator, Container, Iterator
 from functools import lru_cache
 from typing import Protocol
 
@@ -167,9 +168,28 @@ class _ChunkNames(Container[str]):
 class Block(ReadOnlyStore):
     """One block of one array, as an array of its own: cropped metadata, and chunks that count from zero."""
 
-    def __init__(self, store: Store, path: str, blocks: Blocks, block: Coords) -> None:
+    def __init__(
+        self, store: Store, path: str, blocks: Blocks, block: Coords, chunks: tuple[Coords, ...] | None = None
+    ) -> None:
         super().__init__()
         self.store, self.path, self.blocks, self.block = store, path, blocks, block
+        self.chunks = chunks  # that are there, of a sparse array that was listed
+
+    def places(self) -> Iterator[Coords]:
+        """Yield the coordinates in the whole array of the chunks that there may be, in C order."""
+        return itertools.product(*self.blocks.box(self.block)) if self.chunks is None else iter(self.chunks)
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys in the array of these chunks."""
+        keys = self.blocks.keys
+        return keys.encode_box(self.blocks.box(self.block)) if self.chunks is None else map(keys.encode, self.chunks)
+
+    def local_keys(self) -> Iterator[str]:
+        """Yield the keys in the block of these chunks."""
+        blocks = self.blocks
+        if self.chunks is None:
+            return blocks.keys.encode_box([range(len(span)) for span in blocks.box(self.block)])
+        return (blocks.keys.encode(blocks.split(coords)[1]) for coords in self.chunks)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is Block and vars(self).items() >= vars(other).items()

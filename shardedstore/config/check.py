@@ -154,6 +154,10 @@ def _check_blocks(path: str, mount: Mount, blocks: Blocks) -> None:
             known = False
         if not known:
             raise ConfigError(f"shard {path!r} has no block {index!r}: its grid of blocks is {blocks.grid}")
+        if not blocks.holds(block):
+            raise ConfigError(
+                f"shard {path!r} has an exception for the block {index!r}, which has no chunks by its stored"
+            )
     is_told_apart = isinstance(mount.location, ViewOf) or at_block(mount.location, blocks.index(0)) != mount.location
     if not is_told_apart and blocks.count - len(mount.exceptions) > 1:
         raise ConfigError(

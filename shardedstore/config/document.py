@@ -144,7 +144,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def dump(config: Config, folder: str | None, options: Options | None = None) -> bytes:
-    """Return the bytes of a config file that stands in `folder`; the names of members stand on one line."""
+    """Return the bytes of a config file that stands in `folder`; names of members and ranges of blocks stand on one line."""
     try:
         return _text(to_dict(config, folder, options), "\n").encode() + b"\n"
     except ValueError as error:
@@ -157,7 +157,7 @@ def _text(value: Any, line: str, field: str = "") -> str:
     if isinstance(value, dict) and value:
         items = [f"{json.dumps(key)}: {_text(item, inner, key)}" for key, item in value.items()]
         return f"{{{inner}{f',{inner}'.join(items)}{line}}}"
-    if isinstance(value, list | tuple) and value and field != "names":
+    if isinstance(value, list | tuple) and value and field not in ("names", "stored"):
         return f"[{inner}{f',{inner}'.join(_text(item, inner) for item in value)}{line}]"
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 

@@ -171,7 +171,8 @@ def mount(half: Half, run: Run) -> Mount:
         if half.generation_of(number) != most or most == ELSEWHERE
     }
     if most == SOURCE:
-        return Mount(run.location, run.blocks, {**run.exceptions, **exceptions}, run.members)
+        blocks = run.blocks and msgspec.structs.replace(run.blocks, stored=None)  # as the source has them now
+        return Mount(run.location, blocks, {**run.exceptions, **exceptions}, run.members)
     if most == ELSEWHERE:
         return Mount(next(iter(exceptions.values())), run.blocks, exceptions, run.members)
     return Mount(half.template(run, most), run.blocks, exceptions, run.members)

@@ -20,7 +20,7 @@ from shardedstore.storage.urls import join_url
 from shardedstore.tasks.generations import check_latest, versioned
 from shardedstore.tasks.ledger import Record, compact
 from shardedstore.tasks.outcome import Outcome
-from shardedstore.tasks.plan import Plan, Run
+from shardedstore.tasks.plan import Plan, Run, check_chunks
 from shardedstore.tasks.planned import after, held, veiled_base
 from shardedstore.tasks.task import Job
 
@@ -45,6 +45,7 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
             "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
             "written: partition the source again, and map it to another destination"
         )
+    check_chunks(plan)
     records = _records(job, plan, outcome, gone)
     if job.chain.sink is not None and job.chain.is_one_zarr:
         config = finish_zarr(job, plan, records, job.chain.sink)

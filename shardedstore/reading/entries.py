@@ -118,18 +118,16 @@ def _block_entries(reader: Bulk, view: Block, stored: Iterator[bytes | None] | N
     assert isinstance(array, ArrayMeta)
     for name, data in cropped.items():
         yield Entry(name, data, array)
-    encode_box, box = view.blocks.keys.encode_box, view.blocks.box(view.block)
     start = f"{view.path}/" if view.path else ""
-    chunks = reader.fetch(map(start.__add__, encode_box(box))) if stored is None else stored
-    local_keys = encode_box([range(len(span)) for span in box])
+    chunks = reader.fetch(map(start.__add__, view.keys())) if stored is None else stored
     is_empty = True
-    for key, chunk, coords in zip(local_keys, chunks, itertools.product(*box), strict=True):
+    for key, chunk, coords in zip(view.local_keys(), chunks, view.places(), strict=True):
         if chunk is not None:
             is_empty = False
             yield Entry(key, chunk, array, coords)
     _check_unchanged(reader, view.path, documents)
     if is_empty and reader.guesses:
-        _check_keys(reader, view.path, view.blocks.keys, box)
+        _check_keys(reader, view.path, view.blocks.keys, view.blocks.box(view.block))
 
 
 def _squeezed_entries(view: SqueezedBlock) -> Iterator[Entry]:

@@ -58,7 +58,7 @@ def listing(component: Store) -> str:
 
 def _of_block(view: Block) -> Iterator[Listed]:
     start = f"{view.path}/" if view.path else ""
-    return _of_keys(view.store, map(start.__add__, view.blocks.keys.encode_box(view.blocks.box(view.block))))
+    return _of_keys(view.store, map(start.__add__, view.keys()))
 
 
 def _below(store: Store, path: str, remainder: Left | None) -> Iterator[Listed]:

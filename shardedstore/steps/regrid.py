@@ -65,7 +65,8 @@ class Regrid:
         after, whole = self.shape_of(self.block_shape), self.shape_of(self.shape)
         grid = tuple(-(-size // chunk) for size, chunk in zip(whole, self.new_chunks, strict=True))
         leading = zip(self.blocks.grid, after, self.new_chunks, grid, strict=False)
-        return Blocks(grid, tuple(g if n == 1 else s // c for n, s, c, g in leading), self.blocks.keys)
+        chunks = tuple(g if n == 1 else s // c for n, s, c, g in leading)
+        return Blocks(grid, chunks, self.blocks.keys, self.blocks.stored)
 
     def check(self, who: str, dimensions: tuple[str, ...]) -> None:
         """Raise where blocks would not become whole chunks, or not add up to the array.

@@ -16,14 +16,15 @@ import msgspec
 
 from shardedstore.chain import Shard, Sink
 from shardedstore.components.grown import AGAIN, is_view
-from shardedstore.components.kinds import Config, Group, Location, url_of
+from shardedstore.components.kinds import Config, Group, Location, Mount, url_of
 from shardedstore.components.members import Division, Homes, Members
-from shardedstore.errors import PartitionError, UsageError
+from shardedstore.errors import CorruptError, PartitionError, UsageError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.mounts import join
 from shardedstore.notices import Notice
 from shardedstore.reading.hierarchy import Node, digest, read_nodes
+from shardedstore.reading.sparse import Chunks, find_chunks
 from shardedstore.storage.urls import is_remote
 
 PER_FILE = 1 << 10  # bytes that its names and headers take at most, in a zip
@@ -40,7 +41,7 @@ class Run(msgspec.Struct, frozen=True):
     `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out. `members` are
     those of its own shards, and `zarr_format` is what they must have. `consolidated` are the groups in the component whose
     consolidated metadata is not carried, as it would be stale, and None all of them; `nbytes` is the most that a shard can
-    take decoded, with something for each file.
+    take decoded, with something for each file. `chunks` are those that the blocks of a view have, where they were listed.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Run(msgspec.Struct, frozen=True):
     nbytes: int = 0
     members: Members | None = None
     zarr_format: int = 0
+    chunks: Chunks | None = None
 
     @property
     def numbers(self) -> range:
@@ -86,6 +88,9 @@ class Run(msgspec.Struct, frozen=True):
         if self.blocks is None:
             yield None
             return
+        if self.blocks.stored is not None:
+            yield from map(self.blocks.index, range(self.first, self.stop))
+            return
         i = self.first
         while i < self.stop:  # a row of the grid at a time, as there may be a million
             *lead, start = self.blocks.index(i)
@@ -95,19 +100,25 @@ class Run(msgspec.Struct, frozen=True):
             i += end - start
 
     def number_of(self, index: Coords | None) -> int:
-        """Return the number of the shard of a block, or of that of a member, by its number."""
+        """Return the number of the shard of a block, or of that of a member, by its number.
+
+        What lies where a block has no chunks is no shard's, and so counts as the base's, 0.
+        """
         if index is None:
             return self.number
         if self.members is not None:
             return self.number + self.members.shard_of(index[0])
         assert self.blocks is not None
-        return self.number + self.blocks.number(index)
+        return self.number + self.blocks.number(index) if self.blocks.holds(index) else 0
 
     def cut(self, first: int, stop: int) -> Run:
         """Return a part of the run, with the locations of its own blocks only."""
         start, end = first - self.first, stop - self.first
         members = None if self.members is None else self.members.cut(start, end)
         part = msgspec.structs.replace(self, number=self.number + start, first=first, stop=stop, members=members)
+        if self.chunks is not None:
+            chunks = {index: self.chunks.get(index, ()) for index in part._indices() if index is not None}
+            return msgspec.structs.replace(part, chunks=chunks)
         if not self.exceptions:
             return part
         names = (shard.block_name for _, shard in part.shards())
@@ -195,6 +206,15 @@ class Load(NamedTuple):
         """Return what so many of the kind hold."""
         return Load(self.files * count, self.nbytes * count)
 
+    def of_stored(self, blocks: Blocks | None, chunks: Chunks | None) -> Load:
+        """Return what the blocks hold that have chunks, or these chunks."""
+        if blocks is None or blocks.stored is None:
+            return self
+        part, whole = blocks.count, math.prod(blocks.grid)
+        if chunks is not None:
+            part, whole = sum(map(len, chunks.values())), math.prod(blocks.chunk_grid)
+        return Load(-(-self.files * part // whole), -(-self.nbytes * part // whole))
+
     def most(self, blocks: Blocks | None) -> int:
         """Return the most bytes that one shard takes decoded, with something for each file."""
         total = self.nbytes + self.files * PER_FILE
@@ -268,8 +288,10 @@ class Plan(NamedTuple):
         return segments
 
 
-def make_plan(config: Config, consolidated: bool | None = None) -> Plan:
-    """Number and weigh the shards of a store, from its metadata alone.
+def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: bool = False) -> Plan:
+    """Number and weigh the shards of a store, from its metadata, and for sparse arrays from what is listed.
+
+    With `needs_empty`, blocks without chunks are shards too.
 
     Raises
     ------
@@ -283,7 +305,11 @@ def make_plan(config: Config, consolidated: bool | None = None) -> Plan:
     for path, blocks in mounted.items():
         if isinstance(blocks, Blocks):
             _check_array(path, blocks, nodes.get(path), is_view(config.shards[path]))
-            nodes[path] = nodes[path]._replace(blocks=blocks)
+    chunks = {} if needs_empty else _listed(config)
+    config = _without_empty(config, chunks)
+    for path, mount in config.shards.items():
+        if mount.blocks is not None:
+            nodes[path] = nodes[path]._replace(blocks=mount.blocks)
     homes = Homes(mounted)
     loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in mounted}}
     for path, node in nodes.items():
@@ -301,12 +327,62 @@ def make_plan(config: Config, consolidated: bool | None = None) -> Plan:
     for run, (home, counts) in zip(shard_runs(config), loads.items(), strict=True):
         own, members = Load(*counts), run.members
         if members is None:
-            known = msgspec.structs.replace(run, consolidated=frozenset(stale[home]), nbytes=own.most(run.blocks))
+            left = frozenset(stale[home])
+            found_chunks = None if home is None else chunks.get(home)
+            known = msgspec.structs.replace(run, consolidated=left, nbytes=own.most(run.blocks), chunks=found_chunks)
+            own = own.of_stored(run.blocks, found_chunks)
         else:
             known = _of_members(run, members, nodes, consolidated)
         runs.append(known)
         found.append(own if members is None or members.parts else own.times(len(members.names)))
     return Plan(config, nodes, tuple(runs), tuple(found), _groups(nodes, consolidated))
+
+
+def _listed(config: Config) -> dict[str, Chunks]:
+    """Return the chunks of the sparse arrays among the views of a store, by path."""
+    found = ((path, find_chunks(mount)) for path, mount in config.shards.items())
+    return {path: chunks for path, chunks in found if chunks is not None}
+
+
+def _without_empty(config: Config, chunks: Mapping[str, Chunks]) -> Config:
+    """Return a store whose blocks are those that have chunks, where that is known and not said yet."""
+
+    def said(path: str, mount: Mount) -> Mount:
+        if mount.blocks is None or mount.blocks.stored is not None or path not in chunks:
+            return mount
+        return msgspec.structs.replace(mount, blocks=mount.blocks.only(chunks[path]))
+
+    shards = {path: said(path, mount) for path, mount in config.shards.items()}
+    return msgspec.structs.replace(config, shards=shards) if chunks else config
+
+
+def listed_runs(config: Config) -> list[Run]:
+    """Return the shards of a store as `shard_runs` does, with the chunks of sparse arrays."""
+    chunks = _listed(config)
+    return [
+        run if run.mounted is not None else msgspec.structs.replace(run, chunks=chunks.get(run.path))
+        for run in shard_runs(config)
+    ]
+
+
+def check_chunks(plan: Plan) -> None:
+    """Raise CorruptError where a sparse array has other chunks than when it was listed.
+
+    >>> check_chunks(Plan(Config(Group()), {}, (), ()))
+    """
+    for run in plan.runs:
+        if run.chunks is not None and find_chunks(plan.config.shards[run.path]) != run.chunks:
+            raise CorruptError(
+                f"chunks of {run.path!r} appeared or went while the job ran, so its shards may be of different states; no config "
+                "was written: run the job again with the same arguments, and it goes on with what is there now"
+            )
+
+
+def _all_of(division: Division | None) -> Division | None:
+    """Return a division with all of its blocks, also those without chunks."""
+    if not isinstance(division, Blocks) or division.stored is None:
+        return division
+    return msgspec.structs.replace(division, stored=None)
 
 
 def _of_members(run: Run, members: Members, nodes: Mapping[str, Node], consolidated: bool | None) -> Run:
@@ -323,7 +399,8 @@ def _of_members(run: Run, members: Members, nodes: Mapping[str, Node], consolida
 
 def shard_runs(config: Config) -> list[Run]:
     """Return the shards of a store, numbered as in a job, from its config alone."""
-    runs = [Run(0, "", config.base, mounted={path: mount.division for path, mount in config.shards.items()})]
+    mounted = {path: _all_of(mount.division) for path, mount in config.shards.items()}
+    runs = [Run(0, "", config.base, mounted=mounted)]
     for path, mount in config.shards.items():
         number = runs[-1].number + runs[-1].stop
         one = Run(number, path, mount.location, mount.blocks, 0, mount.count, mount.exceptions, members=mount.members)

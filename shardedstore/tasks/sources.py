@@ -80,4 +80,7 @@ def open_component(run: Run, shard: Shard) -> Store:
     if shard.blocks is None or shard.block is None:
         return open_location(run.location)
     exception = run.exceptions.get(shard.block_name)
-    return open_block(run.location, shard.blocks, shard.block) if exception is None else open_location(exception)
+    chunks = None if run.chunks is None else run.chunks.get(shard.block, ())
+    return (
+        open_block(run.location, shard.blocks, shard.block, chunks) if exception is None else open_location(exception)
+    )

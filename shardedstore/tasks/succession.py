@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
+from operator import contains
 from typing import Any
 
 import msgspec
@@ -180,5 +181,6 @@ def _same_blocks(then: Run, run: Run, old: Coords, new: Coords) -> Iterator[tupl
     for axis in range(lead):
         least = min(one.grid[axis], other.grid[axis])
         spans.append(range(least if old[axis] == new[axis] else least - 1))
-    for index in itertools.product(*spans):
-        yield then.number + one.number(index), run.number + other.number(index)
+    for index in itertools.product(*spans) if other.stored is None else map(other.index, range(other.count)):
+        if all(map(contains, spans, index)) and one.holds(index):
+            yield then.number + one.number(index), run.number + other.number(index)

@@ -240,4 +240,4 @@ def _blocks_in(blocks: Blocks, meta: ArrayMeta, path: str) -> Blocks:
             f"{path!r} was made of {blocks.grid} blocks, and which of its {meta.chunk_grid} chunks came from which is not known, "
             f"as a step has changed their shape; {OTHERWISE}"
         )
-    return Blocks(meta.chunk_grid, (1,) * len(blocks.chunks), meta.keys)
+    return Blocks(meta.chunk_grid, (1,) * len(blocks.chunks), meta.keys, blocks.stored)

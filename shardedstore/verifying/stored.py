@@ -26,7 +26,7 @@ from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.transient import FIRST_PAUSE, is_transient
 from shardedstore.tasks.ledger import Record
-from shardedstore.tasks.plan import Load, Plan, Run, Segment, shard_runs
+from shardedstore.tasks.plan import Load, Plan, Run, Segment, listed_runs
 from shardedstore.tasks.sources import located, open_component
 from shardedstore.verifying.differences import Difference
 from shardedstore.verifying.ledger import MAKE_AGAIN, Kept, location_of
@@ -80,7 +80,7 @@ def stored_tasks(config: Config, kept: Kept, is_decoded: bool) -> list[StoredTas
             f"the ledger has no digests of the decoded data of {lacking:,} of {len(kept.records):,} shards, which a job keeps "
             "with map_shards(..., digest=True): give the source as against=, or say level='stored' to compare what is stored"
         )
-    runs = shard_runs(config)
+    runs = listed_runs(config)
     loads = []
     for run in runs:
         records = [kept.records[n] for n in run.numbers if n in kept.records]
