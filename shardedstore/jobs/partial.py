@@ -15,7 +15,7 @@ from shardedstore.errors import ConfigError, ShardError, ShardsFailed, UsageErro
 from shardedstore.jobs.mixing import Half, mixed, mount
 from shardedstore.reading.hierarchy import digest, read_nodes
 from shardedstore.storage.access import Options
-from shardedstore.storage.folders import Folder, open_folder
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.urls import BESIDE, is_remote, is_within, join_url, quote_name
 from shardedstore.tasks.generations import Identity, identity_name, ledger_of, read_identity
 from shardedstore.tasks.ledger import Record
@@ -36,7 +36,7 @@ def unfinished(url: str, options: Options) -> str:
     """Return how far the latest job is that writes to a folder, as a sentence; empty where none did, or it has ended."""
     try:
         place = find_job(url, options)
-    except NotADirectoryError:  # of a file
+    except STORAGE_ERRORS:  # of a file, or of a folder that can't be listed, which whoever asks is about to tell
         return ""
     identity = None if place is None else read_identity(place)
     if place is None or identity is None or not identity.config:
