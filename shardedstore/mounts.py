@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 
 from shardedstore.errors import UsageError
@@ -79,6 +80,15 @@ def join(*parts: str) -> str:
     'a/b'
     """
     return "/".join(part for part in parts if part)
+
+
+def escape_glob(path: str) -> str:
+    """Return the pattern that means a path, whatever letters it has.
+
+    >>> escape_glob("a/b[1]*")
+    'a/b[[]1][*]'
+    """
+    return re.sub(r"([*?{[\\])", r"[\1]", path)
 
 
 def is_below(path: str, parent: str) -> bool:

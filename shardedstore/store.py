@@ -21,7 +21,7 @@ from shardedstore.components.opening import open_location
 from shardedstore.components.routes import BASE, Place
 from shardedstore.config import document as configs
 from shardedstore.dividing.collect import collect
-from shardedstore.dividing.partition import divide
+from shardedstore.dividing.partition import divide_noting
 from shardedstore.dividing.patterns import Paths, Shards
 from shardedstore.errors import ChainError, ConfigError, PartitionError, ShardError, UsageError
 from shardedstore.jobs.accepting import find_accepted
@@ -186,8 +186,13 @@ class ShardedStore(WritableStore):
             How to divide it. A size (``"512 MiB"``, or bytes) cuts every larger array into blocks of about that much
             decoded data, and leaves the rest in the base. A list of paths or globs makes each one whole shard. A
             mapping gives for each path or glob ``"whole"``, a size, or the shards' size in elements, as a shape or by
-            the names of dimensions; -1 is the whole dimension, and a size must be a whole number of chunks. The most
+            the names of dimensions; -1 is the whole dimension, and a size must be a whole number of chunks. Dimensions
+            that a glob has pass over arrays without them, and over others that are too small, with a notice. The most
             specific pattern wins; ``*`` alone is everything that is left.
+
+            In globs, ``*`` and ``?`` are of one segment and ``**`` of any, ``[a-z]`` is one letter and ``{a,b}`` one of
+            some; ``[*]`` is the letter itself. A ``?`` at the end of a pattern is none of it, and says that it may match
+            nothing; any other that matches nothing is an error.
         include : str or list of str, optional
             Paths or globs of the groups and arrays to keep, with all below them; of the groups above, their metadata
             documents are kept. None is everything. Files that are no Zarr are kept where their group is.
@@ -206,13 +211,16 @@ class ShardedStore(WritableStore):
         """
         location = locate(source, storage_options)
         try:
-            return cls._of(divide(location, shards, include, exclude))
+            config, notices = divide_noting(location, shards, include, exclude)
         except PartitionError as error:
             if half := _unfinished(location):
                 raise PartitionError(
                     f"{show(location)} is the result of a job that has not ended: {half}; {GO_ON}"
                 ) from error
             raise
+        store = cls._of(config)
+        store.notices = notices
+        return store
 
     @classmethod
     def collect(
@@ -350,7 +358,7 @@ class ShardedStore(WritableStore):
             )
         configs.to_dict(self.config)  # every component has a location
         config = self.config if parsed.sink is None else parsed.sink.gathered(self.config)
-        plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty)._replace(notices=self.notices)
+        plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(self.notices)
         limit = 1 if on_error == "stop" else max_failures
         accepted = find_accepted(plan, parsed, accept_failed, max_missing)
         plan, job = prepare(

@@ -11,8 +11,8 @@ from operator import mul
 from typing import Any, ClassVar
 
 from shardedstore.chain import Entries, Shard
+from shardedstore.codecs.arraydoc import leave_out
 from shardedstore.codecs.arrayinfo import ArrayInfo
-from shardedstore.dividing.selection import is_meant
 from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.reading.entries import Entry, array_folder
@@ -112,7 +112,7 @@ class MapBlocks(ArrayFunction):
     def check(self, nodes: Mapping[str, Node]) -> None:
         # docstring inherited
         for path, node in nodes.items():
-            if node.is_regridded and is_meant(self.arrays, path):
+            if node.is_regridded and self.bound(nodes).means(path):
                 raise ChainError(
                     f"another step before MapBlocks has changed the shape of the blocks of {path!r}: make one function of "
                     "the two, or two jobs"
@@ -196,8 +196,8 @@ class MapBlocks(ArrayFunction):
             unknown = [name for name in given if name not in names]
             if unknown:
                 raise ChainError(
-                    f"{self!r} names the dimension {unknown[0]!r}, and {meta.path!r} has {list(names) or 'no names'}: leave "
-                    f"it out with arrays=('*', '!{meta.path}')"
+                    f"{self!r} names the dimension {unknown[0]!r}, and {meta.path or 'the array at the root'!r} has "
+                    f"{list(names) or 'no names'}: {leave_out(meta.path)}"
                 )
             given = tuple(given.get(name, 1) for name in names)
         divisors = given if _is_sequence(given) else (given,) * len(shape)

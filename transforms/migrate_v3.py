@@ -221,6 +221,8 @@ def _documents(
 
 
 def _migrated(path: str, node: Node, style: Style) -> Node:
+    if node.is_implicit:
+        return Node(GroupMeta(3), {})
     if isinstance(node.meta, GroupMeta):
         documents = {"zarr.json": group_document(node.documents, path)}
         return Node(GroupMeta(3, node.meta.consolidated), documents)

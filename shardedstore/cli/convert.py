@@ -134,6 +134,7 @@ def convert(
       PATH=whole       all below PATH is one shard
       PATH=time:720    blocks of 720 elements along the dimension time
       PATH=720,-1,-1   the same as a shape; -1 is the whole dimension
+      PATH?=RULE       the same, where PATH may be missing; all other patterns must match
 
     Steps and sinks take options as NAME:key=value,key=value. Credentials are the environment's; --storage is for what may
     be seen, like endpoint=https://host or the one word anonymous.
@@ -158,7 +159,7 @@ def convert(
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
         parsed = parse_chain(chain)
         plan = make_plan(sink.gathered(store.config), consolidated, needs_empty=parsed.needs_empty)
-        plan = plan._replace(notices=store.notices)
+        plan = plan.noted(store.notices)
         find_accepted(plan, parsed, options["accept_failed"], options["max_missing"])
         given = {name: options[name] for name in ("overwrite", "retries", "changed")}
         plan, _ = prepare(plan, parsed, None, **given)

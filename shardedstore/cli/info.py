@@ -30,11 +30,13 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
         tell(f"{what}: a Zarr{parts}{rebuilt}")
         for path, node in plan.nodes.items():
-            tell(node_line(path, node.meta, store.config) + (", for example" if node.is_sample else ""))
+            tell(node_line(path, node, store.config) + (", for example" if node.is_sample else ""))
         for hole in holes(store.config):
             tell(f"  {hole.shard} is a hole: {hole.cause}")
         if is_config and (half := unfinished(_folder(what), take_options(_folder(what), parse_storage(storage)))):
             click.echo(f"note: a later job has not ended: {half}", err=True)
+        for notice in plan.notices:
+            click.echo(f"note: {notice}", err=True)
         supposed = ", if all stores are like the first" if any(node.is_sample for node in plan.nodes.values()) else ""
         tell(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded{supposed}")
 

@@ -18,6 +18,7 @@ from shardedstore.codecs.shardindex import NestedIndex, ShardIndex
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
 from shardedstore.metadata import FieldError
+from shardedstore.mounts import escape_glob
 
 SERIALIZERS = {"bytes", "endian", "vlen-utf8", "vlen-bytes", "sharding_indexed"}
 SHARDING = "sharding_indexed"
@@ -126,7 +127,7 @@ def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
         return _parse_v3(document, path) if document.get("zarr_format") == 3 else _parse_v2(document, path)
     except (FieldError, KeyError) as error:
         cause = f"has no {error}" if isinstance(error, KeyError) else f"has metadata that Zarr does not know: {error}"
-        raise ChainError(f"{path!r} {cause}: mend it, or {_leave_out(path)}") from None
+        raise ChainError(f"{path!r} {cause}: mend it, or {leave_out(path)}") from None
 
 
 def _parse_v2(document: Mapping[str, Any], path: str) -> ArrayDoc:
@@ -168,7 +169,7 @@ def _codecs(codecs: Any, field: str = "codecs") -> list[Any]:
 def _parse_v3(document: Mapping[str, Any], path: str) -> ArrayDoc:
     shape, grid = tuple(document["shape"]), document["chunk_grid"]
     if name_of(grid) != "regular":
-        raise ChainError(f"{path!r} has a chunk grid {name_of(grid)!r}, which is not known here: {_leave_out(path)}")
+        raise ChainError(f"{path!r} has a chunk grid {name_of(grid)!r}, which is not known here: {leave_out(path)}")
     stored = _chunks(options_of(grid)["chunk_shape"], shape, "chunk_shape")
     document = {**document, "codecs": _settled_v3(_codecs(document["codecs"]), document, path)}
     filters, serializer, compressors = split_codecs(document["codecs"], path)
@@ -217,7 +218,7 @@ def _settled(options: dict[str, Any], name: str, before: list[Any], document: Ma
     except Exception as error:
         raise ChainError(
             f"{path!r} has the codec {name} without the size of its elements, which is not known here ({error}): "
-            f"{_leave_out(path)}"
+            f"{leave_out(path)}"
         ) from error
     return settled(options, name, itemsize)
 
@@ -226,7 +227,7 @@ def _parse_sharding(document: Mapping[str, Any], path: str, stored: Coords, opti
     """Take a document apart that uses the sharding codec, down to the innermost one where one stands inside another."""
     chunks = _chunks(options["chunk_shape"], (1,) * len(stored), "chunk_shape")
     if any(n % c for n, c in zip(stored, chunks, strict=True)):
-        raise ChainError(f"{path!r} has inner chunks of {chunks}, which don't divide its {stored}: {_leave_out(path)}")
+        raise ChainError(f"{path!r} has inner chunks of {chunks}, which don't divide its {stored}: {leave_out(path)}")
     index = _parse_index(options, math.prod(n // c for n, c in zip(stored, chunks, strict=True)), path)
     filters, serializer, compressors = split_codecs(_codecs(options["codecs"]), path)
     shape = tuple(document["shape"])
@@ -248,7 +249,7 @@ def _parse_index(options: Mapping[str, Any], count: int, path: str) -> ShardInde
         names = ", ".join(map(name_of, coded))
         raise ChainError(
             f"{path!r} uses the sharding codec with an index of {names} ({endian_of(first)!r}) at the {location}, where bytes "
-            f"(little or big) and crc32c, at the start or the end, are known: {_leave_out(path)}"
+            f"(little or big) and crc32c, at the start or the end, are known: {leave_out(path)}"
         )
     return ShardIndex(count, location == "end", order, len(others))
 
@@ -256,11 +257,18 @@ def _parse_index(options: Mapping[str, Any], count: int, path: str) -> ShardInde
 def _refuse_around(codecs: list[Any], path: str) -> None:
     if codecs:
         names = ", ".join(map(name_of, codecs))
-        raise ChainError(f"{path!r} has codecs around the sharding codec ({names}): {_leave_out(path)}")
+        raise ChainError(f"{path!r} has codecs around the sharding codec ({names}): {leave_out(path)}")
 
 
-def _leave_out(path: str) -> str:
-    return f"leave it out with arrays=('*', '!{path}')"
+def leave_out(path: str) -> str:
+    """Return the advice to leave an array out of a step.
+
+    >>> leave_out("b[1]"), leave_out("")
+    ("leave it out with arrays=('*', '!b[[]1]')", 'leave the step out, as the array is all there is')
+    """
+    if not path:
+        return "leave the step out, as the array is all there is"
+    return f"leave it out with arrays=('*', '!{escape_glob(path)}')"
 
 
 def split_codecs(codecs: list[Any], path: str) -> tuple[list[Any], Any, list[Any]]:
@@ -269,7 +277,7 @@ def split_codecs(codecs: list[Any], path: str) -> tuple[list[Any], Any, list[Any
         if _is_serializer(name_of(codec)):
             return codecs[:i], codec, codecs[i + 1 :]
     names = ", ".join(map(name_of, codecs))
-    raise ChainError(f"{path!r} has no codec known here that makes bytes of an array ({names}): {_leave_out(path)}")
+    raise ChainError(f"{path!r} has no codec known here that makes bytes of an array ({names}): {leave_out(path)}")
 
 
 def _is_serializer(name: str) -> bool:

@@ -37,6 +37,24 @@ def shape_of(meta: ArrayMeta, rule: Mapping[str, int] | Sequence[int], path: str
     return shape
 
 
+SMALL = 100  # times smaller than the largest array that a rule means: not worth an object for each block
+
+
+def is_too_small(meta: ArrayMeta, rule: Mapping[str, int], largest: int) -> bool:
+    """Tell whether an array is too small for a rule that others are divided by, as coordinates are.
+
+    It has one dimension and is one block, or its chunks do not fit the rule and it has one chunk along a dimension of it, or
+    it has one dimension, or it is much smaller than the largest.
+    """
+    sizes = dict(zip(meta.dimension_names or (), zip(meta.shape, meta.chunks or meta.shape, strict=True), strict=False))
+    asked = [(size, *sizes[name]) for name, size in rule.items()]
+    if all(size == -1 or size >= length for size, length, _ in asked):
+        return len(meta.shape) == 1
+    misfits = [(length, chunk) for size, length, chunk in asked if -1 != size < length and size % chunk]
+    is_minor = len(meta.shape) == 1 or meta.nbytes * SMALL <= largest
+    return bool(misfits) and (is_minor or any(length <= chunk for length, chunk in misfits))
+
+
 def to_blocks(meta: ArrayMeta, shape: Sequence[int]) -> Blocks:
     """Return the blocks of a shape in elements, of which -1 is whole: the last sharded dimension ends the index."""
     assert meta.chunks is not None

@@ -10,11 +10,12 @@ from zarr.core.sync import sync
 from shardedstore.components.kinds import Location, PartOf
 from shardedstore.components.opening import open_location
 from shardedstore.components.parts import DOCUMENTS, Part
+from shardedstore.dividing.found import check_found, check_optional, some_of
 from shardedstore.dividing.patterns import Paths, parse_paths
 from shardedstore.errors import PartitionError
 from shardedstore.metadata import ArrayMeta
 from shardedstore.mounts import is_below, join, parents
-from shardedstore.reading.hierarchy import NOT_NODES, Node
+from shardedstore.reading.hierarchy import NOT_NODES, Node, only_named
 
 
 def choose(source: Location, nodes: Mapping[str, Node], include: Paths | None, exclude: Paths | None) -> PartOf | None:
@@ -49,20 +50,9 @@ def matching(paths: Paths, nodes: Mapping[str, Node], what: str) -> list[str]:
     """Return the highest of the nodes that some paths and globs match."""
     found: dict[str, None] = {}
     for pattern in parse_paths(paths, what):
-        if not pattern.is_plain:
-            found |= dict.fromkeys(path for path in nodes if pattern.matches(path))
-        elif pattern.text in nodes:
-            found[pattern.text] = None
-        else:
-            raise PartitionError(
-                f"{what} names {pattern.text!r}, which is no group or array of the source; it has {some_of(nodes)}"
-            )
+        check_optional(pattern, nodes, what)
+        found |= dict.fromkeys(check_found(pattern, nodes, what, only_named(nodes)))
     return sorted(path for path in found if not any(parent in found for parent in parents(path)))
-
-
-def some_of(nodes: Iterable[str]) -> str:
-    """Return how messages name the nodes of a source."""
-    return ", ".join(repr(path) for path in list(nodes)[:8] if path) or "none"
 
 
 def _beside(store: Store, only: Iterable[str], nodes: Mapping[str, Node]) -> Iterator[str]:

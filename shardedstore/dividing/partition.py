@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from shardedstore.components.kinds import Config, Location, Mount, ViewOf
 from shardedstore.components.opening import open_location
 from shardedstore.components.parts import Part
 from shardedstore.dividing.automatic import automatic
-from shardedstore.dividing.blockshape import shape_of, to_blocks
-from shardedstore.dividing.choose import choose, part_at, some_of
+from shardedstore.dividing.blockshape import is_too_small, shape_of, to_blocks
+from shardedstore.dividing.choose import choose, part_at
+from shardedstore.dividing.found import absent, check_found, find
 from shardedstore.dividing.inside import find_zarr
-from shardedstore.dividing.patterns import WHOLE, Paths, Pattern, Shards, parse_shards, parse_size
+from shardedstore.dividing.patterns import BASE, WHOLE, Paths, Pattern, Shards, parse_paths, parse_shards, parse_size
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.mounts import is_below, join, parents
+from shardedstore.notices import Notice, merge_notices
 from shardedstore.reading.entries import is_unsaid, unlike_key
-from shardedstore.reading.hierarchy import Node
+from shardedstore.reading.hierarchy import Node, only_named
 
 
 def divide(source: Location, shards: Shards, include: Paths | None = None, exclude: Paths | None = None) -> Config:
-    """Return the config of a source, or of a part of it, as a sharded store.
+    """Return the config of a source, or of a part of it, as a sharded store; see `divide_noting`."""
+    return divide_noting(source, shards, include, exclude)[0]
+
+
+def divide_noting(
+    source: Location, shards: Shards, include: Paths | None = None, exclude: Paths | None = None
+) -> tuple[Config, tuple[Notice, ...]]:
+    """Return the config of a source, or of a part of it, as a sharded store, and warnings about it.
 
     Its mounts are views, and nothing is copied or listed.
 
     Raises
     ------
     PartitionError
-        For what can't be divided as asked, naming the path.
+        For what can't be divided as asked, naming the path, and for patterns that match nothing.
     """
     patterns = parse_shards(shards)
     source, nodes = find_zarr(source)
-    _check_globs(patterns, nodes)
+    _check_patterns(patterns, nodes)
     part = choose(source, nodes, include, exclude)
+    notices = [notice for asked in _asked(patterns, include, exclude) for notice in absent(asked, nodes)]
     if part is None:
-        mounts = _mounts(nodes, patterns, lambda path: ViewOf(source, path))
+        mounts, passed = _mounts(nodes, patterns, lambda path: ViewOf(source, path))
         _check_keys(source, nodes, mounts)
-        return Config(base=source, shards=mounts)
+        return Config(base=source, shards=mounts), merge_notices([*notices, *passed])
     whole = Part(open_location(source), part.only, part.without)
     kept = {path: node for path, node in nodes.items() if whole.holds(path)}
     for pattern in patterns:
-        if pattern.text in nodes and pattern.text not in kept:
+        if pattern.path in nodes and pattern.path not in kept:
             raise PartitionError(
                 f"shards names {pattern.text!r}, which include and exclude leave out: take it out of one"
             )
@@ -49,9 +59,9 @@ def divide(source: Location, shards: Shards, include: Paths | None = None, exclu
     def view(path: str) -> ViewOf:
         return ViewOf(part_at(part, path) if whole.is_cut(path) else source, path)
 
-    mounts = _mounts(kept, patterns, view)
+    mounts, passed = _mounts(kept, patterns, view)
     _check_keys(source, kept, mounts)
-    return Config(base=part, shards=mounts)
+    return Config(base=part, shards=mounts), merge_notices([*notices, *passed])
 
 
 def _check_keys(source: Location, nodes: Mapping[str, Node], mounts: Mapping[str, Mount]) -> None:
@@ -69,17 +79,30 @@ def _check_keys(source: Location, nodes: Mapping[str, Node], mounts: Mapping[str
             )
 
 
-def _mounts(nodes: Mapping[str, Node], patterns: list[Pattern], view: Callable[[str], ViewOf]) -> dict[str, Mount]:
-    _check_plain(patterns, nodes)
+def _asked(patterns: list[Pattern], include: Paths | None, exclude: Paths | None) -> Iterator[list[Pattern]]:
+    yield patterns
+    yield from (parse_paths(paths, "") for paths in (include, exclude) if paths is not None)
+
+
+def _mounts(
+    nodes: Mapping[str, Node], patterns: list[Pattern], view: Callable[[str], ViewOf]
+) -> tuple[dict[str, Mount], list[Notice]]:
     mounts: dict[str, Mount] = {}
     whole: dict[str, Pattern] = {}
+    passing = _passing(patterns, nodes)
+    passed: list[Notice] = []
     for path, node in nodes.items():
-        pattern = next((p for p in patterns if _applies(p, path, node.meta)), None)
+        pattern = next(
+            (p for p in patterns if _applies(p, path, node.meta) and path not in passing.get(p.text, ())), None
+        )
+        passed += _passed(patterns, pattern, path, node, passing)
         inside = next((p for p in parents(path) if p in whole), None)
-        if pattern is None:
+        if pattern is None or pattern.rule == BASE:
             continue
         if inside is not None:
             _check_inside(path, pattern, inside, whole[inside])
+        elif any(parent in mounts for parent in parents(path)):
+            _check_beside(path, pattern, mounts)
         elif pattern.rule == WHOLE:
             if path:  # the root is whole as it is: the base
                 whole[path] = pattern
@@ -88,32 +111,55 @@ def _mounts(nodes: Mapping[str, Node], patterns: list[Pattern], view: Callable[[
             blocks = _blocks(path, node, pattern)
             if blocks is not None:
                 mounts[path] = Mount(view(path), blocks)
-    return mounts
+    return mounts, passed
 
 
-def _check_globs(patterns: list[Pattern], nodes: Mapping[str, Node]) -> None:
+def _passing(patterns: list[Pattern], nodes: Mapping[str, Node]) -> dict[str, set[str]]:
+    """Return the arrays that each glob with dimensions passes over, as they are too small, where it means others as well."""
+    found: dict[str, set[str]] = {}
     for pattern in patterns:
-        if not any(map(pattern.matches, nodes)) and not pattern.is_plain:
-            raise PartitionError(
-                f"shards names the glob {pattern.text!r}, which matches no group or array of the source; it has "
-                f"{some_of(nodes)}"
-            )
-
-
-def _check_plain(patterns: list[Pattern], nodes: Mapping[str, Node]) -> None:
-    for pattern in patterns:
-        if pattern.is_plain and pattern.text not in nodes:
-            raise PartitionError(
-                f"shards names {pattern.text!r}, which is no group or array of the source; it has {some_of(nodes)}"
-            )
         if isinstance(pattern.rule, Mapping) and not pattern.is_plain:
-            metas = [node.meta for path, node in nodes.items() if pattern.matches(path)]
-            names = {name for meta in metas if isinstance(meta, ArrayMeta) for name in meta.dimension_names or ()}
-            unknown = [name for name in pattern.rule if name not in names]
-            if unknown:
-                raise PartitionError(
-                    f"shards[{pattern.text!r}] names the dimension {unknown[0]!r}, which no array that it matches has"
-                )
+            metas = {
+                path: node.meta
+                for path, node in nodes.items()
+                if isinstance(node.meta, ArrayMeta) and _applies(pattern, path, node.meta)
+            }
+            largest = max((meta.nbytes for meta in metas.values()), default=0)
+            small = {path for path, meta in metas.items() if is_too_small(meta, pattern.rule, largest)}
+            found[pattern.text] = small if len(small) < len(metas) else set()
+    return found
+
+
+def _passed(
+    patterns: list[Pattern], chosen: Pattern | None, path: str, node: Node, passing: Mapping[str, set[str]]
+) -> Iterator[Notice]:
+    """Yield a warning where a glob with dimensions comes before what divides an array, and passes over it."""
+    before = patterns[: patterns.index(chosen)] if chosen is not None else patterns
+    for pattern in before if isinstance(node.meta, ArrayMeta) else ():
+        if pattern.text in passing and pattern.matches(path):
+            rule = ",".join(f"{name}:{size}" for name, size in dict(pattern.rule).items())  # type: ignore[arg-type]
+            yield Notice(
+                f"the rule {pattern.text}={rule} passes over arrays without its dimensions, or too small for it",
+                (path,),
+            )
+
+
+def _check_patterns(patterns: list[Pattern], nodes: Mapping[str, Node]) -> None:
+    for pattern in patterns:
+        if pattern.text != "*":
+            check_found(pattern, nodes, "shards", only_named(nodes))
+        if isinstance(pattern.rule, Mapping) and not pattern.is_plain:
+            _check_dimensions(pattern, nodes)
+
+
+def _check_dimensions(pattern: Pattern, nodes: Mapping[str, Node]) -> None:
+    metas = [nodes[path].meta for path in find(pattern, nodes)]
+    names = {name for meta in metas if isinstance(meta, ArrayMeta) for name in meta.dimension_names or ()}
+    unknown = [name for name in dict(pattern.rule) if name not in names]  # type: ignore[arg-type]
+    if unknown and metas:
+        raise PartitionError(
+            f"shards[{pattern.text!r}] names the dimension {unknown[0]!r}, which no array that it matches has"
+        )
 
 
 def _check_inside(path: str, pattern: Pattern, parent: str, whole: Pattern) -> None:
@@ -121,6 +167,15 @@ def _check_inside(path: str, pattern: Pattern, parent: str, whole: Pattern) -> N
         raise PartitionError(
             f"shards overlap: {parent!r} is one whole shard by {whole.text!r}, and {pattern.text!r} names {path!r} "
             "inside it: leave one of them out"
+        )
+
+
+def _check_beside(path: str, pattern: Pattern, mounts: Mapping[str, Mount]) -> None:
+    """Refuse to divide what is named and lies inside an array that is divided; what else does stays in the base."""
+    if pattern.path == path:
+        outer = next(parent for parent in parents(path) if parent in mounts)
+        raise PartitionError(
+            f"shards names {path!r}, which lies inside the array {outer!r}, which is divided: leave one of them out"
         )
 
 
@@ -133,9 +188,9 @@ def _applies(pattern: Pattern, path: str, meta: ArrayMeta | GroupMeta) -> bool:
     if rule == WHOLE:
         return pattern.matches(path)
     if isinstance(rule, str | int):
-        return pattern.matches(path) or (pattern.is_plain and is_below(path, pattern.text))
+        return pattern.matches(path) or (pattern.path is not None and is_below(path, pattern.path))
     if pattern.is_plain or not pattern.matches(path):
-        return pattern.text == path
+        return pattern.path == path
     if not isinstance(meta, ArrayMeta):
         return False
     if isinstance(rule, Mapping):

@@ -15,7 +15,7 @@ from shardedstore.chain import Chain
 from shardedstore.components.kinds import Config, Location, PartOf, ViewOf
 from shardedstore.components.opening import open_location
 from shardedstore.config.document import to_dict
-from shardedstore.errors import ChainError, DestinationError
+from shardedstore.errors import DestinationError
 from shardedstore.grid import Coords
 from shardedstore.jobs.codedigest import code_digests, edited
 from shardedstore.jobs.destination import check_apart, check_new_zarr, check_outputs, check_unused
@@ -27,8 +27,8 @@ from shardedstore.metadata import ArrayMeta
 from shardedstore.notices import merge_notices
 from shardedstore.reading.hierarchy import Node
 from shardedstore.reading.reconcile import both_notices
-from shardedstore.reading.unreached import unreached
 from shardedstore.sinks.onezarr import withdraw
+from shardedstore.steps.variables import check_sizes
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
@@ -68,7 +68,6 @@ def prepare(
     nodes: Mapping[str, Node] = plan.nodes
     notices = list(plan.notices)
     if chain.rewrites:
-        _check_reached(plan)
         notices += both_notices(open_location(_source(plan.config)), nodes)
     bound = []
     for step in chain.steps:
@@ -77,6 +76,7 @@ def prepare(
         notices += step.notices(nodes)
         bound.append(step.bound(nodes))
         nodes = step.changed(nodes)
+    check_sizes(plan.nodes, nodes)
     if chain.sink is not None:
         chain.sink.check(nodes)
         chain.sink.check_shards(plan.config, nodes)
@@ -123,15 +123,6 @@ def _source(config: Config) -> Location:
     wholes = (base, base.source) if isinstance(base, PartOf) else (base,)
     views = (mount.location for mount in config.shards.values())
     return base if all(isinstance(view, ViewOf) and view.source in wholes for view in views) else config
-
-
-def _check_reached(plan: Plan) -> None:
-    """Refuse what would be changed, and be told as it was in the consolidated metadata."""
-    for path, group in unreached(open_location(plan.config), plan.nodes, plan.consolidated):
-        raise ChainError(
-            f"{path!r} is known by consolidated metadata alone, as the group {group!r} has no document of its own: it would be "
-            f"changed, and what is said of it would not. Make that group, or say consolidated=False"
-        )
 
 
 def _shapes(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, Coords]:

@@ -73,6 +73,7 @@ def read_entries(
     blocks: Blocks | None = None,
     block: Coords | None = None,
     consolidated: frozenset[str] | None = frozenset(),
+    inside: frozenset[str] | None = None,
 ) -> Iterator[Entry]:
     """Yield the entries of a component: every key, but for files that a process which was killed here left half written.
 
@@ -84,11 +85,13 @@ def read_entries(
         For a block of an array that is a store of its own: where in the array it stands.
     consolidated
         The groups whose consolidated metadata is left out, as it is rebuilt at the end; None for all of them.
+    inside
+        The nodes inside arrays that there may be; None for any.
 
     Raises
     ------
     CorruptError
-        When a key was listed and then is not there, or a zip's CRC does not agree.
+        When a key was listed and then is not there, or a zip's CRC does not agree, or there is another array inside one.
     """
     match store:
         case Bundle():
@@ -98,10 +101,10 @@ def read_entries(
         case SqueezedBlock():
             return _squeezed_entries(store)
         case View():
-            return _tree_entries(bulk(store.store), store.path, None, consolidated)
+            return _tree_entries(bulk(store.store), store.path, None, consolidated, inside)
         case Remainder():
-            return _tree_entries(bulk(store.store), "", store, consolidated)
-    entries = _tree_entries(bulk(store), "", None, consolidated)
+            return _tree_entries(bulk(store.store), "", store, consolidated, inside)
+    entries = _tree_entries(bulk(store), "", None, consolidated, inside)
     if blocks is None or block is None:
         return entries
     return (e if e.coords is None else e._replace(coords=blocks.join(block, e.coords)) for e in entries)
@@ -213,7 +216,11 @@ def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
 
 
 def _tree_entries(
-    reader: Bulk, path: str, remainder: Remainder | None, consolidated: frozenset[str] | None
+    reader: Bulk,
+    path: str,
+    remainder: Remainder | None,
+    consolidated: frozenset[str] | None,
+    inside: frozenset[str] | None,
 ) -> Iterator[Entry]:
     """Read everything below a path: metadata documents breadth first, unknown keys, then the chunks array by array."""
     start = len(path) + 1 if path else 0
@@ -228,6 +235,8 @@ def _tree_entries(
         nodes.setdefault(_parent(key), {})[_name(key)] = data
     skip = {*documents}
     arrays, stale = _arrays(nodes), nodes if consolidated is None else consolidated
+    if inside is not None:
+        _check_inside(arrays, inside, path)
     skip.update(join(group, CONSOLIDATED_V2) for group in stale if ".zgroup" in nodes.get(group, ()))
     divided = () if remainder is None else remainder.mounted
     chunks, others = _sort(arrays, nodes, [key for key in keys if key not in skip], divided)
@@ -281,6 +290,17 @@ def _arrays(nodes: dict[str, dict[str, bytes]]) -> dict[str, ArrayMeta]:
         if isinstance(meta, ArrayMeta):
             arrays[path] = meta
     return arrays
+
+
+def _check_inside(arrays: Mapping[str, ArrayMeta], inside: Container[str], start: str) -> None:
+    """Raise for an array inside another that the job does not know of, as nothing but a listing of chunks leads to it."""
+    for path in arrays:
+        outer = next((parent for parent in parents(path) if parent in arrays), None)
+        if outer is not None and path not in inside:
+            raise CorruptError(
+                f"{join(start, path)!r} lies inside the array {join(start, outer)!r}, where it can't be looked for before the job "
+                "starts, and steps would change it: have consolidated metadata name it, or move it out of the array"
+            )
 
 
 Chunk = tuple[str, Coords, str, ArrayMeta]

@@ -1,7 +1,7 @@
-"""The groups and arrays of a store, read from their metadata documents alone.
+"""The groups and arrays of a store: its one hierarchy, read from their metadata documents alone.
 
-Only `get` on metadata keys and `list_dir` on group paths are called, never anything on an array's path: listing the
-chunks of a large array can take hours.
+Keys of metadata are read, and the folders of groups are listed, and folders without a document, which may be groups. The
+chunks of an array are never listed, as that can take hours.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from shardedstore.components.opening import open_location
 from shardedstore.components.overlay import Overlay
 from shardedstore.config.document import FILE_NAME, FORMAT
 from shardedstore.config.otherjson import describe_json
-from shardedstore.errors import PartitionError
+from shardedstore.errors import CorruptError, PartitionError
 from shardedstore.grid import Blocks
 from shardedstore.metadata import (
     CONSOLIDATED_V2,
@@ -41,7 +42,9 @@ from shardedstore.metadata import (
     parse_json,
     parse_node,
 )
-from shardedstore.mounts import is_below, join
+from shardedstore.mounts import is_below, join, parents
+from shardedstore.notices import Notice
+from shardedstore.reading.subfolders import inner_folders, subfolders
 from shardedstore.readonly import PROTOTYPE
 from shardedstore.storage.access import Options
 from shardedstore.storage.blobs import nbytes_of, object_store, open_blob
@@ -50,15 +53,20 @@ from shardedstore.storage.transient import patiently
 from shardedstore.storage.urls import is_remote, object_url
 
 IN_FLIGHT = 64
+MOST_FOLDERS = 4096  # without a document, that a walk looks into
+_NO_PATH = re.compile(r"//(?!\Z)|/\.{1,2}/|\0")
+_CHUNK = re.compile(r"(c\.)?\d+(\.\d+)+").fullmatch  # a file, also where a store does not tell it from a folder
 NOT_NODES = ("", ".", "..", "zarr.json")  # of which a store of another kind may have the first three
 
 
 class Node(NamedTuple):
     """A group or an array: what is known of it, and its documents by name, without consolidated metadata.
 
-    `inherited` is what a group's consolidated metadata had, by the names that it has there: of v3 nodes, of v2 documents.
-    `blocks` is how a job's source divides an array, and `is_regridded` tells that a step has changed what is in a block.
-    `is_sample` tells that it is of the first member of a collection, which stands for all: it is no part of what is known.
+    A group without documents is implicit: groups or arrays lie below it. `inherited` is what a group's consolidated metadata
+    had, by the names that it has there: of v3 nodes, of v2 documents. `blocks` is how a job's source divides an array, and
+    `is_regridded` tells that a step has changed what is in a block. `is_sample` tells that it is of the first member of a
+    collection, which stands for all: it is no part of what is known. `unseen` is the number of names below a group that were
+    not looked into, as they were too many.
     """
 
     meta: ArrayMeta | GroupMeta
@@ -67,52 +75,153 @@ class Node(NamedTuple):
     blocks: Blocks | None = None
     is_regridded: bool = False
     is_sample: bool = False
+    unseen: int = 0
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether it is a group by what is below it alone."""
+        return not self.documents
 
 
-def walk(store: Store, skip: Container[str] = ()) -> dict[str, Node]:
+def walk(
+    store: Store, skip: Container[str] = (), known: Iterable[str] = (), *, may_be_implicit: bool = False
+) -> dict[str, Node]:
     """Return the groups and arrays of a store by path, parents first; nothing at or below a path in `skip`.
+
+    These are the nodes with a document of their own that listings of folders or consolidated metadata lead to, of both
+    formats, and the groups above them, and those of them that are at paths that are `known`. Below an array, it lists only
+    where that takes no listing of chunks. With `may_be_implicit`, the root needs no document.
 
     Raises
     ------
     CorruptError
         For a metadata document that can't be read.
     """
-    return sync(_walk(store, skip))
+    return sync(_Walk(store, skip, tuple(known), may_be_implicit).nodes())
 
 
-async def _walk(store: Store, skip: Container[str]) -> dict[str, Node]:
-    found: dict[str, Node] = {}
-    limit = asyncio.Semaphore(IN_FLIGHT)
-    names: dict[str, set[str]] = {}
+Place = tuple[str, int | None]  # a path, and the format of the nearest node above it
 
-    async def visit(path: str, zarr_format: int | None) -> Node | None:
-        async with limit:
-            node = await _read_node(store, path, zarr_format)
-            if node is None or isinstance(node.meta, ArrayMeta):
-                return node
-            names[path] = {name async for name in store.list_dir(path)}
-            if node.meta.zarr_format == 2 and CONSOLIDATED_V2 in names[path]:
-                data = await _get(store, join(path, CONSOLIDATED_V2))
-                inherited = {} if data is None else _inherited(data, path, CONSOLIDATED_V2)
-                return Node(GroupMeta(2, True), node.documents, inherited)
-            return node
 
-    level: list[tuple[str, int | None]] = [("", None)]
-    while level:
-        nodes = await asyncio.gather(*(visit(path, zarr_format) for path, zarr_format in level))
-        groups: list[tuple[str, int]] = []
-        for (path, _), node in zip(level, nodes, strict=True):
-            if node is not None:
-                found[path] = node
-                if isinstance(node.meta, GroupMeta):
-                    groups.append((path, node.meta.zarr_format))
-        level = [
-            (join(path, name), zarr_format)
-            for path, zarr_format in groups
-            for name in sorted(names[path])
-            if name not in NOT_NODES and not name.startswith(".z") and join(path, name) not in skip
-        ]
-    return found
+class _Walk:
+    """One walk: level by level, first along the folders, then to what consolidated metadata names besides."""
+
+    def __init__(self, store: Store, skip: Container[str], known: tuple[str, ...], may_be_implicit: bool) -> None:
+        self.store, self.skip, self.known, self.may_be_implicit = store, skip, known, may_be_implicit
+        self.found: dict[str, Node] = {}
+        self.unseen: list[str] = []
+        self.seen: set[str] = set()
+        self.limit = asyncio.Semaphore(IN_FLIGHT)
+        self.room = MOST_FOLDERS
+
+    async def nodes(self) -> dict[str, Node]:
+        level: list[Place] = [("", None)]
+        while level:
+            await self._descend(level)
+            level = list(self._named_besides())
+        for path in self.unseen:
+            group = next(parent for parent in parents(path) if parent in self.found)
+            self.found[group] = self.found[group]._replace(unseen=self.found[group].unseen + 1)
+        return dict(sorted({**self._implicit(), **self.found}.items(), key=lambda node: node[0].split("/")))
+
+    async def _descend(self, level: list[Place]) -> None:
+        while level:
+            self.seen.update(path for path, _ in level)
+            nodes = await asyncio.gather(*(self._visit(*place) for place in level))
+            self.found.update((path, node) for (path, _), node in zip(level, nodes, strict=True) if node is not None)
+            below = [self._below(*place, node) for place, node in zip(level, nodes, strict=True)]
+            level = [place for some in await asyncio.gather(*below) for place in some]
+
+    async def _visit(self, path: str, zarr_format: int | None) -> Node | None:
+        async with self.limit:
+            return await _read_node(self.store, path, zarr_format)
+
+    def _below(self, path: str, above: int | None, node: Node | None) -> Awaitable[list[Place]]:
+        """Return what is to be visited below a path; of folders without a document, no more than there is room for."""
+        if node is not None and isinstance(node.meta, ArrayMeta):
+            return self._places(path, node.meta.zarr_format, inner_folders(self.store, path, node.meta))
+        if node is not None:
+            return self._places(path, node.meta.zarr_format, subfolders(self.store, path))
+        if not path and not self.may_be_implicit:
+            return _nothing()
+        self.room -= 1
+        if self.room < 0:
+            self.unseen.append(path)
+            return _nothing()
+        return self._places(path, above, (name async for name in subfolders(self.store, path) if not _CHUNK(name)))
+
+    async def _places(self, path: str, zarr_format: int | None, names: AsyncIterator[str]) -> list[Place]:
+        async with self.limit:
+            below = sorted([join(path, name) async for name in names if _may_be_node(name)])
+        return [(child, zarr_format) for child in below if child not in self.skip]
+
+    def _named_besides(self) -> Iterator[Place]:
+        """Yield what is known, or named by consolidated metadata, and was not come by."""
+        places = [(node, sorted(named(node, group))) for group, node in self.found.items() if node.inherited]
+        if "" in self.found:
+            places.append((self.found[""], [*self.known]))
+        for node, paths in places:
+            for path in paths:
+                if path not in self.seen and not any(at in self.skip for at in (path, *parents(path)) if at):
+                    self.seen.add(path)
+                    yield path, node.meta.zarr_format
+
+    def _implicit(self) -> dict[str, Node]:
+        """Return the groups above nodes that have no document."""
+        return {
+            path: Node(GroupMeta(self.found[below].meta.zarr_format), {})
+            for below in self.found
+            for path in parents(below)
+            if path not in self.found
+        }
+
+
+async def _nothing() -> list[Place]:
+    return []
+
+
+def _may_be_node(name: str) -> bool:
+    return name not in NOT_NODES and not name.startswith(".z")
+
+
+def named(node: Node, group: str) -> set[str]:
+    """Return the paths that a group's consolidated metadata names, as far as they are such."""
+    names = (name.rpartition("/") for name in node.inherited if not _NO_PATH.search(f"/{name}/"))
+    return {join(group, folder if name in METADATA_NAMES else join(folder, name)) for folder, _, name in names}
+
+
+def only_named(nodes: Mapping[str, Node]) -> dict[str, str]:
+    """Return the paths that consolidated metadata names and that have no document of their own, each with its group."""
+    return {
+        path: group
+        for group, node in nodes.items()
+        if node.inherited
+        for path in named(node, group)
+        if path not in nodes
+    }
+
+
+def hierarchy_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
+    """Yield warnings about what a walk came by and does not count as a group or an array."""
+    if found := only_named(nodes):
+        yield Notice(
+            "consolidated metadata names what has no document of its own: it is no group or array here, and the files that it "
+            "may have are carried as they are",
+            tuple(sorted(found)),
+        )
+    for path, node in nodes.items():
+        if node.unseen:
+            yield Notice(
+                f"more than {MOST_FOLDERS:,} names have no metadata, and {node.unseen:,} of them were not looked into for groups "
+                "and arrays: give the groups among them a document, or leave them out with exclude",
+                (path,),
+            )
+
+
+def nodes_in_arrays(nodes: Mapping[str, Node]) -> Iterator[str]:
+    """Yield the paths of the nodes that lie inside arrays."""
+    arrays = {path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)}
+    return (path for path in nodes if not arrays.isdisjoint(parents(path)))
 
 
 async def _get(store: Store, key: str) -> bytes | None:
@@ -120,27 +229,44 @@ async def _get(store: Store, key: str) -> bytes | None:
     return None if value is None else value.to_bytes()
 
 
-async def _read_node(store: Store, path: str, zarr_format: int | None) -> Node | None:
-    for names in _names(zarr_format):
+async def _read_node(store: Store, path: str, above: int | None) -> Node | None:
+    """Return the node at a path, of the format of what is above it, or else of the other."""
+    for names in _names(above):
         values = await asyncio.gather(*(_get(store, join(path, name)) for name in names))
         documents = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-        meta = parse_node(documents, path)
-        if isinstance(meta, GroupMeta) and meta.consolidated:
-            data = documents["zarr.json"]
-            inherited = _inherited(data, path, "zarr.json")
-            return Node(meta, {"zarr.json": drop_consolidated(data, path) or data}, inherited)
+        try:
+            meta = parse_node(documents, path)
+        except CorruptError:
+            if names == _names(above)[0] or above is None:
+                raise
+            return None  # a file of that name, as others are
         if meta is not None:
-            return Node(meta, documents)
+            return await _with_inherited(store, path, Node(meta, documents))
     return None
+
+
+async def _with_inherited(store: Store, path: str, node: Node) -> Node:
+    """Return a node with what its consolidated metadata has, which is no part of its documents."""
+    if not isinstance(node.meta, GroupMeta):
+        return node
+    if node.meta.zarr_format == 2:
+        data = await _get(store, join(path, CONSOLIDATED_V2))
+        return (
+            node if data is None else Node(GroupMeta(2, True), node.documents, _inherited(data, path, CONSOLIDATED_V2))
+        )
+    if not node.meta.consolidated:
+        return node
+    data = node.documents["zarr.json"]
+    return Node(node.meta, {"zarr.json": drop_consolidated(data, path) or data}, _inherited(data, path, "zarr.json"))
 
 
 def _inherited(data: bytes, path: str, name: str) -> dict[str, Any]:
     return consolidated_nodes(parse_json(data, path, name), path, name)
 
 
-def _names(zarr_format: int | None) -> list[tuple[str, ...]]:
+def _names(above: int | None) -> list[tuple[str, ...]]:
     v3, v2 = METADATA_NAMES[:1], METADATA_NAMES[1:]
-    return [v3, v2] if zarr_format is None else [v3] if zarr_format == 3 else [v2]
+    return [v2, v3] if above == 2 else [v3, v2]
 
 
 def read_nodes(config: Config) -> dict[str, Node]:
@@ -152,7 +278,8 @@ def read_nodes(config: Config) -> dict[str, Node]:
         Where there is no Zarr.
     """
     homes = Homes({path: mount.division for path, mount in config.shards.items()})
-    nodes = _walk_location(config.base, homes)
+    known = [path for path, mount in config.shards.items() if mount.blocks is not None]
+    nodes = _walk_location(config.base, homes, known)
     if not nodes:
         raise PartitionError(f"{show(config.base)} {_instead(config.base)}")
     for path, mount in config.shards.items():
@@ -176,7 +303,7 @@ def _of_members(path: str, mount: Mount, members: Members) -> Iterator[tuple[str
 
 def _below(path: str, location: Location) -> dict[str, Node]:
     try:
-        below = _walk_location(location, ())
+        below = _walk_location(location, (), may_be_implicit=True)
     except PartitionError as error:
         advice = ": write it, or leave it out" if isinstance(error.__cause__, FileNotFoundError) else ""
         raise PartitionError(f"shard {path!r}: {error}{advice}") from error
@@ -257,9 +384,11 @@ async def _rebuilt(overlay: Overlay, groups: Mapping[str, int]) -> dict[str, dic
     return {path: inherited for path, inherited in zip(groups, found, strict=True) if inherited is not None}
 
 
-def _walk_location(location: Location, skip: Container[str]) -> dict[str, Node]:
+def _walk_location(
+    location: Location, skip: Container[str], known: Iterable[str] = (), *, may_be_implicit: bool = False
+) -> dict[str, Node]:
     try:
-        nodes = patiently(lambda: walk(open_location(location), skip))
+        nodes = patiently(lambda: walk(open_location(location), skip, known, may_be_implicit=may_be_implicit))
         if not nodes:
             _check_bucket(location)
         _check_text(nodes)
@@ -295,21 +424,41 @@ def digest(nodes: Mapping[str, Node]) -> str:
 def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, Any]) -> tuple[str, bytes]:
     """Return the key and the document that hold the metadata of everything below a group, as zarr lays them out.
 
-    What the source's consolidated metadata had and no document of its own has is kept, where it is of the same format.
+    What the source's consolidated metadata had and no document of its own has is kept, where it is of the same format. Nodes
+    that no group leads to are left out, but for those that it had: zarr reads nothing of metadata that names them.
     """
     start = len(group) + 1 if group else 0
     below = {path[start:]: node for path, node in nodes.items() if is_below(path, group)}
     if nodes[group].meta.zarr_format == 2:
+        known = {path for path in named(Node(nodes[group].meta, {}, dict(inherited)), "") if path}
         documents = {
             join(path, name): parse_json(data, path, name)
-            for path, node in {"": nodes[group], **below}.items()
+            for path, node in {"": nodes[group], **_led_to(below, known, 2)}.items()
             for name, data in sorted(node.documents.items())
+            if name != "zarr.json"
         }
         metadata = {**inherited, **documents}
         return join(group, CONSOLIDATED_V2), dump_json({"metadata": metadata, "zarr_consolidated_format": 1})
     root: dict[str, Any] = parse_json(nodes[group].documents["zarr.json"], group, "zarr.json")
-    documents = {path: parse_json(node.documents["zarr.json"], path, "zarr.json") for path, node in below.items()}
     kept = {path: node for path, node in inherited.items() if path.rpartition("/")[2] not in METADATA_NAMES}
+    documents = {
+        path: parse_json(node.documents["zarr.json"], path, "zarr.json")
+        for path, node in _led_to(below, kept, 3).items()
+        if "zarr.json" in node.documents
+    }
     metadata = {**kept, **documents}
     root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
     return join(group, "zarr.json"), dump_json(root)
+
+
+def _led_to(below: Mapping[str, Node], known: Container[str], zarr_format: int) -> dict[str, Node]:
+    """Return the nodes below a group that groups with documents lead to, and those that are known."""
+    led: dict[str, Node] = {}
+    leads = {""}
+    for path, node in below.items():  # parents first
+        parent = path.rpartition("/")[0]
+        if path in known or parent in leads or parent in known:
+            led[path] = node
+            if isinstance(node.meta, GroupMeta) and node.meta.zarr_format == zarr_format and node.documents:
+                leads.add(path)
+    return led

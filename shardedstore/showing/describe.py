@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 from shardedstore.components.kinds import Config, Group, Location, Mount, holes, show, url_of
 from shardedstore.grid import block_name
-from shardedstore.metadata import ArrayMeta, GroupMeta
+from shardedstore.metadata import ArrayMeta
+from shardedstore.reading.hierarchy import Node
 from shardedstore.showing.shards import BASE_NAME
 from shardedstore.showing.storedshard import grid_of, holder, kind_of
 from shardedstore.showing.text import columns, count, shown, size
@@ -184,11 +185,12 @@ def _lines(row: Row, indent: str) -> Iterator[tuple[str, ...]]:
         yield (f"{indent}... and {row.more:,} more",)
 
 
-def node_line(path: str, meta: ArrayMeta | GroupMeta, config: Config) -> str:
+def node_line(path: str, node: Node, config: Config) -> str:
     """Return a line about a group or an array, whose metadata was read."""
-    mount = config.shards.get(path)
+    mount, meta = config.shards.get(path), node.meta
     shards = "" if mount is None else f", {kinds_of(mount)}"
     if not isinstance(meta, ArrayMeta):
-        return f"  /{path}  group, v{meta.zarr_format}{', consolidated' if meta.consolidated else ''}{shards}"
+        more = ", without a document" if node.is_implicit else ", consolidated" if meta.consolidated else ""
+        return f"  /{path}  group, v{meta.zarr_format}{more}{shards}"
     chunks = "unknown" if meta.chunks is None else meta.chunks
     return f"  /{path}  array {meta.shape}, chunks {chunks}, {size(meta.nbytes)}{shards}"

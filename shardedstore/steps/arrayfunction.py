@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from shardedstore.codecs.arrayinfo import ArrayInfo
+from shardedstore.dividing.selection import means_by_glob
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
+from shardedstore.notices import Notice
+from shardedstore.reading.hierarchy import Node
 from shardedstore.steps.arraystep import ArrayStep
 from shardedstore.steps.recode import Recoder
+from shardedstore.steps.variables import index_coordinates
 
 Function = Callable[[Any, Coords], Any]
 
@@ -61,6 +65,17 @@ class ArrayFunction(ArrayStep):
             recoder.checked(result, wanted)
         except (TypeError, ValueError) as error:
             raise ChainError(f"{self!r} on {recoder.path!r}: {error}") from None
+
+    def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
+        # docstring inherited
+        yield from super().notices(nodes)
+        chosen = self.bound(nodes)
+        found = [path for path in index_coordinates(nodes) if chosen.means(path) and means_by_glob(self.arrays, path)]
+        if found:
+            yield Notice(
+                f"{type(self).__name__} changes index coordinates, which no one named: say arrays='data_vars' to leave them out",
+                tuple(found),
+            )
 
     def shown(self) -> dict[str, Any]:
         """Return the options that stand in the repr, None for those that were not given."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from shardedstore.chain import Entries, Shard, Step
 from shardedstore.codecs.arrayinfo import ArrayInfo
-from shardedstore.dividing.selection import check_selection, is_meant
+from shardedstore.dividing.selection import check_selection, has_words, is_meant, selection_notices
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta
 from shardedstore.mounts import join, parents
+from shardedstore.notices import Notice
 from shardedstore.parallel import map_in_order
 from shardedstore.reading.entries import Entry, array_folder, check_fits, is_misfit
 from shardedstore.reading.hierarchy import Node
 from shardedstore.steps.recode import Piece, Recoder
 from shardedstore.steps.recodecheck import check_recoding
+from shardedstore.steps.variables import coordinates
 
 DOCUMENTS = (".zarray", ".zattrs", "zarr.json")
 
@@ -35,7 +38,7 @@ class ArrayStep(Step):
     ----------
     arrays : str or tuple of str
         The paths or globs of the arrays that are meant, as in `ShardedStore.partition`; with ``!`` before it, of those
-        that are not.
+        that are not; ``"data_vars"`` and ``"coords"`` are those that xarray opens as such. Each must match an array of the source, but for those with ``?`` at their end.
     threads : int, optional
         How many chunks of a shard are worked on at a time; at most four, and no more than processors, if not given.
         It changes no byte, and is no part of the fingerprint.
@@ -61,6 +64,7 @@ class ArrayStep(Step):
 
     arrays: str | tuple[str, ...] = "*"
     threads: int | None = dataclasses.field(default=None, compare=False)
+    coords: frozenset[str] | None = dataclasses.field(default=None, init=False, compare=False, repr=False)
     form: ClassVar[Literal["encoded", "decoded"]] = "encoded"
     changes_grid: ClassVar[bool] = False
 
@@ -94,10 +98,30 @@ class ArrayStep(Step):
     def check(self, nodes: Mapping[str, Node]) -> None:
         # docstring inherited
         arrays = [path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)]
-        check_selection(self.arrays, arrays, type(self).__name__)
+        is_sample, chosen = any(node.is_sample for node in nodes.values()), self.bound(nodes)
+        check_selection(
+            self.arrays, arrays, type(self).__name__, is_sample=is_sample, coords=chosen.coords or frozenset()
+        )
         for path in arrays:
-            if is_meant(self.arrays, path):
+            if chosen.means(path):
                 self.check_array(self._recoder(path, nodes[path]))
+
+    def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
+        # docstring inherited
+        arrays = [path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)]
+        yield from selection_notices(self.arrays, arrays, type(self).__name__)
+
+    def bound(self, nodes: Mapping[str, Node]) -> Self:
+        # docstring inherited
+        if self.coords is not None or not has_words(self.arrays):
+            return self
+        chosen = copy.copy(self)
+        object.__setattr__(chosen, "coords", coordinates(nodes))
+        return chosen
+
+    def means(self, path: str) -> bool:
+        """Tell whether an array is meant."""
+        return is_meant(self.arrays, path, self.coords or ())
 
     def check_array(self, recoder: Recoder) -> None:
         """Raise ChainError where the step makes no sense on one array: called for each of those meant."""
@@ -105,9 +129,9 @@ class ArrayStep(Step):
 
     def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
         """Return the metadata of a source as the step leaves it: what the next step's `check` is to be given."""
-        changed = dict(nodes)
+        changed, chosen = dict(nodes), self.bound(nodes)
         for path, node in nodes.items():
-            if isinstance(node.meta, ArrayMeta) and is_meant(self.arrays, path):
+            if isinstance(node.meta, ArrayMeta) and chosen.means(path):
                 recoder = self._recoder(path, node)
                 blocks = self.changed_blocks(recoder)
                 is_regridded = node.is_regridded or blocks != node.blocks
@@ -146,7 +170,7 @@ class ArrayStep(Step):
             check_fits(first, shard.path, changed.step_name)
         folder, _, name = first.key.rpartition("/")
         path = join(shard.path, folder)
-        if first.array is None or name not in DOCUMENTS or not is_meant(self.arrays, path):
+        if first.array is None or name not in DOCUMENTS or not self.means(path):
             yield from group
             return
         documents = {entry.key.rpartition("/")[2]: bytes(entry.data) for entry in group}

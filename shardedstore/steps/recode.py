@@ -11,7 +11,7 @@ import numpy as np
 
 from shardedstore.chain import Shard, source_of, undecodable
 from shardedstore.codecs.arraycodecs import Array, ChunkCodec
-from shardedstore.codecs.arraydoc import ArrayDoc, parse
+from shardedstore.codecs.arraydoc import ArrayDoc, leave_out, parse
 from shardedstore.codecs.arrayinfo import (
     ArrayInfo,
     is_bound_to_dtype,
@@ -104,9 +104,7 @@ class Recoder:
         self.decodes = self.refilters or (not step.keeps_chunks and step.form == "decoded")
         if self.recodes:
             if math.prod(meta.shape) and (meta.chunks is None or meta.keys is None):
-                raise ChainError(
-                    f"{path!r} has chunks or chunk keys that are not known here: leave it out with arrays=('*', '!{path}')"
-                )
+                raise ChainError(f"{path!r} has chunks or chunk keys that are not known here: {leave_out(path)}")
             self._prepare()
 
     def _new_doc(self) -> ArrayDoc:
@@ -120,7 +118,7 @@ class Recoder:
         if new.dtype != old.dtype and is_bound_to_dtype(doc):
             raise ChainError(
                 f"{self.step_name} changes the data type of {self.path!r} to {new.dtype}, but its codecs hold only for "
-                f"{old.dtype}: leave it out with arrays=('*', '!{self.path}')"
+                f"{old.dtype}: {leave_out(self.path)}"
             )
         if new.dtype != old.dtype:
             doc = write_fill_value(write_dtype(doc, new.dtype, self.path), new.fill_value, self.path)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
+from toolz import groupby
 
 from shardedstore.chain import Shard, Sink
 from shardedstore.components.grown import AGAIN, is_view
@@ -23,7 +24,7 @@ from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.mounts import join
 from shardedstore.notices import Notice
-from shardedstore.reading.hierarchy import Node, digest, read_nodes
+from shardedstore.reading.hierarchy import Node, digest, hierarchy_notices, nodes_in_arrays, read_nodes
 from shardedstore.reading.sparse import Chunks, find_chunks
 from shardedstore.storage.urls import is_remote
 
@@ -40,8 +41,9 @@ class Run(msgspec.Struct, frozen=True):
 
     `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out. `members` are
     those of its own shards, and `zarr_format` is what they must have. `consolidated` are the groups in the component whose
-    consolidated metadata is not carried, as it would be stale, and None all of them; `nbytes` is the most that a shard can
-    take decoded, with something for each file. `chunks` are those that the blocks of a view have, where they were listed.
+    consolidated metadata is not carried, as it would be stale, and None all of them; `inside` are the nodes in it that lie
+    inside arrays, and None where that is not known; `nbytes` is the most that a shard can take decoded, with something for
+    each file. `chunks` are those that the blocks of a view have, where they were listed.
     """
 
     number: int
@@ -57,6 +59,7 @@ class Run(msgspec.Struct, frozen=True):
     members: Members | None = None
     zarr_format: int = 0
     chunks: Chunks | None = None
+    inside: frozenset[str] | None = None
 
     @property
     def numbers(self) -> range:
@@ -237,6 +240,10 @@ class Plan(NamedTuple):
     consolidated: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
 
+    def noted(self, notices: Iterable[Notice]) -> Plan:
+        """Return the plan with more warnings before its own."""
+        return self._replace(notices=(*notices, *self.notices))
+
     @property
     def shard_count(self) -> int:
         """The number of shards, the base among them."""
@@ -319,23 +326,30 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
             load = loads[path if isinstance(mounted.get(path), Blocks) else home]
             load[0] += node.meta.chunk_count
             load[1] += node.meta.nbytes
-    stale: dict[str | None, list[str]] = defaultdict(list)
-    for path in _groups(nodes, None):
-        home = homes.find(path)
-        stale[home].append(path if home is None else path[len(home) :].lstrip("/"))
+    stale, inside = _by_home(homes, _groups(nodes, None)), _by_home(homes, nodes_in_arrays(nodes))
     runs, found = list[Run](), list[Load]()
     for run, (home, counts) in zip(shard_runs(config), loads.items(), strict=True):
         own, members = Load(*counts), run.members
         if members is None:
-            left = frozenset(stale[home])
             found_chunks = None if home is None else chunks.get(home)
-            known = msgspec.structs.replace(run, consolidated=left, nbytes=own.most(run.blocks), chunks=found_chunks)
+            known = msgspec.structs.replace(
+                run, consolidated=stale[home], inside=inside[home], nbytes=own.most(run.blocks), chunks=found_chunks
+            )
             own = own.of_stored(run.blocks, found_chunks)
         else:
             known = _of_members(run, members, nodes, consolidated)
         runs.append(known)
         found.append(own if members is None or members.parts else own.times(len(members.names)))
-    return Plan(config, nodes, tuple(runs), tuple(found), _groups(nodes, consolidated))
+    notices = tuple(hierarchy_notices(nodes))
+    return Plan(config, nodes, tuple(runs), tuple(found), _groups(nodes, consolidated), notices)
+
+
+def _by_home(homes: Homes, paths: Iterable[str]) -> defaultdict[str | None, frozenset[str]]:
+    """Return paths by the mount that holds them, each as it is there."""
+    found: defaultdict[str | None, frozenset[str]] = defaultdict(frozenset)
+    for home, some in groupby(homes.find, paths).items():
+        found[home] = frozenset(some if home is None else [path[len(home) :].lstrip("/") for path in some])
+    return found
 
 
 def _listed(config: Config) -> dict[str, Chunks]:

@@ -322,5 +322,6 @@ def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
 def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:
     """Return the entries of a shard; a member's consolidated metadata goes where a step may change what it is of."""
     stale = None if shard.members and job.chain.steps else run.consolidated
-    entries = read_entries(component, shard.blocks, shard.block, stale)
+    inside = run.inside if job.chain.rewrites else None
+    entries = read_entries(component, shard.blocks, shard.block, stale, inside)
     return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries

@@ -61,6 +61,10 @@ class Side(NamedTuple):
         """Tell whether a node may be in a member that could not be read."""
         return path not in self.plan.nodes and self.misses(path)
 
+    def knows(self, path: str) -> bool:
+        """Tell whether a node is known: some inside arrays by their data alone, as no listing of groups leads to them."""
+        return path in self.plan.nodes or path in self.taken.layouts
+
     @property
     def zarr_format(self) -> int:
         """That of the root."""
@@ -170,7 +174,7 @@ def _files(side: Side, documents: bool) -> dict[str, bytes]:
         folder, _, name = key.rpartition("/")
         if name == CONSOLIDATED_V2:
             return folder not in side.plan.nodes
-        return not is_document_key(key) or (documents and folder not in side.plan.nodes)
+        return not is_document_key(key) or (documents and not side.knows(folder))
 
     return {key: value for key, value in side.taken.files.items() if is_file(key)}
 
@@ -292,10 +296,10 @@ def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
     for path in sorted(mine.keys() | its.keys()):
         one, other = mine.get(path), its.get(path)
         if other is None:
-            if not theirs.misses_member(path):
+            if not theirs.misses_member(path) and path not in theirs.taken.layouts:
                 yield Difference("extra", f"{path!r} is in the result alone", "", array=path)
         elif one is None:
-            if not ours.misses_member(path):
+            if not ours.misses_member(path) and path not in ours.taken.layouts:
                 yield Difference("missing", f"{path!r} is in the source alone", MEND, array=path)
         elif _is_array(one) != _is_array(other):
             yield Difference("layout", f"{path!r} is a group on one side, and an array on the other", array=path)
