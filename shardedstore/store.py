@@ -25,6 +25,7 @@ from shardedstore.dividing.partition import divide_noting
 from shardedstore.dividing.patterns import Paths, Shards
 from shardedstore.errors import ChainError, ConfigError, PartitionError, ShardError, UsageError
 from shardedstore.jobs.accepting import find_accepted
+from shardedstore.jobs.basesize import MAX_BASE, check_base
 from shardedstore.jobs.job import prepare
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
@@ -188,7 +189,8 @@ class ShardedStore(WritableStore):
             mapping gives for each path or glob ``"whole"``, a size, or the shards' size in elements, as a shape or by
             the names of dimensions; -1 is the whole dimension, and a size must be a whole number of chunks. Dimensions
             that a glob has pass over arrays without them, and over others that are too small, with a notice. The most
-            specific pattern wins; ``*`` alone is everything that is left.
+            specific pattern wins; ``*`` alone is everything that is left, and is ``"1 GiB"`` if not given. ``"base"``
+            leaves in the base undivided what it is for, and no rules at all (``[]``) everything.
 
             In globs, ``*`` and ``?`` are of one segment and ``**`` of any, ``[a-z]`` is one letter and ``{a,b}`` one of
             some; ``[*]`` is the letter itself. A ``?`` at the end of a pattern is none of it, and says that it may match
@@ -271,6 +273,7 @@ class ShardedStore(WritableStore):
         digest: bool = False,
         retries: int = 2,
         max_failures: int = MOST_FAILURES,
+        max_base: str | int = MAX_BASE,
         accept_failed: Iterable[str] = (),
         max_missing: int = 0,
         overwrite: bool = False,
@@ -317,6 +320,9 @@ class ShardedStore(WritableStore):
             them again. Not the base, and not for one ordinary Zarr, where they would be read as fill values.
         max_missing : int
             How many other shards may be missing in the same way.
+        max_base : str or int
+            How much the base may hold, decoded: as it is one object, one task makes it, and makes it anew as a whole when
+            anything in it changes. A larger one is refused; in one ordinary Zarr, where it is one task only, it is warned of.
         retries : int
             How often a shard is tried again after an error that may pass, such as one of the network.
         overwrite : bool
@@ -359,6 +365,7 @@ class ShardedStore(WritableStore):
         configs.to_dict(self.config)  # every component has a location
         config = self.config if parsed.sink is None else parsed.sink.gathered(self.config)
         plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(self.notices)
+        plan = check_base(plan, parsed, max_base)
         limit = 1 if on_error == "stop" else max_failures
         accepted = find_accepted(plan, parsed, accept_failed, max_missing)
         plan, job = prepare(

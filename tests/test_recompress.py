@@ -465,7 +465,7 @@ def test_chunks_that_are_not_known_as_such_are_refused(field):
     document = json.loads(contents["zarr.json"])
     document[field]["name"] = "fanout"
     contents["zarr.json"] = json.dumps(document).encode()
-    with pytest.raises(ChainError, match="not known here: leave it out with arrays="):
+    with pytest.raises(ChainError, match="not known here: leave the step out, as the array is all there is"):
         Recompress("gzip").check(walk(sources.to_memory(contents)))
     assert run(Recompress("gzip", arrays="!"), sources.to_memory(contents)) == contents
 

@@ -18,6 +18,7 @@ from shardedstore.cluster.running import cluster
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
 from shardedstore.jobs.accepting import find_accepted
+from shardedstore.jobs.basesize import MAX_BASE, check_base
 from shardedstore.jobs.job import prepare
 from shardedstore.showing.text import count, preview, size
 from shardedstore.storage.urls import is_remote, join_url, normalize
@@ -57,6 +58,9 @@ from shardedstore.tasks.witness import LEVELS as CHANGED
     help="Worker processes here; default: one for each core that this process may use.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, like tcp://host:8786.")
+@click.option(
+    "--max-base", default=MAX_BASE, metavar="SIZE", show_default=True, help="The most that the base may hold."
+)
 @click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="For errors that may pass.")
 @click.option(
     "--changed",
@@ -128,10 +132,11 @@ def convert(
       sharding-codec   one ordinary Zarr v3, each array shard one object of the sharding codec
 
     \b
-    A RULE of --shards is one of these; the default is '1 GiB':
+    A RULE of --shards is one of these; what no RULE covers is divided by '1 GiB':
       SIZE             all larger arrays in blocks of about SIZE decoded bytes
       PATH=SIZE        the same for a group, an array, or what a glob matches
       PATH=whole       all below PATH is one shard
+      PATH=base        all below PATH stays in the base, undivided
       PATH=time:720    blocks of 720 elements along the dimension time
       PATH=720,-1,-1   the same as a shape; -1 is the whole dimension
       PATH?=RULE       the same, where PATH may be missing; all other patterns must match
@@ -159,7 +164,7 @@ def convert(
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
         parsed = parse_chain(chain)
         plan = make_plan(sink.gathered(store.config), consolidated, needs_empty=parsed.needs_empty)
-        plan = plan.noted(store.notices)
+        plan = check_base(plan.noted(store.notices), parsed, options["max_base"])
         find_accepted(plan, parsed, options["accept_failed"], options["max_missing"])
         given = {name: options[name] for name in ("overwrite", "retries", "changed")}
         plan, _ = prepare(plan, parsed, None, **given)

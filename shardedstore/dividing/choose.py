@@ -42,7 +42,7 @@ def choose(source: Location, nodes: Mapping[str, Node], include: Paths | None, e
         if any(isinstance(node.meta, ArrayMeta) and part.holds(path) for path, node in nodes.items()):
             return PartOf(source, part.only, part.without)
     raise PartitionError(
-        f"include={include!r} and exclude={exclude!r} leave no array of the source; it has {some_of(nodes)}"
+        f"include={include!r} and exclude={exclude!r} leave no array of the source; it has {some_of(filter(None, nodes))}"
     )
 
 

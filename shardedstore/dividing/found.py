@@ -39,7 +39,8 @@ def check_found(
         what = f"{what} names {text!r}, which is no {kind} of the source"
     else:
         what = f"{what} names the glob {text!r}, which matches no {kind} of the source"
-    raise refuse(f"{what}; it has {some_of(paths)}{_hint(pattern, paths, only_named)}")
+    has = some_of(path for path in paths if path or refuse is not PartitionError)
+    raise refuse(f"{what}; it has {has}{_hint(pattern, paths, only_named)}")
 
 
 def check_optional(
@@ -61,7 +62,7 @@ def absent(patterns: Iterable[Pattern], paths: Collection[str]) -> Iterable[Noti
 
 def some_of(paths: Iterable[str]) -> str:
     """Return how messages name some of the paths of a source."""
-    return ", ".join(map(repr, islice(filter(None, paths), 8))) or "none"
+    return ", ".join(map(repr, islice(paths, 8))) or "none"
 
 
 def _hint(pattern: Pattern, paths: Collection[str], only_named: Collection[str]) -> str:

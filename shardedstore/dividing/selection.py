@@ -35,9 +35,9 @@ def _means(pattern: Pattern, path: str, coords: Container[str]) -> bool:
     return pattern.matches(path)
 
 
-def has_words(selection: Selection) -> bool:
+def has_words(selection: Selection, step: str) -> bool:
     """Tell whether a selection depends on which arrays are coordinates."""
-    return any(pattern.text in WORDS for pattern in _all(selection, "arrays"))
+    return any(pattern.text in WORDS for pattern in _all(selection, step))
 
 
 def means_by_glob(selection: Selection, path: str) -> bool:

@@ -113,7 +113,7 @@ class ArrayStep(Step):
 
     def bound(self, nodes: Mapping[str, Node]) -> Self:
         # docstring inherited
-        if self.coords is not None or not has_words(self.arrays):
+        if self.coords is not None or not has_words(self.arrays, type(self).__name__):
             return self
         chosen = copy.copy(self)
         object.__setattr__(chosen, "coords", coordinates(nodes))

@@ -1,0 +1,60 @@
+"""How much the base may hold: it is one shard, made anew as a whole when anything in it changes."""
+
+from __future__ import annotations
+
+from shardedstore.chain import Chain
+from shardedstore.components.members import Homes
+from shardedstore.dividing.patterns import AUTOMATIC, parse_size
+from shardedstore.errors import PartitionError, UsageError
+from shardedstore.grid import Blocks
+from shardedstore.metadata import ArrayMeta
+from shardedstore.notices import Notice
+from shardedstore.showing.text import size
+from shardedstore.tasks.plan import Plan
+
+MAX_BASE = AUTOMATIC
+NAMED = 3
+DIVIDE = (
+    "divide them with a smaller size in shards, such as {'*': '128 MiB'}, or name groups and arrays 'whole', which makes each a "
+    "shard of its own"
+)
+
+
+def check_base(plan: Plan, chain: Chain, max_base: str | int = MAX_BASE) -> Plan:
+    """Return a plan with a warning where its base is large, and refuse it where that would be one object.
+
+    In one ordinary Zarr the base is no object, but still one task.
+    """
+    limit = parse_size(max_base) if type(max_base) in (str, int) else None
+    if limit is None or limit < 1:
+        raise UsageError(f"max_base={max_base!r} is no size: write one like '4 GiB'")
+    nbytes = plan.loads[0].nbytes
+    if nbytes <= limit:
+        return plan
+    if chain.sink is None or chain.is_one_zarr:
+        return plan.noted(
+            [Notice(f"one task makes the whole base, {size(nbytes)} decoded of arrays that nothing divides: {DIVIDE}")]
+        )
+    held = _held(plan)
+    more = f" and {len(held) - NAMED:,} more" if len(held) > NAMED else ""
+    named = ", ".join(f"{path!r} ({size(nbytes)})" for nbytes, path in held[:NAMED])
+    raise PartitionError(
+        f"the base would be one object of {size(nbytes)} decoded, which is more than max_base={max_base!r}: it holds {named}{more}. "
+        f"Best {DIVIDE}; or say max_base='{-(-nbytes // (1 << 30))} GiB'"
+    )
+
+
+def _held(plan: Plan) -> list[tuple[int, str]]:
+    """Return the arrays whose chunks are in the base, the largest first."""
+    mounted = {path: mount.division for path, mount in plan.config.shards.items()}
+    homes = Homes(mounted)
+    return sorted(
+        (
+            (node.meta.nbytes, path)
+            for path, node in plan.nodes.items()
+            if isinstance(node.meta, ArrayMeta)
+            and homes.find(path) is None
+            and not isinstance(mounted.get(path), Blocks)
+        ),
+        reverse=True,
+    )
