@@ -131,7 +131,7 @@ def test_one_ordinary_zarr_grows_in_its_place(source, tmp_path):
 def test_one_ordinary_zarr_can_only_grow(source, tmp_path):
     ShardedStore.partition(source, SHARDS).map_shards(CopyTo(tmp_path / "copy.zarr"))
     zarr.open_group(source)["t"].resize((6, 6))
-    with pytest.raises(DestinationError, match="of this one before it changed: name another"):
+    with pytest.raises(DestinationError, match=r"of this one before it changed \('t' .*: name another"):
         ShardedStore.partition(source, SHARDS).map_shards(CopyTo(tmp_path / "copy.zarr"))
 
 
@@ -470,8 +470,7 @@ def test_half_of_a_job_is_not_shown_with_a_source_that_has_changed(source, tmp_p
     check_is(go_on(source, tmp_path / "out"), source)
 
 
-def test_what_a_later_job_has_taken_over_is_not_marked(source, tmp_path):
-    """It would not make it again."""
+def test_a_later_job_that_has_not_ended_keeps_no_result_from_being_verified(source, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "mended").touch()
     result = go_on(source, out)
@@ -479,9 +478,7 @@ def test_what_a_later_job_has_taken_over_is_not_marked(source, tmp_path):
     append(source, 7)
     zarr.open_group(source)["t"].attrs["note"] = "new"
     half_done(source, out)
-    with pytest.raises(UsageError, match=r"a later job at .* has not ended"):
-        result.verify(mark=True)
-    assert result.verify().ok
+    assert result.verify(mark=True).ok
     check_is(go_on(source, out), source)
 
 
