@@ -281,7 +281,7 @@ def test_what_goes_wrong_in_a_shard_names_it_and_the_key(func, cause, tmp_path):
         ShardedStore.partition(folder, {"a": (4, -1)}).map_shards(MapChunks(func), ToZip(tmp_path / "out"))
     (error,) = failed.value.exceptions
     assert error.shard == "a[1]"
-    assert error.cause == f"ShardedStoreError: shard 'a[1]': MapChunks fails on 'c/0/1' at (4, 3): {cause}"
+    assert error.cause == f"ShardedStoreError: shard 'a[1]': MapChunks fails on 'a/c/2/1' at (4, 3): {cause}"
 
 
 def test_in_a_chain_with_recompress(tmp_path):
