@@ -171,7 +171,7 @@ print(json.dumps([errors, registry.find("zip").__module__, registry.find("count"
         "shared": "'shared' is a transform of the package other 1.5 and the package tiny 1.5: uninstall all but one of "
         "them",
         "nothing": "'nothing' is no transform that is installed here; there are zip, zarr, sharding-codec, recompress, "
-        "migrate-v3, broken, count, gone, plain, shared",
+        "migrate-v3, migrate-ome, broken, count, gone, plain, shared",
     }
 
 

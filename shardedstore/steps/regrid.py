@@ -33,7 +33,7 @@ class Regrid:
     >>> from shardedstore.grid import ChunkKeys
     >>> halved = Regrid(Blocks((7,), (4,), ChunkKeys("v2", ".")), (70,), (10,), (10,), lambda shape: (shape[0] // 2,))
     >>> halved.blocks_after(), halved.first_chunk((1,))
-    (Blocks(chunk_grid=(4,), chunks=(2,), keys=ChunkKeys(name='v2', separator='.')), (2,))
+    (Blocks(chunk_grid=(4,), chunks=(2,), keys=ChunkKeys(name='v2', separator='.'), stored=None), (2,))
     """
 
     blocks: Blocks
