@@ -19,7 +19,11 @@ from shardedstore.readonly import PROTOTYPE, ReadOnlyStore
 from shardedstore.storage.urls import BESIDE
 
 VEIL = BESIDE  # ends the names of documents that no other reader is to find
-VEILED_ROOTS = ("zarr.json" + VEIL, ".zarray" + VEIL)  # of a base whose root is a divided array
+VEILED_ROOTS = (
+    "zarr.json" + VEIL,
+    ".zarray" + VEIL,
+    CONSOLIDATED_V2 + VEIL,
+)  # of a divided root, or of consolidated metadata
 _NAMES = frozenset((*METADATA_NAMES, CONSOLIDATED_V2))
 
 
