@@ -57,7 +57,7 @@ class BareTasks(Generic[Out]):
 
         chain = parse_chain([self.sink(out)])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
-        job = prepare(plan, chain, to=None, overwrite=False, retries=0)
+        plan, job = prepare(plan, chain, to=None, overwrite=False, retries=0)
         job = start(job, plan, identity(plan, chain), overwrite=False)
         segments = plan.segments()
         started = time.perf_counter()

@@ -140,7 +140,7 @@ class Ours:
         step = Recompress("blosc", cname="zstd", clevel=self.layout.clevel, shuffle="shuffle", threads=THREADS)
         chain = parse_chain([step, ToZip(str(out))])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
-        job = prepare(plan, chain, to=None, overwrite=False, retries=0)
+        plan, job = prepare(plan, chain, to=None, overwrite=False, retries=0)
         job = start(job, plan, identity(plan, chain), overwrite=False)
         started = time.perf_counter()
         outcome = Outcome.total(run_segment(job, segment) for segment in plan.segments())
