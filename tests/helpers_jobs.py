@@ -272,7 +272,7 @@ def kill_session(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(family, 10)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30, what: str = "") -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60, what: str = "") -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
