@@ -48,7 +48,7 @@ class Place:
 
     def records(self) -> dict[int, Record]:
         """The shards that are recorded as done."""
-        return self.ledger.read()
+        return {number: record for number, record in self.ledger.read().items() if not record.failed}
 
     def contents(self) -> dict[str, bytes]:
         """All that a reader of the result can come upon, and the config; not what is the next job's alone."""
