@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import posixpath
 import shutil
 import threading
 from dataclasses import dataclass
@@ -71,12 +72,24 @@ def test_a_source_that_changed_before_the_job_ran_gives_no_config(tmp_path):
     assert not (tmp_path / "out" / "shardedstore.json").exists()
 
 
-def test_consolidated_metadata_that_belongs_to_no_known_group_is_carried(tmp_path):
+def test_consolidated_metadata_below_folders_without_documents_says_the_same(tmp_path):
     contents = dict(build(cube, "v2."))
     for name, zarr_format in (("old", 2), ("new", 3)):
         contents |= {f"extra/{name}.zarr/{key}": data for key, data in build(consolidated, zarr_format).items()}
-    result = ShardedStore.partition(to_folder(contents, tmp_path / "a")).map_shards(ToZip(tmp_path / "out"))
-    assert contents_of(result) == contents
+    source = to_folder(contents, tmp_path / "a")
+    result = ShardedStore.partition(source).map_shards(ToZip(tmp_path / "out"))
+    made = contents_of(result)
+    assert made.keys() == contents.keys()
+    assert {posixpath.basename(key) for key in made if made[key] != contents[key]} == {".zmetadata", "zarr.json"}
+    for name, zarr_format in (("old", 2), ("new", 3)):
+        stores = (LocalStore(source), result)
+        before, after = (
+            zarr.open_consolidated(store, path=f"extra/{name}.zarr", zarr_format=zarr_format) for store in stores
+        )
+        assert str(before.metadata.to_dict()["attributes"]) == str(after.metadata.to_dict()["attributes"])
+        members, others = (dict(group.members(max_depth=None)) for group in (before, after))
+        assert members.keys() == others.keys() != set()
+        assert all(str(members[path].attrs.asdict()) == str(others[path].attrs.asdict()) for path in members)
 
 
 def test_a_root_of_both_formats_keeps_both(tmp_path):

@@ -131,10 +131,15 @@ def test_a_fill_value_that_no_record_has_is_refused(tmp_path):
         ShardedStore.partition(tmp_path / "a.zarr").map_shards(step, CopyTo(tmp_path / "out.zarr"))
 
 
-def test_an_array_of_v2_inside_v3_stays_beside_what_is_packed(tmp_path):
+def test_an_array_of_v2_inside_v3_is_migrated_before_it_is_packed(tmp_path):
     group = zarr.create_group(tmp_path / "a.zarr", zarr_format=3)
     group.create_array("new", data=np.arange(12), chunks=(2,))
     zarr.create_array(tmp_path / "a.zarr", name="old", data=np.arange(4), chunks=(2,), zarr_format=2)
-    ShardedStore.partition(tmp_path / "a.zarr").map_shards(ToShardingCodec(tmp_path / "out.zarr"))
-    np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/new")[...], np.arange(12))
-    np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/old", zarr_format=2)[...], np.arange(4))
+    store = ShardedStore.partition(tmp_path / "a.zarr", {"new": (12,), "old": (4,)})
+    with pytest.raises(ChainError, match=r"'old' is Zarr v2: put MigrateV3\(\)"):
+        store.map_shards(ToShardingCodec(tmp_path / "out.zarr"))
+    store.map_shards(MigrateV3(), ToShardingCodec(tmp_path / "out.zarr"))
+    for name, length in (("new", 12), ("old", 4)):
+        array = zarr.open_array(tmp_path / "out.zarr" / name, zarr_format=3)
+        np.testing.assert_array_equal(array[...], np.arange(length))
+        assert array.shards == (length,)

@@ -39,7 +39,8 @@ OME_STAYS = (
 class MigrateV3(Step):
     """Change a Zarr from format 2 to format 3.
 
-    Each node's documents become one ``zarr.json``, as zarr writes it, with the attributes that it had. Chunks keep their
+    Each node's documents become one ``zarr.json``, as zarr writes it, with the attributes that it had; nodes that are Zarr v3
+    already stay as they are. Chunks keep their
     keys, and their bytes too, except those of arrays with filters that v3 does not have, or not in their place; these
     are made anew with the same values and compressor, and without filters: texts in ``json2``, ``msgpack2`` or
     ``categorize`` as ``vlen-utf8``, numbers in ``base64``, structured elements of both byte orders as little-endian, and
@@ -95,16 +96,18 @@ class MigrateV3(Step):
 
     def check(self, nodes: Mapping[str, Node]) -> None:
         # docstring inherited
-        for path, node in nodes.items():
-            if node.meta.zarr_format != 2:
-                raise ChainError(f"{path or 'the root'!r} is Zarr v3 already: leave MigrateV3 (--v3) out of the chain")
+        if nodes and not _of_v2(nodes):
+            raise ChainError(
+                f"{next(iter(nodes)) or 'the root'!r} is Zarr v3 already: leave MigrateV3 (--v3) out of the chain"
+            )
         self.changed(nodes)
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
         # docstring inherited
-        yield from _reading_notices(nodes, self.style)
-        yield from reader_notices(self.changed(nodes), ("codecs", "types", "keys"), REMEDIES)
-        yield from _ome_notices(nodes)
+        old = _of_v2(nodes)
+        yield from _reading_notices(old, self.style)
+        yield from reader_notices(self.changed(old), ("codecs", "types", "keys"), REMEDIES)
+        yield from _ome_notices(old)
         yield from _lost_notices(nodes)
 
     def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
@@ -197,7 +200,7 @@ def _folder_of_document(entry: Entry) -> str | None:
 def _documents(
     folder: str, group: list[Entry], shard: Shard, arrays: dict[str, _Migrated], style: Style
 ) -> list[Entry]:
-    """Return the documents of one node as one, and note an array; what is no v2 node stays as it is."""
+    """Return the documents of one node as one, and note an array; a node of v3 stays as it is."""
     documents = {entry.key.rpartition("/")[2]: bytes(entry.data) for entry in group}
     path = join(shard.path, folder)
     try:
@@ -206,8 +209,8 @@ def _documents(
         meta = None
     if meta is None:
         return group
-    if "zarr.json" in documents:
-        raise CorruptError(f"{path!r} has documents of Zarr v2 and v3, and can keep one: remove the others first")
+    if "zarr.json" in documents:  # a group of v3, which led to nodes of v2 as well
+        return [entry for entry in group if entry.key.rpartition("/")[2] == "zarr.json"]
     key = join(folder, "zarr.json")
     if isinstance(meta, GroupMeta):
         return [Entry(key, group_document(documents, path))]
@@ -220,7 +223,13 @@ def _documents(
     return [Entry(key, data, made)]
 
 
+def _of_v2(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    return {path: node for path, node in nodes.items() if node.meta.zarr_format == 2}
+
+
 def _migrated(path: str, node: Node, style: Style) -> Node:
+    if node.meta.zarr_format == 3:
+        return node
     if node.is_implicit:
         return Node(GroupMeta(3), {})
     if isinstance(node.meta, GroupMeta):

@@ -43,7 +43,8 @@ def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterat
             yield
         return
     try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+        # A client that can't connect would stay this process's default.
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # for tls:// without certificates, a TypeError
         if urlsplit(scheduler).scheme == "tls" and not isinstance(error, OSError):
             raise UsageError(
@@ -54,7 +55,7 @@ def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterat
             f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that it printed when it "
             "was started, like tcp://host:8786"
         ) from error
-    with client:
+    with client, client.as_current():  # type: ignore[no-untyped-call]
         if not client.nthreads():  # type: ignore[no-untyped-call]
             click.echo(f"the cluster at {scheduler} has no workers: waiting for the first", err=True)
         yield
