@@ -330,7 +330,8 @@ class ShardedStore(WritableStore):
             takes the place of the old.
         consolidated : bool, optional
             Write consolidated metadata for the root and for every group of the source that has some (True), or none at
-            all (False); None is for the groups that have some. What the source has is never carried: it would be stale.
+            all (False); None is for the groups that have some. What the source has is never carried: it would be stale. That of
+            a group below which no shard is mounted stands in the group's own object, which opens by it alone.
         to : str or path, optional
             For a function: the folder for config and ledger. Without it the result is only returned.
         storage_options : mapping or str, optional

@@ -89,10 +89,13 @@ def test_none_is_as_the_source(tmp_path, zarr_format, name):
 
 @FORMATS
 def test_the_same_call_with_another_choice_goes_on(tmp_path, zarr_format):
-    """The shards are the same: only what the config names is another."""
+    """The shards are the same, but for one that holds consolidated metadata, which is made again under another name."""
     mapped(tmp_path, f"consolidated-v{zarr_format}")
+    before = files_of(tmp_path / "out")
     result = mapped(tmp_path, f"consolidated-v{zarr_format}", consolidated=False)
-    assert result.summary.done == 0
+    assert (result.summary.done, result.summary.changed, result.summary.skipped) == (1, 1, 1)
+    zips = {name: data for name, data in before.items() if name.endswith(".zip")}
+    assert {name: files_of(tmp_path / "out").get(name) for name in zips} == zips
     assert names_with_some(ShardedStore.load(tmp_path / "out")) == set()
     assert names_with_some(mapped(tmp_path, f"consolidated-v{zarr_format}", consolidated=True)) == {"", "simulation"}
 

@@ -22,7 +22,7 @@ from shardedstore.jobs.destination import check_apart, check_new_zarr, check_out
 from shardedstore.jobs.fingerprint import described, fingerprint
 from shardedstore.jobs.mending import mend
 from shardedstore.jobs.names import check_lengths, check_names
-from shardedstore.jobs.takeover import Each, find_stale, one_by_one, take_over
+from shardedstore.jobs.takeover import Each, find_stale, find_unwanted, one_by_one, take_over
 from shardedstore.metadata import ArrayMeta
 from shardedstore.notices import merge_notices
 from shardedstore.reading.hierarchy import Node
@@ -170,8 +170,11 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
     stale = 0
     if found.after and not ledger_of(job.place, found).has_inherited():
         stale = take_over(job, plan, found)
-    if job.changed != "metadata" and (records := ledger_of(job.place, found).read()):
-        changed = find_stale(job.changed, plan, records, each)
+    looks = job.changed != "metadata"
+    if (looks or not one_zarr) and (records := ledger_of(job.place, found).read()):
+        changed = find_unwanted(plan, records)
+        if looks:
+            changed |= find_stale(job.changed, plan, records, each)
         if changed:
             code = found.code or wanted.code
             wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)

@@ -13,7 +13,7 @@ from shardedstore.config.document import FILE_NAME, dump
 from shardedstore.errors import CorruptError, ShardError
 from shardedstore.jobs.accepting import accept, shards_failed
 from shardedstore.jobs.names import CONSOLIDATED
-from shardedstore.metadata import ArrayMeta
+from shardedstore.metadata import ArrayMeta, GroupMeta, consolidated_nodes, dump_json, parse_json
 from shardedstore.reading.hierarchy import Node, consolidate, digest, read_nodes
 from shardedstore.sinks.onezarr import finish_zarr
 from shardedstore.storage.urls import join_url
@@ -140,13 +140,23 @@ def as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> 
 
 
 def _consolidate(job: Job, plan: Plan, nodes: dict[str, Node]) -> Location | None:
-    """Write the consolidated metadata of the groups that get some, as a component of its own."""
+    """Write the consolidated metadata of the groups that get some and have not in their shards, as a component of its own."""
     assert job.folder is not None
-    groups = [path for path in plan.consolidated if path in nodes]
+    made = {path: consolidate(nodes, path, plan.nodes[path].inherited) for path in plan.consolidated if path in nodes}
+    groups = [path for path, (key, data) in made.items() if not _holds(nodes[path], key, data)]
     if not groups:
         return None
     name = versioned(CONSOLIDATED, job.generation)
     for group in groups:
-        key, data = consolidate(nodes, group, plan.nodes[group].inherited)
+        key, data = made[group]
         job.place.write(f"{name}/{Veil(groups).stored(key)}", data)
     return veiled(Directory(join_url(job.folder, name), job.options), groups)
+
+
+def _holds(node: Node, key: str, data: bytes) -> bool:
+    """Tell whether a group's shard holds this consolidated metadata of it."""
+    if not isinstance(node.meta, GroupMeta) or not node.meta.consolidated:
+        return False
+    path, _, name = key.rpartition("/")
+    wanted = consolidated_nodes(parse_json(data, path, name), path, name)
+    return dump_json(dict(sorted(node.inherited.items()))) == dump_json(dict(sorted(wanted.items())))  # NaN is not NaN

@@ -83,6 +83,12 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], each
     return frozenset(stale)
 
 
+def find_unwanted(plan: Plan, records: Mapping[int, Record]) -> frozenset[int]:
+    """Return the numbers of the recorded shards that hold consolidated metadata of groups that are to have none."""
+    wanted = {run.number: run.rebuilt.keys() for run in plan.runs if run.rebuilt}
+    return frozenset(n for n, record in records.items() if not wanted.get(n, set[str]()) >= set(record.consolidated))
+
+
 def one_by_one(work: Callable[[Recorded], frozenset[int]], tasks: list[Recorded]) -> Iterator[Found]:
     """Do the tasks here, one after another."""
     for task in tasks:

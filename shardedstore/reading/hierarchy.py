@@ -451,6 +451,20 @@ def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, A
     return join(group, "zarr.json"), dump_json(root)
 
 
+def undocumented(nodes: Mapping[str, Node], group: str) -> dict[str, Any]:
+    """Return what a group's consolidated metadata names that no document gives which `consolidate` finds."""
+    node, start = nodes[group], len(group) + 1 if group else 0
+    if not node.inherited:
+        return {}
+    below = {path[start:]: found for path, found in nodes.items() if is_below(path, group)}
+    led = _led_to(below, (), node.meta.zarr_format).items()
+    if node.meta.zarr_format == 2:
+        keys = {join(path, name) for path, found in (("", node), *led) for name in found.documents}
+    else:
+        keys = {path for path, found in led if "zarr.json" in found.documents}
+    return {key: value for key, value in node.inherited.items() if key not in keys}
+
+
 def _led_to(below: Mapping[str, Node], known: Container[str], zarr_format: int) -> dict[str, Node]:
     """Return the nodes below a group that groups with documents lead to, and those that are known."""
     led: dict[str, Node] = {}

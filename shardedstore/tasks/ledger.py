@@ -43,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     `digests` are of the decoded data that was written, by array, where that was asked for. `marked` tells that what was
     written is damaged or lost, and is to be made again under its own name; `failed` is why the last attempt
     at the shard failed, where it is not there. `veiled` tells that the documents of divided arrays are veiled in a base,
-    which they were not in those of version 0.4.0.
+    which they were not in those of version 0.4.0; `consolidated` are the groups whose consolidated metadata it holds.
     """
 
     shard: int
@@ -61,6 +61,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     marked: bool = False
     failed: str = ""
     veiled: bool = False
+    consolidated: tuple[str, ...] = ()
 
     @property
     def is_done(self) -> bool:

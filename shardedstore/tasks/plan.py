@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from toolz import groupby
@@ -22,9 +22,9 @@ from shardedstore.components.members import Division, Homes, Members
 from shardedstore.errors import CorruptError, PartitionError, UsageError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, GroupMeta
-from shardedstore.mounts import join
+from shardedstore.mounts import Mounts, join
 from shardedstore.notices import Notice
-from shardedstore.reading.hierarchy import Node, digest, hierarchy_notices, nodes_in_arrays, read_nodes
+from shardedstore.reading.hierarchy import Node, digest, hierarchy_notices, nodes_in_arrays, read_nodes, undocumented
 from shardedstore.reading.sparse import Chunks, find_chunks
 from shardedstore.storage.urls import is_remote
 
@@ -43,7 +43,8 @@ class Run(msgspec.Struct, frozen=True):
     those of its own shards, and `zarr_format` is what they must have. `consolidated` are the groups in the component whose
     consolidated metadata is not carried, as it would be stale, and None all of them; `inside` are the nodes in it that lie
     inside arrays, and None where that is not known; `nbytes` is the most that a shard can take decoded, with something for
-    each file. `chunks` are those that the blocks of a view have, where they were listed.
+    each file. `chunks` are those that the blocks of a view have, where they were listed. `rebuilt` are the groups whose whole
+    subtree is in the component and that get consolidated metadata there, each with what that names beside documents.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Run(msgspec.Struct, frozen=True):
     zarr_format: int = 0
     chunks: Chunks | None = None
     inside: frozenset[str] | None = None
+    rebuilt: dict[str, dict[str, Any]] = {}
 
     @property
     def numbers(self) -> range:
@@ -326,6 +328,8 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
             load = loads[path if isinstance(mounted.get(path), Blocks) else home]
             load[0] += node.meta.chunk_count
             load[1] += node.meta.nbytes
+    groups = _groups(nodes, consolidated)
+    whole = _by_home(homes, _whole(groups, mounted))
     stale, inside = _by_home(homes, _groups(nodes, None)), _by_home(homes, nodes_in_arrays(nodes))
     runs, found = list[Run](), list[Load]()
     for run, (home, counts) in zip(shard_runs(config), loads.items(), strict=True):
@@ -335,13 +339,21 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
             known = msgspec.structs.replace(
                 run, consolidated=stale[home], inside=inside[home], nbytes=own.most(run.blocks), chunks=found_chunks
             )
+            rebuilt = {path: undocumented(nodes, join(run.path, path)) for path in sorted(whole[home])}
+            known = msgspec.structs.replace(known, rebuilt=rebuilt)
             own = own.of_stored(run.blocks, found_chunks)
         else:
             known = _of_members(run, members, nodes, consolidated)
         runs.append(known)
         found.append(own if members is None or members.parts else own.times(len(members.names)))
     notices = tuple(hierarchy_notices(nodes))
-    return Plan(config, nodes, tuple(runs), tuple(found), _groups(nodes, consolidated), notices)
+    return Plan(config, nodes, tuple(runs), tuple(found), groups, notices)
+
+
+def _whole(groups: Iterable[str], mounted: Mapping[str, Division | None]) -> Iterator[str]:
+    """Yield the groups below which nothing is mounted, nor members of a collection."""
+    mounts = Mounts(mounted)
+    return (group for group in groups if not mounts.any_below(group) and mounted.get(group) is None)
 
 
 def _by_home(homes: Homes, paths: Iterable[str]) -> defaultdict[str | None, frozenset[str]]:

@@ -25,6 +25,7 @@ from shardedstore.grid import Coords
 from shardedstore.notices import Notice
 from shardedstore.reading.entries import of_format, read_entries
 from shardedstore.reading.reconcile import reconciled
+from shardedstore.steps.consolidating import rebuilt
 from shardedstore.steps.datasums import Sums, tap
 from shardedstore.steps.veil import veil
 from shardedstore.stopping import Stopped, check, sleep, while_wanted
@@ -280,14 +281,14 @@ class Made(NamedTuple):
     source: str = ""
     digests: dict[str, DataSum] | None = None
     veiled: bool = False
+    consolidated: tuple[str, ...] = ()
 
     def record(self, number: int, generation: int, seconds: float, attempts: int, worker: str) -> Record:
         """Return the shard's record."""
         entries, nbytes, digest, location, names = msgspec.structs.astuple(self.written)
         others = seconds, attempts, worker, self.source, generation
-        return Record(
-            number, entries, nbytes, digest, location, names, *others, digests=self.digests, veiled=self.veiled
-        )
+        record = Record(number, entries, nbytes, digest, location, names, *others, digests=self.digests)
+        return msgspec.structs.replace(record, veiled=self.veiled, consolidated=self.consolidated)
 
 
 def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
@@ -313,10 +314,13 @@ def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
     if sums is not None:
         entries = tap(entries, shard, sums)
     is_veiled = bool(shard.divided) and not sink.is_one_zarr
+    groups = {} if sink.is_one_zarr else run.rebuilt
+    if groups:
+        entries = rebuilt(entries, shard, groups)
     if run.mounted and not sink.is_one_zarr:
         entries = veil(entries, shard, run.mounted)
     written = sink.write(entries, shard, job.url(run, shard, generation))
-    return Made(written, witness.source, None if sums is None else sums.recorded(), is_veiled)
+    return Made(written, witness.source, None if sums is None else sums.recorded(), is_veiled, tuple(groups))
 
 
 def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:
