@@ -25,8 +25,8 @@ from shardedstore.dividing.partition import divide_noting
 from shardedstore.dividing.patterns import Paths, Shards
 from shardedstore.errors import ChainError, ConfigError, PartitionError, ShardError, UsageError
 from shardedstore.jobs.accepting import find_accepted
-from shardedstore.jobs.basesize import MAX_BASE, check_base
 from shardedstore.jobs.job import prepare
+from shardedstore.jobs.objectsize import MAX_BASE, check_base
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.legacy.config import check_saved, parse_legacy

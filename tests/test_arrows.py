@@ -14,7 +14,7 @@ STORIES = (
     {"errors", "fields", "notices", "parallel", "readonly", "stopping"},
     {"entrypoints", "grid", "mounts", "storage"},
     {"metadata", "zips"},
-    {"codecs", "components"},
+    {"attributes", "codecs", "components"},
     {"config"},
     {"reading"},
     {"chain", "dividing", "legacy", "ome", "readers"},

@@ -18,8 +18,8 @@ from shardedstore.cluster.running import cluster
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
 from shardedstore.jobs.accepting import find_accepted
-from shardedstore.jobs.basesize import MAX_BASE, check_base
 from shardedstore.jobs.job import prepare
+from shardedstore.jobs.objectsize import MAX_BASE, check_base
 from shardedstore.showing.text import count, preview, size
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore

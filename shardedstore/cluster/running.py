@@ -55,7 +55,7 @@ def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterat
             f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that it printed when it "
             "was started, like tcp://host:8786"
         ) from error
-    with client, client.as_current():  # type: ignore[no-untyped-call]
+    with client, client.as_current():
         if not client.nthreads():  # type: ignore[no-untyped-call]
             click.echo(f"the cluster at {scheduler} has no workers: waiting for the first", err=True)
         yield

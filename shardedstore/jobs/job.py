@@ -22,6 +22,7 @@ from shardedstore.jobs.destination import check_apart, check_new_zarr, check_out
 from shardedstore.jobs.fingerprint import described, fingerprint
 from shardedstore.jobs.mending import mend
 from shardedstore.jobs.names import check_lengths, check_names
+from shardedstore.jobs.objectsize import attribute_notices
 from shardedstore.jobs.takeover import Each, find_stale, find_unwanted, one_by_one, take_over
 from shardedstore.metadata import ArrayMeta
 from shardedstore.notices import merge_notices
@@ -81,6 +82,7 @@ def prepare(
         chain.sink.check(nodes)
         chain.sink.check_shards(plan.config, nodes)
         notices += chain.sink.notices(nodes)
+        notices += () if chain.is_one_zarr else attribute_notices(nodes)
     plan, running = plan._replace(notices=merge_notices(notices)), chain._replace(steps=tuple(bound))
     destination = to if chain.sink is None else chain.sink.url
     if destination is None:

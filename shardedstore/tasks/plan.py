@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 from toolz import groupby
 
+from shardedstore.attributes import left_out
 from shardedstore.chain import Shard, Sink
 from shardedstore.components.grown import AGAIN, is_view
 from shardedstore.components.kinds import Config, Group, Location, Mount, url_of
@@ -44,7 +45,8 @@ class Run(msgspec.Struct, frozen=True):
     consolidated metadata is not carried, as it would be stale, and None all of them; `inside` are the nodes in it that lie
     inside arrays, and None where that is not known; `nbytes` is the most that a shard can take decoded, with something for
     each file. `chunks` are those that the blocks of a view have, where they were listed. `rebuilt` are the groups whose whole
-    subtree is in the component and that get consolidated metadata there, each with what that names beside documents.
+    subtree is in the component and that get consolidated metadata there, each with what that names beside documents. `base`
+    is where the array has attributes that the objects of its blocks do not carry.
     """
 
     number: int
@@ -62,6 +64,7 @@ class Run(msgspec.Struct, frozen=True):
     chunks: Chunks | None = None
     inside: frozenset[str] | None = None
     rebuilt: dict[str, dict[str, Any]] = {}
+    base: Location | None = None
 
     @property
     def numbers(self) -> range:
@@ -340,7 +343,7 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
                 run, consolidated=stale[home], inside=inside[home], nbytes=own.most(run.blocks), chunks=found_chunks
             )
             rebuilt = {path: undocumented(nodes, join(run.path, path)) for path in sorted(whole[home])}
-            known = msgspec.structs.replace(known, rebuilt=rebuilt)
+            known = msgspec.structs.replace(known, rebuilt=rebuilt, base=_base(config, nodes, home))
             own = own.of_stored(run.blocks, found_chunks)
         else:
             known = _of_members(run, members, nodes, consolidated)
@@ -348,6 +351,15 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
         found.append(own if members is None or members.parts else own.times(len(members.names)))
     notices = tuple(hierarchy_notices(nodes))
     return Plan(config, nodes, tuple(runs), tuple(found), groups, notices)
+
+
+def _base(config: Config, nodes: Mapping[str, Node], path: str | None) -> Location | None:
+    """Return the base, where it has attributes of an array that the objects of the array's blocks do not carry."""
+    mount = config.shards.get(path or "")
+    if path is None or mount is None or mount.blocks is None or (is_view(mount) and not mount.exceptions):
+        return None
+    documents = nodes[path].documents if path in nodes else {}
+    return config.base if any(left_out(name, data, path) for name, data in documents.items()) else None
 
 
 def _whole(groups: Iterable[str], mounted: Mapping[str, Division | None]) -> Iterator[str]:

@@ -29,6 +29,10 @@ def opened_runs(segment: Segment) -> Iterator[Run]:
     """Yield a segment's runs with their sources open, so that the directory of a zip is read once for all its shards."""
     sources: dict[Location, Opened] = {}
     for run in segment.runs:
+        if run.base is not None:
+            if run.base not in sources:
+                sources[run.base] = Opened(open_location(run.base))
+            run = msgspec.structs.replace(run, base=sources[run.base])  # noqa: PLW2901
         if not isinstance(run.location, ViewOf) or is_template(run.location):
             yield run
             continue

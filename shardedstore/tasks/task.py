@@ -20,11 +20,13 @@ from shardedstore.chain import Chain, Entries, Present, Shard, Written
 from shardedstore.codecs.datadigest import DataSum
 from shardedstore.components.kinds import Location, require_location, url_of
 from shardedstore.components.locations import locate
+from shardedstore.components.opening import open_location
 from shardedstore.errors import CorruptError, ShardError
 from shardedstore.grid import Coords
 from shardedstore.notices import Notice
 from shardedstore.reading.entries import of_format, read_entries
 from shardedstore.reading.reconcile import reconciled
+from shardedstore.steps.blockattributes import lengthened, shortened
 from shardedstore.steps.consolidating import rebuilt
 from shardedstore.steps.datasums import Sums, tap
 from shardedstore.steps.veil import veil
@@ -319,6 +321,8 @@ def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
         entries = rebuilt(entries, shard, groups)
     if run.mounted and not sink.is_one_zarr:
         entries = veil(entries, shard, run.mounted)
+    if shard.block is not None and not sink.is_one_zarr:
+        entries = shortened(entries, shard)
     written = sink.write(entries, shard, job.url(run, shard, generation))
     return Made(written, witness.source, None if sums is None else sums.recorded(), is_veiled, tuple(groups))
 
@@ -328,4 +332,6 @@ def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:
     stale = None if shard.members and job.chain.steps else run.consolidated
     inside = run.inside if job.chain.rewrites else None
     entries = read_entries(component, shard.blocks, shard.block, stale, inside)
+    if run.base is not None:
+        entries = lengthened(entries, shard, open_location(run.base))
     return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from shardedstore.attributes import carried
 from shardedstore.components.kinds import Mount
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, crop_document
@@ -48,7 +49,8 @@ class Placed(NamedTuple):
             yield block, shape, made[shape]
 
     def _crop(self, name: str, data: bytes, shape: Coords) -> bytes:
-        return data if name == ".zattrs" else crop_document(data, shape, self.path, name)
+        own = data if name == ".zattrs" else crop_document(data, shape, self.path, name)
+        return carried(name, own, self.path)
 
 
 class Change(NamedTuple):

@@ -1,18 +1,23 @@
-"""How much the base may hold: it is one shard, made anew as a whole when anything in it changes."""
+"""How much the objects of a result hold: the base, which is made anew as a whole, and the attributes that each block repeats."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
+from shardedstore.attributes import DOCUMENTS, attributes_in, left_out
 from shardedstore.chain import Chain
 from shardedstore.components.members import Homes
 from shardedstore.dividing.patterns import AUTOMATIC, parse_size
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks
-from shardedstore.metadata import ArrayMeta
+from shardedstore.metadata import ArrayMeta, dump_json
 from shardedstore.notices import Notice
-from shardedstore.showing.text import size
+from shardedstore.reading.hierarchy import Node
+from shardedstore.showing.text import count, size
 from shardedstore.tasks.plan import Plan
 
 MAX_BASE = AUTOMATIC
+MOST_REPEATED = 64 << 20  # bytes of attributes in the objects of an array, of which no notice is given
 NAMED = 3
 DIVIDE = (
     "divide them with a smaller size in shards, such as {'*': '128 MiB'}, or name groups and arrays 'whole', which makes each a "
@@ -58,3 +63,23 @@ def _held(plan: Plan) -> list[tuple[int, str]]:
         ),
         reverse=True,
     )
+
+
+def attribute_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
+    """Yield a notice of each array whose blocks carry many bytes of attributes in all, or lack some."""
+    for path, node in nodes.items():
+        if node.blocks is None:
+            continue
+        documents = [(name, data, path) for name, data in node.documents.items() if name in DOCUMENTS]
+        absent = {key: value for document in documents for key, value in left_out(*document).items()}
+        left = len(dump_json(absent))
+        own = sum(len(dump_json(attributes_in(*document))) for document in documents) - left
+        if not absent and own * node.blocks.count <= MOST_REPEATED:
+            continue
+        each = (
+            f"{count(node.blocks.count, 'shard')} of {repr(path) if path else 'the root'} carry {size(own)} of attributes each, "
+            f"{size(own * node.blocks.count)} in all"
+        )
+        yield Notice(
+            f"{each}; {size(left)} more stand in the base alone, by which the result is read" if absent else each
+        )
