@@ -1,4 +1,4 @@
-"""Notices: warnings about a job that is going to run, by array."""
+"""Notices: warnings about a job that is going to run, by array; and the names of arrays and groups in messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from typing import NamedTuple
 from toolz import groupby
 
 SHOWN = 3  # of the arrays that a notice names in its text
+
+
+def node_name(path: str) -> str:
+    """Return the name of a group or array in a message.
+
+    >>> node_name("a/t"), node_name("")
+    ("'a/t'", 'the root')
+    """
+    return repr(path) if path else "the root"
 
 
 class Notice(NamedTuple):
@@ -35,7 +44,7 @@ class Notice(NamedTuple):
         if not self.arrays:
             return self.text
         more = len(self.arrays) - SHOWN
-        names = ", ".join(repr(path) if path else "the root" for path in self.arrays[:SHOWN])
+        names = ", ".join(map(node_name, self.arrays[:SHOWN]))
         return f"{self.text}: {names}{f' and {more:,} more' if more > 0 else ''}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from shardedstore.metadata import ArrayMeta, GroupMeta, parse_json
 from shardedstore.mounts import join
+from shardedstore.notices import node_name
 from shardedstore.reading.hierarchy import Node
 
 VERSION = "0.5"
@@ -22,11 +23,6 @@ def why_not_ome(nodes: Mapping[str, Node]) -> str | None:
     "the root has the attribute 'multiscales' of OME-Zarr 0.4, which OME-Zarr 0.5 has below 'ome'"
     """
     return next(_faults(nodes), None)
-
-
-def named(path: str) -> str:
-    """Return how sentences call a node."""
-    return repr(path) if path else "the root"
 
 
 def attributes_of(node: Node, path: str) -> dict[str, Any]:
@@ -132,7 +128,7 @@ def _is_names(value: Any) -> bool:
 def _faults(nodes: Mapping[str, Node]) -> Iterator[str]:
     old = next((path for path, node in nodes.items() if node.meta.zarr_format != 3), None)
     if old is not None:
-        yield f"{named(old)} is Zarr v2, and OME-Zarr {VERSION} is Zarr v3"
+        yield f"{node_name(old)} is Zarr v2, and OME-Zarr {VERSION} is Zarr v3"
         return
     groups = {path: attributes_of(node, path) for path, node in nodes.items() if isinstance(node.meta, GroupMeta)}
     if "" not in groups:
@@ -146,7 +142,7 @@ def _faults(nodes: Mapping[str, Node]) -> Iterator[str]:
 
 def _faults_of_old(attributes: Mapping[str, Any], path: str) -> Iterator[str]:
     for key in old_attributes(attributes, path):
-        yield f"{named(path)} has the attribute {key!r} of OME-Zarr 0.4, which OME-Zarr {VERSION} has below 'ome'"
+        yield f"{node_name(path)} has the attribute {key!r} of OME-Zarr 0.4, which OME-Zarr {VERSION} has below 'ome'"
 
 
 Groups = Mapping[str, Mapping[str, Any]]
@@ -157,7 +153,7 @@ def _faults_of_group(nodes: Mapping[str, Node], groups: Groups, ome: Any, path: 
         return
     if not isinstance(ome, dict) or ome.get("version") != VERSION:
         version = ome.get("version") if isinstance(ome, dict) else None
-        yield f"{named(path)} has no attribute 'ome' of version {VERSION} (but {version!r})"
+        yield f"{node_name(path)} has no attribute 'ome' of version {VERSION} (but {version!r})"
         return
     if not path and not any(kind in ome for kind in KINDS):
         yield f"the root's attribute 'ome' has none of {', '.join(map(repr, KINDS))}"
@@ -165,7 +161,7 @@ def _faults_of_group(nodes: Mapping[str, Node], groups: Groups, ome: Any, path: 
         yield from _faults_of_image(nodes, ome["multiscales"], path)
     for kind, below in _named_groups(ome):
         if kind not in (groups.get(join(path, below), {}).get("ome") or {}):
-            yield f"{named(path)} names {below!r}, which is no group with {kind!r} below 'ome'"
+            yield f"{node_name(path)} names {below!r}, which is no group with {kind!r} below 'ome'"
 
 
 def _named_groups(ome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -200,14 +196,14 @@ def _has_scale(dataset: Mapping[str, Any]) -> bool:
 
 def _faults_of_image(nodes: Mapping[str, Node], multiscales: Any, path: str) -> Iterator[str]:
     if not multiscales or not isinstance(multiscales, list):
-        yield f"{named(path)} has no image in 'multiscales'"
+        yield f"{node_name(path)} has no image in 'multiscales'"
         return
     for multiscale in multiscales:
         names, levels = axes_names(multiscale), datasets(multiscale)
         if names is None or not 2 <= len(names) <= 5:
-            yield f"{named(path)} has no two to five axes with names of their own in 'multiscales'"
+            yield f"{node_name(path)} has no two to five axes with names of their own in 'multiscales'"
         elif levels is None:
-            yield f"{named(path)} has no 'datasets' with a path and a scale each in 'multiscales'"
+            yield f"{node_name(path)} has no 'datasets' with a path and a scale each in 'multiscales'"
         else:
             yield from filter(None, (_fault_of_level(nodes, join(path, one["path"]), names) for one in levels))
 
@@ -215,9 +211,9 @@ def _faults_of_image(nodes: Mapping[str, Node], multiscales: Any, path: str) -> 
 def _fault_of_level(nodes: Mapping[str, Node], path: str, names: list[str]) -> str | None:
     node = nodes.get(path)
     if node is None or not isinstance(node.meta, ArrayMeta):
-        return f"{named(path)}, which 'multiscales' names, is no array"
+        return f"{node_name(path)}, which 'multiscales' names, is no array"
     if node.meta.dimension_names != tuple(names):
-        return f"{named(path)} has the dimension_names {node.meta.dimension_names}, and its axes are {tuple(names)}"
+        return f"{node_name(path)} has the dimension_names {node.meta.dimension_names}, and its axes are {tuple(names)}"
     return None
 
 

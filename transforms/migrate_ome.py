@@ -13,7 +13,7 @@ from shardedstore.chain import Entries, Shard, Step
 from shardedstore.errors import ChainError
 from shardedstore.metadata import ArrayMeta, GroupMeta, dump_json, parse_json, parse_node
 from shardedstore.mounts import join
-from shardedstore.notices import Notice
+from shardedstore.notices import Notice, node_name
 from shardedstore.ome import attributes_of, levels_of, old_attributes, upgraded, why_not_upgraded
 from shardedstore.reading.entries import Entry, array_folder
 from shardedstore.reading.hierarchy import Node
@@ -48,7 +48,7 @@ class MigrateOME(Step):
         old = next((path for path, node in nodes.items() if node.meta.zarr_format != 3), None)
         if old is not None:
             raise ChainError(
-                f"{old or 'the root'!r} is Zarr v2, and OME-Zarr 0.5 is Zarr v3: put MigrateV3() (--v3) before MigrateOME"
+                f"{node_name(old)} is Zarr v2, and OME-Zarr 0.5 is Zarr v3: put MigrateV3() (--v3) before MigrateOME"
             )
         groups = {path: found for path, node in nodes.items() if (found := _old(node, path))}
         if not groups:
@@ -57,7 +57,7 @@ class MigrateOME(Step):
             )
         for path, found in groups.items():
             if (why := why_not_upgraded(found)) is not None:
-                raise ChainError(f"{path or 'the root'!r} is no OME-Zarr 0.4 ({why}): write its metadata anew first")
+                raise ChainError(f"{node_name(path)} is no OME-Zarr 0.4 ({why}): write its metadata anew first")
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
         # docstring inherited

@@ -18,7 +18,7 @@ from shardedstore.errors import ChainError, CorruptError, ShardedStoreError
 from shardedstore.grid import Coords
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
 from shardedstore.mounts import join
-from shardedstore.notices import Notice
+from shardedstore.notices import Notice, node_name
 from shardedstore.ome import old_attributes
 from shardedstore.parallel import map_in_order
 from shardedstore.readers import reader_notices
@@ -98,7 +98,7 @@ class MigrateV3(Step):
         # docstring inherited
         if nodes and not _of_v2(nodes):
             raise ChainError(
-                f"{next(iter(nodes)) or 'the root'!r} is Zarr v3 already: leave MigrateV3 (--v3) out of the chain"
+                f"{node_name(next(iter(nodes)))} is Zarr v3 already: leave MigrateV3 (--v3) out of the chain"
             )
         self.changed(nodes)
 

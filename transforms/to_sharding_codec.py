@@ -10,7 +10,7 @@ from shardedstore.components.kinds import Config, Directory, Location
 from shardedstore.dividing.patterns import parse_size
 from shardedstore.errors import ChainError
 from shardedstore.grid import Blocks
-from shardedstore.notices import Notice
+from shardedstore.notices import Notice, node_name
 from shardedstore.readers import reader_notices
 from shardedstore.reading.hierarchy import Node
 from shardedstore.sinks.onezarr import write_shard
@@ -72,7 +72,7 @@ class ToShardingCodec(Sink):
         old = [path for path, node in nodes.items() if node.meta.zarr_format == 2]
         if old:
             raise ChainError(
-                f"the sharding codec is of Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put MigrateV3() (--v3) "
+                f"the sharding codec is of Zarr v3, and {node_name(old[0])} is Zarr v2: put MigrateV3() (--v3) "
                 "before ToShardingCodec"
             )
         regridded = [path for path, node in nodes.items() if node.is_regridded]

@@ -11,7 +11,7 @@ from shardedstore.dividing.patterns import AUTOMATIC, parse_size
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks
 from shardedstore.metadata import ArrayMeta, dump_json
-from shardedstore.notices import Notice
+from shardedstore.notices import Notice, node_name
 from shardedstore.reading.hierarchy import Node
 from shardedstore.showing.text import count, size
 from shardedstore.tasks.plan import Plan
@@ -77,7 +77,7 @@ def attribute_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
         if not absent and own * node.blocks.count <= MOST_REPEATED:
             continue
         each = (
-            f"{count(node.blocks.count, 'shard')} of {repr(path) if path else 'the root'} carry {size(own)} of attributes each, "
+            f"{count(node.blocks.count, 'shard')} of {node_name(path)} carry {size(own)} of attributes each, "
             f"{size(own * node.blocks.count)} in all"
         )
         yield Notice(

@@ -31,6 +31,7 @@ from shardedstore.metadata import (
     parse_node,
 )
 from shardedstore.mounts import join, parents
+from shardedstore.notices import node_name
 from shardedstore.reading.bulk import Bulk, bulk
 from shardedstore.storage.publish import TEMPORARY, is_temporary
 
@@ -164,7 +165,7 @@ def _check_keys(reader: Bulk, path: str, keys: ChunkKeys, box: Sequence[range]) 
     for key, data in zip(guessed, reader.fetch(join(path, key) for key in guessed), strict=True):
         if data is not None:
             raise CorruptError(
-                f"{path or 'the root'!r} has no chunk where its metadata says, and {join(path, key)!r} {_unlike(keys)}: have the "
+                f"{node_name(path)} has no chunk where its metadata says, and {join(path, key)!r} {_unlike(keys)}: have the "
                 f"server's owner {MEND_KEYS}"
             )
 
@@ -227,9 +228,7 @@ def _tree_entries(
     keys = [key[start:] for key in reader.keys(path, remainder) if not _is_left_behind(key)]
     documents = sorted((key for key in keys if _name(key) in METADATA_NAMES), key=lambda key: (key.count("/"), key))
     if not documents:
-        raise CorruptError(
-            f"{path or 'the root'!r} holds no metadata any more: is the source still there, and mounted?"
-        )
+        raise CorruptError(f"{node_name(path)} holds no metadata any more: is the source still there, and mounted?")
     nodes: dict[str, dict[str, bytes]] = {}
     for key, data in zip(documents, _read(reader, path, documents), strict=True):
         nodes.setdefault(_parent(key), {})[_name(key)] = data

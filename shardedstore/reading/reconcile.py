@@ -27,7 +27,7 @@ from shardedstore.metadata import (
     parse_node,
 )
 from shardedstore.mounts import join, parents
-from shardedstore.notices import Notice
+from shardedstore.notices import Notice, node_name
 from shardedstore.reading.bulk import bulk
 from shardedstore.reading.entries import Entry, is_document
 from shardedstore.reading.hierarchy import Node
@@ -111,7 +111,7 @@ def _check_alike(documents: Mapping[str, bytes], path: str) -> None:
     elif isinstance(old, GroupMeta) and isinstance(new, GroupMeta):
         return
     raise CorruptError(
-        f"{path or 'the root'!r} has documents of Zarr v2 and v3 that describe different nodes or chunks, so that no change "
+        f"{node_name(path)} has documents of Zarr v2 and v3 that describe different nodes or chunks, so that no change "
         "would be right for both: remove those that are not right from the source"
     )
 

@@ -11,6 +11,7 @@ from shardedstore.components.kinds import Config, Location, Mount, ViewOf, show,
 from shardedstore.components.members import Members
 from shardedstore.errors import ChainError
 from shardedstore.mounts import is_below, join
+from shardedstore.notices import node_name
 
 
 def gather(config: Config, count: int) -> Config:
@@ -41,7 +42,7 @@ def _regrouped(path: str, mount: Mount, count: int) -> Mount:
         return mount
     if mount.exceptions or "{block}" in (url_of(mount.location) or ""):
         raise ChainError(
-            f"the members of {path or 'the root'!r} stand in {show(mount.location)}, {members.together} together: leave out "
+            f"the members of {node_name(path)} stand in {show(mount.location)}, {members.together} together: leave out "
             "per_zip, or say the same number"
         )
     return msgspec.structs.replace(mount, members=msgspec.structs.replace(members, together=count))

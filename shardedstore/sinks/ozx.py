@@ -12,6 +12,7 @@ from shardedstore.components.kinds import Config, Mount
 from shardedstore.errors import ChainError
 from shardedstore.metadata import dump_json
 from shardedstore.mounts import is_below, join
+from shardedstore.notices import node_name
 from shardedstore.ome import VERSION, attributes_of, why_not_ome
 from shardedstore.reading.entries import Entry
 from shardedstore.reading.hierarchy import Node
@@ -36,12 +37,12 @@ def check_ozx(name: str, config: Config, nodes: Mapping[str, Node]) -> None:
     old = [path for path, node in nodes.items() if node.meta.zarr_format == 2]
     if old:
         raise ChainError(
-            f"{start}Zarr v3, and {old[0] or 'the root'!r} is Zarr v2: put MigrateV3() (--v3) and MigrateOME() before ToZip, "
+            f"{start}Zarr v3, and {node_name(old[0])} is Zarr v2: put MigrateV3() (--v3) and MigrateOME() before ToZip, "
             f"{OTHERWISE}"
         )
     for path, mount in config.shards.items():
         if mount.blocks is not None:
-            raise ChainError(f"{start}whole, and {path or 'the root'!r} is divided: make it whole, {OTHERWISE}")
+            raise ChainError(f"{start}whole, and {node_name(path)} is divided: make it whole, {OTHERWISE}")
         if mount.members is not None and mount.members.together > 1:
             raise ChainError(f"{start}of one image each: leave out per_zip, {OTHERWISE}")
     for root in _roots(config):
