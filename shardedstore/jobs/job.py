@@ -172,16 +172,14 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
     stale = 0
     if found.after and not ledger_of(job.place, found).has_inherited():
         stale = take_over(job, plan, found)
-    looks = job.changed != "metadata"
-    if (looks or not one_zarr) and (records := ledger_of(job.place, found).read()):
-        changed = find_unwanted(plan, records)
-        if looks:
-            changed |= find_stale(job.changed, plan, records, each)
-        if changed:
-            code = found.code or wanted.code
-            wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)
-            found = claim(job.place, wanted, found.generation)
-            stale += take_over(job, plan, found, changed)
+    changed = frozenset[int]() if one_zarr else find_unwanted(job, plan, ledger_of(job.place, found))
+    if job.changed != "metadata" and (records := ledger_of(job.place, found).read()):
+        changed |= find_stale(job.changed, plan, records, each)
+    if changed:
+        code = found.code or wanted.code
+        wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)
+        found = claim(job.place, wanted, found.generation)
+        stale += take_over(job, plan, found, changed)
     if is_remote(job.folder) and ledger_of(job.place, found).unfinished():
         logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))
     job = replace(job, generation=found.generation, nonce=found.nonce, stale=stale)

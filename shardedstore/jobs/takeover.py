@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 import msgspec
+from toolz import merge
 
 from shardedstore.config.document import from_dict
 from shardedstore.errors import DestinationError
 from shardedstore.tasks.generations import Identity, last_begun, ledger_of, read_generation
-from shardedstore.tasks.ledger import Record
+from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.tasks.plan import Plan, Segment
 from shardedstore.tasks.succession import divided_otherwise, unchanged
 from shardedstore.tasks.task import Job
@@ -19,6 +20,7 @@ from shardedstore.tasks.witness import Changed, Recorded, find_changed
 
 logger = logging.getLogger("shardedstore")
 MOST_NAMED = 8
+FEW = 8  # segments that are read one by one, where a ledger may have thousands
 Found = tuple[Recorded, frozenset[int] | BaseException]
 Each = Callable[[Callable[[Recorded], frozenset[int]], list[Recorded]], Iterable[Found]]
 
@@ -83,10 +85,17 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], each
     return frozenset(stale)
 
 
-def find_unwanted(plan: Plan, records: Mapping[int, Record]) -> frozenset[int]:
+def find_unwanted(job: Job, plan: Plan, ledger: Ledger) -> frozenset[int]:
     """Return the numbers of the recorded shards that hold consolidated metadata of groups that are to have none."""
-    wanted = {run.number: run.rebuilt.keys() for run in plan.runs if run.rebuilt}
-    return frozenset(n for n, record in records.items() if not wanted.get(n, set[str]()) >= set(record.consolidated))
+    wanted = {run.number: run.rebuilt.keys() for run in plan.runs if run.division is None}  # no block holds any
+    segments = [segment.number for segment in job.segments(plan) if any(run.division is None for run in segment.runs)]
+    some = map(ledger.read_segment, segments) if len(segments) <= FEW else [ledger.read()]
+    records = merge(*some)
+    return frozenset(number for number in wanted.keys() & records.keys() if not _wants(wanted[number], records[number]))
+
+
+def _wants(groups: Collection[str], record: Record) -> bool:
+    return all(group in groups for group in record.consolidated)
 
 
 def one_by_one(work: Callable[[Recorded], frozenset[int]], tasks: list[Recorded]) -> Iterator[Found]:
