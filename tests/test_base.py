@@ -70,14 +70,31 @@ def test_a_large_base_is_refused(folder, tmp_path):
         ShardedStore.partition(folder).map_shards(ToZip(tmp_path / "three"), max_base=1)
 
 
-def test_many_small_arrays_are_a_large_base(tmp_path):
+def many_small(tmp_path):
     group = zarr.create_group(tmp_path / "source.zarr")
-    for number in range(4):
-        group.create_array(f"a{number}", shape=(GIB // 3,), chunks=(GIB // 3,), dtype="i1")
-    with pytest.raises(PartitionError, match=r"it holds 'a3' .* and 1 more"):
-        ShardedStore.partition(tmp_path / "source.zarr").map_shards(ToZip(tmp_path / "out"))
-    ShardedStore.partition(tmp_path / "source.zarr", "256 MiB").map_shards(ToZip(tmp_path / "out"))
-    ShardedStore.partition(tmp_path / "source.zarr", ["a*"]).map_shards(ToZip(tmp_path / "two"))
+    for number, size in enumerate((3, 4, 2, 3)):
+        group.create_array(f"a{number}", shape=(size * GIB // 10,), chunks=(GIB,), dtype="i1")
+    zarr.create_array(tmp_path / "source.zarr" / "a1" / "inside", shape=(GIB // 10,), chunks=(GIB,), dtype="i1")
+    return tmp_path / "source.zarr"
+
+
+def test_small_arrays_that_are_more_than_the_base_holds_are_shards_of_their_own(tmp_path):
+    folder = many_small(tmp_path)
+    assert grids(ShardedStore.partition(folder)) == {"a1": None}
+    assert grids(ShardedStore.partition(folder, {"a0": "whole"})) == {"a0": None}
+    assert grids(ShardedStore.partition(folder, {"a*": "2 GiB"})) == {"a1": None}
+    assert grids(ShardedStore.partition(folder, "250 MiB")).keys() == {"a0", "a1", "a3"}
+    store = ShardedStore.partition(folder)
+    assert store.map_shards(ToZip(tmp_path / "out")).summary.done == 2
+    assert zarr.open_array(ShardedStore.load(tmp_path / "out"), path="a1", mode="r").shape == (4 * GIB // 10,)
+
+
+def test_small_arrays_that_are_said_to_be_in_the_base_stay_there(tmp_path):
+    folder = many_small(tmp_path)
+    view = ShardedStore.partition(folder, {"a*": "base"})
+    assert grids(view) == {}
+    with pytest.raises(PartitionError, match=r"it holds 'a1' .* and 2 more"):
+        view.map_shards(ToZip(tmp_path / "out"))
 
 
 def test_the_base_of_one_zarr_is_warned_of(folder, tmp_path):

@@ -279,8 +279,22 @@ def test_an_array_that_is_not_so_sparse_is_listed_no_further(source, monkeypatch
     assert make_plan(config).shard_count == 101
     monkeypatch.setattr(sparse, "MOST_LISTED", len(POINTS) + 1)
     assert make_plan(config).shard_count == 3
-    monkeypatch.setattr(sparse, "MANY", SIZE**3)
-    assert make_plan(config).shard_count == 101
+
+
+@pytest.mark.parametrize(
+    ("stored", "shards"), [(range(0), 2), (range(3, 40), 3), (range(3, 400), 101)], ids=["none", "few", "many"]
+)
+def test_blocks_of_a_small_grid(stored, shards, tmp_path):
+    """Of 2,000 places, in a hundred blocks and the base."""
+    array = zarr.create_group(tmp_path / "source.zarr").create_array(
+        "a", shape=(2000,), chunks=(1,), dtype="i4", fill_value=-1
+    )
+    expected = np.full(2000, -1)
+    for place in stored:
+        array[place] = expected[place] = place
+    result = mapped(tmp_path / "source.zarr", ToZip(tmp_path / "out"), {"a": (20,)})
+    assert result.summary.done == shards
+    np.testing.assert_array_equal(zarr.open_array(result, path="a")[...], expected)
 
 
 @pytest.mark.parametrize(

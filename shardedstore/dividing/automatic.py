@@ -1,8 +1,9 @@
-"""How an array is divided where the user only says a size."""
+"""How arrays are divided where the user only says a size."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
 from shardedstore.grid import Blocks
 from shardedstore.metadata import ArrayMeta
@@ -27,3 +28,20 @@ def automatic(meta: ArrayMeta, size: int) -> Blocks | None:
         if row <= size:
             break
     return Blocks(meta.chunk_grid, tuple(chunks), meta.keys)
+
+
+def overflowing(sizes: Mapping[str, int], others: int, most: int) -> Iterator[str]:
+    """Yield the arrays that are to be shards of their own, the largest first, so that the base holds no more than `most` bytes.
+
+    `sizes` are those of the arrays that may be, and `others` of what stays in the base in any case: where that is more already, none
+    are.
+
+    >>> list(overflowing({"a": 5, "b": 8, "c": 1}, 2, 8))
+    ['b']
+    """
+    left = others + sum(sizes.values())
+    for path in sorted(sizes, key=lambda path: (-sizes[path], path)):
+        if left <= most or others > most:
+            break
+        left -= sizes[path]
+        yield path

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from shardedstore.components.kinds import Config, Location, Mount, ViewOf
+from shardedstore.components.members import Homes
 from shardedstore.components.opening import open_location
 from shardedstore.components.parts import Part
-from shardedstore.dividing.automatic import automatic
+from shardedstore.dividing.automatic import automatic, overflowing
 from shardedstore.dividing.blockshape import is_too_small, shape_of, to_blocks
 from shardedstore.dividing.choose import choose, part_at
 from shardedstore.dividing.found import absent, check_found, find
 from shardedstore.dividing.inside import find_zarr
-from shardedstore.dividing.patterns import BASE, WHOLE, Paths, Pattern, Shards, parse_paths, parse_shards, parse_size
+from shardedstore.dividing.patterns import (
+    AUTOMATIC,
+    BASE,
+    WHOLE,
+    Paths,
+    Pattern,
+    Shards,
+    parse_paths,
+    parse_shards,
+    parse_size,
+)
 from shardedstore.errors import PartitionError
 from shardedstore.grid import Blocks
 from shardedstore.metadata import ArrayMeta, GroupMeta
@@ -91,6 +102,7 @@ def _mounts(
     whole: dict[str, Pattern] = {}
     passing = _passing(patterns, nodes)
     passed: list[Notice] = []
+    small: dict[str, int] = {}  # the arrays that a size leaves in the base
     for path, node in nodes.items():
         pattern = next(
             (p for p in patterns if _applies(p, path, node.meta) and path not in passing.get(p.text, ())), None
@@ -111,7 +123,28 @@ def _mounts(
             blocks = _blocks(path, node, pattern)
             if blocks is not None:
                 mounts[path] = Mount(view(path), blocks)
-    return mounts, passed
+            elif isinstance(node.meta, ArrayMeta) and isinstance(pattern.rule, str | int) and path:
+                small[path] = node.meta.nbytes
+    mounts |= {path: Mount(view(path)) for path in _overflowing(nodes, mounts, small)}
+    return dict(sorted(mounts.items(), key=lambda mount: mount[0].split("/"))), passed
+
+
+def _overflowing(nodes: Mapping[str, Node], mounts: Mapping[str, Mount], small: dict[str, int]) -> Iterator[str]:
+    """Yield the arrays that sizes left in the base and that are more than it can hold."""
+    homes = Homes({path: mount.division for path, mount in mounts.items()})
+    others = sum(
+        node.meta.nbytes
+        for path, node in nodes.items()
+        if isinstance(node.meta, ArrayMeta) and path not in small and path not in mounts and homes.find(path) is None
+    )
+    arrays = {path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)}
+    alone = {
+        path: size
+        for path, size in small.items()
+        if not any(is_below(other, path) for other in mounts) and arrays.isdisjoint(parents(path))
+    }
+    rest = sum(size for path, size in small.items() if path not in alone)
+    return overflowing(alone, others + rest, parse_size(AUTOMATIC) or 0)
 
 
 def _passing(patterns: list[Pattern], nodes: Mapping[str, Node]) -> dict[str, set[str]]:

@@ -1,10 +1,12 @@
 """Which chunks of a divided array are there, where the grid has far more places than there are files.
 
-Such an array is listed, once. For one that is not so sparse the listing ends early, and all places of the grid count.
+Such an array is listed, once. A few places are looked at before; for an array that is not so sparse all places of the grid count,
+and a listing ends early.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from itertools import islice
@@ -16,10 +18,15 @@ from shardedstore.components.kinds import Mount, ViewOf
 from shardedstore.components.opening import open_location
 from shardedstore.fields import MOST
 from shardedstore.grid import Blocks, Coords
+from shardedstore.mounts import join
 from shardedstore.reading.bulk import StoreBulk, bulk
 from shardedstore.storage.transient import patiently
 
-MANY = 10_000_000  # places of a grid, up to which all are looked at: it takes half a minute at most
+MANY = 1000  # places of a grid, up to which all are looked at
+PROBES, MOST_FOUND = (
+    16,
+    2,
+)  # places that are looked at before an array is listed, and the chunks there of one that is sparse
 PLACES_PER_FILE = 10  # from this on, a listing is less work than a look at each place
 MOST_LISTED = 100_000  # files
 
@@ -38,16 +45,25 @@ def find_chunks(mount: Mount) -> Chunks | None:
     if places <= MANY or math.prod(blocks.grid) > MOST:
         return None
     most = min(places // PLACES_PER_FILE, MOST_LISTED)
-    keys = patiently(lambda: list(islice(_keys(open_location(view.source), view.path, most), most + 1)))
-    return None if len(keys) > most or None in keys else _by_block(blocks, keys, view.path)
+    store = open_location(view.source)
+    if bulk(store).guesses or patiently(lambda: sync(_found(store, view.path, blocks))) > MOST_FOUND:
+        return None
+    keys = patiently(lambda: list(islice(_keys(store, view.path, most), most + 1)))
+    return None if len(keys) > most else _by_block(blocks, keys, view.path)
 
 
-def _keys(store: Store, path: str, most: int) -> Iterator[str | None]:
-    """Yield the keys below a path; None for a store that can't be listed."""
+async def _found(store: Store, path: str, blocks: Blocks) -> int:
+    """Return how many of some places, which lie far apart in the grid, have chunks."""
+    grid = blocks.chunk_grid
+    each = Blocks(grid, (1,) * len(grid), blocks.keys)
+    keys = (blocks.keys.encode(each.index(each.count * i // PROBES)) for i in range(PROBES))
+    return sum(await asyncio.gather(*(store.exists(join(path, key)) for key in keys)))
+
+
+def _keys(store: Store, path: str, most: int) -> Iterator[str]:
+    """Yield the keys below a path."""
     reader = bulk(store)
-    if reader.guesses:
-        yield None
-    elif isinstance(reader, StoreBulk):
+    if isinstance(reader, StoreBulk):
         yield from sync(_first(store, path, most + 1))
     else:
         yield from reader.keys(path, None)
@@ -62,9 +78,9 @@ async def _first(store: Store, path: str, count: int) -> list[str]:
     return found
 
 
-def _by_block(blocks: Blocks, keys: list[str | None], path: str) -> Chunks:
+def _by_block(blocks: Blocks, keys: list[str], path: str) -> Chunks:
     start = len(path) + 1 if path else 0
-    decoded = (blocks.keys.decode(key[start:], blocks.chunk_grid) for key in keys if key is not None)
+    decoded = (blocks.keys.decode(key[start:], blocks.chunk_grid) for key in keys)
     found: dict[Coords, list[Coords]] = {}
     for coords in sorted(coords for coords in decoded if coords is not None):
         found.setdefault(blocks.split(coords)[0], []).append(coords)
