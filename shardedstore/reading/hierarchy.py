@@ -437,7 +437,7 @@ def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, A
             for name, data in sorted(node.documents.items())
             if name != "zarr.json"
         }
-        metadata = {**inherited, **documents}
+        metadata = {key: value for key, value in inherited.items() if key not in documents} | documents
         return join(group, CONSOLIDATED_V2), dump_json({"metadata": metadata, "zarr_consolidated_format": 1})
     root: dict[str, Any] = parse_json(nodes[group].documents["zarr.json"], group, "zarr.json")
     kept = {path: node for path, node in inherited.items() if path.rpartition("/")[2] not in METADATA_NAMES}
@@ -446,7 +446,7 @@ def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, A
         for path, node in _led_to(below, kept, 3).items()
         if "zarr.json" in node.documents
     }
-    metadata = {**kept, **documents}
+    metadata = {path: node for path, node in kept.items() if path not in documents} | documents
     root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
     return join(group, "zarr.json"), dump_json(root)
 
