@@ -26,6 +26,7 @@ from shardedstore.sinks.zipshard import write_zip
 from shardedstore.storage.access import Options
 from shardedstore.storage.crc import crc32
 from shardedstore.storage.folders import Folder, open_folder
+from shardedstore.storage.transient import patiently
 from shardedstore.storage.urls import BESIDE, object_url
 from shardedstore.tasks.generations import check_latest
 from shardedstore.tasks.ledger import Record
@@ -119,7 +120,8 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
             checked = time.time()
         zarr.write(key, documents[key])
     zarr.clean()
-    _keep([Entry(key, documents[key]) for key in sorted(documents)], _published(job.place), job.options)
+    entries = [Entry(key, documents[key]) for key in sorted(documents)]
+    patiently(lambda: _keep(entries, _published(job.place), job.options))
     config = Config(base=Directory(zarr.url, sink.options))
     job.place.write(FILE_NAME, dump(config, job.folder))
     check_latest(job.ledger)

@@ -87,7 +87,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def patiently(look: Callable[[], T]) -> T:
-    """Return what a function gives that only looks, and call it again after errors that come soon and may go away."""
+    """Return the result of a function that may be called twice, and call it again after errors that come soon and may go away."""
     begun = time.monotonic()
     for attempt in range(1, ATTEMPTS):
         try:
