@@ -21,10 +21,10 @@ import zarr
 from distributed import Client, SubprocessCluster
 
 from benchmarks.harness import circumstances, parser, table, working_folder
-from benchmarks.nothing import Nothing
+from benchmarks.nothing import Nothing, Same
 from benchmarks.ours import WORKERS
 from shardedstore import ShardedStore
-from shardedstore.chain import Sink
+from shardedstore.chain import Sink, Step
 from shardedstore.tasks.plan import make_plan
 from shardedstore.transforms import ToZip
 
@@ -103,7 +103,7 @@ def _cluster(folder: Path) -> Iterator[Client]:
 def _plan(source: Path) -> list[Row]:
     store, took = _timed(lambda: ShardedStore.partition(source, {"a": (1,)}))
     before = psutil.Process().memory_info().rss
-    plan, planned = _timed(lambda: make_plan(store.config))
+    plan, planned = _timed(lambda: make_plan(store.config, needs_empty=True))
     segments, cut = _timed(plan.segments)
     added = psutil.Process().memory_info().rss - before
     return [
@@ -114,9 +114,9 @@ def _plan(source: Path) -> list[Row]:
 
 def _job(client: Client, source: Path, out: Path, shards: int) -> list[Row]:
     samples = Samples(client, seconds=max(0.05, shards / 400_000))
-    _, took = _timed(lambda: _convert(source, Nothing(str(out)), samples.look))
+    _, took = _timed(lambda: _convert(source, Same(), Nothing(str(out)), progress=samples.look))
     client_nbytes = psutil.Process().memory_info().rss
-    again, found = _timed(lambda: _convert(source, Nothing(str(out))))
+    again, found = _timed(lambda: _convert(source, Same(), Nothing(str(out))))
     if again.summary is None or again.summary.skipped != shards + 1:
         raise RuntimeError(f"the job was not found finished: {again.summary}")
     shown = ", ".join(f"{nbytes >> 20}" for nbytes in samples.nbytes[:: max(1, len(samples.nbytes) // 8)])
@@ -140,8 +140,8 @@ def _zips(source: Path, out: Path, shards: int) -> list[Row]:
     ]
 
 
-def _convert(source: Path, sink: Sink, progress: Callable[[int, int], None] | None = None) -> ShardedStore:
-    made: ShardedStore = ShardedStore.partition(source, {"a": (1,)}).map_shards(sink, progress=progress)
+def _convert(source: Path, *chain: Step | Sink, progress: Callable[[int, int], None] | None = None) -> ShardedStore:
+    made: ShardedStore = ShardedStore.partition(source, {"a": (1,)}).map_shards(*chain, progress=progress)
     return made
 
 

@@ -1,10 +1,10 @@
-"""A sink that does nothing, so that what is left is the framework; in a module that workers import by name."""
+"""A sink and a step that do nothing, so that what is left is the framework; in a module that workers import by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardedstore.chain import Entries, Present, Shard, Sink, Written
+from shardedstore.chain import Entries, Present, Shard, Sink, Step, Written
 from shardedstore.components.kinds import Location, Zip
 from shardedstore.sinks.zipshard import write_zip
 
@@ -30,3 +30,12 @@ class Nothing(Sink):
     def is_there(self, url: str, written: Written, present: Present) -> bool:
         # docstring inherited
         return True
+
+
+@dataclass(frozen=True)
+class Same(Step):
+    """Changes nothing, and is run for blocks without chunks too, which are no shards otherwise."""
+
+    def __call__(self, entries: Entries, shard: Shard) -> Entries:
+        # docstring inherited
+        return entries
