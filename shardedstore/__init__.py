@@ -16,10 +16,11 @@ from shardedstore.errors import (
     TemporaryError,
     UsageError,
 )
+from shardedstore.jobplan import JobPlan
 from shardedstore.notices import Notice
 from shardedstore.readonly import ReadOnlyStore
 from shardedstore.steps.arraystep import ArrayStep
-from shardedstore.store import ShardedStore
+from shardedstore.store import ShardedStore, Summary
 from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_prefix
 from shardedstore.writing.arrayshards import array_shard_directory_store, array_shard_store
 
@@ -32,6 +33,7 @@ __all__ = [
     "CorruptError",
     "DestinationError",
     "HoleError",
+    "JobPlan",
     "NoShardError",
     "Notice",
     "PartitionError",
@@ -43,6 +45,7 @@ __all__ = [
     "Sink",
     "Step",
     "StoreKind",
+    "Summary",
     "TemporaryError",
     "UsageError",
     "__version__",

@@ -6,14 +6,13 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from shardedstore.chain import parse_chain
-from shardedstore.cluster import graph
+from shardedstore.chain import Sink, Step, StoreFunction
 from shardedstore.cluster.lending import reading
 from shardedstore.components.kinds import Config, Directory, Location, Mount, show
 from shardedstore.components.locations import locate
@@ -23,10 +22,9 @@ from shardedstore.config import document as configs
 from shardedstore.dividing.collect import collect
 from shardedstore.dividing.partition import divide_noting
 from shardedstore.dividing.patterns import Paths, Shards
-from shardedstore.errors import ChainError, ConfigError, PartitionError, ShardError, UsageError
-from shardedstore.jobs.accepting import find_accepted
-from shardedstore.jobs.job import prepare
-from shardedstore.jobs.objectsize import MAX_BASE, check_base
+from shardedstore.errors import ConfigError, PartitionError, ShardError
+from shardedstore.jobplan import JobOptions, JobPlan, OnError, plan_job
+from shardedstore.jobs.objectsize import MAX_BASE
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.legacy.config import check_saved, parse_legacy
@@ -36,21 +34,22 @@ from shardedstore.notices import Notice
 from shardedstore.reading.hierarchy import is_zarr
 from shardedstore.showing.describe import to_text
 from shardedstore.showing.html import to_html
+from shardedstore.showing.progress import Shown, check_progress
 from shardedstore.showing.shards import Shards as StoredShards
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.urls import join_url, normalize, unquote_name
 from shardedstore.tasks.outcome import Outcome, Partial
-from shardedstore.tasks.plan import make_plan
 from shardedstore.tasks.task import MOST_FAILURES
-from shardedstore.tasks.witness import LEVELS, Changed
+from shardedstore.tasks.witness import Changed
 from shardedstore.verifying.differences import Level, Report
 from shardedstore.verifying.verify import verify
 from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.writing.writable import WritableStore
 
 if TYPE_CHECKING:
+    from dask.delayed import Delayed
     from distributed import Client
 
 Target = str | os.PathLike[str]
@@ -264,11 +263,10 @@ class ShardedStore(WritableStore):
         """
         return cls._of(collect(pattern, names, storage_options))
 
-    def map_shards(
+    def plan(
         self,
-        *chain: object,
-        compute: bool = True,
-        on_error: Literal["finish", "stop", "partial"] = "finish",
+        *chain: Step | Sink | StoreFunction,
+        on_error: OnError = "finish",
         changed: Changed = "metadata",
         digest: bool = False,
         retries: int = 2,
@@ -280,13 +278,10 @@ class ShardedStore(WritableStore):
         consolidated: bool | None = None,
         to: Target | None = None,
         storage_options: StorageOptions = None,
-        progress: graph.Progress | None = None,
-    ) -> Any:
-        """Run a chain of transforms over every shard with Dask, and return the store of the results.
+    ) -> JobPlan:
+        """Check a job, and return what it will do. Nothing is written.
 
-        The source is never changed. Each shard is published and recorded when it is done, so that the same call after
-        any interruption goes on from there. The config, ``shardedstore.json``, is written last: it is the only proof
-        of success.
+        Everything that can be refused before anything runs is refused here. The plan's `run` runs it.
 
         Parameters
         ----------
@@ -294,9 +289,6 @@ class ShardedStore(WritableStore):
             Steps and then one sink, such as ``ToZip(url)``; or alone a function ``(store, shard_path, chunk_dims) ->
             store``, which gets a component, its path (``""`` for the base) and for an array's block its index, like
             ``"0/2"``, or None.
-        compute : bool
-            Run it now, on the Dask scheduler that is active; otherwise return a lazy Dask object that does it. Secret
-            storage options are given to the workers of the cluster that is active then, and are not in the object.
         on_error : "finish", "stop" or "partial"
             With "finish" every shard that can be done is done, before the errors of the others are raised together. With
             "stop" the first error ends the job; what is done stays done. With "partial" the errors are not raised but
@@ -336,8 +328,91 @@ class ShardedStore(WritableStore):
             For a function: the folder for config and ledger. Without it the result is only returned.
         storage_options : mapping or str, optional
             Options of the object store that `to` leads to; a sink has its own.
-        progress : callable, optional
-            Called with the number of shards that have ended, and of all.
+
+        Returns
+        -------
+        JobPlan
+
+        Raises
+        ------
+        UsageError
+            For what can't be run.
+
+        See Also
+        --------
+        map_shards : plan a job, and run it.
+
+        Examples
+        --------
+        >>> plan = store.plan(Recompress("zstd", level=5), ToZip("out"))  # doctest: +SKIP
+        >>> plan.shard_count, plan.notices  # doctest: +SKIP
+        (21, ())
+        >>> new = plan.run(progress=True)  # doctest: +SKIP
+        """
+        return plan_job(
+            self.config,
+            chain,
+            self.notices,
+            ShardedStore._of,
+            on_error=on_error,
+            changed=changed,
+            digest=digest,
+            retries=retries,
+            max_failures=max_failures,
+            max_base=max_base,
+            accept_failed=accept_failed,
+            max_missing=max_missing,
+            overwrite=overwrite,
+            consolidated=consolidated,
+            to=to,
+            storage_options=storage_options,
+        )
+
+    @overload
+    def map_shards(
+        self,
+        *chain: Step | Sink | StoreFunction,
+        compute: Literal[True] = True,
+        progress: Shown = None,
+        **options: Unpack[JobOptions],
+    ) -> ShardedStore: ...
+
+    @overload
+    def map_shards(
+        self, *chain: Step | Sink | StoreFunction, compute: Literal[False], **options: Unpack[JobOptions]
+    ) -> Delayed: ...
+
+    def map_shards(
+        self,
+        *chain: Step | Sink | StoreFunction,
+        compute: bool = True,
+        progress: Shown = None,
+        **options: Unpack[JobOptions],
+    ) -> ShardedStore | Delayed:
+        """Run a chain of transforms over every shard with Dask, and return the store of the results.
+
+        The source is never changed. Each shard is published and recorded when it is done, so that the same call after
+        any interruption goes on from there. The config, ``shardedstore.json``, is written last: it is the only proof
+        of success.
+
+        Parameters
+        ----------
+        *chain
+            Steps and then one sink, such as ``ToZip(url)``, or a function of stores; see `plan`.
+        compute : bool
+            Run it now, on the Dask scheduler that is active; otherwise return a lazy Dask object that does it. Secret
+            storage options are given to the workers of the cluster that is active then, and are not in the object.
+        progress : bool, "bar" or callable, optional
+            True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` shows a bar in any case. A function is called
+            with the number of shards that have ended, and of all.
+        **options
+            Options of `plan`: `on_error`, `changed`, `digest`, `retries`, `max_failures`, `max_base`, `accept_failed`, `max_missing`,
+            `overwrite`, `consolidated`, `to` and `storage_options`.
+
+        Returns
+        -------
+        ShardedStore or dask.delayed.Delayed
+            The store of the results, whose `summary` says what was done; with ``compute=False`` a lazy object of it.
 
         Raises
         ------
@@ -345,45 +420,14 @@ class ShardedStore(WritableStore):
             For what can't be run, before anything runs.
         ShardsFailed
             When shards failed: an error for each, and no config is written. What is done stays done.
+
+        See Also
+        --------
+        plan : look at a job before it runs.
         """
-        parsed = parse_chain(chain)
-        if on_error not in ("finish", "stop", "partial"):
-            raise UsageError(f"on_error={on_error!r} is not known: say 'finish', 'stop' or 'partial'")
-        if type(max_failures) is not int or max_failures < 1:
-            raise UsageError(f"max_failures={max_failures!r} is not a number of shards: say 1 or more")
-        if type(retries) is not int or retries < 0:
-            raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
-        if changed not in LEVELS:
-            raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
-        if parsed.sink is not None and to is not None:
-            raise ChainError(f"to= is for a function alone: {type(parsed.sink).__name__} has a destination of its own")
-        if parsed.sink is None and digest:
-            raise ChainError("digest= is for a chain that ends in a sink: a function writes its stores itself")
-        if parsed.sink is None and consolidated is not None:
-            raise ChainError(
-                "consolidated= is for a chain that ends in a sink: a function's stores stay as it made them"
-            )
-        configs.to_dict(self.config)  # every component has a location
-        config = self.config if parsed.sink is None else parsed.sink.gathered(self.config)
-        plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(self.notices)
-        plan = check_base(plan, parsed, max_base)
-        limit = 1 if on_error == "stop" else max_failures
-        accepted = find_accepted(plan, parsed, accept_failed, max_missing)
-        plan, job = prepare(
-            plan,
-            parsed,
-            None if to is None else os.fspath(to),
-            overwrite,
-            retries,
-            storage_options,
-            limit,
-            changed,
-            digest,
-        )
-        job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing)
-        if compute:
-            return graph.run(job, plan, overwrite, ShardedStore._of, progress)
-        return graph.lazy(job, plan, overwrite, ShardedStore._of)
+        check_progress(progress)
+        plan = self.plan(*chain, **options)
+        return plan.run(progress) if compute else plan.to_delayed()
 
     @contextmanager
     def credentials_on(self, client: Client) -> Iterator[None]:

@@ -337,6 +337,6 @@ def test_zips_of_ome_zarr_are_zarr_v3(tmp_path):
     store = division(cube_at(tmp_path / "source.zarr", SOURCES["cube-v2."]), SOURCES["cube-v2."])
     with pytest.raises(
         ChainError,
-        match=r"names zips of OME-Zarr, which are Zarr v3, and '.*' is Zarr v2: put MigrateV3.. .--v3. and MigrateOME.. before ToZip",
+        match=r"names zips of OME-Zarr, which are Zarr v3, and the root is Zarr v2: put MigrateV3.. .--v3. and MigrateOME.. before ToZip",
     ):
         store.map_shards(ToZip(tmp_path / "out", name="{path}/{block}.ozx"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.components.kinds import Directory, Location
@@ -51,6 +52,15 @@ class CopyTo(Sink):
     layout: Literal["zarr", "shards"] = "zarr"
     storage_options: InitVar[StorageOptions] = None
     options: Options = field(init=False, repr=False, compare=False)
+
+    if TYPE_CHECKING:  # a path is taken as well, and kept as text
+
+        def __init__(
+            self,
+            url: str | os.PathLike[str],
+            layout: Literal["zarr", "shards"] = ...,
+            storage_options: StorageOptions = None,
+        ) -> None: ...
 
     def __post_init__(self, storage_options: StorageOptions) -> None:
         if self.layout not in ("zarr", "shards"):

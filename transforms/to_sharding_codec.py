@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
+from typing import TYPE_CHECKING
 
 from shardedstore.chain import Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.components.kinds import Config, Directory, Location
@@ -61,6 +63,15 @@ class ToShardingCodec(Sink):
     object_size: str | int = "1 GiB"
     storage_options: InitVar[StorageOptions] = None
     options: Options = field(init=False, repr=False, compare=False)
+
+    if TYPE_CHECKING:  # a path is taken as well, and kept as text
+
+        def __init__(
+            self,
+            url: str | os.PathLike[str],
+            object_size: str | int = ...,
+            storage_options: StorageOptions = None,
+        ) -> None: ...
 
     def __post_init__(self, storage_options: StorageOptions) -> None:
         if not parse_size(self.object_size):

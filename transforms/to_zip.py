@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
+from typing import TYPE_CHECKING
 
 from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.components.kinds import Config, Location, Zip
@@ -63,6 +65,17 @@ class ToZip(Sink):
     per_zip: int | None = field(default=None, compare=False)  # it tells by the division, so old fingerprints hold
     storage_options: InitVar[StorageOptions] = None
     options: Options = field(init=False, repr=False, compare=False)
+
+    if TYPE_CHECKING:  # a path is taken as well, and kept as text
+
+        def __init__(
+            self,
+            url: str | os.PathLike[str],
+            name: str = ...,
+            zip64: bool = ...,
+            per_zip: int | None = ...,
+            storage_options: StorageOptions = None,
+        ) -> None: ...
 
     def __post_init__(self, storage_options: StorageOptions) -> None:
         self.reach(storage_options)

@@ -9,21 +9,18 @@ from typing import Any
 
 import click
 
-from shardedstore.chain import Sink, Step, parse_chain
+from shardedstore.chain import Sink, Step
 from shardedstore.cli.arguments import make_steps, parse_shards, parse_storage
 from shardedstore.cli.common import FAILED, HOLES, failures, notes_on_stderr, open_any, tell, user_errors
-from shardedstore.cli.progress import progress
 from shardedstore.cli.registry import make_sink
 from shardedstore.cluster.running import cluster
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
-from shardedstore.jobs.accepting import find_accepted
-from shardedstore.jobs.job import prepare
-from shardedstore.jobs.objectsize import MAX_BASE, check_base
-from shardedstore.showing.text import count, preview, size
+from shardedstore.jobplan import JobPlan
+from shardedstore.jobs.objectsize import MAX_BASE
+from shardedstore.showing.text import count, size
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.tasks.plan import make_plan
 from shardedstore.tasks.task import MOST_FAILURES
 from shardedstore.tasks.witness import LEVELS as CHANGED
 
@@ -162,20 +159,16 @@ def convert(
             raise UsageError(f"a chain has one sink, and --to was given {' and '.join(kinds)}: run two commands")
         sink = make_sink(kinds[0], destination, **{key: value for key, value in given.items() if value is not None})
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
-        parsed = parse_chain(chain)
-        plan = make_plan(sink.gathered(store.config), consolidated, needs_empty=parsed.needs_empty)
-        plan = check_base(plan.noted(store.notices), parsed, options["max_base"])
-        find_accepted(plan, parsed, options["accept_failed"], options["max_missing"])
-        given = {name: options[name] for name in ("overwrite", "retries", "changed")}
-        plan, _ = prepare(plan, parsed, None, **given)
+        workers = {key: options.pop(key) for key in ("workers", "scheduler", "verbose")}
+        plan = store.plan(*chain, consolidated=consolidated, **options)
         if dry_run:
-            tell(preview(plan))
+            tell(str(plan))
             for notice in plan.notices:
                 click.echo(f"note: {notice}", err=True)
         else:
             if is_remote(source) or is_remote(destination):
                 click.echo("note: the workers use the credentials of their own environment", err=True)
-            run(store, chain, consolidated=consolidated, **options)
+            run(plan, sink, changed=options["changed"], **workers)
 
 
 CHANGED_AS = (
@@ -207,23 +200,16 @@ def open_shards(
     )
 
 
-def run(
-    store: ShardedStore,
-    chain: list[Step | Sink],
-    *,
-    workers: int | None,
-    scheduler: str | None,
-    verbose: bool,
-    **options: Any,
-) -> None:
+def run(plan: JobPlan, sink: Sink, *, changed: str, workers: int | None, scheduler: str | None, verbose: bool) -> None:
     """Run the job and say what it did."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a batch system's end of time ends the workers
-    with notes_on_stderr(), warnings.catch_warnings(), cluster(workers, scheduler, verbose), progress() as show:
+    with notes_on_stderr(), warnings.catch_warnings(), cluster(workers, scheduler, verbose):
         warnings.simplefilter("ignore", UserWarning)  # what failed is said below
-        result = store.map_shards(*chain, progress=show, **options)
+        result = plan.run(progress=True)
     summary = result.summary
+    assert summary is not None
     reasons = {
-        CHANGED_AS[options.get("changed") == "metadata"]: summary.changed,
+        CHANGED_AS[changed == "metadata"]: summary.changed,
         "as what was written is not there any more": summary.missing,
     }
     again = "".join(f", {number:,} of them again {why}" for why, number in reasons.items() if number)
@@ -231,8 +217,6 @@ def run(
     tell(f"{count(summary.done, 'shard')} done now{again}{before}; {size(summary.nbytes)} written")
     if summary.throttled:
         click.echo(f"note: the server was too busy {summary.throttled:,} times, and was asked again", err=True)
-    sink = chain[-1]
-    assert isinstance(sink, Sink)
     place = normalize(sink.url)
     for line in failures(summary.failures):
         click.echo(f"{'hole' if summary.holes else 'error'}: {line}", err=True)

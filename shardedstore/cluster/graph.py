@@ -28,7 +28,7 @@ from shardedstore.cluster.sizing import TaskQueue, cut_evenly
 from shardedstore.cluster.wanted import do_task
 from shardedstore.cluster.window import ClusterWindow, Window, is_killed
 from shardedstore.components.kinds import Config
-from shardedstore.errors import DestinationError, ShardsFailed
+from shardedstore.errors import DestinationError, ShardsFailed, UsageError
 from shardedstore.jobs.job import Remaining, identity, remaining, start
 from shardedstore.jobs.lock import held
 from shardedstore.jobs.partial import show_partial
@@ -56,11 +56,12 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
 
     It holds no secret options: the workers of the cluster that is active now are given them.
     """
-    if (client := active_client()) is not None:
+    if (client := _default_client()) is not None:
         lend(client, job, plan)
     token = secrets.token_hex(4)
     started = delayed(start)(job, plan, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
-    threads = local_threads() if client is None else sum(client.nthreads().values())  # type: ignore[no-untyped-call]
+    is_known = client is not None and not client.asynchronous
+    threads = sum(client.nthreads().values()) if client and is_known else local_threads()  # type: ignore[no-untyped-call]
     tasks, key = map(Task, cut_evenly(job.segments(plan), threads)), _namer(job, token)
     level = [delayed(do_task)(started, task, dask_key_name=key(task)) for task in tasks]
     depth = 0
@@ -122,18 +123,22 @@ def run(
     ------
     DestinationError
         When another job is at work there.
+    UsageError
+        For an asynchronous client.
     """
+    client = active_client()
     if job.folder is None:
-        return _run(job, plan, overwrite, wrap, progress, threading.Event())
+        return _run(client, job, plan, overwrite, wrap, progress, threading.Event())
     try:
         with held(job.place) as lost:
-            return _run(job, plan, overwrite, wrap, progress, lost)
+            return _run(client, job, plan, overwrite, wrap, progress, lost)
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"what is done at {job.folder!r} stays: {AGAIN}")
         raise
 
 
 def _run(
+    client: Client | None,
     job: Job,
     plan: Plan,
     overwrite: bool,
@@ -141,7 +146,6 @@ def _run(
     progress: Progress | None,
     lost: threading.Event,
 ) -> T:
-    client = active_client()
     look = partial(each, name="look", plans=[plan])
     job = start(job, plan, identity(plan, job.chain), overwrite, look)
     if client is None:
@@ -189,7 +193,24 @@ def _check_held(job: Job, lost: threading.Event) -> None:
 
 
 def active_client() -> Client | None:
-    """Return the distributed client that Dask would use now, without importing distributed."""
+    """Return the distributed client that Dask would use now, without importing distributed.
+
+    Raises
+    ------
+    UsageError
+        For an asynchronous client.
+    """
+    client = _default_client()
+    if client is not None and client.asynchronous:
+        raise UsageError(
+            "the active Dask client is asynchronous, and this call would block its event loop: make a synchronous client of the same "
+            "scheduler in another thread, as in `await asyncio.to_thread(work)` with `with Client(address):` in `work`; or run a job as "
+            "`await client.compute(store.map_shards(..., compute=False))`"
+        )
+    return client
+
+
+def _default_client() -> Client | None:
     scheduler = dask.config.get("scheduler", None)
     if "distributed" not in sys.modules or scheduler not in (None, "distributed", "dask.distributed"):
         return None

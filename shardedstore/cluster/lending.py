@@ -51,8 +51,7 @@ def reading(client: Client, config: Config) -> Iterator[None]:
     UsageError
         For an asynchronous client.
     """
-    if client.asynchronous:
-        raise UsageError("credentials can't be given by an asynchronous client: make one with asynchronous=False")
+    _check_synchronous(client)
     name = _register(client, _urls(config))
     try:
         yield
@@ -70,10 +69,16 @@ def _forget(client: Client, name: str | None) -> None:
             client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
 
 
+def _check_synchronous(client: Client) -> None:
+    if client.asynchronous:
+        raise UsageError("credentials can't be given by an asynchronous client: make one with asynchronous=False")
+
+
 def _register(client: Client, urls: list[str]) -> str | None:
     grants = granted(urls)
     if not grants:
         return None
+    _check_synchronous(client)
     from shardedstore.cluster.plugin import AccessPlugin
 
     name = f"shardedstore-{secrets.token_hex(4)}"

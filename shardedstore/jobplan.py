@@ -1,0 +1,240 @@
+"""`JobPlan`: a job that was checked, and has not run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from shardedstore.chain import Sink, Step, parse_chain
+from shardedstore.cluster import graph
+from shardedstore.components.kinds import Config
+from shardedstore.config import document as configs
+from shardedstore.errors import ChainError, UsageError
+from shardedstore.jobs.accepting import find_accepted
+from shardedstore.jobs.job import prepare
+from shardedstore.jobs.objectsize import MAX_BASE, check_base
+from shardedstore.notices import Notice
+from shardedstore.showing.progress import Shown, check_progress, progress_of
+from shardedstore.showing.text import preview
+from shardedstore.storage.access import StorageOptions
+from shardedstore.tasks.outcome import Outcome
+from shardedstore.tasks.plan import Plan, make_plan
+from shardedstore.tasks.task import MOST_FAILURES, Job
+from shardedstore.tasks.witness import LEVELS, Changed
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from shardedstore.store import ShardedStore
+
+OnError = Literal["finish", "stop", "partial"]
+MOST_ROWS = 20  # of the repr, which a terminal shows at once
+
+
+class JobOptions(TypedDict, total=False):
+    """The options of a job; `ShardedStore.plan` describes them."""
+
+    on_error: OnError
+    changed: Changed
+    digest: bool
+    retries: int
+    max_failures: int
+    max_base: str | int
+    accept_failed: Iterable[str]
+    max_missing: int
+    overwrite: bool
+    consolidated: bool | None
+    to: str | os.PathLike[str] | None
+    storage_options: StorageOptions
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class JobPlan:
+    """A job that was checked and has not run, as `ShardedStore.plan` returns it. Nothing is written before it runs.
+
+    Attributes
+    ----------
+    chain : str
+        The names of the steps and of the sink.
+    destination : str or None
+        Where the config and the ledger stand; None for a function whose stores are only returned.
+    shard_count : int
+        The number of shards, the base among them.
+    files : int
+        The most files that the source can have. Missing chunks are counted, as nothing was listed for it.
+    nbytes : int
+        The size of the decoded data, in bytes; nominal for types of variable length.
+    notices : tuple of Notice
+        The warnings about the job, which are logged when it starts.
+
+    Examples
+    --------
+    >>> plan = store.plan(ToZip("out"))  # doctest: +SKIP
+    >>> plan  # doctest: +SKIP
+    JobPlan of ToZip to '/data/out'
+    at most 4,012 files -> 21 shards; 1.5 GiB decoded; base 1.2 MiB
+      /t2m: 4,000 files -> 20 shards (20); 1.5 GiB
+    >>> new = plan.run()  # doctest: +SKIP
+    """
+
+    _plan: Plan = field(repr=False)
+    _job: Job = field(repr=False)
+    _overwrite: bool
+    _wrap: Callable[[Config, Outcome], ShardedStore]
+
+    @property
+    def chain(self) -> str:
+        """The names of the steps and of the sink."""
+        steps, sink, function = self._job.chain
+        parts = (*steps, function if sink is None else sink)
+        return ", ".join(getattr(part, "__name__", type(part).__name__) for part in parts)
+
+    @property
+    def destination(self) -> str | None:
+        """Where the config and the ledger stand."""
+        return self._job.folder
+
+    @property
+    def shard_count(self) -> int:
+        """The number of shards, the base among them."""
+        return self._plan.shard_count
+
+    @property
+    def files(self) -> int:
+        """The most files that the source can have."""
+        return self._plan.files
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the decoded data, in bytes."""
+        return self._plan.nbytes
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """The warnings about the job."""
+        return self._plan.notices
+
+    def run(self, progress: Shown = None) -> ShardedStore:
+        """Run the job on the Dask scheduler that is active, and return the store of the results.
+
+        A plan can be run again, and goes on from what is done then. The source may have changed since the plan was made: what the
+        shards find at the end is compared with the plan.
+
+        Parameters
+        ----------
+        progress : bool, "bar" or callable, optional
+            True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` shows a bar in any case. A function is called
+            with the number of shards that have ended, and of all.
+
+        Returns
+        -------
+        ShardedStore
+            Its `summary` says what was done.
+
+        Raises
+        ------
+        UsageError
+            For a `progress` that is not known, and for an asynchronous client.
+        ShardsFailed
+            When shards failed: an error for each, and no config is written. Finished shards stay.
+        """
+        check_progress(progress)
+        with progress_of(progress) as show:
+            return graph.run(self._job, self._plan, self._overwrite, self._wrap, show)
+
+    def to_delayed(self) -> Delayed:
+        """Return the job as one lazy Dask object, which gives the store of the results when it is computed.
+
+        Secret storage options are given to the workers of the cluster that is active now, and are not in the object.
+        """
+        return graph.lazy(self._job, self._plan, self._overwrite, self._wrap)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known of the job, as JSON can hold it.
+
+        Returns
+        -------
+        dict
+            The attributes, and under ``"mounts"`` a dict for each group or array that is mounted and for the base, whose path is
+            None: its ``path``, ``shard_count``, ``grid`` of blocks (None where it is one shard), ``files`` and ``nbytes``.
+        """
+        mounts = [
+            {
+                "path": None if run.mounted is not None else run.path,
+                "shard_count": run.stop - run.first,
+                "grid": None if run.blocks is None else list(run.blocks.grid),
+                "files": load.files,
+                "nbytes": load.nbytes,
+            }
+            for run, load in zip(self._plan.runs, self._plan.loads, strict=True)
+        ]
+        return {
+            "chain": self.chain,
+            "destination": self.destination,
+            "shard_count": self.shard_count,
+            "files": self.files,
+            "nbytes": self.nbytes,
+            "mounts": mounts,
+            "notices": [str(notice) for notice in self.notices],
+        }
+
+    def __str__(self) -> str:
+        return preview(self._plan)
+
+    def __repr__(self) -> str:
+        lines = str(self).split("\n")
+        more = len(lines) - MOST_ROWS
+        if more > 0:
+            lines = [*lines[:MOST_ROWS], f"  ... and {more:,} more"]
+        notices = [f"note: {notice}" for notice in self.notices]
+        to = "" if self.destination is None else f" to {self.destination!r}"
+        return "\n".join([f"JobPlan of {self.chain}{to}", *lines, *notices])
+
+
+def plan_job(
+    config: Config,
+    chain: Iterable[Step | Sink | Callable[..., Any]],
+    notices: Iterable[Notice],
+    wrap: Callable[[Config, Outcome], ShardedStore],
+    *,
+    on_error: OnError = "finish",
+    changed: Changed = "metadata",
+    digest: bool = False,
+    retries: int = 2,
+    max_failures: int = MOST_FAILURES,
+    max_base: str | int = MAX_BASE,
+    accept_failed: Iterable[str] = (),
+    max_missing: int = 0,
+    overwrite: bool = False,
+    consolidated: bool | None = None,
+    to: str | os.PathLike[str] | None = None,
+    storage_options: StorageOptions = None,
+) -> JobPlan:
+    """Check all of a job that can be checked before anything is written; see `ShardedStore.plan`."""
+    parsed = parse_chain(chain)
+    if on_error not in ("finish", "stop", "partial"):
+        raise UsageError(f"on_error={on_error!r} is not known: say 'finish', 'stop' or 'partial'")
+    if type(max_failures) is not int or max_failures < 1:
+        raise UsageError(f"max_failures={max_failures!r} is not a number of shards: say 1 or more")
+    if type(retries) is not int or retries < 0:
+        raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
+    if changed not in LEVELS:
+        raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
+    if parsed.sink is not None and to is not None:
+        raise ChainError(f"to= is for a function alone: {type(parsed.sink).__name__} has a destination of its own")
+    if parsed.sink is None and digest:
+        raise ChainError("digest= is for a chain that ends in a sink: a function writes its stores itself")
+    if parsed.sink is None and consolidated is not None:
+        raise ChainError("consolidated= is for a chain that ends in a sink: a function's stores stay as it made them")
+    configs.to_dict(config)  # every component has a location
+    config = config if parsed.sink is None else parsed.sink.gathered(config)
+    plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(notices)
+    plan = check_base(plan, parsed, max_base)
+    accepted = find_accepted(plan, parsed, accept_failed, max_missing)
+    place = None if to is None else os.fspath(to)
+    limit = 1 if on_error == "stop" else max_failures
+    plan, job = prepare(plan, parsed, place, overwrite, retries, storage_options, limit, changed, digest)
+    job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing)
+    return JobPlan(plan, job, overwrite, wrap)
