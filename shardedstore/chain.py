@@ -7,13 +7,13 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from zarr.abc.store import Store
 
 from shardedstore.components.kinds import Config, Location
-from shardedstore.errors import ChainError, CorruptError
+from shardedstore.errors import ChainError, CorruptError, ShardedStoreError
 from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.mounts import join
 from shardedstore.notices import Notice
@@ -99,13 +99,23 @@ def source_of(entry: Entry, shard: Shard) -> str:
     return f"{whole_key(entry, shard)!r}{inside}"
 
 
+E = TypeVar("E", bound=ShardedStoreError)
+
+
+def at_entry(error: E, entry: Entry, shard: Shard) -> E:
+    """Return an error that says which key in the source, and which chunk, it is of."""
+    error.key, error.chunk = whole_key(entry, shard), entry.coords
+    return error
+
+
 RESTORE = "restore it from another copy, or remove it to have the fill value in its place"
 
 
 def undecodable(entry: Entry, shard: Shard, coders: object, error: Exception) -> CorruptError:
     """Return the error of a chunk, or an object of the sharding codec, that can't be decoded."""
     where, cause = source_of(entry, shard), f"{type(error).__name__}: {error}"
-    return CorruptError(f"shard {shard.name!r}: {where} can't be decoded with {coders}: {cause}; {RESTORE}")
+    found = CorruptError(f"shard {shard.name!r}: {where} can't be decoded with {coders}: {cause}; {RESTORE}")
+    return at_entry(found, entry, shard)
 
 
 class Written(msgspec.Struct, frozen=True):

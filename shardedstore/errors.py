@@ -18,11 +18,39 @@
 
 from __future__ import annotations
 
-SHOWN = 5  # of the shards that failed, in the text of the whole
+from collections.abc import Iterable
+from typing import Any
+
+SHOWN = 5  # of the causes of failed shards, in the text of the whole, and of the shards of one cause
+CODES = {  # of the causes of failed shards; docs/errors.md describes them
+    "access-denied": "the credentials or the rights do not allow it",
+    "clock-skew": "the clock of this machine differs too much from the server's",
+    "corrupt": "data in the source or the result are damaged",
+    "destination-lost": "the destination was removed, or belongs to another job now",
+    "failed": "any other exception",
+    "killed": "the worker process ended while it ran the shard",
+    "lost-result": "the shard was recorded as done, and is not there, or the other way round",
+    "no-space": "there is no space left at the destination",
+    "quota": "the quota at the destination is used up",
+    "read-only": "the destination can only be read",
+    "temporary": "an error that may go away, after all retries",
+    "unprepared-worker": "a worker can't read the source, write the destination or import a transform",
+}
 
 
 class ShardedStoreError(Exception):
-    """Base of all errors that this package raises itself."""
+    """Base of all errors that this package raises itself.
+
+    Attributes
+    ----------
+    key : str or None
+        The key in the source that the error is of, where it is known.
+    chunk : tuple of int or None
+        The coordinates of the chunk in the whole array's grid, where it is known.
+    """
+
+    key: str | None = None
+    chunk: tuple[int, ...] | None = None
 
 
 class UsageError(ShardedStoreError, ValueError):
@@ -83,16 +111,97 @@ class ShardError(ShardedStoreError):
         The type and the message of what was raised in the worker.
     remedy : str
         What to do about a cause that all shards meet, such as a full disk; empty for a cause of the shard's own.
+    code : str
+        The kind of the cause, one of `CODES`, for alerts and rules. It stays the same in all versions.
+    path : str or None
+        The path of the array or group that the shard is of; None where the shard did not run.
+    block : tuple of int or None
+        The index of the block of the array.
+    key : str or None
+        The key in the source, where the error is of one.
+    chunk : tuple of int or None
+        The coordinates of the chunk in the whole array's grid.
+    url : str or None
+        The source that the shard was read from.
+    error_type : str
+        The name of the exception's class.
+    attempts : int
+        The number of attempts.
+    traceback : str
+        The worker's traceback.
     """
 
-    def __init__(self, shard: str, cause: str, remedy: str = "") -> None:
+    def __init__(
+        self,
+        shard: str,
+        cause: str,
+        remedy: str = "",
+        *,
+        code: str = "failed",
+        path: str | None = None,
+        block: tuple[int, ...] | None = None,
+        key: str | None = None,
+        chunk: tuple[int, ...] | None = None,
+        url: str | None = None,
+        error_type: str = "",
+        attempts: int = 0,
+        traceback: str = "",
+    ) -> None:
         super().__init__(shard, cause)
         self.shard = shard
         self.cause = cause
         self.remedy = remedy
+        self.code = code
+        self.path = path
+        self.block = block
+        self.key = key
+        self.chunk = chunk
+        self.url = url
+        self.error_type = error_type
+        self.attempts = attempts
+        self.traceback = traceback
 
     def __str__(self) -> str:
         return f"shard {self.shard!r} failed: {self.cause}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes, as JSON can hold them.
+
+        >>> ShardError("t[0]", "OSError: disk full", code="no-space", attempts=1).to_dict()["code"]
+        'no-space'
+        """
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+
+def by_cause(errors: Iterable[ShardError]) -> list[list[ShardError]]:
+    """Return errors in groups of equal causes, but for the shard's own name and key.
+
+    >>> [
+    ...     len(some)
+    ...     for some in by_cause(
+    ...         [ShardError("a", "X: 'a' is bad"), ShardError("b", "X: 'b' is bad"), ShardError("c", "Y")]
+    ...     )
+    ... ]
+    [2, 1]
+    """
+    groups: dict[str, list[ShardError]] = {}
+    for error in errors:
+        cause = error.cause if error.key is None else error.cause.replace(repr(error.key), "...")
+        groups.setdefault(error.remedy or cause.replace(repr(error.shard), "..."), []).append(error)
+    return list(groups.values())
+
+
+def others(errors: list[ShardError]) -> str:
+    """Return what follows the first of some errors of one cause: the names of the other shards.
+
+    >>> others([ShardError("t[0]", "X: no"), ShardError("t[1]", "X: no")]), others([ShardError("t[0]", "X: no")])
+    (" (and so did 't[1]')", '')
+    """
+    more = [error.shard for error in errors[1:]]
+    if not more:
+        return ""
+    names = ", ".join(map(repr, more[:SHOWN]))
+    return f" (and so did {names}{f' and {len(more) - SHOWN:,} more' if len(more) > SHOWN else ''})"
 
 
 class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
@@ -109,16 +218,13 @@ class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
     """
 
     def __str__(self) -> str:
-        shown = [str(error) for error in self.distinct()[:SHOWN]]
-        more = len(self.exceptions) - len(shown)
-        return "\n".join([super().__str__(), *shown, *([f"and {more} more"] if more > 0 else [])])
-
-    def distinct(self) -> list[Exception]:
-        """Return the errors of causes of their own, and one for each cause that all shards meet."""
-        found: dict[object, Exception] = {}
-        for error in self.exceptions:
-            found.setdefault(getattr(error, "remedy", "") or id(error), error)
-        return list(found.values())
+        groups = by_cause(error for error in self.exceptions if isinstance(error, ShardError))
+        more = len(groups) - SHOWN
+        lines = [
+            *(f"{some[0]}{others(some)}" for some in groups[:SHOWN]),
+            *([f"and {more:,} other causes"] if more > 0 else []),
+        ]
+        return "\n".join([super().__str__(), *lines])
 
     def derive(self, excs):  # type: ignore[no-untyped-def]
         return ShardsFailed(self.message, excs)

@@ -541,7 +541,9 @@ def test_a_store_that_no_one_else_can_open_is_refused(source):
         division(source).map_shards(forgotten)
     first, *lines = str(caught.value).split("\n")
     assert f"({CUBE_SHARDS} sub-exceptions)" in first
-    assert lines == [*map(str, caught.value.exceptions[:5]), f"and {CUBE_SHARDS - 5} more"]
+    (line,) = lines
+    assert line.startswith(f"{caught.value.exceptions[0]} (and so did 't")
+    assert line.endswith(f" and {CUBE_SHARDS - 6} more)")
     assert "is a MemoryStore, which has no location" in caught.value.exceptions[0].cause
 
 

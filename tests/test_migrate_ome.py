@@ -142,7 +142,7 @@ def chain_error(nodes: Any, says: str) -> None:
 
 
 def test_what_it_can_not_change_is_refused(tmp_path):
-    chain_error(walk(zarr.storage.LocalStore(source(tmp_path / "a", "image"))), "the root' is Zarr v2")
+    chain_error(walk(zarr.storage.LocalStore(source(tmp_path / "a", "image"))), "the root is Zarr v2")
     zarr.create_group(tmp_path / "b", zarr_format=3)
     chain_error(walk(zarr.storage.LocalStore(tmp_path / "b")), "no group has attributes of OME-Zarr 0.4")
     root = zarr.open_group(source(tmp_path / "c", "image", 3))

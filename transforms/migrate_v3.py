@@ -9,7 +9,7 @@ from functools import partial
 from operator import itemgetter
 from typing import ClassVar, NamedTuple
 
-from shardedstore.chain import Entries, Shard, Step, source_of, undecodable
+from shardedstore.chain import Entries, Shard, Step, at_entry, source_of, undecodable
 from shardedstore.codecs.arraydoc import parse
 from shardedstore.codecs.reencode import Reencoder, inner
 from shardedstore.codecs.v3codecs import Style
@@ -159,9 +159,8 @@ class _Migrated(NamedTuple):
         try:
             return self.renamed(entry)._replace(data=coder.encode(array[inner(size)]))
         except Exception as error:
-            raise ShardedStoreError(
-                f"shard {shard.name!r}: MigrateV3 fails on {source_of(entry, shard)}: {error}"
-            ) from error
+            failed = ShardedStoreError(f"shard {shard.name!r}: MigrateV3 fails on {source_of(entry, shard)}: {error}")
+            raise at_entry(failed, entry, shard) from error
 
     def _local(self, key: str) -> Coords:
         """Return a chunk's place in the shard's own array, which for a block is the block."""

@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
 from shardedstore.config.document import FILE_NAME
-from shardedstore.errors import ShardedStoreError, ShardError, ShardsFailed
+from shardedstore.errors import ShardedStoreError, ShardError, ShardsFailed, by_cause, others
 from shardedstore.showing.text import one_line
 from shardedstore.storage.access import take_options
 from shardedstore.storage.blobs import nbytes_of
@@ -22,7 +22,6 @@ from shardedstore.store import ShardedStore
 
 AGAIN = ": call map_shards"  # what a message says to those who call the API
 FAILED, UNUSABLE, HOLES, STOPPED = 1, 2, 4, 130
-MOST_NAMED = 5  # shards that failed for one cause
 
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
@@ -57,17 +56,10 @@ def notes_on_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def failures(errors: Sequence[ShardError]) -> Iterator[str]:
+def failures(errors: Iterable[BaseException]) -> Iterator[str]:
     """Yield a line for each cause of failures, with the shards that it is of."""
-    by_cause: dict[str, list[ShardError]] = {}
-    for error in errors:
-        by_cause.setdefault(error.cause.replace(error.shard, "..."), []).append(error)
-    for some in by_cause.values():
-        first, more = one_line(some[0]), [error.shard for error in some[1:]]
-        names = ", ".join(map(repr, more[:MOST_NAMED])) + (
-            f" and {len(more) - MOST_NAMED:,} more" if len(more) > MOST_NAMED else ""
-        )
-        yield f"{first} (and so did {names})" if more else first
+    for some in by_cause(error for error in errors if isinstance(error, ShardError)):
+        yield f"{one_line(some[0])}{others(some)}"
 
 
 def tell(text: str) -> None:
@@ -105,7 +97,7 @@ def user_errors(subject: str = "") -> Iterator[None]:
     try:
         yield
     except ShardsFailed as failed:
-        for line in failures([error for error in failed.distinct() if isinstance(error, ShardError)]):
+        for line in failures(failed.exceptions):
             click.echo(f"error: {line}", err=True)
         click.echo(f"error: {failed.message.partition(AGAIN)[0]}: run the same command again to go on", err=True)
         sys.exit(FAILED)

@@ -304,4 +304,4 @@ def _failed(segment: Segment, error: BaseException) -> Outcome:
         cause = (
             f"{kind}: {error}; is the same shardedstore, with all that the transforms import, installed on the workers?"
         )
-    return Outcome.failed(segment, cause)
+    return Outcome.failed(segment, cause, "killed" if is_killed(error) else "unprepared-worker")

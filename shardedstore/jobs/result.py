@@ -79,7 +79,13 @@ def _records(job: Job, plan: Plan, outcome: Outcome, gone: dict[int, Record]) ->
     if len(done) + len(gone) == plan.shard_count:
         return records | gone
     missing = tuple(
-        ShardError(shard.name, GONE if number in records else "it was not recorded as done")
+        ShardError(
+            shard.name,
+            GONE if number in records else "it was not recorded as done",
+            code="lost-result",
+            path=shard.path,
+            block=shard.block,
+        )
         for run in plan.runs
         for number, shard in run.shards()
         if number not in done and number not in gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -89,8 +90,9 @@ def find_unwanted(job: Job, plan: Plan, ledger: Ledger) -> frozenset[int]:
     """Return the numbers of the recorded shards that hold consolidated metadata of groups that are to have none."""
     wanted = {run.number: run.rebuilt.keys() for run in plan.runs if run.division is None}  # no block holds any
     segments = [segment.number for segment in job.segments(plan) if any(run.division is None for run in segment.runs)]
-    some = map(ledger.read_segment, segments) if len(segments) <= FEW else [ledger.read()]
-    records = merge(*some)
+    records = dict[int, Record]()
+    with suppress(NotADirectoryError):  # which is told when a record is to be kept
+        records = merge(map(ledger.read_segment, segments)) if len(segments) <= FEW else ledger.read()
     return frozenset(number for number in wanted.keys() & records.keys() if not _wants(wanted[number], records[number]))
 
 

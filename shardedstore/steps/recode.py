@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shardedstore.chain import Shard, source_of, undecodable
+from shardedstore.chain import Shard, at_entry, source_of, undecodable
 from shardedstore.codecs.arraycodecs import Array, ChunkCodec
 from shardedstore.codecs.arraydoc import ArrayDoc, leave_out, parse
 from shardedstore.codecs.arrayinfo import (
@@ -203,10 +203,11 @@ class Recoder:
                 chunk = self._inside(chunk, entry, number)
             return self.encoder.encode_exactly(chunk) if self.refilters else self.encoder.encode(chunk)
         except Exception as error:
-            raise ShardedStoreError(
+            failed = ShardedStoreError(
                 f"shard {self.shard.name!r}: {self.step_name} fails on {source_of(entry, self.shard)} at "
                 f"{self.position(entry.coords, number)}: {type(error).__name__}: {error}"
-            ) from error
+            )
+            raise at_entry(failed, entry, self.shard) from error
 
     def read(self, data: Data, entry: Entry) -> Any:
         """Return a chunk as an array, where the step or the filters need it so, and else its bytes before compression."""

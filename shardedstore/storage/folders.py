@@ -108,7 +108,7 @@ class LocalFolder:
         # docstring inherited
         try:
             return sorted(os.listdir(os.path.join(self.url, path)))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
 
     def sizes(self, path: str = "") -> Iterator[tuple[str, int]]:

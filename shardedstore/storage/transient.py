@@ -22,12 +22,20 @@ DENIED = {
     "401", "403", "AccessDenied", "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKey",
     "InvalidAccessKeyId", "InvalidToken", "NoCredentials", "SignatureDoesNotMatch", "TokenRefreshRequired",
 }  # fmt: skip
-REMEDIES = {
-    errno.ENOSPC: "there is no space left: make room",
-    errno.EDQUOT: "the quota is used up: make room, or have it raised",
-    errno.EROFS: "the file system can only be read: mount it for writing, or name another destination",
-    errno.EACCES: "access is denied: give this user the right to it",
-    errno.EPERM: "access is denied: give this user the right to it",
+CODES_OF = {
+    errno.ENOSPC: "no-space",
+    errno.EDQUOT: "quota",
+    errno.EROFS: "read-only",
+    errno.EACCES: "access-denied",
+    errno.EPERM: "access-denied",
+}
+REMEDIES = {  # of causes that all shards meet, by code
+    "no-space": "there is no space left: make room",
+    "quota": "the quota is used up: make room, or have it raised",
+    "read-only": "the file system can only be read: mount it for writing, or name another destination",
+    "clock-skew": "the clock of this machine differs too much from the server's: set it right",
+    "access-denied": "access is denied: give this user the right to it",
+    "server-access-denied": "access is denied: renew or correct the credentials, or their rights",
 }
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
 
@@ -49,18 +57,37 @@ def systemic(error: BaseException) -> str:
     >>> systemic(OSError(errno.ENOSPC, "full"))
     'there is no space left: make room'
     """
-    return next(filter(None, map(_remedy, chain_of(error))), "")
+    return next((REMEDIES[found] for found in map(_systemic, chain_of(error)) if found), "")
 
 
-def _remedy(error: BaseException) -> str:
+def code_of(error: BaseException) -> str:
+    """Return the code of an error that failed a shard, one of `errors.CODES`.
+
+    >>> (
+    ...     code_of(OSError(errno.ENOSPC, "full")),
+    ...     code_of(CorruptError("bad")),
+    ...     code_of(TimeoutError()),
+    ...     code_of(KeyError(1)),
+    ... )
+    ('no-space', 'corrupt', 'temporary', 'failed')
+    """
+    found = next(filter(None, map(_systemic, chain_of(error))), "")
+    if found:
+        return found.removeprefix("server-")
+    if any(isinstance(one, CorruptError) for one in chain_of(error)):
+        return "corrupt"
+    return "temporary" if is_transient(error) else "failed"
+
+
+def _systemic(error: BaseException) -> str:
     if is_of_object_store(error) or isinstance(error, BaseError):
         signs = signs_of(error)
         if signs & SKEWED:
-            return "the clock of this machine differs too much from the server's: set it right"
+            return "clock-skew"
         if isinstance(error, UnauthenticatedError | PermissionDeniedError) or signs & DENIED:
-            return "access is denied: renew or correct the credentials, or their rights"
-        return REMEDIES[errno.ENOSPC] if "507" in signs else ""
-    return REMEDIES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+            return "server-access-denied"
+        return "no-space" if "507" in signs else ""
+    return CODES_OF.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
 def lacks_credentials(error: BaseException) -> bool:

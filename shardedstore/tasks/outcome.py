@@ -76,7 +76,10 @@ class Outcome:
         )
 
     @classmethod
-    def failed(cls, segment: Segment, cause: str, remedy: str = "") -> Outcome:
-        """Return the failure of every shard of a segment, for one cause; `remedy` is that of `ShardError`."""
+    def failed(cls, segment: Segment, cause: str, code: str, remedy: str = "") -> Outcome:
+        """Return the failure of every shard of a segment, for one cause; `code` and `remedy` are those of `ShardError`."""
         shards = (shard for run in segment.runs for _, shard in run.shards())
-        return cls(failures=tuple(ShardError(shard.name, cause, remedy) for shard in shards), row=bool(remedy))
+        failures = (
+            ShardError(shard.name, cause, remedy, code=code, path=shard.path, block=shard.block) for shard in shards
+        )
+        return cls(failures=tuple(failures), row=bool(remedy))

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from traceback import format_exception
 from typing import NamedTuple
 
 import msgspec
@@ -18,10 +19,10 @@ from zarr.abc.store import Store
 
 from shardedstore.chain import Chain, Entries, Present, Shard, Written
 from shardedstore.codecs.datadigest import DataSum
-from shardedstore.components.kinds import Location, require_location, url_of
+from shardedstore.components.kinds import Location, at_shard, require_location, url_of
 from shardedstore.components.locations import locate
 from shardedstore.components.opening import open_location
-from shardedstore.errors import CorruptError, ShardError
+from shardedstore.errors import CorruptError, ShardedStoreError, ShardError
 from shardedstore.grid import Coords
 from shardedstore.notices import Notice
 from shardedstore.reading.entries import of_format, read_entries
@@ -36,7 +37,7 @@ from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.limiter import READS, WRITES, pause
 from shardedstore.storage.markers import MARKERS
 from shardedstore.storage.present import Asked, Listed
-from shardedstore.storage.transient import FIRST_PAUSE, cause_of, is_transient, systemic
+from shardedstore.storage.transient import FIRST_PAUSE, cause_of, chain_of, code_of, is_transient, systemic
 from shardedstore.storage.urls import is_remote, normalize, object_url, quote_name
 from shardedstore.tasks.generations import stands, versioned
 from shardedstore.tasks.ledger import Ledger, Record
@@ -48,6 +49,7 @@ from shardedstore.tasks.witness import Changed, Witness, look
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
+MOST_TRACEBACK = 8000  # characters of a traceback, from its end, that travel with an error
 IN_A_ROW = 3  # failures of causes that all shards meet, with no shard done between them, which end a job
 MARKED = "empty objects that mark folders are no part of a Zarr, and were left out"
 
@@ -183,7 +185,7 @@ def run_task(job: Job, task: Task) -> Outcome:
             first = first or time.monotonic()
             if not WRITES.refused(error, first):
                 cause = f"its record can't be kept at the destination: {cause_of(error)}"
-                return Outcome.failed(task.segment, cause, systemic(error))
+                return Outcome.failed(task.segment, cause, code_of(error), systemic(error))
             sleep(pause(attempt))
         else:
             throttled, markers = READS.take_refused() + WRITES.take_refused(), MARKERS.take()
@@ -196,12 +198,13 @@ def _run_task(job: Job, task: Task) -> Outcome:
     segment = task.segment
     missing = job.find_missing(run.location for run in segment.runs)
     if missing is not None:
-        return Outcome.failed(segment, missing)
+        return Outcome.failed(segment, missing, "unprepared-worker")
     if job.folder is None:
         return Outcome.total(_do_shards(job, task, None))
     ledger = job.ledger
     if not stands(ledger):
-        return Outcome.failed(segment, "its destination was removed while the job ran, and may be another job's now")
+        cause = "its destination was removed while the job ran, and may be another job's now"
+        return Outcome.failed(segment, cause, "destination-lost")
     if task.attempt and ledger.claim(segment.number, task.attempt):
         with ledger.writer(segment.number, task.attempt) as append:
             return Outcome.total(_do_shards(job, task, append))
@@ -261,12 +264,32 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -
                 waits += 1
                 continue
             if attempt > job.retries or not is_transient(error):
-                return ShardError(shard.name, cause, systemic(error)), attempt
+                return _failure(error, cause, run, shard, attempt), attempt
             sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
             attempt += 1
         else:
             WRITES.went_well()
             return made, attempt
+
+
+def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts: int) -> ShardError:
+    """Return the error of a shard, with what is known of it as fields."""
+    told = [one for one in chain_of(error) if isinstance(one, ShardedStoreError)]
+    location = at_shard(run.location, run.division, shard.block_name, run.exceptions)
+    return ShardError(
+        shard.name,
+        cause,
+        systemic(error),
+        code=code_of(error),
+        path=shard.path,
+        block=shard.block,
+        key=next((one.key for one in told if one.key is not None), None),
+        chunk=next((one.chunk for one in told if one.chunk is not None), None),
+        url=url_of(location),
+        error_type=type(error).__name__,
+        attempts=attempts,
+        traceback="".join(format_exception(error))[-MOST_TRACEBACK:],
+    )
 
 
 def _cause(error: BaseException, run: Run, shard: Shard) -> str:
