@@ -25,7 +25,7 @@ test: $(VENV)/.installed-test ## Run all tests and doctests in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-quick: $(VENV)/.installed-test ## Run the tests that start no server and no cluster
-	$(BIN)/python -m pytest -m "not slow and not s3 and not cluster" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not s3 and not cluster" $(ARGS)
 
 # RUNS is how often processes are killed; the other faults are tried in proportion. Each run prints the seed that repeats it.
 chaos: $(VENV)/.installed-test ## Kill, pause and starve jobs, and count what is lost: RUNS=200
