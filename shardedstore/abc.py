@@ -3,6 +3,7 @@
 A step, a sink or a kind of store of one's own imports from here and from `shardedstore`; all other modules are private.
 """
 
+from shardedstore.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.chain import Entries, Shard, Sink, Step, Written
 from shardedstore.components.ownkinds import StoreKind
 from shardedstore.notices import Notice
@@ -13,8 +14,10 @@ from shardedstore.steps.arraystep import ArrayStep
 
 __all__ = [
     "ArrayStep",
+    "Callback",
     "Entries",
     "Entry",
+    "JobEnd",
     "Node",
     "Notice",
     "ReadOnlyStore",
@@ -22,5 +25,6 @@ __all__ = [
     "Sink",
     "Step",
     "StoreKind",
+    "TaskEnd",
     "Written",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
+from shardedstore.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.chain import Sink, Step, parse_chain
 from shardedstore.cluster import graph
 from shardedstore.components.kinds import Config
@@ -16,7 +19,7 @@ from shardedstore.jobs.accepting import find_accepted
 from shardedstore.jobs.job import prepare
 from shardedstore.jobs.objectsize import MAX_BASE, check_base
 from shardedstore.notices import Notice
-from shardedstore.showing.progress import Shown, check_progress, progress_of
+from shardedstore.showing.progress import Shown, progress_callback
 from shardedstore.showing.text import preview
 from shardedstore.storage.access import StorageOptions
 from shardedstore.tasks.outcome import Outcome
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from shardedstore.store import ShardedStore
 
+logger = logging.getLogger("shardedstore")
 OnError = Literal["finish", "stop", "partial"]
 MOST_ROWS = 20  # of the repr, which a terminal shows at once
 
@@ -116,7 +120,7 @@ class JobPlan:
         """The warnings about the job."""
         return self._plan.notices
 
-    def run(self, progress: Shown = None) -> ShardedStore:
+    def run(self, progress: Shown = None, callbacks: Iterable[Callback] = ()) -> ShardedStore:
         """Run the job on the Dask scheduler that is active, and return the store of the results.
 
         A plan can be run again, and goes on from what is done then. The source may have changed since the plan was made: what the
@@ -127,6 +131,8 @@ class JobPlan:
         progress : bool, "bar" or callable, optional
             True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` shows a bar in any case. A function is called
             with the number of shards that have ended, and of all.
+        callbacks : iterable of Callback
+            Objects that are told of the start of the job, of each task that has ended, and of the end.
 
         Returns
         -------
@@ -140,9 +146,10 @@ class JobPlan:
         ShardsFailed
             When shards failed: an error for each, and no config is written. Finished shards stay.
         """
-        check_progress(progress)
-        with progress_of(progress) as show:
-            return graph.run(self._job, self._plan, self._overwrite, self._wrap, show)
+        shown = progress_callback(progress)
+        events = _Events(check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown], self)
+        with events:
+            return graph.run(self._job, self._plan, self._overwrite, self._wrap, events.add)
 
     def to_delayed(self) -> Delayed:
         """Return the job as one lazy Dask object, which gives the store of the results when it is computed.
@@ -191,6 +198,94 @@ class JobPlan:
         notices = [f"note: {notice}" for notice in self.notices]
         to = "" if self.destination is None else f" to {self.destination!r}"
         return "\n".join([f"JobPlan of {self.chain}{to}", *lines, *notices])
+
+
+def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
+    """Return callbacks, or refuse what is none.
+
+    Raises
+    ------
+    UsageError
+    """
+    if isinstance(callbacks, type | Callback):
+        raise UsageError(
+            f"callbacks is {callbacks!r}: write a list, [{getattr(callbacks, '__name__', type(callbacks).__name__)}()]"
+        )
+    found = list(callbacks)
+    for one in found:
+        if not isinstance(one, Callback):
+            raise UsageError(
+                f"callbacks holds {one!r}, which is no Callback: make objects of subclasses of shardedstore.abc.Callback"
+            )
+    return found
+
+
+class _Events:
+    """Tells callbacks of a job, from its start to its end."""
+
+    def __init__(self, callbacks: list[Callback], plan: JobPlan) -> None:
+        self.callbacks, self.plan = callbacks, plan
+        self.started: list[Callback] = []
+        self.total = Outcome()
+        self.begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        try:
+            for callback in self.callbacks:
+                self.started.append(callback)
+                callback.on_job_start(self.plan)
+        except BaseException as error:
+            self.end(error)
+            raise
+        return self
+
+    def add(self, outcome: Outcome) -> None:
+        """Tell of some shards that have ended."""
+        self.total = Outcome.total([self.total, replace(outcome, locations={})])
+        event = TaskEnd(
+            self.total.tried,
+            self.plan.shard_count,
+            outcome.done,
+            outcome.skipped,
+            outcome.entries,
+            outcome.nbytes,
+            outcome.failures,
+            outcome.retries,
+            outcome.throttled,
+            outcome.seconds,
+            outcome.worker,
+        )
+        for callback in self.callbacks:
+            callback.on_task_end(event)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Tell all that were told of the start; an exception of theirs gives way to the job's own."""
+        total = self.total
+        event = JobEnd(
+            total.tried,
+            self.plan.shard_count,
+            total.done,
+            total.skipped,
+            total.entries,
+            total.nbytes,
+            total.failures,
+            total.retries,
+            total.throttled,
+            time.monotonic() - self.begun,
+            error,
+        )
+        raised = list[BaseException]()
+        for callback in self.started:
+            try:
+                callback.on_job_end(event)
+            except Exception as failed:  # noqa: BLE001 (raised below, unless the job has an error of its own)
+                logger.warning("%r fails at the end of the job: %s: %s", callback, type(failed).__name__, failed)
+                raised.append(failed)
+        if raised and error is None:
+            raise raised[0]
 
 
 def plan_job(

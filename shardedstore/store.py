@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
+from shardedstore.callbacks import Callback
 from shardedstore.chain import Sink, Step, StoreFunction
 from shardedstore.cluster.lending import reading
 from shardedstore.components.kinds import Config, Directory, Location, Mount, show
@@ -23,7 +24,7 @@ from shardedstore.dividing.collect import collect
 from shardedstore.dividing.partition import divide_noting
 from shardedstore.dividing.patterns import Paths, Shards
 from shardedstore.errors import ConfigError, PartitionError, ShardError
-from shardedstore.jobplan import JobOptions, JobPlan, OnError, plan_job
+from shardedstore.jobplan import JobOptions, JobPlan, OnError, check_callbacks, plan_job
 from shardedstore.jobs.objectsize import MAX_BASE
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
@@ -34,7 +35,7 @@ from shardedstore.notices import Notice
 from shardedstore.reading.hierarchy import is_zarr
 from shardedstore.showing.describe import to_text
 from shardedstore.showing.html import to_html
-from shardedstore.showing.progress import Shown, check_progress
+from shardedstore.showing.progress import Shown, progress_callback
 from shardedstore.showing.shards import Shards as StoredShards
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
@@ -374,6 +375,7 @@ class ShardedStore(WritableStore):
         *chain: Step | Sink | StoreFunction,
         compute: Literal[True] = True,
         progress: Shown = None,
+        callbacks: Iterable[Callback] = (),
         **options: Unpack[JobOptions],
     ) -> ShardedStore: ...
 
@@ -387,6 +389,7 @@ class ShardedStore(WritableStore):
         *chain: Step | Sink | StoreFunction,
         compute: bool = True,
         progress: Shown = None,
+        callbacks: Iterable[Callback] = (),
         **options: Unpack[JobOptions],
     ) -> ShardedStore | Delayed:
         """Run a chain of transforms over every shard with Dask, and return the store of the results.
@@ -405,6 +408,8 @@ class ShardedStore(WritableStore):
         progress : bool, "bar" or callable, optional
             True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` shows a bar in any case. A function is called
             with the number of shards that have ended, and of all.
+        callbacks : iterable of Callback
+            Objects that are told of the start of the job, of each task that has ended, and of the end.
         **options
             Options of `plan`: `on_error`, `changed`, `digest`, `retries`, `max_failures`, `max_base`, `accept_failed`, `max_missing`,
             `overwrite`, `consolidated`, `to` and `storage_options`.
@@ -425,9 +430,10 @@ class ShardedStore(WritableStore):
         --------
         plan : look at a job before it runs.
         """
-        check_progress(progress)
+        progress_callback(progress)
+        callbacks = check_callbacks(callbacks)
         plan = self.plan(*chain, **options)
-        return plan.run(progress) if compute else plan.to_delayed()
+        return plan.run(progress, callbacks) if compute else plan.to_delayed()
 
     @contextmanager
     def credentials_on(self, client: Client) -> Iterator[None]:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "shardedstore"
 # The rooms, packages and modules of the package, from the ground up: a room imports from the lines above its own.
 STORIES = (
     {"errors", "fields", "notices", "parallel", "readonly", "stopping"},
-    {"entrypoints", "grid", "mounts", "storage"},
+    {"callbacks", "entrypoints", "grid", "mounts", "storage"},
     {"metadata", "zips"},
     {"attributes", "codecs", "components"},
     {"config"},

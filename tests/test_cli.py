@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from sources import SOURCES, to_folder
 
 from shardedstore import ShardedStore, cli
+from shardedstore.abc import TaskEnd
 from shardedstore.cluster import running
 from shardedstore.showing import progress
 from shardedstore.transforms import ToZip
@@ -323,10 +324,9 @@ def test_info(source: Path) -> None:
 
 
 def test_plain_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.progress_of(True) as show:
-        assert show is not None
-        for ended in range(0, 1301, 13):
-            show(ended, 1300)
+    lines = progress.ProgressLines()
+    for ended in range(0, 1301, 13):
+        lines.on_task_end(TaskEnd(ended, 1300))
     assert capsys.readouterr() == ("", "0 of 1,300 shards\n1,300 of 1,300 shards\n")
 
 

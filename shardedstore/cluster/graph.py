@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger("shardedstore")
 Item = TypeVar("Item")
-Progress = Callable[[int, int], None]
+Watch = Callable[[Outcome], None]
 BRANCHES = 32  # of the tree that adds outcomes up
 AGAIN = "call map_shards with the same arguments again, and it goes on from there"
 
@@ -109,15 +109,13 @@ def _namer(job: Job, token: str) -> Callable[[Task], str]:
     return lambda task: f"{job.chain.name} {task.segment.label.replace('-', '_')}-{next(numbers)}-{token}"
 
 
-def run(
-    job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T], progress: Progress | None = None
-) -> T:
+def run(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T], watch: Watch | None = None) -> T:
     """Run the job now, on the Dask scheduler that is active, and return what `wrap` makes of the config.
 
     Parameters
     ----------
-    progress : callable, optional
-        Called with the number of shards that have ended, and of all.
+    watch : callable, optional
+        Called with what became of shards: first of those that were done before, then of those of each task.
 
     Raises
     ------
@@ -128,10 +126,10 @@ def run(
     """
     client = active_client()
     if job.folder is None:
-        return _run(client, job, plan, overwrite, wrap, progress, threading.Event())
+        return _run(client, job, plan, overwrite, wrap, watch, threading.Event())
     try:
         with held(job.place) as lost:
-            return _run(client, job, plan, overwrite, wrap, progress, lost)
+            return _run(client, job, plan, overwrite, wrap, watch, lost)
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"what is done at {job.folder!r} stays: {AGAIN}")
         raise
@@ -143,16 +141,16 @@ def _run(
     plan: Plan,
     overwrite: bool,
     wrap: Callable[[Config, Outcome], T],
-    progress: Progress | None,
+    watch: Watch | None,
     lost: threading.Event,
 ) -> T:
     look = partial(each, name="look", plans=[plan])
     job = start(job, plan, identity(plan, job.chain), overwrite, look)
     if client is None:
-        return _follow(None, job, plan, wrap, progress, lost)
+        return _follow(None, job, plan, wrap, watch, lost)
     with access(client, job, plan):
         prove(client, job, plan)
-        return _follow(client, job, plan, wrap, progress, lost)
+        return _follow(client, job, plan, wrap, watch, lost)
 
 
 def _follow(
@@ -160,23 +158,21 @@ def _follow(
     job: Job,
     plan: Plan,
     wrap: Callable[[Config, Outcome], T],
-    progress: Progress | None,
+    watch: Watch | None,
     lost: threading.Event,
 ) -> T:
     left = remaining(job, plan)
-    outcomes = [before := left.before]
-    total = plan.shard_count
-    if progress is not None:
-        progress(before.skipped, total)
-    ended, failed, row = before.skipped, 0, 0
+    outcomes = [left.before]
+    if watch is not None:
+        watch(left.before)
+    failed, row = 0, 0
     with closing(_run_tasks(client, job, left)) as parts:
         for part in parts:
             outcomes.append(part)
-            ended += part.tried
             failed += len(part.failures)
             row = part.row if part.done else row + part.row
-            if progress is not None:
-                progress(ended, total)
+            if watch is not None:
+                watch(part)
             if failed >= job.max_failures or row >= IN_A_ROW:
                 break
             _check_held(job, lost)

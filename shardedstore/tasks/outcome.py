@@ -48,6 +48,7 @@ class Outcome:
     partial: Partial | None = None
     notices: tuple[Notice, ...] = ()
     seconds: float = 0.0  # of the worker's thread
+    worker: str = ""  # that did them, where it was one
     row: int = 0  # failures since the last shard that was done, of causes that all shards meet
 
     @property

@@ -190,7 +190,8 @@ def run_task(job: Job, task: Task) -> Outcome:
         else:
             throttled, markers = READS.take_refused() + WRITES.take_refused(), MARKERS.take()
             notices = (Notice(MARKED, markers),) if markers else ()
-            return replace(outcome, throttled=throttled, seconds=time.monotonic() - begun, notices=notices)
+            seconds = time.monotonic() - begun
+            return replace(outcome, throttled=throttled, seconds=seconds, notices=notices, worker=_worker())
     raise AssertionError("unreachable")
 
 
@@ -220,10 +221,14 @@ def _run_task(job: Job, task: Task) -> Outcome:
         return Outcome.total([before, *_do_shards(job, Task(left, again=again), append)])
 
 
+def _worker() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 def _do_shards(job: Job, task: Task, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
     """Yield what becomes of each shard; nothing for those that the task leaves when its time is over."""
     segment, end = task.segment, time.monotonic() + task.seconds
-    failed, row, worker = 0, 0, f"{socket.gethostname()}:{os.getpid()}"
+    failed, row, worker = 0, 0, _worker()
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for number, shard in run.shards():
             begun = time.monotonic()

@@ -1,0 +1,141 @@
+"""Callbacks: what a job tells of itself while it runs."""
+
+import dask
+import pytest
+from distributed import Client, LocalCluster
+from helpers_jobs import Fail, blocks_at
+
+from shardedstore import ShardsFailed, UsageError
+from shardedstore.abc import Callback
+from shardedstore.transforms import ToZip
+
+SHARDS = 7
+
+
+class Keep(Callback):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.plans, self.tasks, self.ends = [], [], []
+
+    def on_job_start(self, plan):
+        self.plans.append(plan)
+
+    def on_task_end(self, event):
+        self.tasks.append(event)
+
+    def on_job_end(self, event):
+        self.ends.append(event)
+
+
+class Raise(Callback):
+    """Raises in one of its methods."""
+
+    def __init__(self, where):
+        self.where, self.told = where, []
+
+    def _raise(self, where):
+        self.told.append(where)
+        if where == self.where:
+            raise RuntimeError(where)
+
+    def on_job_start(self, plan):
+        self._raise("start")
+
+    def on_task_end(self, event):
+        self._raise("task")
+
+    def on_job_end(self, event):
+        self._raise("end")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return blocks_at(tmp_path / "source.zarr", SHARDS - 1)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    with dask.config.set(scheduler="threads", num_workers=2):
+        yield
+
+
+def check_sums(kept, result):
+    (end,) = kept.ends
+    first, *tasks = kept.tasks
+    assert first.worker == ""
+    assert [event.ended for event in kept.tasks] == sorted(event.ended for event in kept.tasks)
+    assert {event.total for event in kept.tasks} == {SHARDS}
+    for name in ("done", "skipped", "entries", "nbytes", "retries"):
+        assert sum(getattr(event, name) for event in kept.tasks) == getattr(end, name), name
+    assert (end.done, end.skipped, end.entries, end.nbytes) == (
+        result.summary.done,
+        result.summary.skipped,
+        result.summary.entries,
+        result.summary.nbytes,
+    )
+    assert all(event.worker and event.seconds > 0 for event in tasks)
+    assert end.seconds >= max((event.seconds for event in tasks), default=0)
+    assert end.error is None
+
+
+def test_a_job_tells_of_its_start_its_tasks_and_its_end(store, tmp_path):
+    kept = Keep()
+    result = store.map_shards(ToZip(tmp_path / "out"), callbacks=[kept])
+    assert [plan.shard_count for plan in kept.plans] == [SHARDS]
+    check_sums(kept, result)
+    again = Keep()
+    check_sums(again, store.map_shards(ToZip(tmp_path / "out"), callbacks=[again]))
+    assert [event.skipped for event in again.tasks] == [SHARDS]
+
+
+@pytest.mark.cluster
+def test_a_job_on_a_cluster_tells_the_same(store, tmp_path):
+    kept = Keep()
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        check_sums(kept, store.map_shards(ToZip(tmp_path / "out"), callbacks=[kept]))
+    assert 1 <= len({event.worker for event in kept.tasks[1:]}) <= 2
+
+
+def test_failures_are_told_with_the_task_and_with_the_end(store, tmp_path):
+    kept = Keep()
+    with pytest.raises(ShardsFailed) as failed:
+        store.map_shards(Fail("a[2]"), ToZip(tmp_path / "out"), retries=0, callbacks=[kept])
+    (error,) = [error for event in kept.tasks for error in event.failures]
+    assert (error.shard, error.path, error.block) == ("a[2]", "a", (2,))
+    assert kept.ends[0].failures == (error,)
+    assert kept.ends[0].error is failed.value
+    assert kept.tasks[-1].ended == SHARDS
+
+
+@pytest.mark.parametrize("where", ["start", "task", "end"])
+def test_an_exception_in_a_callback_ends_the_job_and_all_are_told_of_the_end(where, store, tmp_path):
+    kept, raises = Keep(), Raise(where)
+    with pytest.raises(RuntimeError, match=where):
+        store.map_shards(ToZip(tmp_path / "out"), callbacks=[kept, raises])
+    (end,) = kept.ends
+    assert (end.error is None) == (where == "end")
+    assert raises.told[-1] == "end"
+    assert store.map_shards(ToZip(tmp_path / "out")).summary.skipped == (SHARDS if where == "end" else end.done)
+
+
+def test_the_job_s_own_error_is_raised_where_a_callback_fails_at_the_end(store, tmp_path, caplog):
+    with pytest.raises(ShardsFailed):
+        store.map_shards(Fail("a[2]"), ToZip(tmp_path / "out"), retries=0, callbacks=[Raise("end")])
+    assert "fails at the end of the job: RuntimeError: end" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (Keep, r"callbacks is <class .*Keep'>: write a list, \[Keep\(\)\]"),
+        (Keep(), r"callbacks is .*: write a list, \[Keep\(\)\]"),
+        ([Keep], "callbacks holds <class .*, which is no Callback: make objects of subclasses"),
+        ([print], "callbacks holds <built-in function print>, which is no Callback"),
+    ],
+    ids=["a class", "an object", "a class in a list", "a function"],
+)
+def test_what_is_no_list_of_callbacks_is_refused(callbacks, message, store, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        store.map_shards(ToZip(tmp_path / "out"), callbacks=callbacks)
+    assert not (tmp_path / "out").exists()
