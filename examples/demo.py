@@ -18,7 +18,6 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 from shardedstore import ShardedStore
-from shardedstore.cli.progress import progress
 from shardedstore.showing.text import size
 from shardedstore.transforms import ToZip
 
@@ -71,8 +70,8 @@ def main() -> None:
     print(f"2. Zipping it shard by shard, on {options.workers} worker processes")
     started = time.perf_counter()
     store = ShardedStore.partition(source, shards=SHARDS)
-    with start_cluster(options.workers) as cluster, Client(cluster), progress() as show:
-        store.map_shards(ToZip(result), progress=show)
+    with start_cluster(options.workers) as cluster, Client(cluster):
+        store.map_shards(ToZip(result), progress=True)
     print(f"   {time.perf_counter() - started:.1f} s with the start of the cluster")
 
     print("3. Opening it with xarray in a new process, and comparing every variable with the source")
