@@ -15,17 +15,17 @@ from shardedstore.cluster import graph
 from shardedstore.components.kinds import Config
 from shardedstore.config import document as configs
 from shardedstore.errors import ChainError, UsageError
-from shardedstore.jobs.accepting import find_accepted
+from shardedstore.jobs.accepted_failures import find_accepted
 from shardedstore.jobs.job import prepare
-from shardedstore.jobs.objectsize import MAX_BASE, check_base
+from shardedstore.jobs.object_sizes import MAX_BASE, check_base
 from shardedstore.notices import Notice
 from shardedstore.showing.progress import Shown, progress_callback
 from shardedstore.showing.text import preview
 from shardedstore.storage.access import StorageOptions
+from shardedstore.tasks.change_detection import LEVELS, Changed
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, make_plan
 from shardedstore.tasks.task import MOST_FAILURES, Job
-from shardedstore.tasks.witness import LEVELS, Changed
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed

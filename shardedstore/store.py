@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 
 from shardedstore.callbacks import Callback
 from shardedstore.chain import Sink, Step, StoreFunction
-from shardedstore.cluster.lending import reading
+from shardedstore.cluster.credentials import reading
 from shardedstore.components.kinds import Config, Directory, Location, Mount, show
 from shardedstore.components.locations import locate
 from shardedstore.components.opening import open_location
@@ -25,7 +25,7 @@ from shardedstore.dividing.partition import divide_noting
 from shardedstore.dividing.patterns import Paths, Shards
 from shardedstore.errors import ConfigError, PartitionError, ShardError
 from shardedstore.jobplan import JobOptions, JobPlan, OnError, check_callbacks, plan_job
-from shardedstore.jobs.objectsize import MAX_BASE
+from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.legacy.config import check_saved, parse_legacy
@@ -41,9 +41,9 @@ from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.urls import join_url, normalize, unquote_name
+from shardedstore.tasks.change_detection import Changed
 from shardedstore.tasks.outcome import Outcome, Partial
 from shardedstore.tasks.task import MOST_FAILURES
-from shardedstore.tasks.witness import Changed
 from shardedstore.verifying.differences import Level, Report
 from shardedstore.verifying.verify import verify
 from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules

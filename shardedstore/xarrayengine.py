@@ -21,7 +21,7 @@ from shardedstore.errors import UsageError
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_node
 from shardedstore.mounts import join, parents
 from shardedstore.readonly import PROTOTYPE
-from shardedstore.showing.near import near
+from shardedstore.showing.did_you_mean import did_you_mean
 from shardedstore.store import ShardedStore
 
 NOT_TAKEN = ("mode", "store", "engine")  # parameters of the engine for Zarr that make no sense here
@@ -136,4 +136,4 @@ async def _instead(store: ShardedStore, group: str) -> str:
             break
     missing = group[len(parent) :].strip("/").partition("/")[0]
     names = sorted([name async for name in store.list_dir(parent) if not name.startswith((".z", "zarr.json"))])
-    return near(missing, names, parent)
+    return did_you_mean(missing, names, parent)

@@ -29,7 +29,7 @@ from shardedstore.storage.access import take_options
 from shardedstore.storage.folders import open_folder
 from shardedstore.tasks.generations import read_identity
 from shardedstore.tasks.ledger import INHERITED, Ledger
-from shardedstore.tasks.succession import Mark, has_only_grown, unchanged
+from shardedstore.tasks.source_comparison import Mark, has_only_grown, unchanged
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 
 KEYS = ChunkKeys("default", "/")

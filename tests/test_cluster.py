@@ -32,7 +32,7 @@ from helpers_jobs import (
 )
 
 from shardedstore import ShardedStore, ShardsFailed
-from shardedstore.cluster import attendance, lending, window
+from shardedstore.cluster import credentials, window, worker_monitor
 from shardedstore.cluster.graph import active_client
 from shardedstore.cluster.window import MOST_PER_THREAD
 from shardedstore.config.document import FILE_NAME
@@ -289,13 +289,13 @@ class DiesOnce(NamedTuple):
 
 
 def test_a_worker_that_dies_while_all_are_asked_is_not_missed(client, source, tmp_path):
-    lending.prove(client, DiesOnce(str(tmp_path / "mark")), make_plan(division(source).config))
+    credentials.prove(client, DiesOnce(str(tmp_path / "mark")), make_plan(division(source).config))
     assert (tmp_path / "mark").exists()
     client.wait_for_workers(WORKERS)
 
 
 def test_a_worker_that_does_not_answer_is_told_and_left_out(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(lending, "PROOF_SECONDS", 8)
+    monkeypatch.setattr(credentials, "PROOF_SECONDS", 8)
     store = blocks_at(tmp_path / "source.zarr", 3)
     with (
         cluster(tmp_path / "cluster") as made,
@@ -305,7 +305,7 @@ def test_a_worker_that_does_not_answer_is_told_and_left_out(tmp_path, monkeypatc
         stopped, (address, process) = [], next(iter(client.run(os.getpid).items()))
         os.kill(process, signal.SIGSTOP)
         try:
-            lending.prove(client, DoesNothing(), make_plan(store.config))
+            credentials.prove(client, DoesNothing(), make_plan(store.config))
             stopped = [record.getMessage() for record in caplog.records if record.name == "shardedstore"]
         finally:
             os.kill(process, signal.SIGCONT)
@@ -321,8 +321,8 @@ class DoesNothing(NamedTuple):
 
 
 def test_that_there_are_no_workers_is_told_once_each_time(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(attendance, "LOOK", 0.05)
-    monkeypatch.setattr(attendance, "ABSENT", 0.3)
+    monkeypatch.setattr(worker_monitor, "LOOK", 0.05)
+    monkeypatch.setattr(worker_monitor, "ABSENT", 0.3)
     monkeypatch.setattr(window, "THREADS_SECONDS", 0.1)
     caplog.set_level("WARNING", "shardedstore")
     with (

@@ -17,8 +17,8 @@ from zarr.storage import MemoryStore
 from shardedstore.codecs.arraycodecs import array_part, raw_nbytes
 from shardedstore.codecs.arraydoc import parse
 from shardedstore.codecs.arrayinfo import read_info
-from shardedstore.codecs.coders import Compression, make
-from shardedstore.codecs.described import CRC32C, complete, config_of, from_json, to_json
+from shardedstore.codecs.bytes_codecs import Compression, make
+from shardedstore.codecs.codec_config import CRC32C, complete, config_of, from_json, to_json
 from shardedstore.codecs.shardindex import ShardIndex
 from shardedstore.errors import ChainError
 from shardedstore.parallel import map_in_order

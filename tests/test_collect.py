@@ -24,7 +24,7 @@ from shardedstore import ChainError, DestinationError, PartitionError, ShardedSt
 from shardedstore.cli import main
 from shardedstore.components.groups import group_documents
 from shardedstore.components.kinds import Config, Directory, Group, Mount, ViewOf, Zip
-from shardedstore.components.members import Homes, Members
+from shardedstore.components.members import Members, MountIndex
 from shardedstore.components.opening import open_location
 from shardedstore.components.routes import BASE, Routes
 from shardedstore.components.routing import RoutedStore
@@ -33,8 +33,8 @@ from shardedstore.errors import ConfigError
 from shardedstore.jobs import result as result_module
 from shardedstore.sinks.gather import gather
 from shardedstore.tasks import plan
+from shardedstore.tasks.source_comparison import unchanged
 from shardedstore.tasks.sources import open_component
-from shardedstore.tasks.succession import unchanged
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.zips import ZipReadStore
 
@@ -102,7 +102,7 @@ names_of_a_depth = st.integers(1, 3).flatmap(
 def test_keys_are_routed_by_the_names(names, together, keys):
     members = Members(tuple(sorted(names)), together)
     routes = Routes({"at": Mount(Directory("/{name}"), members=members)})
-    homes = Homes({"at": members})
+    homes = MountIndex({"at": members})
     for key in [*keys, *(f"{name}/{key}" for name in names for key in keys), *names]:
         owner = next((name for name in names if f"{key}/".startswith(f"{name}/")), None)
         number = None if owner is None else members.names.index(owner)

@@ -12,7 +12,7 @@ from dask.core import get_dependencies
 from helpers_jobs import Fail, blocks_at, environment
 
 from shardedstore import ShardsFailed
-from shardedstore.cluster import attendance, graph, lending, plugin, wanted, window
+from shardedstore.cluster import cancellation, credentials, graph, plugin, window, worker_monitor
 from shardedstore.cluster.graph import BRANCHES, active_client
 from shardedstore.errors import ShardError
 from shardedstore.tasks import plan
@@ -87,7 +87,7 @@ def test_opening_a_result_does_not_import_distributed(tmp_path):
     assert ran.stdout.endswith(" False\n")
 
 
-@pytest.mark.parametrize("room", [attendance, graph, lending, plugin, wanted, window])
+@pytest.mark.parametrize("room", [cancellation, credentials, graph, plugin, window, worker_monitor])
 def test_only_public_dask_is_used(room):
     source = Path(room.__file__).read_text()
     assert "HighLevelGraph" not in source

@@ -17,12 +17,12 @@ from servers import web
 from sources import SOURCES, to_folder, to_memory, to_zip
 
 from shardedstore import CorruptError, PartitionError, ShardedStore, ShardsFailed
+from shardedstore.components.http_index import named_by
+from shardedstore.components.http_store import NOWHERE, HTTPReadStore
 from shardedstore.components.kinds import Directory
 from shardedstore.components.locations import locate
-from shardedstore.components.named import named_by
 from shardedstore.components.opening import open_location
-from shardedstore.components.unlisted import NOWHERE, Unlisted
-from shardedstore.reading.bulk import bulk
+from shardedstore.reading.batch_reader import batch_reader
 from shardedstore.transforms import CopyTo, ToZip
 from shardedstore.zips import ZipReadStore
 
@@ -83,12 +83,12 @@ def test_the_store_and_its_views_hold_what_is_there(name, site):
 
 def test_the_store_is_read_only_and_has_a_location(site):
     folder, proxy = site
-    store = Unlisted(f"{proxy.url}/{publish('cube-v3/', folder)}")
+    store = HTTPReadStore(f"{proxy.url}/{publish('cube-v3/', folder)}")
     assert not store.supports_writes
-    with pytest.raises(ValueError, match="Unlisted can't be written to: map it with map_shards"):
+    with pytest.raises(ValueError, match="HTTPReadStore can't be written to: map it with map_shards"):
         store.with_read_only(False)
     assert open_location(locate(check_pickles(store))) == store
-    assert repr(store) == f"Unlisted('{proxy.url}/a%20b.zarr')"
+    assert repr(store) == f"HTTPReadStore('{proxy.url}/a%20b.zarr')"
 
 
 def test_xarray_reads_through_the_view(site):
@@ -353,9 +353,9 @@ def test_consolidated_metadata_that_is_none(metadata):
 
 def test_all_is_asked_for_at_once_and_in_order(site):
     folder, proxy = site
-    store = Unlisted(f"{proxy.url}/{publish('cube-v2/', folder)}")
-    keys = sorted(bulk(store).keys("", None))
+    store = HTTPReadStore(f"{proxy.url}/{publish('cube-v2/', folder)}")
+    keys = sorted(batch_reader(store).keys("", None))
     assert keys == sorted(served("cube-v2/"))
     proxy.rules.append(Rule("", "delay", 0.02))
-    assert list(bulk(store).fetch(keys)) == [served("cube-v2/")[key] for key in keys]
+    assert list(batch_reader(store).fetch(keys)) == [served("cube-v2/")[key] for key in keys]
     assert proxy.most_at_once() > 8

@@ -19,7 +19,7 @@ from zarr.storage import LocalStore, MemoryStore
 from shardedstore import ArrayStep, ChainError, CorruptError, ShardedStore, ShardsFailed
 from shardedstore.chain import Shard, parse_chain
 from shardedstore.codecs.arraydoc import parse
-from shardedstore.codecs.described import check_options
+from shardedstore.codecs.codec_config import check_options
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.metadata import crop_document
 from shardedstore.reading.entries import read_entries

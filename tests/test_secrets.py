@@ -25,11 +25,11 @@ from zarr.storage import ObjectStore
 
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.chain import parse_chain
-from shardedstore.cluster import lending
+from shardedstore.cluster import credentials
+from shardedstore.components.http_store import HTTPReadStore
 from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
 from shardedstore.components.locations import locate
 from shardedstore.components.members import Members
-from shardedstore.components.unlisted import Unlisted
 from shardedstore.config.document import FILE_NAME, dump, from_dict, to_dict
 from shardedstore.grid import Blocks, ChunkKeys
 from shardedstore.jobs.fingerprint import fingerprint
@@ -269,7 +269,7 @@ WAYS = {
     "GCSStore": lambda: locate(ObjectStore(GCSStore("bucket", prefix="a", skip_signature=True, client_options=HEADERS))),
     "AzureStore": lambda: locate(ObjectStore(AzureStore("container", prefix="a", **AZURE))),
     "HTTPStore": lambda: locate(ObjectStore(HTTPStore("https://host/a", client_options=HEADERS))),
-    "Unlisted": lambda: locate(Unlisted("https://host/a", take_options("https://host/a", {"client_options": HEADERS}))),
+    "HTTPReadStore": lambda: locate(HTTPReadStore("https://host/a", take_options("https://host/a", {"client_options": HEADERS}))),
 }  # fmt: skip
 BLOCKS = Blocks((7, 5), (3,), ChunkKeys("default", "/"))
 KINDS = {
@@ -398,8 +398,8 @@ def test_workers_forget_what_they_were_given_with_the_last_job_that_needs_it(cli
         return [bool(leaks(CANARY, given)) for given in client.run(keywords, f"{url}/a", Options()).values()]
 
     assert known() == [False, False]
-    with lending.access(client, job, made):
-        with lending.access(client, job, made):
+    with credentials.access(client, job, made):
+        with credentials.access(client, job, made):
             assert known() == [True, True]
         assert known() == [True, True]
     assert known() == [False, False]

@@ -25,7 +25,7 @@ from helpers_jobs import (
 
 from shardedstore import stopping
 from shardedstore.chain import parse_chain
-from shardedstore.cluster.wanted import do_task, interrupt
+from shardedstore.cluster.cancellation import do_task, interrupt
 from shardedstore.components.kinds import Directory
 from shardedstore.stopping import Stopped, check, while_wanted
 from shardedstore.tasks.outcome import Outcome

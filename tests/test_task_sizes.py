@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_plan import plan_of
 
 from shardedstore import Step
-from shardedstore.cluster.sizing import LONGEST, PER_THREAD, SHORTEST, TaskQueue, aim, cut_evenly
+from shardedstore.cluster.task_sizes import LONGEST, PER_THREAD, SHORTEST, TaskQueue, aim, cut_evenly
 from shardedstore.storage.folders import open_folder
 from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.tasks.outcome import Outcome

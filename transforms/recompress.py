@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from shardedstore.codecs.arrayinfo import ArrayInfo
-from shardedstore.codecs.described import Config, check_options, complete, config_of, same
+from shardedstore.codecs.codec_config import Config, check_options, complete, config_of, same
 from shardedstore.codecs.filters import LOSSY, complete_filters, filtered_dtype
 from shardedstore.dividing.selection import Selection
 from shardedstore.errors import ChainError

@@ -17,12 +17,12 @@ from shardedstore.cluster.running import cluster
 from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
 from shardedstore.jobplan import JobPlan
-from shardedstore.jobs.objectsize import MAX_BASE
+from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.showing.text import count, size
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
+from shardedstore.tasks.change_detection import LEVELS as CHANGED
 from shardedstore.tasks.task import MOST_FAILURES
-from shardedstore.tasks.witness import LEVELS as CHANGED
 
 
 @click.command()

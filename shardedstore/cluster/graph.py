@@ -21,12 +21,12 @@ from dask.delayed import Delayed, delayed
 from toolz import partition_all
 
 from shardedstore.chain import Chain
-from shardedstore.cluster.attendance import attended
-from shardedstore.cluster.lending import access, lend, prove
+from shardedstore.cluster.cancellation import do_task
+from shardedstore.cluster.credentials import access, lend, prove
 from shardedstore.cluster.local import LocalWindow, local_threads
-from shardedstore.cluster.sizing import TaskQueue, cut_evenly
-from shardedstore.cluster.wanted import do_task
+from shardedstore.cluster.task_sizes import TaskQueue, cut_evenly
 from shardedstore.cluster.window import ClusterWindow, Window, is_killed
+from shardedstore.cluster.worker_monitor import attended
 from shardedstore.components.kinds import Config
 from shardedstore.errors import DestinationError, ShardsFailed, UsageError
 from shardedstore.jobs.job import Remaining, identity, remaining, start

@@ -18,7 +18,7 @@ from dask.delayed import Delayed, delayed
 from dask.local import MultiprocessingPoolExecutor, get_sync
 from dask.system import CPU_COUNT
 
-from shardedstore.cluster.wanted import interrupt
+from shardedstore.cluster.cancellation import interrupt
 from shardedstore.errors import ShardedStoreError
 
 Item = TypeVar("Item")

@@ -21,7 +21,7 @@ from zarr.registry import get_codec_class, get_pipeline_class
 
 from shardedstore.codecs.arraydoc import ORDERS, ArrayDoc, data_type, endian_of, name_of, options_of
 from shardedstore.codecs.arrayinfo import described, encoded_dtype, itemsize_of, read_fill_value
-from shardedstore.codecs.coders import Compression
+from shardedstore.codecs.bytes_codecs import Compression
 from shardedstore.grid import Coords
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -12,7 +12,7 @@ from zarr.abc.codec import ArrayBytesCodec
 from zarr.dtype import ZDType, parse_dtype
 from zarr.registry import get_codec_class
 
-from shardedstore.codecs.described import OBJECT_CODECS, Config, settled
+from shardedstore.codecs.codec_config import OBJECT_CODECS, Config, settled
 from shardedstore.codecs.filters import filter_from_json, filtered_dtype
 from shardedstore.codecs.shardindex import NestedIndex, ShardIndex
 from shardedstore.errors import ChainError

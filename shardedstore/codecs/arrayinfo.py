@@ -11,7 +11,7 @@ import numpy as np
 from zarr.dtype import parse_dtype
 
 from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of, options_of, parse
-from shardedstore.codecs.described import CRC32C, OBJECT_CODECS, Config, from_json, to_json
+from shardedstore.codecs.codec_config import CRC32C, OBJECT_CODECS, Config, from_json, to_json
 from shardedstore.codecs.filters import filter_from_json, filtered_dtype
 from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
@@ -38,7 +38,7 @@ class ArrayInfo:
     itemsize : int
         The bytes of the elements that the first compressor encodes; 1 where they have none.
     compressors : tuple of dict
-        The bytes-to-bytes codecs, as `shardedstore.codecs.described` describes them, without a CRC-32C at the end.
+        The bytes-to-bytes codecs, as `shardedstore.codecs.codec_config` describes them, without a CRC-32C at the end.
     attributes : dict
     filters : tuple of dict
         The codecs that change elements before they are bytes, as `shardedstore.codecs.filters` describes them; in Zarr v2

@@ -12,7 +12,7 @@ from numcodecs.compat import ensure_ndarray_like
 from zarr.abc.codec import ArrayArrayCodec
 from zarr.registry import get_codec_class
 
-from shardedstore.codecs.described import OBJECT_CODECS, Config, from_v3, to_json, zarr_codec
+from shardedstore.codecs.codec_config import OBJECT_CODECS, Config, from_v3, to_json, zarr_codec
 
 LOSSY = {"bitround", "quantize"}  # what these filters are for is to change values
 

@@ -10,7 +10,7 @@ import numpy as np
 from shardedstore.codecs.arraycodecs import Array, FilterPart, array_part
 from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of
 from shardedstore.codecs.arrayinfo import described, read_fill_value
-from shardedstore.codecs.coders import Compression
+from shardedstore.codecs.bytes_codecs import Compression
 from shardedstore.grid import Coords
 
 

@@ -20,9 +20,9 @@ from zarr.registry import get_codec_class
 
 from shardedstore.codecs.arraydoc import AnyType, ArrayDoc, data_type, name_of, parse
 from shardedstore.codecs.arrayinfo import encoded_dtype
-from shardedstore.codecs.described import LARGEST, Config, complete, from_json, to_json
+from shardedstore.codecs.codec_config import LARGEST, Config, complete, from_json, to_json
+from shardedstore.codecs.codec_probe import few_elements, opened, read_one_chunk, write_one_chunk
 from shardedstore.codecs.reencode import Reencoder
-from shardedstore.codecs.trial import few_elements, opened, read_one_chunk, write_one_chunk
 from shardedstore.errors import ChainError
 from shardedstore.metadata import dump_json
 

@@ -8,10 +8,10 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from shardedstore.components.foreign import locate_foreign
+from shardedstore.components.http_store import HTTPReadStore
 from shardedstore.components.kinds import Directory, Location, Opened, PartOf, ViewOf, Zip, veiled, view_of
 from shardedstore.components.parts import Part
 from shardedstore.components.routing import RoutedStore
-from shardedstore.components.unlisted import Unlisted
 from shardedstore.components.veiled import Veiled
 from shardedstore.components.views import View
 from shardedstore.errors import UsageError
@@ -33,7 +33,7 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
             return source.config
         case ZipReadStore():
             return view_of(Zip(source.url, source.options), source.path)
-        case Unlisted():
+        case HTTPReadStore():
             return Directory(source.url, source.options)
         case LocalStore():
             return Directory(normalize(source.root))

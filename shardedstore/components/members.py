@@ -122,10 +122,10 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 Division = Blocks | Members
 
 
-class Homes:
+class MountIndex:
     """Which of the mounted components holds a group or an array, with its documents.
 
-    >>> homes = Homes({"g": None, "cells": Members(("a", "b"))})
+    >>> homes = MountIndex({"g": None, "cells": Members(("a", "b"))})
     >>> homes.find("g/x"), homes.find("cells/a"), homes.find("cells"), "cells/c" in homes
     ('g', 'cells', None, False)
     """

@@ -10,6 +10,7 @@ from zarr.storage import LocalStore
 
 from shardedstore.components.groups import GroupStore
 from shardedstore.components.holes import HoleStore
+from shardedstore.components.http_store import HTTPReadStore
 from shardedstore.components.kinds import (
     BlockOf,
     Config,
@@ -31,7 +32,6 @@ from shardedstore.components.ownkinds import open_own
 from shardedstore.components.parts import Part
 from shardedstore.components.routing import RoutedStore
 from shardedstore.components.squeezed import SqueezedBlock
-from shardedstore.components.unlisted import Unlisted
 from shardedstore.components.veiled import Veiled
 from shardedstore.components.views import Block, View
 from shardedstore.grid import Blocks, Coords
@@ -48,7 +48,7 @@ def open_location(location: Location, *, read_only: bool = True) -> Store:
 def _open_directory(location: Directory, read_only: bool) -> Store:
     url, options = location.url, location.options
     if url.startswith(("http://", "https://")):
-        return Unlisted(url, options)
+        return HTTPReadStore(url, options)
     if is_remote(url):
         return ObjectFolder(object_store(url, options), read_only=read_only)
     return LocalStore(url, read_only=read_only)

@@ -7,8 +7,8 @@ import asyncio
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from shardedstore.components.named import Named, named_by
-from shardedstore.components.unlisted import Unlisted
+from shardedstore.components.http_index import Named, named_by
+from shardedstore.components.http_store import HTTPReadStore
 from shardedstore.components.veiled import Veiled
 from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.readonly import PROTOTYPE, cut
@@ -27,7 +27,7 @@ class Overlay:
         self.store = store
         self._keys: frozenset[str] | None = None
         self._veiled = store.veil.paths if isinstance(store, Veiled) else None  # the only groups that it can hold
-        self._is_listed = not isinstance(store.store if isinstance(store, Veiled) else store, Unlisted)
+        self._is_listed = not isinstance(store.store if isinstance(store, Veiled) else store, HTTPReadStore)
         self._named_now: Named | None = None
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
@@ -67,7 +67,7 @@ class Overlay:
     async def _named(self) -> Named:
         """Return what the document at the root of a web server names; nothing for another store."""
         store = self.store
-        if isinstance(store, Unlisted):
+        if isinstance(store, HTTPReadStore):
             return await asyncio.to_thread(lambda: store.known)
         if self._named_now is None:
             self._named_now = Named() if self._is_listed else await self._named_by_root()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from shardedstore.components.unlisted import Unlisted
+from shardedstore.components.http_store import HTTPReadStore
 from shardedstore.metadata import CONSOLIDATED_V2, METADATA_NAMES
 from shardedstore.mounts import is_below, join
 from shardedstore.readonly import PROTOTYPE, ReadOnlyStore
@@ -114,7 +114,7 @@ class Veiled(ReadOnlyStore):
 
     async def _unlisted(self) -> tuple[str, ...]:
         """Return the keys of veiled documents in what can't be listed."""
-        if not isinstance(self.store, Unlisted):
+        if not isinstance(self.store, HTTPReadStore):
             return ()
         keys = self.veil.documents()
         there = await asyncio.gather(*map(self.exists, keys))

@@ -10,7 +10,7 @@ from typing import Protocol
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from shardedstore.components.members import Division, Homes, Members
+from shardedstore.components.members import Division, Members, MountIndex
 from shardedstore.errors import CorruptError
 from shardedstore.grid import Blocks, Coords, block_name
 from shardedstore.metadata import METADATA_NAMES, ArrayMeta, crop_document, parse_node
@@ -85,7 +85,7 @@ class Remainder(ReadOnlyStore):
     def __init__(self, store: Store, mounted: dict[str, Division | None]) -> None:
         super().__init__()
         self.store, self.mounted = store, mounted
-        self.homes = Homes(mounted)
+        self.homes = MountIndex(mounted)
         self.mounts = self.homes.mounts
 
     def __eq__(self, other: object) -> bool:

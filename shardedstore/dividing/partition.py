@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from shardedstore.components.kinds import Config, Location, Mount, ViewOf
-from shardedstore.components.members import Homes
+from shardedstore.components.members import MountIndex
 from shardedstore.components.opening import open_location
 from shardedstore.components.parts import Part
 from shardedstore.dividing.automatic import automatic, overflowing
@@ -131,7 +131,7 @@ def _mounts(
 
 def _overflowing(nodes: Mapping[str, Node], mounts: Mapping[str, Mount], small: dict[str, int]) -> Iterator[str]:
     """Yield the arrays that sizes left in the base and that are more than it can hold."""
-    homes = Homes({path: mount.division for path, mount in mounts.items()})
+    homes = MountIndex({path: mount.division for path, mount in mounts.items()})
     others = sum(
         node.meta.nbytes
         for path, node in nodes.items()

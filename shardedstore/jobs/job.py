@@ -20,27 +20,27 @@ from shardedstore.grid import Coords
 from shardedstore.jobs.codedigest import code_digests, edited
 from shardedstore.jobs.destination import check_apart, check_new_zarr, check_outputs, check_unused
 from shardedstore.jobs.fingerprint import described, fingerprint
-from shardedstore.jobs.mending import mend
 from shardedstore.jobs.names import check_lengths, check_names
-from shardedstore.jobs.objectsize import attribute_notices
-from shardedstore.jobs.takeover import Each, find_stale, find_unwanted, one_by_one, take_over
+from shardedstore.jobs.object_sizes import attribute_notices
+from shardedstore.jobs.repair import mend
+from shardedstore.jobs.reuse import Each, find_stale, find_unwanted, one_by_one, take_over
 from shardedstore.metadata import ArrayMeta
 from shardedstore.notices import merge_notices
 from shardedstore.reading.hierarchy import Node
-from shardedstore.reading.reconcile import both_notices
+from shardedstore.reading.twin_documents import both_notices
 from shardedstore.sinks.onezarr import withdraw
 from shardedstore.steps.variables import check_sizes
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
 from shardedstore.storage.urls import BESIDE, is_remote, normalize
+from shardedstore.tasks.change_detection import Changed, check_level
 from shardedstore.tasks.generations import ONCE, Identity, check_destination, claim, ledger_of, open_destination
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Segment
-from shardedstore.tasks.planned import plan_result
-from shardedstore.tasks.succession import marks_of, source_token
+from shardedstore.tasks.result_preview import plan_result
+from shardedstore.tasks.source_comparison import marks_of, source_token
 from shardedstore.tasks.task import MOST_FAILURES, Job
-from shardedstore.tasks.witness import Changed, check_level
 
 logger = logging.getLogger("shardedstore")
 

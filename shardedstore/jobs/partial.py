@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from shardedstore.components.http_index import ROOTS
 from shardedstore.components.kinds import Config, Location, Mount, locations, origin, url_of
-from shardedstore.components.named import ROOTS
 from shardedstore.components.veiled import VEILED_ROOTS
 from shardedstore.config.document import FILE_NAME, from_dict, parse, to_dict
 from shardedstore.errors import ConfigError, ShardError, ShardsFailed, UsageError
-from shardedstore.jobs.mixing import Half, mixed, mount
+from shardedstore.jobs.partial_view import Half, mixed, mount
 from shardedstore.reading.hierarchy import digest, read_nodes
 from shardedstore.storage.access import Options
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
@@ -21,8 +21,8 @@ from shardedstore.tasks.generations import Identity, identity_name, ledger_of, r
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.outcome import Outcome, Partial
 from shardedstore.tasks.plan import Plan, shard_runs
-from shardedstore.tasks.planned import plan_result
-from shardedstore.tasks.succession import source_token
+from shardedstore.tasks.result_preview import plan_result
+from shardedstore.tasks.source_comparison import source_token
 from shardedstore.tasks.task import Job
 
 

@@ -29,9 +29,9 @@ from shardedstore.components.veiled import VEIL
 from shardedstore.config.document import FORMAT, from_dict, parse
 from shardedstore.errors import ConfigError, DestinationError, UsageError
 from shardedstore.jobs.lock import held, superseded
-from shardedstore.jobs.mixing import Half
 from shardedstore.jobs.names import CONSOLIDATED
 from shardedstore.jobs.partial import find_job, is_finished, read_config, read_half
+from shardedstore.jobs.partial_view import Half
 from shardedstore.jobs.retention import Retention
 from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.storage.access import NONE, Options

@@ -11,7 +11,7 @@ from shardedstore.components.kinds import Config, Directory, Hole, Location, Mou
 from shardedstore.components.veiled import Veil
 from shardedstore.config.document import FILE_NAME, dump
 from shardedstore.errors import CorruptError, ShardError
-from shardedstore.jobs.accepting import accept, shards_failed
+from shardedstore.jobs.accepted_failures import accept, shards_failed
 from shardedstore.jobs.names import CONSOLIDATED
 from shardedstore.metadata import ArrayMeta, GroupMeta, consolidated_nodes, dump_json, parse_json
 from shardedstore.reading.hierarchy import Node, consolidate, digest, read_nodes
@@ -21,7 +21,7 @@ from shardedstore.tasks.generations import check_latest, versioned
 from shardedstore.tasks.ledger import Record, compact
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Run, check_chunks
-from shardedstore.tasks.planned import after, held, veiled_base
+from shardedstore.tasks.result_preview import after, held, veiled_base
 from shardedstore.tasks.task import Job
 
 GONE = "what was written is not there any more, or is of another size"

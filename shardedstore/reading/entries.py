@@ -32,7 +32,7 @@ from shardedstore.metadata import (
 )
 from shardedstore.mounts import join, parents
 from shardedstore.notices import node_name
-from shardedstore.reading.bulk import Bulk, bulk
+from shardedstore.reading.batch_reader import BatchReader, batch_reader
 from shardedstore.storage.publish import TEMPORARY, is_temporary
 
 Data = bytes | bytearray | memoryview
@@ -98,20 +98,20 @@ def read_entries(
         case Bundle():
             return _bundle_entries(store, consolidated)
         case Block():
-            return _block_entries(bulk(store.store), store)
+            return _block_entries(batch_reader(store.store), store)
         case SqueezedBlock():
             return _squeezed_entries(store)
         case View():
-            return _tree_entries(bulk(store.store), store.path, None, consolidated, inside)
+            return _tree_entries(batch_reader(store.store), store.path, None, consolidated, inside)
         case Remainder():
-            return _tree_entries(bulk(store.store), "", store, consolidated, inside)
-    entries = _tree_entries(bulk(store), "", None, consolidated, inside)
+            return _tree_entries(batch_reader(store.store), "", store, consolidated, inside)
+    entries = _tree_entries(batch_reader(store), "", None, consolidated, inside)
     if blocks is None or block is None:
         return entries
     return (e if e.coords is None else e._replace(coords=blocks.join(block, e.coords)) for e in entries)
 
 
-def _block_entries(reader: Bulk, view: Block, stored: Iterator[bytes | None] | None = None) -> Iterator[Entry]:
+def _block_entries(reader: BatchReader, view: Block, stored: Iterator[bytes | None] | None = None) -> Iterator[Entry]:
     """Read a block of an array without listing anything: which keys there may be is arithmetic.
 
     `stored` are its chunks, in C order, where they are not beside the metadata that `reader` reads.
@@ -135,8 +135,8 @@ def _block_entries(reader: Bulk, view: Block, stored: Iterator[bytes | None] | N
 
 
 def _squeezed_entries(view: SqueezedBlock) -> Iterator[Entry]:
-    reader, left = bulk(view.store), math.prod(view.array.blocks.local_grid(view.array.block))
-    for entry in _block_entries(bulk(view.array.store), view.array, reader.fetch(view.stored_keys())):
+    reader, left = batch_reader(view.store), math.prod(view.array.blocks.local_grid(view.array.block))
+    for entry in _block_entries(batch_reader(view.array.store), view.array, reader.fetch(view.stored_keys())):
         left -= entry.coords is not None
         yield entry
     if left and None in reader.fetch([".zarray"]):  # that of no array, but each has one
@@ -146,7 +146,7 @@ def _squeezed_entries(view: SqueezedBlock) -> Iterator[Entry]:
         )
 
 
-def _format_above(reader: Bulk, path: str, documents: Mapping[str, bytes]) -> int | None:
+def _format_above(reader: BatchReader, path: str, documents: Mapping[str, bytes]) -> int | None:
     """Return the format of the nearest group above an array, where it has documents of both and that decides."""
     for parent in parents(path) if {".zarray", "zarr.json"} <= documents.keys() else ():
         names = [name for name in METADATA_NAMES if name != ".zattrs"]
@@ -157,7 +157,7 @@ def _format_above(reader: Bulk, path: str, documents: Mapping[str, bytes]) -> in
     return None
 
 
-def _check_keys(reader: Bulk, path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
+def _check_keys(reader: BatchReader, path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
     """Raise where none of an array's possible chunks is there, and some of the first are under keys of another kind."""
     first = list(itertools.islice(itertools.product(*box), MOST_GUESSED))
     guessed = {other.encode(coords): other for other in ENCODINGS for coords in first}
@@ -170,13 +170,13 @@ def _check_keys(reader: Bulk, path: str, keys: ChunkKeys, box: Sequence[range]) 
             )
 
 
-def _check_unchanged(reader: Bulk, path: str, documents: dict[str, bytes]) -> None:
+def _check_unchanged(reader: BatchReader, path: str, documents: dict[str, bytes]) -> None:
     """Raise where an array is not as it was before its chunks were read: if it is gone, they only seemed to be missing."""
     if _array_documents(reader, path) != documents:
         raise CorruptError(f"{path!r} changed while it was read: let no one write to the source, and run it again")
 
 
-def _array_documents(reader: Bulk, path: str) -> dict[str, bytes]:
+def _array_documents(reader: BatchReader, path: str) -> dict[str, bytes]:
     names = [".zarray", ".zattrs", "zarr.json"]
     found = zip(names, reader.fetch([join(path, name) for name in names]), strict=True)
     documents = {name: data for name, data in found if data is not None}
@@ -217,7 +217,7 @@ def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
 
 
 def _tree_entries(
-    reader: Bulk,
+    reader: BatchReader,
     path: str,
     remainder: Remainder | None,
     consolidated: frozenset[str] | None,
@@ -260,12 +260,12 @@ def _tree_entries(
             _check_keys(reader, join(path, array_path), array.keys, [range(n) for n in array.chunk_grid])
 
 
-def _read_chunks(reader: Bulk, path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
+def _read_chunks(reader: BatchReader, path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
     keys = [chunk[2] for chunk in chunks]
     return reader.fetch(join(path, key) for key in keys) if reader.guesses else _read(reader, path, keys)
 
 
-def _read(reader: Bulk, path: str, keys: list[str]) -> Iterator[bytes]:
+def _read(reader: BatchReader, path: str, keys: list[str]) -> Iterator[bytes]:
     for key, data in zip(keys, reader.fetch(join(path, key) for key in keys), strict=True):
         if data is None:
             raise CorruptError(
@@ -355,7 +355,7 @@ def unlike_key(store: Store, path: str, array: ArrayMeta) -> str | None:
 
     Of a store that can't be listed, None.
     """
-    reader, start = bulk(store), len(path) + 1 if path else 0
+    reader, start = batch_reader(store), len(path) + 1 if path else 0
     if array.keys is None or reader.guesses:
         return None
     for key in reader.keys(path, None):

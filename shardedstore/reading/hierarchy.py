@@ -22,9 +22,9 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from shardedstore.components.http_index import ROOTS
 from shardedstore.components.kinds import Config, Directory, Hole, Location, Mount, member_at, show
-from shardedstore.components.members import Homes, Members
-from shardedstore.components.named import ROOTS
+from shardedstore.components.members import Members, MountIndex
 from shardedstore.components.opening import open_location
 from shardedstore.components.overlay import Overlay
 from shardedstore.config.document import FILE_NAME, FORMAT
@@ -277,7 +277,7 @@ def read_nodes(config: Config) -> dict[str, Node]:
     PartitionError
         Where there is no Zarr.
     """
-    homes = Homes({path: mount.division for path, mount in config.shards.items()})
+    homes = MountIndex({path: mount.division for path, mount in config.shards.items()})
     known = [path for path, mount in config.shards.items() if mount.blocks is not None]
     nodes = _walk_location(config.base, homes, known)
     if not nodes:

@@ -21,7 +21,7 @@ from shardedstore.components.parts import Part, Rest
 from shardedstore.components.squeezed import SqueezedBlock
 from shardedstore.components.veiled import Veiled
 from shardedstore.components.views import Block, Left, Remainder, View
-from shardedstore.reading.bulk import ObjectBulk, bulk
+from shardedstore.reading.batch_reader import ObjectBulk, batch_reader
 from shardedstore.storage.crc import crc32
 from shardedstore.zips import ZipReadStore
 
@@ -68,7 +68,7 @@ def _below(store: Store, path: str, remainder: Left | None) -> Iterator[Listed]:
         return _below(store.store, path, remainder)
     if isinstance(store, ObjectStore):
         return map(_listed, ObjectBulk(store).objects(path, remainder))
-    return _of_keys(store, bulk(store).keys(path, remainder))
+    return _of_keys(store, batch_reader(store).keys(path, remainder))
 
 
 def _of_keys(store: Store, keys: Iterable[str]) -> Iterator[Listed]:

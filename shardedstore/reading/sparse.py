@@ -19,7 +19,7 @@ from shardedstore.components.opening import open_location
 from shardedstore.fields import MOST
 from shardedstore.grid import Blocks, Coords
 from shardedstore.mounts import join
-from shardedstore.reading.bulk import StoreBulk, bulk
+from shardedstore.reading.batch_reader import StoreBatchReader, batch_reader
 from shardedstore.storage.transient import patiently
 
 MANY = 1000  # places of a grid, up to which all are looked at
@@ -46,7 +46,7 @@ def find_chunks(mount: Mount) -> Chunks | None:
         return None
     most = min(places // PLACES_PER_FILE, MOST_LISTED)
     store = open_location(view.source)
-    if bulk(store).guesses or patiently(lambda: sync(_found(store, view.path, blocks))) > MOST_FOUND:
+    if batch_reader(store).guesses or patiently(lambda: sync(_found(store, view.path, blocks))) > MOST_FOUND:
         return None
     keys = patiently(lambda: list(islice(_keys(store, view.path, most), most + 1)))
     return None if len(keys) > most else _by_block(blocks, keys, view.path)
@@ -62,8 +62,8 @@ async def _found(store: Store, path: str, blocks: Blocks) -> int:
 
 def _keys(store: Store, path: str, most: int) -> Iterator[str]:
     """Yield the keys below a path."""
-    reader = bulk(store)
-    if isinstance(reader, StoreBulk):
+    reader = batch_reader(store)
+    if isinstance(reader, StoreBatchReader):
         yield from sync(_first(store, path, most + 1))
     else:
         yield from reader.keys(path, None)

@@ -16,7 +16,7 @@ from shardedstore.dividing.patterns import Pattern, parse_paths
 from shardedstore.errors import NoShardError, UsageError
 from shardedstore.grid import Coords, parse_block
 from shardedstore.mounts import is_below, join
-from shardedstore.showing.near import near
+from shardedstore.showing.did_you_mean import did_you_mean
 from shardedstore.showing.storedshard import StoredShard, grid_of, nth_shard
 from shardedstore.showing.text import columns, count, shown
 
@@ -141,7 +141,7 @@ class Shards(Sequence[StoredShard]):
                 return Shards(self._config, matched)
         if key and any(is_below(path, key) for path in self.paths):
             raise NoShardError(f"{key!r} is no shard, but there are some below it: {join(key, '**')!r} are all of them")
-        raise NoShardError(f"there is no shard {key!r}{near(key, self._names())}")
+        raise NoShardError(f"there is no shard {key!r}{did_you_mean(key, self._names())}")
 
     def _names(self) -> Iterator[str]:
         """Yield what shards can be asked for by: paths, and of collections the names of their stores."""
@@ -155,7 +155,7 @@ class Shards(Sequence[StoredShard]):
         """Return one shard of several by its index, in the grid of an array's blocks or among a collection's stores."""
         mount = self._by_path.get(path)
         if mount is None:
-            raise NoShardError(f"there is no shard {path!r}{near(path or '', self.paths)}")
+            raise NoShardError(f"there is no shard {path!r}{did_you_mean(path or '', self.paths)}")
         if mount.division is None:
             raise NoShardError(
                 f"{path or BASE_NAME!r} is one shard, and {key!r} asks for a part of it: leave the index out"

@@ -7,7 +7,7 @@ from zarr.abc.store import Store
 from shardedstore.attributes import carried, completed
 from shardedstore.chain import Entries, Shard
 from shardedstore.mounts import join
-from shardedstore.reading.bulk import bulk
+from shardedstore.reading.batch_reader import batch_reader
 from shardedstore.reading.entries import is_document
 
 
@@ -26,7 +26,7 @@ def lengthened(entries: Entries, shard: Shard, base: Store) -> Entries:
     """Yield the entries of a block's object with all attributes of the array, whose documents are in the base."""
     for entry in entries:
         if is_document(entry) and "/" not in entry.key:
-            (whole,) = bulk(base).fetch([join(shard.path, entry.key)])
+            (whole,) = batch_reader(base).fetch([join(shard.path, entry.key)])
             if whole is not None:
                 data = completed(entry.key, bytes(entry.data), shard.path, bytes(whole))
                 yield entry._replace(data=data)

@@ -22,7 +22,7 @@ from shardedstore.codecs.arrayinfo import (
     write_filters,
     write_grid,
 )
-from shardedstore.codecs.described import same
+from shardedstore.codecs.codec_config import same
 from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.grid import Coords
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json, parse_node

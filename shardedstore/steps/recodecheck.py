@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from shardedstore.codecs.arraycodecs import ChunkCodec, is_identical
-from shardedstore.codecs.described import LARGEST
-from shardedstore.codecs.trial import few_elements, read_one_chunk
+from shardedstore.codecs.codec_config import LARGEST
+from shardedstore.codecs.codec_probe import few_elements, read_one_chunk
 from shardedstore.errors import ChainError
 from shardedstore.steps.recode import Recoder
 

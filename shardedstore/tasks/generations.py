@@ -15,10 +15,10 @@ from shardedstore.errors import DestinationError
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 from shardedstore.storage.remote_errors import explain
 from shardedstore.storage.urls import BESIDE, join_url
+from shardedstore.tasks.job_differences import unlike_chain, unlike_source
 from shardedstore.tasks.ledger import FOLDER, Ledger
-from shardedstore.tasks.planned import Planned
-from shardedstore.tasks.succession import Mark, has_only_grown, is_same_source, keeps_members
-from shardedstore.tasks.unlike import unlike_chain, unlike_source
+from shardedstore.tasks.result_preview import Planned
+from shardedstore.tasks.source_comparison import Mark, has_only_grown, is_same_source, keeps_members
 
 _IDENTITY = re.compile("job-[0-9]+[.]json")
 _GENERATION = re.compile(r"~(\d{1,6})(?:\.|$)")

@@ -19,7 +19,7 @@ from shardedstore.attributes import left_out
 from shardedstore.chain import Shard, Sink
 from shardedstore.components.grown import AGAIN, is_view
 from shardedstore.components.kinds import Config, Group, Location, Mount, url_of
-from shardedstore.components.members import Division, Homes, Members
+from shardedstore.components.members import Division, Members, MountIndex
 from shardedstore.errors import CorruptError, PartitionError, UsageError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, GroupMeta
@@ -322,7 +322,7 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
     for path, mount in config.shards.items():
         if mount.blocks is not None:
             nodes[path] = nodes[path]._replace(blocks=mount.blocks)
-    homes = Homes(mounted)
+    homes = MountIndex(mounted)
     loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in mounted}}
     for path, node in nodes.items():
         home = homes.find(path)
@@ -368,7 +368,7 @@ def _whole(groups: Iterable[str], mounted: Mapping[str, Division | None]) -> Ite
     return (group for group in groups if not mounts.any_below(group) and mounted.get(group) is None)
 
 
-def _by_home(homes: Homes, paths: Iterable[str]) -> defaultdict[str | None, frozenset[str]]:
+def _by_home(homes: MountIndex, paths: Iterable[str]) -> defaultdict[str | None, frozenset[str]]:
     """Return paths by the mount that holds them, each as it is there."""
     found: defaultdict[str | None, frozenset[str]] = defaultdict(frozenset)
     for home, some in groupby(homes.find, paths).items():

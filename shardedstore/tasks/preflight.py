@@ -7,8 +7,8 @@ import socket
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from shardedstore.components.http_index import ROOTS
 from shardedstore.components.kinds import Config, Directory, Location, Own, Place, is_template, locations, origin
-from shardedstore.components.named import ROOTS
 from shardedstore.components.ownkinds import find_kind
 from shardedstore.components.veiled import VEILED_ROOTS
 from shardedstore.errors import UsageError

@@ -26,7 +26,7 @@ from shardedstore.errors import CorruptError, ShardedStoreError, ShardError
 from shardedstore.grid import Coords
 from shardedstore.notices import Notice
 from shardedstore.reading.entries import of_format, read_entries
-from shardedstore.reading.reconcile import reconciled
+from shardedstore.reading.twin_documents import reconciled
 from shardedstore.steps.blockattributes import lengthened, shortened
 from shardedstore.steps.consolidating import rebuilt
 from shardedstore.steps.datasums import Sums, tap
@@ -39,13 +39,13 @@ from shardedstore.storage.markers import MARKERS
 from shardedstore.storage.present import Asked, Listed
 from shardedstore.storage.transient import FIRST_PAUSE, cause_of, chain_of, code_of, is_transient, systemic
 from shardedstore.storage.urls import is_remote, normalize, object_url, quote_name
+from shardedstore.tasks.change_detection import Changed, ChangeDetector, look
 from shardedstore.tasks.generations import stands, versioned
 from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, Run, Segment, Task, target_of
 from shardedstore.tasks.preflight import find_missing, places_of
 from shardedstore.tasks.sources import located, open_component, opened_runs
-from shardedstore.tasks.witness import Changed, Witness, look
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
@@ -324,18 +324,18 @@ class Made(NamedTuple):
 def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
     """Run one shard through the chain; an exception leaves nothing under its final name."""
     component, shard = open_component(run, shard), located(run, shard)
-    witness = Witness(job.changed, component)
+    detector = ChangeDetector(job.changed, component)
     if job.chain.function is not None:
         looked = look(job.changed, run, shard)
         within = "" if shard.bundle is None and shard.members else shard.block_name
         made = job.chain.function(component, shard.path, within or None)
         location = require_location(locate(made), "what the function returned")
         made.close()
-        witness.check(shard)
+        detector.check(shard)
         return Made(Written(0, 0, "", location), looked)
     sink = job.chain.sink
     assert sink is not None
-    source = witness.watch(_read(job, run, shard, component), shard)
+    source = detector.watch(_read(job, run, shard, component), shard)
     entries = pipe(
         while_wanted(reconciled(source, shard.path) if job.chain.rewrites else source),
         *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
@@ -352,7 +352,7 @@ def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
     if shard.block is not None and not sink.is_one_zarr:
         entries = shortened(entries, shard)
     written = sink.write(entries, shard, job.url(run, shard, generation))
-    return Made(written, witness.source, None if sums is None else sums.recorded(), is_veiled, tuple(groups))
+    return Made(written, detector.source, None if sums is None else sums.recorded(), is_veiled, tuple(groups))
 
 
 def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:

@@ -20,7 +20,7 @@ from shardedstore.errors import ChainError
 from shardedstore.grid import Coords
 from shardedstore.metadata import ArrayMeta, parse_json
 from shardedstore.mounts import join
-from shardedstore.reading.bulk import bulk
+from shardedstore.reading.batch_reader import batch_reader
 from shardedstore.reading.hierarchy import Node
 from shardedstore.verifying.compare import Side
 from shardedstore.verifying.differences import Difference
@@ -96,7 +96,7 @@ def _second_documents(ours: Side) -> Iterator[Difference]:
     store = open_location(ours.plan.config)
     for zarr_format, name in ARRAY_NAMES.items():
         arrays, other = _arrays(ours, zarr_format), 5 - zarr_format
-        found = bulk(store).fetch(join(path, ARRAY_NAMES[other]) for path in arrays)
+        found = batch_reader(store).fetch(join(path, ARRAY_NAMES[other]) for path in arrays)
         for (path, node), data in zip(arrays.items(), found, strict=True):
             assert isinstance(node.meta, ArrayMeta)
             if data is not None and not _reads_alike(store, path, node.meta):

@@ -44,7 +44,7 @@ from shardedstore.tasks.generations import (
 )
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.plan import Run, shard_runs
-from shardedstore.tasks.succession import unchanged
+from shardedstore.tasks.source_comparison import unchanged
 
 MOST_PARENTS = 4  # folders above the base that the ledger is looked for in
 MAKE_AGAIN = (

@@ -21,7 +21,7 @@ from zarr.dtype import parse_dtype
 from shardedstore.codecs.arraycodecs import Array, ChunkCodec, FilterPart
 from shardedstore.codecs.arraydoc import ArrayDoc, name_of, options_of, parse, split_codecs
 from shardedstore.codecs.arrayinfo import described, read_fill_value
-from shardedstore.codecs.coders import Compression
+from shardedstore.codecs.bytes_codecs import Compression
 from shardedstore.codecs.datadigest import VERSION, Digester, Hasher, Layout
 from shardedstore.grid import Coords
 from shardedstore.metadata import ArrayMeta

@@ -15,7 +15,7 @@ from shardedstore.codecs.datadigest import DataSum
 from shardedstore.components.kinds import Config, VeiledOf, Zip
 from shardedstore.components.veiled import Veil
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
-from shardedstore.reading.bulk import bulk
+from shardedstore.reading.batch_reader import batch_reader
 from shardedstore.reading.entries import is_document, read_entries
 from shardedstore.sinks.onezarr import is_consolidated
 from shardedstore.steps.datasums import Sums, digest_entries
@@ -149,7 +149,7 @@ def _tally_zip(url: str, options: Options = NONE) -> tuple[Written, list[tuple[s
     tally = Tally()
     for key in keys:
         tally.add(key, entries[key].size, entries[key].crc)
-    reader = bulk(ZipReadStore(url, storage_options=options))
+    reader = batch_reader(ZipReadStore(url, storage_options=options))
     wrong: list[tuple[str, str]] = []
     at = 0
     while at < len(keys) and len(wrong) < MOST_DAMAGED:

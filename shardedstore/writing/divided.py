@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from shardedstore.components.http_index import named_by
 from shardedstore.components.kinds import Mount
-from shardedstore.components.named import named_by
 from shardedstore.metadata import ArrayMeta, parse_json, parse_node
 from shardedstore.mounts import Mounts, is_below, join
 from shardedstore.writing.arrayshards import Rule, check_apart

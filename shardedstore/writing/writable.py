@@ -17,8 +17,8 @@ from shardedstore.grid import Blocks
 from shardedstore.mounts import check_prefix, is_below, join
 from shardedstore.writing.blockdocuments import Placed
 from shardedstore.writing.divided import NAMES
-from shardedstore.writing.following import FollowingStore
-from shardedstore.writing.spread import each
+from shardedstore.writing.metadata_sync import each
+from shardedstore.writing.refresh import FollowingStore
 
 
 class WritableStore(FollowingStore):

@@ -23,7 +23,7 @@ from shardedstore.components.routing import RoutedStore, in_a_line
 from shardedstore.readonly import PROTOTYPE
 from shardedstore.writing.arrayshards import Rule, check_apart
 from shardedstore.writing.divided import DividedArrays
-from shardedstore.writing.spread import SpreadDocuments
+from shardedstore.writing.metadata_sync import SpreadDocuments
 
 
 class FollowingStore(RoutedStore):

@@ -12,12 +12,12 @@ from toolz import merge
 
 from shardedstore.config.document import from_dict
 from shardedstore.errors import DestinationError
+from shardedstore.tasks.change_detection import Changed, Recorded, find_changed
 from shardedstore.tasks.generations import Identity, last_begun, ledger_of, read_generation
 from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.tasks.plan import Plan, Segment
-from shardedstore.tasks.succession import divided_otherwise, unchanged
+from shardedstore.tasks.source_comparison import divided_otherwise, unchanged
 from shardedstore.tasks.task import Job
-from shardedstore.tasks.witness import Changed, Recorded, find_changed
 
 logger = logging.getLogger("shardedstore")
 MOST_NAMED = 8

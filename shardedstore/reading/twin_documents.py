@@ -28,7 +28,7 @@ from shardedstore.metadata import (
 )
 from shardedstore.mounts import join, parents
 from shardedstore.notices import Notice, node_name
-from shardedstore.reading.bulk import bulk
+from shardedstore.reading.batch_reader import batch_reader
 from shardedstore.reading.entries import Entry, is_document
 from shardedstore.reading.hierarchy import Node
 
@@ -87,7 +87,7 @@ def both_notices(store: Store, nodes: Mapping[str, Node]) -> Iterator[Notice]:
     arrays = [path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta) and node.meta.zarr_format == 3]
     old = list[bytes | None]()
     with suppress(OSError, BaseError):  # of a server that does not tell what is missing
-        old = list(bulk(store).fetch(join(path, ".zarray") for path in arrays))
+        old = list(batch_reader(store).fetch(join(path, ".zarray") for path in arrays))
     found = tuple(path for path, data in zip(arrays, old, strict=False) if data is not None)
     if found:
         yield Notice("documents of Zarr v2 and v3 describe the same array, and the result has those of v3 alone", found)

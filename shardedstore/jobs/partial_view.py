@@ -23,7 +23,7 @@ from shardedstore.tasks.generations import versioned
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.outcome import Partial
 from shardedstore.tasks.plan import Run, shard_runs
-from shardedstore.tasks.planned import Mixes, held, veiled_base
+from shardedstore.tasks.result_preview import Mixes, held, veiled_base
 
 SOURCE, ELSEWHERE = 0, -1  # where a shard is, if not in its place of a generation
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from shardedstore.components.kinds import Config, Mount, PartOf, origin, show
 from shardedstore.config.document import from_dict
-from shardedstore.tasks.succession import Marks
+from shardedstore.tasks.source_comparison import Marks
 
 Described = Sequence[tuple[str, Mapping[str, str]]]  # the parts of a chain by name, each with its options
 MOST = 3  # differences that are told

@@ -9,7 +9,7 @@ from shardedstore.storage.folders import open_folder
 from shardedstore.storage.urls import BESIDE
 from shardedstore.tasks.ledger import Record
 from shardedstore.tasks.plan import Plan
-from shardedstore.tasks.planned import after, plan_zarr
+from shardedstore.tasks.result_preview import after, plan_zarr
 from shardedstore.tasks.task import Job
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from shardedstore.attributes import DOCUMENTS, attributes_in, left_out
 from shardedstore.chain import Chain
-from shardedstore.components.members import Homes
+from shardedstore.components.members import MountIndex
 from shardedstore.dividing.patterns import AUTOMATIC, parse_size
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks
@@ -52,7 +52,7 @@ def check_base(plan: Plan, chain: Chain, max_base: str | int = MAX_BASE) -> Plan
 def _held(plan: Plan) -> list[tuple[int, str]]:
     """Return the arrays whose chunks are in the base, the largest first."""
     mounted = {path: mount.division for path, mount in plan.config.shards.items()}
-    homes = Homes(mounted)
+    homes = MountIndex(mounted)
     return sorted(
         (
             (node.meta.nbytes, path)

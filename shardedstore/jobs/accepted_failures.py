@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from shardedstore.chain import Chain
 from shardedstore.errors import ShardError, ShardsFailed, UsageError
-from shardedstore.jobs.takeover import by_segment
+from shardedstore.jobs.reuse import by_segment
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.remote_errors import explain
 from shardedstore.tasks.ledger import Record

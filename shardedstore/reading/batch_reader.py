@@ -19,9 +19,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore
 
-from shardedstore.components.named import chunk_keys
+from shardedstore.components.http_index import chunk_keys
+from shardedstore.components.http_store import HTTPReadStore
 from shardedstore.components.parts import Part, Rest
-from shardedstore.components.unlisted import Unlisted
 from shardedstore.components.veiled import Veiled
 from shardedstore.components.views import Left
 from shardedstore.mounts import is_below
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MOST_LISTINGS = 100  # of the folders in one folder; one listing of all, a request for a thousand keys, takes less then
 
 
-class Bulk(Protocol):
+class BatchReader(Protocol):
     """Reads many keys of one store.
 
     `guesses` tells that `keys` gives the chunks that there may be, of which some can be missing.
@@ -51,7 +51,7 @@ class Bulk(Protocol):
         """Yield the values of keys, in their order; None where there is none."""
 
 
-def bulk(store: Store) -> Bulk:
+def batch_reader(store: Store) -> BatchReader:
     """Return the reader for a kind of store."""
     match store:
         case LocalStore():
@@ -60,13 +60,13 @@ def bulk(store: Store) -> Bulk:
             return ZipBulk(store)
         case ObjectStore():
             return ObjectBulk(store)
-        case Unlisted():
+        case HTTPReadStore():
             return UnlistedBulk(store)
         case Part():
             return PartBulk(store)
         case Veiled():
             return VeiledBulk(store)
-    return StoreBulk(store)
+    return StoreBatchReader(store)
 
 
 class ZipBulk:
@@ -138,7 +138,7 @@ class UnlistedBulk:
 
     guesses = True
 
-    def __init__(self, store: Unlisted) -> None:
+    def __init__(self, store: HTTPReadStore) -> None:
         self.store = store
 
     def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
@@ -166,19 +166,19 @@ class PartBulk:
     """A part of a store, by the reader of the whole."""
 
     def __init__(self, part: Part) -> None:
-        whole = bulk(part.store)
+        whole = batch_reader(part.store)
         self.part, self.fetch, self.guesses = part, whole.fetch, whole.guesses
 
     def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
         """Let the reader of the whole leave out what is no part."""
-        return bulk(self.part.store).keys(path, Rest(self.part, remainder))
+        return batch_reader(self.part.store).keys(path, Rest(self.part, remainder))
 
 
 class VeiledBulk:
     """A component with documents under names of their own, by the reader of the component."""
 
     def __init__(self, store: Veiled) -> None:
-        self.veil, self.whole = store.veil, bulk(store.store)
+        self.veil, self.whole = store.veil, batch_reader(store.store)
         self.guesses = self.whole.guesses
 
     def keys(self, path: str, remainder: Left | None) -> Iterator[str]:
@@ -194,7 +194,7 @@ class VeiledBulk:
         return self.whole.fetch(map(self.veil.stored, keys))
 
 
-class StoreBulk:
+class StoreBatchReader:
     """Any zarr store, by its own methods."""
 
     guesses = False

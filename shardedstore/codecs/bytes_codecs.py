@@ -17,7 +17,7 @@ from zarr.core.buffer import Buffer, cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.dtype import UInt8
 
-from shardedstore.codecs.described import PREFIX, SHUFFLES, Config, for_numcodecs, zarr_codec
+from shardedstore.codecs.codec_config import PREFIX, SHUFFLES, Config, for_numcodecs, zarr_codec
 
 numcodecs.blosc.use_threads = False  # as zarr sets it, too: with threads, Blosc's bytes are others each time
 

@@ -53,7 +53,7 @@ def _components(config: Config) -> Iterator[tuple[str, Location]]:
         yield from ((f"shard '{path}[{name}]'", location) for name, location in mount.exceptions.items())
 
 
-class Witness:
+class ChangeDetector:
     """Sees a shard's entries as they are read, and tells afterwards what the source was; "" for its metadata alone.
 
     Parameters
@@ -115,10 +115,10 @@ def find_changed(level: Changed, recorded: Recorded) -> frozenset[int]:
 def look(level: Changed, run: Run, shard: Shard) -> str:
     """Return what a record would say of a shard's source now."""
     component = open_component(run, shard)
-    witness = Witness(level, component)
+    detector = ChangeDetector(level, component)
     if level == "content":
-        _exhaust(witness.watch(read_entries(component, shard.blocks, shard.block, run.consolidated), shard))
-    return witness.source
+        _exhaust(detector.watch(read_entries(component, shard.blocks, shard.block, run.consolidated), shard))
+    return detector.source
 
 
 def _exhaust(entries: Iterator[object]) -> None:

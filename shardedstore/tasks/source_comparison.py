@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from shardedstore.components.kinds import Config, Group, Location, Mount
-from shardedstore.components.members import Homes
+from shardedstore.components.members import MountIndex
 from shardedstore.config.document import dump, from_dict
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, dump_json, parse_json
@@ -122,7 +122,7 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
         if then is None or then.location != run.location:
             continue
         if run.mounted is not None:
-            homes = Homes(run.mounted)
+            homes = MountIndex(run.mounted)
             own = (path for path, is_own in changed.items() if is_own)
             is_left_alike = _left_out(then) == _left_out(run) or isinstance(run.location, Group)
             if is_left_alike and all(path in homes for path in own):

@@ -12,12 +12,16 @@ LOOKED_AT = 10_000
 NAMED = 5
 
 
-def near(name: str, known: Iterable[str], parent: str = "") -> str:
+def did_you_mean(name: str, known: Iterable[str], parent: str = "") -> str:
     """Return the end of a message about a name that is none of those known, all of which are below a parent.
 
-    >>> near("temprature", ["temperature", "wind"], "air"), near("x", ["temperature", "wind"]), near("x", [])
+    >>> (
+    ...     did_you_mean("temprature", ["temperature", "wind"], "air"),
+    ...     did_you_mean("x", ["temperature", "wind"]),
+    ...     did_you_mean("x", []),
+    ... )
     (": did you mean 'air/temperature'?", ": there are 'temperature', 'wind'", ': there is nothing')
-    >>> near("x", map(str, range(12)))
+    >>> did_you_mean("x", map(str, range(12)))
     ": there are '0', '1', '2', '3', '4' and 7 more"
     """
     names = list(known)

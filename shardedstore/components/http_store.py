@@ -22,7 +22,7 @@ from toolz import partition_all
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from shardedstore.components.named import ROOTS, Named, chunk_keys, has_one_name, named_by
+from shardedstore.components.http_index import ROOTS, Named, chunk_keys, has_one_name, named_by
 from shardedstore.components.parts import DOCUMENTS
 from shardedstore.errors import CorruptError, PartitionError
 from shardedstore.metadata import CONSOLIDATED_V2
@@ -47,7 +47,7 @@ _DENIED = (
 )
 
 
-class Unlisted(ReadOnlyStore):
+class HTTPReadStore(ReadOnlyStore):
     """A folder of a web server as a read-only zarr store.
 
     What is read comes from the server; of documents that it does not have, from its consolidated metadata.
@@ -77,14 +77,14 @@ class Unlisted(ReadOnlyStore):
         self._known: Named | None = None
         self._lock = Lock()
 
-    def __reduce__(self) -> tuple[type[Unlisted], tuple[str, Options]]:
-        return Unlisted, (self.url, self.options)
+    def __reduce__(self) -> tuple[type[HTTPReadStore], tuple[str, Options]]:
+        return HTTPReadStore, (self.url, self.options)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Unlisted) and (self.url, self.options) == (other.url, other.options)
+        return isinstance(other, HTTPReadStore) and (self.url, self.options) == (other.url, other.options)
 
     def __repr__(self) -> str:
-        return f"Unlisted({self.url!r})"
+        return f"HTTPReadStore({self.url!r})"
 
     @cached_property
     def _client(self) -> ObjectStore:
