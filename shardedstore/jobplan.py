@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 from shardedstore.callbacks import Callback, JobEnd, TaskEnd
-from shardedstore.chain import Sink, Step, parse_chain
+from shardedstore.chain import FunctionStep, Sink, Step, StoreFunction, parse_chain
 from shardedstore.cluster import graph
 from shardedstore.components.kinds import Config
 from shardedstore.config import document as configs
@@ -19,8 +19,8 @@ from shardedstore.jobs.accepted_failures import find_accepted
 from shardedstore.jobs.job import prepare
 from shardedstore.jobs.object_sizes import MAX_BASE, check_base
 from shardedstore.notices import Notice
+from shardedstore.showing.planview import rows, to_html, to_lines
 from shardedstore.showing.progress import Shown, progress_callback
-from shardedstore.showing.text import preview
 from shardedstore.storage.access import StorageOptions
 from shardedstore.tasks.change_detection import LEVELS, Changed
 from shardedstore.tasks.outcome import Outcome
@@ -93,7 +93,7 @@ class JobPlan:
         """The names of the steps and of the sink."""
         steps, sink, function = self._job.chain
         parts = (*steps, function if sink is None else sink)
-        return ", ".join(getattr(part, "__name__", type(part).__name__) for part in parts)
+        return ", ".join(map(_name, parts))
 
     @property
     def destination(self) -> str | None:
@@ -169,13 +169,13 @@ class JobPlan:
         """
         mounts = [
             {
-                "path": None if run.mounted is not None else run.path,
-                "shard_count": run.stop - run.first,
-                "grid": None if run.blocks is None else list(run.blocks.grid),
-                "files": load.files,
-                "nbytes": load.nbytes,
+                "path": row.path,
+                "shard_count": row.shards,
+                "grid": None if row.grid is None else list(row.grid),
+                "files": row.files,
+                "nbytes": row.nbytes,
             }
-            for run, load in zip(self._plan.runs, self._plan.loads, strict=True)
+            for row in rows(self._plan)
         ]
         return {
             "chain": self.chain,
@@ -188,16 +188,28 @@ class JobPlan:
         }
 
     def __str__(self) -> str:
-        return preview(self._plan)
+        return "\n".join(to_lines(self._plan))
 
     def __repr__(self) -> str:
-        lines = str(self).split("\n")
+        lines = to_lines(self._plan)
         more = len(lines) - MOST_ROWS
         if more > 0:
             lines = [*lines[:MOST_ROWS], f"  ... and {more:,} more"]
-        notices = [f"note: {notice}" for notice in self.notices]
+        return "\n".join([self._title, *lines, *(f"note: {notice}" for notice in self.notices)])
+
+    def _repr_html_(self) -> str:
+        return to_html(self._title, self._plan)
+
+    @property
+    def _title(self) -> str:
         to = "" if self.destination is None else f" to {self.destination!r}"
-        return "\n".join([f"JobPlan of {self.chain}{to}", *lines, *notices])
+        return f"JobPlan of {self.chain}{to}"
+
+
+def _name(part: Step | Sink | StoreFunction | None) -> str:
+    function = part.func if isinstance(part, FunctionStep) else part
+    own = part.name if isinstance(part, FunctionStep) else ""
+    return own or getattr(function, "__name__", type(function).__name__)
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:

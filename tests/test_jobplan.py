@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import zarr
 from distributed import Client, LocalCluster
-from helpers_jobs import blocks_at, files_of
+from helpers_jobs import blocks_at, copied, files_of, unchanged
 from typing_program import convert
 
-from shardedstore import ChainError, JobPlan, ShardedStore, UsageError
+from shardedstore import ChainError, JobPlan, ShardedStore, UsageError, step
 from shardedstore.transforms import CopyTo, Recompress, ToZip
 
 
@@ -94,6 +94,26 @@ def test_the_repr_is_no_more_than_a_screen(count, tmp_path):
     assert len(lines) <= 22
     assert ("and" in lines[-1] and "more" in lines[-1]) == (count > 10)
     assert len(str(plan).split("\n")) == min(count, 40) + 1
+
+
+@pytest.mark.parametrize("count", [3, 40, 600])
+def test_a_notebook_shows_a_table_that_is_folded_and_escaped(count, tmp_path):
+    group = zarr.create_group(tmp_path / "source.zarr")
+    group.create_array("<b>", shape=(4,), chunks=(2,), dtype="i4")
+    for number in range(count):
+        group.create_array(f"a{number}", shape=(4,), chunks=(2,), dtype="i4")
+    page = ShardedStore.partition(tmp_path / "source.zarr", {"*": (2,)}).plan(ToZip(tmp_path / "out"))._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert ("<details>" in page) == (count > 11)
+    assert len(page) < 150_000
+    assert ("... and" in page) == (count > 200)
+
+
+def test_steps_of_functions_have_their_names(store, tmp_path):
+    plan = store.plan(step(unchanged), step(unchanged, name="mine"), ToZip(tmp_path / "out"))
+    assert plan.chain == "unchanged, mine, ToZip"
+    assert store.plan(copied).chain == "copied"
 
 
 @pytest.mark.parametrize("progress", ["line", 3, object(), []], ids=str)

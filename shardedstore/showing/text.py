@@ -5,20 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from shardedstore.grid import block_name
-from shardedstore.tasks.plan import Plan
-
 WIDEST = 72  # characters of a name or a place that are shown
-
-
-def preview(plan: Plan) -> str:
-    """Return what a job would do, by arithmetic: chunks that are missing are counted, and sizes are decoded."""
-    files, base = f"at most {plan.files:,} files", plan.loads[0]
-    lines = [f"{files} -> {count(plan.shard_count, 'shard')}; {size(plan.nbytes)} decoded; base {size(base.nbytes)}"]
-    for run, load in zip(plan.runs[1:], plan.loads[1:], strict=True):
-        grid = "" if run.blocks is None or run.stop == 1 else f" ({block_name(run.blocks.grid).replace('/', ' x ')})"
-        lines.append(f"  /{run.path}: {load.files:,} files -> {count(run.stop, 'shard')}{grid}; {size(load.nbytes)}")
-    return "\n".join(lines)
 
 
 def count(number: int, what: str) -> str:
