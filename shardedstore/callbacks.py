@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """The end of a task, which is some shards of a job.
+    """The end of a task. A task makes some shards of a job.
 
-    The first event of a job is of the shards that were done before; it has no worker.
+    The first event of a job counts the shards that were done before. Its `worker` is empty.
 
     Attributes
     ----------
@@ -99,4 +99,4 @@ class Callback:
         """Look at the shards that have ended."""
 
     def on_job_end(self, event: JobEnd) -> None:
-        """Look at the end of the job, which is called for every job that was started."""
+        """Called when the job ends, also after an error or an interrupt, if `on_job_start` was called."""

@@ -3,7 +3,7 @@
 ::
 
     ShardedStoreError
-    ├── UsageError (also a ValueError)    what was asked for can't be done; nothing was written
+    ├── UsageError (also a ValueError)    a request that can't be carried out
     │   ├── ConfigError                   a config that can't be read
     │   ├── PartitionError                a source that can't be divided as asked
     │   ├── ChainError                    a chain of transforms that makes no sense
@@ -29,7 +29,7 @@ CODES = {  # of the causes of failed shards; docs/errors.md describes them
     "destination-lost": "the destination was removed, or belongs to another job now",
     "failed": "any other exception",
     "killed": "the worker process ended while it ran the shard",
-    "lost-result": "the shard was recorded as done, and is not there, or the other way round",
+    "lost-result": "the shard's object is missing or has another size, or the shard has no record",
     "no-space": "there is no space left at the destination",
     "quota": "the quota at the destination is used up",
     "read-only": "the destination can only be read",
@@ -54,11 +54,11 @@ class ShardedStoreError(Exception):
 
 
 class UsageError(ShardedStoreError, ValueError):
-    """What was asked for can't be done; nothing was written."""
+    """A request that can't be carried out. Except for some `DestinationError`, nothing was written."""
 
 
 class ConfigError(UsageError):
-    """A config, or a location in it, that can't be read."""
+    """A config that can't be read or written, or that names a location that can't be used."""
 
 
 class PartitionError(UsageError):
@@ -80,7 +80,7 @@ class NoShardError(UsageError, KeyError, IndexError):
 
 
 class CorruptError(ShardedStoreError):
-    """Data that is damaged: the message names the file and the key."""
+    """Data that is damaged, or a source that changed while it was read. The message names the place."""
 
 
 class HoleError(ShardedStoreError):
@@ -114,7 +114,7 @@ class ShardError(ShardedStoreError):
     code : str
         The kind of the cause, one of `CODES`, for alerts and rules. It stays the same in all versions.
     path : str or None
-        The path of the array or group that the shard is of; None where the shard did not run.
+        The path of the shard's array or group; ``""`` for the base.
     block : tuple of int or None
         The index of the block of the array.
     key : str or None

@@ -56,7 +56,7 @@ class JobOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class JobPlan:
-    """A job that was checked and has not run, as `ShardedStore.plan` returns it. Nothing is written before it runs.
+    """A checked job, ready to run, as returned by `ShardedStore.plan`. Nothing is written before `run`.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class JobPlan:
     shard_count : int
         The number of shards, the base among them.
     files : int
-        The most files that the source can have. Missing chunks are counted, as nothing was listed for it.
+        The most files that the source can have. Missing chunks are counted, except in sparse arrays whose chunks were listed.
     nbytes : int
         The size of the decoded data, in bytes; nominal for types of variable length.
     notices : tuple of Notice
@@ -123,8 +123,8 @@ class JobPlan:
     def run(self, progress: Shown = None, callbacks: Iterable[Callback] = ()) -> ShardedStore:
         """Run the job on the Dask scheduler that is active, and return the store of the results.
 
-        A plan can be run again, and goes on from what is done then. The source may have changed since the plan was made: what the
-        shards find at the end is compared with the plan.
+        A plan can be run again; it then goes on from the recorded shards. At the end, before the config is written, the source's
+        metadata is compared with the plan, and a change raises `CorruptError`.
 
         Parameters
         ----------
@@ -144,7 +144,8 @@ class JobPlan:
         UsageError
             For a `progress` that is not known, and for an asynchronous client.
         ShardsFailed
-            When shards failed: an error for each, and no config is written. Finished shards stay.
+            If shards failed, unless ``on_error="partial"`` or the failures were accepted: one error for each shard. No config
+            is written, and finished shards stay.
         """
         shown = progress_callback(progress)
         events = _Events(check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown], self)
@@ -164,8 +165,8 @@ class JobPlan:
         Returns
         -------
         dict
-            The attributes, and under ``"mounts"`` a dict for each group or array that is mounted and for the base, whose path is
-            None: its ``path``, ``shard_count``, ``grid`` of blocks (None where it is one shard), ``files`` and ``nbytes``.
+            The attributes of the plan, and ``"mounts"``: a list with one dict for the base and one for each mounted group or
+            array, with ``path`` (None for the base), ``shard_count``, ``grid`` (None unless an array in blocks), ``files`` and ``nbytes``.
         """
         mounts = [
             {

@@ -187,14 +187,14 @@ class ShardedStore(WritableStore):
             How to divide it. A size (``"512 MiB"``, or bytes) cuts every larger array into blocks of about that much
             decoded data, and leaves the rest in the base. A list of paths or globs makes each one whole shard. A
             mapping gives for each path or glob ``"whole"``, a size, or the shards' size in elements, as a shape or by
-            the names of dimensions; -1 is the whole dimension, and a size must be a whole number of chunks. Dimensions
-            that a glob has pass over arrays without them, and over others that are too small, with a notice. The most
-            specific pattern wins; ``*`` alone is everything that is left, and is ``"1 GiB"`` if not given. ``"base"``
-            leaves in the base undivided what it is for, and no rules at all (``[]``) everything.
+            the names of dimensions; -1 is the whole dimension, and a size must be a whole number of chunks. A rule by
+            dimension names, for a glob, skips arrays that lack them or are too small, with a notice. The most
+            specific pattern wins; ``*`` alone matches everything that is left, and is ``"1 GiB"`` if not given. ``"base"``
+            keeps its arrays undivided in the base. An empty list (``[]``) keeps all arrays there.
 
-            In globs, ``*`` and ``?`` are of one segment and ``**`` of any, ``[a-z]`` is one letter and ``{a,b}`` one of
-            some; ``[*]`` is the letter itself. A ``?`` at the end of a pattern is none of it, and says that it may match
-            nothing; any other that matches nothing is an error.
+            In globs, ``*`` and ``?`` match within one segment, ``**`` across segments, ``[a-z]`` one letter of a range, and
+            ``{a,b}`` one of the alternatives; ``[*]`` is a literal ``*``. A ``?`` at the end is not part of the pattern: it
+            allows the pattern to match nothing, which is an error otherwise.
         include : str or list of str, optional
             Paths or globs of the groups and arrays to keep, with all below them; of the groups above, their metadata
             documents are kept. None is everything. Files that are no Zarr are kept where their group is.
@@ -287,17 +287,17 @@ class ShardedStore(WritableStore):
         Parameters
         ----------
         *chain
-            Steps and then one sink, such as ``ToZip(url)``; or alone a function ``(store, shard_path, chunk_dims) ->
-            store``, which gets a component, its path (``""`` for the base) and for an array's block its index, like
-            ``"0/2"``, or None.
+            Steps and then one sink, such as ``ToZip(url)``; or a single function ``(store, shard_path, chunk_dims) ->
+            store``. It gets a component, its path (``""`` for the base), and the index of an array's block, like
+            ``"0/2"``, or else None.
         on_error : "finish", "stop" or "partial"
             With "finish" every shard that can be done is done, before the errors of the others are raised together. With
             "stop" the first error ends the job; what is done stays done. With "partial" the errors are not raised but
             warned of, and stand in ``summary.failures``: the store that is returned shows what is done, and for the rest
             the source, as `load` does with ``partial=True``. No config is written then, and the same call goes on.
         changed : "metadata", "listing" or "content"
-            How closely the source is looked at, to find what has changed since an earlier run of the same job: shards
-            that have are made again, under new names, and all others are kept. ``"metadata"`` sees new, grown and
+            How to find changes in the source since an earlier run of the same job. Changed shards are made again, under
+            new names, and all others are kept. ``"metadata"`` sees new, grown and
             redefined arrays, and does the last blocks of a grown one again; it does not see what is written in place.
             ``"listing"`` sees each key's size and time of change, ETag or CRC-32, and ``"content"`` reads all bytes; both
             also make again what was last made by a run that looked less closely.
@@ -305,12 +305,12 @@ class ShardedStore(WritableStore):
             Keep digests of the decoded data that is written, so that ``verify(level="decoded")`` needs no source. All that
             is written is decoded once more for it, without being read again, and what can't be decoded fails its shard.
         max_failures : int
-            The number of failed shards that ends a job that is hopeless. Three in a row end it that fail for want of access or
-            room, with no shard done between them. A lazy object ends a task then, of many shards.
+            The number of failed shards that ends the job. Three failures in a row of a cause that all shards meet, such as
+            refused access or a full disk, end it as well. In a lazy job, the limits hold for each task.
         accept_failed : iterable of str
-            The names of shards that may fail, like ``"t2m[5]"``: the config is then published with holes in their places,
-            which stand in it and in ``summary.holes``. Reading one raises `HoleError`. The next run of the same call tries
-            them again. Not the base, and not for one ordinary Zarr, where they would be read as fill values.
+            The names of shards that may fail, like ``"t2m[5]"``. The config is then published with holes in their places,
+            and ``summary.holes`` lists them. Reading a hole raises `HoleError`, and the next run of the same call tries it
+            again. The base can't be a hole, nor can shards of one ordinary Zarr, which would be read as fill values.
         max_missing : int
             How many other shards may be missing in the same way.
         max_base : str or int
@@ -319,12 +319,12 @@ class ShardedStore(WritableStore):
         retries : int
             How often a shard is tried again after an error that may pass, such as one of the network.
         overwrite : bool
-            Write to a destination that holds something else. What is there stays, beside the new, until the new config
-            takes the place of the old.
+            Write to a destination that holds something else. Existing objects stay beside the new ones, and the new config
+            replaces the old one at the end. For one ordinary Zarr: write over the result of the same source and chain.
         consolidated : bool, optional
             Write consolidated metadata for the root and for every group of the source that has some (True), or none at
-            all (False); None is for the groups that have some. What the source has is never carried: it would be stale. That of
-            a group below which no shard is mounted stands in the group's own object, which opens by it alone.
+            all (False); None writes it for the groups that have some. It is rebuilt, not copied, except in the members of a
+            collection. If no shard is mounted below a group, it is in the group's own object, which then opens by it alone.
         to : str or path, optional
             For a function: the folder for config and ledger. Without it the result is only returned.
         storage_options : mapping or str, optional
@@ -424,7 +424,8 @@ class ShardedStore(WritableStore):
         UsageError
             For what can't be run, before anything runs.
         ShardsFailed
-            When shards failed: an error for each, and no config is written. What is done stays done.
+            If shards failed, unless ``on_error="partial"`` or the failures were accepted: one error for each shard. No config
+            is written, and finished shards stay.
 
         See Also
         --------
@@ -471,8 +472,8 @@ class ShardedStore(WritableStore):
     ) -> Report:
         """Compare the result of a job with its ledger, or with its source, on the Dask scheduler that is active.
 
-        No data is changed, and nothing is raised for what differs: the report names the arrays, shards and chunks, and
-        what to do. After an interruption the same call goes on with what was not found to be right before.
+        No data is changed, and differences raise no exception: the report names the arrays, shards and chunks, and what to
+        do. After an interruption the same call skips the parts that were already found to be right.
 
         Parameters
         ----------
@@ -486,17 +487,18 @@ class ShardedStore(WritableStore):
             Without the source, the data are compared with the digests that ``map_shards(..., digest=True)`` kept, or where
             there are none, with the source that the ledger names, as far as the job included it.
         resume : bool or str or path
-            Keep what is found to be right until the end, so that the same call goes on: beside the ledger, which a result
-            that is read-only does without and says so in a note; or in a folder that is named. False keeps nothing.
+            Keep the findings until the end, so that the same call can resume. True keeps them beside the ledger; if that is
+            read-only, none are kept and the report has a note. A path names another folder. False keeps none.
         mark : bool
-            Mark the shards that differ in the ledger, so that the same `map_shards` makes these again, and no others.
+            Record in the ledger the shards that differ, so that the same `map_shards` call makes exactly these again.
         storage_options : mapping or str, optional
             Options of the object store of `against`; see `partition`.
 
         Raises
         ------
         UsageError
-            Where there is nothing to compare with: no ledger, no source, or no digests of data in the ledger.
+            If there is nothing to compare with: no ledger and no source, or for ``level="decoded"`` a ledger that lacks
+            digests of some shards, or lacks all of them and names no usable source.
         """
         other = None
         if isinstance(against, ShardedStore):
@@ -590,12 +592,12 @@ class ShardedStore(WritableStore):
         path : str or path
             The config's path or URL, which ends in ``.json``, or that of the folder with a ``shardedstore.json`` in it.
         partial : bool
-            Open the latest job's result while the job runs, or after it died: shards that are done from their new place,
-            and for the rest its source, which must be allowed. All data are right at any time. Where the chain leaves all
-            as it is, blocks of one array mix freely; where it changes arrays, each is shown from the result when all of it
-            is done; where it changes the Zarr format, or makes one ordinary Zarr, all are shown when the job has ended.
-            ``store.partial`` tells what is shown, and is None for a job that has ended. What is shown does not change with
-            time: load it again.
+            Open the latest job's result while the job runs, or after it died. Finished shards are read from the result, and
+            the rest from the source, which must be allowed. The data are right at any time. If the chain changes nothing,
+            blocks of one array can come from both. If it changes arrays, an array is read from the result when all of it is
+            done. If it changes the Zarr format, or writes one ordinary Zarr, the source is read until the job has ended.
+            ``store.partial`` describes this, and is None for a job that has ended. The store is a snapshot: load it again
+            to see more.
         root : str or path, optional
             For a config of shardedstore 0.3.1: the folder that its relative paths start from. Without it, or where they
             lead to nothing, that is the config's folder, or the working directory.

@@ -116,7 +116,7 @@ def test_steps_of_functions_have_their_names(store, tmp_path):
     assert store.plan(copied).chain == "copied"
 
 
-@pytest.mark.parametrize("progress", ["line", 3, object(), []], ids=str)
+@pytest.mark.parametrize("progress", ["line", 3, object(), []], ids=["a word", "a number", "an object", "a list"])
 def test_a_progress_that_is_not_known_is_refused_before_anything_runs(progress, store, tmp_path):
     with pytest.raises(UsageError, match=r"progress=.* is not known: say True, 'bar', or a function"):
         store.map_shards(ToZip(tmp_path / "out"), progress=progress)
