@@ -23,10 +23,8 @@ from shardedstore.reading.batch_reader import StoreBatchReader, batch_reader
 from shardedstore.storage.transient import patiently
 
 MANY = 1000  # places of a grid, up to which all are looked at
-PROBES, MOST_FOUND = (
-    16,
-    2,
-)  # places that are looked at before an array is listed, and the chunks there of one that is sparse
+PROBES = 16  # places that are looked at before an array is listed
+MOST_FOUND = 2  # chunks at these places, of an array that is sparse
 PLACES_PER_FILE = 10  # from this on, a listing is less work than a look at each place
 MOST_LISTED = 100_000  # files
 
