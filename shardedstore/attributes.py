@@ -6,12 +6,14 @@ have and along which dimensions they lie, and of the others the smallest, up to 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from shardedstore.metadata import dump_json, parse_json
 
-MOST = 2**16  # bytes of attributes in each block, besides those that decoding needs
+MOST = 2**16  # bytes of attributes in each block without white space, besides those that decoding needs
+LONGER = 8  # times as long can JSON be that is written anew, such as 1e15
 NEEDED = frozenset(  # the names by which xarray and netCDF4 decode an array, from the CF conventions 1.11, appendix A
     [
         "_ARRAY_DIMENSIONS",
@@ -59,10 +61,10 @@ def carried(name: str, data: bytes, path: str) -> bytes:
 
 def left_out(name: str, data: bytes, path: str) -> dict[str, Any]:
     """Return the attributes in an array's document that the object of a block does not carry."""
-    if len(data) <= MOST or name not in DOCUMENTS:
+    if len(data) <= MOST // LONGER or name not in DOCUMENTS:
         return {}
     others = {key: value for key, value in attributes_in(name, data, path).items() if key not in NEEDED}
-    sizes = {key: len(dump_json({key: value})) for key, value in others.items()}
+    sizes = {key: _size(key, value) for key, value in others.items()}
     room = MOST
     for key in sorted(sizes, key=lambda key: (sizes[key], key)):
         room -= sizes[key]
@@ -70,6 +72,11 @@ def left_out(name: str, data: bytes, path: str) -> dict[str, Any]:
             break
         del others[key]
     return others
+
+
+def _size(key: str, value: object) -> int:
+    """Return the bytes that an attribute takes, however its document is written."""
+    return len(json.dumps({key: value}, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
 
 
 def completed(name: str, data: bytes, path: str, whole: bytes) -> bytes:

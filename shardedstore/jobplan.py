@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 from shardedstore.callbacks import Callback, JobEnd, TaskEnd
-from shardedstore.chain import FunctionStep, Sink, Step, StoreFunction, parse_chain
+from shardedstore.chain import Chain, FunctionStep, Sink, Step, StoreFunction, parse_chain
 from shardedstore.cluster import graph
+from shardedstore.components.grown import is_view
 from shardedstore.components.kinds import Config
 from shardedstore.config import document as configs
 from shardedstore.errors import ChainError, UsageError
@@ -123,7 +124,8 @@ class JobPlan:
     def run(self, progress: Shown = None, callbacks: Iterable[Callback] = ()) -> ShardedStore:
         """Run the job on the Dask scheduler that is active, and return the store of the results.
 
-        A plan can be run again; it then goes on from the recorded shards. At the end, before the config is written, the source's
+        A plan can be run again; it then goes on from the recorded shards, unless it was made with ``overwrite=True`` for one ordinary
+        Zarr, or its chain has no fingerprint that stays the same, as one with a lambda. At the end, before the config is written, the source's
         metadata is compared with the plan, and a change raises `CorruptError`.
 
         Parameters
@@ -301,6 +303,17 @@ class _Events:
             raise raised[0]
 
 
+def _check_empty(config: Config, chain: Chain) -> None:
+    """Refuse a step that may make chunks in blocks without chunks, where these have no objects to begin with."""
+    names = [_name(step) for step in chain.steps if step.needs_empty]
+    for path, mount in config.shards.items() if names else ():
+        if mount.blocks is not None and mount.blocks.stored is not None and not is_view(mount):
+            raise ChainError(
+                f"{names[0]} may make chunks in blocks without chunks, and {path!r} has no objects of such blocks: divide the store anew "
+                "with ShardedStore.partition(store, shards=...) and map that; or set needs_empty = False on the step's class"
+            )
+
+
 def plan_job(
     config: Config,
     chain: Iterable[Step | Sink | Callable[..., Any]],
@@ -338,6 +351,7 @@ def plan_job(
         raise ChainError("consolidated= is for a chain that ends in a sink: a function's stores stay as it made them")
     configs.to_dict(config)  # every component has a location
     config = config if parsed.sink is None else parsed.sink.gathered(config)
+    _check_empty(config, parsed)
     plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(notices)
     plan = check_base(plan, parsed, max_base)
     accepted = find_accepted(plan, parsed, accept_failed, max_missing)

@@ -23,7 +23,7 @@ from shardedstore.config import document as configs
 from shardedstore.dividing.collect import collect
 from shardedstore.dividing.partition import divide_noting
 from shardedstore.dividing.patterns import Paths, Shards
-from shardedstore.errors import ConfigError, PartitionError, ShardError
+from shardedstore.errors import ConfigError, PartitionError, ShardError, UsageError
 from shardedstore.jobplan import JobOptions, JobPlan, OnError, check_callbacks, plan_job
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
@@ -433,6 +433,8 @@ class ShardedStore(WritableStore):
         """
         progress_callback(progress)
         callbacks = check_callbacks(callbacks)
+        if not compute and (progress or callbacks):
+            raise UsageError("progress and callbacks are for jobs that run now: leave them out, or compute=False")
         plan = self.plan(*chain, **options)
         return plan.run(progress, callbacks) if compute else plan.to_delayed()
 

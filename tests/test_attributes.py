@@ -4,6 +4,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore, ZipStore
 
-from shardedstore import ShardedStore, Step, array_shard_directory_store
+from shardedstore import ShardedStore, Step, array_shard_directory_store, step
 from shardedstore.attributes import MOST, NEEDED, attributes_in, carried, completed, left_out
 from shardedstore.cli import main
 from shardedstore.metadata import dump_json
@@ -171,3 +172,32 @@ def test_attributes_are_parted_and_joined(attributes, name):
         assert block == document
     assert attributes_in(name, completed(name, block, "t", document), "t") == attributes
     assert carried(name, block, "t") == block
+
+
+def test_a_document_without_white_space_is_cut_and_completed_alike(tmp_path):
+    with zarr.config.set({"json_indent": None}):
+        group = zarr.create_group(tmp_path / "source.zarr")
+        group.create_array("t", data=np.ones(10), chunks=(5,), attributes={"lut": [7] * 12_000, "long": [7] * 40_000})
+    source = ShardedStore.partition(tmp_path / "source.zarr", {"t": (5,)})
+    result = source.map_shards(ToZip(tmp_path / "one"))
+    assert len(result.summary.notices) == 1
+    (name, *_) = zips_of(tmp_path / "one")
+    assert attributes_in("zarr.json", document_in(name, "zarr.json"), "t") == {"lut": [7] * 12_000}
+    seen = []
+
+    def look(entries, shard):
+        for entry in entries:
+            if entry.key == "zarr.json" and shard.path == "t":
+                seen.append(len(attributes_in("zarr.json", bytes(entry.data), "t")["long"]))
+            yield entry
+
+    with dask.config.set(scheduler="synchronous"):
+        result.map_shards(step(look, name="look"), ToZip(tmp_path / "two"))
+    assert seen == [40_000] * 2
+
+
+def test_the_content_of_a_result_with_cut_attributes_has_not_changed(folder, tmp_path):
+    build(folder, 3).map_shards(ToZip(tmp_path / "one"))
+    for done in (5, 0):
+        again = ShardedStore.load(tmp_path / "one").map_shards(ToZip(tmp_path / "two"), changed="content")
+        assert again.summary.done == done

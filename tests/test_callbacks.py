@@ -139,3 +139,9 @@ def test_what_is_no_list_of_callbacks_is_refused(callbacks, message, store, tmp_
     with pytest.raises(UsageError, match=message):
         store.map_shards(ToZip(tmp_path / "out"), callbacks=callbacks)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_lazy_job_takes_none(store, tmp_path):
+    for options in ({"callbacks": [Keep()]}, {"progress": True}):
+        with pytest.raises(UsageError, match="are for jobs that run now"):
+            store.map_shards(ToZip(tmp_path / "out"), compute=False, **options)

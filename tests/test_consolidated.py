@@ -11,8 +11,8 @@ from conformance import contents_of, keys_of
 from helpers_jobs import copied, cube_at, files_of
 from sources import SOURCES, to_memory
 
-from shardedstore import ChainError, ShardedStore, UsageError
-from shardedstore.transforms import MapChunks, ToZip
+from shardedstore import ChainError, ShardedStore, UsageError, step
+from shardedstore.transforms import CopyTo, MapChunks, ToZip
 
 FORMATS = pytest.mark.parametrize("zarr_format", [2, 3])
 
@@ -137,3 +137,58 @@ def test_what_only_consolidated_metadata_leads_to_is_changed_as_the_rest_is(tmp_
     assert ShardedStore.load(tmp_path / "changed").verify().ok
     made = source.map_shards(change, ToZip(tmp_path / "others"), consolidated=False)
     assert list(zarr.open_array(made, path="g/h/a", mode="r")[:]) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def without_b(entries, shard):
+    return (entry for entry in entries if not entry.key.startswith("b/"))
+
+
+@FORMATS
+@pytest.mark.parametrize("sink", [ToZip, CopyTo])
+def test_what_a_step_drops_is_not_named(tmp_path, zarr_format, sink):
+    group = zarr.create_group(tmp_path / "source.zarr", zarr_format=zarr_format)
+    for name in "ab":
+        group.create_array(name, data=np.full(10, 7), chunks=(5,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(tmp_path / "source.zarr", zarr_format=zarr_format)
+    chain = step(without_b, name="no b", version="1"), sink(tmp_path / "out")
+    result = ShardedStore.partition(tmp_path / "source.zarr").map_shards(*chain)
+    assert sorted(zarr.open_group(result, mode="r").array_keys()) == ["a"]
+
+
+def test_one_zarr_loses_consolidated_metadata_that_is_not_wanted_any_more(tmp_path):
+    def mapped_to_one(**options):
+        return ShardedStore.partition(tmp_path / "source.zarr", {"t": (20,)}).map_shards(
+            CopyTo(tmp_path / "out.zarr"), **options
+        )
+
+    zarr.create_group(tmp_path / "source.zarr", zarr_format=2).create_array("t", data=np.ones(100), chunks=(10,))
+    zarr.consolidate_metadata(tmp_path / "source.zarr")
+    mapped_to_one()
+    assert (tmp_path / "out.zarr/.zmetadata").exists()
+    mapped_to_one(consolidated=False)
+    assert not (tmp_path / "out.zarr/.zmetadata").exists()
+    (tmp_path / "source.zarr/.zmetadata").unlink()
+    array = zarr.open_array(tmp_path / "source.zarr/t", mode="r+")
+    array.resize((150,))
+    mapped_to_one()
+    assert zarr.open_group(tmp_path / "out.zarr", mode="r")["t"].shape == (150,)
+
+
+def test_files_of_such_names_that_are_no_metadata_are_copied_to_one_zarr(tmp_path):
+    zarr.create_group(tmp_path / "source.zarr", zarr_format=2).create_array("t", data=np.ones(10), chunks=(5,))
+    (tmp_path / "source.zarr/notes").mkdir()
+    (tmp_path / "source.zarr/notes/zarr.json").write_text('{"not": "zarr"}')
+    ShardedStore.partition(tmp_path / "source.zarr").map_shards(CopyTo(tmp_path / "out.zarr"))
+    assert (tmp_path / "out.zarr/notes/zarr.json").read_text() == '{"not": "zarr"}'
+
+
+def test_nodes_of_the_format_above_are_named_in_one_zarr(tmp_path):
+    zarr.create_group(tmp_path / "source.zarr", zarr_format=2)
+    zarr.create_group(tmp_path / "source.zarr/tw", zarr_format=2).create_array("a", data=np.ones(10), chunks=(5,))
+    (tmp_path / "source.zarr/tw/zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    result = ShardedStore.partition(tmp_path / "source.zarr").map_shards(
+        CopyTo(tmp_path / "out.zarr"), consolidated=True
+    )
+    assert "tw/a" in zarr.open_group(result, mode="r", zarr_format=2)

@@ -15,7 +15,7 @@ from servers import upload
 from sources import to_zip
 from zarr.core.sync import sync
 
-from shardedstore import ConfigError, CorruptError, ShardedStore, ShardsFailed, Step
+from shardedstore import ChainError, ConfigError, CorruptError, NoShardError, ShardedStore, ShardsFailed, Step
 from shardedstore.chain import parse_chain
 from shardedstore.cli import main
 from shardedstore.reading import sparse
@@ -344,3 +344,57 @@ def test_ranges_stand_in_one_line_each(source, tmp_path):
     assert [blocks.number(blocks.index(i)) for i in range(blocks.count)] == list(range(blocks.count))
     whole = msgspec.structs.replace(blocks, stored=None)
     assert [whole.index(whole.number(blocks.index(i))) for i in range(5)] == [blocks.index(i) for i in range(5)]
+
+
+# Blocks without chunks, in results
+
+
+def few(path, chunks=(0,)):
+    array = zarr.create_group(path).create_array("t", shape=(20_000,), chunks=(10,), dtype="i4", fill_value=0)
+    for chunk in chunks:
+        array[10 * chunk : 10 * chunk + 10] = chunk + 1
+    return array
+
+
+@pytest.mark.parametrize("how", ["appears", "goes", "appears in another block"])
+@pytest.mark.parametrize("sink", [ToZip, CopyTo], ids=lambda sink: sink.__name__)
+def test_shards_of_mixed_states_are_made_again(how, sink, tmp_path):
+    array = few(tmp_path / "source.zarr", (0, 1) if how == "goes" else (0,))
+    plan = ShardedStore.partition(tmp_path / "source.zarr", {"t": (100,)}).plan(sink(tmp_path / "out"))
+    place = 51 if how == "appears in another block" else 1
+    if how == "goes":
+        os.rename(tmp_path / "source.zarr/t/c/1", tmp_path / "away")
+    else:
+        array[10 * place : 10 * place + 10] = 9
+    with pytest.raises(CorruptError, match=r"appeared or went while the job ran.*it makes these shards again"):
+        plan.run()
+    if how == "goes":
+        os.rename(tmp_path / "away", tmp_path / "source.zarr/t/c/1")
+    result = ShardedStore.partition(tmp_path / "source.zarr", {"t": (100,)}).map_shards(sink(tmp_path / "out"))
+    np.testing.assert_array_equal(zarr.open_array(result, path="t", mode="r")[:], array[:])
+
+
+def test_a_block_is_found_by_its_index(tmp_path):
+    few(tmp_path / "source.zarr", (0, 51))
+    result = ShardedStore.partition(tmp_path / "source.zarr", {"t": (100,)}).map_shards(ToZip(tmp_path / "out"))
+    for key in ("t[5]", ("t", 5)):
+        found = result.shards[key]
+        assert found.name == "t[5]"
+        assert zarr.open_array(found.open(), mode="r")[10:20].tolist() == [52] * 10
+    assert "t[1]" not in result.shards
+    with pytest.raises(NoShardError, match="there are no chunks in this block"):
+        result.shards["t", 1]
+
+
+def test_a_step_that_may_fill_empty_blocks_is_refused_where_these_have_no_objects(tmp_path):
+    few(tmp_path / "source.zarr")
+    source = ShardedStore.partition(tmp_path / "source.zarr", {"t": (100,)})
+    plus = MapBlocks(lambda block, place: block + 1, name="plus")
+    result = source.map_shards(ToZip(tmp_path / "zips"))
+    with pytest.raises(ChainError, match=r"MapBlocks may make chunks in blocks without chunks, and 't' has no objects"):
+        result.map_shards(plus, ToZip(tmp_path / "out"))
+    expected = zarr.open_array(source.map_shards(plus, ToZip(tmp_path / "direct")), path="t", mode="r")[:]
+    again = ShardedStore.partition(result, {"t": (100,)}).map_shards(plus, ToZip(tmp_path / "out"))
+    np.testing.assert_array_equal(zarr.open_array(again, path="t", mode="r")[:], expected)
+    assert sorted(set(expected.tolist())) == [1, 2]
+    result.map_shards(Recompress("gzip"), ToZip(tmp_path / "three"))

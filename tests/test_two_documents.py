@@ -240,3 +240,15 @@ def test_a_node_of_v2_alone_below_a_group_of_both_is_still_found(tmp_path):
     assert np.array_equal(root["g/z"][...], VALUES)
     assert "y" not in root
     assert np.array_equal(zarr.open_group(tmp_path / "out", mode="r", zarr_format=3)["y"][...], VALUES)
+
+
+def test_a_group_is_migrated_by_the_document_that_is_read(tmp_path):
+    """That of the format of the group above, also where the group leads to nodes of v2 alone."""
+    zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
+    group = zarr.create_group(tmp_path / "a.zarr" / "tw", zarr_format=2, attributes={"which": "v2"})
+    group.create_array("a", data=np.arange(4), chunks=(2,))
+    new = {"zarr_format": 3, "node_type": "group", "attributes": {"which": "v3"}}
+    (tmp_path / "a.zarr" / "tw" / "zarr.json").write_text(json.dumps(new))
+    result = ShardedStore.partition(tmp_path / "a.zarr").map_shards(MigrateV3(), ToZip(tmp_path / "out"))
+    assert dict(zarr.open_group(result, mode="r")["tw"].attrs) == {"which": "v2"}
+    assert result.verify(tmp_path / "a.zarr").ok

@@ -16,7 +16,16 @@ from shardedstore.codecs.v3codecs import Style
 from shardedstore.codecs.v3doc import array_document, group_document
 from shardedstore.errors import ChainError, CorruptError, ShardedStoreError
 from shardedstore.grid import Coords
-from shardedstore.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_json, parse_node
+from shardedstore.metadata import (
+    METADATA_NAMES,
+    NAMES_OF,
+    ArrayMeta,
+    GroupMeta,
+    format_above,
+    format_of,
+    parse_json,
+    parse_node,
+)
 from shardedstore.mounts import join
 from shardedstore.notices import Notice, node_name
 from shardedstore.ome import old_attributes
@@ -177,9 +186,15 @@ class _Migrated(NamedTuple):
 def _with_arrays(entries: Entries, shard: Shard, style: Style) -> Iterator[tuple[Entry, _Migrated | None]]:
     """Yield entries with documents of v3, and for chunks the arrays that they belong to."""
     arrays: dict[str, _Migrated] = {}
+    formats: dict[str, int] = {}
     for folder, group in itertools.groupby(entries, _folder_of_document):
         if folder is not None:
-            yield from ((entry, None) for entry in _documents(folder, list(group), shard, arrays, style))
+            documents = list(group)
+            found = format_of([_name_of(entry) for entry in documents], format_above(formats, folder))
+            if found is not None:
+                formats[folder] = found
+                documents = [entry for entry in documents if _name_of(entry) in NAMES_OF[found]]
+            yield from ((entry, None) for entry in _documents(folder, documents, shard, arrays, style))
             continue
         for entry in group:
             check_fits(entry, shard.path, "MigrateV3")
@@ -189,6 +204,10 @@ def _with_arrays(entries: Entries, shard: Shard, style: Style) -> Iterator[tuple
 
 def _weight(entry: Entry) -> int:
     return 1 + max(len(entry.data), 0 if entry.array is None else entry.array.chunk_nbytes)
+
+
+def _name_of(entry: Entry) -> str:
+    return entry.key.rpartition("/")[2]
 
 
 def _folder_of_document(entry: Entry) -> str | None:
@@ -208,8 +227,6 @@ def _documents(
         meta = None
     if meta is None:
         return group
-    if "zarr.json" in documents:  # a group of v3, which led to nodes of v2 as well
-        return [entry for entry in group if entry.key.rpartition("/")[2] == "zarr.json"]
     key = join(folder, "zarr.json")
     if isinstance(meta, GroupMeta):
         return [Entry(key, group_document(documents, path))]

@@ -14,13 +14,13 @@ from shardedstore.errors import CorruptError, ShardError
 from shardedstore.jobs.accepted_failures import accept, shards_failed
 from shardedstore.jobs.names import CONSOLIDATED
 from shardedstore.metadata import ArrayMeta, GroupMeta, consolidated_nodes, dump_json, parse_json
-from shardedstore.reading.hierarchy import Node, consolidate, digest, read_nodes
+from shardedstore.reading.hierarchy import Node, consolidate, digest, read_nodes, undocumented
 from shardedstore.sinks.onezarr import finish_zarr
 from shardedstore.storage.urls import join_url
 from shardedstore.tasks.generations import check_latest, versioned
 from shardedstore.tasks.ledger import Record, compact
 from shardedstore.tasks.outcome import Outcome
-from shardedstore.tasks.plan import Plan, Run, check_chunks
+from shardedstore.tasks.plan import Plan, Run, changed_chunks
 from shardedstore.tasks.result_preview import after, held, veiled_base
 from shardedstore.tasks.task import Job
 
@@ -45,7 +45,13 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
             "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
             "written: partition the source again, and map it to another destination"
         )
-    check_chunks(plan)
+    if changed := changed_chunks(plan):
+        if job.folder is not None:
+            job.ledger.mark(changed)
+        raise CorruptError(
+            "chunks of sparse arrays appeared or went while the job ran, so their shards may be of different states; no config was "
+            "written: run the job again with the same arguments, and it makes these shards again"
+        )
     records = _records(job, plan, outcome, gone)
     if job.chain.sink is not None and job.chain.is_one_zarr:
         config = finish_zarr(job, plan, records, job.chain.sink)
@@ -148,7 +154,9 @@ def as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> 
 def _consolidate(job: Job, plan: Plan, nodes: dict[str, Node]) -> Location | None:
     """Write the consolidated metadata of the groups that get some and have not in their shards, as a component of its own."""
     assert job.folder is not None
-    made = {path: consolidate(nodes, path, plan.nodes[path].inherited) for path in plan.consolidated if path in nodes}
+    made = {
+        path: consolidate(nodes, path, undocumented(plan.nodes, path)) for path in plan.consolidated if path in nodes
+    }
     groups = [path for path, (key, data) in made.items() if not _holds(nodes[path], key, data)]
     if not groups:
         return None

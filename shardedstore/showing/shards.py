@@ -164,10 +164,11 @@ class Shards(Sequence[StoredShard]):
         part = tuple(operator.index(i) for i in index if isinstance(i, SupportsIndex))
         if not len(part) == len(index) == len(grid) or not all(0 <= i < n for i, n in zip(part, grid, strict=True)):
             raise NoShardError(f"{path!r} has no shard {key!r}: its grid of shards is {grid}")
-        number = 0
-        for i, n in zip(part, grid, strict=True):
-            number = number * n + i
-        return self._nth(path, mount, number)
+        if mount.blocks is None:
+            return self._nth(path, mount, part[0])
+        if not mount.blocks.holds(part):
+            raise NoShardError(f"{path!r} has no shard {key!r}: there are no chunks in this block")
+        return self._nth(path, mount, mount.blocks.number(part))
 
     def _numbered(self, number: int) -> StoredShard:
         count = len(self)

@@ -17,10 +17,10 @@ from shardedstore.components.routes import Routes
 from shardedstore.components.veiled import VEIL
 from shardedstore.config.document import FILE_NAME, dump
 from shardedstore.errors import CorruptError
-from shardedstore.metadata import CONSOLIDATED_V2, parse_node
+from shardedstore.metadata import CONSOLIDATED_V2, format_above, parse_node
 from shardedstore.mounts import join
 from shardedstore.reading.entries import Entry, is_document
-from shardedstore.reading.hierarchy import Node, consolidate
+from shardedstore.reading.hierarchy import Node, consolidate, undocumented
 from shardedstore.sinks.objects import Item, write_objects
 from shardedstore.sinks.zipshard import write_zip
 from shardedstore.storage.access import Options
@@ -111,8 +111,11 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
     nodes = _nodes(documents)
     for path in plan.consolidated:
         if path in nodes:
-            key, data = consolidate(nodes, path, plan.nodes[path].inherited)
+            key, data = consolidate(nodes, path, undocumented(plan.nodes, path))
             documents[key] = data
+    for key in published_keys(job.place, job.options) or ():
+        if is_consolidated(key) and key not in documents:  # of a group that is to have none now
+            zarr.remove(key)
     checked = -CHECK_SECONDS
     for key in sorted(documents, key=turn):
         if abs(time.time() - checked) > CHECK_SECONDS:  # a machine may have slept meanwhile
@@ -253,10 +256,17 @@ def _nodes(documents: Mapping[str, bytes]) -> dict[str, Node]:
     for key, data in documents.items():
         path, _, name = key.rpartition("/")
         by_path.setdefault(path, {})[name] = data
-    found = {
-        path: Node(meta, named) for path, named in by_path.items() if (meta := parse_node(named, path)) is not None
-    }
-    return dict(sorted(found.items(), key=lambda node: node[0].split("/")))
+    found: dict[str, Node] = {}
+    formats: dict[str, int] = {}
+    for path in sorted(by_path, key=lambda path: path.split("/") if path else []):
+        try:
+            meta = parse_node(by_path[path], path, format_above(formats, path))
+        except CorruptError:
+            continue  # files of such names, as others are
+        if meta is not None:
+            formats[path] = meta.zarr_format
+            found[path] = Node(meta, by_path[path])
+    return found
 
 
 def turn(key: str) -> tuple[int, int, str]:

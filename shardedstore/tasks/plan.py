@@ -20,7 +20,7 @@ from shardedstore.chain import Shard, Sink
 from shardedstore.components.grown import AGAIN, is_view
 from shardedstore.components.kinds import Config, Group, Location, Mount, url_of
 from shardedstore.components.members import Division, Members, MountIndex
-from shardedstore.errors import CorruptError, PartitionError, UsageError
+from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, GroupMeta
 from shardedstore.mounts import Mounts, join
@@ -403,17 +403,23 @@ def listed_runs(config: Config) -> list[Run]:
     ]
 
 
-def check_chunks(plan: Plan) -> None:
-    """Raise CorruptError where a sparse array has other chunks than when it was listed.
+def changed_chunks(plan: Plan) -> frozenset[int]:
+    """Return the numbers of the shards of sparse arrays that have other chunks than when they were listed.
 
-    >>> check_chunks(Plan(Config(Group()), {}, (), ()))
+    >>> changed_chunks(Plan(Config(Group()), {}, (), ()))
+    frozenset()
     """
+    found = set[int]()
     for run in plan.runs:
-        if run.chunks is not None and find_chunks(plan.config.shards[run.path]) != run.chunks:
-            raise CorruptError(
-                f"chunks of {run.path!r} appeared or went while the job ran, so its shards may be of different states; no config "
-                "was written: run the job again with the same arguments, and it goes on with what is there now"
-            )
+        if run.chunks is None:
+            continue
+        now = find_chunks(plan.config.shards[run.path])
+        if now is None:
+            found.update(run.numbers)
+        else:
+            found.update(run.number_of(block) for block in run.chunks if now.get(block) != run.chunks[block])
+            found.update(run.number_of(None) for block in now if block not in run.chunks)
+    return frozenset(found)
 
 
 def _all_of(division: Division | None) -> Division | None:

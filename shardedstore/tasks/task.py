@@ -336,6 +336,8 @@ def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
     sink = job.chain.sink
     assert sink is not None
     source = detector.watch(_read(job, run, shard, component), shard)
+    if run.base is not None:
+        source = lengthened(source, shard, open_location(run.base))
     entries = pipe(
         while_wanted(reconciled(source, shard.path) if job.chain.rewrites else source),
         *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
@@ -360,6 +362,4 @@ def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:
     stale = None if shard.members and job.chain.steps else run.consolidated
     inside = run.inside if job.chain.rewrites else None
     entries = read_entries(component, shard.blocks, shard.block, stale, inside)
-    if run.base is not None:
-        entries = lengthened(entries, shard, open_location(run.base))
     return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries
