@@ -47,9 +47,9 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
         )
     if changed := changed_chunks(plan):
         if job.folder is not None:
-            job.ledger.mark(changed)
+            job.ledger.mark(frozenset().union(*changed.values()))
         raise CorruptError(
-            "chunks of sparse arrays appeared or went while the job ran, so their shards may be of different states; no config was "
+            f"chunks of {', '.join(map(repr, changed))} appeared or went while the job ran, so their shards may be of different states; no config was "
             "written: run the job again with the same arguments, and it makes these shards again"
         )
     records = _records(job, plan, outcome, gone)

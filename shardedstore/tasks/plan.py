@@ -403,23 +403,21 @@ def listed_runs(config: Config) -> list[Run]:
     ]
 
 
-def changed_chunks(plan: Plan) -> frozenset[int]:
-    """Return the numbers of the shards of sparse arrays that have other chunks than when they were listed.
+def changed_chunks(plan: Plan) -> dict[str, frozenset[int]]:
+    """Return the sparse arrays that have other chunks than when they were listed, each with the numbers of the shards that these are of.
 
     >>> changed_chunks(Plan(Config(Group()), {}, (), ()))
-    frozenset()
+    {}
     """
-    found = set[int]()
+    found: dict[str, frozenset[int]] = {}
     for run in plan.runs:
-        if run.chunks is None:
+        now = run.chunks if run.chunks is None else find_chunks(plan.config.shards[run.path])
+        if run.chunks == now:
             continue
-        now = find_chunks(plan.config.shards[run.path])
-        if now is None:
-            found.update(run.numbers)
-        else:
-            found.update(run.number_of(block) for block in run.chunks if now.get(block) != run.chunks[block])
-            found.update(run.number_of(None) for block in now if block not in run.chunks)
-    return frozenset(found)
+        blocks = run.chunks or {}
+        changed = (run.number_of(block) for block in blocks if now is not None and now.get(block) != blocks[block])
+        found[run.path] = frozenset(run.numbers if now is None else changed)
+    return found
 
 
 def _all_of(division: Division | None) -> Division | None:
