@@ -542,7 +542,7 @@ def test_a_store_that_no_one_else_can_open_is_refused(source):
     first, *lines = str(caught.value).split("\n")
     assert f"({CUBE_SHARDS} sub-exceptions)" in first
     (line,) = lines
-    assert line.startswith(f"{caught.value.exceptions[0]} (and so did 't")
+    assert line.startswith(f"{caught.value.exceptions[0]} (and so did '")
     assert line.endswith(f" and {CUBE_SHARDS - 6} more)")
     assert "is a MemoryStore, which has no location" in caught.value.exceptions[0].cause
 

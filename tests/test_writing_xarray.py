@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -111,7 +112,8 @@ def test_regions_from_several_processes(stores, zarr_format, workers):
 
         def region(first, store=store):
             part = dataset().isel(time=slice(first, first + 2)).drop_vars(["y", "height"])
-            part.to_zarr(store, region={"time": slice(first, first + 2)}, consolidated=True)
+            with dask.config.set(scheduler="synchronous"):
+                part.to_zarr(store, region={"time": slice(first, first + 2)}, consolidated=True)
 
         workers.gather(workers.map(region, range(0, 8, 2), pure=False))
         dataset()[["height"]].drop_vars("y").to_zarr(store, mode="r+")

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from traceback import format_exception
+from traceback import StackSummary, format_exception_only, walk_tb
 from typing import NamedTuple
 
 import msgspec
@@ -49,7 +49,7 @@ from shardedstore.tasks.sources import located, open_component, opened_runs
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
-MOST_TRACEBACK = 8000  # characters of a traceback, from its end, that travel with an error
+MOST_FRAMES, MOST_TRACEBACK = 30, 8000  # frames and characters of a traceback, from its end, that travel with an error
 IN_A_ROW = 3  # failures of causes that all shards meet, with no shard done between them, which end a job
 MARKED = "empty objects that mark folders are no part of a Zarr, and were left out"
 
@@ -293,8 +293,17 @@ def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts:
         url=url_of(location),
         error_type=type(error).__name__,
         attempts=attempts,
-        traceback="".join(format_exception(error))[-MOST_TRACEBACK:],
+        traceback=_traceback(error),
     )
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback as text, without marks below the lines, which take most of the time of Python's own."""
+    parts = list[str]()
+    for one in reversed(list(chain_of(error))):
+        frames = StackSummary.extract(walk_tb(one.__traceback__), limit=-MOST_FRAMES)
+        parts.append("".join(["Traceback (most recent call last):\n", *frames.format(), *format_exception_only(one)]))
+    return "\n".join(parts)[-MOST_TRACEBACK:]
 
 
 def _cause(error: BaseException, run: Run, shard: Shard) -> str:
