@@ -189,11 +189,7 @@ def _with_arrays(entries: Entries, shard: Shard, style: Style) -> Iterator[tuple
     formats: dict[str, int] = {}
     for folder, group in itertools.groupby(entries, _folder_of_document):
         if folder is not None:
-            documents = list(group)
-            found = format_of([_name_of(entry) for entry in documents], format_above(formats, folder))
-            if found is not None:
-                formats[folder] = found
-                documents = [entry for entry in documents if _name_of(entry) in NAMES_OF[found]]
+            documents = _of_one_format(folder, list(group), formats)
             yield from ((entry, None) for entry in _documents(folder, documents, shard, arrays, style))
             continue
         for entry in group:
@@ -206,8 +202,15 @@ def _weight(entry: Entry) -> int:
     return 1 + max(len(entry.data), 0 if entry.array is None else entry.array.chunk_nbytes)
 
 
-def _name_of(entry: Entry) -> str:
-    return entry.key.rpartition("/")[2]
+def _of_one_format(folder: str, documents: list[Entry], formats: dict[str, int]) -> list[Entry]:
+    """Return the documents that a node is read by, and note its format; of a group that has both, those of the group above's."""
+    names = {entry.key.rpartition("/")[2]: entry for entry in documents}
+    found = format_of(names, format_above(formats, folder))
+    if found is None:
+        return documents
+    formats[folder] = found
+    has_both = format_of(names, 2) != format_of(names, 3)
+    return [entry for name, entry in names.items() if name in NAMES_OF[found]] if has_both else documents
 
 
 def _folder_of_document(entry: Entry) -> str | None:
