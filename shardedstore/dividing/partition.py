@@ -141,7 +141,7 @@ def _overflowing(nodes: Mapping[str, Node], mounts: Mapping[str, Mount], small: 
     alone = {
         path: size
         for path, size in small.items()
-        if not any(is_below(other, path) for other in mounts) and arrays.isdisjoint(parents(path))
+        if not homes.mounts.any_below(path) and arrays.isdisjoint(parents(path))
     }
     rest = sum(size for path, size in small.items() if path not in alone)
     return overflowing(alone, others + rest, parse_size(AUTOMATIC) or 0)

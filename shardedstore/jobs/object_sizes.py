@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from shardedstore.attributes import DOCUMENTS, attributes_in, left_out
+from shardedstore.attributes import DOCUMENTS, LONGER, MOST, attributes_in, left_out, longest
 from shardedstore.chain import Chain
 from shardedstore.components.members import MountIndex
 from shardedstore.dividing.patterns import AUTOMATIC, parse_size
@@ -71,6 +71,12 @@ def attribute_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
         if node.blocks is None:
             continue
         documents = [(name, data, path) for name, data in node.documents.items() if name in DOCUMENTS]
+        most = max((len(data) for _, data, _ in documents), default=0)
+        if (
+            most <= MOST // LONGER
+            and sum(longest(data) for _, data, _ in documents) * node.blocks.count <= MOST_REPEATED
+        ):
+            continue
         absent = {key: value for document in documents for key, value in left_out(*document).items()}
         left = len(dump_json(absent))
         own = sum(len(dump_json(attributes_in(*document))) for document in documents) - left

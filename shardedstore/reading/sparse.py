@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
-from shardedstore.components.kinds import Mount, ViewOf
+from shardedstore.components.kinds import Location, Mount, ViewOf
 from shardedstore.components.opening import open_location
 from shardedstore.fields import MOST
 from shardedstore.grid import Blocks, Coords
@@ -31,10 +31,11 @@ MOST_LISTED = 100_000  # files
 Chunks = dict[Coords, tuple[Coords, ...]]  # by block, in C order
 
 
-def find_chunks(mount: Mount) -> Chunks | None:
+def find_chunks(mount: Mount, opened: Callable[[Location], Store] = open_location) -> Chunks | None:
     """Return the chunks that a view of a divided array has, by block; None where all places are to be looked at.
 
-    At least one block is among them, so that the array is always of some shard.
+    At least one block is among them, so that the array is always of some shard. `opened` returns the store of a source, which
+    may be the source of many arrays.
     """
     blocks, view = mount.blocks, mount.location
     if blocks is None or mount.exceptions or not isinstance(view, ViewOf):
@@ -43,7 +44,7 @@ def find_chunks(mount: Mount) -> Chunks | None:
     if places <= MANY or math.prod(blocks.grid) > MOST:
         return None
     most = min(places // PLACES_PER_FILE, MOST_LISTED)
-    store = open_location(view.source)
+    store = opened(view.source)
     if batch_reader(store).guesses or patiently(lambda: sync(_found(store, view.path, blocks))) > MOST_FOUND:
         return None
     keys = patiently(lambda: list(islice(_keys(store, view.path, most), most + 1)))

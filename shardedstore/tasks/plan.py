@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from shardedstore.chain import Shard, Sink
 from shardedstore.components.grown import AGAIN, is_view
 from shardedstore.components.kinds import Config, Group, Location, Mount, url_of
 from shardedstore.components.members import Division, Members, MountIndex
+from shardedstore.components.opening import open_location
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.grid import Blocks, Coords
 from shardedstore.metadata import ArrayMeta, GroupMeta
@@ -340,10 +342,14 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
         if members is None:
             found_chunks = None if home is None else chunks.get(home)
             known = msgspec.structs.replace(
-                run, consolidated=stale[home], inside=inside[home], nbytes=own.most(run.blocks), chunks=found_chunks
+                run,
+                consolidated=stale[home],
+                inside=inside[home],
+                nbytes=own.most(run.blocks),
+                chunks=found_chunks,
+                rebuilt={path: undocumented(nodes, join(run.path, path)) for path in sorted(whole[home])},
+                base=_base(config, nodes, home),
             )
-            rebuilt = {path: undocumented(nodes, join(run.path, path)) for path in sorted(whole[home])}
-            known = msgspec.structs.replace(known, rebuilt=rebuilt, base=_base(config, nodes, home))
             own = own.of_stored(run.blocks, found_chunks)
         else:
             known = _of_members(run, members, nodes, consolidated)
@@ -378,7 +384,8 @@ def _by_home(homes: MountIndex, paths: Iterable[str]) -> defaultdict[str | None,
 
 def _listed(config: Config) -> dict[str, Chunks]:
     """Return the chunks of the sparse arrays among the views of a store, by path."""
-    found = ((path, find_chunks(mount)) for path, mount in config.shards.items())
+    opened = cache(open_location)  # the directory of a zip is read once for all its arrays
+    found = ((path, find_chunks(mount, opened)) for path, mount in config.shards.items())
     return {path: chunks for path, chunks in found if chunks is not None}
 
 
