@@ -34,11 +34,13 @@ from shardedstore.grid import Blocks
 from shardedstore.metadata import (
     CONSOLIDATED_V2,
     METADATA_NAMES,
+    NAMES_OF,
     ArrayMeta,
     GroupMeta,
     consolidated_nodes,
     drop_consolidated,
     dump_json,
+    format_above,
     parse_json,
     parse_node,
 )
@@ -419,6 +421,27 @@ def digest(nodes: Mapping[str, Node]) -> str:
             state.update(f"{join(path, name)}\0{len(data)}\0".encode())
             state.update(data)
     return state.hexdigest()
+
+
+def nodes_of(documents: Mapping[str, bytes]) -> dict[str, Node]:
+    """Return the groups and arrays that documents make, parents first; each with the documents of the format that it is read by."""
+    found: dict[str, dict[str, bytes]] = {}
+    for key, data in documents.items():
+        path, _, name = key.rpartition("/")
+        found.setdefault(path, {})[name] = data
+    nodes: dict[str, Node] = {}
+    formats: dict[str, int] = {}
+    for path in sorted(found, key=lambda path: path.split("/") if path else []):
+        try:
+            meta = parse_node(found[path], path, format_above(formats, path))
+        except CorruptError:
+            continue  # files of such names, as others are
+        if meta is not None:
+            formats[path] = meta.zarr_format
+            nodes[path] = Node(
+                meta, {name: found[path][name] for name in NAMES_OF[meta.zarr_format] if name in found[path]}
+            )
+    return nodes
 
 
 def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, Any]) -> tuple[str, bytes]:

@@ -17,10 +17,10 @@ from shardedstore.components.routes import Routes
 from shardedstore.components.veiled import VEIL
 from shardedstore.config.document import FILE_NAME, dump
 from shardedstore.errors import CorruptError
-from shardedstore.metadata import CONSOLIDATED_V2, format_above, parse_node
+from shardedstore.metadata import CONSOLIDATED_V2
 from shardedstore.mounts import join
 from shardedstore.reading.entries import Entry, is_document
-from shardedstore.reading.hierarchy import Node, consolidate, undocumented
+from shardedstore.reading.hierarchy import consolidate, nodes_of, undocumented
 from shardedstore.sinks.objects import Item, write_objects
 from shardedstore.sinks.zipshard import write_zip
 from shardedstore.storage.access import Options
@@ -108,20 +108,20 @@ def finish_zarr(job: Job, plan: Plan, records: Mapping[int, Record], sink: Sink)
             f"{zarr.url!r} {difference}: something else writes there or removes from it, or the source has fewer "
             "chunks than before. Name another destination, or remove this one and what is beside it, and run the job again"
         )
-    nodes = _nodes(documents)
+    nodes = nodes_of(documents)
     for path in plan.consolidated:
         if path in nodes:
             key, data = consolidate(nodes, path, undocumented(plan.nodes, path))
             documents[key] = data
-    for key in published_keys(job.place, job.options) or ():
-        if is_consolidated(key) and key not in documents:  # of a group that is to have none now
-            zarr.remove(key)
     checked = -CHECK_SECONDS
     for key in sorted(documents, key=turn):
         if abs(time.time() - checked) > CHECK_SECONDS:  # a machine may have slept meanwhile
             check_latest(job.ledger)
             checked = time.time()
         zarr.write(key, documents[key])
+    for key in published_keys(job.place, job.options) or ():
+        if is_consolidated(key) and key not in documents:  # of a group that is to have none now
+            zarr.remove(key)
     zarr.clean()
     entries = [Entry(key, documents[key]) for key in sorted(documents)]
     patiently(lambda: _keep(entries, _published(job.place), job.options))
@@ -249,24 +249,6 @@ def tally_shards(config: Config, sizes: Iterable[tuple[str, int]]) -> dict[int, 
             total[1] += nbytes
             total[2] += name_crc(key, nbytes)
     return {number: Listed(*total) for number, total in totals.items()}
-
-
-def _nodes(documents: Mapping[str, bytes]) -> dict[str, Node]:
-    by_path: dict[str, dict[str, bytes]] = {}
-    for key, data in documents.items():
-        path, _, name = key.rpartition("/")
-        by_path.setdefault(path, {})[name] = data
-    found: dict[str, Node] = {}
-    formats: dict[str, int] = {}
-    for path in sorted(by_path, key=lambda path: path.split("/") if path else []):
-        try:
-            meta = parse_node(by_path[path], path, format_above(formats, path))
-        except CorruptError:
-            continue  # files of such names, as others are
-        if meta is not None:
-            formats[path] = meta.zarr_format
-            found[path] = Node(meta, by_path[path])
-    return found
 
 
 def turn(key: str) -> tuple[int, int, str]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shardedstore.chain import Entries, Shard
-from shardedstore.errors import ChainError, CorruptError
-from shardedstore.metadata import GroupMeta, format_above, parse_node
+from shardedstore.errors import ChainError
+from shardedstore.metadata import GroupMeta
 from shardedstore.reading.entries import Entry, is_document
-from shardedstore.reading.hierarchy import Node, consolidate
+from shardedstore.reading.hierarchy import consolidate, nodes_of
 
 
 def rebuilt(entries: Entries, shard: Shard, groups: Mapping[str, Mapping[str, Any]]) -> Entries:
@@ -55,26 +55,6 @@ def _each(first: list[Entry], others: Entries) -> Iterator[Entry]:
 
 def _made(documents: list[Entry], groups: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
     """Return the keys and documents that hold the consolidated metadata of the groups that are still there."""
-    nodes = _nodes(documents)
+    nodes = nodes_of({entry.key: bytes(entry.data) for entry in documents})
     there = (group for group in groups if group in nodes and isinstance(nodes[group].meta, GroupMeta))
     return dict(consolidate(nodes, group, groups[group]) for group in there)
-
-
-def _nodes(documents: list[Entry]) -> dict[str, Node]:
-    """Return the groups and arrays that documents make, parents first; each with those of the format that it is read by."""
-    found: dict[str, dict[str, bytes]] = {}
-    for entry in documents:
-        folder, _, name = entry.key.rpartition("/")
-        found.setdefault(folder, {})[name] = bytes(entry.data)
-    nodes: dict[str, Node] = {}
-    formats: dict[str, int] = {}
-    for path in sorted(found, key=lambda path: path.split("/") if path else []):
-        try:
-            meta = parse_node(found[path], path, format_above(formats, path))
-        except CorruptError:
-            continue  # files of such names, as others are
-        if meta is not None:
-            formats[path] = meta.zarr_format
-            own = {name: data for name, data in found[path].items() if (name == "zarr.json") == (meta.zarr_format == 3)}
-            nodes[path] = Node(meta, own)
-    return nodes
