@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shardedstore.errors import ShardError
+from shardedstore.errors import ShardError, UsageError
 
 if TYPE_CHECKING:
     from shardedstore.jobplan import JobPlan
@@ -100,3 +101,23 @@ class Callback:
 
     def on_job_end(self, event: JobEnd) -> None:
         """Called when the job ends, also after an error or an interrupt, if `on_job_start` was called."""
+
+
+def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
+    """Return callbacks, or refuse what is none.
+
+    Raises
+    ------
+    UsageError
+    """
+    if isinstance(callbacks, type | Callback):
+        raise UsageError(
+            f"callbacks is {callbacks!r}: write a list, [{getattr(callbacks, '__name__', type(callbacks).__name__)}()]"
+        )
+    found = list(callbacks)
+    for one in found:
+        if not isinstance(one, Callback):
+            raise UsageError(
+                f"callbacks holds {one!r}, which is no Callback: make objects of subclasses of shardedstore.abc.Callback"
+            )
+    return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
-from shardedstore.callbacks import Callback, JobEnd, TaskEnd
+from shardedstore.callbacks import Callback, JobEnd, TaskEnd, check_callbacks
 from shardedstore.chain import Chain, FunctionStep, Sink, Step, StoreFunction, parse_chain
 from shardedstore.cluster import graph
 from shardedstore.components.grown import is_view
@@ -18,7 +18,7 @@ from shardedstore.config import document as configs
 from shardedstore.errors import ChainError, UsageError
 from shardedstore.jobs.accepted_failures import find_accepted
 from shardedstore.jobs.job import prepare
-from shardedstore.jobs.object_sizes import MAX_BASE, check_base
+from shardedstore.jobs.object_sizes import check_base
 from shardedstore.notices import Notice
 from shardedstore.showing.planview import rows, to_html, to_lines
 from shardedstore.showing.progress import Shown, progress_callback
@@ -26,7 +26,7 @@ from shardedstore.storage.access import StorageOptions
 from shardedstore.tasks.change_detection import LEVELS, Changed
 from shardedstore.tasks.outcome import Outcome
 from shardedstore.tasks.plan import Plan, make_plan
-from shardedstore.tasks.task import MOST_FAILURES, Job
+from shardedstore.tasks.task import Job
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -215,24 +215,9 @@ def _name(part: Step | Sink | StoreFunction | None) -> str:
     return own or getattr(function, "__name__", type(function).__name__)
 
 
-def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Return callbacks, or refuse what is none.
-
-    Raises
-    ------
-    UsageError
-    """
-    if isinstance(callbacks, type | Callback):
-        raise UsageError(
-            f"callbacks is {callbacks!r}: write a list, [{getattr(callbacks, '__name__', type(callbacks).__name__)}()]"
-        )
-    found = list(callbacks)
-    for one in found:
-        if not isinstance(one, Callback):
-            raise UsageError(
-                f"callbacks holds {one!r}, which is no Callback: make objects of subclasses of shardedstore.abc.Callback"
-            )
-    return found
+def _counts(outcome: Outcome) -> dict[str, Any]:
+    names = ("done", "skipped", "entries", "nbytes", "failures", "retries", "throttled")
+    return {name: getattr(outcome, name) for name in names}
 
 
 class _Events:
@@ -258,17 +243,11 @@ class _Events:
         """Tell of some shards that have ended."""
         self.total = Outcome.total([self.total, replace(outcome, locations={})])
         event = TaskEnd(
-            self.total.tried,
-            self.plan.shard_count,
-            outcome.done,
-            outcome.skipped,
-            outcome.entries,
-            outcome.nbytes,
-            outcome.failures,
-            outcome.retries,
-            outcome.throttled,
-            outcome.seconds,
-            outcome.worker,
+            ended=self.total.tried,
+            total=self.plan.shard_count,
+            seconds=outcome.seconds,
+            worker=outcome.worker,
+            **_counts(outcome),
         )
         for callback in self.callbacks:
             callback.on_task_end(event)
@@ -278,19 +257,12 @@ class _Events:
 
     def end(self, error: BaseException | None) -> None:
         """Tell all that were told of the start; an exception of theirs gives way to the job's own."""
-        total = self.total
         event = JobEnd(
-            total.tried,
-            self.plan.shard_count,
-            total.done,
-            total.skipped,
-            total.entries,
-            total.nbytes,
-            total.failures,
-            total.retries,
-            total.throttled,
-            time.monotonic() - self.begun,
-            error,
+            ended=self.total.tried,
+            total=self.plan.shard_count,
+            seconds=time.monotonic() - self.begun,
+            error=error,
+            **_counts(self.total),
         )
         raised = list[BaseException]()
         for callback in self.started:
@@ -316,22 +288,22 @@ def _check_empty(config: Config, chain: Chain) -> None:
 
 def plan_job(
     config: Config,
-    chain: Iterable[Step | Sink | Callable[..., Any]],
+    chain: Iterable[Step | Sink | StoreFunction],
     notices: Iterable[Notice],
     wrap: Callable[[Config, Outcome], ShardedStore],
     *,
-    on_error: OnError = "finish",
-    changed: Changed = "metadata",
-    digest: bool = False,
-    retries: int = 2,
-    max_failures: int = MOST_FAILURES,
-    max_base: str | int = MAX_BASE,
-    accept_failed: Iterable[str] = (),
-    max_missing: int = 0,
-    overwrite: bool = False,
-    consolidated: bool | None = None,
-    to: str | os.PathLike[str] | None = None,
-    storage_options: StorageOptions = None,
+    on_error: OnError,
+    changed: Changed,
+    digest: bool,
+    retries: int,
+    max_failures: int,
+    max_base: str | int,
+    accept_failed: Iterable[str],
+    max_missing: int,
+    overwrite: bool,
+    consolidated: bool | None,
+    to: str | os.PathLike[str] | None,
+    storage_options: StorageOptions,
 ) -> JobPlan:
     """Check all of a job that can be checked before anything is written; see `ShardedStore.plan`."""
     parsed = parse_chain(chain)

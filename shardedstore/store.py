@@ -24,7 +24,7 @@ from shardedstore.dividing.collect import collect
 from shardedstore.dividing.partition import divide_noting
 from shardedstore.dividing.patterns import Paths, Shards
 from shardedstore.errors import ConfigError, PartitionError, ShardError, UsageError
-from shardedstore.jobplan import JobOptions, JobPlan, OnError, check_callbacks, plan_job
+from shardedstore.jobplan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
@@ -35,7 +35,7 @@ from shardedstore.notices import Notice
 from shardedstore.reading.hierarchy import is_zarr
 from shardedstore.showing.describe import to_text
 from shardedstore.showing.html import to_html
-from shardedstore.showing.progress import Shown, progress_callback
+from shardedstore.showing.progress import Shown
 from shardedstore.showing.shards import Shards as StoredShards
 from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
@@ -431,12 +431,11 @@ class ShardedStore(WritableStore):
         --------
         plan : look at a job before it runs.
         """
-        progress_callback(progress)
-        callbacks = check_callbacks(callbacks)
-        if not compute and (progress or callbacks):
+        if compute:
+            return self.plan(*chain, **options).run(progress, callbacks)
+        if progress or callbacks:
             raise UsageError("progress and callbacks are for jobs that run now: leave them out, or compute=False")
-        plan = self.plan(*chain, **options)
-        return plan.run(progress, callbacks) if compute else plan.to_delayed()
+        return self.plan(*chain, **options).to_delayed()
 
     @contextmanager
     def credentials_on(self, client: Client) -> Iterator[None]:

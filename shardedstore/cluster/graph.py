@@ -60,8 +60,8 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
         lend(client, job, plan)
     token = secrets.token_hex(4)
     started = delayed(start)(job, plan, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
-    is_known = client is not None and not client.asynchronous
-    threads = sum(client.nthreads().values()) if client and is_known else local_threads()  # type: ignore[no-untyped-call]
+    # An asynchronous client would have to be awaited.
+    threads = local_threads() if client is None or client.asynchronous else sum(client.nthreads().values())  # type: ignore[no-untyped-call]
     tasks, key = map(Task, cut_evenly(job.segments(plan), threads)), _namer(job, token)
     level = [delayed(do_task)(started, task, dask_key_name=key(task)) for task in tasks]
     depth = 0

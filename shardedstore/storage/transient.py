@@ -22,20 +22,15 @@ DENIED = {
     "401", "403", "AccessDenied", "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKey",
     "InvalidAccessKeyId", "InvalidToken", "NoCredentials", "SignatureDoesNotMatch", "TokenRefreshRequired",
 }  # fmt: skip
-CODES_OF = {
-    errno.ENOSPC: "no-space",
-    errno.EDQUOT: "quota",
-    errno.EROFS: "read-only",
-    errno.EACCES: "access-denied",
-    errno.EPERM: "access-denied",
-}
-REMEDIES = {  # of causes that all shards meet, by code
-    "no-space": "there is no space left: make room",
-    "quota": "the quota is used up: make room, or have it raised",
-    "read-only": "the file system can only be read: mount it for writing, or name another destination",
-    "clock-skew": "the clock of this machine differs too much from the server's: set it right",
-    "access-denied": "access is denied: give this user the right to it",
-    "server-access-denied": "access is denied: renew or correct the credentials, or their rights",
+NO_SPACE = ("no-space", "there is no space left: make room")
+_DENIED_HERE = ("access-denied", "access is denied: give this user the right to it")
+_DENIED_THERE = ("access-denied", "access is denied: renew or correct the credentials, or their rights")
+SYSTEMIC = {  # the codes of causes that all shards meet, and the ways out, by the system's number
+    errno.ENOSPC: NO_SPACE,
+    errno.EDQUOT: ("quota", "the quota is used up: make room, or have it raised"),
+    errno.EROFS: ("read-only", "the file system can only be read: mount it for writing, or name another destination"),
+    errno.EACCES: _DENIED_HERE,
+    errno.EPERM: _DENIED_HERE,
 }
 TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
 
@@ -57,7 +52,7 @@ def systemic(error: BaseException) -> str:
     >>> systemic(OSError(errno.ENOSPC, "full"))
     'there is no space left: make room'
     """
-    return next((REMEDIES[found] for found in map(_systemic, chain_of(error)) if found), "")
+    return _systemic(error)[1]
 
 
 def code_of(error: BaseException) -> str:
@@ -71,23 +66,28 @@ def code_of(error: BaseException) -> str:
     ... )
     ('no-space', 'corrupt', 'temporary', 'failed')
     """
-    found = next(filter(None, map(_systemic, chain_of(error))), "")
-    if found:
-        return found.removeprefix("server-")
+    code = _systemic(error)[0]
+    if code:
+        return code
     if any(isinstance(one, CorruptError) for one in chain_of(error)):
         return "corrupt"
     return "temporary" if is_transient(error) else "failed"
 
 
-def _systemic(error: BaseException) -> str:
+def _systemic(error: BaseException) -> tuple[str, str]:
+    """Return the code of an error that all shards are going to meet, and the way out; two empty texts for any other."""
+    return next(filter(None, map(_systemic_one, chain_of(error))), ("", ""))
+
+
+def _systemic_one(error: BaseException) -> tuple[str, str] | None:
     if is_of_object_store(error) or isinstance(error, BaseError):
         signs = signs_of(error)
         if signs & SKEWED:
-            return "clock-skew"
+            return "clock-skew", "the clock of this machine differs too much from the server's: set it right"
         if isinstance(error, UnauthenticatedError | PermissionDeniedError) or signs & DENIED:
-            return "server-access-denied"
-        return "no-space" if "507" in signs else ""
-    return CODES_OF.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+            return _DENIED_THERE
+        return NO_SPACE if "507" in signs else None
+    return SYSTEMIC.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
 def lacks_credentials(error: BaseException) -> bool:
