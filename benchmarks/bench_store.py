@@ -65,9 +65,9 @@ def _routing(rounds: int) -> None:
 
 
 def _routed(bare: Store) -> Store:
-    from shardedstore.components.kinds import Config, Mount, Opened
-    from shardedstore.grid import Blocks, ChunkKeys
     from shardedstore.store import ShardedStore
+    from shardedstore.stores.locations import Config, Mount, Opened
+    from shardedstore.zarr.grid import Blocks, ChunkKeys
 
     blocks = Blocks((1000, 20, 20), (10,), ChunkKeys("default", "/"))
     others = {f"climate/other-{i}": Mount(Opened(bare)) for i in range(100)}
@@ -105,9 +105,9 @@ def _configs(folder: Path, rounds: int) -> None:
 
 def _config(folder: Path, count: int) -> Path:
     """Save the config of an array in so many folders, of which the last is there."""
-    from shardedstore.components.kinds import Config, Directory, Mount
     from shardedstore.config.document import dump
-    from shardedstore.grid import Blocks, ChunkKeys
+    from shardedstore.stores.locations import Config, Directory, Mount
+    from shardedstore.zarr.grid import Blocks, ChunkKeys
 
     (folder / f"t/{count - 1}/c").mkdir(parents=True, exist_ok=True)
     (folder / f"t/{count - 1}/c/0").write_bytes(b"a chunk")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardedstore.chain import Entries, Present, Shard, Sink, Step, Written
-from shardedstore.components.kinds import Location, Zip
-from shardedstore.sinks.zipshard import write_zip
+from shardedstore.stores.locations import Location, Zip
+from shardedstore.transforms.base.chain import Entries, Present, Shard, Sink, Step, Written
+from shardedstore.transforms.base.zip_shard import write_zip
 
 
 @dataclass(frozen=True)

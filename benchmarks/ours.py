@@ -46,14 +46,14 @@ class BareTasks(Generic[Out]):
         return None
 
     def run(self, source: Path, out: Out) -> float:
-        from shardedstore.chain import parse_chain
-        from shardedstore.components.kinds import Directory
-        from shardedstore.dividing.partition import divide
-        from shardedstore.jobs.job import identity, prepare, start
+        from shardedstore.jobs.outcome import Outcome
+        from shardedstore.jobs.prepare import identity, prepare, start
         from shardedstore.jobs.result import finish
-        from shardedstore.tasks.outcome import Outcome
-        from shardedstore.tasks.plan import make_plan
-        from shardedstore.tasks.task import run_segment
+        from shardedstore.jobs.shards import make_plan
+        from shardedstore.jobs.worker import run_segment
+        from shardedstore.partition.partition import divide
+        from shardedstore.stores.locations import Directory
+        from shardedstore.transforms.base.chain import parse_chain
 
         chain = parse_chain([self.sink(out)])
         plan = make_plan(divide(Directory(str(source)), PARTITION))

@@ -128,14 +128,14 @@ class Ours:
         return None
 
     def run(self, source: Path, out: Path) -> float:
-        from shardedstore.chain import parse_chain
-        from shardedstore.components.kinds import Directory
-        from shardedstore.dividing.partition import divide
-        from shardedstore.jobs.job import identity, prepare, start
-        from shardedstore.tasks.outcome import Outcome
-        from shardedstore.tasks.plan import make_plan
-        from shardedstore.tasks.task import run_segment
+        from shardedstore.jobs.outcome import Outcome
+        from shardedstore.jobs.prepare import identity, prepare, start
+        from shardedstore.jobs.shards import make_plan
+        from shardedstore.jobs.worker import run_segment
+        from shardedstore.partition.partition import divide
+        from shardedstore.stores.locations import Directory
         from shardedstore.transforms import Recompress, ToZip
+        from shardedstore.transforms.base.chain import parse_chain
 
         step = Recompress("blosc", cname="zstd", clevel=self.layout.clevel, shuffle="shuffle", threads=THREADS)
         chain = parse_chain([step, ToZip(str(out))])

@@ -18,7 +18,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 from shardedstore import ShardedStore
-from shardedstore.showing.text import size
+from shardedstore.text import size
 from shardedstore.transforms import ToZip
 
 # The groups of the Zarr: from which file each is made, and the chunks of its largest variables.

@@ -19,7 +19,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 from shardedstore import ShardedStore
-from shardedstore.showing.text import size
+from shardedstore.text import size
 from shardedstore.transforms import Recompress, ToZip
 
 # What a reader does, in a process that has nothing to do with the job; the first chunk costs a few requests.

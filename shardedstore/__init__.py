@@ -1,7 +1,5 @@
 """Any Zarr as a collection of shards: zipped, recompressed or copied on Dask, one shard a unit of work."""
 
-from shardedstore.chain import Sink, Step, step
-from shardedstore.components.ownkinds import StoreKind
 from shardedstore.errors import (
     ChainError,
     ConfigError,
@@ -16,13 +14,15 @@ from shardedstore.errors import (
     TemporaryError,
     UsageError,
 )
-from shardedstore.jobplan import JobPlan
+from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.notices import Notice
-from shardedstore.readonly import ReadOnlyStore
-from shardedstore.steps.arraystep import ArrayStep
 from shardedstore.store import ShardedStore, Summary
+from shardedstore.stores.custom import StoreKind
+from shardedstore.transforms.base.array_step import ArrayStep
+from shardedstore.transforms.base.chain import Sink, Step, step
 from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_prefix
 from shardedstore.writing.arrayshards import array_shard_directory_store, array_shard_store
+from shardedstore.zarr.readonly import ReadOnlyStore
 
 __version__ = "0.4.0"
 

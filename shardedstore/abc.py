@@ -3,14 +3,14 @@
 A step, a sink or a kind of store of one's own imports from here and from `shardedstore`; all other modules are private.
 """
 
-from shardedstore.callbacks import Callback, JobEnd, TaskEnd
-from shardedstore.chain import Entries, Shard, Sink, Step, Written
-from shardedstore.components.ownkinds import StoreKind
+from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.notices import Notice
-from shardedstore.reading.entries import Entry
-from shardedstore.reading.hierarchy import Node
-from shardedstore.readonly import ReadOnlyStore
-from shardedstore.steps.arraystep import ArrayStep
+from shardedstore.stores.custom import StoreKind
+from shardedstore.stores.entries import Entry
+from shardedstore.stores.hierarchy import Node
+from shardedstore.transforms.base.array_step import ArrayStep
+from shardedstore.transforms.base.chain import Entries, Shard, Sink, Step, Written
+from shardedstore.zarr.readonly import ReadOnlyStore
 
 __all__ = [
     "ArrayStep",

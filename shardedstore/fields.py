@@ -9,6 +9,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
+FORMAT = "shardedstore"  # the value of "format" in a config
+FILE_NAME = "shardedstore.json"  # the config of a result, in its folder
+
 END = r"(?![\s\S])"
 _SEGMENT = rf"(?!\.{{1,2}}(?:/|{END}))[^/\u0000]+"
 PATH = rf"^{_SEGMENT}(?:/{_SEGMENT})*{END}"  # of a group or an array below the root

@@ -12,42 +12,42 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from shardedstore.callbacks import Callback
-from shardedstore.chain import Sink, Step, StoreFunction
-from shardedstore.cluster.credentials import reading
-from shardedstore.components.kinds import Config, Directory, Location, Mount, show
-from shardedstore.components.locations import locate
-from shardedstore.components.opening import open_location
-from shardedstore.components.routes import BASE, Place
 from shardedstore.config import document as configs
-from shardedstore.dividing.collect import collect
-from shardedstore.dividing.partition import divide_noting
-from shardedstore.dividing.patterns import Paths, Shards
+from shardedstore.config.legacy import check_saved, parse_legacy
+from shardedstore.config.legacy_document import is_legacy
+from shardedstore.display.describe import to_html, to_text
+from shardedstore.display.progress import Shown
+from shardedstore.display.shards import Shards as StoredShards
 from shardedstore.errors import ConfigError, PartitionError, ShardError, UsageError
-from shardedstore.jobplan import JobOptions, JobPlan, OnError, plan_job
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs.callbacks import Callback
+from shardedstore.jobs.change_detection import Changed
+from shardedstore.jobs.credentials import reading
+from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.object_sizes import MAX_BASE
+from shardedstore.jobs.outcome import Outcome, Partial
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
-from shardedstore.legacy.config import check_saved, parse_legacy
-from shardedstore.legacy.document import is_legacy
-from shardedstore.mounts import Mounts, check_path
+from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.notices import Notice
-from shardedstore.reading.hierarchy import is_zarr
-from shardedstore.showing.describe import to_text
-from shardedstore.showing.html import to_html
-from shardedstore.showing.progress import Shown
-from shardedstore.showing.shards import Shards as StoredShards
-from shardedstore.storage.access import StorageOptions, take_options
+from shardedstore.partition.collect import collect
+from shardedstore.partition.partition import divide_noting
+from shardedstore.partition.patterns import Paths, Shards
+from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
-from shardedstore.storage.remote_errors import explain
+from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import join_url, normalize, unquote_name
-from shardedstore.tasks.change_detection import Changed
-from shardedstore.tasks.outcome import Outcome, Partial
-from shardedstore.tasks.task import MOST_FAILURES
-from shardedstore.verifying.differences import Level, Report
-from shardedstore.verifying.verify import verify
+from shardedstore.stores.hierarchy import is_zarr
+from shardedstore.stores.locations import Config, Directory, Location, Mount, show
+from shardedstore.stores.recognise import locate
+from shardedstore.stores.registry import open_location
+from shardedstore.stores.routes import BASE, Place
+from shardedstore.transforms.base.chain import Sink, Step, StoreFunction
+from shardedstore.verify.differences import Level, Report
+from shardedstore.verify.verify import verify
 from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.writing.writable import WritableStore
+from shardedstore.zarr.paths import Mounts, check_path
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -615,7 +615,7 @@ class ShardedStore(WritableStore):
         """
         url = normalize(path)
         if not url.endswith(".json") or os.path.isdir(url):
-            url = join_url(url, configs.FILE_NAME)
+            url = join_url(url, FILE_NAME)
         folder, _, name = url.rpartition("/")
         options = take_options(folder or "/", storage_options)
         places = [os.fspath(place) for place in allow]

@@ -6,7 +6,9 @@ import json
 from golden_configs import FOLDER, GOLDEN
 from hypothesis import strategies as st
 
-from shardedstore.components.kinds import (
+from shardedstore.fields import MOST
+from shardedstore.storage.options import Options
+from shardedstore.stores.locations import (
     BlockOf,
     Config,
     Directory,
@@ -19,10 +21,8 @@ from shardedstore.components.kinds import (
     ViewOf,
     Zip,
 )
-from shardedstore.components.members import Members
-from shardedstore.fields import MOST
-from shardedstore.grid import Blocks, ChunkKeys, block_name
-from shardedstore.storage.access import Options
+from shardedstore.stores.members import Members
+from shardedstore.zarr.grid import Blocks, ChunkKeys, block_name
 
 DOCUMENTS = {name: json.loads((FOLDER / f"{name}.json").read_bytes()) for name in GOLDEN}
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from shardedstore.components.kinds import (
+from shardedstore.storage.options import Options
+from shardedstore.stores.locations import (
     BlockOf,
     Config,
     Directory,
@@ -15,9 +16,8 @@ from shardedstore.components.kinds import (
     ViewOf,
     Zip,
 )
-from shardedstore.components.members import Members
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.storage.access import Options
+from shardedstore.stores.members import Members
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 FOLDER = Path(__file__).parent / "data" / "config"
 OUT = "/data/out"  # where the files are taken to stand

@@ -27,13 +27,13 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ShardedStore, Step
-from shardedstore.chain import Entries, Shard
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs.ledger import FOLDER, Ledger
+from shardedstore.jobs.versions import generations, ledger_of, read_generation
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.publish import TEMPORARY
-from shardedstore.tasks import plan
-from shardedstore.tasks.generations import generations, ledger_of, read_generation
-from shardedstore.tasks.ledger import FOLDER, Ledger
 from shardedstore.transforms import ToZip
+from shardedstore.transforms.base.chain import Entries, Shard
 
 HERE = Path(__file__).parent
 CUBE = SOURCES["cube-v3/"]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore, ZipStore
 
 from shardedstore import ShardedStore, Step, array_shard_directory_store, step
-from shardedstore.attributes import MOST, NEEDED, attributes_in, carried, completed, left_out
 from shardedstore.cli import main
-from shardedstore.metadata import dump_json
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
+from shardedstore.zarr.attributes import MOST, NEEDED, attributes_in, carried, completed, left_out
+from shardedstore.zarr.metadata import dump_json
 
 LARGE = {"history": "x" * 5_000_000}
 NAMES = {2: ".zattrs", 3: "zarr.json"}

@@ -11,10 +11,10 @@ import pytest
 from helpers_jobs import Fail, Seen, Slow, copied, environment, unchanged
 
 from shardedstore import ChainError, ShardedStore, Step, step
-from shardedstore.chain import Shard, Tally, parse_chain
-from shardedstore.grid import Blocks, ChunkKeys
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.transforms import ToZip
+from shardedstore.transforms.base.chain import Shard, Tally, parse_chain
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 ZIP = ToZip("out")
 

@@ -19,18 +19,18 @@ from servers import upload
 from sources import to_zip
 
 from shardedstore import ConfigError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
-from shardedstore.components.kinds import Config, Directory, Mount, ViewOf
-from shardedstore.components.opening import open_location
-from shardedstore.components.views import Block
-from shardedstore.config.document import FILE_NAME
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.reading import listing
-from shardedstore.storage.access import take_options
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs.ledger import INHERITED, Ledger
+from shardedstore.jobs.source_comparison import Mark, has_only_grown, unchanged
+from shardedstore.jobs.versions import read_identity
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.generations import read_identity
-from shardedstore.tasks.ledger import INHERITED, Ledger
-from shardedstore.tasks.source_comparison import Mark, has_only_grown, unchanged
+from shardedstore.storage.options import take_options
+from shardedstore.stores import listing
+from shardedstore.stores.locations import Config, Directory, Mount, ViewOf
+from shardedstore.stores.registry import open_location
+from shardedstore.stores.views import Block
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 KEYS = ChunkKeys("default", "/")
 SHARDS = {"t": {"time": 4}, "fixed": "whole"}

@@ -20,8 +20,8 @@ from sources import SOURCES, to_folder
 
 from shardedstore import ShardedStore, cli
 from shardedstore.abc import TaskEnd
-from shardedstore.cluster import running
-from shardedstore.showing import progress
+from shardedstore.cli import cluster as running
+from shardedstore.display import progress
 from shardedstore.transforms import ToZip
 
 SHARDS = ("--shards", "t=time:60", "--shards", "s=whole")

@@ -22,12 +22,12 @@ from servers import ADMIN, READER, upload
 from sources import SOURCES, to_folder
 
 from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs.ledger import Ledger, Record
+from shardedstore.jobs.versions import Identity, open_destination
 from shardedstore.storage import folders
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.urls import BESIDE
-from shardedstore.tasks.generations import Identity, open_destination
-from shardedstore.tasks.ledger import Ledger, Record
 from shardedstore.transforms import CopyTo, ToZip
 
 pytestmark = pytest.mark.s3

@@ -32,12 +32,14 @@ from helpers_jobs import (
 )
 
 from shardedstore import ShardedStore, ShardsFailed
-from shardedstore.cluster import credentials, window, worker_monitor
-from shardedstore.cluster.graph import active_client
-from shardedstore.cluster.window import MOST_PER_THREAD
-from shardedstore.config.document import FILE_NAME
-from shardedstore.tasks import plan
-from shardedstore.tasks.plan import make_plan
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs import credentials
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs.executors import distributed as window
+from shardedstore.jobs.executors import distributed as worker_monitor
+from shardedstore.jobs.executors.distributed import MOST_PER_THREAD
+from shardedstore.jobs.run import active_client
+from shardedstore.jobs.shards import make_plan
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster

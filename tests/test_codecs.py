@@ -14,14 +14,14 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, Sharding
 from zarr.registry import register_codec
 from zarr.storage import MemoryStore
 
-from shardedstore.codecs.arraycodecs import array_part, raw_nbytes
-from shardedstore.codecs.arraydoc import parse
-from shardedstore.codecs.arrayinfo import read_info
+from shardedstore.codecs.array_codecs import array_part, raw_nbytes
+from shardedstore.codecs.array_document import parse
+from shardedstore.codecs.array_info import read_info
 from shardedstore.codecs.bytes_codecs import Compression, make
 from shardedstore.codecs.codec_config import CRC32C, complete, config_of, from_json, to_json
-from shardedstore.codecs.shardindex import ShardIndex
+from shardedstore.codecs.sharding import ShardIndex
 from shardedstore.errors import ChainError
-from shardedstore.parallel import map_in_order
+from shardedstore.transforms.base.parallel import map_in_order
 from tests.conformance import contents_of
 from tests.sources import to_memory
 

@@ -22,20 +22,20 @@ from zarr.core.sync import sync
 
 from shardedstore import ChainError, DestinationError, PartitionError, ShardedStore, ShardsFailed, UsageError
 from shardedstore.cli import main
-from shardedstore.components.groups import group_documents
-from shardedstore.components.kinds import Config, Directory, Group, Mount, ViewOf, Zip
-from shardedstore.components.members import Members, MountIndex
-from shardedstore.components.opening import open_location
-from shardedstore.components.routes import BASE, Routes
-from shardedstore.components.routing import RoutedStore
 from shardedstore.config.document import dump, from_dict, parse
 from shardedstore.errors import ConfigError
 from shardedstore.jobs import result as result_module
-from shardedstore.sinks.gather import gather
-from shardedstore.tasks import plan
-from shardedstore.tasks.source_comparison import unchanged
-from shardedstore.tasks.sources import open_component
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.source_comparison import unchanged
+from shardedstore.stores.group import group_documents
+from shardedstore.stores.locations import Config, Directory, Group, Mount, ViewOf, Zip
+from shardedstore.stores.members import Members, MountIndex
+from shardedstore.stores.registry import open_location
+from shardedstore.stores.routes import BASE, Routes
+from shardedstore.stores.sharded import RoutedStore
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
+from shardedstore.transforms.to_zip import gather
 from shardedstore.zips import ZipReadStore
 
 COUNT = 13

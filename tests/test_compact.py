@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardedstore import CorruptError, ShardedStore
+from shardedstore.jobs import ledger as compacted
+from shardedstore.jobs.ledger import FOLDER, Ledger, Record, pack, read_one, unpack
 from shardedstore.storage.folders import LocalFolder, open_folder
-from shardedstore.tasks import compacted
-from shardedstore.tasks.compacted import pack, read_one, unpack
-from shardedstore.tasks.ledger import FOLDER, Ledger, Record
 from shardedstore.transforms import ToZip
 
 

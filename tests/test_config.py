@@ -11,10 +11,10 @@ from golden_configs import FOLDER, OUT
 from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_zip
 
 from shardedstore import ConfigError, ShardedStore
-from shardedstore.components.kinds import Config, Directory, Mount, Zip
 from shardedstore.config import document as configs
-from shardedstore.dividing.partition import divide
-from shardedstore.storage.access import Options
+from shardedstore.partition.partition import divide
+from shardedstore.storage.options import Options
+from shardedstore.stores.locations import Config, Directory, Mount, Zip
 
 GOLDEN = FOLDER / "v1-result.json"
 

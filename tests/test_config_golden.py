@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from golden_configs import CLOUD, FOLDER, GOLDEN, MINE, OUT
 
-from shardedstore.components.kinds import map_config
 from shardedstore.config import document as configs
+from shardedstore.stores.locations import map_config
 
 WRITTEN_OTHERWISE = {"v1-absolute", "v1-defaults-written-out"}  # as a hand or another program may write it
 

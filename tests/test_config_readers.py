@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sources import build, cube, to_folder, to_zip
 
 from shardedstore import ConfigError, ShardedStore, UsageError
-from shardedstore.grid import Blocks, ChunkKeys, block_name
-from shardedstore.metadata import METADATA_NAMES
+from shardedstore.zarr.grid import Blocks, ChunkKeys, block_name
+from shardedstore.zarr.metadata import METADATA_NAMES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "config.md").read_text("utf-8")
 GRID = (4, 3, 2)  # of the chunks of the cube's temperature

@@ -19,8 +19,8 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 
 from shardedstore import ConfigError, ShardedStore, ShardedStoreError
-from shardedstore.components.kinds import Config, Directory, Mount, PartOf, ViewOf, Zip
 from shardedstore.config import document as configs_of
+from shardedstore.stores.locations import Config, Directory, Mount, PartOf, ViewOf, Zip
 
 TIMES = int(os.environ.get("SHARDEDSTORE_FUZZ", "1"))  # SHARDEDSTORE_FUZZ=20: for an hour or so
 many = settings(
@@ -194,7 +194,7 @@ def test_what_python_reads_and_others_do_not(tmp_path, text, message):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), 1j])
 def test_what_is_no_json_is_not_saved(tmp_path, value):
-    from shardedstore.components.kinds import Group
+    from shardedstore.stores.locations import Group
 
     with pytest.raises(ConfigError, match="has attributes that can't stand in JSON"):
         configs_of.dump(Config(Group(attributes={"a": {"b": [value]}})), None)
@@ -243,7 +243,7 @@ def store(folder):
         f"{folder}/a.zarr", {"temperature": {"time": 4}, "simulation/coarse": "whole"}
     ).config
     blocks = parts.shards["temperature"].blocks
-    from shardedstore.components.members import Members
+    from shardedstore.stores.members import Members
 
     config = Config(
         zarr,

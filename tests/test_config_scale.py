@@ -13,9 +13,9 @@ from watching import outside, watched
 from zarr.storage import MemoryStore
 
 from shardedstore import ShardedStore
-from shardedstore.components.kinds import Config, Directory, Mount, Zip
 from shardedstore.config import document as configs
-from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.stores.locations import Config, Directory, Mount, Zip
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 MILLION = 1_000_000
 ASKED = 123_456

@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from sources import SOURCES, to_folder
 
 from shardedstore import ShardedStore, ShardedStoreError, UsageError
-from shardedstore.components.kinds import Config, Location
 from shardedstore.config import document as configs_of
 from shardedstore.config.schema import FILE, text
+from shardedstore.stores.locations import Config, Location
 from shardedstore.transforms import ToZip
 
 SCHEMA = json.loads(FILE.read_bytes())

@@ -18,11 +18,11 @@ from helpers_jobs import CUBE, Fail, KillOnce, cube_at, division, files_of
 from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed
-from shardedstore.components.kinds import Config, Directory
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.destination import check_apart
 from shardedstore.storage.publish import TEMPORARY
 from shardedstore.storage.urls import BESIDE
+from shardedstore.stores.locations import Config, Directory
 from shardedstore.transforms import CopyTo, MapChunks, Recompress, ToZip
 
 

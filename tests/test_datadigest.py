@@ -25,12 +25,12 @@ from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from shardedstore import CorruptError, ShardedStore
-from shardedstore.chain import Shard
-from shardedstore.codecs.datadigest import MODULUS, DataDigest, Digester, canonical_bytes
-from shardedstore.reading.entries import Entry, read_entries
-from shardedstore.steps.datasums import Sums, tap
-from shardedstore.tasks.plan import make_plan
-from shardedstore.tasks.sources import open_component
+from shardedstore.codecs.digest import MODULUS, DataDigest, Digester, canonical_bytes
+from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.shards import make_plan
+from shardedstore.stores.entries import Entry, read_entries
+from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.datasums import Sums, tap
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,13 @@ from sources import SOURCES, to_folder
 from zarr.storage import MemoryStore
 
 from shardedstore import ShardedStore
-from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Opened, Squeezed, ViewOf, Zip
-from shardedstore.components.members import Members
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.showing import describe
-from shardedstore.showing.describe import Row, to_text
-from shardedstore.showing.html import to_html
-from shardedstore.storage.access import Options, take_options
+from shardedstore.display import describe
+from shardedstore.display.describe import Row, to_html, to_text
+from shardedstore.storage.options import Options, take_options
+from shardedstore.stores.locations import BlockOf, Config, Directory, Group, Mount, Opened, Squeezed, ViewOf, Zip
+from shardedstore.stores.members import Members
 from shardedstore.transforms import ToZip
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 CUBE = SOURCES["cube-v3/"]
 BAD = "<script>alert('1')</script>&\n\x1b[31m"

@@ -13,12 +13,12 @@ from jsonschema import Draft202012Validator
 from sources import SOURCES, build, cube, to_folder, to_zip
 
 from shardedstore import ShardedStore
-from shardedstore.components.kinds import Config, Location, Mount
-from shardedstore.components.members import Members
 from shardedstore.config import document as configs
 from shardedstore.config.schema import FILE
-from shardedstore.storage.access import Options
+from shardedstore.storage.options import Options
 from shardedstore.storage.urls import SCHEMES
+from shardedstore.stores.locations import Config, Location, Mount
+from shardedstore.stores.members import Members
 from shardedstore.transforms import ToZip
 
 PAGE = (Path(__file__).parents[1] / "docs" / "config.md").read_text("utf-8")

@@ -12,10 +12,10 @@ import zarr
 from helpers_jobs import environment
 
 from shardedstore import ShardedStore, step
-from shardedstore.chain import parse_chain
-from shardedstore.jobs.codedigest import code_digests
-from shardedstore.tasks.ledger import FOLDER
+from shardedstore.jobs.fingerprint import code_digests
+from shardedstore.jobs.ledger import FOLDER
 from shardedstore.transforms import MapChunks, ToZip
+from shardedstore.transforms.base.chain import parse_chain
 
 NOTICE = "the code of 'scale' has changed since an earlier run of this job"
 
@@ -94,8 +94,8 @@ def test_own_steps_have_one_and_ours_have_none():
 
 def test_it_is_the_same_in_every_process():
     code = (
-        "from shardedstore.chain import parse_chain\n"
-        "from shardedstore.jobs.codedigest import code_digests\n"
+        "from shardedstore.transforms.base.chain import parse_chain\n"
+        "from shardedstore.jobs.fingerprint import code_digests\n"
         "from shardedstore.transforms import MapChunks, ToZip\n"
         "def f(data, offset, by={'a': 1}):\n"
         "    return data if str(data) in {'a', 'b', 'c'} else data * 2\n"

@@ -11,9 +11,9 @@ import numcodecs
 import pytest
 
 from shardedstore import ChainError, ShardedStore
-from shardedstore.metadata import element_dtype
-from shardedstore.reading.hierarchy import read_nodes
+from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.transforms import CopyTo, Recompress
+from shardedstore.zarr.metadata import element_dtype
 
 
 def raw(size: int | None) -> list[bytes]:
@@ -83,9 +83,9 @@ def test_a_filter_that_is_not_known_is_to_blame(tmp_path):
 
 PLANNED = """
 import json, sys
-from shardedstore.codecs.arraydoc import parse
-from shardedstore.codecs.arrayinfo import read_info
-from shardedstore.metadata import element_dtype, parse_node
+from shardedstore.codecs.array_document import parse
+from shardedstore.codecs.array_info import read_info
+from shardedstore.zarr.metadata import element_dtype, parse_node
 for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4", "float4_e2m1fn"):
     for extra in ({}, {"filters": [{"id": "shuffle", "elementsize": 2}]}):
         document = {"zarr_format": 2, "shape": [4], "chunks": [2], "dtype": name, "fill_value": None, "order": "C",

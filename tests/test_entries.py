@@ -10,13 +10,13 @@ from sources import COMBINATIONS, KINDS, SOURCES, Recording, build, cube, others
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from shardedstore import CorruptError, ShardedStore
-from shardedstore.components.opening import open_location
-from shardedstore.components.views import Block, Remainder, View
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.metadata import ArrayMeta
-from shardedstore.reading.entries import array_folder, read_entries
-from shardedstore.tasks.plan import make_plan
-from shardedstore.tasks.sources import open_component
+from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.shards import make_plan
+from shardedstore.stores.entries import array_folder, read_entries
+from shardedstore.stores.registry import open_location
+from shardedstore.stores.views import Block, Remainder, View
+from shardedstore.zarr.grid import Blocks, ChunkKeys
+from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zips import ZipReadStore
 
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")

@@ -17,18 +17,18 @@ from sources import build, consolidated, cube, to_folder, to_zip
 from zarr.storage import LocalStore
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
-from shardedstore.chain import Chain
-from shardedstore.components.kinds import Zip
 from shardedstore.config.document import dump
 from shardedstore.jobs import result
-from shardedstore.jobs.job import identity, prepare, start
-from shardedstore.sinks import onezarr
+from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.prepare import identity, prepare, start
+from shardedstore.jobs.shards import make_plan
+from shardedstore.jobs.versions import Identity, claim, open_destination, read_identity, versioned
+from shardedstore.jobs.worker import run_segment
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.generations import Identity, claim, open_destination, read_identity, versioned
-from shardedstore.tasks.ledger import Record
-from shardedstore.tasks.plan import make_plan
-from shardedstore.tasks.task import run_segment
+from shardedstore.stores.locations import Zip
 from shardedstore.transforms import CopyTo, ToZip
+from shardedstore.transforms.base import single_zarr as onezarr
+from shardedstore.transforms.base.chain import Chain
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from sources import build, cube, to_folder, to_memory, to_objects, to_zip
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, ZipStore
 
 from shardedstore import ConfigError, ShardedStore, UsageError
-from shardedstore.components.kinds import Config, Directory, Opened, Zip
-from shardedstore.components.locations import locate
-from shardedstore.components.opening import open_location
-from shardedstore.storage import access
-from shardedstore.storage.access import Options
+from shardedstore.storage import options as access
+from shardedstore.storage.options import Options
+from shardedstore.stores.locations import Config, Directory, Opened, Zip
+from shardedstore.stores.recognise import locate
+from shardedstore.stores.registry import open_location
 from shardedstore.transforms import ToZip
 
 SECRET = "SECRET/that+is=told"

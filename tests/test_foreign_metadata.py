@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from sources import SOURCES, build, cube, to_folder, types
 
 from shardedstore import ShardedStore, ShardedStoreError, ShardsFailed, errors
-from shardedstore.chain import parse_chain
-from shardedstore.jobs.job import prepare
-from shardedstore.tasks.plan import make_plan
+from shardedstore.jobs.prepare import prepare
+from shardedstore.jobs.shards import make_plan
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
+from shardedstore.transforms.base.chain import parse_chain
 
 
 @pytest.fixture(autouse=True)

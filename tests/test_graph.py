@@ -12,11 +12,16 @@ from dask.core import get_dependencies
 from helpers_jobs import Fail, blocks_at, environment
 
 from shardedstore import ShardsFailed
-from shardedstore.cluster import cancellation, credentials, graph, plugin, window, worker_monitor
-from shardedstore.cluster.graph import BRANCHES, active_client
 from shardedstore.errors import ShardError
-from shardedstore.tasks import plan
-from shardedstore.tasks.outcome import Outcome
+from shardedstore.jobs import credentials
+from shardedstore.jobs import run as graph
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs.executors import distributed as window
+from shardedstore.jobs.executors import distributed as worker_monitor
+from shardedstore.jobs.executors import plugin
+from shardedstore.jobs.executors import tasks as cancellation
+from shardedstore.jobs.outcome import Outcome
+from shardedstore.jobs.run import BRANCHES, active_client
 from shardedstore.transforms import ToZip
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shardedstore.grid import Blocks, ChunkKeys, block_name, parse_block
+from shardedstore.zarr.grid import Blocks, ChunkKeys, block_name, parse_block
 
 ENCODINGS = [ChunkKeys(name, separator) for name in ("default", "v2") for separator in "/."]
 encodings = st.sampled_from(ENCODINGS)

@@ -19,8 +19,8 @@ from sources import to_memory, to_zip
 
 from shardedstore import PartitionError, ShardedStore, ShardsFailed
 from shardedstore.cli.main import main
-from shardedstore.reading import hierarchy
-from shardedstore.reading.hierarchy import walk
+from shardedstore.stores import hierarchy
+from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 
 DOCUMENTS = {2: (".zgroup", ".zarray", ".zattrs", ".zmetadata"), 3: ("zarr.json",)}

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from helpers_jobs import Fail, files_of
 
 from shardedstore import ConfigError, HoleError, ShardedStore, ShardsFailed, UsageError, cli
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 
 SHARDS = {"t": {"time": 4}, "b": {"time": 4}, "fixed": "whole"}

@@ -17,12 +17,12 @@ from servers import web
 from sources import SOURCES, to_folder, to_memory, to_zip
 
 from shardedstore import CorruptError, PartitionError, ShardedStore, ShardsFailed
-from shardedstore.components.http_index import named_by
-from shardedstore.components.http_store import NOWHERE, HTTPReadStore
-from shardedstore.components.kinds import Directory
-from shardedstore.components.locations import locate
-from shardedstore.components.opening import open_location
-from shardedstore.reading.batch_reader import batch_reader
+from shardedstore.stores.batch_reader import batch_reader
+from shardedstore.stores.http import NOWHERE, HTTPReadStore
+from shardedstore.stores.http_index import named_by
+from shardedstore.stores.locations import Directory
+from shardedstore.stores.recognise import locate
+from shardedstore.stores.registry import open_location
 from shardedstore.transforms import CopyTo, ToZip
 from shardedstore.zips import ZipReadStore
 

@@ -19,11 +19,11 @@ from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
 from shardedstore import DestinationError, PartitionError, ShardedStore, UsageError
-from shardedstore.components.kinds import Opened
-from shardedstore.dividing.partition import divide
-from shardedstore.reading.entries import read_entries
-from shardedstore.tasks.plan import make_plan
-from shardedstore.tasks.sources import open_component
+from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.shards import make_plan
+from shardedstore.partition.partition import divide
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.locations import Opened
 from shardedstore.transforms import ToZip
 
 NAMES = ["cube-v2.", "cube-v3/", "consolidated-v2", "consolidated-v3", "others-v2", "others-v3", "dataset-v3"]

@@ -26,9 +26,10 @@ from helpers_jobs import (
 )
 
 from shardedstore import ShardedStore
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs import versions as generations
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks import generations, plan
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
@@ -108,8 +109,8 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path
 
 
 def identity_of(source):
-    from shardedstore.chain import parse_chain
-    from shardedstore.jobs.job import identity
+    from shardedstore.jobs.prepare import identity
+    from shardedstore.transforms.base.chain import parse_chain
 
     store = division(source)
     return identity(plan.make_plan(store.config), parse_chain([Slow(SECONDS), ToZip("out")]))

@@ -13,12 +13,12 @@ from helpers_jobs import CUBE, CUBE_SHARDS, Seen, Slow, blocks_at, cube_at, divi
 from sources import SOURCES
 
 from shardedstore import DestinationError, ShardedStore, ShardsFailed, step
-from shardedstore.components.kinds import Directory
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs.ledger import FOLDER, Ledger, Record
+from shardedstore.jobs.versions import Identity, check_destination, open_destination, read_identity, versioned
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks import plan
-from shardedstore.tasks.generations import Identity, check_destination, open_destination, read_identity, versioned
-from shardedstore.tasks.ledger import FOLDER, Ledger, Record
+from shardedstore.stores.locations import Directory
 from shardedstore.transforms import ToZip
 
 

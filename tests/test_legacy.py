@@ -35,11 +35,11 @@ from shardedstore import (
     ShardsFailed,
     to_zip_store_with_prefix,
 )
-from shardedstore.components.kinds import BlockOf, Config, Directory, Mount, Squeezed
 from shardedstore.config import document as configs
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.reading.entries import read_entries
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.locations import BlockOf, Config, Directory, Mount, Squeezed
 from shardedstore.transforms import Recompress, ToZip
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 DATA = Path(__file__).parent / "data"
 RELATIVE = ["dot", "none", "slash"]  # whose configs hold relative paths

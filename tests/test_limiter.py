@@ -12,9 +12,9 @@ from helpers_jobs import CUBE_SHARDS, cube_at, division
 from obstore.exceptions import BaseError
 
 from shardedstore import ShardedStore, ShardsFailed
-from shardedstore.storage import limiter
-from shardedstore.storage.limiter import Limiter, is_throttling, requests
-from shardedstore.tasks import plan
+from shardedstore.jobs import shards as plan
+from shardedstore.storage import requests as limiter
+from shardedstore.storage.requests import Limiter, is_throttling, requests
 from shardedstore.transforms import CopyTo, ToZip
 
 SLOW_DOWN = BaseError("Server returned non-2xx status code: 503 Service Unavailable: <Code>SlowDown</Code>")

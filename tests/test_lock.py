@@ -14,7 +14,7 @@ import pytest
 from helpers_jobs import Slow, cube_at, division, wait_until
 
 from shardedstore import DestinationError
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
 from shardedstore.jobs import lock
 from shardedstore.jobs.lock import held
 from shardedstore.storage.folders import open_folder

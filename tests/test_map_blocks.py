@@ -15,14 +15,14 @@ from zarr.codecs import BloscCodec, TransposeCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ChainError, CorruptError, ShardedStore, ShardedStoreError, ShardsFailed
-from shardedstore.chain import Shard, parse_chain
-from shardedstore.grid import Blocks, ChunkKeys
 from shardedstore.jobs.fingerprint import fingerprint
-from shardedstore.metadata import crop_document
-from shardedstore.reading.entries import read_entries
-from shardedstore.reading.hierarchy import walk
-from shardedstore.steps.regrid import Regrid
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
+from shardedstore.transforms.base.block_array import Regrid
+from shardedstore.transforms.base.chain import Shard, parse_chain
+from shardedstore.zarr.grid import Blocks, ChunkKeys
+from shardedstore.zarr.metadata import crop_document
 from tests import sources
 from tests.conformance import contents_of, keys_of
 from tests.test_recompress import comparable

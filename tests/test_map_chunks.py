@@ -13,12 +13,12 @@ from zarr.codecs import numcodecs as zarr_numcodecs
 from zarr.storage import MemoryStore
 
 from shardedstore import ArrayStep, ChainError, ShardedStore, ShardedStoreError, ShardsFailed
-from shardedstore.chain import Shard, parse_chain
 from shardedstore.jobs.fingerprint import fingerprint
-from shardedstore.metadata import crop_document
-from shardedstore.reading.entries import read_entries
-from shardedstore.reading.hierarchy import walk
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import MapChunks, Recompress, ToZip
+from shardedstore.transforms.base.chain import Shard, parse_chain
+from shardedstore.zarr.metadata import crop_document
 from tests import sources
 from tests.conformance import contents_of
 

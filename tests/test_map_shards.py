@@ -47,8 +47,9 @@ from shardedstore import (
     UsageError,
     step,
 )
-from shardedstore.config.document import FILE_NAME
-from shardedstore.tasks import plan, task
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs import worker as task
 from shardedstore.transforms import ToZip
 
 SCHEDULERS = ["synchronous", "threads", "processes"]

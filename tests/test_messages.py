@@ -17,12 +17,11 @@ from helpers_jobs import environment
 from shardedstore import ShardedStore, UsageError, cli
 from shardedstore.cli.common import failures
 from shardedstore.errors import ShardError
-from shardedstore.showing.text import one_line
-from shardedstore.storage.access import keywords, take_options
 from shardedstore.storage.blobs import object_store
+from shardedstore.storage.errors import cause_of, explain, systemic
+from shardedstore.storage.options import keywords, take_options
 from shardedstore.storage.publish import published
-from shardedstore.storage.remote_errors import explain
-from shardedstore.storage.transient import cause_of, systemic
+from shardedstore.text import one_line
 from shardedstore.transforms import ToZip
 
 

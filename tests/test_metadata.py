@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sources import KEYS, SOURCES, build, consolidated, cube, to_memory
 
 from shardedstore.errors import CorruptError
-from shardedstore.grid import ChunkKeys
-from shardedstore.metadata import (
+from shardedstore.stores.hierarchy import consolidate, walk
+from shardedstore.zarr.grid import ChunkKeys
+from shardedstore.zarr.metadata import (
     NOMINAL_ITEMSIZE,
     ArrayMeta,
     GroupMeta,
@@ -21,7 +22,6 @@ from shardedstore.metadata import (
     drop_consolidated,
     parse_node,
 )
-from shardedstore.reading.hierarchy import consolidate, walk
 
 
 def node_of(contents, path):

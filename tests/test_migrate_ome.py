@@ -14,8 +14,8 @@ import zarr
 
 from shardedstore import ChainError, ShardedStore
 from shardedstore.cli.registry import make_step
-from shardedstore.ome import why_not_ome
-from shardedstore.reading.hierarchy import read_nodes, walk
+from shardedstore.stores.hierarchy import read_nodes, walk
+from shardedstore.stores.ome import why_not_ome
 from shardedstore.transforms import CopyTo, MigrateOME, MigrateV3, ToZip
 
 AXES = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]

@@ -38,13 +38,13 @@ from zarr.codecs import numcodecs as zarr_numcodecs
 from zarr.storage import MemoryStore, StorePath
 
 from shardedstore import ChainError, CorruptError, ShardedStore, ShardsFailed
-from shardedstore.chain import Shard, parse_chain
-from shardedstore.grid import Blocks
 from shardedstore.jobs.fingerprint import fingerprint
-from shardedstore.metadata import ArrayMeta, GroupMeta, crop_document, parse_node
-from shardedstore.reading.entries import read_entries
-from shardedstore.reading.hierarchy import walk
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import MapChunks, MigrateV3, Recompress, ToZip
+from shardedstore.transforms.base.chain import Shard, parse_chain
+from shardedstore.zarr.grid import Blocks
+from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, crop_document, parse_node
 from tests import sources
 from tests.conformance import contents_of
 from tests.test_recompress import V2

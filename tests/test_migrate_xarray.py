@@ -16,11 +16,11 @@ import xarray as xr
 from numcodecs import JSON, MsgPack, VLenBytes, VLenUTF8
 
 from shardedstore import ShardedStore
-from shardedstore.chain import Shard
-from shardedstore.codecs.v3doc import MISSING_BYTES, MISSING_NUMBERS, NAMES_LOST
-from shardedstore.reading.entries import read_entries
-from shardedstore.reading.hierarchy import walk
+from shardedstore.codecs.migrate_document import MISSING_BYTES, MISSING_NUMBERS, NAMES_LOST
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import CopyTo, MigrateV3
+from shardedstore.transforms.base.chain import Shard
 from tests import sources
 
 NUMBERS = ("|b1", "|i1", "<i2", ">i4", "<i8", "|u1", "<u8", "<f2", "<f4", ">f8", "<c8", "<c16")

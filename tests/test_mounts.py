@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shardedstore.errors import UsageError
-from shardedstore.mounts import Mounts, check_path, is_below
+from shardedstore.zarr.paths import Mounts, check_path, is_below
 
 segment = st.sampled_from(["a", "b", "ab", "c", "0", "aa"])
 paths = st.lists(segment, min_size=1, max_size=4).map("/".join)

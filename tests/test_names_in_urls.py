@@ -6,8 +6,8 @@ import servers
 import zarr
 
 from shardedstore import ChainError, ShardedStore
-from shardedstore.storage.access import NONE
 from shardedstore.storage.folders import open_folder
+from shardedstore.storage.options import NONE
 from shardedstore.storage.urls import carried_name
 from shardedstore.transforms import CopyTo, ToZip
 

@@ -9,7 +9,7 @@ from conformance import check_same_contents, check_values, contents_of
 from sources import SOURCES, build, cube, to_folder, to_memory, to_zip
 
 from shardedstore import ConfigError, ShardedStore
-from shardedstore.components.kinds import Config, Directory, Mount, ViewOf, Zip
+from shardedstore.stores.locations import Config, Directory, Mount, ViewOf, Zip
 from shardedstore.transforms import CopyTo, Recompress, ToZip
 
 CONTENTS = build(cube, "v3/")

@@ -10,8 +10,8 @@ import pytest
 import zarr
 from zarr.storage import MemoryStore
 
-from shardedstore.ome import why_not_ome
-from shardedstore.reading.hierarchy import walk
+from shardedstore.stores.hierarchy import walk
+from shardedstore.stores.ome import why_not_ome
 
 AXES = [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
 LEVEL = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0]}]}

@@ -14,12 +14,12 @@ import zarr
 from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed
-from shardedstore.chain import Shard, parse_chain
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.fingerprint import fingerprint
-from shardedstore.reading.entries import Entry
-from shardedstore.tasks.ledger import FOLDER
+from shardedstore.jobs.ledger import FOLDER
+from shardedstore.stores.entries import Entry
 from shardedstore.transforms import CopyTo, ToZip
+from shardedstore.transforms.base.chain import Shard, parse_chain
 
 PAGE = (Path(__file__).parents[1] / "docs" / "transforms.md").read_text("utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -16,20 +16,20 @@ from helpers_jobs import quietly
 from sources import build, cube, to_folder
 
 from shardedstore import ConfigError, ShardedStore, UsageError
-from shardedstore.components import ownkinds
-from shardedstore.components.kinds import Config, Mount, Opened, Own, ViewOf
-from shardedstore.components.locations import locate
-from shardedstore.components.opening import open_location
 from shardedstore.config import document as configs
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.storage.access import Options
-from shardedstore.tasks.preflight import find_missing, places_of
+from shardedstore.jobs.preflight import find_missing, places_of
+from shardedstore.storage.options import Options
+from shardedstore.stores import custom as ownkinds
+from shardedstore.stores.locations import Config, Mount, Opened, Own, ViewOf
+from shardedstore.stores.recognise import locate
+from shardedstore.stores.registry import open_location
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 PAGE = (Path(__file__).parents[1] / "docs" / "stores.md").read_text("utf-8")
 MODULE, SCRIPT = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 (TOML,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 BROKEN = """
-from shardedstore.components.ownkinds import StoreKind
+from shardedstore.stores.custom import StoreKind
 
 print("broken was imported")
 

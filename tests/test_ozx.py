@@ -8,8 +8,8 @@ import pytest
 import zarr
 
 from shardedstore import ChainError, ShardedStore, ShardsFailed
-from shardedstore.ome import why_not_ome
-from shardedstore.reading.hierarchy import walk
+from shardedstore.stores.hierarchy import walk
+from shardedstore.stores.ome import why_not_ome
 from shardedstore.transforms import ToZip
 from shardedstore.zips import ZipReadStore
 

@@ -28,12 +28,12 @@ from sources import SOURCES, to_folder
 from zarr.storage import LocalStore
 
 from shardedstore import ConfigError, ShardedStore, ShardsFailed, UsageError
-from shardedstore.components.kinds import BlockOf, ViewOf, Zip
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.versions import ledger_of, read_identity
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks import plan
-from shardedstore.tasks.generations import ledger_of, read_identity
-from shardedstore.tasks.ledger import FOLDER
+from shardedstore.stores.locations import BlockOf, ViewOf, Zip
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToZip
 
 

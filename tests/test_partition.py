@@ -26,9 +26,9 @@ from sources import (
 )
 
 from shardedstore import ConfigError, CorruptError, PartitionError, ShardedStore, ShardedStoreError, UsageError
-from shardedstore.components.kinds import Directory, ViewOf, Zip
-from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.stores.locations import Directory, ViewOf, Zip
 from shardedstore.transforms import CopyTo, ToZip
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 
 def divided(source, store):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shardedstore import ChainError, PartitionError, ShardedStore
 from shardedstore.cli.main import main
-from shardedstore.dividing.patterns import Pattern
+from shardedstore.partition.patterns import Pattern
 from shardedstore.transforms import MapBlocks, MapChunks, Recompress, ToZip
 
 

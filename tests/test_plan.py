@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sources import build, numbers, to_folder
 
 from shardedstore import PartitionError, ShardedStore
-from shardedstore.components.kinds import Config, Directory, Zip
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.tasks import plan as plans
-from shardedstore.tasks.plan import LEAST_WEIGHT, MOST_SEGMENTS, MOST_SHARDS, Load, Plan, Run, make_plan
+from shardedstore.jobs import shards as plans
+from shardedstore.jobs.shards import LEAST_WEIGHT, MOST_SEGMENTS, MOST_SHARDS, Load, Plan, Run, make_plan
+from shardedstore.stores.locations import Config, Directory, Zip
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 KEYS = ChunkKeys("default", "/")
 BASE = Directory("/source")

@@ -12,11 +12,11 @@ from helpers_jobs import Fail, blocks_at, unchanged
 
 from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, UsageError, step
 from shardedstore.cli import main
+from shardedstore.jobs.ledger import FOLDER
 from shardedstore.jobs.lock import held
+from shardedstore.jobs.versions import ledger_of, read_generation
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.publish import TEMPORARY
-from shardedstore.tasks.generations import ledger_of, read_generation
-from shardedstore.tasks.ledger import FOLDER
 from shardedstore.transforms import CopyTo, Recompress, ToZip
 
 

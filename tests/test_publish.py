@@ -16,11 +16,11 @@ from helpers_jobs import cube_at, division, files_of
 from sources import SOURCES
 
 from shardedstore import ShardedStore
-from shardedstore.sinks.objects import write_objects
 from shardedstore.storage import publish as publishing
-from shardedstore.storage.access import NONE
+from shardedstore.storage.options import NONE
 from shardedstore.storage.publish import TEMPORARY, published, remove_temporaries, write_file
 from shardedstore.transforms import ToZip
+from shardedstore.transforms.base.objects import write_objects
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):

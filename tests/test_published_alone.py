@@ -11,8 +11,8 @@ import zarr
 from zarr.storage import LocalStore, ZipStore
 
 from shardedstore import ShardedStore
-from shardedstore.grid import parse_block
 from shardedstore.transforms import CopyTo, MigrateV3, ToShardingCodec, ToZip
+from shardedstore.zarr.grid import parse_block
 
 DATA = np.arange(1, 61, dtype="i4").reshape(6, 10)  # without a fill value
 ARRAYS = ("t", "group/u", "group/small", "group/deep/v", "whole/x", "whole/inner/y", "lone/a", "lone/b", "small")

@@ -13,9 +13,9 @@ import zarr
 from numcodecs import Shuffle, Zlib
 
 from shardedstore import ShardedStore
-from shardedstore.readers import READERS, reader_notices
-from shardedstore.reading.hierarchy import walk
+from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import CopyTo, MigrateV3, ToShardingCodec
+from shardedstore.transforms.base.portable import READERS, reader_notices
 from tests.test_padding import write
 
 ZARR, TENSORSTORE = READERS[:2]

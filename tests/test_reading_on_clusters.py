@@ -12,7 +12,7 @@ from servers import ADMIN
 from test_secrets import CANARY, leaks
 
 from shardedstore import ShardedStore, ShardedStoreError, UsageError
-from shardedstore.storage.access import Options, keywords, take_options
+from shardedstore.storage.options import Options, keywords, take_options
 from shardedstore.transforms import CopyTo, ToZip
 
 pytestmark = pytest.mark.cluster

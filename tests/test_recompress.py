@@ -17,14 +17,14 @@ from zarr.codecs import numcodecs as zarr_numcodecs
 from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ArrayStep, ChainError, CorruptError, ShardedStore, ShardsFailed
-from shardedstore.chain import Shard, parse_chain
-from shardedstore.codecs.arraydoc import parse
+from shardedstore.codecs.array_document import parse
 from shardedstore.codecs.codec_config import check_options
 from shardedstore.jobs.fingerprint import fingerprint
-from shardedstore.metadata import crop_document
-from shardedstore.reading.entries import read_entries
-from shardedstore.reading.hierarchy import walk
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import Recompress, ToZip
+from shardedstore.transforms.base.chain import Shard, parse_chain
+from shardedstore.zarr.metadata import crop_document
 from tests import sources
 from tests.conformance import contents_of
 

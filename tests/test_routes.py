@@ -4,10 +4,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from shardedstore.components import routes
-from shardedstore.components.kinds import Directory, Group, Mount
-from shardedstore.components.routes import BASE, Routes
-from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.stores import routes
+from shardedstore.stores.locations import Directory, Group, Mount
+from shardedstore.stores.routes import BASE, Routes
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 KEYS = st.builds(ChunkKeys, st.sampled_from(["default", "v2"]), st.sampled_from("./"))
 

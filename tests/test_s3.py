@@ -18,7 +18,7 @@ from servers import GUEST, READER, upload
 from sources import SOURCES, build, to_zip
 
 from shardedstore import PartitionError, ShardedStore
-from shardedstore.storage.remote_errors import explain
+from shardedstore.storage.errors import explain
 from shardedstore.transforms import ToZip
 from shardedstore.zips import ZipReadStore
 

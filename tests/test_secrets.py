@@ -24,20 +24,22 @@ from servers import ADMIN
 from zarr.storage import ObjectStore
 
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
-from shardedstore.chain import parse_chain
-from shardedstore.cluster import credentials
-from shardedstore.components.http_store import HTTPReadStore
-from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
-from shardedstore.components.locations import locate
-from shardedstore.components.members import Members
-from shardedstore.config.document import FILE_NAME, dump, from_dict, to_dict
-from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.config.document import dump, from_dict, to_dict
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs import credentials
+from shardedstore.jobs import shards as plan
+from shardedstore.jobs import worker as task
 from shardedstore.jobs.fingerprint import fingerprint
-from shardedstore.storage import access
-from shardedstore.storage.access import Options, keywords, take_options
-from shardedstore.tasks import plan, task
-from shardedstore.tasks.plan import make_plan
+from shardedstore.jobs.shards import make_plan
+from shardedstore.storage import options as access
+from shardedstore.storage.options import Options, keywords, take_options
+from shardedstore.stores.http import HTTPReadStore
+from shardedstore.stores.locations import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
+from shardedstore.stores.members import Members
+from shardedstore.stores.recognise import locate
 from shardedstore.transforms import CopyTo, MigrateV3, ToShardingCodec, ToZip
+from shardedstore.transforms.base.chain import parse_chain
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 from shardedstore.zips import ZipReadStore
 from tests.conformance import contents_of
 from tests.test_own_transforms import MODULES

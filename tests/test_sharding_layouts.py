@@ -13,7 +13,7 @@ from readers import READERS, by_tensorstore
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
 from shardedstore import ShardedStore, ShardsFailed
-from shardedstore.codecs.shardindex import NestedIndex, ShardIndex
+from shardedstore.codecs.sharding import NestedIndex, ShardIndex
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToShardingCodec
 
 SHAPE = (19, 13)

@@ -11,14 +11,14 @@ from sources import SOURCES, add_array, numbers, to_folder, to_memory
 from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import CorruptError, ShardedStore, UsageError, array_shard_directory_store
-from shardedstore.components.kinds import BlockOf, Config, Directory, Group, Mount, Own, ViewOf, Zip
-from shardedstore.components.members import Members
+from shardedstore.display import shards
+from shardedstore.display.shards import Shards
 from shardedstore.errors import NoShardError
-from shardedstore.grid import Blocks, ChunkKeys
-from shardedstore.showing import shards
-from shardedstore.showing.shards import Shards
-from shardedstore.tasks.plan import shard_runs
+from shardedstore.jobs.shards import shard_runs
+from shardedstore.stores.locations import BlockOf, Config, Directory, Group, Mount, Own, ViewOf, Zip
+from shardedstore.stores.members import Members
 from shardedstore.transforms import ToZip
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 CUBE = SOURCES["cube-v3/"]
 DIVISION = {"simulation/*": "whole", "temperature": {"time": 4}, "wind_*": (3, 5, 2), "height": "whole"}

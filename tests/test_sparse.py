@@ -16,12 +16,12 @@ from sources import to_zip
 from zarr.core.sync import sync
 
 from shardedstore import ChainError, ConfigError, CorruptError, NoShardError, ShardedStore, ShardsFailed, Step
-from shardedstore.chain import parse_chain
 from shardedstore.cli import main
-from shardedstore.reading import sparse
+from shardedstore.jobs import sparse
+from shardedstore.jobs.shards import make_plan
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.plan import make_plan
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
+from shardedstore.transforms.base.chain import parse_chain
 
 SIZE = 1000
 POINTS = {(0, 0, 0): 1, (0, 999, 5): 2, (7, 3, 3): 3, (8, 0, 0): 4, (999, 999, 999): 5}  # in four blocks of ten planes

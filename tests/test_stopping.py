@@ -23,15 +23,15 @@ from helpers_jobs import (
     wait_until,
 )
 
-from shardedstore import stopping
-from shardedstore.chain import parse_chain
-from shardedstore.cluster.cancellation import do_task, interrupt
-from shardedstore.components.kinds import Directory
-from shardedstore.stopping import Stopped, check, while_wanted
-from shardedstore.tasks.outcome import Outcome
-from shardedstore.tasks.plan import Run, Segment, Task
-from shardedstore.tasks.task import Job
+from shardedstore.jobs import cancellation as stopping
+from shardedstore.jobs.cancellation import Stopped, check, while_wanted
+from shardedstore.jobs.executors.tasks import do_task, interrupt
+from shardedstore.jobs.outcome import Outcome
+from shardedstore.jobs.shards import Run, Segment, Task
+from shardedstore.jobs.worker import Job
+from shardedstore.stores.locations import Directory
 from shardedstore.transforms import ToZip
+from shardedstore.transforms.base.chain import parse_chain
 
 SECONDS = 0.3  # that every shard takes; all are one task, which takes as long as all of them
 PROGRAM = """

@@ -21,11 +21,11 @@ from zarr.storage import LocalStore, MemoryStore
 from zarr.testing.store import StoreTests
 
 from shardedstore import ShardedStore, UsageError
-from shardedstore.components import opened as components
-from shardedstore.components.kinds import Config, Directory, Mount, Zip
-from shardedstore.components.opening import open_location
-from shardedstore.grid import Blocks, ChunkKeys
+from shardedstore.stores import components
+from shardedstore.stores.locations import Config, Directory, Mount, Zip
+from shardedstore.stores.registry import open_location
 from shardedstore.writing.writable import WritableStore
+from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 # zarr's own tests
 

@@ -12,7 +12,7 @@ from helpers_jobs import blocks_at
 from obstore.exceptions import GenericError, PermissionDeniedError, UnauthenticatedError
 
 from shardedstore import CorruptError, ShardError, ShardsFailed, Step, cli
-from shardedstore.storage.transient import is_transient, systemic
+from shardedstore.storage.errors import is_transient, systemic
 from shardedstore.transforms import ToZip
 
 COUNT = 41

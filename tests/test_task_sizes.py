@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from test_plan import plan_of
 
 from shardedstore import Step
-from shardedstore.cluster.task_sizes import LONGEST, PER_THREAD, SHORTEST, TaskQueue, aim, cut_evenly
+from shardedstore.jobs.executors.task_sizes import LONGEST, PER_THREAD, SHORTEST, TaskQueue, aim, cut_evenly
+from shardedstore.jobs.ledger import Ledger, Record
+from shardedstore.jobs.outcome import Outcome
+from shardedstore.jobs.shards import Load, Segment, make_plan
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.ledger import Ledger, Record
-from shardedstore.tasks.outcome import Outcome
-from shardedstore.tasks.plan import Load, Segment, make_plan
 from shardedstore.transforms import ToZip
 
 COUNT = 41

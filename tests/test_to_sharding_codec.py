@@ -24,12 +24,12 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
 from shardedstore import ChainError, ShardedStore, ShardsFailed, Step
-from shardedstore.chain import Chain
-from shardedstore.codecs.shardwriter import ShardWriter
+from shardedstore.codecs.sharding import ShardWriter
 from shardedstore.errors import UsageError
 from shardedstore.jobs.fingerprint import fingerprint
-from shardedstore.metadata import METADATA_NAMES
 from shardedstore.transforms import MigrateV3, ToShardingCodec
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.zarr.metadata import METADATA_NAMES
 
 V3 = [name for name, source in SOURCES.items() if "zarr.json" in source.contents()]
 V2 = sorted(SOURCES.keys() - set(V3))

@@ -16,7 +16,7 @@ from sources import SOURCES, build, cube, to_folder
 from zarr.storage import ZipStore
 
 from shardedstore import ChainError, DestinationError, ShardedStore, UsageError
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
 from shardedstore.storage import outputs
 from shardedstore.transforms import ToZip
 

@@ -21,12 +21,12 @@ from sources import SOURCES, build, cube, to_folder, to_memory
 from zarr.storage import LocalStore
 
 from shardedstore import ConfigError, PartitionError, ShardedStore, UsageError, cli
-from shardedstore.metadata import ArrayMeta
-from shardedstore.reading.hierarchy import read_nodes
+from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
-from shardedstore.verifying import compare as verifycompare
-from shardedstore.verifying import data as verifydata
-from shardedstore.verifying.differences import Difference, Report
+from shardedstore.verify import compare as verifycompare
+from shardedstore.verify import data as verifydata
+from shardedstore.verify.differences import Difference, Report
+from shardedstore.zarr.metadata import ArrayMeta
 
 CUBE = SOURCES["cube-v3/"]
 CHAINS: dict[str, Callable[[Path], list]] = {
@@ -162,7 +162,7 @@ def test_a_result_that_was_made_again_has_a_ledger_of_its_own(source, zipped, tm
 
 
 def test_on_a_cluster(source, zipped, tmp_path, monkeypatch):
-    monkeypatch.setattr("shardedstore.tasks.plan.LEAST_WEIGHT", 1)
+    monkeypatch.setattr("shardedstore.jobs.shards.LEAST_WEIGHT", 1)
     flip(tmp_path / "out" / "height" / "0.zarr.zip", -200)
     with (
         dask.config.set(scheduler=None),
@@ -174,7 +174,7 @@ def test_on_a_cluster(source, zipped, tmp_path, monkeypatch):
 
 
 def test_in_threads(source, zipped, monkeypatch):
-    monkeypatch.setattr("shardedstore.tasks.plan.LEAST_WEIGHT", 1)
+    monkeypatch.setattr("shardedstore.jobs.shards.LEAST_WEIGHT", 1)
     with dask.config.set(scheduler="threads"):
         assert zipped.verify().ok
         assert zipped.verify(source).ok
@@ -363,7 +363,7 @@ def test_a_document_of_one_zarr_that_is_gone(copy, tmp_path):
 
 
 def test_an_error_that_passes_is_no_difference(source, zipped, monkeypatch):
-    monkeypatch.setattr("shardedstore.verifying.stored.FIRST_PAUSE", 0)
+    monkeypatch.setattr("shardedstore.verify.stored.FIRST_PAUSE", 0)
     opened, failed = verifydata.open_component, []
 
     def fails_once(run, shard):

@@ -30,12 +30,12 @@ from test_verify import (
 )
 
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, UsageError, cli
+from shardedstore.jobs.versions import Identity, claim
 from shardedstore.storage.folders import open_folder
-from shardedstore.tasks.generations import Identity, claim
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToZip
-from shardedstore.verifying import journal as verifyjournal
-from shardedstore.verifying import verify
-from shardedstore.verifying.ledger import as_made
+from shardedstore.verify import journal as verifyjournal
+from shardedstore.verify import verify
+from shardedstore.verify.ledger import as_made
 
 __all__ = ["one_process"]  # a fixture that every test here uses
 
@@ -256,8 +256,8 @@ class Interrupts:
 
 @pytest.fixture
 def small_tasks(monkeypatch):
-    monkeypatch.setattr("shardedstore.tasks.plan.LEAST_WEIGHT", 1)
-    monkeypatch.setattr("shardedstore.cluster.graph.BRANCHES", 1)
+    monkeypatch.setattr("shardedstore.jobs.shards.LEAST_WEIGHT", 1)
+    monkeypatch.setattr("shardedstore.jobs.run.BRANCHES", 1)
 
 
 WAYS = [("stored", "check_stored"), ("decoded", "check_stored"), ("against", "take")]
@@ -402,8 +402,8 @@ def test_a_torn_line_is_passed_over(zipped, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("small_tasks")
 def test_what_could_not_be_looked_at_is_no_damage(zipped, tmp_path, monkeypatch):
     """A network that is gone for a while: the next call goes on with what is left."""
-    monkeypatch.setattr("shardedstore.verifying.stored.FIRST_PAUSE", 0)
-    from shardedstore.verifying import stored as verifystored
+    monkeypatch.setattr("shardedstore.verify.stored.FIRST_PAUSE", 0)
+    from shardedstore.verify import stored as verifystored
 
     opened = verifystored.open_blob
 

@@ -20,7 +20,7 @@ from xarray.testing import assert_identical
 
 from shardedstore import ConfigError, CorruptError, ShardedStore, UsageError
 from shardedstore.transforms import ToZip
-from shardedstore.xarrayengine import ShardedStoreBackend
+from shardedstore.xarray_engine import ShardedStoreBackend
 
 SHARDS = {"air": "whole", "ocean/surface_temperature": {"time": 18}}
 CHUNKS = {"time": 6, "latitude": 9}
@@ -317,7 +317,7 @@ import shardedstore
 assert "xarray" not in sys.modules, "importing shardedstore imports xarray"
 import xarray
 xarray.open_dataset(sys.argv[1], engine="shardedstore", group="air").load()
-assert "shardedstore.xarrayengine" in sys.modules
+assert "shardedstore.xarray_engine" in sys.modules
 assert "distributed" not in sys.modules, "the engine imports distributed"
 """
 

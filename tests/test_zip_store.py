@@ -16,10 +16,10 @@ from sources import SOURCES, to_folder
 from zarr.storage import LocalStore
 
 from shardedstore import ShardedStore, ShardsFailed
-from shardedstore.chain import parse_chain
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.transforms import ToZip, to_zip_store, to_zip_store_with_prefix
+from shardedstore.transforms.base.chain import parse_chain
 from shardedstore.zips import ZipReadStore
 
 

@@ -26,7 +26,7 @@ from zarr.testing.store import StoreTests
 
 from shardedstore.errors import CorruptError, UsageError
 from shardedstore.storage.blobs import LocalFile, RemoteObject
-from shardedstore.storage.buffers import writev_all
+from shardedstore.storage.outputs import writev_all
 from shardedstore.zips import ZipReadStore
 from shardedstore.zips import writer as zipwriter
 from shardedstore.zips.writer import ZipWriter

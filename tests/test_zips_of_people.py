@@ -15,7 +15,7 @@ import zarr
 from sources import to_folder
 
 from shardedstore import CorruptError, PartitionError, ShardedStore, UsageError
-from shardedstore.components.kinds import ViewOf, Zip
+from shardedstore.stores.locations import ViewOf, Zip
 from shardedstore.transforms import ToZip
 from shardedstore.zips import ZipReadStore
 

@@ -7,19 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from shardedstore.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
-from shardedstore.components.kinds import Directory, Location
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.notices import Notice
-from shardedstore.reading.entries import is_document
-from shardedstore.reading.hierarchy import Node
-from shardedstore.sinks.objects import Item, write_objects
-from shardedstore.sinks.onezarr import turn, write_shard
-from shardedstore.sinks.portable import check_carried, name_notices
-from shardedstore.storage.access import Options, StorageOptions
 from shardedstore.storage.crc import crc32
-from shardedstore.storage.present import Asked
+from shardedstore.storage.inventory import Asked
+from shardedstore.storage.options import Options, StorageOptions
 from shardedstore.storage.urls import carried_name
+from shardedstore.stores.entries import is_document
+from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.locations import Directory, Location
+from shardedstore.transforms.base.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
+from shardedstore.transforms.base.objects import Item, write_objects
+from shardedstore.transforms.base.portable import check_carried, name_notices
+from shardedstore.transforms.base.single_zarr import turn, write_shard
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,17 @@ from functools import partial
 from operator import mul
 from typing import Any, ClassVar
 
-from shardedstore.chain import Entries, Shard
-from shardedstore.codecs.arraydoc import leave_out
-from shardedstore.codecs.arrayinfo import ArrayInfo
+from shardedstore.codecs.array_document import leave_out
+from shardedstore.codecs.array_info import ArrayInfo
 from shardedstore.errors import ChainError, ShardedStoreError
-from shardedstore.grid import Blocks, Coords
-from shardedstore.reading.entries import Entry, array_folder
-from shardedstore.reading.hierarchy import Node
-from shardedstore.steps.arrayfunction import ArrayFunction
-from shardedstore.steps.arraystep import is_chunk
-from shardedstore.steps.blockarray import read_array, write_array
-from shardedstore.steps.recode import Recoder
-from shardedstore.steps.regrid import Regrid
+from shardedstore.stores.entries import Entry, array_folder
+from shardedstore.stores.hierarchy import Node
+from shardedstore.transforms.base.array_function import ArrayFunction
+from shardedstore.transforms.base.array_step import is_chunk
+from shardedstore.transforms.base.block_array import Regrid, read_array, write_array
+from shardedstore.transforms.base.chain import Entries, Shard
+from shardedstore.transforms.base.recode import Recoder
+from shardedstore.zarr.grid import Blocks, Coords
 
 SAMPLE = 64 << 20  # bytes
 Shape = int | tuple[int, ...] | Mapping[str, int] | Callable[[Coords], Coords]

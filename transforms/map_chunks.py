@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from shardedstore.grid import Coords
-from shardedstore.steps.arrayfunction import ArrayFunction
-from shardedstore.steps.recode import Recoder
+from shardedstore.transforms.base.array_function import ArrayFunction
+from shardedstore.transforms.base.recode import Recoder
+from shardedstore.zarr.grid import Coords
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,15 +9,15 @@ from typing import ClassVar
 
 import msgspec
 
-from shardedstore.chain import Entries, Shard, Step
 from shardedstore.errors import ChainError
-from shardedstore.metadata import ArrayMeta, GroupMeta, dump_json, parse_json, parse_node
-from shardedstore.mounts import join
 from shardedstore.notices import Notice, node_name
-from shardedstore.ome import attributes_of, levels_of, old_attributes, upgraded, why_not_upgraded
-from shardedstore.reading.entries import Entry, array_folder
-from shardedstore.reading.hierarchy import Node
+from shardedstore.stores.entries import Entry, array_folder
+from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.ome import attributes_of, levels_of, old_attributes, upgraded, why_not_upgraded
+from shardedstore.transforms.base.chain import Entries, Shard, Step
 from shardedstore.transforms.migrate_v3 import OME_STAYS
+from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, dump_json, parse_json, parse_node
+from shardedstore.zarr.paths import join
 
 NAME = "zarr.json"
 Names = dict[str, tuple[str, ...]]  # of the axes of images, by the path of each level

@@ -9,14 +9,20 @@ from functools import partial
 from operator import itemgetter
 from typing import ClassVar, NamedTuple
 
-from shardedstore.chain import Entries, Shard, Step, at_entry, source_of, undecodable
-from shardedstore.codecs.arraydoc import parse
+from shardedstore.codecs.array_document import parse
+from shardedstore.codecs.migrate_codecs import Style
+from shardedstore.codecs.migrate_document import array_document, group_document
 from shardedstore.codecs.reencode import Reencoder, inner
-from shardedstore.codecs.v3codecs import Style
-from shardedstore.codecs.v3doc import array_document, group_document
 from shardedstore.errors import ChainError, CorruptError, ShardedStoreError
-from shardedstore.grid import Coords
-from shardedstore.metadata import (
+from shardedstore.notices import Notice, node_name
+from shardedstore.stores.entries import Entry, array_folder, check_fits
+from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.ome import old_attributes
+from shardedstore.transforms.base.chain import Entries, Shard, Step, at_entry, source_of, undecodable
+from shardedstore.transforms.base.parallel import map_in_order
+from shardedstore.transforms.base.portable import reader_notices
+from shardedstore.zarr.grid import Coords
+from shardedstore.zarr.metadata import (
     METADATA_NAMES,
     NAMES_OF,
     ArrayMeta,
@@ -26,13 +32,7 @@ from shardedstore.metadata import (
     parse_json,
     parse_node,
 )
-from shardedstore.mounts import join
-from shardedstore.notices import Notice, node_name
-from shardedstore.ome import old_attributes
-from shardedstore.parallel import map_in_order
-from shardedstore.readers import reader_notices
-from shardedstore.reading.entries import Entry, array_folder, check_fits
-from shardedstore.reading.hierarchy import Node
+from shardedstore.zarr.paths import join
 
 REMEDIES = {
     "codecs": "MigrateV3(portable=True) (--step migrate-v3:portable=true) takes others",

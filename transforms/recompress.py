@@ -10,13 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from shardedstore.codecs.arrayinfo import ArrayInfo
-from shardedstore.codecs.codec_config import Config, check_options, complete, config_of, same
-from shardedstore.codecs.filters import LOSSY, complete_filters, filtered_dtype
-from shardedstore.dividing.selection import Selection
+from shardedstore.codecs.array_info import ArrayInfo
+from shardedstore.codecs.codec_config import (
+    LOSSY,
+    Config,
+    check_options,
+    complete,
+    complete_filters,
+    config_of,
+    filtered_dtype,
+    same,
+)
 from shardedstore.errors import ChainError
-from shardedstore.steps.arraystep import ArrayStep
-from shardedstore.steps.recode import Recoder
+from shardedstore.partition.selection import Selection
+from shardedstore.transforms.base.array_step import ArrayStep
+from shardedstore.transforms.base.recode import Recoder
 
 Options = tuple[tuple[str, Any], ...]
 OWN = {"codec", "filters", "arrays", "threads"}

@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
-from shardedstore.chain import Entries, Present, Shard, Sink, Tally, Written
-from shardedstore.components.kinds import Config, Directory, Location
-from shardedstore.dividing.patterns import parse_size
 from shardedstore.errors import ChainError
-from shardedstore.grid import Blocks
 from shardedstore.notices import Notice, node_name
-from shardedstore.readers import reader_notices
-from shardedstore.reading.hierarchy import Node
-from shardedstore.sinks.onezarr import write_shard
-from shardedstore.sinks.packer import packed, packed_documents
-from shardedstore.sinks.packing import KEYS
-from shardedstore.storage.access import Options, StorageOptions
+from shardedstore.partition.patterns import parse_size
+from shardedstore.storage.options import Options, StorageOptions
+from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.locations import Config, Directory, Location
+from shardedstore.transforms.base.chain import Entries, Present, Shard, Sink, Tally, Written
+from shardedstore.transforms.base.packing import KEYS, packed, packed_documents
+from shardedstore.transforms.base.portable import reader_notices
+from shardedstore.transforms.base.single_zarr import write_shard
+from shardedstore.zarr.grid import Blocks
 
 
 @dataclass(frozen=True)

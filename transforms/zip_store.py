@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from zarr.abc.store import Store
 
-from shardedstore.components.kinds import url_of
-from shardedstore.components.locations import locate
-from shardedstore.components.squeezed import SqueezedBlock
-from shardedstore.components.views import Block, Remainder
 from shardedstore.errors import DestinationError
-from shardedstore.mounts import join
-from shardedstore.reading.entries import read_entries
-from shardedstore.sinks.zipshard import write_zip
 from shardedstore.storage.urls import is_within, normalize, object_url, real_url
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.locations import url_of
+from shardedstore.stores.recognise import locate
+from shardedstore.stores.squeezed import SqueezedBlock
+from shardedstore.stores.views import Block, Remainder
+from shardedstore.transforms.base.zip_shard import write_zip
+from shardedstore.zarr.paths import join
 from shardedstore.zips import ZipReadStore
 
 SUFFIX = ".zarr.zip"

@@ -9,20 +9,30 @@ from typing import Any
 
 import click
 
-from shardedstore.chain import Sink, Step
-from shardedstore.cli.arguments import make_steps, parse_shards, parse_storage
-from shardedstore.cli.common import FAILED, HOLES, failures, notes_on_stderr, open_any, tell, user_errors
+from shardedstore.cli.cluster import cluster
+from shardedstore.cli.common import (
+    FAILED,
+    HOLES,
+    failures,
+    make_steps,
+    notes_on_stderr,
+    open_any,
+    parse_shards,
+    parse_storage,
+    tell,
+    user_errors,
+)
 from shardedstore.cli.registry import make_sink
-from shardedstore.cluster.running import cluster
-from shardedstore.config.document import FILE_NAME
 from shardedstore.errors import UsageError
-from shardedstore.jobplan import JobPlan
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs.change_detection import LEVELS as CHANGED
+from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.object_sizes import MAX_BASE
-from shardedstore.showing.text import count, size
+from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.tasks.change_detection import LEVELS as CHANGED
-from shardedstore.tasks.task import MOST_FAILURES
+from shardedstore.text import count, size
+from shardedstore.transforms.base.chain import Sink, Step
 
 
 @click.command()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import click
 
-from shardedstore.cli.arguments import parse_storage
-from shardedstore.cli.common import open_any, tell, user_errors
-from shardedstore.components.kinds import holes
+from shardedstore.cli.common import open_any, parse_storage, tell, user_errors
+from shardedstore.display.describe import node_line
 from shardedstore.jobs.partial import unfinished
-from shardedstore.showing.describe import node_line
-from shardedstore.showing.text import count, size
-from shardedstore.storage.access import take_options
+from shardedstore.jobs.shards import make_plan
+from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import normalize
-from shardedstore.tasks.plan import make_plan
+from shardedstore.stores.locations import holes
+from shardedstore.text import count, size
 
 
 @click.command()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
-from shardedstore.cli.arguments import parse_storage
-from shardedstore.cli.common import tell, user_errors
+from shardedstore.cli.common import parse_storage, tell, user_errors
 from shardedstore.jobs.prune import parse_age
-from shardedstore.showing.text import count, size
 from shardedstore.store import ShardedStore
+from shardedstore.text import count, size
 
 
 @click.command()

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardedstore import transforms
-from shardedstore.chain import Sink, Step
 from shardedstore.entrypoints import find_entry, load_class, registered
 from shardedstore.errors import ShardedStoreError, UsageError
+from shardedstore.transforms.base.chain import Sink, Step
 
 GROUP = "shardedstore.transforms"
 Transform = type[Step] | type[Sink]

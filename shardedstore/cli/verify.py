@@ -8,16 +8,15 @@ import sys
 
 import click
 
-from shardedstore.cli.arguments import parse_shards, parse_storage
-from shardedstore.cli.common import FAILED, HOLES, open_any, tell, user_errors
-from shardedstore.cluster.running import cluster
-from shardedstore.config.document import FILE_NAME
+from shardedstore.cli.cluster import cluster
+from shardedstore.cli.common import FAILED, HOLES, open_any, parse_shards, parse_storage, tell, user_errors
 from shardedstore.errors import UsageError
-from shardedstore.storage.access import take_options
+from shardedstore.fields import FILE_NAME
 from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import BESIDE, join_url, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.verifying.differences import LEVELS, Level
+from shardedstore.verify.differences import LEVELS, Level
 
 
 @click.command()

@@ -7,11 +7,11 @@ from typing import Any
 import numcodecs
 import numpy as np
 
-from shardedstore.codecs.arraycodecs import Array, FilterPart, array_part
-from shardedstore.codecs.arraydoc import ArrayDoc, data_type, name_of
-from shardedstore.codecs.arrayinfo import described, read_fill_value
+from shardedstore.codecs.array_codecs import Array, FilterPart, array_part
+from shardedstore.codecs.array_document import ArrayDoc, data_type, name_of
+from shardedstore.codecs.array_info import described, read_fill_value
 from shardedstore.codecs.bytes_codecs import Compression
-from shardedstore.grid import Coords
+from shardedstore.zarr.grid import Coords
 
 
 class Reencoder:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shardedstore.components.kinds import (
+from shardedstore.errors import ConfigError
+from shardedstore.stores.locations import (
     VIEWS,
     BlockOf,
     Config,
@@ -21,10 +22,9 @@ from shardedstore.components.kinds import (
     origin,
     show,
 )
-from shardedstore.components.members import Members
-from shardedstore.errors import ConfigError
-from shardedstore.grid import Blocks, block_name, parse_block
-from shardedstore.mounts import Mounts, check_path
+from shardedstore.stores.members import Members
+from shardedstore.zarr.grid import Blocks, block_name, parse_block
+from shardedstore.zarr.paths import Mounts, check_path
 
 MOST_LEVELS = 64  # of objects and arrays inside one another
 FEW = 100_000  # objects and arrays, among which it does not matter that some are the same

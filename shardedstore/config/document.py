@@ -14,11 +14,10 @@ from typing import Any
 
 import msgspec
 
-from shardedstore.components.kinds import Config, Place, has_braces, locations, map_config, require_location
 from shardedstore.config.check import check_config, check_json
-from shardedstore.config.otherjson import describe_json
 from shardedstore.errors import ConfigError, UsageError
-from shardedstore.storage.access import NONE, Options
+from shardedstore.fields import FORMAT
+from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.urls import (
     BESIDE,
     is_remote,
@@ -29,9 +28,10 @@ from shardedstore.storage.urls import (
     quoted_url,
     unreadable,
 )
+from shardedstore.stores.locations import Config, Place, has_braces, locations, map_config, require_location
+from shardedstore.stores.other_json import describe_json
 
-FORMAT, VERSION = "shardedstore", 1
-FILE_NAME = "shardedstore.json"
+VERSION = 1
 
 
 def to_dict(config: Config, folder: str | None = None, options: Options | None = None) -> dict[str, Any]:

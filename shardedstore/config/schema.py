@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from shardedstore.components.kinds import Config, Location, Mount
-from shardedstore.config.document import FORMAT, VERSION
-from shardedstore.fields import INDEX
+from shardedstore.config.document import VERSION
+from shardedstore.fields import FORMAT, INDEX
+from shardedstore.stores.locations import Config, Location, Mount
 
 FILE = Path(__file__).parents[1] / "config.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

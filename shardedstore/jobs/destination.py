@@ -1,20 +1,145 @@
-"""Where a job may write: not into its source, nor over what it can't keep apart from its own."""
+"""The names of a job's outputs: no two shards may share one, nor take one that the job needs itself."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from shardedstore.chain import Sink
-from shardedstore.components.kinds import Config, Directory, Own, locations, origin, url_of
-from shardedstore.errors import DestinationError
-from shardedstore.storage.access import Options
+from shardedstore.errors import ChainError, DestinationError
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.shards import Plan, Run, target_of
+from shardedstore.jobs.versions import read_identity
+from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
-from shardedstore.storage.remote_errors import explain
+from shardedstore.storage.options import Options
 from shardedstore.storage.urls import BESIDE, is_within, join_url, real_url
-from shardedstore.tasks.generations import read_identity
-from shardedstore.tasks.plan import Plan, target_of
+from shardedstore.stores.locations import Config, Directory, Own, locations, origin, url_of
+from shardedstore.transforms.base.chain import Sink
+from shardedstore.zarr.grid import Blocks, parse_block
+
+CONSOLIDATED = "__consolidated__.zarr"
+
+_INDEX = "0123456789/"  # what the index of a block is written with
+
+
+class Template(NamedTuple):
+    """The names of an array's blocks: what stands before and after the index."""
+
+    label: str
+    before: str
+    after: str
+    blocks: Blocks
+
+    def matches(self, name: str) -> bool:
+        """Tell whether one of the blocks has this name."""
+        pattern = f"{re.escape(self.before)}([0-9]+(?:/[0-9]+)*){re.escape(self.after)}"
+        found = re.fullmatch(pattern, name)
+        return found is not None and self.blocks.within(parse_block(found[1]))
+
+    def may_meet(self, other: Template) -> bool:
+        """Tell whether a block of each could have the same name: one's text goes on where the other's index begins."""
+        first, second = sorted([self.before, other.before], key=len)
+        last, longer = sorted([self.after, other.after], key=len)
+        return second.startswith(first) and longer.endswith(last)
+
+
+def check_names(plan: Plan, sink: Sink) -> None:
+    """Refuse two shards with one output name.
+
+    Templates are compared only with what is equal but for an index, so that ten thousand arrays take no time.
+    """
+    literals: dict[str, str] = {}
+    templates: dict[tuple[str, str], list[Template]] = defaultdict(list)
+    for run in plan.runs:
+        label = run.path if run.mounted is None else "(base)"
+        name = target_of(sink, run)
+        if run.blocks is None or "{block}" not in name:
+            for literal, shard in _literals(run, name, label):
+                _check_literal(literal, shard)
+                if literal in literals:
+                    _refuse(literals[literal], shard, literal)
+                literals[literal] = shard
+            continue
+        before, _, after = name.partition("{block}")
+        _check_apart(name, label)
+        template = Template(label, before, after, run.blocks)
+        same = templates[before.rstrip(_INDEX), after.lstrip(_INDEX)]
+        for other in same:
+            if template.may_meet(other):
+                _refuse(other.label, label, name)
+        same.append(template)
+    for name, label in literals.items():
+        for run_of_index in re.finditer(f"[{_INDEX}]+", name):
+            for template in templates.get((name[: run_of_index.start()], name[run_of_index.end() :]), ()):
+                if template.matches(name):
+                    _refuse(template.label, label, name)
+    folders = {name[: slash.start()] for name in _starts(literals, templates) for slash in re.finditer("/", name)}
+    for name, label in literals.items():
+        if name in folders:
+            raise ChainError(
+                f"shard {label!r} would be named {name!r}, which is a folder of other shards: end names alike"
+            )
+
+
+def _literals(run: Run, name: str, label: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of the shards of a run, each with what messages call it: all of members, which are no numbers."""
+    if "{block}" not in name:
+        if run.division is not None and run.division.count > 1:
+            what = f"all {run.division.count} {'blocks' if run.members is None else 'members'} of {label!r}"
+            raise ChainError(f"{what} would be named {name!r}: put {{block}} into the name")
+        yield name, label
+        return
+    assert run.members is not None
+    for shard, (_, place) in zip(run.members.shard_names(), run.shards(), strict=True):
+        yield name.replace("{block}", shard), place.name
+
+
+def _starts(literals: Iterable[str], templates: Mapping[Any, list[Template]]) -> Iterator[str]:
+    yield from literals
+    for same in templates.values():
+        for template in same:
+            yield template.before
+
+
+def _check_literal(name: str, label: str) -> None:
+    if not name:
+        raise ChainError(f"shard {label!r} would be named '', as it has no index: put {{path}} into the name")
+    _check_apart(name, label)
+
+
+MOST_BYTES = 255  # of a file's name, on nearly all disks
+
+
+def check_lengths(plan: Plan, sink: Sink) -> None:
+    """Refuse shards whose files on a disk would have longer names than a disk takes."""
+    for run in plan.runs:
+        path = None if run.mounted is not None else run.path
+        blocked = run.division is not None
+        name = f"{path or ''}.zip" if sink.is_one_zarr else sink.target(path, blocked)  # of documents that wait
+        longest = max(name.split("/"), key=lambda part: len(part.encode()))
+        if len(longest.encode()) > MOST_BYTES and not (sink.is_one_zarr and blocked):
+            raise ChainError(
+                f"shard {path!r} would be written to a file whose name has {len(longest.encode())} bytes, where a disk takes "
+                f"{MOST_BYTES}: do not make it a shard, or write to an object store"
+            )
+
+
+def _check_apart(name: str, label: str) -> None:
+    """Refuse a name that is, or lies in, what the job makes itself beside its shards."""
+    if name.partition("/")[0] in (FILE_NAME, FOLDER, CONSOLIDATED):
+        raise ChainError(
+            f"shard {label!r} would be named {name!r}, which the job needs itself: choose another name, or leave {label!r} out"
+        )
+
+
+def _refuse(one: str, other: str, name: str) -> None:
+    raise ChainError(
+        f"shards {one!r} and {other!r} would both be named {name!r}: put {{path}} and {{block}} into the name, apart"
+    )
 
 
 def check_apart(folder: str, config: Config) -> None:

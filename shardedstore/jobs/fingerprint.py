@@ -1,20 +1,171 @@
-"""The fingerprint of a chain: what tells a job that may be gone on with from another."""
+"""Digests of the code of a chain, so that an edited function under the same name is noticed."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
-from shardedstore.chain import Chain, FunctionStep, Sink, Step
-from shardedstore.components.kinds import may_be_secret
+from shardedstore.notices import Notice
+from shardedstore.stores.locations import may_be_secret
+from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step
+
+PYTHON = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"  # others have other bytecode
+
+OURS = "shardedstore"
+
+_PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes)
+
+
+def code_digests(chain: Chain) -> dict[str, str]:
+    """Return a digest of the users' code in each part of a chain, by the part's place and name.
+
+    It is of bytecode, constants, names, defaults, and of what the code takes from around it, as far as that is plain data or
+    a function of the same module. Docstrings, comments and line numbers are no part of it.
+    """
+    found = {"python": PYTHON}
+    for i, part in enumerate((*chain.steps, chain.sink, chain.function)):
+        lines = list(_of_part(part))
+        if lines:
+            found[f"{i} {_name(part)}"] = hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+    return found
+
+
+def edited(before: Mapping[str, str], now: Mapping[str, str], folder: str) -> Iterator[Notice]:
+    """Yield a notice for each part whose code is not the code of the earlier run that a job goes on with."""
+    if before.get("python") != now.get("python"):
+        return
+    for part, digest in now.items():
+        if part in before and before[part] != digest:
+            name = part.partition(" ")[2]
+            yield Notice(
+                f"the code of {name!r} has changed since an earlier run of this job: shards that are done at {folder!r} stay as "
+                "the old code made them. To make them again, give it another name= or version=, with overwrite=True"
+            )
+
+
+def _name(part: Any) -> str:
+    own = getattr(part, "name", "") if isinstance(part, Step) else ""
+    return str(own or getattr(part, "__qualname__", type(part).__name__))
+
+
+def _of_part(part: Any) -> Iterator[str]:
+    if isinstance(part, FunctionStep):
+        yield from _of_callable(part.func, set())
+    elif isinstance(part, Step | Sink):
+        yield from _of_transform(part, set())
+    elif part is not None:
+        yield from _of_callable(part, set())
+
+
+def _of_transform(part: Step | Sink, seen: set[int]) -> Iterator[str]:
+    for base in type(part).__mro__:
+        if base.__module__.partition(".")[0] not in (OURS, "abc", "builtins"):
+            yield from _of_class(base, seen)
+    for field in getattr(part, "__dataclass_fields__", {}).values():
+        value = getattr(part, field.name)
+        if callable(value) and not isinstance(value, type):
+            yield field.name
+            yield from _of_callable(value, seen)
+
+
+def _of_class(kind: type, seen: set[int]) -> Iterator[str]:
+    for name, value in sorted(vars(kind).items()):
+        function = getattr(value, "__func__", getattr(value, "fget", value))
+        if isinstance(function, FunctionType) and function.__code__.co_filename != "<string>":  # of dataclasses
+            yield name
+            yield from _of_callable(function, seen)
+
+
+def _of_callable(function: Any, seen: set[int]) -> Iterator[str]:
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    if isinstance(function, functools.partial):
+        yield from _of_callable(function.func, seen)
+        yield from _of_values(
+            (*function.args, *(item for pair in sorted(function.keywords.items()) for item in pair)), seen
+        )
+    elif isinstance(function, MethodType):
+        yield from _of_callable(function.__func__, seen)
+    elif isinstance(function, FunctionType):
+        yield from _of_function(function, seen)
+    elif type(function).__module__ not in ("builtins", "numpy") and not isinstance(function, type):
+        yield from _of_class(type(function), seen)
+    else:
+        yield getattr(function, "__qualname__", getattr(function, "__name__", type(function).__qualname__))
+
+
+def _of_function(function: FunctionType, seen: set[int]) -> Iterator[str]:
+    yield from _of_code(function.__code__, function.__doc__)
+    yield from _of_values(function.__defaults__ or (), seen)
+    yield from _of_values(
+        tuple(value for pair in sorted((function.__kwdefaults__ or {}).items()) for value in pair), seen
+    )
+    cells = (cell for cell in function.__closure__ or ())
+    yield from _of_values(tuple(value for cell in cells for value in _content(cell)), seen)
+    for name in sorted(_names(function.__code__)):
+        if name in function.__globals__:
+            value = function.__globals__[name]
+            is_near = isinstance(value, FunctionType) and value.__module__ == function.__module__
+            if is_near or _is_plain(value):
+                yield name
+                yield from _of_values((value,), seen)
+
+
+def _content(cell: Any) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # it is empty
+        return ()
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _of_code(code: CodeType, docstring: str | None = None) -> Iterator[str]:
+    yield code.co_code.hex()
+    yield repr((code.co_names, code.co_varnames, code.co_freevars))
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _of_code(const)
+        elif docstring is None or const != docstring:
+            yield _shown_code(const)
+
+
+def _of_values(values: tuple[Any, ...], seen: set[int]) -> Iterator[str]:
+    """Yield what values are: plain data and functions; of others only their types, which are the same in every process."""
+    for value in values:
+        if _is_plain(value):
+            yield _shown_code(value)
+        elif callable(value) and not isinstance(value, type):
+            yield from _of_callable(value, seen)
+        else:
+            yield type(value).__qualname__
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple | list | frozenset) and all(map(_is_plain, value)))
+
+
+def _shown_code(value: Any) -> str:
+    if isinstance(value, frozenset):
+        return f"frozenset {sorted(map(_shown_code, value))}"
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} {[_shown_code(item) for item in value]}"
+    return f"{type(value).__name__} {value!r}"
+
 
 MOST_SHOWN = 80  # letters of an option
 

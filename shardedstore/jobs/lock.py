@@ -23,9 +23,9 @@ from pathlib import Path
 import msgspec
 
 from shardedstore.errors import DestinationError
+from shardedstore.jobs.ledger import FOLDER
+from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
-from shardedstore.storage.remote_errors import explain
-from shardedstore.tasks.ledger import FOLDER
 
 RENEWAL = 10.0  # seconds between two counts
 LIFE = 45.0  # seconds without a count after which a holder is taken to be dead

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from shardedstore.attributes import DOCUMENTS, LONGER, MOST, attributes_in, left_out, longest
-from shardedstore.chain import Chain
-from shardedstore.components.members import MountIndex
-from shardedstore.dividing.patterns import AUTOMATIC, parse_size
 from shardedstore.errors import PartitionError, UsageError
-from shardedstore.grid import Blocks
-from shardedstore.metadata import ArrayMeta, dump_json
+from shardedstore.jobs.shards import Plan
 from shardedstore.notices import Notice, node_name
-from shardedstore.reading.hierarchy import Node
-from shardedstore.showing.text import count, size
-from shardedstore.tasks.plan import Plan
+from shardedstore.partition.patterns import AUTOMATIC, parse_size
+from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.members import MountIndex
+from shardedstore.text import count, size
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.zarr.attributes import DOCUMENTS, LONGER, MOST, attributes_in, left_out, longest
+from shardedstore.zarr.grid import Blocks
+from shardedstore.zarr.metadata import ArrayMeta, dump_json
 
 MAX_BASE = AUTOMATIC
 MOST_REPEATED = 64 << 20  # bytes of attributes in the objects of an array, of which no notice is given

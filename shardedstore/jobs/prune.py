@@ -1,18 +1,42 @@
-"""Removing what earlier jobs left at a destination: what no config names, and of that only what is known to be ours.
-
-An object is ours when it is as a job's record says, by its size, or by the number and size of its files; or when it has
-the mark of a later generation, like ``0~2.zarr.zip``, which a job gave it that died before it could record it.
-"""
+"""What stands in a folder: its files or objects, with their sizes and ages, and never through a link."""
 
 from __future__ import annotations
 
 import os
 import re
+import stat
+import time
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from shardedstore.components.kinds import (
+import obstore
+
+from shardedstore.config.document import from_dict, parse
+from shardedstore.errors import ConfigError, DestinationError, UsageError
+from shardedstore.fields import FILE_NAME, FORMAT
+from shardedstore.jobs.destination import CONSOLIDATED
+from shardedstore.jobs.ledger import FOLDER, Record
+from shardedstore.jobs.lock import held, superseded
+from shardedstore.jobs.partial import Half, find_job, is_finished, read_config, read_half
+from shardedstore.jobs.shards import shard_runs
+from shardedstore.jobs.versions import (
+    Identity,
+    generations,
+    identity_name,
+    ledger_of,
+    read_generation,
+    read_identity,
+    versioned,
+)
+from shardedstore.storage.errors import explain
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder, RemoteFolder
+from shardedstore.storage.options import NONE, Options
+from shardedstore.storage.publish import abandoned, is_temporary
+from shardedstore.storage.urls import is_remote, is_within, unquote_name
+from shardedstore.stores.locations import (
     BlockOf,
     Config,
     Directory,
@@ -25,32 +49,122 @@ from shardedstore.components.kinds import (
     object_of,
     url_of,
 )
-from shardedstore.components.veiled import VEIL
-from shardedstore.config.document import FORMAT, from_dict, parse
-from shardedstore.errors import ConfigError, DestinationError, UsageError
-from shardedstore.jobs.lock import held, superseded
-from shardedstore.jobs.names import CONSOLIDATED
-from shardedstore.jobs.partial import find_job, is_finished, read_config, read_half
-from shardedstore.jobs.partial_view import Half
-from shardedstore.jobs.retention import Retention
-from shardedstore.metadata import CONSOLIDATED_V2
-from shardedstore.storage.access import NONE, Options
-from shardedstore.storage.filelist import FileList
-from shardedstore.storage.folders import STORAGE_ERRORS, Folder, RemoteFolder
-from shardedstore.storage.publish import abandoned
-from shardedstore.storage.remote_errors import explain
-from shardedstore.storage.urls import is_remote, is_within, unquote_name
-from shardedstore.tasks.generations import (
-    Identity,
-    generations,
-    identity_name,
-    ledger_of,
-    read_generation,
-    read_identity,
-    versioned,
-)
-from shardedstore.tasks.ledger import FOLDER, Record
-from shardedstore.tasks.plan import shard_runs
+from shardedstore.stores.veiled import VEIL
+from shardedstore.zarr.metadata import CONSOLIDATED_V2
+
+
+class File(NamedTuple):
+    """A file or an object; `modified` is in seconds since 1970."""
+
+    nbytes: int
+    modified: float
+
+
+class FileList:
+    """The files below a folder, by their names relative to it; those that are links, or behind some, are not seen."""
+
+    def __init__(self, place: Folder) -> None:
+        self.place = place
+        self.files = dict(_remote(place) if isinstance(place, RemoteFolder) else _local(place.url))
+        self._order = sorted(self.files)
+
+    def below(self, folder: str) -> Iterator[str]:
+        """Yield the names of the files below a folder."""
+        for i in range(bisect_left(self._order, f"{folder}/"), len(self._order)):
+            if not self._order[i].startswith(f"{folder}/"):
+                return
+            yield self._order[i]
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files, and the folders that are empty then."""
+        gone = list(names)
+        self.place.remove_all(gone)
+        if not isinstance(self.place, RemoteFolder):
+            parents = {name[:i] for name in gone for i, letter in enumerate(name) if letter == "/"}
+            for parent in sorted(parents, key=len, reverse=True):
+                with suppress(OSError):  # it is not empty
+                    os.rmdir(os.path.join(self.place.url, parent))
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder of empty folders."""
+        if not isinstance(self.place, RemoteFolder):
+            for parent, _, _ in os.walk(os.path.join(self.place.url, name), topdown=False):
+                with suppress(OSError):  # it is not empty
+                    os.rmdir(parent)
+
+
+def _local(folder: str) -> Iterator[tuple[str, File]]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            with suppress(FileNotFoundError):
+                found = os.lstat(path)
+                if stat.S_ISREG(found.st_mode) and not is_temporary(name):
+                    yield os.path.relpath(path, folder), File(found.st_size, found.st_mtime)
+
+
+def _remote(place: RemoteFolder) -> Iterator[tuple[str, File]]:
+    for batch in obstore.list(place.store):
+        for found in place.unmarked(batch):
+            yield found["path"], File(found["size"], found["last_modified"].timestamp())
+
+
+class Retention:
+    """Which files are too young to be removed.
+
+    Parameters
+    ----------
+    listed : FileList
+        All files of the destination.
+    jobs : iterable of Identity
+        The jobs that wrote there, in order.
+    named : iterable of (int, str)
+        What the result of each job named, by its generation, in order.
+    seconds : float
+        How long what is replaced is kept; with 0 nothing is.
+    is_locked : bool
+        Whether the destination's lock has just been written, which tells the time at the storage.
+    """
+
+    def __init__(
+        self,
+        listed: FileList,
+        jobs: Iterable[Identity],
+        named: Iterable[tuple[int, str]],
+        seconds: float,
+        *,
+        is_locked: bool,
+    ) -> None:
+        self._files, self._seconds = listed.files, seconds
+        now = time.time()
+        newest = max((file.modified for file in listed.files.values()), default=now)
+        self._until = (min(now, newest) if is_locked else now) - seconds
+        self._begun, self._ended = dict[int, float](), dict[int, float]()
+        for job in jobs:
+            self._begun[job.generation] = self._modified(identity_name(job.generation))
+            if compacted := ledger_of(listed.place, job).compacted():
+                self._ended[job.generation] = max(map(self._modified, compacted))
+        self._last = {name: generation for generation, name in named} if seconds else {}
+
+    def is_young(self, file: str, name: str, generation: int) -> bool:
+        """Tell whether a file of an object, which a job of this generation made under a name, is to be kept for now."""
+        if not self._seconds:
+            return False
+        since = self._replaced(self._last.get(name, generation))
+        return max(since, self._files[file].modified) > self._until
+
+    def _replaced(self, generation: int) -> float:
+        """Return the latest moment at which the result of a job can have been replaced."""
+        by = next((later for later in sorted(self._ended) if later > generation), None)
+        passed = [number for number in self._begun if by is None or number <= by]
+        times = [times[number] for times in (self._begun, self._ended) for number in passed if number in times]
+        if by is None:
+            times.append(self._modified(FILE_NAME))
+        return max(times, default=0.0)
+
+    def _modified(self, name: str) -> float:
+        return self._files[name].modified if name in self._files else 0.0
+
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}  # seconds
 

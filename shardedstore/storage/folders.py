@@ -18,9 +18,10 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from toolz import groupby, partition_all
 
-from shardedstore.storage.access import NONE, Options
 from shardedstore.storage.blobs import ByteSource, RemoteObject, nbytes_of, object_store, open_blob
+from shardedstore.storage.errors import patiently
 from shardedstore.storage.markers import unmarked
+from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.publish import (
     is_temporary,
     make_folder,
@@ -29,7 +30,6 @@ from shardedstore.storage.publish import (
     sync_folder,
     write_file,
 )
-from shardedstore.storage.transient import patiently
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import obstore
 
-from shardedstore.storage.limiter import READS, requests
+from shardedstore.storage.requests import READS, requests
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

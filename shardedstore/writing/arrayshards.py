@@ -10,16 +10,16 @@ from typing import Any
 import msgspec
 from zarr.abc.store import Store
 
-from shardedstore.components.kinds import Directory, Location, Mount, Opened, Place, at_block, show
-from shardedstore.components.locations import locate
-from shardedstore.components.opening import open_location
-from shardedstore.dividing.blockshape import shape_of, to_blocks
 from shardedstore.errors import UsageError
-from shardedstore.grid import Blocks, Coords, block_name, parse_block
-from shardedstore.metadata import ArrayMeta
-from shardedstore.mounts import check_path
-from shardedstore.storage.access import StorageOptions, take_options
+from shardedstore.partition.shapes import shape_of, to_blocks
+from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import join_url, normalize
+from shardedstore.stores.locations import Directory, Location, Mount, Opened, Place, at_block, show
+from shardedstore.stores.recognise import locate
+from shardedstore.stores.registry import open_location
+from shardedstore.zarr.grid import Blocks, Coords, block_name, parse_block
+from shardedstore.zarr.metadata import ArrayMeta
+from shardedstore.zarr.paths import check_path
 
 BLOCK = "{block}"
 Shape = int | Mapping[str, int] | Sequence[int]
@@ -174,7 +174,7 @@ def _place(location: Location) -> object:
 def compact(locations: Mapping[str, Location], blocks: Blocks) -> Mount:
     """Return the mount of an array's blocks, with a template in place of the locations that follow from it.
 
-    >>> from shardedstore.grid import ChunkKeys
+    >>> from shardedstore.zarr.grid import ChunkKeys
     >>> compact(
     ...     {str(i): Directory(f"/0/{i}.zarr") for i in range(3)}, Blocks((3,), (1,), ChunkKeys("v2", "."))
     ... ).location

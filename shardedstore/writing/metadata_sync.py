@@ -15,17 +15,16 @@ from weakref import WeakKeyDictionary
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 
-from shardedstore.components.kinds import Mount, at_block, show
-from shardedstore.components.opened import Components, Opener
-from shardedstore.components.routes import BASE
-from shardedstore.dividing.blockshape import is_kept
 from shardedstore.errors import UsageError
-from shardedstore.grid import Coords, block_name
-from shardedstore.metadata import ArrayMeta, parse_node
-from shardedstore.mounts import join
-from shardedstore.readonly import PROTOTYPE
-from shardedstore.writing.blockdocuments import Change, Placed, changes
-from shardedstore.writing.divided import NAMES, DividedArrays
+from shardedstore.partition.shapes import is_kept
+from shardedstore.stores.components import Components, Opener
+from shardedstore.stores.locations import Mount, at_block, show
+from shardedstore.stores.routes import BASE
+from shardedstore.writing.divided import NAMES, Change, DividedArrays, Placed, changes
+from shardedstore.zarr.grid import Coords, block_name
+from shardedstore.zarr.metadata import ArrayMeta, parse_node
+from shardedstore.zarr.paths import join
+from shardedstore.zarr.readonly import PROTOTYPE
 
 IN_FLIGHT = 64
 Item = TypeVar("Item")

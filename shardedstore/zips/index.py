@@ -1,28 +1,67 @@
-"""What is where in a zip, read from the directory at its end with one request or two, and checked.
-
-The layout is that of PKWARE's APPNOTE.TXT, 6.3.10, sections 4.3 and 4.5.3.
-"""
+"""Places inside zips, by a path after the zip's own, as the URL pipelines of Zarr's ZEP 8 have it."""
 
 from __future__ import annotations
 
+import os
+import re
 import struct
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice, pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, unquote
 
-from shardedstore.errors import CorruptError
+from shardedstore.errors import CorruptError, UsageError
 from shardedstore.storage.blobs import ByteSource
 from shardedstore.storage.crc import crc32
+from shardedstore.zarr.paths import check_path
 from shardedstore.zips.writer import CENTRAL, END, END64, LOCAL, LOCATOR64, MAX16, MAX32, has_odd_segment
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as Bytes
 
+_INSIDE = re.compile(r"((?:(?!\|zip:).)+)\|zip:([^|]*)(?:\|zarr[23]?:/?)?", re.DOTALL)
+
+
+def split_inside(url: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return the zip, and the path of the folder in it, that a path or a URL leads to; the path is empty without one.
+
+    Raises
+    ------
+    UsageError
+        For what follows a zip and is no path of a folder in it.
+
+    Examples
+    --------
+    >>> split_inside("/data/x.zip|zip:a%20b/x.zarr/"), split_inside("s3://bucket/x.zip")
+    (('/data/x.zip', 'a b/x.zarr'), ('s3://bucket/x.zip', ''))
+    """
+    text = os.fspath(url)
+    if "|zip:" not in text:
+        return text, ""
+    found = _INSIDE.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{text!r} leads on from what is in a zip: name one folder of it, like 'x.zip|zip:path/'")
+    path = unquote(found[2]).strip("/")
+    return found[1], path and check_path(path, "the folder in a zip")
+
+
+def join_inside(url: str, path: str) -> str:
+    """Return what `split_inside` splits.
+
+    >>> join_inside("/data/x.zip", "a b/x.zarr"), join_inside("/data/x.zip", "")
+    ('/data/x.zip|zip:a%20b/x.zarr/', '/data/x.zip')
+    """
+    return f"{url}|zip:{quote(path)}/" if path else url
+
+
 TAIL = MAX16 + END.size + LOCATOR64.size + END64.size
+
 STORED, DEFLATED = 0, 8
+
 MOST_ENDS = 16  # places that are looked at, where what looks like an end record stands again and again
+
 _ENCRYPTED, _STREAMED, _UTF8 = 0x2041, 0x8, 0x800
 
 

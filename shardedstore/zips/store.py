@@ -15,13 +15,12 @@ from typing import Any
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from shardedstore.mounts import is_below, join
-from shardedstore.readonly import PROTOTYPE, ReadOnlyStore, bounds
-from shardedstore.storage.access import StorageOptions, take_options
 from shardedstore.storage.blobs import INLINE, ByteSource, open_blob
+from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, normalize
-from shardedstore.zips.index import STORED, Archive
-from shardedstore.zips.inside import join_inside, split_inside
+from shardedstore.zarr.paths import is_below, join
+from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore, bounds
+from shardedstore.zips.index import STORED, Archive, join_inside, split_inside
 
 ROOTS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")  # which make a folder a Zarr
 

@@ -15,8 +15,8 @@ from struct import Struct, pack
 from typing import TYPE_CHECKING
 
 from shardedstore.errors import UsageError
-from shardedstore.storage.buffers import BATCH_BYTES, BATCH_PARTS, flat
 from shardedstore.storage.crc import crc32
+from shardedstore.storage.outputs import BATCH_BYTES, BATCH_PARTS, flat
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -14,7 +14,7 @@ from typing import Any
 
 from chaos.place import Scene
 from chaos.trial import Trial, make_trial
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
 from shardedstore.storage.urls import BESIDE
 
 Fill = Callable[[Trial, Path], list[Path]]  # makes a disk full, and returns the files that do

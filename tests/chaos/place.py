@@ -14,13 +14,13 @@ from servers import S3Server
 
 from chaos.work import SOURCE, Work
 from shardedstore import ShardedStore
-from shardedstore.config.document import FILE_NAME
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobs.ledger import FOLDER, Ledger, Record
+from shardedstore.jobs.shards import make_plan
+from shardedstore.jobs.versions import ledger_of, read_identity
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.publish import is_temporary
 from shardedstore.storage.urls import BESIDE, is_remote
-from shardedstore.tasks.generations import ledger_of, read_identity
-from shardedstore.tasks.ledger import FOLDER, Ledger, Record
-from shardedstore.tasks.plan import make_plan
 
 KINDS = (("zips", False), ("copy", False), ("sharding", False), ("zips", True))  # sinks, and whether it is recompressed
 NO_JOB = Ledger(open_folder("/nonexistent"), 1)

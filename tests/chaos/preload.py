@@ -5,8 +5,8 @@ import obstore.store
 import zarr.storage
 
 import chaos.work
-import shardedstore.cluster.graph
-import shardedstore.cluster.plugin
+import shardedstore.jobs.executors.plugin
+import shardedstore.jobs.run
 import shardedstore.transforms
 
 __all__ = ["chaos", "distributed", "obstore", "shardedstore", "zarr"]

@@ -14,9 +14,9 @@ from typing import Any
 from chaos.place import Place, Scene
 from chaos.processes import SHOW, Cluster, kill
 from chaos.work import BEGUN, SHARDS, Work
+from shardedstore.jobs.ledger import Record
 from shardedstore.storage.unfinished import UNFINISHED
 from shardedstore.storage.urls import is_remote
-from shardedstore.tasks.ledger import Record
 
 BUCKET = "tests"
 END_SECONDS = 60.0  # that one attempt may take

@@ -13,9 +13,9 @@ from typing import Any
 from sources import SOURCES
 
 from shardedstore import ShardedStore, Step
-from shardedstore.chain import Entries, Shard, Sink
-from shardedstore.tasks import plan
+from shardedstore.jobs import shards as plan
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
+from shardedstore.transforms.base.chain import Entries, Shard, Sink
 
 SOURCE = SOURCES["cube-v3/"]
 SHARDS = sum(SOURCE.mounts.values()) + 1  # and the base

@@ -1,0 +1,77 @@
+"""The Dask cluster that the command line runs a job on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import dask
+from dask.system import CPU_COUNT
+
+from shardedstore.errors import UsageError
+from shardedstore.text import one_line
+
+CONNECT_SECONDS = 10
+DEAF_WORKER = """
+import logging, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command line ends its workers
+"""
+QUIET_WORKER = (
+    DEAF_WORKER
+    + """
+import warnings
+logging.getLogger("shardedstore").disabled = True
+warnings.simplefilter("ignore")  # the command line has told them when it planned
+"""
+)
+LOUD_WORKER = DEAF_WORKER + 'logging.getLogger("shardedstore").setLevel(logging.DEBUG)'  # with tracebacks
+
+
+@contextlib.contextmanager
+def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterator[None]:
+    """Make a Dask client the active one: of a cluster that is there, or of worker processes on this machine."""
+    if not verbose:
+        dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical"}})
+    from distributed import Client  # a second of import time that info and --dry-run do not need
+
+    if scheduler is None:
+        with local_cluster(workers or CPU_COUNT, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
+            yield
+        return
+    try:
+        # A client that can't connect would stay this process's default.
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # for tls:// without certificates, a TypeError
+        if urlsplit(scheduler).scheme == "tls" and not isinstance(error, OSError):
+            raise UsageError(
+                f"{scheduler!r} asks for certificates, and none are configured here ({one_line(error)}): name them in Dask's "
+                "configuration, distributed.comm.tls.ca-file, .client.cert and .client.key, or by DASK_DISTRIBUTED__COMM__TLS__..."
+            ) from error
+        raise UsageError(
+            f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that it printed when it "
+            "was started, like tcp://host:8786"
+        ) from error
+    with client, client.as_current():
+        if not client.nthreads():  # type: ignore[no-untyped-call]
+            click.echo(f"the cluster at {scheduler} has no workers: waiting for the first", err=True)
+        yield
+
+
+def local_cluster(processes: int, verbose: bool) -> Any:
+    """Return a cluster of processes; the workers' logs and tracebacks are for --verbose, as errors are told at the end."""
+    from distributed import LocalCluster
+
+    # Without this, a worker that dies twice in 15 seconds can be given up for ever, and a job without workers waits.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
+    quiet = {"silence_logs": logging.CRITICAL, "preload": [QUIET_WORKER]}
+    loud = {"silence_logs": False, "preload": [LOUD_WORKER]}
+    return LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=processes,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",  # any port: None would still open 8787, and warn where it is taken
+        **(loud if verbose else quiet),
+    )

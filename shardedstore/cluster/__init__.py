@@ -1,1 +1,0 @@
-"""Jobs on Dask: the only room that imports it."""

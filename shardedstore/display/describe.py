@@ -1,0 +1,250 @@
+"""What people are shown of a sharded store: the tree of its shards, by what its config says alone; nothing is read.
+
+`to_text` draws it in a terminal; html.py does in a notebook.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from shardedstore.display.shards import BASE_NAME, grid_of, holder, kind_of
+from shardedstore.jobs.outcome import Partial
+from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.locations import Config, Group, Location, Mount, holes, show, url_of
+from shardedstore.text import columns, count, shown, size
+from shardedstore.zarr.grid import block_name
+from shardedstore.zarr.metadata import ArrayMeta
+
+MOST = 24  # of the paths below one that are shown; what is below these shares as many
+
+MOST_LOOKED_AT = 1000  # exceptions that are told apart by their kind
+
+DEEPEST = 8
+
+MOST_HOLES = 8  # that are named
+
+WORDS = {
+    "directory": ("directory", "directories"),
+    "sharded": ("sharded store", "sharded stores"),
+    "squeezed": ("squeezed block", "squeezed blocks"),
+}
+
+
+class Row(NamedTuple):
+    """What is at one path: the kinds and the number of its shards, where they are, and what is below.
+
+    `more` is how many there are below that are not shown. A group that is no shard itself has nothing but a name.
+    """
+
+    name: str
+    kinds: str = ""
+    place: str = ""
+    below: tuple[Row, ...] = ()
+    more: int = 0
+
+
+class Done(Protocol):
+    """What a job did; see ``store.Summary``."""
+
+    @property
+    def done(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def failures(self) -> Sequence[object]: ...
+
+
+def describe(config: Config, most: int = MOST) -> Row:
+    """Return the tree of a store's shards: one row for the base, and one for each path that something is mounted at."""
+    return _whole(config, folder_of(config), most, DEEPEST)
+
+
+def folder_of(config: Config) -> str:
+    """Return the folder of the base, which places are shown relative to; empty for none."""
+    folder = (url_of(config.base) or "").rpartition("/")[0]
+    return "" if folder.endswith((":", ":/")) else folder
+
+
+def _whole(config: Config, folder: str, most: int, deepest: int) -> Row:
+    base = Mount(config.base)
+    below, more = _level(config.shards, list(config.shards), 0, folder, most, deepest)
+    return Row("", below=(_row(BASE_NAME, base, folder, most, deepest), *below), more=more)
+
+
+def _level(
+    mounts: Mapping[str, Mount], paths: Sequence[str], start: int, folder: str, most: int, deepest: int
+) -> tuple[list[Row], int]:
+    """Return the rows of some paths that are the same up to `start`, and how many names are not shown."""
+    names: dict[str, list[str]] = {}
+    for path in paths:
+        end = path.find("/", start)
+        names.setdefault(path[start:] if end < 0 else path[start:end], []).append(path)
+    shown_names = list(islice(names.items(), most if deepest else 0))
+    share = max(1, most // max(1, len(shown_names)))
+    rows: list[Row] = []
+    for name, some in shown_names:
+        path = some[0][: start + len(name)]
+        if path in mounts:  # and nothing is mounted below it
+            rows.append(_row(name, mounts[path], folder, share, deepest))
+        else:
+            below, more = _level(mounts, some, start + len(name) + 1, folder, share, deepest - 1)
+            rows.append(Row(shown(name), below=tuple(below), more=more))
+    return rows, len(names) - len(rows)
+
+
+def _row(name: str, mount: Mount, folder: str, most: int, deepest: int) -> Row:
+    row = Row(shown(name or "/"), kinds_of(mount), _place(mount, folder))
+    if isinstance(mount.location, Config) and mount.division is None:
+        inner = _whole(mount.location, folder, most, deepest - 1)
+        return row._replace(below=inner.below if deepest else (), more=inner.more)
+    return row
+
+
+def kinds_of(mount: Mount) -> str:
+    """Return what kinds of shards there are at a path, and how many.
+
+    >>> from shardedstore.zarr.grid import Blocks, ChunkKeys
+    >>> from shardedstore.stores.locations import Directory, ViewOf, Zip
+    >>> blocks = Blocks((4, 30), (1, 1), ChunkKeys("v2", "."))
+    >>> views = {f"0/{i}": ViewOf(Directory("/in"), "t") for i in range(3)}
+    >>> kinds_of(Mount(Zip("/t/{block}.zip"), blocks, views)), kinds_of(Mount(Zip("/t.zip")))
+    ('117 zips and 3 views (4 x 30)', 'zip')
+    """
+    if mount.division is None:
+        return _kind(mount.location, 1)
+    others = len(mount.exceptions)
+    kinds = Counter({kind_of(holder(mount.location) or mount.location): mount.count - others})
+    if others <= MOST_LOOKED_AT:
+        kinds.update(kind_of(holder(location) or location) for location in mount.exceptions.values())
+    parts = [f"{number:,} {_words(kind, number)}" for kind, number in kinds.items() if number]
+    parts += [f"{others:,} others"] if others > MOST_LOOKED_AT else []
+    members = "" if mount.members is None or mount.members.together == 1 else f" of {len(mount.members.names):,} stores"
+    grid = f" ({block_name(grid_of(mount)).replace('/', ' x ')})" if len(grid_of(mount)) > 1 else ""
+    return " and ".join(parts) + members + grid
+
+
+def _kind(location: Location, number: int) -> str:
+    return _words(kind_of(location), number)
+
+
+def _words(kind: str, number: int) -> str:
+    one, many = WORDS.get(kind, (kind, f"{kind}s"))
+    return one if number == 1 else many
+
+
+def _place(mount: Mount, folder: str) -> str:
+    location = mount.location
+    if mount.exceptions and len(mount.exceptions) == mount.count:
+        location = next(iter(mount.exceptions.values()))
+    if isinstance(location, Group):
+        return shown(", ".join(location.attributes)) if location.attributes else ""
+    if isinstance(location, Config):
+        return ""
+    return shown(show(location).replace(f"'{folder}/", "'") if folder else show(location))
+
+
+def facts(config: Config, summary: Done | None = None, partial: Partial | None = None) -> list[str]:
+    """Return what else is known of a store without reading anything."""
+    folder = folder_of(config)
+    return [
+        *([f"in {shown(repr(folder))}"] if folder else []),
+        *(["with consolidated metadata"] if config.consolidated is not None else []),
+        *_holes(config),
+        *([shown(str(partial), 200)] if partial is not None else []),
+        *([_done(summary)] if summary is not None else []),
+    ]
+
+
+def _holes(config: Config) -> list[str]:
+    """Return a line about what is not there, where something is not."""
+    names = [hole.shard for hole in holes(config)]
+    more = f" and {len(names) - MOST_HOLES:,} more" if len(names) > MOST_HOLES else ""
+    return [f"{count(len(names), 'hole')}: {shown(', '.join(names[:MOST_HOLES]), 200)}{more}"] if names else []
+
+
+def _done(summary: Done) -> str:
+    before = f", {summary.skipped:,} were done before" if summary.skipped else ""
+    failed = f", {len(summary.failures):,} failed" if summary.failures else ""
+    return f"{count(summary.done, 'shard')} done by the job{before}{failed}; {size(summary.nbytes)} written"
+
+
+def to_text(head: str, config: Config, summary: Done | None = None, partial: Partial | None = None) -> str:
+    """Return what a terminal shows of a store, below a line for it."""
+    lines = columns(list(_lines(describe(config), "  ")))
+    return "\n".join([head, *lines, *(f"  {fact}" for fact in facts(config, summary, partial))])
+
+
+def _lines(row: Row, indent: str) -> Iterator[tuple[str, ...]]:
+    for below in row.below:
+        name = below.name if below.kinds else f"{below.name}/"
+        yield (indent + name, below.kinds, below.place) if below.kinds else (indent + name,)
+        yield from _lines(below, f"{indent}  ")
+    if row.more:
+        yield (f"{indent}... and {row.more:,} more",)
+
+
+def node_line(path: str, node: Node, config: Config) -> str:
+    """Return a line about a group or an array, whose metadata was read."""
+    mount, meta = config.shards.get(path), node.meta
+    shards = "" if mount is None else f", {kinds_of(mount)}"
+    if not isinstance(meta, ArrayMeta):
+        more = ", without a document" if node.is_implicit else ", consolidated" if meta.consolidated else ""
+        return f"  /{path}  group, v{meta.zarr_format}{more}{shards}"
+    chunks = "unknown" if meta.chunks is None else meta.chunks
+    return f"  /{path}  array {meta.shape}, chunks {chunks}, {size(meta.nbytes)}{shards}"
+
+
+MOST_OPEN = 12  # rows below one that are not folded at first
+
+LINE = "rgba(128,128,128,.35)"
+
+NAME = 'style="font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
+
+PLACE = 'style="font-family:var(--jp-code-font-family,monospace);font-size:.9em;opacity:.7;overflow-wrap:anywhere"'
+
+ROW = 'style="display:inline-grid;grid-template-columns:14em 15em 1fr;column-gap:1em;width:calc(100% - 2em);vertical-align:top"'
+
+LEAF = 'style="padding:1px 0 1px 1.05em"'
+
+BELOW = f'style="margin-left:.35em;padding-left:.9em;border-left:1px solid {LINE}"'
+
+HEAD = f'style="padding-bottom:.3em;margin-bottom:.3em;border-bottom:1px solid {LINE}"'
+
+
+def to_html(title: str, config: Config, summary: Done | None = None, partial: Partial | None = None) -> str:
+    """Return what a notebook shows of a store. All that comes from data is escaped.
+
+    >>> from shardedstore.stores.locations import Directory, Mount
+    >>> page = to_html("ShardedStore", Config(Directory("/a.zarr"), {"<b>": Mount(Directory("/b.zarr"))}))
+    >>> "&lt;b&gt;" in page, "<b>" in page
+    (True, False)
+    """
+    shards = count(sum(mount.count for mount in config.shards.values()), "shard")
+    tree = describe(config)
+    head = f'<strong>{escape(title)}</strong> <span style="opacity:.7">{shards} at {count(len(config.shards), "path")}</span>'
+    known = "".join(f'<div style="opacity:.7">{escape(fact)}</div>' for fact in facts(config, summary, partial))
+    return f'<div style="max-width:70em;line-height:1.5"><div {HEAD}>{head}{known}</div>{_below(tree)}</div>'
+
+
+def _below(row: Row) -> str:
+    more = f'<div {LEAF}><span style="opacity:.7">... and {row.more:,} more</span></div>' if row.more else ""
+    return "".join(map(_html_row, row.below)) + more
+
+
+def _html_row(row: Row) -> str:
+    cells = (
+        f"<span {ROW}><span {NAME}>{escape(row.name)}</span>"
+        f"<span>{escape(row.kinds)}</span><span {PLACE}>{escape(row.place)}</span></span>"
+    )
+    if not row.below and not row.more:
+        return f"<div {LEAF}>{cells}</div>"
+    state = " open" if len(row.below) <= MOST_OPEN else ""
+    return (
+        f'<details{state}><summary style="cursor:pointer">{cells}</summary><div {BELOW}>{_below(row)}</div></details>'
+    )

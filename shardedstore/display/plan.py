@@ -1,0 +1,84 @@
+"""What is shown of a job that is planned: a line or a row for each group and array that is mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import NamedTuple
+
+from shardedstore.jobs.shards import Plan
+from shardedstore.text import count, size
+from shardedstore.zarr.grid import block_name
+
+MOST_OPEN = 12  # rows that are not folded in a notebook
+MOST_ROWS = 200  # rows of a page that holds all
+CELL = 'style="text-align:right;padding:1px 0 1px 1.5em;white-space:nowrap"'
+PATH = 'style="text-align:left;font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
+LINE = "rgba(128,128,128,.35)"
+
+
+class PlanRow(NamedTuple):
+    """A group or an array that is mounted, or the base, whose path is None."""
+
+    path: str | None
+    files: int
+    shards: int
+    grid: tuple[int, ...] | None
+    nbytes: int
+
+    @property
+    def grid_text(self) -> str:
+        """The grid of blocks; empty where there is one shard."""
+        return "" if self.grid is None or self.shards == 1 else block_name(self.grid).replace("/", " x ")
+
+
+def rows(plan: Plan) -> Iterator[PlanRow]:
+    """Yield the base, and what is mounted."""
+    for run, load in zip(plan.runs, plan.loads, strict=True):
+        path = None if run.mounted is not None else run.path
+        yield PlanRow(
+            path, load.files, run.stop - run.first, None if run.blocks is None else run.blocks.grid, load.nbytes
+        )
+
+
+def to_lines(plan: Plan) -> list[str]:
+    """Return what a job would do as lines, by arithmetic: chunks that are missing are counted, and sizes are decoded."""
+    base, *others = rows(plan)
+    lines = [
+        f"at most {plan.files:,} files -> {count(plan.shard_count, 'shard')}; {size(plan.nbytes)} decoded; base {size(base.nbytes)}"
+    ]
+    for row in others:
+        grid = f" ({row.grid_text})" if row.grid_text else ""
+        lines.append(f"  /{row.path}: {row.files:,} files -> {count(row.shards, 'shard')}{grid}; {size(row.nbytes)}")
+    return lines
+
+
+def to_html(title: str, plan: Plan) -> str:
+    """Return what a notebook shows of a job that is planned. All that comes from data is escaped."""
+    found = list(rows(plan))
+    head = f"at most {plan.files:,} files to {count(plan.shard_count, 'shard')}; {size(plan.nbytes)} decoded"
+    folded = "".join(map(_row, found[MOST_OPEN:MOST_ROWS]))
+    more = f"<tr><td {PATH}>... and {len(found) - MOST_ROWS:,} more</td></tr>" if len(found) > MOST_ROWS else ""
+    rest = (
+        f'<details><summary style="cursor:pointer">{len(found) - MOST_OPEN:,} more</summary>{_table(folded + more)}</details>'
+        if folded
+        else ""
+    )
+    notices = "".join(f"<li>{escape(str(notice))}</li>" for notice in plan.notices)
+    listed = f'<ul style="margin:.5em 0 0 1.2em;padding:0">{notices}</ul>' if notices else ""
+    return (
+        f'<div style="max-width:60em;line-height:1.5"><div style="padding-bottom:.3em;border-bottom:1px solid {LINE}">'
+        f'<strong>{escape(title)}</strong><div style="opacity:.7">{head}</div></div>'
+        f"{_table(''.join(map(_row, found[:MOST_OPEN])))}{rest}{listed}</div>"
+    )
+
+
+def _table(body: str) -> str:
+    names = "".join(f"<th {CELL}>{name}</th>" for name in ("files", "shards", "grid", "decoded"))
+    return f'<table style="border-collapse:collapse;width:100%;color:inherit;font-size:inherit"><thead><tr><th {PATH}>path</th>{names}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _row(row: PlanRow) -> str:
+    path = "(base)" if row.path is None else f"/{row.path}"
+    cells = (f"{row.files:,}", f"{row.shards:,}", row.grid_text, size(row.nbytes))
+    return f"<tr><td {PATH}>{escape(path)}</td>{''.join(f'<td {CELL}>{escape(cell)}</td>' for cell in cells)}</tr>"

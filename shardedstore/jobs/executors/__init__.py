@@ -1,0 +1,1 @@
+"""Executors: each runs tasks in its own way, behind one interface."""

@@ -1,0 +1,107 @@
+"""Cut segments into tasks that keep every thread busy, by the seconds that earlier shards took."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+from shardedstore.jobs.outcome import Outcome
+from shardedstore.jobs.shards import Segment, Task
+from shardedstore.storage.folders import later
+
+PER_THREAD = 4  # tasks of a job for each thread, while shards allow
+LEAST_TASKS = 128  # of a lazy job, whose threads are not known yet
+SHORTEST, LONGEST = 0.2, 2.0  # seconds that a task should take
+RATE = 100  # tasks a second that a scheduler handles with ease
+WORTH = 0.05  # seconds; a shorter task is not cut, as its scheduling would take longer than it saves
+NEWEST = 0.5  # weight of the newest measurement
+
+
+def aim(threads: int) -> float:
+    """Return the seconds that a task should take: longer with more threads, so that the scheduler keeps up.
+
+    >>> aim(8), aim(100), aim(1000)
+    (0.2, 1.0, 2.0)
+    """
+    return min(LONGEST, max(SHORTEST, threads / RATE))
+
+
+class TaskQueue:
+    """The shards of a job that no task has yet.
+
+    The first tasks have one shard each. Later tasks have as many as fit into the seconds to aim at, and toward the end of
+    the job fewer, so that all threads end at about the same time. Shards of about the same size are taken to be alike.
+
+    Parameters
+    ----------
+    segments
+        What is left to do.
+    again
+        The generations of shards that are to be made again; see `Task`.
+
+    Attributes
+    ----------
+    seconds : float or None
+        The seconds that a task takes; None while nothing is known.
+    """
+
+    def __init__(self, segments: Iterable[Segment], again: Mapping[int, int] = MappingProxyType({})) -> None:
+        self._segments, self._again = deque(segments), again
+        self._left = sum(segment.count for segment in self._segments)
+        self._given = 0
+        self._paces: dict[int, float] = {}  # seconds a shard, by the size of shards
+        self.seconds: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._segments)
+
+    def take(self, threads: int) -> Task:
+        """Return the next task of a job that runs on so many threads."""
+        segment = self._segments.popleft()
+        part, rest = segment.cut(self._count(segment, threads))
+        if rest is not None:
+            self._segments.appendleft(rest)
+        self._left -= part.count
+        self._given += 1
+        numbers = (number for run in part.runs for number in run.numbers) if self._again else ()
+        again = {number: self._again[number] for number in numbers if number in self._again}
+        return Task(part, later(), 2 * aim(threads), again)
+
+    def _count(self, segment: Segment, threads: int) -> int:
+        pace = self._paces.get(_size(segment))
+        if pace is None or self._given < PER_THREAD * threads:
+            return 1
+        fair = self._left / (PER_THREAD * threads)
+        return max(1, int(min(aim(threads) / pace, max(fair, WORTH / pace))))
+
+    def learn(self, task: Task, outcome: Outcome) -> None:
+        """Measure a task that has ended, and take back the shards that it left."""
+        if not outcome.tried:
+            return
+        size, pace = _size(task.segment), max(outcome.seconds, 1e-6) / outcome.tried
+        self._paces[size] = _newer(self._paces.get(size), pace)
+        self.seconds = _newer(self.seconds, outcome.seconds)
+        _, rest = task.segment.cut(outcome.tried)
+        if rest is not None:
+            self._segments.appendleft(rest)
+            self._left += rest.count
+
+
+def _size(segment: Segment) -> int:
+    return segment.runs[0].nbytes.bit_length()
+
+
+def _newer(before: float | None, found: float) -> float:
+    return found if before is None else before + NEWEST * (found - before)
+
+
+def cut_evenly(segments: list[Segment], threads: int) -> Iterator[Segment]:
+    """Yield parts of segments, enough for so many threads: without measuring, as for a lazy job."""
+    total = sum(segment.count for segment in segments)
+    most = max(1, total // max(LEAST_TASKS, PER_THREAD * threads))
+    for segment in segments:
+        rest: Segment | None = segment
+        while rest is not None:
+            part, rest = rest.cut(most)
+            yield part

@@ -1,0 +1,341 @@
+"""`JobPlan`: a job that was checked, and has not run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+
+from shardedstore.config import document as configs
+from shardedstore.errors import ChainError, UsageError
+from shardedstore.jobs import run as graph
+from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd, check_callbacks
+from shardedstore.jobs.change_detection import LEVELS, Changed
+from shardedstore.jobs.object_sizes import check_base
+from shardedstore.jobs.outcome import Outcome
+from shardedstore.jobs.prepare import prepare
+from shardedstore.jobs.result import find_accepted
+from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.jobs.worker import Job
+from shardedstore.notices import Notice
+from shardedstore.storage.options import StorageOptions
+from shardedstore.stores.locations import Config
+from shardedstore.stores.sharded import is_view
+from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step, StoreFunction, parse_chain
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from shardedstore.display.progress import Shown
+    from shardedstore.store import ShardedStore
+
+logger = logging.getLogger("shardedstore")
+OnError = Literal["finish", "stop", "partial"]
+MOST_ROWS = 20  # of the repr, which a terminal shows at once
+
+
+class JobOptions(TypedDict, total=False):
+    """The options of a job; `ShardedStore.plan` describes them."""
+
+    on_error: OnError
+    changed: Changed
+    digest: bool
+    retries: int
+    max_failures: int
+    max_base: str | int
+    accept_failed: Iterable[str]
+    max_missing: int
+    overwrite: bool
+    consolidated: bool | None
+    to: str | os.PathLike[str] | None
+    storage_options: StorageOptions
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class JobPlan:
+    """A checked job, ready to run, as returned by `ShardedStore.plan`. Nothing is written before `run`.
+
+    Attributes
+    ----------
+    chain : str
+        The names of the steps and of the sink.
+    destination : str or None
+        Where the config and the ledger stand; None for a function whose stores are only returned.
+    shard_count : int
+        The number of shards, the base among them.
+    files : int
+        The most files that the source can have. Missing chunks are counted, except in sparse arrays whose chunks were listed.
+    nbytes : int
+        The size of the decoded data, in bytes; nominal for types of variable length.
+    notices : tuple of Notice
+        The warnings about the job, which are logged when it starts.
+
+    Examples
+    --------
+    >>> plan = store.plan(ToZip("out"))  # doctest: +SKIP
+    >>> plan  # doctest: +SKIP
+    JobPlan of ToZip to '/data/out'
+    at most 4,012 files -> 21 shards; 1.5 GiB decoded; base 1.2 MiB
+      /t2m: 4,000 files -> 20 shards (20); 1.5 GiB
+    >>> new = plan.run()  # doctest: +SKIP
+    """
+
+    _plan: Plan = field(repr=False)
+    _job: Job = field(repr=False)
+    _overwrite: bool
+    _wrap: Callable[[Config, Outcome], ShardedStore]
+
+    @property
+    def chain(self) -> str:
+        """The names of the steps and of the sink."""
+        steps, sink, function = self._job.chain
+        parts = (*steps, function if sink is None else sink)
+        return ", ".join(map(_name, parts))
+
+    @property
+    def destination(self) -> str | None:
+        """Where the config and the ledger stand."""
+        return self._job.folder
+
+    @property
+    def shard_count(self) -> int:
+        """The number of shards, the base among them."""
+        return self._plan.shard_count
+
+    @property
+    def files(self) -> int:
+        """The most files that the source can have."""
+        return self._plan.files
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the decoded data, in bytes."""
+        return self._plan.nbytes
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """The warnings about the job."""
+        return self._plan.notices
+
+    def run(self, progress: Shown = None, callbacks: Iterable[Callback] = ()) -> ShardedStore:
+        """Run the job on the Dask scheduler that is active, and return the store of the results.
+
+        A plan can be run again; it then goes on from the recorded shards, unless it was made with ``overwrite=True`` for one ordinary
+        Zarr, or its chain has no fingerprint that stays the same, as one with a lambda. At the end, before the config is written, the source's
+        metadata is compared with the plan, and a change raises `CorruptError`.
+
+        Parameters
+        ----------
+        progress : bool, "bar" or callable, optional
+            True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` shows a bar in any case. A function is called
+            with the number of shards that have ended, and of all.
+        callbacks : iterable of Callback
+            Objects that are told of the start of the job, of each task that has ended, and of the end.
+
+        Returns
+        -------
+        ShardedStore
+            Its `summary` says what was done.
+
+        Raises
+        ------
+        UsageError
+            For a `progress` that is not known, and for an asynchronous client.
+        ShardsFailed
+            If shards failed, unless ``on_error="partial"`` or the failures were accepted: one error for each shard. No config
+            is written, and finished shards stay.
+        """
+        from shardedstore.display.progress import progress_callback
+
+        shown = progress_callback(progress)
+        events = _Events(check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown], self)
+        with events:
+            return graph.run(self._job, self._plan, self._overwrite, self._wrap, events.add)
+
+    def to_delayed(self) -> Delayed:
+        """Return the job as one lazy Dask object, which gives the store of the results when it is computed.
+
+        Secret storage options are given to the workers of the cluster that is active now, and are not in the object.
+        """
+        return graph.lazy(self._job, self._plan, self._overwrite, self._wrap)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known of the job, as JSON can hold it.
+
+        Returns
+        -------
+        dict
+            The attributes of the plan, and ``"mounts"``: a list with one dict for the base and one for each mounted group or
+            array, with ``path`` (None for the base), ``shard_count``, ``grid`` (None unless an array in blocks), ``files`` and ``nbytes``.
+        """
+        from shardedstore.display import plan as view
+
+        mounts = [
+            {
+                "path": row.path,
+                "shard_count": row.shards,
+                "grid": None if row.grid is None else list(row.grid),
+                "files": row.files,
+                "nbytes": row.nbytes,
+            }
+            for row in view.rows(self._plan)
+        ]
+        return {
+            "chain": self.chain,
+            "destination": self.destination,
+            "shard_count": self.shard_count,
+            "files": self.files,
+            "nbytes": self.nbytes,
+            "mounts": mounts,
+            "notices": [str(notice) for notice in self.notices],
+        }
+
+    def __str__(self) -> str:
+        from shardedstore.display import plan as view
+
+        return "\n".join(view.to_lines(self._plan))
+
+    def __repr__(self) -> str:
+        lines = str(self).split("\n")
+        more = len(lines) - MOST_ROWS
+        if more > 0:
+            lines = [*lines[:MOST_ROWS], f"  ... and {more:,} more"]
+        return "\n".join([self._title, *lines, *(f"note: {notice}" for notice in self.notices)])
+
+    def _repr_html_(self) -> str:
+        from shardedstore.display import plan as view
+
+        return view.to_html(self._title, self._plan)
+
+    @property
+    def _title(self) -> str:
+        to = "" if self.destination is None else f" to {self.destination!r}"
+        return f"JobPlan of {self.chain}{to}"
+
+
+def _name(part: Step | Sink | StoreFunction | None) -> str:
+    function = part.func if isinstance(part, FunctionStep) else part
+    own = part.name if isinstance(part, FunctionStep) else ""
+    return own or getattr(function, "__name__", type(function).__name__)
+
+
+def _counts(outcome: Outcome) -> dict[str, Any]:
+    names = ("done", "skipped", "entries", "nbytes", "failures", "retries", "throttled")
+    return {name: getattr(outcome, name) for name in names}
+
+
+class _Events:
+    """Tells callbacks of a job, from its start to its end."""
+
+    def __init__(self, callbacks: list[Callback], plan: JobPlan) -> None:
+        self.callbacks, self.plan = callbacks, plan
+        self.started: list[Callback] = []
+        self.total = Outcome()
+        self.begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        try:
+            for callback in self.callbacks:
+                self.started.append(callback)
+                callback.on_job_start(self.plan)
+        except BaseException as error:
+            self.end(error)
+            raise
+        return self
+
+    def add(self, outcome: Outcome) -> None:
+        """Tell of some shards that have ended."""
+        self.total = Outcome.total([self.total, replace(outcome, locations={})])
+        event = TaskEnd(
+            ended=self.total.tried,
+            total=self.plan.shard_count,
+            seconds=outcome.seconds,
+            worker=outcome.worker,
+            **_counts(outcome),
+        )
+        for callback in self.callbacks:
+            callback.on_task_end(event)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Tell all that were told of the start; an exception of theirs gives way to the job's own."""
+        event = JobEnd(
+            ended=self.total.tried,
+            total=self.plan.shard_count,
+            seconds=time.monotonic() - self.begun,
+            error=error,
+            **_counts(self.total),
+        )
+        raised = list[BaseException]()
+        for callback in self.started:
+            try:
+                callback.on_job_end(event)
+            except Exception as failed:  # noqa: BLE001 (raised below, unless the job has an error of its own)
+                logger.warning("%r fails at the end of the job: %s: %s", callback, type(failed).__name__, failed)
+                raised.append(failed)
+        if raised and error is None:
+            raise raised[0]
+
+
+def _check_empty(config: Config, chain: Chain) -> None:
+    """Refuse a step that may make chunks in blocks without chunks, where these have no objects to begin with."""
+    names = [_name(step) for step in chain.steps if step.needs_empty]
+    for path, mount in config.shards.items() if names else ():
+        if mount.blocks is not None and mount.blocks.stored is not None and not is_view(mount):
+            raise ChainError(
+                f"{names[0]} may make chunks in blocks without chunks, and {path!r} has no objects of such blocks: divide the store anew "
+                "with ShardedStore.partition(store, shards=...) and map that; or set needs_empty = False on the step's class"
+            )
+
+
+def plan_job(
+    config: Config,
+    chain: Iterable[Step | Sink | StoreFunction],
+    notices: Iterable[Notice],
+    wrap: Callable[[Config, Outcome], ShardedStore],
+    *,
+    on_error: OnError,
+    changed: Changed,
+    digest: bool,
+    retries: int,
+    max_failures: int,
+    max_base: str | int,
+    accept_failed: Iterable[str],
+    max_missing: int,
+    overwrite: bool,
+    consolidated: bool | None,
+    to: str | os.PathLike[str] | None,
+    storage_options: StorageOptions,
+) -> JobPlan:
+    """Check all of a job that can be checked before anything is written; see `ShardedStore.plan`."""
+    parsed = parse_chain(chain)
+    if on_error not in ("finish", "stop", "partial"):
+        raise UsageError(f"on_error={on_error!r} is not known: say 'finish', 'stop' or 'partial'")
+    if type(max_failures) is not int or max_failures < 1:
+        raise UsageError(f"max_failures={max_failures!r} is not a number of shards: say 1 or more")
+    if type(retries) is not int or retries < 0:
+        raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
+    if changed not in LEVELS:
+        raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
+    if parsed.sink is not None and to is not None:
+        raise ChainError(f"to= is for a function alone: {type(parsed.sink).__name__} has a destination of its own")
+    if parsed.sink is None and digest:
+        raise ChainError("digest= is for a chain that ends in a sink: a function writes its stores itself")
+    if parsed.sink is None and consolidated is not None:
+        raise ChainError("consolidated= is for a chain that ends in a sink: a function's stores stay as it made them")
+    configs.to_dict(config)  # every component has a location
+    config = config if parsed.sink is None else parsed.sink.gathered(config)
+    _check_empty(config, parsed)
+    plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(notices)
+    plan = check_base(plan, parsed, max_base)
+    accepted = find_accepted(plan, parsed, accept_failed, max_missing)
+    place = None if to is None else os.fspath(to)
+    limit = 1 if on_error == "stop" else max_failures
+    plan, job = prepare(plan, parsed, place, overwrite, retries, storage_options, limit, changed, digest)
+    job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing)
+    return JobPlan(plan, job, overwrite, wrap)

@@ -1,0 +1,86 @@
+"""What became of the shards of a task: small, and added up on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import reduce
+
+from toolz import merge
+
+from shardedstore.errors import ShardError
+from shardedstore.jobs.shards import Segment
+from shardedstore.notices import Notice, merge_notices
+from shardedstore.stores.locations import Location
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What a store shows of a job that has not ended: `shown` of `total` shards from their new place, and `done` are done.
+
+    `reason` tells why the others are shown from the source.
+    """
+
+    shown: int
+    done: int
+    total: int
+    reason: str
+
+    def __str__(self) -> str:
+        rest = f", and the rest from the source: {self.reason}" if self.shown < self.total else ""
+        return f"{self.shown:,} of {self.total:,} shards are shown from their new place{rest}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of some shards; small, and added up on the way back."""
+
+    done: int = 0
+    skipped: int = 0
+    entries: int = 0
+    nbytes: int = 0
+    failures: tuple[ShardError, ...] = ()
+    locations: dict[int, Location] = field(default_factory=dict)
+    retries: int = 0
+    missing: int = 0
+    changed: int = 0
+    throttled: int = 0
+    partial: Partial | None = None
+    notices: tuple[Notice, ...] = ()
+    seconds: float = 0.0  # of the worker's thread
+    worker: str = ""  # that did them, where it was one
+    row: int = 0  # failures since the last shard that was done, of causes that all shards meet
+
+    @property
+    def tried(self) -> int:
+        """The number of shards that have ended."""
+        return self.done + self.skipped + len(self.failures)
+
+    @classmethod
+    def total(cls, outcomes: Iterable[Outcome]) -> Outcome:
+        """Add outcomes up."""
+        parts = list(outcomes)
+        return cls(
+            sum(part.done for part in parts),
+            sum(part.skipped for part in parts),
+            sum(part.entries for part in parts),
+            sum(part.nbytes for part in parts),
+            tuple(failure for part in parts for failure in part.failures),
+            merge(part.locations for part in parts),
+            sum(part.retries for part in parts),
+            sum(part.missing for part in parts),
+            sum(part.changed for part in parts),
+            sum(part.throttled for part in parts),
+            notices=merge_notices(notice for part in parts for notice in part.notices),
+            seconds=sum(part.seconds for part in parts),
+            row=reduce(lambda row, part: part.row if part.done else row + part.row, parts, 0),
+        )
+
+    @classmethod
+    def failed(cls, segment: Segment, cause: str, code: str, remedy: str = "") -> Outcome:
+        """Return the failure of every shard of a segment, for one cause; `code` and `remedy` are those of `ShardError`."""
+        shards = (shard for run in segment.runs for _, shard in run.shards())
+        failures = (
+            ShardError(shard.name, cause, remedy, code=code, path=shard.path, block=shard.block) for shard in shards
+        )
+        return cls(failures=tuple(failures), row=bool(remedy))

@@ -1,0 +1,96 @@
+"""What every process proves before its first shard: that it can read the source, and write where the result goes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from shardedstore.errors import UsageError
+from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.versions import identity_name
+from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.errors import explain, status_of
+from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
+from shardedstore.storage.options import Options
+from shardedstore.storage.urls import join_url
+from shardedstore.stores.custom import find_kind
+from shardedstore.stores.http_index import ROOTS
+from shardedstore.stores.locations import Config, Directory, Location, Own, Place, is_template, locations, origin
+from shardedstore.stores.veiled import VEILED_ROOTS
+
+WRITABLE = f"{FOLDER}/writable"
+MOST_SOURCES = 8
+_proven: set[tuple[object, ...]] = set()
+
+
+def all_places(found: Iterable[Location]) -> Iterator[Place]:
+    """Yield the places that components are read from, those of nested stores too."""
+    for location in map(origin, found):
+        if isinstance(location, Config):
+            yield from all_places(inner for _, inner in locations(location))
+        elif isinstance(location, Place):
+            yield location
+
+
+def places_of(found: Iterable[Location]) -> tuple[Place, ...]:
+    """Return the places that components are read from: some, where there are many."""
+    places = (place for place in dict.fromkeys(all_places(found)) if not is_template(place))
+    return tuple(islice(places, MOST_SOURCES))
+
+
+def find_missing(folder: str | None, options: Options, generation: int, sources: Iterable[Place]) -> str | None:
+    """Return what keeps this process from doing a job; None where nothing does, which is then not tried again.
+
+    It writes an empty file beside the ledger, each time the same.
+    """
+    wanted = (os.getpid(), folder, options, generation, *sources)
+    if wanted in _proven:
+        return None
+    missing = next(filter(None, map(_unreadable, sources)), None)
+    if missing is None and folder is not None:
+        missing = _unwritable(folder, options, generation)
+    if missing is None:
+        _proven.add(wanted)
+        return None
+    return f"{missing} (on {socket.gethostname()}, process {os.getpid()})"
+
+
+def _unreadable(place: Place) -> str | None:
+    if isinstance(place, Own):
+        return _unknown(place)
+    cause = "it is not there: is it on a file system that all workers share?"
+    for url in (
+        [join_url(place.url, name) for name in (*ROOTS, *VEILED_ROOTS)] if isinstance(place, Directory) else [place.url]
+    ):
+        try:
+            if nbytes_of(url, place.options) is not None:
+                return None
+        except STORAGE_ERRORS as error:
+            cause = explain(error)
+            if status_of(error) != 403:  # which some servers answer for what is missing
+                break
+    return f"the source {place.url!r} can't be read: {cause}"
+
+
+def _unknown(place: Own) -> str | None:
+    try:
+        find_kind(place.name)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def _unwritable(folder: str, options: Options, generation: int) -> str | None:
+    place = open_folder(folder, options)
+    try:
+        if place.nbytes(identity_name(generation)) is None:
+            return (
+                f"the destination {folder!r} is not the one that the job was started with: is it on a file system that "
+                "all workers share?"
+            )
+        place.write(WRITABLE, b"")
+    except STORAGE_ERRORS as error:
+        return f"the destination {folder!r} can't be written to: {explain(error)}"
+    return None

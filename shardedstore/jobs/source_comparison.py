@@ -1,0 +1,186 @@
+"""What of an earlier job's result is still right for a source that has changed since, as far as its metadata tells.
+
+A later job of the same chain takes those shards over, and makes the others again under new names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping
+from operator import contains
+from typing import Any
+
+import msgspec
+
+from shardedstore.config.document import dump, from_dict
+from shardedstore.jobs.shards import Run, shard_runs
+from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.locations import Config, Group, Location, Mount
+from shardedstore.stores.members import MountIndex
+from shardedstore.zarr.grid import Blocks, Coords
+from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_json
+from shardedstore.zarr.paths import join, parents
+
+SHAPED = (".zarray", "zarr.json")
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """What tells whether a node is as it was: a digest of its documents without an array's shape, and the shape."""
+
+    digest: str
+    shape: Coords | None = None
+
+
+Marks = Mapping[str, Mark]
+
+
+def source_token(config: Config, documents: str) -> str:
+    """Return what tells a source as it is now, and its division, from others; `documents` is the digest of its metadata."""
+    return hashlib.sha256(dump(config, None) + documents.encode()).hexdigest()
+
+
+def marks_of(nodes: Mapping[str, Node]) -> dict[str, Mark]:
+    """Return the marks of groups and arrays by path."""
+    return {path: _mark(path, node) for path, node in nodes.items() if not node.is_sample}
+
+
+def _mark(path: str, node: Node) -> Mark:
+    shape = node.meta.shape if isinstance(node.meta, ArrayMeta) else None
+    state = hashlib.blake2b(digest_size=16)
+    for name, data in sorted(node.documents.items()):
+        if shape is not None and name in SHAPED:
+            document: dict[str, Any] = parse_json(data, path, name)
+            data = dump_json({key: value for key, value in document.items() if key != "shape"})  # noqa: PLW2901
+        state.update(f"{name}\0{len(data)}\0".encode())
+        state.update(data)
+    return Mark(state.hexdigest(), shape)
+
+
+def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Marks, new: Marks) -> bool:
+    """Tell whether a config is that of an earlier job's source, though it may have changed, or be divided otherwise in part.
+
+    Where all of it is divided otherwise, that is more often a slip than a wish.
+    """
+    earlier, now = from_dict(before), from_dict(after)
+    if _without_groups(earlier.base) != _without_groups(now.base):
+        return False
+    otherwise = set(divided_otherwise(earlier, now, old, new))
+    if not otherwise or (earlier.shards.keys() & now.shards.keys()) - otherwise:
+        return True
+    bases = [next(iter(shard_runs(config))) for config in (earlier, now)]
+    return not isinstance(now.base, Group) and _left_out(bases[0]) == _left_out(bases[1])
+
+
+def _without_groups(base: Location) -> Location:
+    return msgspec.structs.replace(base, groups=()) if isinstance(base, Group) else base
+
+
+def keeps_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Tell whether all members of collections are there that were."""
+    now = from_dict(after).shards
+    return all(
+        mount.members is None or (path in now and set(mount.members.names) <= set(_names(now[path])))
+        for path, mount in from_dict(before).shards.items()
+    )
+
+
+def _names(mount: Mount) -> tuple[str, ...]:
+    return () if mount.members is None else mount.members.names
+
+
+def _changed(old: Marks, new: Marks) -> dict[str, bool]:
+    """Return the paths at or below which something has changed, and whether it has at the path itself."""
+    at = [path for path in old.keys() | new.keys() if old.get(path) != new.get(path)]
+    above = {parent: False for path in at for parent in parents(path)}
+    return {**above, **dict.fromkeys(at, True)}
+
+
+def has_only_grown(old: Marks, new: Marks) -> bool:
+    """Tell whether all arrays are there that were, as they were or larger, so that one ordinary Zarr can grow with them."""
+    for path, mark in old.items():
+        now = new.get(path)
+        if now is None or (mark.shape is None) != (now.shape is None):
+            return False
+        if mark.shape is not None and now.shape is not None:
+            if mark.digest != now.digest or len(mark.shape) != len(now.shape):
+                return False
+            if any(after < before for before, after in zip(mark.shape, now.shape, strict=True)):
+                return False
+    return True
+
+
+def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[tuple[int, int]]:
+    """Yield the numbers in an earlier job and in this one of the shards whose source is as it was.
+
+    Of an array that has grown or shrunk, the blocks at its edge before and now are taken to have changed.
+    """
+    changed = _changed(old, new)
+    earlier = {(run.mounted is None, run.path): run for run in shard_runs(before)}
+    for run in shard_runs(now):
+        then = earlier.get((run.mounted is None, run.path))
+        if then is None or then.location != run.location:
+            continue
+        if run.mounted is not None:
+            homes = MountIndex(run.mounted)
+            own = (path for path, is_own in changed.items() if is_own)
+            is_left_alike = _left_out(then) == _left_out(run) or isinstance(run.location, Group)
+            if is_left_alike and all(path in homes for path in own):
+                yield then.number, run.number
+        elif run.members is not None and then.members is not None:
+            yield from _same_members(then, run, changed)
+        elif run.blocks is None or then.blocks is None:
+            if run.blocks == then.blocks and run.path not in changed:
+                yield then.number, run.number
+        elif run.path in old and run.path in new and old[run.path].digest == new[run.path].digest:
+            yield from _same_blocks(then, run, old[run.path].shape or (), new[run.path].shape or ())
+
+
+def divided_otherwise(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[str]:
+    """Yield the paths that are divided by another rule than before, although they were there and are."""
+    for path in {**before.shards, **now.shards}:
+        if path in old and path in new and _rule(before.shards.get(path)) != _rule(now.shards.get(path)):
+            yield path
+
+
+def _rule(mount: Mount | None) -> object:
+    if mount is None:
+        return None
+    return mount.members.together if mount.members else mount.blocks.chunks if mount.blocks else ()
+
+
+def _left_out(base: Run) -> dict[str, object]:
+    """Return what is not in a base: all at a path, the chunks of an array however it is divided, or some members."""
+    divided = (base.mounted or {}).items()
+    return {path: Blocks if isinstance(division, Blocks) else division for path, division in divided}
+
+
+def _same_members(then: Run, run: Run, changed: Mapping[str, bool]) -> Iterator[tuple[int, int]]:
+    """Yield the members that were there, or the bundles of the same ones, of the same number as their names have it."""
+    assert then.members is not None
+    assert run.members is not None
+    if then.members.together != run.members.together or then.exceptions != run.exceptions:
+        return
+    earlier = {(shard.block_name, shard.members): number for number, shard in then.shards()}
+    for number, shard in run.shards():
+        before = earlier.get((shard.block_name, shard.members))
+        if before is not None and not any(join(run.path, name) in changed for name in shard.members):
+            yield before, number
+
+
+def _same_blocks(then: Run, run: Run, old: Coords, new: Coords) -> Iterator[tuple[int, int]]:
+    one, other = then.blocks, run.blocks
+    assert one is not None
+    assert other is not None
+    if one.chunks != other.chunks or then.exceptions != run.exceptions or len(old) != len(new):
+        return
+    lead = len(one.chunks)
+    if old[lead:] != new[lead:]:
+        return
+    spans = []
+    for axis in range(lead):
+        least = min(one.grid[axis], other.grid[axis])
+        spans.append(range(least if old[axis] == new[axis] else least - 1))
+    for index in itertools.product(*spans) if other.stored is None else map(other.index, range(other.count)):
+        if all(map(contains, spans, index)) and one.holds(index):
+            yield then.number + one.number(index), run.number + other.number(index)

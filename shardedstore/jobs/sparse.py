@@ -1,0 +1,86 @@
+"""Which chunks of a divided array are there, where the grid has far more places than there are files.
+
+Such an array is listed, once. A few places are looked at before; for an array that is not so sparse all places of the grid count,
+and a listing ends early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+
+from shardedstore.fields import MOST
+from shardedstore.storage.errors import patiently
+from shardedstore.stores.batch_reader import StoreBatchReader, batch_reader
+from shardedstore.stores.locations import Location, Mount, ViewOf
+from shardedstore.stores.registry import open_location
+from shardedstore.zarr.grid import Blocks, Coords
+from shardedstore.zarr.paths import join
+
+MANY = 1000  # places of a grid, up to which all are looked at
+PROBES = 16  # places that are looked at before an array is listed
+MOST_FOUND = 2  # chunks at these places, of an array that is sparse
+PLACES_PER_FILE = 10  # from this on, a listing is less work than a look at each place
+MOST_LISTED = 100_000  # files
+
+Chunks = dict[Coords, tuple[Coords, ...]]  # by block, in C order
+
+
+def find_chunks(mount: Mount, opened: Callable[[Location], Store] = open_location) -> Chunks | None:
+    """Return the chunks that a view of a divided array has, by block; None where all places are to be looked at.
+
+    At least one block is among them, so that the array is always of some shard. `opened` returns the store of a source, which
+    may be the source of many arrays.
+    """
+    blocks, view = mount.blocks, mount.location
+    if blocks is None or mount.exceptions or not isinstance(view, ViewOf):
+        return None
+    places = math.prod(blocks.chunk_grid)
+    if places <= MANY or math.prod(blocks.grid) > MOST:
+        return None
+    most = min(places // PLACES_PER_FILE, MOST_LISTED)
+    store = opened(view.source)
+    if batch_reader(store).guesses or patiently(lambda: sync(_found(store, view.path, blocks))) > MOST_FOUND:
+        return None
+    keys = patiently(lambda: list(islice(_keys(store, view.path, most), most + 1)))
+    return None if len(keys) > most else _by_block(blocks, keys, view.path)
+
+
+async def _found(store: Store, path: str, blocks: Blocks) -> int:
+    """Return how many of some places, which lie far apart in the grid, have chunks."""
+    grid = blocks.chunk_grid
+    each = Blocks(grid, (1,) * len(grid), blocks.keys)
+    keys = (blocks.keys.encode(each.index(each.count * i // PROBES)) for i in range(PROBES))
+    return sum(await asyncio.gather(*(store.exists(join(path, key)) for key in keys)))
+
+
+def _keys(store: Store, path: str, most: int) -> Iterator[str]:
+    """Yield the keys below a path."""
+    reader = batch_reader(store)
+    if isinstance(reader, StoreBatchReader):
+        yield from sync(_first(store, path, most + 1))
+    else:
+        yield from reader.keys(path, None)
+
+
+async def _first(store: Store, path: str, count: int) -> list[str]:
+    found: list[str] = []
+    async for key in store.list_prefix(f"{path}/" if path else ""):
+        found.append(key)
+        if len(found) == count:
+            break
+    return found
+
+
+def _by_block(blocks: Blocks, keys: list[str], path: str) -> Chunks:
+    start = len(path) + 1 if path else 0
+    decoded = (blocks.keys.decode(key[start:], blocks.chunk_grid) for key in keys)
+    found: dict[Coords, list[Coords]] = {}
+    for coords in sorted(coords for coords in decoded if coords is not None):
+        found.setdefault(blocks.split(coords)[0], []).append(coords)
+    return {block: tuple(chunks) for block, chunks in sorted(found.items())} or {(0,) * len(blocks.chunks): ()}

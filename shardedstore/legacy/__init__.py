@@ -1,1 +1,0 @@
-"""The configs that shardedstore 0.3.1 wrote."""

@@ -1,0 +1,218 @@
+"""What a user asks for with `shards=`: patterns of paths, and how to divide what they match."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+from shardedstore.errors import PartitionError, UsageError
+from shardedstore.zarr.paths import check_path
+
+Rule = str | int | Mapping[str, int] | Sequence[int]
+Shards = str | int | Mapping[str, Rule] | Iterable[str]
+Paths = str | Iterable[str]
+WHOLE = "whole"  # a shard of its own
+BASE = "base"  # in the base, undivided
+WORDS = (WHOLE, BASE)
+AUTOMATIC = "1 GiB"  # of what no rule covers
+UNITS = {
+    "": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+}
+
+
+def parse_size(text: str | int) -> int | None:
+    """Return a size in bytes; None where the text is none.
+
+    >>> parse_size("1 GiB"), parse_size("1.5 MB"), parse_size(4096), parse_size("whole")
+    (1073741824, 1500000, 4096, None)
+    """
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?b|b?)\s*", text.lower())
+    return None if match is None else int(Fraction(match[1]) * UNITS[match[2].removeprefix("b")])
+
+
+class Pattern(NamedTuple):
+    """One line of what the user asked for: a path or glob, and how to divide what it matches.
+
+    `text` is the glob, without the question mark at its end that makes it `optional`: one that may match nothing.
+
+    >>> Pattern.of("tp?", "whole"), Pattern("b[[]1]", 1).path, Pattern("{a,b}*", 1).path
+    (Pattern(text='tp', rule='whole', optional=True), 'b[1]', None)
+    """
+
+    text: str
+    rule: Rule
+    optional: bool = False
+
+    @classmethod
+    def of(cls, text: str, rule: Rule) -> Pattern:
+        """Return the pattern that a user wrote."""
+        optional = len(text) > 1 and text.endswith("?") and not text.endswith("\\?")
+        return cls(text[:-1], rule, True) if optional else cls(text, rule)
+
+    @property
+    def path(self) -> str | None:
+        """The path that it is, with nothing escaped; None for a glob."""
+        parts = read_glob(self.text)
+        return None if any(kind for kind, _ in parts) else "".join(text for _, text in parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a path, which must exist."""
+        return self.path is not None
+
+    @property
+    def specificity(self) -> tuple[bool, int, int]:
+        """Plain paths before globs, then more segments, then more letters that stand for themselves."""
+        letters = sum(len(text) for kind, text in read_glob(self.text) if not kind)
+        return self.is_plain, self.text.count("/") + (self.text != "*"), letters
+
+    def matches(self, path: str) -> bool:
+        """Tell whether a path is meant: ``*`` is a part of one segment, ``**`` any segments, ``*`` alone everything.
+
+        >>> (
+        ...     Pattern("a/*", "whole").matches("a/b"),
+        ...     Pattern("a/*", "whole").matches("a/b/c"),
+        ...     Pattern("*", 1).matches("a/b"),
+        ... )
+        (True, False, True)
+        """
+        return self.text == "*" or _regex(self.text).fullmatch(path) is not None
+
+    def finds(self, paths: Iterable[str]) -> bool:
+        """Tell whether one of some paths is meant, or may be missing."""
+        return self.optional or any(map(self.matches, paths))
+
+
+_TOKEN = re.compile(
+    r"\\(?P<escaped>.)|(?P<stars>\*\*/|\*\*|\*|\?)|\[(?P<of>!?\]?[^]]*)\]|(?P<brace>[{,}])|(?P<text>.)", re.DOTALL
+)
+_STARS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+_BRACES = {"{": "(?:", ",": "|", "}": ")"}
+
+
+@lru_cache(maxsize=256)
+def read_glob(glob: str) -> tuple[tuple[str, str], ...]:
+    """Return the parts of a glob: what stands for itself, with the kind ``""``, and what does not, as a regular expression.
+
+    >>> read_glob("a*"), read_glob("b[[]1]"), read_glob("{a}"), read_glob("{a,b}")[:3]
+    ((('', 'a'), ('*', '[^/]*')), (('', 'b'), ('', '['), ('', '1'), ('', ']')), (('', '{'), ('', 'a'), ('', '}')), (('{', '(?:'), ('', 'a'), (',', '|')))
+    """
+    found = list(_TOKEN.finditer(glob))
+    braces = _paired([match["brace"] or "" for match in found])
+    return tuple(_part(match, number in braces) for number, match in enumerate(found))
+
+
+def _part(match: re.Match[str], is_paired: bool) -> tuple[str, str]:
+    if match["stars"]:
+        return match["stars"], _STARS[match["stars"]]
+    if match["brace"]:
+        return (match["brace"], _BRACES[match["brace"]]) if is_paired else ("", match["brace"])
+    if (of := match["of"]) is None:
+        return "", match["escaped"] or match["text"]
+    if len(of) == 1 or not of:
+        return "", of or match[0]
+    denied, letters = ("^", of[1:]) if of.startswith("!") else ("", of)
+    letters = re.sub(r"([^\w-])", r"\\\1", letters)
+    return match[0], f"[{denied}{letters}]"
+
+
+def _paired(braces: list[str]) -> set[int]:
+    """Return which of a glob's braces and commas say alternatives: pairs with a comma between them."""
+    found: set[int] = set()
+    open_braces: list[list[int]] = []
+    for number, brace in enumerate(braces):
+        if brace == "{":
+            open_braces.append([number])
+        elif brace and open_braces:
+            open_braces[-1].append(number)
+            if brace == "}" and len(pair := open_braces.pop()) > 2:
+                found.update(pair)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _regex(glob: str) -> re.Pattern[str]:
+    return re.compile("".join(text if kind else re.escape(text) for kind, text in read_glob(glob)), re.DOTALL)
+
+
+def parse_shards(shards: Shards) -> list[Pattern]:
+    """Return the patterns that a user's `shards` stands for, the most specific first.
+
+    What no rule covers is divided by a size, but for no rules at all, which divide nothing.
+
+    >>> [(pattern.text, pattern.rule) for pattern in parse_shards(["a", "b/*"])], parse_shards([])
+    ([('a', 'whole'), ('b/*', 'whole'), ('*', '1 GiB')], [])
+    """
+    match shards:
+        case str() | int():
+            rules: dict[str, Rule] = {"*": shards}
+        case Mapping():
+            rules = dict(shards)
+        case Iterable():
+            rules = dict.fromkeys(shards, WHOLE)
+        case _:
+            raise PartitionError(f"shards={shards!r} is no size, mapping or list of paths: see ShardedStore.partition")
+    if rules and not rules.keys() & {"*", ""}:
+        rules["*"] = AUTOMATIC
+    patterns = [make_pattern(text, rule, "shards") for text, rule in rules.items()]
+    for pattern in patterns:
+        _check_rule(pattern)
+    return sorted(patterns, key=lambda pattern: pattern.specificity, reverse=True)
+
+
+def parse_paths(paths: Paths, what: str) -> list[Pattern]:
+    """Return the patterns of some paths and globs, given as one text or several; `what` names them in messages.
+
+    >>> [pattern.text for pattern in parse_paths("a/*", "include")], parse_paths([], "include")
+    (['a/*'], [])
+    """
+    if not isinstance(paths, Iterable):
+        raise PartitionError(f"{what}={paths!r} is no path or list of paths: write it like ['group/array', 'group/*']")
+    return [make_pattern(text, WHOLE, what) for text in ([paths] if isinstance(paths, str) else paths)]
+
+
+def make_pattern(text: str, rule: Rule, what: str, refuse: type[UsageError] = PartitionError) -> Pattern:
+    """Return the pattern that a user wrote, or raise where it can't be read."""
+    if not isinstance(text, str):
+        raise refuse(f"{what} names {text!r}, which is no path: write it like 'group/array'")
+    pattern = Pattern.of(text, rule)
+    for path in filter(None, (pattern.text, pattern.path)):
+        check_path(path, f"{what} names the path")
+    try:
+        pattern.matches("")
+    except re.error as error:
+        raise refuse(f"{what} names the glob {pattern.text!r}, which can't be read: {error}") from None
+    return pattern
+
+
+def _check_rule(pattern: Pattern) -> None:
+    rule = pattern.rule
+    if isinstance(rule, str | int) and not isinstance(rule, bool) and rule not in WORDS:
+        size = parse_size(rule)
+        if size is None or size <= 0:
+            raise PartitionError(f"shards[{pattern.text!r}] is {rule!r}: write 'whole', or a size like '512 MiB'")
+    elif rule not in WORDS:
+        if not isinstance(rule, Mapping | Sequence):
+            raise PartitionError(
+                f"shards[{pattern.text!r}] is {rule!r}: write 'whole', a size, a shape or a mapping of dimensions"
+            )
+        sizes = list(rule.values() if isinstance(rule, Mapping) else rule)
+        bad = [size for size in sizes if type(size) is not int or (size < 1 and size != -1)]
+        if bad or not sizes:
+            raise PartitionError(
+                f"shards[{pattern.text!r}] has the size {(bad or ['nothing'])[0]!r}: sizes are whole numbers of elements, "
+                "at least 1, or -1 for the whole dimension"
+            )

@@ -1,0 +1,168 @@
+"""Whether patterns match anything: one without effect is an error, and the message says what was meant perhaps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from itertools import islice
+
+from shardedstore.errors import ChainError, PartitionError, UsageError
+from shardedstore.notices import Notice
+from shardedstore.partition.patterns import WHOLE, Pattern, make_pattern
+from shardedstore.zarr.paths import escape_glob
+
+LOOKED_AT = 10_000
+
+ABSENT = "optional patterns, with '?' at the end, match nothing"
+
+
+def find(pattern: Pattern, paths: Collection[str]) -> list[str]:
+    """Return which of some paths a pattern matches."""
+    if pattern.path is not None:
+        return [pattern.path] if pattern.path in paths else []
+    return [path for path in paths if pattern.matches(path)]
+
+
+def check_found(
+    pattern: Pattern,
+    paths: Collection[str],
+    what: str,
+    only_named: Mapping[str, str] | Collection[str] = (),
+    *,
+    kind: str = "group or array",
+    refuse: type[UsageError] = PartitionError,
+) -> list[str]:
+    """Return which of some paths a pattern matches, or raise where it matches none and is not optional."""
+    if (found := find(pattern, paths)) or pattern.optional:
+        return found
+    text = pattern.text
+    if pattern.is_plain:
+        what = f"{what} names {text!r}, which is no {kind} of the source"
+    else:
+        what = f"{what} names the glob {text!r}, which matches no {kind} of the source"
+    has = some_of(path for path in paths if path or refuse is not PartitionError)
+    raise refuse(f"{what}; it has {has}{_hint(pattern, paths, only_named)}")
+
+
+def check_optional(
+    pattern: Pattern, paths: Collection[str], what: str, refuse: type[UsageError] = PartitionError
+) -> None:
+    """Raise for an optional pattern that matches nothing, and would as a glob that ends with any one character."""
+    if pattern.optional and not find(pattern, paths) and find(Pattern(f"{pattern.text}?", WHOLE), paths):
+        raise refuse(
+            f"{what} names '{pattern.text}?', and a '?' at the end says that it may be missing, as {pattern.text!r} is: for any "
+            f"one letter there write '{pattern.text}[a-z]'"
+        )
+
+
+def absent(patterns: Iterable[Pattern], paths: Collection[str]) -> Iterable[Notice]:
+    """Return a warning about the optional patterns that match nothing."""
+    missing = tuple(pattern.text for pattern in patterns if pattern.optional and not find(pattern, paths))
+    return [Notice(ABSENT, missing)] if missing else []
+
+
+def some_of(paths: Iterable[str]) -> str:
+    """Return how messages name some of the paths of a source."""
+    return ", ".join(map(repr, islice(paths, 8))) or "none"
+
+
+def _hint(pattern: Pattern, paths: Collection[str], only_named: Collection[str]) -> str:
+    text = pattern.text
+    if text in paths:
+        return f". To mean {text!r} itself, write {escape_glob(text)!r}"
+    if find(pattern, only_named):
+        return f". {find(pattern, only_named)[0]!r} has no document of its own: consolidated metadata alone names it"
+    near = get_close_matches(text, list(islice(paths, LOOKED_AT)), 1) or get_close_matches(
+        text.strip("*?/"), list(islice(paths, LOOKED_AT)), 1
+    )
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+Selection = str | tuple[str, ...]
+
+EVERYTHING = Pattern("*", WHOLE)
+
+WORDS = ("data_vars", "coords")
+
+
+def is_meant(selection: Selection, path: str, coords: Container[str] = ()) -> bool:
+    """Tell whether one of some patterns means a path, and none that starts with ``!`` does; given the coordinates.
+
+    >>> is_meant("*", "a/b"), is_meant(("*", "!a/*"), "a/b"), is_meant(("a", "b"), "b"), is_meant("!a", "b")
+    (True, False, True, True)
+    >>> is_meant("coords", "time", {"time"}), is_meant(("data_vars", "!t"), "time", {"time"})
+    (True, False)
+    """
+    wanted, unwanted = _patterns(selection, "arrays")
+    return any(_means(p, path, coords) for p in wanted or (EVERYTHING,)) and not any(
+        _means(p, path, coords) for p in unwanted
+    )
+
+
+def _means(pattern: Pattern, path: str, coords: Container[str]) -> bool:
+    if pattern.text in WORDS:
+        return (path in coords) == (pattern.text == "coords")
+    return pattern.matches(path)
+
+
+def has_words(selection: Selection, step: str) -> bool:
+    """Tell whether a selection depends on which arrays are coordinates."""
+    return any(pattern.text in WORDS for pattern in _all(selection, step))
+
+
+def means_by_glob(selection: Selection, path: str) -> bool:
+    """Tell whether an array is meant without being named."""
+    wanted, _ = _patterns(selection, "arrays")
+    return not any(p.path == path or p.text in WORDS for p in wanted)
+
+
+def check_selection(
+    selection: Selection,
+    arrays: Collection[str],
+    step: str,
+    *,
+    is_sample: bool = False,
+    coords: frozenset[str] = frozenset(),
+) -> None:
+    """Raise ChainError for a pattern that can't be read, or that matches none of the source's arrays.
+
+    With `is_sample` there are arrays that are not known yet, which a glob may match.
+    """
+    for pattern in _all(selection, step):
+        if pattern.text in WORDS:
+            _check_word(pattern, arrays, step, coords)
+            continue
+        check_optional(pattern, arrays, step, ChainError)
+        if pattern != EVERYTHING and (pattern.is_plain or not is_sample):
+            check_found(pattern, arrays, step, kind="array", refuse=ChainError)
+
+
+def _check_word(pattern: Pattern, arrays: Collection[str], step: str, coords: frozenset[str]) -> None:
+    word = pattern.text
+    if word in arrays:
+        raise ChainError(
+            f"{step} was given arrays={word!r}, which are xarray's {word}, and there is an array of that name: write "
+            f"'[{word[0]}]{word[1:]}' to mean it"
+        )
+    if not pattern.optional and not any(_means(pattern, path, coords) for path in arrays):
+        raise ChainError(f"{step} was given arrays={word!r}, and the source has none: leave the step out")
+
+
+def selection_notices(selection: Selection, arrays: Collection[str], step: str) -> Iterable[Notice]:
+    """Return a warning about patterns that match nothing, as they may."""
+    return absent((pattern for pattern in _all(selection, step) if pattern.text not in WORDS), arrays)
+
+
+def _all(selection: Selection, step: str) -> Iterator[Pattern]:
+    for patterns in _patterns(selection, step):
+        yield from patterns
+
+
+@lru_cache(maxsize=64)
+def _patterns(selection: Selection, step: str) -> tuple[tuple[Pattern, ...], tuple[Pattern, ...]]:
+    """Return the patterns of what is meant, and of what is not."""
+    texts = (selection,) if isinstance(selection, str) else selection
+    patterns = [(text, make_pattern(text.removeprefix("!"), WHOLE, step, ChainError)) for text in texts]
+    wanted = tuple(pattern for text, pattern in patterns if not text.startswith("!"))
+    return wanted, tuple(pattern for text, pattern in patterns if text.startswith("!"))

@@ -1,1 +1,0 @@
-"""What the sinks have in common: zips, files side by side, one ordinary Zarr."""

@@ -1,1 +1,0 @@
-"""What steps over arrays have in common: chunks decoded, changed and encoded again."""

@@ -1,0 +1,278 @@
+"""What went wrong with an object store, in one sentence: obstore's messages have pages of debugging, and signed URLs."""
+
+from __future__ import annotations
+
+import errno
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+
+from shardedstore.errors import CorruptError, TemporaryError
+
+SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "Skewed"}
+
+# What an error has of these tells what it means, and what to do. The first that fits is taken.
+_MEANINGS = (
+    (
+        {"NoCredentials"},
+        "no credentials were found: give them to the environment or as storage_options; for public data say 'anonymous'",
+    ),
+    ({"MissingAccount"}, "no account was named: set AZURE_STORAGE_ACCOUNT_NAME, or the storage option account_name"),
+    (
+        SKEWED,
+        "the clock of this machine differs too much from the server's: set it right, and run this again",
+    ),
+    (
+        {"Untrusted"},
+        "the server's certificate is not trusted here: install its authority's, or set the storage option allow_invalid_certificates",
+    ),
+    ({"NoSuchBucket", "ContainerNotFound"}, "there is no such bucket or container: check its name, or make it first"),
+    (
+        {
+            "401", "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKey",
+            "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired",
+        },
+        "the credentials are not accepted: check the key, and whether it has expired",
+    ),
+    ({"403"}, "access is denied: check the credentials, and that they have the right to this"),
+    ({"404"}, "there is nothing of this name: check it, and the bucket's"),
+    ({"409", "412"}, "it is there already, or was changed by someone else: look at it and try again"),
+    (
+        {"301", "BareRedirect", "AuthorizationHeaderMalformed", "PermanentRedirect"},
+        "the bucket is in another region: set AWS_REGION, or the storage option region",
+    ),
+    ({"408", "429", "500", "502", "503", "504"}, "the server is too busy or out of order: try again later"),
+    ({"507"}, "the server is full: make room there"),
+    (
+        {"RangeNotSupported"},
+        "the server does not send parts of a file, without which a zip there can't be read: download it, and name the file",
+    ),
+    (
+        {"MissingContentLength"},
+        "the server does not tell how long its answer is, so that one that is cut off could not be told: ask its owner",
+    ),
+    ({"BadScheme"}, "http:// is not allowed: name an endpoint with https://, or set the storage option allow_http"),
+    ({"Connect"}, "the server can't be reached: check the endpoint and the network"),
+    ({"Timeout"}, "the server did not answer in time: check the network, and try again"),
+    ({"HttpError"}, "the connection was lost: try again"),
+)  # fmt: skip
+
+_OF_WRITER = re.compile(r"(?s).*Error performing [A-Z]+ https?://")
+
+_MARKUP = re.compile(r"[: ]*<\?xml.*", re.DOTALL)  # what servers add to their answers
+
+_TOLD = {  # signs that are told in words alone
+    "Untrusted": r"(?i)InvalidCertificate|UnknownIssuer|invalid peer certificate|self.signed certificate|certificate verify failed",
+    "Skewed": r"(?i)request date header too old|difference between the request time and",
+}
+
+
+def is_of_object_store(error: BaseException) -> bool:
+    """Tell whether an error is of obstore, which uses some of Python's own classes as well.
+
+    Those of its writer are an OSError without a number, and without debugging.
+
+    >>> is_of_object_store(OSError("Generic S3 error: Error performing PUT http://host/a in 2s - status code: 503"))
+    True
+    """
+    text = str(error)
+    is_worded = isinstance(error, OSError) and _OF_WRITER.match(text) is not None
+    return isinstance(error, BaseError) or "\n\nDebug source:" in text or is_worded
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the status of HTTP that an error tells of.
+
+    >>> status_of(ValueError("Server returned non-2xx status code: 403 Forbidden"))
+    403
+    """
+    found = _first(r"status code: (\d{3})", str(error))
+    return int(found) if found else None
+
+
+def explain(error: BaseException) -> str:
+    """Return one sentence on what is wrong and what to do, and what was asked for; no secrets, no debugging.
+
+    Of an error that is not an object store's, the first line of its message.
+
+    >>> explain(PermissionError(13, "Permission denied", "/data"))
+    "[Errno 13] Permission denied: '/data'"
+    """
+    text, _, debugging = str(error).partition("\n\nDebug source:")
+    if not is_of_object_store(error):
+        return _MARKUP.sub("", text).partition("\n")[0] or type(error).__name__
+    asked = re.search(r"Error performing ([A-Z]+) (\S+)", text)
+    request = "" if asked is None else f"{asked[1]} {_public(asked[2])}"
+    status = _first(r"status code: (\d{3})", text)
+    code = _first(r"<Code>(\w+)</Code>", text)
+    reason = code or _first(r'(?:message|error): "([^"]+)"', debugging)
+    signs = signs_of(error)
+    meaning = next((meaning for some, meaning in _MEANINGS if some & signs), None)
+    if meaning is None:
+        meaning = _public(_first(r"<Message>([^<\n]+)", text) or _MARKUP.sub("", text).partition("\n")[0])
+    details = ", ".join(filter(None, (request, f"{status} {reason}".strip())))
+    return f"{meaning} ({details})" if details else meaning
+
+
+def signs_of(error: BaseException) -> set[str]:
+    """Return what an error of an object store has that tells its meaning: the status, the server's code, kinds of errors.
+
+    >>> sorted(signs_of(OSError("Generic S3 error: Error performing PUT http://host/a in 2s - status code: 507")))
+    ['', '507']
+    """
+    text, _, debugging = str(error).partition("\n\nDebug source:")
+    request = _first(r"Error performing [A-Z]+ (\S+)", text)
+    if re.search(r"//(169\.254\.|metadata\.)", request):  # where virtual machines of a cloud are told theirs
+        return {"NoCredentials"}
+    found = {_first(r"status code: (\d{3})", text), _first(r"<Code>(\w+)</Code>", text)}
+    found |= set(re.findall(r"\b(?:kind|source|inner): (\w+)", debugging))
+    found |= {sign for sign, pattern in _TOLD.items() if re.search(pattern, str(error))}
+    return found | {"HttpError"} if "HttpError {" in debugging else found
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found[1] if found else ""
+
+
+def _public(url: str) -> str:
+    """Return a text without the queries of its URLs, where tokens and signatures stand, and without users' names.
+
+    >>> _public("GET https://me:word@host/a/b?sig=secret failed")
+    'GET https://host/a/b failed'
+    """
+    return re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"\?\S*", "", url))
+
+
+T = TypeVar("T")
+
+ATTEMPTS = 4  # at a listing, which obstore does not take up again where its answer breaks off
+
+SOON = 10.0  # seconds; an error that comes later is one of obstore's own retries, which took long enough
+
+FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
+
+REFUSED = (*range(400, 408), 507)  # of HTTP: what the server will refuse again
+
+DENIED = {
+    "401", "403", "AccessDenied", "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKey",
+    "InvalidAccessKeyId", "InvalidToken", "NoCredentials", "SignatureDoesNotMatch", "TokenRefreshRequired",
+}  # fmt: skip
+
+NO_SPACE = ("no-space", "there is no space left: make room")
+
+_DENIED_HERE = ("access-denied", "access is denied: give this user the right to it")
+
+_DENIED_THERE = ("access-denied", "access is denied: renew or correct the credentials, or their rights")
+
+SYSTEMIC = {  # the codes of causes that all shards meet, and the ways out, by the system's number
+    errno.ENOSPC: NO_SPACE,
+    errno.EDQUOT: ("quota", "the quota is used up: make room, or have it raised"),
+    errno.EROFS: ("read-only", "the file system can only be read: mount it for writing, or name another destination"),
+    errno.EACCES: _DENIED_HERE,
+    errno.EPERM: _DENIED_HERE,
+}
+
+TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH}
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether an error, or one that it comes from, may go away by itself: the network, a time-out, a busy disk.
+
+    What is wrong in the data does not go away, whatever it comes from.
+
+    >>> is_transient(TimeoutError()), is_transient(ValueError()), is_transient(OSError(errno.ENOSPC, "full"))
+    (True, False, False)
+    """
+    return not isinstance(error, CorruptError) and any(map(_is_transient, chain_of(error)))
+
+
+def systemic(error: BaseException) -> str:
+    """Return what to do about an error that all shards are going to meet: of access, or of room; "" for any other.
+
+    >>> systemic(OSError(errno.ENOSPC, "full"))
+    'there is no space left: make room'
+    """
+    return _systemic(error)[1]
+
+
+def code_of(error: BaseException) -> str:
+    """Return the code of an error that failed a shard, one of `errors.CODES`.
+
+    >>> (
+    ...     code_of(OSError(errno.ENOSPC, "full")),
+    ...     code_of(CorruptError("bad")),
+    ...     code_of(TimeoutError()),
+    ...     code_of(KeyError(1)),
+    ... )
+    ('no-space', 'corrupt', 'temporary', 'failed')
+    """
+    code = _systemic(error)[0]
+    if code:
+        return code
+    if any(isinstance(one, CorruptError) for one in chain_of(error)):
+        return "corrupt"
+    return "temporary" if is_transient(error) else "failed"
+
+
+def _systemic(error: BaseException) -> tuple[str, str]:
+    """Return the code of an error that all shards are going to meet, and the way out; two empty texts for any other."""
+    return next(filter(None, map(_systemic_one, chain_of(error))), ("", ""))
+
+
+def _systemic_one(error: BaseException) -> tuple[str, str] | None:
+    if is_of_object_store(error) or isinstance(error, BaseError):
+        signs = signs_of(error)
+        if signs & SKEWED:
+            return "clock-skew", "the clock of this machine differs too much from the server's: set it right"
+        if isinstance(error, UnauthenticatedError | PermissionDeniedError) or signs & DENIED:
+            return _DENIED_THERE
+        return NO_SPACE if "507" in signs else None
+    return SYSTEMIC.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Tell whether an error, or one that it comes from, is that no credentials were found."""
+    return any("NoCredentials" in signs_of(one) for one in chain_of(error) if is_of_object_store(one))
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it comes from, as its traceback shows them."""
+    seen = set[int]()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        yield found
+        seen.add(id(found))
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, TemporaryError):
+        return True
+    if isinstance(error, OSError) and not is_of_object_store(error):
+        return isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT
+    return isinstance(error, GenericError | OSError) and status_of(error) not in REFUSED
+
+
+def patiently(look: Callable[[], T]) -> T:
+    """Return the result of a function that may be called twice, and call it again after errors that come soon and may go away."""
+    begun = time.monotonic()
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return look()
+        except (OSError, BaseError) as error:
+            if not is_transient(error) or time.monotonic() - begun > SOON:
+                raise
+        time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+    return look()
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what an error says, with its kind."""
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    text = explain(error) if is_of_object_store(error) or "<?xml" in str(error) else str(error)
+    return f"{type(error).__name__}: {text}{notes}"

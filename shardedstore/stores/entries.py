@@ -1,0 +1,414 @@
+"""From a component to a stream of entries: its metadata first, then its chunks in C order of the chunk grid.
+
+Equal input gives an equal stream, whatever kind of component holds it and whatever scheduler runs it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
+import msgspec
+from obstore.exceptions import BaseError
+from zarr.abc.store import Store
+
+from shardedstore.errors import ChainError, CorruptError
+from shardedstore.notices import node_name
+from shardedstore.storage.publish import TEMPORARY, is_temporary
+from shardedstore.stores.batch_reader import BatchReader, batch_reader
+from shardedstore.stores.bundle import Bundle
+from shardedstore.stores.squeezed import SqueezedBlock
+from shardedstore.stores.views import Block, Remainder, View
+from shardedstore.zarr.grid import ENCODINGS, Blocks, ChunkKeys, Coords, block_name
+from shardedstore.zarr.metadata import (
+    CONSOLIDATED_V2,
+    METADATA_NAMES,
+    ArrayMeta,
+    drop_consolidated,
+    format_above,
+    format_of,
+    parse_json,
+    parse_node,
+)
+from shardedstore.zarr.paths import join, parents
+
+Data = bytes | bytearray | memoryview
+NESTED = ChunkKeys("v2", "/")
+MOST_GUESSED = 4  # chunks of an array on a web server that are asked for under keys of another kind
+MEND_KEYS = "correct the metadata (dimension_separator of v2, chunk_key_encoding of v3), or rename the files"
+
+
+class Entry(NamedTuple):
+    """One key of a shard and its bytes.
+
+    `array` is the metadata of the array that the key belongs to, if any; `coords` are those of a chunk in its
+    array's whole grid, and None for everything else. What looks like a chunk, but is none by the keys that the array's
+    document says, has the array and no coordinates.
+    """
+
+    key: str
+    data: Data
+    array: ArrayMeta | None = None
+    coords: Coords | None = None
+
+
+def array_folder(entry: Entry) -> str:
+    """Return the folder in its shard of the array that a chunk belongs to.
+
+    Told by the separators in the key: the coordinates are those in the whole array, and keys in a block count anew.
+    """
+    array = entry.array
+    assert array is not None
+    assert array.keys is not None
+    parts = 1
+    if array.keys.separator == "/":
+        parts = len(array.shape) + (array.keys.name == "default") or 1
+    return entry.key.rsplit("/", parts)[0] if entry.key.count("/") >= parts else ""
+
+
+def read_entries(
+    store: Store,
+    blocks: Blocks | None = None,
+    block: Coords | None = None,
+    consolidated: frozenset[str] | None = frozenset(),
+    inside: frozenset[str] | None = None,
+) -> Iterator[Entry]:
+    """Yield the entries of a component: every key, but for files that a process which was killed here left half written.
+
+    Parameters
+    ----------
+    store : Store
+        The component; views are read from the store that they are a part of.
+    blocks, block
+        For a block of an array that is a store of its own: where in the array it stands.
+    consolidated
+        The groups whose consolidated metadata is left out, as it is rebuilt at the end; None for all of them.
+    inside
+        The nodes inside arrays that there may be; None for any.
+
+    Raises
+    ------
+    CorruptError
+        When a key was listed and then is not there, or a zip's CRC does not agree, or there is another array inside one.
+    """
+    match store:
+        case Bundle():
+            return _bundle_entries(store, consolidated)
+        case Block():
+            return _block_entries(batch_reader(store.store), store)
+        case SqueezedBlock():
+            return _squeezed_entries(store)
+        case View():
+            return _tree_entries(batch_reader(store.store), store.path, None, consolidated, inside)
+        case Remainder():
+            return _tree_entries(batch_reader(store.store), "", store, consolidated, inside)
+    entries = _tree_entries(batch_reader(store), "", None, consolidated, inside)
+    if blocks is None or block is None:
+        return entries
+    return (e if e.coords is None else e._replace(coords=blocks.join(block, e.coords)) for e in entries)
+
+
+def _block_entries(reader: BatchReader, view: Block, stored: Iterator[bytes | None] | None = None) -> Iterator[Entry]:
+    """Read a block of an array without listing anything: which keys there may be is arithmetic.
+
+    `stored` are its chunks, in C order, where they are not beside the metadata that `reader` reads.
+    """
+    documents = _array_documents(reader, view.path)
+    cropped = {name: view.document(name, data) for name, data in documents.items()}
+    array = parse_node(cropped, view.path, _format_above(reader, view.path, documents))
+    assert isinstance(array, ArrayMeta)
+    for name, data in cropped.items():
+        yield Entry(name, data, array)
+    start = f"{view.path}/" if view.path else ""
+    chunks = reader.fetch(map(start.__add__, view.keys())) if stored is None else stored
+    is_empty = True
+    for key, chunk, coords in zip(view.local_keys(), chunks, view.places(), strict=True):
+        if chunk is not None:
+            is_empty = False
+            yield Entry(key, chunk, array, coords)
+    _check_unchanged(reader, view.path, documents)
+    if is_empty and reader.guesses:
+        _check_keys(reader, view.path, view.blocks.keys, view.blocks.box(view.block))
+
+
+def _squeezed_entries(view: SqueezedBlock) -> Iterator[Entry]:
+    reader, left = batch_reader(view.store), math.prod(view.array.blocks.local_grid(view.array.block))
+    for entry in _block_entries(batch_reader(view.array.store), view.array, reader.fetch(view.stored_keys())):
+        left -= entry.coords is not None
+        yield entry
+    if left and None in reader.fetch([".zarray"]):  # that of no array, but each has one
+        raise CorruptError(
+            f"{view.array.path!r} lacks chunks of its block {block_name(view.array.block)!r}, and {view.store!r} is no shard "
+            "any more: is it still there, and mounted?"
+        )
+
+
+def _format_above(reader: BatchReader, path: str, documents: Mapping[str, bytes]) -> int | None:
+    """Return the format of the nearest group above an array, where it has documents of both and that decides."""
+    for parent in parents(path) if {".zarray", "zarr.json"} <= documents.keys() else ():
+        names = [name for name in METADATA_NAMES if name != ".zattrs"]
+        found = zip(names, reader.fetch([join(parent, name) for name in names]), strict=True)
+        names = [name for name, data in found if data is not None]
+        if {format_of(names, 2), format_of(names, 3)} in ({2}, {3}):
+            return format_of(names)
+    return None
+
+
+def _check_keys(reader: BatchReader, path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
+    """Raise where none of an array's possible chunks is there, and some of the first are under keys of another kind."""
+    first = list(itertools.islice(itertools.product(*box), MOST_GUESSED))
+    guessed = {other.encode(coords): other for other in ENCODINGS for coords in first}
+    guessed = {key: other for key, other in guessed.items() if key not in map(keys.encode, first)}
+    for key, data in zip(guessed, reader.fetch(join(path, key) for key in guessed), strict=True):
+        if data is not None:
+            raise CorruptError(
+                f"{node_name(path)} has no chunk where its metadata says, and {join(path, key)!r} {_unlike(keys)}: have the "
+                f"server's owner {MEND_KEYS}"
+            )
+
+
+def _check_unchanged(reader: BatchReader, path: str, documents: dict[str, bytes]) -> None:
+    """Raise where an array is not as it was before its chunks were read: if it is gone, they only seemed to be missing."""
+    if _array_documents(reader, path) != documents:
+        raise CorruptError(f"{path!r} changed while it was read: let no one write to the source, and run it again")
+
+
+def _array_documents(reader: BatchReader, path: str) -> dict[str, bytes]:
+    names = [".zarray", ".zattrs", "zarr.json"]
+    found = zip(names, reader.fetch([join(path, name) for name in names]), strict=True)
+    documents = {name: data for name, data in found if data is not None}
+    if not documents.keys() & {".zarray", "zarr.json"}:
+        raise CorruptError(f"{path!r} is no array any more: is the source still there, and mounted?")
+    return documents
+
+
+def _bundle_entries(bundle: Bundle, consolidated: frozenset[str] | None) -> Iterator[Entry]:
+    """Read the group above the members, and then one member after another."""
+    for key, data in bundle.top.documents.items():
+        yield Entry(key, data)
+    for name in bundle.members.names:
+        try:
+            entries = read_entries(bundle.member(name), consolidated=consolidated)
+            for entry in of_format(entries, bundle.zarr_format):
+                yield entry._replace(key=f"{name}/{entry.key}")
+        except CorruptError as error:
+            raise CorruptError(f"the member {name!r}: {error}") from error
+        except (OSError, BaseError) as error:
+            error.add_note(f"the member {name!r}")
+            raise
+
+
+def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
+    """Yield the entries of a Zarr, or raise CorruptError where it is none, or of another format than those beside it."""
+    first = next(entries)
+    if "/" in first.key:
+        raise CorruptError(f"there is no metadata at the root, as {first.key!r} comes first: it is no Zarr")
+    found = 3 if first.key == "zarr.json" else 2
+    if found != zarr_format:
+        raise CorruptError(
+            f"it is of Zarr format {found}, and the first of the collection of {zarr_format}: collect those of one format, "
+            "and the others on their own"
+        )
+    yield first
+    yield from entries
+
+
+def _tree_entries(
+    reader: BatchReader,
+    path: str,
+    remainder: Remainder | None,
+    consolidated: frozenset[str] | None,
+    inside: frozenset[str] | None,
+) -> Iterator[Entry]:
+    """Read everything below a path: metadata documents breadth first, unknown keys, then the chunks array by array."""
+    start = len(path) + 1 if path else 0
+    keys = [key[start:] for key in reader.keys(path, remainder) if not _is_left_behind(key)]
+    documents = sorted((key for key in keys if _name(key) in METADATA_NAMES), key=lambda key: (key.count("/"), key))
+    if not documents:
+        raise CorruptError(f"{node_name(path)} holds no metadata any more: is the source still there, and mounted?")
+    nodes: dict[str, dict[str, bytes]] = {}
+    for key, data in zip(documents, _read(reader, path, documents), strict=True):
+        nodes.setdefault(_parent(key), {})[_name(key)] = data
+    skip = {*documents}
+    arrays, stale = _arrays(nodes), nodes if consolidated is None else consolidated
+    if inside is not None:
+        _check_inside(arrays, inside, path)
+    skip.update(join(group, CONSOLIDATED_V2) for group in stale if ".zgroup" in nodes.get(group, ()))
+    divided = () if remainder is None else remainder.mounted
+    chunks, others = _sort(arrays, nodes, [key for key in keys if key not in skip], divided)
+    for key in documents:
+        data = nodes[_parent(key)][_name(key)]
+        if _name(key) == "zarr.json" and _parent(key) in stale:
+            data = drop_consolidated(data, _parent(key)) or data
+        yield Entry(key, data, arrays.get(_parent(key)))
+    for (key, array), data in zip(others.items(), _read(reader, path, [*others]), strict=True):
+        yield Entry(key, data, array)
+    missing: dict[str, ArrayMeta] = {}
+    found: set[str] = set()
+    for (array_path, coords, key, array), chunk in zip(chunks, _read_chunks(reader, path, chunks), strict=True):
+        if chunk is None:
+            missing[array_path] = array
+        else:
+            found.add(array_path)
+            yield Entry(key, chunk, array, coords)
+    for array_path, array in missing.items():
+        _check_unchanged(reader, join(path, array_path), nodes[array_path])
+        if array_path not in found and array.keys is not None:
+            _check_keys(reader, join(path, array_path), array.keys, [range(n) for n in array.chunk_grid])
+
+
+def _read_chunks(reader: BatchReader, path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
+    keys = [chunk[2] for chunk in chunks]
+    return reader.fetch(join(path, key) for key in keys) if reader.guesses else _read(reader, path, keys)
+
+
+def _read(reader: BatchReader, path: str, keys: list[str]) -> Iterator[bytes]:
+    for key, data in zip(keys, reader.fetch(join(path, key) for key in keys), strict=True):
+        if data is None:
+            raise CorruptError(
+                f"{join(path, key)!r} was listed, but is not there now: is something writing to the source?"
+            )
+        yield data
+
+
+def _arrays(nodes: dict[str, dict[str, bytes]]) -> dict[str, ArrayMeta]:
+    """Return the arrays among the nodes; documents that are no Zarr metadata are carried like any other file."""
+    arrays = {}
+    formats: dict[str, int] = {}
+    for path, documents in nodes.items():  # breadth first
+        above = format_above(formats, path)
+        try:
+            meta = parse_node(documents, path, above)
+        except CorruptError:
+            continue
+        if meta is not None:
+            formats[path] = meta.zarr_format
+        if isinstance(meta, ArrayMeta):
+            arrays[path] = meta
+    return arrays
+
+
+def _check_inside(arrays: Mapping[str, ArrayMeta], inside: Container[str], start: str) -> None:
+    """Raise for an array inside another that the job does not know of, as nothing but a listing of chunks leads to it."""
+    for path in arrays:
+        outer = next((parent for parent in parents(path) if parent in arrays), None)
+        if outer is not None and path not in inside:
+            raise CorruptError(
+                f"{join(start, path)!r} lies inside the array {join(start, outer)!r}, where it can't be looked for before the job "
+                "starts, and steps would change it: have consolidated metadata name it, or move it out of the array"
+            )
+
+
+Chunk = tuple[str, Coords, str, ArrayMeta]
+
+
+def _sort(
+    arrays: dict[str, ArrayMeta], nodes: Mapping[str, Mapping[str, bytes]], keys: list[str], divided: Container[str]
+) -> tuple[list[Chunk], dict[str, ArrayMeta | None]]:
+    """Sort keys into chunks, in C order of each array's grid, and others.
+
+    Others that look like chunks of an array, but are not by the keys that its document says, come with that array. Where an
+    array of Zarr v2 that does not say its separator has none but chunks below folders, these are its chunks, as zarr 2 reads
+    them with a NestedDirectoryStore; it is then changed in `arrays`.
+    """
+    chunks: list[Chunk] = []
+    others: dict[str, ArrayMeta | None] = {}
+    misfits: dict[str, list[tuple[str, Coords | None]]] = {}
+    grids = {path: meta.chunk_grid for path, meta in arrays.items()}
+    for key in keys:
+        path, rest = _array_of(arrays, key)
+        array = None if path is None else arrays[path]
+        if path is None or array is None or array.keys is None or array.chunks is None:
+            others[key] = None
+            continue
+        coords = array.keys.decode(rest, grids[path])
+        if coords is not None:
+            chunks.append((path, coords, key, array))
+        elif array.keys.misfit(rest, grids[path]) is None:
+            others[key] = None
+        else:
+            misfits.setdefault(path, []).append((key, NESTED.decode(rest, grids[path])))
+    fitting = {chunk[0] for chunk in chunks} if misfits else ()
+    for path, found in misfits.items():
+        array = arrays[path]
+        if path in fitting or path in divided or not is_unsaid(array, nodes[path]) or None in dict(found).values():
+            others |= {key: array for key, _ in found}
+            continue
+        array = arrays[path] = msgspec.structs.replace(array, keys=NESTED)
+        chunks += [(path, coords, key, array) for key, coords in found if coords is not None]
+    chunks.sort(key=lambda chunk: chunk[:2])
+    return chunks, dict(sorted(others.items(), key=itemgetter(0)))
+
+
+def is_unsaid(array: ArrayMeta, documents: Mapping[str, bytes]) -> bool:
+    """Tell whether an array of Zarr v2 leaves the separator of its chunk keys to the store, as zarr 2 allowed it."""
+    if array.zarr_format != 2 or len(array.shape) < 2:
+        return False
+    return parse_json(documents[".zarray"], "", ".zarray").get("dimension_separator") is None
+
+
+def unlike_key(store: Store, path: str, array: ArrayMeta) -> str | None:
+    """Return the first key of an array that looks like a chunk, where that is none by its metadata; looked for until one is found.
+
+    Of a store that can't be listed, None.
+    """
+    reader, start = batch_reader(store), len(path) + 1 if path else 0
+    if array.keys is None or reader.guesses:
+        return None
+    for key in reader.keys(path, None):
+        if array.keys.decode(key[start:], array.chunk_grid) is not None:
+            return None
+        if array.keys.misfit(key[start:], array.chunk_grid) is not None:
+            return key
+    return None
+
+
+def is_document(entry: Entry) -> bool:
+    """Tell whether an entry is a metadata document."""
+    return entry.coords is None and _name(entry.key) in METADATA_NAMES
+
+
+def is_misfit(entry: Entry) -> bool:
+    """Tell whether an entry looks like a chunk of its array, but is none by the keys that the array's document says."""
+    return entry.coords is None and entry.array is not None and not is_document(entry)
+
+
+def check_fits(entry: Entry, path: str, step: str) -> None:
+    """Raise ChainError for an entry of a shard at `path` that a step would take for no chunk, where it may be one."""
+    if not is_misfit(entry):
+        return
+    assert entry.array is not None
+    assert entry.array.keys is not None
+    raise ChainError(
+        f"{step} can't change an array of which not all chunks are known: {join(path, entry.key)!r} {_unlike(entry.array.keys)}: "
+        f"{MEND_KEYS}, move what is no chunk out of the source, or leave the array out"
+    )
+
+
+def _unlike(keys: ChunkKeys) -> str:
+    return f"looks like one of its chunks, but its metadata says keys of another kind ({keys.name!r} with {keys.separator!r})"
+
+
+def _array_of(arrays: dict[str, ArrayMeta], key: str) -> tuple[str | None, str]:
+    """Return the array that a key lies in, and the rest of the key."""
+    end = len(key)
+    while end > 0:
+        end = max(key.rfind("/", 0, end), 0)
+        if key[:end] in arrays:
+            return key[:end], key[end + 1 :] if end else key
+    return None, key
+
+
+def _is_left_behind(key: str) -> bool:
+    return TEMPORARY in key and is_temporary(_name(key))
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _parent(key: str) -> str:
+    return key.rpartition("/")[0]

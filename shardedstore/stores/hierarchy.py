@@ -1,0 +1,500 @@
+"""The groups and arrays of a store: its one hierarchy, read from their metadata documents alone.
+
+Keys of metadata are read, and the folders of groups are listed, and folders without a document, which may be groups. The
+chunks of an array are never listed, as that can take hours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Any, NamedTuple
+
+import obstore
+from obstore.exceptions import BaseError
+from toolz import keymap
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from shardedstore.errors import CorruptError, PartitionError
+from shardedstore.fields import FILE_NAME, FORMAT
+from shardedstore.notices import Notice
+from shardedstore.storage.blobs import nbytes_of, object_store, open_blob
+from shardedstore.storage.errors import explain, patiently
+from shardedstore.storage.options import Options
+from shardedstore.storage.urls import is_remote, object_url
+from shardedstore.stores.consolidated import Overlay
+from shardedstore.stores.http_index import ROOTS
+from shardedstore.stores.locations import Config, Directory, Hole, Location, Mount, member_at, show
+from shardedstore.stores.members import Members, MountIndex
+from shardedstore.stores.other_json import describe_json
+from shardedstore.stores.registry import open_location
+from shardedstore.stores.subfolders import inner_folders, subfolders
+from shardedstore.zarr.grid import Blocks
+from shardedstore.zarr.metadata import (
+    CONSOLIDATED_V2,
+    METADATA_NAMES,
+    NAMES_OF,
+    ArrayMeta,
+    GroupMeta,
+    consolidated_nodes,
+    drop_consolidated,
+    dump_json,
+    format_above,
+    parse_json,
+    parse_node,
+)
+from shardedstore.zarr.paths import is_below, join, parents
+from shardedstore.zarr.readonly import PROTOTYPE
+
+IN_FLIGHT = 64
+MOST_FOLDERS = 4096  # without a document, that a walk looks into
+_NO_PATH = re.compile(r"//(?!\Z)|/\.{1,2}/|\0")
+_CHUNK = re.compile(r"(c\.)?\d+(\.\d+)+").fullmatch  # a file, also where a store does not tell it from a folder
+NOT_NODES = ("", ".", "..", "zarr.json")  # of which a store of another kind may have the first three
+
+
+class Node(NamedTuple):
+    """A group or an array: what is known of it, and its documents by name, without consolidated metadata.
+
+    A group without documents is implicit: groups or arrays lie below it. `inherited` is what a group's consolidated metadata
+    had, by the names that it has there: of v3 nodes, of v2 documents. `blocks` is how a job's source divides an array, and
+    `is_regridded` tells that a step has changed what is in a block. `is_sample` tells that it is of the first member of a
+    collection, which stands for all: it is no part of what is known. `unseen` is the number of names below a group that were
+    not looked into, as they were too many.
+    """
+
+    meta: ArrayMeta | GroupMeta
+    documents: dict[str, bytes]
+    inherited: dict[str, Any] = {}  # noqa: RUF012 (a default that nobody changes)
+    blocks: Blocks | None = None
+    is_regridded: bool = False
+    is_sample: bool = False
+    unseen: int = 0
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether it is a group by what is below it alone."""
+        return not self.documents
+
+
+def walk(
+    store: Store, skip: Container[str] = (), known: Iterable[str] = (), *, may_be_implicit: bool = False
+) -> dict[str, Node]:
+    """Return the groups and arrays of a store by path, parents first; nothing at or below a path in `skip`.
+
+    These are the nodes with a document of their own that listings of folders or consolidated metadata lead to, of both
+    formats, and the groups above them, and those of them that are at paths that are `known`. Below an array, it lists only
+    where that takes no listing of chunks. With `may_be_implicit`, the root needs no document.
+
+    Raises
+    ------
+    CorruptError
+        For a metadata document that can't be read.
+    """
+    return sync(_Walk(store, skip, tuple(known), may_be_implicit).nodes())
+
+
+Place = tuple[str, int | None]  # a path, and the format of the nearest node above it
+
+
+class _Walk:
+    """One walk: level by level, first along the folders, then to what consolidated metadata names besides."""
+
+    def __init__(self, store: Store, skip: Container[str], known: tuple[str, ...], may_be_implicit: bool) -> None:
+        self.store, self.skip, self.known, self.may_be_implicit = store, skip, known, may_be_implicit
+        self.found: dict[str, Node] = {}
+        self.unseen: list[str] = []
+        self.seen: set[str] = set()
+        self.limit = asyncio.Semaphore(IN_FLIGHT)
+        self.room = MOST_FOLDERS
+
+    async def nodes(self) -> dict[str, Node]:
+        level: list[Place] = [("", None)]
+        while level:
+            await self._descend(level)
+            level = list(self._named_besides())
+        for path in self.unseen:
+            group = next(parent for parent in parents(path) if parent in self.found)
+            self.found[group] = self.found[group]._replace(unseen=self.found[group].unseen + 1)
+        return dict(sorted({**self._implicit(), **self.found}.items(), key=lambda node: node[0].split("/")))
+
+    async def _descend(self, level: list[Place]) -> None:
+        while level:
+            self.seen.update(path for path, _ in level)
+            nodes = await asyncio.gather(*(self._visit(*place) for place in level))
+            self.found.update((path, node) for (path, _), node in zip(level, nodes, strict=True) if node is not None)
+            below = [self._below(*place, node) for place, node in zip(level, nodes, strict=True)]
+            level = [place for some in await asyncio.gather(*below) for place in some]
+
+    async def _visit(self, path: str, zarr_format: int | None) -> Node | None:
+        async with self.limit:
+            return await _read_node(self.store, path, zarr_format)
+
+    def _below(self, path: str, above: int | None, node: Node | None) -> Awaitable[list[Place]]:
+        """Return what is to be visited below a path; of folders without a document, no more than there is room for."""
+        if node is not None and isinstance(node.meta, ArrayMeta):
+            return self._places(path, node.meta.zarr_format, inner_folders(self.store, path, node.meta))
+        if node is not None:
+            return self._places(path, node.meta.zarr_format, subfolders(self.store, path))
+        if not path and not self.may_be_implicit:
+            return _nothing()
+        self.room -= 1
+        if self.room < 0:
+            self.unseen.append(path)
+            return _nothing()
+        return self._places(path, above, (name async for name in subfolders(self.store, path) if not _CHUNK(name)))
+
+    async def _places(self, path: str, zarr_format: int | None, names: AsyncIterator[str]) -> list[Place]:
+        async with self.limit:
+            below = sorted([join(path, name) async for name in names if _may_be_node(name)])
+        return [(child, zarr_format) for child in below if child not in self.skip]
+
+    def _named_besides(self) -> Iterator[Place]:
+        """Yield what is known, or named by consolidated metadata, and was not come by."""
+        places = [(node, sorted(named(node, group))) for group, node in self.found.items() if node.inherited]
+        if "" in self.found:
+            places.append((self.found[""], [*self.known]))
+        for node, paths in places:
+            for path in paths:
+                if path not in self.seen and not any(at in self.skip for at in (path, *parents(path)) if at):
+                    self.seen.add(path)
+                    yield path, node.meta.zarr_format
+
+    def _implicit(self) -> dict[str, Node]:
+        """Return the groups above nodes that have no document."""
+        return {
+            path: Node(GroupMeta(self.found[below].meta.zarr_format), {})
+            for below in self.found
+            for path in parents(below)
+            if path not in self.found
+        }
+
+
+async def _nothing() -> list[Place]:
+    return []
+
+
+def _may_be_node(name: str) -> bool:
+    return name not in NOT_NODES and not name.startswith(".z")
+
+
+def named(node: Node, group: str) -> set[str]:
+    """Return the paths that a group's consolidated metadata names, as far as they are such."""
+    names = (name.rpartition("/") for name in node.inherited if not _NO_PATH.search(f"/{name}/"))
+    return {join(group, folder if name in METADATA_NAMES else join(folder, name)) for folder, _, name in names}
+
+
+def only_named(nodes: Mapping[str, Node]) -> dict[str, str]:
+    """Return the paths that consolidated metadata names and that have no document of their own, each with its group."""
+    return {
+        path: group
+        for group, node in nodes.items()
+        if node.inherited
+        for path in named(node, group)
+        if path not in nodes
+    }
+
+
+def hierarchy_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
+    """Yield warnings about what a walk came by and does not count as a group or an array."""
+    if found := only_named(nodes):
+        yield Notice(
+            "consolidated metadata names what has no document of its own: it is no group or array here, and the files that it "
+            "may have are carried as they are",
+            tuple(sorted(found)),
+        )
+    for path, node in nodes.items():
+        if node.unseen:
+            yield Notice(
+                f"more than {MOST_FOLDERS:,} names have no metadata, and {node.unseen:,} of them were not looked into for groups "
+                "and arrays: give the groups among them a document, or leave them out with exclude",
+                (path,),
+            )
+
+
+def nodes_in_arrays(nodes: Mapping[str, Node]) -> Iterator[str]:
+    """Yield the paths of the nodes that lie inside arrays."""
+    arrays = {path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)}
+    return (path for path in nodes if not arrays.isdisjoint(parents(path)))
+
+
+async def _get(store: Store, key: str) -> bytes | None:
+    value = await store.get(key, default_buffer_prototype())
+    return None if value is None else value.to_bytes()
+
+
+async def _read_node(store: Store, path: str, above: int | None) -> Node | None:
+    """Return the node at a path, of the format of what is above it, or else of the other."""
+    for names in _names(above):
+        values = await asyncio.gather(*(_get(store, join(path, name)) for name in names))
+        documents = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        try:
+            meta = parse_node(documents, path)
+        except CorruptError:
+            if names == _names(above)[0] or above is None:
+                raise
+            return None  # a file of that name, as others are
+        if meta is not None:
+            return await _with_inherited(store, path, Node(meta, documents))
+    return None
+
+
+async def _with_inherited(store: Store, path: str, node: Node) -> Node:
+    """Return a node with what its consolidated metadata has, which is no part of its documents."""
+    if not isinstance(node.meta, GroupMeta):
+        return node
+    if node.meta.zarr_format == 2:
+        data = await _get(store, join(path, CONSOLIDATED_V2))
+        return (
+            node if data is None else Node(GroupMeta(2, True), node.documents, _inherited(data, path, CONSOLIDATED_V2))
+        )
+    if not node.meta.consolidated:
+        return node
+    data = node.documents["zarr.json"]
+    return Node(node.meta, {"zarr.json": drop_consolidated(data, path) or data}, _inherited(data, path, "zarr.json"))
+
+
+def _inherited(data: bytes, path: str, name: str) -> dict[str, Any]:
+    return consolidated_nodes(parse_json(data, path, name), path, name)
+
+
+def _names(above: int | None) -> list[tuple[str, ...]]:
+    v3, v2 = METADATA_NAMES[:1], METADATA_NAMES[1:]
+    return [v2, v3] if above == 2 else [v3, v2]
+
+
+def read_nodes(config: Config) -> dict[str, Node]:
+    """Return the groups and arrays of a whole sharded store by path.
+
+    Raises
+    ------
+    PartitionError
+        Where there is no Zarr.
+    """
+    homes = MountIndex({path: mount.division for path, mount in config.shards.items()})
+    known = [path for path, mount in config.shards.items() if mount.blocks is not None]
+    nodes = _walk_location(config.base, homes, known)
+    if not nodes:
+        raise PartitionError(f"{show(config.base)} {_instead(config.base)}")
+    for path, mount in config.shards.items():
+        if mount.members is not None:
+            nodes.update(_of_members(path, mount, mount.members))
+        elif mount.blocks is None and not isinstance(mount.location, Hole):
+            nodes.update(_below(path, mount.location))
+    if config.consolidated is not None:
+        _mark_rebuilt(open_location(config.consolidated), nodes)
+    return dict(sorted(nodes.items(), key=lambda node: node[0].split("/")))
+
+
+def _of_members(path: str, mount: Mount, members: Members) -> Iterator[tuple[str, Node]]:
+    """Yield the nodes of members: of all that are parts of one Zarr, else of the first."""
+    places = ((name, member_at(mount, number)) for number, name in enumerate(members.names))
+    there = ((name, place) for name, place in places if not isinstance(place, Hole))
+    for name, place in there if members.parts else islice(there, 1):
+        nodes = _below(join(path, name), place)
+        yield from ((at, node._replace(is_sample=not members.parts)) for at, node in nodes.items())
+
+
+def _below(path: str, location: Location) -> dict[str, Node]:
+    try:
+        below = _walk_location(location, (), may_be_implicit=True)
+    except PartitionError as error:
+        advice = ": write it, or leave it out" if isinstance(error.__cause__, FileNotFoundError) else ""
+        raise PartitionError(f"shard {path!r}: {error}{advice}") from error
+    if not below:
+        raise PartitionError(f"shard {path!r} is {show(location)}, which holds no Zarr: write it, or leave it out")
+    found: dict[str, Node] = keymap(lambda rest: join(path, rest), below)
+    return found
+
+
+def is_zarr(url: str, options: Options) -> bool:
+    """Tell whether a folder is a Zarr, as far as it can be seen."""
+    return any(_is_there(object_url(url, name), options) for name in ROOTS)
+
+
+RESULT = "is the result of a job: open it with ShardedStore.load"
+NO_ZARR = "holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
+MOST_JSON = 64 << 20  # bytes of a file that is looked at
+
+
+def _instead(location: Location) -> str:
+    """Return what a location is that holds no Zarr, and the next step."""
+    if not isinstance(location, Directory):
+        return NO_ZARR
+    if not location.url.endswith(".json"):
+        return RESULT if _is_there(object_url(location.url, FILE_NAME), location.options) else NO_ZARR
+    with suppress(OSError, BaseError):
+        nbytes = nbytes_of(location.url, location.options)
+        if nbytes is not None and nbytes > MOST_JSON:
+            return f"is a file of {nbytes:,} bytes, which is no Zarr: name the folder of one"
+        if nbytes is not None:
+            return _of_json(bytes(open_blob(location.url, location.options).read(0, nbytes)))
+    return NO_ZARR
+
+
+def _of_json(data: bytes) -> str:
+    """Return what a JSON file is that was named as a Zarr.
+
+    >>> _of_json(b'{"format": "shardedstore"}'), _of_json(b"")
+    ('is the result of a job: open it with ShardedStore.load', 'is an empty file, which is no Zarr: name the folder of one')
+    """
+    if not data.strip():
+        return "is an empty file, which is no Zarr: name the folder of one"
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON ({error}), and no Zarr: name the folder of one"
+    if isinstance(document, dict) and (document.get("format") == FORMAT or {"base", "shards"} <= document.keys()):
+        return RESULT
+    return f"is a JSON file, which is no Zarr: {describe_json(document)}"
+
+
+def _is_there(url: str, options: Options) -> bool:
+    with suppress(OSError, BaseError):
+        return nbytes_of(url, options) is not None
+    return False
+
+
+def _mark_rebuilt(overlay: Store, nodes: dict[str, Node]) -> None:
+    """Mark the groups that an earlier job rebuilt consolidated metadata for, which stands in a component of its own."""
+    groups = {path: node.meta.zarr_format for path, node in nodes.items() if isinstance(node.meta, GroupMeta)}
+    for path, inherited in sync(_rebuilt(Overlay(overlay), groups)).items():
+        nodes[path] = Node(GroupMeta(groups[path], True), nodes[path].documents, inherited)
+
+
+async def _rebuilt(overlay: Overlay, groups: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Return the metadata in the consolidated metadata of the groups that have some, by path."""
+    limit = asyncio.Semaphore(IN_FLIGHT)
+
+    async def look(path: str, zarr_format: int) -> dict[str, Any] | None:
+        name = CONSOLIDATED_V2 if zarr_format == 2 else "zarr.json"
+        async with limit:
+            data = await overlay.get(join(path, name), PROTOTYPE)
+        document = {} if data is None else parse_json(data.to_bytes(), path, name)
+        is_there = document.get("metadata" if zarr_format == 2 else "consolidated_metadata") is not None
+        return consolidated_nodes(document, path, name) if is_there else None
+
+    found = await asyncio.gather(*(look(path, zarr_format) for path, zarr_format in groups.items()))
+    return {path: inherited for path, inherited in zip(groups, found, strict=True) if inherited is not None}
+
+
+def _walk_location(
+    location: Location, skip: Container[str], known: Iterable[str] = (), *, may_be_implicit: bool = False
+) -> dict[str, Node]:
+    try:
+        nodes = patiently(lambda: walk(open_location(location), skip, known, may_be_implicit=may_be_implicit))
+        if not nodes:
+            _check_bucket(location)
+        _check_text(nodes)
+    except (OSError, BaseError) as error:
+        raise PartitionError(f"{show(location)} can't be read: {explain(error)}") from error
+    return nodes
+
+
+def _check_text(paths: Iterable[str]) -> None:
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise PartitionError(f"{path!r} has a name that is no UTF-8, and no path in a Zarr: rename it") from None
+
+
+def _check_bucket(location: Location) -> None:
+    """Raise for a bucket that is not there: to those who ask for a key it is as if the key were missing."""
+    if isinstance(location, Directory) and is_remote(location.url) and not location.url.startswith("http"):
+        next(iter(obstore.list(object_store(location.url, location.options), chunk_size=1)), None)
+
+
+def digest(nodes: Mapping[str, Node]) -> str:
+    """Return a digest of all metadata documents that are known."""
+    state = hashlib.sha256()
+    for path in sorted(path for path, node in nodes.items() if not node.is_sample):
+        for name, data in sorted(nodes[path].documents.items()):
+            state.update(f"{join(path, name)}\0{len(data)}\0".encode())
+            state.update(data)
+    return state.hexdigest()
+
+
+def nodes_of(documents: Mapping[str, bytes]) -> dict[str, Node]:
+    """Return the groups and arrays that documents make, parents first; each with the documents of the format that it is read by."""
+    found: dict[str, dict[str, bytes]] = {}
+    for key, data in documents.items():
+        path, _, name = key.rpartition("/")
+        found.setdefault(path, {})[name] = data
+    nodes: dict[str, Node] = {}
+    formats: dict[str, int] = {}
+    for path in sorted(found, key=lambda path: path.split("/") if path else []):
+        try:
+            meta = parse_node(found[path], path, format_above(formats, path))
+        except CorruptError:
+            continue  # files of such names, as others are
+        if meta is not None:
+            formats[path] = meta.zarr_format
+            nodes[path] = Node(
+                meta, {name: found[path][name] for name in NAMES_OF[meta.zarr_format] if name in found[path]}
+            )
+    return nodes
+
+
+def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Return the key and the document that hold the metadata of everything below a group, as zarr lays them out.
+
+    What the source's consolidated metadata had and no document of its own has is kept, where it is of the same format. Nodes
+    that no group leads to are left out, but for those that it had: zarr reads nothing of metadata that names them.
+    """
+    start = len(group) + 1 if group else 0
+    below = {path[start:]: node for path, node in nodes.items() if is_below(path, group)}
+    if nodes[group].meta.zarr_format == 2:
+        known = {path for path in named(Node(nodes[group].meta, {}, dict(inherited)), "") if path}
+        documents = {
+            join(path, name): parse_json(data, path, name)
+            for path, node in {"": nodes[group], **_led_to(below, known, 2)}.items()
+            for name, data in sorted(node.documents.items())
+            if name != "zarr.json"
+        }
+        metadata = {key: value for key, value in inherited.items() if key not in documents} | documents
+        return join(group, CONSOLIDATED_V2), dump_json({"metadata": metadata, "zarr_consolidated_format": 1})
+    root: dict[str, Any] = parse_json(nodes[group].documents["zarr.json"], group, "zarr.json")
+    kept = {path: node for path, node in inherited.items() if path.rpartition("/")[2] not in METADATA_NAMES}
+    documents = {
+        path: parse_json(node.documents["zarr.json"], path, "zarr.json")
+        for path, node in _led_to(below, kept, 3).items()
+        if "zarr.json" in node.documents
+    }
+    metadata = {path: node for path, node in kept.items() if path not in documents} | documents
+    root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
+    return join(group, "zarr.json"), dump_json(root)
+
+
+def undocumented(nodes: Mapping[str, Node], group: str) -> dict[str, Any]:
+    """Return what a group's consolidated metadata names that no document gives which `consolidate` finds."""
+    node, start = nodes[group], len(group) + 1 if group else 0
+    if not node.inherited:
+        return {}
+    below = {path[start:]: found for path, found in nodes.items() if is_below(path, group)}
+    led = _led_to(below, (), node.meta.zarr_format).items()
+    if node.meta.zarr_format == 2:
+        keys = {join(path, name) for path, found in (("", node), *led) for name in found.documents}
+    else:
+        keys = {path for path, found in led if "zarr.json" in found.documents}
+    return {key: value for key, value in node.inherited.items() if key not in keys}
+
+
+def _led_to(below: Mapping[str, Node], known: Container[str], zarr_format: int) -> dict[str, Node]:
+    """Return the nodes below a group that groups with documents lead to, and those that are known."""
+    led: dict[str, Node] = {}
+    leads = {""}
+    for path, node in below.items():  # parents first
+        parent = path.rpartition("/")[0]
+        if path in known or parent in leads or parent in known:
+            led[path] = node
+            if isinstance(node.meta, GroupMeta) and node.meta.zarr_format == zarr_format and node.documents:
+                leads.add(path)
+    return led

@@ -1,0 +1,52 @@
+"""A shard that failed and was accepted to be missing, as a store that refuses to be read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from shardedstore.errors import HoleError
+from shardedstore.stores.locations import Hole
+from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
+
+
+class HoleStore(ReadOnlyStore):
+    """Raises HoleError for all that is asked of it, so that nobody takes what is not there for fill values."""
+
+    def __init__(self, hole: Hole) -> None:
+        super().__init__()
+        self.hole = hole
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is HoleStore and self.hole == other.hole
+
+    def __repr__(self) -> str:
+        return f"<HoleStore of {self.hole.shard!r}>"
+
+    def refuse(self) -> NoReturn:
+        """Raise the error of this hole."""
+        raise HoleError(
+            f"{self.hole.shard!r} is a hole: this shard failed when the result was made ({self.hole.cause}), and its user accepted "
+            "that. Mend the source and run the same job again, which tries this shard again; or read around it"
+        )
+
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        self.refuse()
+
+    async def exists(self, key: str) -> bool:
+        # docstring inherited
+        self.refuse()
+
+    async def list(self) -> AsyncIterator[str]:
+        # docstring inherited
+        for key in self._keys():
+            yield key
+
+    def _keys(self) -> tuple[str, ...]:
+        self.refuse()

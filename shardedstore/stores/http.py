@@ -1,0 +1,264 @@
+"""A Zarr on a web server, which can't be listed: what is there is known from its metadata, by arithmetic.
+
+Consolidated metadata names all groups and arrays; without it, only an array at the root is known. Which chunks there may
+be follows from an array's shape. One that the server answers 404 for is missing; no other answer is taken for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from functools import cached_property
+from itertools import chain, islice
+from threading import Lock
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import NotSupportedError, PermissionDeniedError
+from toolz import partition_all
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from shardedstore.errors import CorruptError, PartitionError
+from shardedstore.storage.blobs import object_store, size_at
+from shardedstore.storage.errors import status_of
+from shardedstore.storage.options import NONE, Options
+from shardedstore.storage.urls import join_url, quote_name
+from shardedstore.stores.http_index import ROOTS, Named, chunk_keys, has_one_name, named_by
+from shardedstore.stores.part import DOCUMENTS
+from shardedstore.zarr.metadata import CONSOLIDATED_V2
+from shardedstore.zarr.paths import is_below, join
+from shardedstore.zarr.readonly import ReadOnlyStore, cut
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
+    from obstore.store import ObjectStore
+
+IN_FLIGHT = 32
+NOWHERE = "shardedstore-asks-for-what-is-not-there"
+NAMING = ("zarr.json", CONSOLIDATED_V2)  # of the documents at the root, those that others are named by
+_REFUSALS = (FileNotFoundError, PermissionDeniedError)
+_DENIED = (
+    "access is denied, or it is missing, which this server may not tell apart: ask its owner to have it answer 404 for what "
+    "is missing (S3 does where listing is allowed), or name an s3:// URL"
+)
+
+
+class HTTPReadStore(ReadOnlyStore):
+    """A folder of a web server as a read-only zarr store.
+
+    What is read comes from the server; of documents that it does not have, from its consolidated metadata.
+
+    Parameters
+    ----------
+    url : str
+        An ``http://`` or ``https://`` URL, as locations hold it.
+    options : Options, optional
+        How to reach it.
+
+    Raises
+    ------
+    PartitionError
+        When it is listed: for a group without consolidated metadata, for chunk keys that are not known here, and for a
+        server that has an answer for everything.
+    PermissionError
+        For a chunk that is answered with the status 403: it may be missing, or there and not to be read.
+    CorruptError
+        For a value that the server has encoded for its way.
+    """
+
+    def __init__(self, url: str, options: Options = NONE) -> None:
+        super().__init__()
+        self.url, self.options = url, options
+        self._roots: dict[str, bytes | None] = {}  # the documents at the root that were asked for
+        self._known: Named | None = None
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[type[HTTPReadStore], tuple[str, Options]]:
+        return HTTPReadStore, (self.url, self.options)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HTTPReadStore) and (self.url, self.options) == (other.url, other.options)
+
+    def __repr__(self) -> str:
+        return f"HTTPReadStore({self.url!r})"
+
+    @cached_property
+    def _client(self) -> ObjectStore:
+        return object_store(self.url, self.options)
+
+    @cached_property
+    def named(self) -> Named:
+        """What was there when it was first asked for; refused where that can't be known."""
+        found = self.known
+        if found.documents and not found.is_whole:
+            raise PartitionError(
+                f"{self.url!r} is a group without consolidated metadata, and a web server can't be listed: name the URL of "
+                "one of its arrays, or have its owner run zarr.consolidate_metadata"
+            )
+        try:
+            has_all = self._ask(NOWHERE) is not None
+        except PermissionError:  # it is told for the chunk that is missing, if there is one
+            has_all = False
+        if has_all:
+            raise PartitionError(
+                f"{self.url!r} is on a server that has an answer for {NOWHERE!r} too, so that a missing chunk can't be told "
+                "from a stored one: name where the files themselves are, or download them"
+            )
+        return found
+
+    @property
+    def known(self) -> Named:
+        """What the root's metadata named when it was first asked for; it need not be all that is there."""
+        with self._lock:
+            if self._known is None:
+                self._known = self.look(self._roots)
+        return self._known
+
+    def look(self, roots: Mapping[str, bytes | None] = MappingProxyType({})) -> Named:
+        """Return what the root's metadata names, as it is now, but for the documents at the root that are in `roots`."""
+        denied: PermissionError | None = None
+        for name in ROOTS:
+            try:
+                data = roots[name] if name in roots else self._ask(name)
+            except PermissionError as error:  # or it is missing, and another tells
+                denied = error
+                continue
+            if data is not None:
+                return named_by(name, data, self._ask(".zattrs") if name == ".zarray" else None)
+        if denied is not None:
+            raise denied
+        return Named()
+
+    def read(self, key: str, look: Callable[[], Named]) -> bytes | None:
+        """Return a value; None where there is none.
+
+        Of a document that the server does not have, what the metadata has that `look` returns.
+        """
+        try:
+            return self._fetch(key)
+        except _REFUSALS as error:
+            return self._instead(key, error, look)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        # docstring inherited
+        try:
+            found = await obstore.get_async(self._client, key, options=_options(byte_range))
+            data = await self._plain(found, key).bytes_async()
+        except _REFUSALS as error:
+            document = await asyncio.to_thread(self._instead, key, error, lambda: self.known)
+            return None if document is None else cut(prototype.buffer.from_bytes(document), byte_range)
+        except NotSupportedError:  # the server knows no ranges
+            if byte_range is None:
+                raise
+            whole = await self.get(key, prototype)
+            return None if whole is None else cut(whole, byte_range)
+        if key in ROOTS and byte_range is None:
+            self._roots[key] = bytes(data)
+        return prototype.buffer.from_bytes(memoryview(data))
+
+    def _ask(self, key: str) -> bytes | None:
+        try:
+            return self._fetch(key)
+        except _REFUSALS as error:
+            self._check_missing(key, error)
+            return None
+
+    def _fetch(self, key: str) -> bytes:
+        return bytes(self._plain(obstore.get(self._client, key), key).bytes())
+
+    def _plain(self, found: GetResult, key: str) -> GetResult:
+        """Refuse what the server has compressed: nobody asked it to."""
+        encoding = found.attributes.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            raise CorruptError(
+                f"the server has encoded {self._url(key)!r} as {encoding}, so that its bytes are not those of the file: ask "
+                "its owner to serve the files as they are"
+            )
+        return found
+
+    def _instead(self, key: str, error: BaseException, look: Callable[[], Named]) -> bytes | None:
+        """Return what stands for a value that the server refuses."""
+        if key in ROOTS and status_of(error) == 404:
+            self._roots[key] = None
+        if key in NAMING and status_of(error) == 404:
+            return None  # what it would name is nowhere else
+        if key.rpartition("/")[2] in DOCUMENTS and status_of(error) in (403, 404) and self.known.is_whole:
+            return look().documents.get(key) if key in self.known.documents else None
+        self._check_missing(key, error)
+        return None
+
+    def _check_missing(self, key: str, error: BaseException) -> None:
+        """Raise where a server's answer does not say that a value is missing."""
+        status = status_of(error)
+        if status == 403:
+            raise PermissionError(errno.EACCES, _DENIED, self._url(key)) from None
+        if status != 404:
+            raise error
+
+    def _url(self, key: str) -> str:
+        return join_url(self.url, quote_name(key))
+
+    async def exists(self, key: str) -> bool:
+        # docstring inherited
+        if key.rpartition("/")[2] in DOCUMENTS:
+            return await self.get(key, default_buffer_prototype()) is not None
+        try:
+            return await asyncio.to_thread(size_at, self._client, key) is not None
+        except PermissionDeniedError as error:
+            self._check_missing(key, error)
+            return False
+
+    async def list(self) -> AsyncIterator[str]:
+        # docstring inherited
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncGenerator[str]:
+        # docstring inherited
+        named = await asyncio.to_thread(lambda: self.named)
+        for key in named.documents:
+            if key.startswith(prefix):
+                yield key
+        for path, document in named.arrays.items():
+            start = f"{path}/" if path else ""
+            data = None
+            if start.startswith(prefix) or prefix.startswith(start):
+                data = await self.get(document, default_buffer_prototype())
+            if data is not None:
+                possible = filter(lambda key: key.startswith(prefix), chunk_keys(document, data.to_bytes()))
+                for some in chain([tuple(islice(possible, 1))], partition_all(IN_FLIGHT, possible)):
+                    there = await asyncio.gather(*map(self.exists, some))
+                    for key, is_there in zip(some, there, strict=True):
+                        if is_there:
+                            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        folder = prefix.strip("/")
+        named = await asyncio.to_thread(lambda: self.named)
+        names = named.names(folder)
+        if (document := named.arrays.get(folder)) is not None and has_one_name(document, named.documents[document]):
+            chunks = self.list_prefix(join(folder, "c/"))  # of which the first is enough
+            async with aclosing(chunks):
+                names = chain(names, ["c"] if await anext(chunks, None) is not None else [])
+        elif any(path == folder or is_below(folder, path) for path in named.arrays):
+            names = iter([name async for name in super().list_dir(folder)])
+        for name in names:
+            yield name
+
+
+def _options(byte_range: ByteRequest | None) -> GetOptions:
+    match byte_range:
+        case None:
+            return {}
+        case RangeByteRequest(start, end):
+            return {"range": (start, end)}
+        case OffsetByteRequest(offset):
+            return {"range": {"offset": offset}}
+        case SuffixByteRequest(suffix):
+            return {"range": {"suffix": suffix}}
+    raise ValueError(f"Unexpected byte_range, got {byte_range}.")

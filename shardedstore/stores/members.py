@@ -1,0 +1,173 @@
+"""Stores side by side below one path, by their names: which of them holds a key, and which are one shard together."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from itertools import islice, takewhile
+from operator import lt
+
+import msgspec
+
+from shardedstore.errors import UsageError
+from shardedstore.fields import Names, Size
+from shardedstore.zarr.grid import Blocks
+from shardedstore.zarr.paths import Mounts, check_path
+
+
+class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Stores side by side below one path, each with all below its name.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Sorted; a name may have several segments, and all have as many.
+    together : int
+        How many consecutive ones are one shard, the last of which may have fewer.
+    parts : bool
+        Whether they are parts of one Zarr, whose metadata is read with that of the whole; else they are Zarrs of their own,
+        of which the first stands for all until they are read.
+
+    Examples
+    --------
+    >>> members = Members(("a", "b", "c"), together=2)
+    >>> members.count, members.find("b/x/0"), members.find("d/x"), list(members.shards())
+    (2, (1, 'x/0'), None, [('a', 'b'), ('c',)])
+    >>> members.shard_name(1), Members(("a", "b", "c")).shard_name(1), members.shard_of(2)
+    ('1', 'b', 1)
+    """
+
+    names: Names
+    together: Size = 1
+    parts: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.names or self.together < 1:
+            raise ValueError(f"there must be names, and together {self.together} be 1 or more")
+        if not all(map(lt, self.names, islice(self.names, 1, None))):
+            raise ValueError("the names must be sorted, and each be there once")
+        text = f"/{'/'.join(self.names)}/"
+        if any(bad in text for bad in ("//", "/./", "/../", "\0")) or not (
+            _is_text(text) and _are_of_one_depth(self.names)
+        ):
+            _refuse(self.names)
+
+    @property
+    def count(self) -> int:
+        """The number of shards."""
+        return -(-len(self.names) // self.together)
+
+    def shards(self) -> Iterator[tuple[str, ...]]:
+        """Yield the names of the members of each shard."""
+        for start in range(0, len(self.names), self.together):
+            yield self.names[start : start + self.together]
+
+    def shard_of(self, member: int) -> int:
+        """Return the number of the shard that holds a member."""
+        return member // self.together
+
+    def shard_name(self, number: int) -> str:
+        """Return what ``{block}`` stands for: the name of a member that is a shard of its own, else the shard's number."""
+        return self.names[number] if self.together == 1 else str(number)
+
+    def shard_names(self) -> Iterator[str]:
+        """Yield the names of all shards."""
+        return map(self.shard_name, range(self.count))
+
+    def in_shard(self, name: str) -> tuple[str, ...]:
+        """Return the names of the members of one shard, by its name."""
+        return (name,) if self.together == 1 else self.cut(int(name), int(name) + 1).names
+
+    def has_shard(self, name: str) -> bool:
+        """Tell whether one of the shards has this name."""
+        if self.together == 1:
+            return self._number(name) is not None
+        return len(name) < 20 and name.isdecimal() and str(int(name)) == name and int(name) < self.count
+
+    def cut(self, first: int, stop: int) -> Members:
+        """Return the members of some shards."""
+        return msgspec.structs.replace(self, names=self.names[first * self.together : stop * self.together])
+
+    def find(self, path: str) -> tuple[int, str] | None:
+        """Return which member holds a key or path, and the rest inside it; None where none does."""
+        end = -1
+        for _ in range(self.names[0].count("/") + 1):
+            end = path.find("/", end + 1)
+            if end < 0:
+                end = len(path)
+                break
+        number = self._number(path[:end])
+        return None if number is None else (number, path[end + 1 :])
+
+    def _number(self, name: str) -> int | None:
+        i = bisect_left(self.names, name)
+        return i if i < len(self.names) and self.names[i] == name else None
+
+    def below(self, prefix: str) -> Iterator[int]:
+        """Yield which members have names that begin like this."""
+        first = bisect_left(self.names, prefix)
+        found = takewhile(lambda name: name.startswith(prefix), islice(self.names, first, None))
+        return (first + i for i, _ in enumerate(found))
+
+    def children(self, path: str) -> Iterator[str]:
+        """Yield the names directly below a path that are members or lead to some.
+
+        >>> list(Members(("a/x", "a/y", "b/x")).children("")), list(Members(("a/x", "a/y", "b/x")).children("a"))
+        (['a', 'b'], ['x', 'y'])
+        """
+        start = f"{path}/" if path else ""
+        yield from dict.fromkeys(self.names[i][len(start) :].partition("/")[0] for i in self.below(start))
+
+
+Division = Blocks | Members
+
+
+class MountIndex:
+    """Which of the mounted components holds a group or an array, with its documents.
+
+    >>> homes = MountIndex({"g": None, "cells": Members(("a", "b"))})
+    >>> homes.find("g/x"), homes.find("cells/a"), homes.find("cells"), "cells/c" in homes
+    ('g', 'cells', None, False)
+    """
+
+    def __init__(self, mounted: Mapping[str, Division | None]) -> None:
+        self.mounted, self.mounts = mounted, Mounts(mounted)
+
+    def find(self, path: str) -> str | None:
+        """Return the path of the mount; None for the base, which holds the documents of an array that is divided, too."""
+        found = self.mounts.resolve(path)
+        if found is None:
+            return None
+        division = self.mounted[found[0]]
+        if division is None or (isinstance(division, Members) and division.find(found[1]) is not None):
+            return found[0]
+        return None
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self.find(path) is not None
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name can stand in a config, as that of a file that is no UTF-8 can not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _are_of_one_depth(names: tuple[str, ...]) -> bool:
+    depth = names[0].count("/")
+    return all(name.count("/") == depth for name in names)
+
+
+def _refuse(names: tuple[str, ...]) -> None:
+    """Raise ValueError for the first name that is wrong."""
+    for name in names:
+        try:
+            check_path(name, "the name")
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        if not _is_text(name):
+            raise ValueError(f"the name {name!r} is no text in UTF-8: rename it")
+    raise ValueError(f"{names[0]!r} and others have different numbers of segments")

@@ -1,0 +1,121 @@
+"""Components in which metadata documents have names of their own, so that no other reader takes what is there for a whole.
+
+A base without the chunks of an array, or a copy of consolidated metadata, would open as a Zarr of fill values if it were
+opened alone. Design: docs/design/0016-documents-that-lead-to-nothing.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from shardedstore.storage.urls import BESIDE
+from shardedstore.stores.http import HTTPReadStore
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES
+from shardedstore.zarr.paths import is_below, join
+from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
+
+VEIL = BESIDE  # ends the names of documents that no other reader is to find
+VEILED_ROOTS = (
+    "zarr.json" + VEIL,
+    ".zarray" + VEIL,
+    CONSOLIDATED_V2 + VEIL,
+)  # of a divided root, or of consolidated metadata
+_NAMES = frozenset((*METADATA_NAMES, CONSOLIDATED_V2))
+
+
+class Veil:
+    """The names under which the documents of some nodes stand, given the paths of these.
+
+    Examples
+    --------
+    >>> veil = Veil(["a/t"])
+    >>> veil.stored("a/t/zarr.json"), veil.stored("a/zarr.json"), veil.stored("a/t/c/0")
+    ('a/t/zarr.json.shardedstore', 'a/zarr.json', 'a/t/c/0')
+    >>> veil.shown("a/t/zarr.json.shardedstore"), veil.shown("a/zarr.json.shardedstore")
+    ('a/t/zarr.json', 'a/zarr.json.shardedstore')
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = frozenset(paths)
+
+    def stored(self, key: str) -> str:
+        """Return the name that a key has in the component."""
+        return key + VEIL if self._covers(key) else key
+
+    def shown(self, key: str) -> str:
+        """Return the key of what has a name in the component."""
+        plain = key.removesuffix(VEIL)
+        return plain if plain != key and self._covers(plain) else key
+
+    def _covers(self, key: str) -> bool:
+        folder, _, name = key.rpartition("/")
+        return name in _NAMES and folder in self.paths
+
+    def documents(self) -> tuple[str, ...]:
+        """Return the keys that there may be of documents that are veiled."""
+        names = (*METADATA_NAMES, CONSOLIDATED_V2)
+        return tuple(join(path, name) for path in sorted(self.paths) for name in names)
+
+
+class Veiled(ReadOnlyStore):
+    """What a store holds, with the documents of some nodes under their own names again."""
+
+    def __init__(self, store: Store, paths: Iterable[str]) -> None:
+        super().__init__()
+        self.store, self.veil = store, Veil(paths)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Veiled and (self.store, self.veil.paths) == (other.store, other.veil.paths)
+
+    def __repr__(self) -> str:
+        return f"Veiled({self.store!r})"
+
+    async def get(
+        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        return await self.store.get(self.veil.stored(key), prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        # docstring inherited
+        return await self.store.exists(self.veil.stored(key))
+
+    async def getsize(self, key: str) -> int:
+        # docstring inherited
+        return await self.store.getsize(self.veil.stored(key))
+
+    async def list(self) -> AsyncIterator[str]:
+        # docstring inherited
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        async for key in self.store.list_prefix(prefix):
+            shown = self.veil.shown(key)
+            if shown.startswith(prefix):
+                yield shown
+        for key in await self._unlisted():
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        # docstring inherited
+        folder = prefix.strip("/")
+        async for name in self.store.list_dir(folder):
+            yield self.veil.shown(join(folder, name)).rpartition("/")[2]
+        below = (key[len(folder) :].lstrip("/") for key in await self._unlisted() if is_below(key, folder))
+        for name in dict.fromkeys(rest.partition("/")[0] for rest in below):
+            yield name
+
+    async def _unlisted(self) -> tuple[str, ...]:
+        """Return the keys of veiled documents in what can't be listed."""
+        if not isinstance(self.store, HTTPReadStore):
+            return ()
+        keys = self.veil.documents()
+        there = await asyncio.gather(*map(self.exists, keys))
+        return tuple(key for key, is_there in zip(keys, there, strict=True) if is_there)

@@ -1,0 +1,337 @@
+"""The decoded data of two stores, compared by what their shards hold, however each is divided.
+
+Where the sums over a stretch of an array's chunks differ, its chunks are compared one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from shardedstore.codecs.digest import Layout
+from shardedstore.jobs.shards import Plan
+from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.members import Members
+from shardedstore.stores.ome import levels_of
+from shardedstore.transforms.base.chain import Shard
+from shardedstore.verify.data import (
+    ARRAY,
+    PER_STRETCH,
+    Damage,
+    Taken,
+    array_at,
+    compared_attributes,
+    description,
+    home,
+    is_document_key,
+    stretch_of,
+)
+from shardedstore.verify.differences import Difference
+from shardedstore.verify.ledger import MAKE_AGAIN
+from shardedstore.verify.levels import Depth, depth_of
+from shardedstore.verify.stored import LOOK_AGAIN
+from shardedstore.zarr.grid import Coords
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, ArrayMeta, GroupMeta
+from shardedstore.zarr.paths import join
+
+MOST_SEARCHED = 16  # stretches of one array that are searched for the chunks that differ
+MOST_NAMED = 100  # chunks of one array
+MEND = f"copy what is named from the source; or, if a job of this package made it, {MAKE_AGAIN}"
+CALLED = {"chunks": "finest chunk grid", "fill": "fill value", "dtype": "data type"}  # the fields of a layout
+WHY = "its data type, fill value or codecs are not known here"
+MEND_SOURCE = "it is the source that can't be read there: mend it, or compare with another copy"
+
+
+class Side(NamedTuple):
+    """One of the two stores that are compared, what messages call it, and what was read of it."""
+
+    name: str
+    plan: Plan
+    taken: Taken
+    is_source: bool = False
+
+    def misses(self, path: str) -> bool:
+        """Tell whether shards that may hold an array could not be read, so that it only seems to miss chunks."""
+        at = home(self.plan.config, path)
+        return any(at == damage.home for damage in self.taken.damage if damage.path is None)
+
+    def misses_member(self, path: str) -> bool:
+        """Tell whether a node may be in a member that could not be read."""
+        return path not in self.plan.nodes and self.misses(path)
+
+    def knows(self, path: str) -> bool:
+        """Tell whether a node is known: some inside arrays by their data alone, as no listing of groups leads to them."""
+        return path in self.plan.nodes or path in self.taken.layouts
+
+    @property
+    def zarr_format(self) -> int:
+        """That of the root."""
+        return self.plan.nodes[""].meta.zarr_format
+
+    def nodes(self) -> dict[str, Node | str]:
+        """Return the groups and arrays by path; of those in members a description."""
+        known = {path: node for path, node in self.plan.nodes.items() if not node.is_sample}
+        return {**known, **self.taken.nodes}
+
+    def place(self, path: str, index: Coords) -> tuple[str, str]:
+        """Return the shard and the key of the stored object that holds a chunk."""
+        at = home(self.plan.config, path)
+        meta = array_at(self.plan, path)
+        mount = self.plan.config.shards.get(at)
+        if mount is not None and mount.members is not None:
+            return _shard_of(at, mount.members, path), path
+        if meta is None or meta.chunks is None or meta.keys is None:
+            return at or "(base)", path
+        chunks = self.taken.layouts[path].chunks
+        stored = tuple(i * c // s for i, c, s in zip(index, chunks, meta.chunks, strict=True))
+        if mount is None:
+            name = "(base)"
+        elif mount.blocks is None:
+            name = at
+        else:
+            name = Shard(at, mount.blocks, mount.blocks.split(stored)[0]).name
+        return name, join(path, meta.keys.encode(stored))
+
+
+def _shard_of(at: str, members: Members, path: str) -> str:
+    """Return the name of the shard that holds an array in a member."""
+    found = members.find(path[len(at) :].lstrip("/"))
+    if found is None:
+        return "(base)"
+    return join(at, members.names[found[0]]) if members.together == 1 else f"{at}[{members.shard_of(found[0])}]"
+
+
+class Suspects:
+    """The chunks that may differ: the stretches of arrays whose sums do, and those chunks of some that were looked at.
+
+    Parameters
+    ----------
+    ours, theirs : Side
+        With the chunks of the stretches that `searched` returns.
+    stretches : mapping of str to set of int
+        By path; see `find_suspects`.
+    """
+
+    def __init__(self, ours: Side, theirs: Side, stretches: Mapping[str, frozenset[int]]) -> None:
+        self.ours, self.theirs, self.stretches = ours, theirs, stretches
+        self._searched, self._comparable = searched(stretches), set(_comparable(ours, theirs))
+
+    def is_equal(self, path: str, index: Coords) -> bool:
+        """Tell whether both sides are known to hold the same in a chunk, decoded or not."""
+        if path not in self._comparable:
+            return False
+        stretch = stretch_of(self.ours.taken.layouts[path])(index)
+        if stretch not in self.stretches.get(path, ()):
+            return True
+        mine, other = (side.taken.chunks.get(path, {}).get(index) for side in (self.ours, self.theirs))
+        return stretch in self._searched[path] and mine == other
+
+    def damage(self, side: Side) -> Iterator[Damage]:
+        """Yield what could not be read of a side, but for chunks that could not on either, and are equal as they are."""
+        for damage in side.taken.damage:
+            path = damage.path
+            if path is None or not all(self.is_equal(path, index) for index in damage.chunks):
+                yield damage
+
+    def damaged(self, path: str) -> set[Coords]:
+        """Return the chunks of an array that `damage` tells of."""
+        told = (damage for side in (self.ours, self.theirs) for damage in self.damage(side) if damage.path == path)
+        return {index for damage in told for index in damage.chunks}
+
+
+def compare_damage(suspects: Suspects) -> Iterator[Difference]:
+    """Yield what could not be read, and is not the same on both sides."""
+    for side in (suspects.ours, suspects.theirs):
+        for shard, _, what, path, key, kind, chunks in suspects.damage(side):
+            text = what if shard in what else f"{shard}: {what}"
+            advice = LOOK_AGAIN if kind == "unread" else MEND_SOURCE if side.is_source else MEND
+            chunk = chunks[0] if len(chunks) == 1 else None
+            where = Difference(kind, f"{side.name}: {text}", advice, shard=shard, array=path, key=key, chunk=chunk)
+            yield msgspec.structs.replace(where, is_of_source=side.is_source)
+
+
+def compare_files(ours: Side, theirs: Side) -> Iterator[Difference]:
+    """Yield the keys that zarr does not know, and that one side alone has, or that hold something else."""
+    documents = ours.plan.nodes[""].meta.zarr_format == theirs.plan.nodes[""].meta.zarr_format
+    mine, other = (_files(side, documents) for side in (ours, theirs))
+    for key in sorted(mine.keys() | other.keys()):
+        if key not in other and not theirs.misses(key):
+            yield Difference("extra", f"{key!r} is in {ours.name} alone", "", key=key)
+        elif key not in mine and not ours.misses(key):
+            yield Difference("missing", f"{key!r} is in {theirs.name} alone", MEND, key=key)
+        elif mine.get(key) != other.get(key) and key in mine and key in other:
+            yield Difference("data", f"{key!r} holds other bytes than in {theirs.name}", MEND, key=key)
+
+
+def _files(side: Side, documents: bool) -> dict[str, bytes]:
+    """Return the keys that are no document of a known node, nor its consolidated metadata; none that is called like a
+    document, without `documents`.
+    """
+
+    def is_file(key: str) -> bool:
+        folder, _, name = key.rpartition("/")
+        if name == CONSOLIDATED_V2:
+            return folder not in side.plan.nodes
+        return not is_document_key(key) or (documents and not side.knows(folder))
+
+    return {key: value for key, value in side.taken.files.items() if is_file(key)}
+
+
+def compare_layouts(ours: Side, theirs: Side) -> Iterator[Difference]:
+    """Yield the arrays whose shape, chunk grid, data type or fill value differ: their digests can't be compared."""
+    for path in sorted(ours.taken.layouts.keys() & theirs.taken.layouts.keys()):
+        one, other = ours.taken.layouts[path], theirs.taken.layouts[path]
+        for name, mine, its in zip(Layout._fields, one, other, strict=True):
+            if mine != its:
+                called = CALLED.get(name, name)
+                what = (
+                    f"{path!r} has the {called} {mine} in {ours.name} and {its} in {theirs.name}: it is not comparable"
+                )
+                yield Difference("layout", what, array=path)
+                break
+
+
+def find_suspects(ours: Side, theirs: Side) -> dict[str, frozenset[int]]:
+    """Return the stretches in which arrays of both sides differ, by path."""
+    suspects = {}
+    for path in _comparable(ours, theirs):
+        mine, other = ours.taken.sums.get(path, {}), theirs.taken.sums.get(path, {})
+        found = frozenset(i for i in mine.keys() | other.keys() if mine.get(i, 0) != other.get(i, 0))
+        if found:
+            suspects[path] = found
+    return suspects
+
+
+def _comparable(ours: Side, theirs: Side) -> list[str]:
+    one, other = ours.taken.layouts, theirs.taken.layouts
+    return sorted(path for path in one.keys() & other.keys() if one[path] == other[path])
+
+
+def searched(suspects: Mapping[str, frozenset[int]]) -> dict[str, frozenset[int]]:
+    """Return the stretches that are searched for chunks that differ: of each array, some at its beginning."""
+    return {path: frozenset(sorted(found)[:MOST_SEARCHED]) for path, found in suspects.items()}
+
+
+def compare_chunks(suspects: Suspects) -> Iterator[Difference]:
+    """Yield the chunks that differ and could be read, where both sides were read chunk by chunk."""
+    ours, theirs = suspects.ours, suspects.theirs
+    for path, stretches in suspects.stretches.items():
+        mine, other = ours.taken.chunks.get(path, {}), theirs.taken.chunks.get(path, {})
+        differing = sorted(
+            {i for i in mine.keys() | other.keys() if mine.get(i) != other.get(i)} - suspects.damaged(path)
+        )
+        named = [
+            index
+            for index in differing
+            if (index in mine or not ours.misses(path)) and (index in other or not theirs.misses(path))
+        ]
+        for index in named[:MOST_NAMED]:
+            shard, key = ours.place(path, index)
+            if index not in mine:
+                kind, text = "missing", f"holds nothing but the fill value, and data in {theirs.name}"
+            elif index not in other:
+                kind, text = "extra", f"holds data, and nothing but the fill value in {theirs.name}"
+            else:
+                kind, text = "data", f"holds other data than in {theirs.name}"
+            what = f"{path!r}: chunk {index} ({key!r} in shard {shard!r}) {text}"
+            yield Difference(kind, what, MEND, shard=shard, array=path, key=key, chunk=index)
+        left = [f"{len(named) - MOST_NAMED:,} more chunks"] if len(named) > MOST_NAMED else []
+        if len(stretches) > MOST_SEARCHED:
+            size = f"{len(stretches) - MOST_SEARCHED:,} more stretches of at least {PER_STRETCH:,} chunks"
+            left.append(size)
+        if left:
+            yield Difference("data", f"{path!r}: {' and '.join(left)} differ", MEND, array=path)
+
+
+def notes(suspects: Suspects) -> Iterator[str]:
+    """Yield what is no difference of data: which chunks that hold the fill value are stored, and what was not decoded."""
+    ours, theirs = suspects.ours, suspects.theirs
+    for path in _comparable(ours, theirs):
+        mine, other = ours.taken.digest(path), theirs.taken.digest(path)
+        if mine.value == other.value and mine.presence != other.presence:
+            yield (
+                f"{path!r}: {mine.stored:,} chunks are stored in {ours.name} and {other.stored:,} in {theirs.name}; the "
+                "others hold nothing but the fill value"
+            )
+        depth = depth_of(mine.layout)
+        if depth != "decoded":
+            yield f"{path!r} was compared by its {depth} bytes, as {WHY}"
+        for lower, count in sorted(ours.taken.lower.get(path, {}).items()):
+            chunks, they = ("1 chunk was", "it") if count == 1 else (f"{count:,} chunks were", "they")
+            yield f"{path!r}: {chunks} compared by {lower} bytes, as {they} can't be {_done(depth)}{_first(suspects, path)}"
+
+
+def _done(depth: Depth) -> str:
+    return "decompressed" if depth == "decompressed" else "decoded"
+
+
+def _first(suspects: Suspects, path: str) -> str:
+    """Return what keeps the first chunk from being decoded that can't be on either side."""
+    for damage in suspects.ours.taken.damage:
+        if damage.path == path and all(suspects.is_equal(path, index) for index in damage.chunks):
+            return f" ({damage.what})"
+    return ""
+
+
+def compared_by(ours: Side, theirs: Side) -> dict[str, str]:
+    """Return by what the arrays of both sides were compared, by path: what most of their chunks allow."""
+    return {path: _mostly(ours.taken, path) for path in _comparable(ours, theirs)}
+
+
+def _mostly(taken: Taken, path: str) -> str:
+    lower = taken.lower.get(path, {})
+    if 2 * sum(lower.values()) > taken.stored.get(path, (0, 0))[0]:
+        return max(lower, key=lambda depth: lower[depth])
+    return depth_of(taken.layouts[path])
+
+
+def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
+    """Yield the groups and arrays that one side alone has, and those of other attributes."""
+    mine, its = ours.nodes(), theirs.nodes()
+    axes = _axes(mine) | _axes(its)
+    mine, its = _named(mine, axes), _named(its, axes)
+    is_foreign = ours.zarr_format != theirs.zarr_format
+    for path in sorted(mine.keys() | its.keys()):
+        one, other = mine.get(path), its.get(path)
+        if other is None:
+            if not theirs.misses_member(path) and path not in theirs.taken.layouts:
+                yield Difference("extra", f"{path!r} is in the result alone", "", array=path)
+        elif one is None:
+            if not ours.misses_member(path) and path not in ours.taken.layouts:
+                yield Difference("missing", f"{path!r} is in the source alone", MEND, array=path)
+        elif _is_array(one) != _is_array(other):
+            yield Difference("layout", f"{path!r} is a group on one side, and an array on the other", array=path)
+        elif _described(one, path, is_foreign) != _described(other, path, is_foreign):
+            what = f"{path!r} has other attributes or names of dimensions than in the source"
+            yield Difference("attributes", what, array=path)
+
+
+Nodes = dict[str, Node | str]
+
+
+def _axes(nodes: Nodes) -> dict[str, tuple[str, ...]]:
+    """Return the names of dimensions that the groups of OME-Zarr give to the levels of images."""
+    groups = {path: node for path, node in nodes.items() if isinstance(node, Node) and isinstance(node.meta, GroupMeta)}
+    found = ((path, compared_attributes(node, path).get("ome")) for path, node in groups.items())
+    return {join(path, level): names for path, ome in found if isinstance(ome, dict) for level, names in levels_of(ome)}
+
+
+def _named(nodes: Nodes, axes: dict[str, tuple[str, ...]]) -> Nodes:
+    """Return nodes in which arrays without names of their own have those that OME-Zarr gives them."""
+
+    def named(path: str, node: Node | str) -> Node | str:
+        if isinstance(node, str) or not isinstance(node.meta, ArrayMeta) or node.meta.dimension_names is not None:
+            return node
+        return node._replace(meta=msgspec.structs.replace(node.meta, dimension_names=axes.get(path)))
+
+    return {path: named(path, node) for path, node in nodes.items()} if axes else nodes
+
+
+def _is_array(node: Node | str) -> bool:
+    return node.startswith(ARRAY) if isinstance(node, str) else isinstance(node.meta, ArrayMeta)
+
+
+def _described(node: Node | str, path: str, is_foreign: bool) -> str:
+    return node if isinstance(node, str) else description(node, path, is_foreign)

@@ -1,0 +1,271 @@
+"""Whether a result is what it should be: all there, as it was written, and equal to its source in decoded data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from shardedstore.config.document import dump, from_dict, to_dict
+from shardedstore.errors import UsageError
+from shardedstore.jobs import run as graph
+from shardedstore.jobs.lock import held
+from shardedstore.jobs.shards import Plan, make_plan, shard_runs
+from shardedstore.partition.partition import divide
+from shardedstore.storage.errors import explain
+from shardedstore.storage.folders import open_folder
+from shardedstore.storage.urls import normalize
+from shardedstore.stores.locations import Config, Location, Place, locations, origin
+from shardedstore.verify.compare import (
+    MEND,
+    Side,
+    Suspects,
+    compare_chunks,
+    compare_damage,
+    compare_files,
+    compare_layouts,
+    compare_nodes,
+    compared_by,
+    find_suspects,
+    notes,
+    searched,
+)
+from shardedstore.verify.data import Damage, DataTask, Taken, data_tasks, take, total
+from shardedstore.verify.differences import LEVELS, Difference, Level, Report
+from shardedstore.verify.documents import compare_documents, unmasked
+from shardedstore.verify.exists import Existing
+from shardedstore.verify.journal import Journal
+from shardedstore.verify.ledger import Kept, as_made, find_ledger
+from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable
+
+T = TypeVar("T")
+Task = TypeVar("Task", StoredTask, DataTask)
+SHARD_SIZE = "1 GiB"  # of the shards in which a Zarr is read that is not divided
+NO_LEDGER = (
+    "no ledger of the job that made this result is found beside it, so there is nothing to compare it with: give its source "
+    "as against="
+)
+
+
+def verify(
+    config: Config,
+    against: Config | None = None,
+    level: Level | None = None,
+    resume: bool | str = True,
+    mark: bool = False,
+) -> Report:
+    """Verify a result; see `ShardedStore.verify`."""
+    level = level or ("stored" if against is None else "decoded")
+    if level not in LEVELS:
+        raise UsageError(f"level={level!r} is not known: say one of {', '.join(LEVELS)}")
+    for given in (config, against):
+        if given is not None:
+            to_dict(given)  # every component has a location
+    kept = find_ledger(config)
+    if kept is None and (mark or level == "stored" or (level == "decoded" and against is None)):
+        raise UsageError(NO_LEDGER)
+    if (
+        level == "decoded"
+        and against is None
+        and kept is not None
+        and all(record.digests is None for record in kept.records.values())
+    ):
+        against = _own_source(config, kept)
+    if mark and kept is not None:
+        kept.latest()  # refuse before all is read
+    place = open_folder(normalize(resume)) if isinstance(resume, str) else kept.folder if kept and resume else None
+    journal = partial(Journal, place, must_keep=isinstance(resume, str))
+    if level == "decoded" and against is not None:
+        report = _compare(config, against, kept, journal)
+    else:
+        assert kept is not None or level == "exists"
+        report = _check(config, kept, level, journal)
+    return _mark(config, kept, report) if mark and kept is not None else report
+
+
+def _own_source(config: Config, kept: Kept) -> Config | None:
+    """Return the source that a job had, with what it included; None where the ledger does not tell, or it may not be asked.
+
+    Its server must be the result's: a ledger may come from anybody, and credentials are for one server.
+    """
+    if not kept.made.config:
+        return None
+    source = from_dict(kept.made.config)
+    ours = {_server(location) for _, location in locations(config)}
+    return source if all(_server(location) in (None, *ours) for _, location in locations(source)) else None
+
+
+def _server(location: Location) -> str | None:
+    place = origin(location)
+    return place.options.server if isinstance(place, Place) else None
+
+
+Open = Callable[[Iterable[str]], Journal]
+
+
+def _check(config: Config, kept: Kept | None, level: Level, open_journal: Open) -> Report:
+    """Compare a result with its ledger."""
+    existing = Existing(config, kept)
+    others = () if kept is None else kept.notes
+    if level == "exists" or kept is None:
+        return Report.of(level, sum(run.stop for run in shard_runs(config)), existing.differences, notes=others)
+    is_decoded = level == "decoded"
+    if kept.is_one_zarr and is_decoded:  # other codecs, and chunks of fill values, are no difference
+        existing.differences = [difference for difference in existing.differences if difference.key]
+    try:
+        made = as_made(config, kept)
+    except UNREADABLE as error:
+        if isinstance(error, UsageError) and not existing.differences:
+            raise
+        return Report.of(level, len(kept.records), [*existing.differences, unreadable("(base)", error)])
+    count = sum(run.stop for run in shard_runs(made))
+    tasks = stored_tasks(made, kept, is_decoded)
+    differences, told = existing.differences, {difference.shard for difference in existing.differences}
+    with open_journal([level, dump(made, None).decode(), kept.token, existing.token]) as journal:
+        plans = [Plan(made, {}, (), ())]
+        for task, found in _each("stored", check_stored, tasks, list[Difference], _is_right, journal, plans):
+            if isinstance(found, BaseException):
+                differences.append(_lost(task, found))
+            else:
+                differences += (difference for difference in found if difference.shard not in told)
+        journal.is_whole = _is_whole(differences)
+    if kept.is_one_zarr and any(difference.shard for difference in differences):
+        differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # without the sum of all
+    arrays = len({path for record in kept.records.values() for path in record.digests or ()}) if is_decoded else 0
+    return Report.of(level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded)
+
+
+def _is_right(found: list[Difference]) -> bool:
+    return not found
+
+
+def _is_whole(differences: list[Difference]) -> bool:
+    return not any(difference.kind == "unread" for difference in differences)
+
+
+def _each(
+    name: str,
+    work: Callable[[Task], T],
+    tasks: list[Task],
+    kind: type[T],
+    is_right: Callable[[T], bool],
+    journal: Journal,
+    plans: list[Plan],
+) -> Iterator[tuple[Task, T | BaseException]]:
+    """Yield tasks with what is found in each, or with what kept a worker from it, but those that a journal knows first."""
+    left = []
+    for task in tasks:
+        known = journal.known(_key(name, task), kind)
+        if known is None:
+            left.append(task)
+        else:
+            yield task, known
+    for task, found in graph.each(work, left, f"verify {name}", plans):
+        if not isinstance(found, BaseException) and is_right(found):
+            journal.keep(_key(name, task), found)
+        yield task, found
+
+
+def _key(name: str, task: StoredTask | DataTask) -> str:
+    return f"{name} {','.join(f'{run.number}+{run.stop - run.first}' for run in task.segment.runs)}"
+
+
+def _lost(task: StoredTask | DataTask, error: BaseException) -> Difference:
+    """Return the difference of some shards that a task could not look at."""
+    names = [shard.name for run in task.segment.runs for _, shard in run.shards()]
+    what = f"{', '.join(names)}: could not be looked at: {type(error).__name__}: {error}"
+    return Difference("unread", what, f"see the workers' logs, and {LOOK_AGAIN}", shard=names[0])
+
+
+def _compare(config: Config, against: Config, kept: Kept | None, open_journal: Open) -> Report:
+    """Compare a result with its source in decoded data."""
+    is_listed = kept is None or not kept.is_one_zarr  # what is compared key by key need not be listed
+    existing = Existing(config, kept) if is_listed else None
+    differences = [] if existing is None else existing.differences
+    source = _plan(against)
+    count = sum(run.stop for run in shard_runs(config))
+    try:
+        result = _plan_of_result(config, kept)
+    except UNREADABLE as error:
+        cause = f"the result's metadata can't be read: {type(error).__name__}: {explain(error)}"
+        return Report.of("decoded", count, [*differences, Difference("damaged", cause, MEND, shard="(base)")])
+    told = {difference.shard for difference in differences}
+    plans = (dump(plan.config, None).decode() + plan.source for plan in (result, source))
+    tokens = ["" if kept is None else kept.token, "" if existing is None else existing.token]
+    with open_journal(["decoded", *plans, *tokens]) as journal:
+        read = partial(_take, is_foreign=result.nodes[""].meta.zarr_format != source.nodes[""].meta.zarr_format)
+        ours = Side("the result", result, read("result", result, journal))
+        theirs = Side("the source", source, read("source", source, journal), is_source=True)
+        suspects = Suspects(ours, theirs, find_suspects(ours, theirs))
+        if suspects.stretches:
+            wanted = searched(suspects.stretches)
+            ours.taken.chunks = _take("result", result, None, wanted).chunks
+            theirs.taken.chunks = _take("source", source, None, wanted).chunks
+        differences += (d for d in compare_damage(suspects) if d.is_of_source or d.shard not in told)
+        differences += compare_nodes(ours, theirs)
+        differences += compare_layouts(ours, theirs)
+        differences += compare_documents(ours, theirs)
+        differences += compare_chunks(suspects)
+        differences += compare_files(ours, theirs)
+        journal.is_whole = _is_whole(differences)
+    digests = {path: str(ours.taken.digest(path)) for path in sorted(ours.taken.layouts)}
+    told_notes = (*notes(suspects), *unmasked(ours, theirs), *journal.notes)
+    others = {"notes": told_notes, "compared_by": compared_by(ours, theirs)}
+    return Report.of("decoded", count, differences, arrays=len(digests), digests=digests, **others)
+
+
+def _plan(config: Config) -> Plan:
+    """Return a plan to read a store by; what is not divided is divided here."""
+    return make_plan(config if config.shards else divide(config.base, SHARD_SIZE))
+
+
+def _plan_of_result(config: Config, kept: Kept | None) -> Plan:
+    """Return a plan to read a result by: by the shards of its job, if they are known."""
+    if kept is not None:
+        try:
+            return make_plan(as_made(config, kept))
+        except UsageError:
+            pass
+    return _plan(config)
+
+
+def _take(
+    name: str,
+    plan: Plan,
+    journal: Journal | None,
+    wanted: dict[str, frozenset[int]] | None = None,
+    is_foreign: bool = False,
+) -> Taken:
+    """Read a store, or some of it chunk by chunk, on the Dask scheduler that is active."""
+    tasks = data_tasks(plan, wanted, is_foreign=is_foreign)
+    kept = Journal(None, ()) if journal is None else journal
+
+    def parts() -> Iterator[Taken]:
+        for task, found in _each(name, take, tasks, Taken, Taken.is_right, kept, [plan]):
+            if isinstance(found, Taken):
+                yield found
+                continue
+            lost = _lost(task, found)
+            yield Taken(
+                damage=[Damage(str(lost.shard), run.path, lost.what, kind="unread") for run in task.segment.runs]
+            )
+
+    return total(parts())
+
+
+def _mark(config: Config, kept: Kept, report: Report) -> Report:
+    """Mark the shards of a result that differ, so that its job makes them again."""
+    names = set(report.damaged_shards)
+    if not names:
+        return report
+    try:
+        runs = shard_runs(as_made(config, kept))
+        found = {number: shard.name for run in runs for number, shard in run.shards() if shard.name in names}
+        with held(kept.folder):
+            kept.mark(found)
+    except UNREADABLE as error:
+        note = f"the shards could not be marked in {kept.folder.url!r}: {explain(error)}"
+        return msgspec.structs.replace(report, notes=(*report.notes, note))
+    return msgspec.structs.replace(report, marked=tuple(found.values()))

@@ -1,0 +1,1 @@
+"""Zarr's own documents and keys: pure functions of names and bytes."""

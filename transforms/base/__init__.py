@@ -1,0 +1,1 @@
+"""The parts that transforms are built from."""

@@ -1,0 +1,116 @@
+"""The stream of a block on its way to and from an object of its own, which carries some of the array's attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from zarr.abc.store import Store
+
+from shardedstore.errors import ChainError
+from shardedstore.stores.batch_reader import batch_reader
+from shardedstore.stores.entries import Entry, is_document
+from shardedstore.stores.hierarchy import consolidate, nodes_of
+from shardedstore.stores.veiled import Veil
+from shardedstore.transforms.base.chain import Entries, Shard
+from shardedstore.zarr.attributes import carried, completed
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, GroupMeta
+from shardedstore.zarr.paths import Mounts, join
+
+
+def shortened(entries: Entries, shard: Shard) -> Entries:
+    """Yield the entries of a block with as many attributes as a reader of its object needs."""
+    for entry in entries:
+        if is_document(entry) and "/" not in entry.key:
+            data = bytes(entry.data)
+            kept = carried(entry.key, data, shard.path)
+            yield entry if kept is data else entry._replace(data=kept)
+        else:
+            yield entry
+
+
+def lengthened(entries: Entries, shard: Shard, base: Store) -> Entries:
+    """Yield the entries of a block's object with all attributes of the array, whose documents are in the base."""
+    for entry in entries:
+        if is_document(entry) and "/" not in entry.key:
+            (whole,) = batch_reader(base).fetch([join(shard.path, entry.key)])
+            if whole is not None:
+                data = completed(entry.key, bytes(entry.data), shard.path, bytes(whole))
+                yield entry._replace(data=data)
+            else:
+                yield entry
+        else:
+            yield entry
+
+
+def rebuilt(entries: Entries, shard: Shard, groups: Mapping[str, Mapping[str, Any]]) -> Entries:
+    """Yield a shard's entries with the consolidated metadata of some groups, made of the documents as they come.
+
+    `groups` has for each what its consolidated metadata names beside documents. That of Zarr v2 stands where a listing puts
+    it, among the files that are no documents, so that what is stored is read in the order in which it was written.
+
+    Raises
+    ------
+    ChainError
+        For a document that comes after other entries.
+    """
+    documents: list[Entry] = []
+    rest: list[Entry] = []
+    for entry in entries:
+        if not is_document(entry):
+            rest.append(entry)
+            break
+        documents.append(entry)
+    made = _made(documents, groups)
+    for entry in documents:
+        data = made.pop(entry.key, None)
+        yield entry if data is None else entry._replace(data=data)
+    left = sorted(made.items(), reverse=True)
+    for entry in _each(rest, entries):
+        if is_document(entry):
+            raise ChainError(
+                f"shard {shard.name!r}: {entry.key!r} comes after entries that are no metadata, so that consolidated metadata "
+                "would lack it: have the steps yield metadata first, or map with consolidated=False"
+            )
+        while left and (entry.coords is not None or left[-1][0] < entry.key):
+            yield Entry(*left.pop())
+        yield entry
+    while left:
+        yield Entry(*left.pop())
+
+
+def _each(first: list[Entry], others: Entries) -> Iterator[Entry]:
+    yield from first
+    yield from others
+
+
+def _made(documents: list[Entry], groups: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
+    """Return the keys and documents that hold the consolidated metadata of the groups that are still there."""
+    nodes = nodes_of({entry.key: bytes(entry.data) for entry in documents})
+    there = (group for group in groups if group in nodes and isinstance(nodes[group].meta, GroupMeta))
+    return dict(consolidate(nodes, group, groups[group]) for group in there)
+
+
+def veil(entries: Entries, shard: Shard, mounted: Iterable[str]) -> Entries:
+    """Yield the entries of a base with the documents of divided arrays under names that no other reader looks for.
+
+    Consolidated metadata that no group of the source is known to have is left out, where it may lead to what is mounted.
+
+    Raises
+    ------
+    ChainError
+        For a file that has such a name already.
+    """
+    names, mounts = Veil(shard.divided), Mounts(mounted)
+    for entry in entries:
+        if entry.coords is not None:
+            yield entry
+            continue
+        if names.shown(entry.key) != entry.key:
+            raise ChainError(
+                f"{entry.key!r} has the name under which the metadata of a divided array is kept: move it out of the source, "
+                "or leave the array out with exclude="
+            )
+        folder, _, name = entry.key.rpartition("/")
+        if name != CONSOLIDATED_V2 or not mounts.any_below(folder):
+            yield entry._replace(key=names.stored(entry.key))

@@ -1,0 +1,60 @@
+"""Many files or objects below one folder, written fast: each whole, and all of them stored when the last one is."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+
+import obstore
+
+from shardedstore.storage.blobs import object_store
+from shardedstore.storage.options import Options
+from shardedstore.storage.outputs import writev_all
+from shardedstore.storage.publish import make_folder, published, synced_file_system
+from shardedstore.storage.requests import MOST, WRITES, requests
+from shardedstore.storage.urls import is_remote
+from shardedstore.stores.entries import Data
+
+BYTES_IN_FLIGHT = 64 << 20
+LARGEST_PUT = 64 << 20  # bytes; what is larger goes up in parts
+Item = tuple[str, Data]
+
+
+def write_objects(url: str, options: Options, items: Iterable[Item]) -> None:
+    """Write values under their keys below a folder; what was there under a key is replaced.
+
+    When this has returned, all are stored, on a local disk synced. After an exception some are, and the others not.
+    """
+    if not is_remote(url):
+        make_folder(url)
+        with synced_file_system(url):
+            for key, data in items:
+                with published(os.path.join(url, key), sync=False) as descriptor:
+                    writev_all(descriptor)([data])
+        return
+    store = object_store(url, options)
+
+    def put(item: Item) -> None:
+        key, data = item
+        obstore.put(store, key, data, use_multipart=memoryview(data).nbytes > LARGEST_PUT)
+
+    _at_once(put, items)
+
+
+def _at_once(put: Callable[[Item], None], items: Iterable[Item]) -> None:
+    """Call a function for all items, some at a time, within a bound on bytes."""
+    waiting: deque[tuple[Future[None], int]] = deque()
+    total = 0
+    with requests(WRITES, MOST) as submit:
+        for item in items:
+            nbytes = memoryview(item[1]).nbytes
+            while waiting and (len(waiting) >= 2 * MOST or total + nbytes > BYTES_IN_FLIGHT):
+                future, gone = waiting.popleft()
+                future.result()
+                total -= gone
+            waiting.append((submit(put, item), nbytes))
+            total += nbytes
+        for future, _ in waiting:
+            future.result()
