@@ -1,4 +1,4 @@
-"""The first example of the README, run as it stands there."""
+"""Run the examples of the README and of the guides in docs/, as they stand there."""
 
 import re
 import shlex
@@ -15,16 +15,27 @@ from zarr.storage import ObjectStore as ZarrObjectStore
 
 from shardedstore import ShardedStore
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-CLOUDS = README.partition("## Clouds\n")[2].partition("\n## ")[0]
-SECTION = README.partition("## A first example\n")[2].partition("\n## ")[0]
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+IMPORTS = "from shardedstore import ShardedStore\nfrom shardedstore.transforms import Recompress, ToZip\n"
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
-    return [text for name, text in found if name == language]
+def section(heading: str) -> str:
+    """Return the text below a heading of the README."""
+    return README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def blocks(language: str, text: str) -> list[str]:
+    """Return the code blocks of one language in a text."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [code for name, code in found if name == language]
+
+
+def page(name: str) -> list[str]:
+    """Return the Python blocks of a guide."""
+    return blocks("python", (ROOT / "docs" / name).read_text("utf-8"))
 
 
 @pytest.fixture
@@ -73,13 +84,13 @@ def same(source: Path, result: ShardedStore) -> None:
 
 
 def test_python_and_picture(era5: Path) -> None:
-    (script,) = blocks("python")
+    (script,) = blocks("python", section("Example"))
     code = f"{script}\nds.load(); print(type(new).__name__, sorted(ds))"
     done = subprocess.run([sys.executable, "-c", code], cwd=era5.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ShardedStore ['radiation', 'rain', 'temperature', 'wind_u', 'wind_v']\n"
     assert done.stderr == ""
-    (picture,) = (text for text in blocks("") if text.startswith("era5-zips/"))
+    (picture,) = (text for text in blocks("", section("Example")) if text.startswith("era5-zips/"))
     shown = [re.split(r"\s{2,}", line.strip())[0] for line in picture.splitlines()[1:]]
     folder = era5.parent / "era5-zips"
     for name in shown:
@@ -98,7 +109,7 @@ def test_python_and_picture(era5: Path) -> None:
 
 
 def test_commands(era5: Path, bucket) -> None:
-    (script,) = blocks("sh")
+    (script,) = blocks("sh", section("Command line"))
     old = zarr.create_group(era5.parent / "old.zarr", zarr_format=2)
     old.create_array("a", data=np.arange(60.0).reshape(6, 10), chunks=(2, 5))
     shown = {"--workers 8": "--workers 2", "512 MiB": "6 MiB", "s3://bucket": bucket.url}
@@ -131,7 +142,7 @@ def test_commands(era5: Path, bucket) -> None:
 
 def test_clouds(era5: Path, bucket, s3_server, use_environment) -> None:
     """The example of storage options, on a server that holds public data and takes the results."""
-    (script,) = re.findall(r"^```python\n(.*?)^```$", CLOUDS, re.MULTILINE | re.DOTALL)
+    (script,) = page("clouds.md")
     use_environment({"AWS_ENDPOINT_URL": s3_server.endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"})
     upload(
         s3_server.folder("public", "era5.zarr").client,
@@ -145,16 +156,14 @@ def test_clouds(era5: Path, bucket, s3_server, use_environment) -> None:
         '"secret_access_key": "..."': f'"secret_access_key": "{ADMIN.secret}"',
     }
     code = re.sub("|".join(map(re.escape, shown)), lambda found: shown[found[0]], script)
-    imports = "from shardedstore import ShardedStore\nfrom shardedstore.transforms import ToZip\n"
     names: dict[str, object] = {}
-    exec(imports + code, names)
+    exec(IMPORTS + code, names)
     same(era5, names["new"])
 
 
 def test_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    section = README.partition("## Writing in shards\n")[2].partition("\n## ")[0]
-    (script,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    (script,) = page("writing.md")
     hours = xr.Dataset(
         {"air": (("time", "x"), np.arange(6000.0).reshape(2000, 3)), "station": ("x", [1, 2, 3])},
         coords={"time": np.arange(2000)},
@@ -172,11 +181,44 @@ def test_collecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for i in range(5):
         zarr.create_group(f"cells/a{i:04}.zarr").create_array("x", data=np.arange(i + 1))
-    (script,) = (
-        text for text in re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if "collect(" in text
-    )
-    exec("from shardedstore import ShardedStore\nfrom shardedstore.transforms import ToZip\n" + script)
+    (script,) = (text for text in page("partition.md") if "collect(" in text)
+    exec(IMPORTS + script)
     assert len(list((tmp_path / "cells-zips").rglob("*.zip"))) == 2  # the other is the base
     root = zarr.open_group(ShardedStore.load("cells-zips"), mode="r")
     assert sorted(root) == [f"a{i:04}" for i in range(5)]
     np.testing.assert_array_equal(root["a0003/x"][:], np.arange(4))
+
+
+def test_dividing_and_running(era5: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rules of the page on partitions, and the plan and the partial store of the page on jobs."""
+    monkeypatch.chdir(era5.parent)
+    names: dict[str, object] = {}
+    exec(page("partition.md")[0], names)
+    view = names["store"]
+    assert isinstance(view, ShardedStore)
+    assert [view.config.shards[path].blocks is None for path in ("simulation/fine", "temperature", "wind_u")] == [
+        True,
+        False,
+        False,
+    ]
+    plan, partial = page("jobs.md")
+    exec(IMPORTS + plan, names)
+    assert "/temperature: " in capsys.readouterr().out
+    same(era5, names["new"])  # type: ignore[arg-type]
+    exec(IMPORTS + partial.replace('"out"', '"era5-zips"').replace("/data/era5.zarr", str(era5)), names)
+    same(era5, names["store"])  # type: ignore[arg-type]
+
+
+def test_links_lead_to_files_and_headings() -> None:
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(
+            r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        ):
+            file, _, heading = link.partition("#")
+            if "://" in link:
+                continue
+            target = (path.parent / file).resolve() if file else path
+            assert target.exists(), f"{path.name}: {link}"
+            if heading:
+                found = re.findall(r"(?m)^#+ (.*)", target.read_text("utf-8"))
+                assert heading in [re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in found], link
