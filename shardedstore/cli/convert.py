@@ -44,44 +44,65 @@ from shardedstore.transforms.base.chain import Sink, Step
     metavar="SINK",
     required=True,
     multiple=True,
-    help="What is written: zip, zarr, sharding-codec, see above.",
+    help="The format of the result: zip, zarr or sharding-codec; see above.",
 )
-@click.option("--shards", multiple=True, metavar="RULE", help="How to divide SOURCE, see above; may be repeated.")
-@click.option("--include", multiple=True, metavar="PATH", help="Only these groups and arrays, by path or glob.")
-@click.option("--exclude", multiple=True, metavar="PATH", help="Not these groups and arrays, by path or glob.")
-@click.option("--v3", is_flag=True, help="From Zarr v2 to v3.")
+@click.option("--shards", multiple=True, metavar="RULE", help="Divide SOURCE by this rule; see above. May be repeated.")
 @click.option(
-    "--step", "steps", multiple=True, metavar="STEP", help="Another step by its name, after --v3; may be repeated."
+    "--include",
+    multiple=True,
+    metavar="PATH",
+    help="Keep only these groups and arrays, by path or glob. May be repeated.",
 )
-@click.option("--codec", metavar="CODEC", help="Compress with another codec, like zstd or blosc:cname=lz4,clevel=9.")
-@click.option("--consolidated/--no-consolidated", default=None, help="Consolidated metadata; the default: as SOURCE.")
-@click.option("--name", help="How zips are named; the default is '{path}/{block}.zarr.zip'.")
-@click.option("--source-storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of SOURCE.")
-@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of DESTINATION.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATH",
+    help="Leave out these groups and arrays, by path or glob. May be repeated.",
+)
+@click.option("--v3", is_flag=True, help="Convert Zarr v2 to v3.")
+@click.option(
+    "--step", "steps", multiple=True, metavar="STEP", help="Add a step by its name, after --v3. May be repeated."
+)
+@click.option("--codec", metavar="CODEC", help="Compress with this codec, such as zstd or blosc:cname=lz4,clevel=9.")
+@click.option(
+    "--consolidated/--no-consolidated", default=None, help="Write consolidated metadata.  [default: if SOURCE has some]"
+)
+@click.option("--name", help="The names of zips.  [default: {path}/{block}.zarr.zip]")
+@click.option(
+    "--source-storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of SOURCE."
+)
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of DESTINATION.")
 @click.option(
     "--workers",
     type=click.IntRange(1),
     metavar="N",
-    help="Worker processes here; default: one for each core that this process may use.",
+    help="The number of worker processes on this machine. The default is one for each core that this process may use.",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, like tcp://host:8786.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, such as tcp://host:8786.")
 @click.option(
-    "--max-base", default=MAX_BASE, metavar="SIZE", show_default=True, help="The most that the base may hold."
+    "--max-base", default=MAX_BASE, metavar="SIZE", show_default=True, help="The largest decoded size of the base."
 )
-@click.option("--retries", type=click.IntRange(0), default=2, show_default=True, help="For errors that may pass.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Repeat a shard up to N times after a temporary error.",
+)
 @click.option(
     "--changed",
     type=click.Choice(CHANGED),
     default="metadata",
     show_default=True,
-    help="What is compared to find what has changed in SOURCE since.",
+    help="The comparison that finds changes in SOURCE since the last run.",
 )
 @click.option(
     "--on-error",
     type=click.Choice(("finish", "stop", "partial")),
     default="finish",
     show_default=True,
-    help="Do all shards that can be done, or stop at the first that fails; partial: and say how the half is opened.",
+    help="finish: run all other shards after a failure. stop: stop at the first failure. partial: as finish, and print how to open the unfinished result.",
 )
 @click.option(
     "--max-failures",
@@ -89,25 +110,25 @@ from shardedstore.transforms.base.chain import Sink, Step
     default=MOST_FAILURES,
     show_default=True,
     metavar="N",
-    help="The number of failed shards that ends the job.",
+    help="Stop after this number of failed shards.",
 )
 @click.option(
     "--accept-failed",
     multiple=True,
     metavar="SHARD",
-    help="Publish the result without this shard if it fails, like 't2m[5]'; may be repeated.",
+    help="Publish the result without this shard if it fails, such as 't2m[5]'. May be repeated.",
 )
 @click.option(
     "--max-missing",
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="Publish the result where so many other shards fail.",
+    help="Publish the result without up to N other failed shards.",
 )
-@click.option("--digest", is_flag=True, help="Record digests of the decoded data, to verify it without SOURCE.")
-@click.option("--overwrite", is_flag=True, help="Write beside what else DESTINATION holds.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
-@click.option("--verbose", is_flag=True, help="Show the workers' logs, with a traceback for each error.")
+@click.option("--digest", is_flag=True, help="Record digests of the decoded data, so that verify needs no SOURCE.")
+@click.option("--overwrite", is_flag=True, help="Write to a DESTINATION that holds other files; they are kept.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing.")
+@click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error.")
 def convert(
     source: str,
     destination: str,
@@ -125,31 +146,36 @@ def convert(
 ) -> None:
     """Convert the Zarr SOURCE to DESTINATION, shard by shard.
 
-    SOURCE is a folder, a zip or a URL, or with * in its name many Zarrs, each of which is a shard; or a config, a .json,
-    whose shards stay as they are where no RULE is given. DESTINATION is a folder or a URL: s3://, gs:// or az://. Run the
-    same command again after any crash, and it goes on from there. The exit code is 0 when all shards are done, 1 when some
-    failed, 2 when it can't be run, and 4 when the result has holes: shards that failed, as --accept-failed or --max-missing
-    allows. Reading a hole is an error, and the next run tries it again.
+    SOURCE is a Zarr: a folder, a zip or a URL. With * in its name, it stands for many Zarrs, and each is a shard. It can
+    also be a config (.json): its shards are kept if no RULE is given. DESTINATION is a folder or a URL: s3://, gs:// or
+    az://. To resume after a crash, run the same command again.
 
     \b
-    A SINK of --to is one of these, or the name of one that another package has installed:
-      zip              a zip for each shard, and a config that opens them as one; a thousand shards
-                       side by side in one zip with zip:per_zip=1000
+    SINK is one of these names, or the name of a sink that another package has installed:
+      zip              a zip for each shard, and a config that opens them as one Zarr;
+                       zip:per_zip=1000 packs a thousand small shards in each zip
       zarr             one ordinary Zarr; a Zarr for each shard with zarr:layout=shards
       sharding-codec   one ordinary Zarr v3, each array shard one object of the sharding codec
 
     \b
-    A RULE of --shards is one of these; what no RULE covers is divided by '1 GiB':
+    RULE is one of these forms; arrays without a RULE are divided by '1 GiB':
       SIZE             all larger arrays in blocks of about SIZE decoded bytes
-      PATH=SIZE        the same for a group, an array, or what a glob matches
-      PATH=whole       all below PATH is one shard
-      PATH=base        all below PATH stays in the base, undivided
+      PATH=SIZE        the same for a group, an array, or the matches of a glob
+      PATH=whole       all groups and arrays below PATH are one shard
+      PATH=base        all groups and arrays below PATH stay in the base, undivided
       PATH=time:720    blocks of 720 elements along the dimension time
       PATH=720,-1,-1   the same as a shape; -1 is the whole dimension
-      PATH?=RULE       the same, where PATH may be missing; all other patterns must match
+      PATH?=RULE       the same, if PATH exists; other patterns must match something
 
-    Steps and sinks take options as NAME:key=value,key=value. Credentials are the environment's; --storage is for what may
-    be seen, like endpoint=https://host or the one word anonymous.
+    Steps and sinks take options as NAME:key=value,key=value. Credentials come from the environment. Use --storage for
+    public options only, such as endpoint=https://host or the word anonymous.
+
+    \b
+    The exit code is 0 when all shards are done. Other exit codes:
+      1  some shards failed
+      2  the job can't run
+      4  the result has accepted holes: shards that failed, as --accept-failed or
+         --max-missing allows. Reading a hole is an error. The next run tries it again.
 
     \b
     Examples:

@@ -15,12 +15,12 @@ from shardedstore.text import count, size
 
 
 @click.command()
-@click.argument("what")
-@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store; see convert.")
+@click.argument("what", metavar="PATH")
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store; see convert.")
 def info(what: str, storage: tuple[str, ...]) -> None:
-    """Say what a Zarr, a zip or a config holds.
+    """Describe a Zarr, a zip or a config.
 
-    Only metadata is read. WHAT is a Zarr, a zip, a shardedstore.json or the folder that holds it: a path or a URL.
+    PATH is a path or a URL of a Zarr, a zip, a shardedstore.json, or the folder that holds it. Only metadata is read.
     """
     with user_errors(what):
         store, is_config = open_any(what, parse_storage(storage))

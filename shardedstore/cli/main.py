@@ -15,7 +15,7 @@ from shardedstore.cli.verify import verify
 @click.version_option(package_name="shardedstore", prog_name="shardedstore")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Turn Zarrs of millions of files into a few hundred shards, on Dask. The source is never changed."""
+    """Convert Zarrs of millions of files into a few hundred shards, with Dask. The source is never changed."""
     context.with_resource(warnings_on_stderr())
 
 

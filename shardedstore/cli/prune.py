@@ -12,16 +12,16 @@ from shardedstore.text import count, size
 
 @click.command()
 @click.argument("destination")
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
-@click.option("--older-than", metavar="AGE", help="Keep what was replaced lately, in the last 36h or 7d, say.")
-@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store; see convert.")
-@click.option("--verbose", is_flag=True, help="Name each file.")
+@click.option("--dry-run", is_flag=True, help="List the files that would be removed, and remove nothing.")
+@click.option("--older-than", metavar="AGE", help="Keep files that were replaced in this time, such as 36h or 7d.")
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store; see convert.")
+@click.option("--verbose", is_flag=True, help="List each file.")
 def prune(destination: str, *, dry_run: bool, older_than: str | None, storage: tuple[str, ...], verbose: bool) -> None:
-    """Remove what earlier jobs left at DESTINATION.
+    """Remove the files of earlier jobs at DESTINATION.
 
-    That is what no config in the folder names: objects that later ones took the place of, the records of such jobs, and
-    what killed processes left half written. Only what is known to be a job's own is removed, and nothing while a job runs.
-    Who still reads by an earlier config, or by a copy of one elsewhere, is disturbed.
+    Three kinds of files are removed: objects that later objects replaced and that no config in the folder names, the
+    records of such jobs, and partly written files of killed processes. Files of unknown origin are kept. The command is
+    refused while a job runs. Readers that still use an earlier config, or a copy of one elsewhere, lose its objects.
     """
     with user_errors(destination):
         age = 0.0 if older_than is None else parse_age(older_than)

@@ -21,18 +21,27 @@ from shardedstore.verify.differences import LEVELS, Level
 
 @click.command()
 @click.argument("result")
-@click.option("--against", metavar="SOURCE", help="The source, or any Zarr that must hold the same data.")
-@click.option("--shards", multiple=True, metavar="RULE", help="How SOURCE is divided to be read; see convert.")
-@click.option("--level", type=click.Choice(LEVELS), help="What is compared, see above.")
-@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of RESULT.")
-@click.option("--source-storage", multiple=True, metavar="KEY=VALUE", help="An option of the object store of SOURCE.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes here; default: one a core.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, like tcp://host:8786.")
-@click.option("--mark", is_flag=True, help="Mark what differs, so that the same convert makes those shards again.")
-@click.option("--resume", metavar="FOLDER", help="Keep what is right so far here, and not beside the ledger.")
-@click.option("--no-resume", is_flag=True, help="Keep nothing, and begin anew.")
+@click.option("--against", metavar="SOURCE", help="The source, or any other Zarr that should hold the same data.")
+@click.option("--shards", multiple=True, metavar="RULE", help="Divide SOURCE by this rule for reading; see convert.")
+@click.option("--level", type=click.Choice(LEVELS), help="The level of comparison; see above.")
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of RESULT.")
+@click.option(
+    "--source-storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of SOURCE."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The number of worker processes on this machine. The default is one for each core.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, such as tcp://host:8786.")
+@click.option("--mark", is_flag=True, help="Record the shards that differ, so that the same convert makes them again.")
+@click.option(
+    "--resume", metavar="FOLDER", help="Keep the findings so far in this folder instead of beside the ledger."
+)
+@click.option("--no-resume", is_flag=True, help="Keep no findings, and start from the beginning.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("--verbose", is_flag=True, help="Show the workers' logs.")
+@click.option("--verbose", is_flag=True, help="Show the logs of the workers.")
 def verify(
     result: str,
     *,
@@ -49,20 +58,26 @@ def verify(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Compare a result with what was written, or with its source.
+    """Compare a result with its ledger, or with its source.
 
-    RESULT is what a job wrote, or any Zarr; SOURCE a Zarr, a zip or a config. No data is changed. Run the same command
-    again after an interruption, and it goes on. The exit code is 0 when all is as it should be, 1 when something
-    differs, 2 when it can't be told, and 4 when all is there but for holes that were accepted.
+    RESULT is the result of a job, or any Zarr. SOURCE is a Zarr, a zip or a config. No data are changed. To resume after an
+    interruption, run the same command again.
 
     \b
     The levels of --level:
-      exists   every object is there, with its size: one listing
-      stored   all bytes are those that were written; the default without --against
-      decoded  all data are equal to those of SOURCE, whatever codecs, format and
-               shards they are in; the default with --against. Without it: equal to
-               what was written, if the job kept digests of its data,
-               else to the source that the job had
+      exists   Every object is there, with the recorded size. This takes one listing.
+      stored   All bytes equal the written bytes. The default without --against.
+      decoded  All decoded data equal SOURCE, whatever the codecs, the format and
+               the shards. The default with --against. Without --against, the data
+               are compared with the digests that the job kept, or else with the
+               source of the job.
+
+    \b
+    Exit codes:
+      0  no difference
+      1  something differs
+      2  the comparison can't be made
+      4  nothing differs, but the result has accepted holes
     """  # noqa: D301 (click reads the backspace)
     with user_errors(result):
         options = parse_storage(storage)
