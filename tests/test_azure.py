@@ -60,7 +60,7 @@ def test_a_wrong_key(name, words, container, monkeypatch):
     ("name", "words"),
     [
         ("a.zarr", "there is no such bucket or container: .*ContainerNotFound"),
-        ("a.zip", "there is nothing of this name: check it, and the bucket's"),
+        ("a.zip", "no object has this name: check the name and the bucket"),
     ],
 )
 def test_a_container_that_is_not_there(name, words, container):

@@ -369,7 +369,7 @@ def test_two_jobs_that_start_at_once_claim_two_generations(bucket):
     place = open_folder(bucket.url)
     ledgers = [open_destination(place, Identity(name, name), overwrite=True) for name in "ab"]
     assert [ledger.generation for ledger in ledgers] == [1, 2]
-    with pytest.raises(FileExistsError, match="there is an object already"):
+    with pytest.raises(FileExistsError, match="the object exists already"):
         place.write(".shardedstore/job-2.json", b"", create=True)
 
 
@@ -378,7 +378,7 @@ def test_an_object_that_is_made_twice_as_an_answer_was_lost_is_there_once(bucket
     place = open_folder(bucket.url)
     place.write("a.json", b"mine", create=True)
     place.write("a.json", b"mine", create=True)
-    with pytest.raises(FileExistsError, match="there is an object already"):
+    with pytest.raises(FileExistsError, match="the object exists already"):
         place.write("a.json", b"more", create=True)
 
 

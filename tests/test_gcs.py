@@ -80,6 +80,6 @@ def test_a_large_zip_goes_up_in_parts(google, tmp_path):
 def test_only_one_makes_a_file(google):
     place = open_folder(google)
     place.write("a", b"1", create=True)
-    with pytest.raises(FileExistsError, match="there is an object already"):
+    with pytest.raises(FileExistsError, match="the object exists already"):
         place.write("a", b"2", create=True)
     assert place.read("a") == b"1"

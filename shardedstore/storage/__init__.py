@@ -1,1 +1,1 @@
-"""Where bytes are: files of a local disk and objects of a store, read, written whole, and listed."""
+"""Read, write and list files on local disks and objects in object stores."""

@@ -1,4 +1,4 @@
-"""Random access to the bytes of one file or object, wherever it is."""
+"""Random access to the bytes of one local file or object."""
 
 from __future__ import annotations
 
@@ -22,44 +22,47 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
     from typing_extensions import Buffer as Bytes
 
-NO_HEAD = (405, 501)  # what a web server answers that only knows GET; obstore takes the first for a missing object
-INLINE = 1 << 20  # bytes; what is larger is worth the 100 microseconds that a hop to another thread costs
+NO_HEAD = (405, 501)  # status codes of web servers that support only GET; obstore reports 405 as a missing object
+INLINE = 1 << 20  # bytes; reading in another thread costs 100 microseconds, which pays off for larger reads
 
 
 class ByteSource(Protocol):
     """Random access to the bytes of one file or object, for any number of threads at once."""
 
     def tail(self, n: int) -> tuple[Bytes, int]:
-        """Return the last `n` bytes, or all if there are fewer, and the size of the whole."""
+        """Return the last `n` bytes, or all if there are fewer, and the total size in bytes."""
 
     def read(self, start: int, stop: int) -> Bytes:
-        """Return the bytes from `start` to `stop`; fewer only where the file ends before."""
+        """Return the bytes from `start` to `stop`, or fewer if the file ends earlier."""
 
     async def aread(self, start: int, stop: int) -> Bytes:
-        """Return what `read` does."""
+        """Do the same as `read`, asynchronously."""
 
 
 class LocalFile:
-    """A file on a local disk. The descriptor is closed with the last reference, so never under a thread that reads."""
+    """A file on a local disk.
+
+    The descriptor is closed when the last reference to the object is gone, so a reading thread never loses it.
+    """
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         finalize(self, os.close, self._fd)
 
     def tail(self, n: int) -> tuple[bytes, int]:
-        """Return the last bytes and the size."""
+        """Return the last bytes and the size of the file."""
         size = os.fstat(self._fd).st_size
         return self.read(max(0, size - n), size), size
 
     def read(self, start: int, stop: int) -> bytes:
-        """Read with pread, which has no position that threads could fight for."""
+        """Read with pread, which is safe from several threads because it uses no file position."""
         data = os.pread(self._fd, stop - start, start)  # on Linux at most 2 GiB
         while len(data) < stop - start and (more := os.pread(self._fd, stop - start - len(data), start + len(data))):
             data += more
         return data
 
     async def aread(self, start: int, stop: int) -> bytes:
-        """Read at once what is small, and in a thread what is large."""
+        """Read small ranges directly, and large ones in a thread."""
         return self.read(start, stop) if stop - start <= INLINE else await asyncio.to_thread(self.read, start, stop)
 
 
@@ -71,7 +74,10 @@ class RemoteObject:
         self._path = path
 
     def tail(self, n: int) -> tuple[Bytes, int]:
-        """Return the last bytes and the size: one request, or two where there are no suffix ranges (Azure)."""
+        """Return the last bytes and the size of the object.
+
+        This takes one request, or two if the server does not support suffix ranges (Azure).
+        """
         try:
             found = obstore.get(self._store, self._path, options={"range": {"suffix": n}})
             return found.bytes(), found.meta["size"]
@@ -79,7 +85,7 @@ class RemoteObject:
             size = size_at(self._store, self._path)
             if size is None:
                 raise FileNotFoundError(
-                    f"there is nothing of this name: check it, and the bucket's ({self._path})"
+                    f"no object has this name: check the name and the bucket ({self._path})"
                 ) from None
             return self.read(max(0, size - n), size), size
 
@@ -101,7 +107,7 @@ def open_blob(url: str, options: Options = NONE) -> ByteSource:
 
 
 def nbytes_of(url: str, options: Options = NONE) -> int | None:
-    """Return the size of a file or object in bytes; None where there is none."""
+    """Return the size of a file or object in bytes, or None if it does not exist."""
     if is_remote(url):
         folder, _, name = url.rpartition("/")
         return size_at(object_store(folder, options, url), unquote(name))
@@ -112,7 +118,7 @@ def nbytes_of(url: str, options: Options = NONE) -> int | None:
 
 
 def size_at(store: ObjectStore, path: str) -> int | None:
-    """Return the size of an object in bytes; None where there is none."""
+    """Return the size of an object in bytes, or None if it does not exist."""
     try:
         return obstore.head(store, path)["size"]
     except (FileNotFoundError, GenericError) as error:
@@ -121,7 +127,7 @@ def size_at(store: ObjectStore, path: str) -> int | None:
         if status_of(error) not in NO_HEAD:
             raise
     try:
-        return obstore.get(store, path).meta["size"]  # whose body is left alone
+        return obstore.get(store, path).meta["size"]  # the body is not read
     except FileNotFoundError as error:
         if _says_missing(error):
             return None
@@ -133,23 +139,30 @@ def _says_missing(error: Exception) -> bool:
 
 
 def object_store(folder: str, options: Options = NONE, url: str | None = None) -> ObjectStore:
-    """Return the client for a folder of an object store, shared by all that ask for the same.
+    """Return the shared client for a folder of an object store.
 
-    What is held for `url`, one object in the folder, is used for it too.
+    Clients are cached because creating one takes 13 milliseconds and opens new connections.
 
-    Each would take 13 milliseconds, and connections of its own.
+    Parameters
+    ----------
+    folder : str
+        The URL of the folder.
+    options : mapping
+        Storage options that are given for the folder.
+    url : str, optional
+        The URL of one object in the folder. Options and credentials registered for this URL are used as well.
 
     Raises
     ------
     UsageError
-        For options that obstore does not know.
+        If obstore does not know an option.
     """
     environment = tuple(item for item in os.environ.items() if item[0].startswith(("AWS_", "AZURE_", "GOOGLE_")))
     return _object_store(folder, _Keywords(keywords(url or folder, options)), environment)
 
 
 class _Keywords:
-    """Keyword arguments as a key of a cache."""
+    """Keyword arguments that can be used as a cache key."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values, self.text = values, repr(sorted(values.items()))
@@ -166,7 +179,7 @@ def _object_store(folder: str, options: _Keywords, _environment: object) -> Obje
     try:
         return from_url(folder, **options.values)
     except BaseException as error:
-        is_panic = type(error).__name__ == "PanicException"  # of Rust, which is no Exception
+        is_panic = type(error).__name__ == "PanicException"  # raised by Rust code; not a subclass of Exception
         if not is_panic and not isinstance(error, BaseError | TypeError | ValueError):
             raise
         names = ", ".join(options.values) or "none"

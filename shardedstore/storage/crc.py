@@ -1,10 +1,10 @@
-"""The CRC-32 of zip archives, from the fastest library there is: ISA-L takes a tenth of zlib's time."""
+"""The CRC-32 of zip archives, computed by ISA-L if it is installed: ten times as fast as zlib."""
 
 from __future__ import annotations
 
 try:
     from isal.isal_zlib import crc32
-except ImportError:  # there is no wheel for this machine
+except ImportError:  # isal has no wheel for some platforms
     from zlib import crc32
 
 __all__ = ["crc32"]

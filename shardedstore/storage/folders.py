@@ -1,6 +1,6 @@
-"""The folder that a job writes its small files to, ledger and config: on a local disk or in an object store.
+"""Folders for a job's small files (ledger and config) on a local disk or in an object store.
 
-Every file is written whole: it appears with all its content or not at all.
+Files are written atomically: a file appears with its whole content or not at all.
 """
 
 from __future__ import annotations
@@ -37,70 +37,90 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 STORAGE_ERRORS = (OSError, BaseError)
-SYNC_SECONDS = 1.0  # between syncs of what is appended on a local disk
-MOST_REMOVED = 1000  # objects at once
-FLUSH_SECONDS = 5.0  # between objects of what is appended in an object store
-STARTED, ENDED = "0", "end"  # in the names of the objects that one appender leaves
+SYNC_SECONDS = 1.0  # between two syncs of a local file that is appended to
+MOST_REMOVED = 1000  # objects per request
+FLUSH_SECONDS = 5.0  # between two objects written by one appender
+STARTED, ENDED = "0", "end"  # labels in object names: an appender's start marker and its last object
 Append = Callable[[bytes], None]
 
 
 class Folder(Protocol):
-    """A folder; names in it are relative, with slashes."""
+    """A folder. File names are relative paths with forward slashes."""
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The folder's path or URL."""
 
     def names(self, path: str = "") -> list[str]:
-        """Return the names directly below a path, of folders as well, sorted; none where there is no such folder."""
+        """Return the sorted names of files and folders directly below a path.
+
+        The list is empty if the folder does not exist.
+        """
 
     def sizes(self, path: str = "") -> Iterator[tuple[str, int]]:
-        """Yield the names of all files below a path, with their sizes in bytes, by listing."""
+        """List all files below a path, and yield their names and sizes in bytes."""
 
     def nbytes(self, name: str) -> int | None:
-        """Return the size of a file in bytes; None where there is none."""
+        """Return the size of a file in bytes, or None if it does not exist."""
 
     def read(self, name: str) -> bytes:
         """Return a file's content, or raise FileNotFoundError."""
 
     def write(self, name: str, data: bytes, *, create: bool = False) -> None:
-        """Write a file; with `create`, raise FileExistsError where there is one, unless an object holds the same."""
+        """Write a file.
+
+        With `create`, FileExistsError is raised if the file exists. In an object store, an existing object with equal
+        content is accepted.
+        """
 
     def remove(self, name: str) -> None:
-        """Remove a file that this project wrote; nothing where there is none."""
+        """Remove a file that this project wrote, if it exists."""
 
     def remove_all(self, names: Sequence[str]) -> None:
-        """Remove files that this project wrote, many at once: after a loss of power some may be there again."""
+        """Remove many files that this project wrote.
+
+        Local folders are not synced, so some files may reappear after a power loss.
+        """
 
     def blob(self, name: str) -> ByteSource:
-        """Open a file for reading parts of it, or raise FileNotFoundError, at the latest when it is read."""
+        """Open a file for random access.
+
+        FileNotFoundError is raised here or at the first read if the file does not exist.
+        """
 
     def claim(self, name: str) -> bool:
-        """Make the file of an appender; return False where there is one of this name."""
+        """Create the first file of an appender, or return False if it exists already."""
 
     def appender(self, name: str, claimed: str = "") -> AbstractContextManager[Append]:
-        """Give a function that appends lines to a file of its own, or to some whose names begin like it.
+        """Return a context manager that gives a function to append lines.
 
-        `claimed` is the end of a name that was claimed by the caller alone; without it, the file gets a new name.
+        The lines go to one local file, or to several objects that share a prefix.
+
+        Parameters
+        ----------
+        name : str
+            The beginning of the file's name.
+        claimed : str
+            The end of a name that the caller has claimed. By default the file gets a new, unique name.
         """
 
     def clean(self) -> None:
-        """Remove what killed processes left half written."""
+        """Remove incomplete files that killed processes left."""
 
 
 def later() -> str:
-    """Return a new end for the name of a file that is appended to: it sorts after earlier ones, as far as clocks agree."""
+    """Return a unique suffix for file names, which sorts after earlier ones if clocks agree."""
     return f"{time.time_ns():016x}{secrets.token_hex(4)}"
 
 
 def open_folder(url: str, options: Options = NONE) -> Folder:
-    """Return a folder, which need not be there yet."""
+    """Return a folder, which need not exist yet."""
     return RemoteFolder(url, options) if is_remote(url) else LocalFolder(url)
 
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder on a local disk: what is written is synced."""
+    """A folder on a local disk. Written files are synced."""
 
     url: str
 
@@ -118,7 +138,7 @@ class LocalFolder:
             start = os.path.relpath(parent, self.url)
             for name in names:
                 if not is_temporary(name):
-                    with suppress(FileNotFoundError):  # it was removed meanwhile
+                    with suppress(FileNotFoundError):  # another process may remove it
                         size = os.stat(os.path.join(parent, name)).st_size
                         yield os.path.normpath(os.path.join(start, name)), size
 
@@ -163,8 +183,9 @@ class LocalFolder:
 
     @contextmanager
     def appender(self, name: str, claimed: str = "") -> Iterator[Append]:
-        """Give a function that appends a line to a file: it is on the disk when it returns, or with the next one or the end
-        if they come within a second.
+        """Give a function that appends a line to a file.
+
+        The file is synced after a line if the last sync is more than a second old, and at the end of the block.
         """
         path = os.path.join(self.url, f"{name}-{claimed or later()}.jsonl")
         make_folder(os.path.dirname(path))
@@ -202,14 +223,14 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A prefix in an object store."""
+    """A folder in an object store: the objects that share a prefix."""
 
     url: str
     options: Options = NONE
 
     @property
     def store(self) -> ObjectStore:
-        """The client, which is not pickled."""
+        """The client. It is not pickled."""
         return object_store(self.url, self.options)
 
     def names(self, path: str = "") -> list[str]:
@@ -229,7 +250,10 @@ class RemoteFolder:
         yield from patiently(listed)
 
     def unmarked(self, batch: Sequence[ObjectMeta]) -> Iterator[ObjectMeta]:
-        """Yield what is no marker of a folder; the empty objects that `appender` leaves are many, and not asked for."""
+        """Yield the objects that are not folder markers.
+
+        Ledger segments are never markers, so empty ones are not checked by requests.
+        """
         kinds = groupby(lambda found: found["path"].endswith(".jsonl"), batch)
         yield from kinds.get(True, ())
         yield from unmarked(self.store, kinds.get(False, ()))
@@ -253,12 +277,12 @@ class RemoteFolder:
         try:
             obstore.put(self.store, name, data, mode="create", use_multipart=False)
         except BaseError as error:
-            # An answer may have been lost, and the object be there; the client may have asked again, and been refused.
+            # The object may exist although the put failed: the reply was lost, and the client's retry was refused.
             if self.nbytes(name) == len(data) and self.read(name) == data:
                 return
             if not isinstance(error, AlreadyExistsError | PreconditionError):
                 raise
-            raise FileExistsError(errno.EEXIST, "there is an object already", f"{self.url}/{name}") from None
+            raise FileExistsError(errno.EEXIST, "the object exists already", f"{self.url}/{name}") from None
 
     def remove(self, name: str) -> None:
         # docstring inherited
@@ -280,7 +304,7 @@ class RemoteFolder:
 
     def claim(self, name: str) -> bool:
         # docstring inherited
-        mine = secrets.token_bytes(8).hex().encode()  # without a line's end, so that nothing reads it as a record
+        mine = secrets.token_bytes(8).hex().encode()  # no newline, so that readers of records skip it
         try:
             self.write(f"{name}-{STARTED}.jsonl", mine, create=True)
         except FileExistsError:
@@ -289,8 +313,10 @@ class RemoteFolder:
 
     @contextmanager
     def appender(self, name: str, claimed: str = "") -> Iterator[Append]:
-        """Give a function that appends a line: it is stored when more than five seconds have gone since the last were, or
-        with the end. Each time makes an object; one before the first line and one of the end tell an appender that died.
+        """Give a function that appends a line to objects that share a prefix.
+
+        Lines are stored at most every five seconds, and at the end of the block. Each flush writes one object. A start
+        marker without an end marker means that the writer died.
         """
         stem = f"{name}-{claimed or later()}"
         lines: list[bytes] = []
@@ -317,4 +343,4 @@ class RemoteFolder:
             flush(ENDED)
 
     def clean(self) -> None:
-        """Do nothing: a put or an upload that did not end leaves no object."""
+        """Do nothing: an incomplete put or upload leaves no object."""

@@ -1,4 +1,4 @@
-"""What there is at a destination, by names and sizes: asked for one by one, or listed once."""
+"""Inventory of a destination: listed once, or queried for each object."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from shardedstore.storage.options import NONE, Options
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for when it must be known: of a folder, by a listing of its own."""
+    """An inventory that queries each file or folder when it is needed."""
 
     options: Options = NONE
 
     def nbytes(self, url: str) -> int | None:
-        """Return the size of a file or object in bytes; None where there is none."""
+        """Return the size of a file or object in bytes, or None if it does not exist."""
         return nbytes_of(url, self.options)
 
     def below(self, url: str) -> tuple[int, int]:
-        """Return the number of the files below a folder, and of their bytes; zeros where there is none."""
+        """Return the number of files below a folder and their total size in bytes; zeros if there are none."""
         found = [nbytes for _, nbytes in open_folder(url, self.options).sizes()]
         return len(found), sum(found)
 
 
 class Listed:
-    """What was listed, by URL.
+    """An inventory made from one listing of URLs and sizes.
 
     >>> listed = Listed([("/out/a.zarr/0", 5), ("/out/a.zarr/c/1", 7), ("/out/a.zarr.zip", 9)])
     >>> listed.nbytes("/out/a.zarr.zip"), listed.nbytes("/out/a.zarr"), listed.below("/out/a.zarr")
@@ -41,13 +41,13 @@ class Listed:
         self._sizes = dict(sizes)
 
     def nbytes(self, url: str) -> int | None:
-        """Return the size of a file or object in bytes; None where there is none."""
+        """Return the size of a file or object in bytes, or None if it does not exist."""
         return self._sizes.get(url)
 
     def below(self, url: str) -> tuple[int, int]:
-        """Return the number of the files below a folder, and of their bytes; zeros where there is none."""
+        """Return the number of files below a folder and their total size in bytes; zeros if there are none."""
         urls, totals = self._sorted
-        first, end = bisect_left(urls, f"{url}/"), bisect_left(urls, f"{url}0")  # what comes after a slash
+        first, end = bisect_left(urls, f"{url}/"), bisect_left(urls, f"{url}0")  # "0" is the character after "/"
         return end - first, totals[end] - totals[first]
 
     @cached_property

@@ -1,6 +1,7 @@
-"""Markers of folders in object stores, which have none: empty objects, as consoles and Hadoop leave them.
+"""Folder markers in object stores: empty objects that consoles and Hadoop create.
 
-The name of one ends in a slash, which obstore takes away; Hadoop's end in ``_$folder$``.
+Object stores have no folders, so these tools write an empty object in place of one. Its name ends with a slash, which
+obstore strips, or with ``_$folder$`` (Hadoop).
 """
 
 from __future__ import annotations
@@ -23,9 +24,19 @@ Skip = Callable[[str], object]
 
 
 def unmarked(store: ObjectStore, batch: Sequence[ObjectMeta], skip: Skip | None = None) -> Iterator[ObjectMeta]:
-    """Yield what was listed, without markers of folders: empty objects are asked for under the name that was listed.
+    """Yield the listed objects that are not folder markers.
 
-    `skip` is called with the name of each marker.
+    An empty object is requested by its listed name. If no object has this name, the listing showed a marker whose
+    trailing slash was stripped.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        The store that was listed.
+    batch : sequence of ObjectMeta
+        The listed objects.
+    skip : callable, optional
+        Called with the name of each marker.
     """
     empty = [found["path"] for found in batch if not found["size"] and not is_marked(found["path"])]
     there = set[str]()
@@ -37,14 +48,14 @@ def unmarked(store: ObjectStore, batch: Sequence[ObjectMeta], skip: Skip | None 
         if found["size"]:
             yield found
         elif found["path"] in there:
-            there.discard(found["path"])  # an object and a marker can have the same name here
+            there.discard(found["path"])  # an object and a marker can have the same listed name: yield one of them
             yield found
         elif skip is not None:
             skip(found["path"])
 
 
 def is_marked(path: str) -> bool:
-    """Tell whether an empty object of this name is a marker: of the root, or one of Hadoop's.
+    """Tell whether this name alone identifies a marker: the root's or one of Hadoop's.
 
     >>> is_marked(""), is_marked("attic_$folder$"), is_marked("attic")
     (True, True, False)
@@ -61,7 +72,7 @@ def _is_empty_object(asked: tuple[ObjectStore, str]) -> bool:
 
 
 class Markers(local):
-    """The names of markers that this thread has passed over, until they are taken.
+    """Names of the markers that this thread has skipped since they were last taken.
 
     >>> markers = Markers()
     >>> markers.add("attic")
@@ -74,11 +85,11 @@ class Markers(local):
         self._seen = set[str]()
 
     def add(self, path: str) -> None:
-        """Note a marker."""
+        """Add a marker."""
         self._seen.add(path)
 
     def take(self) -> tuple[str, ...]:
-        """Return the names, sorted, and forget them."""
+        """Return the sorted names, and clear them."""
         seen, self._seen = self._seen, set[str]()
         return tuple(sorted(seen))
 

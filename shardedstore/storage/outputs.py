@@ -1,4 +1,4 @@
-"""What the writers of archives and objects have in common: buffers, gathered and written many at a time."""
+"""Write one large file or object from a sequence of buffers: vectored writes, or a multipart upload."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shardedstore.storage.urls import is_remote
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-BATCH_BYTES, BATCH_PARTS = 1 << 18, 512  # that wait before they are written
+BATCH_BYTES, BATCH_PARTS = 1 << 18, 512  # limits of bytes and buffers that wait to be written together
 
 _COPIED_BELOW = 1 << 16
 
@@ -29,9 +29,10 @@ _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 
 def flat(data: Buffer) -> bytes | memoryview:
-    r"""Return the bytes of a buffer, whatever the shape and type of its items.
+    r"""Return the bytes of a buffer of any shape and item type.
 
-    What is small is copied, so that it can wait while its owner goes on; a view of what is large must be written at once.
+    Small buffers are copied, so that the caller may change its own. Large ones are returned as a view, which must be
+    written before the caller changes the buffer.
 
     >>> import numpy as np
     >>> flat(np.array([[1, 2]], "<u2")), flat(np.zeros((256, 256), "u1"))
@@ -42,7 +43,7 @@ def flat(data: Buffer) -> bytes | memoryview:
 
 
 def writev_all(fd: int) -> Callable[[list[Buffer]], None]:
-    """Return a function that writes lists of buffers to a file descriptor, all of them or with an exception."""
+    """Return a function that writes lists of buffers completely to a file descriptor."""
 
     def write(parts: list[Buffer]) -> None:
         views = [memoryview(part) for part in parts]
@@ -65,15 +66,15 @@ if TYPE_CHECKING:
 
 LEAST_PART = 8 << 20  # bytes
 
-MOST_PARTS = 9_000  # S3 takes 10,000
+MOST_PARTS = 9_000  # S3 allows 10,000
 
 BYTES_ON_THEIR_WAY = 96 << 20
 
-_COPIED = 1 << 18  # what is smaller is gathered first: a call into the client costs some microseconds
+_COPIED = 1 << 18  # bytes; smaller buffers are joined first, because each call of the client takes some microseconds
 
 
 def part_nbytes(most: int) -> int:
-    """Return the size of an upload's parts, in bytes, for an object of at most `most` bytes.
+    """Return the part size in bytes for an upload of at most `most` bytes.
 
     >>> part_nbytes(0) == LEAST_PART, 9_000 * part_nbytes(5 << 40) >= 5 << 40
     (True, True)
@@ -87,15 +88,19 @@ def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
 
     Parameters
     ----------
+    url : str
+        The file or object to write.
+    options : mapping
+        Storage options.
     most : int
-        The most bytes that it can have, as far as is known; only an upload's parts depend on it.
+        An upper limit of the size in bytes, if it is known. It decides the part size of an upload.
 
     Raises
     ------
     UsageError
-        When an upload would have more parts than an object store takes.
+        If an upload needs more parts than object stores allow.
     CorruptError
-        When what is there in the end has another size than what was written.
+        If the finished file or object does not have the size that was written.
     """
     if not is_remote(url):
         with published(url) as descriptor:
@@ -119,11 +124,11 @@ def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
 
 def _check_size(url: str, found: int | None, written: int) -> None:
     if found != written:
-        raise CorruptError(f"{url!r} has {found} bytes, where {written} were written: is the disk full?")
+        raise CorruptError(f"{url!r} has {found} bytes, but {written} bytes were written: is the disk full?")
 
 
 class _Counted:
-    """Counts what is written."""
+    """Count the bytes that are written."""
 
     def __init__(self, write: Write) -> None:
         self._to, self.nbytes = write, 0
@@ -135,7 +140,7 @@ class _Counted:
 
 
 class _Upload:
-    """Appends to a writer of obstore, in few calls."""
+    """Append buffers to an obstore writer in few calls."""
 
     def __init__(self, writer: obstore.WritableFile, url: str, part: int) -> None:
         self.writer, self.url = writer, url
@@ -158,7 +163,7 @@ class _Upload:
         self.nbytes += nbytes
         if self.nbytes > self.most:
             raise UsageError(
-                f"{self.url!r} becomes far larger than its shard's decoded size, and than an upload's parts can hold: "
+                f"{self.url!r} is too large for its upload, because it is far larger than its shard's decoded data: "
                 "divide the source into smaller shards"
             )
         if nbytes:

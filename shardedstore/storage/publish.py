@@ -1,4 +1,4 @@
-"""One file on a local disk that appears whole, and is on the disk, or does not appear at all."""
+"""Publish local files atomically and durably: a file appears synced and complete, or not at all."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of writing, and never of reading
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of writing; reading never raises them
 TEMPORARY = ".shardedstore-"
-ABANDONED_SECONDS = 86_400  # the age at which another machine's temporary is taken to be left behind
+ABANDONED_SECONDS = 86_400  # temporary files of other machines count as abandoned at this age
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY)}(.*)-[0-9]+-[0-9a-f]{{8}}\.tmp")
 
 
 @contextmanager
 def published(path: str, *, create: bool = False, sync: bool = True) -> Iterator[int]:
-    """Open a temporary file beside `path`, and rename it to `path` when the block ends without an exception.
+    """Open a temporary file, and rename it to `path` at the end of the block.
 
-    The file and then its folder are synced, so that what is seen under the final name survives a loss of power. An
-    exception removes the temporary file; a process that is killed leaves it, unlocked.
+    The temporary file is in the same folder. The file and then its folder are synced, so a file that is visible at `path`
+    survives a power loss. If the block raises an exception, the temporary file is removed. A killed process leaves it
+    behind, unlocked.
 
     Parameters
     ----------
+    path : str
+        The file to publish.
     create : bool
-        Raise FileExistsError where there is a file already, also where another process makes it at this moment.
+        Raise FileExistsError if the file exists, even if another process creates it at the same time.
     sync : bool
-        False where the caller syncs the whole file system after the last of many files.
+        False if the caller syncs the whole file system after the last of many files.
 
     Yields
     ------
@@ -65,33 +68,33 @@ def published(path: str, *, create: bool = False, sync: bool = True) -> Iterator
 
 
 def name_place(error: BaseException, path: str) -> None:
-    """Say in an error of a disk that can't be written to where that was: the system tells no path for a descriptor."""
+    """Add the path to an error of a full or read-only disk, if the error has none."""
     if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
         error.filename = path
 
 
 def _create_locked(path: str) -> int:
-    """Make a file that is locked as long as this process lives and has it open."""
+    """Create a file that stays locked until it is closed or this process ends."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # some network file systems have no locks
+        with suppress(OSError):  # some network file systems do not support locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.exists(path):
             return descriptor
-        os.close(descriptor)  # it was taken for an abandoned one before it was locked
+        os.close(descriptor)  # another process removed it as abandoned before it was locked
 
 
 def remove_temporaries(folder: str) -> None:
-    """Remove what killed processes left below a folder, and nothing that a process still writes to."""
+    """Remove the abandoned temporary files below a folder."""
     for path in abandoned(folder):
         with suppress(OSError):
             os.unlink(path)
 
 
 def abandoned(folder: str) -> Iterator[str]:
-    """Yield the paths of what killed processes left below a folder.
+    """Yield the paths of abandoned temporary files below a folder.
 
-    That is: temporaries of this machine that are not locked, and those of other machines when they are a day old.
+    Temporary files of this machine are abandoned if they are not locked, files of other machines if they are a day old.
     """
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -104,7 +107,7 @@ def abandoned(folder: str) -> Iterator[str]:
 
 
 def is_temporary(name: str) -> bool:
-    """Tell whether a file's name is that of a temporary."""
+    """Tell whether a name is that of a temporary file."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -122,7 +125,7 @@ def _is_abandoned(path: str, host: str) -> bool:
 
 
 def make_folder(path: str) -> None:
-    """Make a folder and those above it, each so that it survives a loss of power."""
+    """Create a folder and its parents, and sync each."""
     if path and not os.path.isdir(path):
         parent = os.path.dirname(path)
         make_folder(parent)
@@ -131,7 +134,7 @@ def make_folder(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make the names in a folder survive a loss of power."""
+    """Sync a folder, so that the names in it survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -141,10 +144,10 @@ def sync_folder(path: str) -> None:
 
 @contextmanager
 def synced_file_system(path: str) -> Iterator[None]:
-    """Put everything on the disk that the block wrote to the file system of a folder: for many files, faster than one by one.
+    """Sync a folder's whole file system at the end of the block.
 
-    The kernel tells each open descriptor of what could not be written since it was opened: opened after the block, it
-    would miss an error that another process was told of meanwhile.
+    For many files this is faster than syncing each file. The descriptor is opened before the block, because the kernel
+    reports a failed write only to descriptors that were open at that time.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

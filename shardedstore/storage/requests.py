@@ -1,8 +1,10 @@
-"""How many requests to object stores this process has in flight: fewer while a server says that it is too busy.
+"""Concurrent requests to object stores, with fewer in flight while a server is too busy.
 
-The bound holds for all threads of the process together: halved when a server says 429 or 503 for all that obstore tried
-itself (ten times in about a minute, if it was not given another `retry_config`), and one more for each bound's worth of
-requests that went well. What was refused so is asked again, after growing pauses.
+All threads of the process share one limit for reads and one for writes. The limit is halved when a server replies 429 or
+503 and obstore's own retries are exhausted (by default ten in about a minute, see `retry_config`). It grows by one
+whenever as many requests succeed as the limit allows. Refused requests are repeated after growing pauses.
+
+`in_flight` gets many keys at once, and returns their values in order.
 """
 
 from __future__ import annotations
@@ -25,19 +27,19 @@ T = TypeVar("T")
 
 Item = TypeVar("Item")
 
-MOST = 64  # in flight of each kind, gets and puts: 10,000 small puts took less time than with 24, and with 96 no less
+MOST = 64  # requests in flight; 10,000 small puts took longer with 24, and as long with 96
 
-PATIENCE = 600.0  # seconds without one request that went well, after which it is an error like others
+PATIENCE = 600.0  # seconds without any successful request, after which a refusal is raised
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds
 
-AT_ONCE = 1.0  # seconds in which refusals count as one, as those of all that were in flight
+AT_ONCE = 1.0  # seconds; refusals within this time count as one, because the requests were in flight together
 
 TOO_BUSY = (429, 503)
 
 
 def is_throttling(error: BaseException) -> bool:
-    """Tell whether an error is a server's wish for fewer requests.
+    """Tell whether an error means that a server asks for fewer requests.
 
     >>> is_throttling(BaseError("Server returned non-2xx status code: 503 Slow Down: <Code>SlowDown</Code>"))
     True
@@ -46,24 +48,38 @@ def is_throttling(error: BaseException) -> bool:
 
 
 def pause(attempt: int) -> float:
-    """Return for how many seconds to wait before asking again, with jitter, so that not all come at once."""
+    """Return the seconds to wait before the next attempt.
+
+    The pause grows with the number of attempts, and is random, so that not all requests are repeated at the same time.
+    """
     longest: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt, 16))
     return longest * random.uniform(0.5, 1)
 
 
 class Limiter:
-    """Bounds what is in flight, and tells how long to be patient with a server."""
+    """Limit the requests in flight, and repeat requests that a busy server refuses.
+
+    Attributes
+    ----------
+    most : int
+        The highest limit.
+    bound : float
+        The current limit.
+    """
 
     def __init__(self, most: int = MOST) -> None:
         self.most, self.bound = most, float(most)
         self._flying, self._refused = 0, 0
-        self._since: float | None = None  # when the server first refused, with nothing that went well since
-        self._last = 0.0  # when it last did
+        self._since: float | None = None  # time of the first refusal since the last success
+        self._last = 0.0  # time of the last refusal
         self._lowered = -AT_ONCE
         self._changed = threading.Condition()
 
     def call(self, request: Callable[[], T], ended: threading.Event) -> T:
-        """Make a request when there is room for it, and again while the server is too busy and `ended` is not set."""
+        """Make a request when the limit allows it.
+
+        The request is repeated while the server is too busy, until `ended` is set.
+        """
         first: float | None = None
         for attempt in itertools.count():
             with self._room(ended):
@@ -95,16 +111,21 @@ class Limiter:
                 self._changed.notify()
 
     def refused(self, error: BaseException, first: float) -> bool:
-        """Lower the bound when an error is a server's wish for that; tell whether to be patient, and ask again.
+        """Lower the limit if the server is too busy, and tell whether to repeat the request.
 
-        `first` is when what was asked for was first refused, by the monotonic clock.
+        Parameters
+        ----------
+        error : BaseException
+            The error of the request.
+        first : float
+            The time of this request's first error, in seconds of the monotonic clock.
         """
         if not is_throttling(error):
             return False
         now = time.monotonic()
         with self._changed:
             self._refused += 1
-            if self._since is None or now - self._last > 2 * LONGEST_PAUSE:  # what was long ago is another trouble
+            if self._since is None or now - self._last > 2 * LONGEST_PAUSE:  # an old refusal has another cause
                 self._since = now
             self._last = now
             if now - self._lowered >= AT_ONCE:
@@ -112,7 +133,7 @@ class Limiter:
             return now - min(self._since, first) < PATIENCE
 
     def went_well(self) -> None:
-        """Raise the bound a little."""
+        """Count a success, and raise the limit a little."""
         with self._changed:
             self._since = None
             if self.bound < self.most:
@@ -120,7 +141,7 @@ class Limiter:
                 self._changed.notify()
 
     def take_refused(self) -> int:
-        """Return how often a server has refused since this was last asked."""
+        """Return the number of refusals since the last call."""
         with self._changed:
             refused, self._refused = self._refused, 0
         return refused
@@ -131,7 +152,10 @@ READS, WRITES = Limiter(), Limiter()
 
 @contextmanager
 def requests(limiter: Limiter, threads: int) -> Iterator[Callable[[Callable[[Item], T], Item], Future[T]]]:
-    """Give a function that makes a request for an item in a thread; at the end, those that wait are given up."""
+    """Give a function that makes a request for an item in a thread.
+
+    At the end of the block, requests that have not started are cancelled.
+    """
     ended = threading.Event()
 
     def submit(request: Callable[[Item], T], item: Item) -> Future[T]:
@@ -146,15 +170,16 @@ def requests(limiter: Limiter, threads: int) -> Iterator[Callable[[Callable[[Ite
             pool.shutdown(cancel_futures=True)
 
 
-IN_FLIGHT = 32  # for one stream; `READS` bounds those of all
+IN_FLIGHT = 32  # requests of one stream; `READS` limits all streams together
 
 BYTES_IN_FLIGHT = 64 << 20
 
 
 def in_flight(get: Callable[[str], bytes | None], keys: Iterable[str]) -> Iterator[bytes | None]:
-    """Call `get` for many keys at once, and yield the results in the order of the keys.
+    """Call `get` for many keys at once, and yield the results in order.
 
-    As many wait as `BYTES_IN_FLIGHT` has room for, if they are as large as the largest so far.
+    The number of waiting results is limited so that they take at most `BYTES_IN_FLIGHT`, if none is larger than the
+    largest so far.
     """
     waiting: deque[Future[bytes | None]] = deque()
     largest: int | None = None

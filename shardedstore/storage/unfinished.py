@@ -1,4 +1,4 @@
-"""What killed processes leave in an object store that nothing shows: parts of uploads, and the rule that removes them."""
+"""Unfinished uploads that killed processes leave in object stores, and bucket rules that remove them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 UNFINISHED = (
-    "an earlier run was ended while it wrote to %s: parts of uploads may be stored there that nothing shows and that cost "
-    "money. A rule of the bucket removes them: %s"
+    "an earlier run was ended while it wrote to %s: parts of its uploads may be left there. No listing shows them, and they "
+    "cost money. A rule of the bucket removes them: %s"
 )
 
 
 def bucket_rule(url: str) -> str:
-    """Return the rule of a bucket that removes unfinished uploads below a URL, as the store's owner writes it.
+    """Return the bucket rule, as JSON, that removes unfinished uploads below a URL.
 
     >>> bucket_rule("az://container/out")
-    'none is needed: Azure drops blocks that were not committed after a week'
+    'none is needed: Azure deletes uncommitted blocks after a week'
     """
     place = urlsplit(url)
     if place.scheme.startswith(("az", "adl", "abfs")):
-        return "none is needed: Azure drops blocks that were not committed after a week"
+        return "none is needed: Azure deletes uncommitted blocks after a week"
     prefix = place.path.strip("/") + "/"
     if place.scheme == "gs":
         condition = {"age": 7, "matchesPrefix": [prefix]}

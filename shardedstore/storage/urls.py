@@ -1,4 +1,4 @@
-"""Local paths and URLs of object stores, in the one form in which locations hold them."""
+"""Local paths and URLs of object stores, in the normal form that locations use."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 from shardedstore.errors import UsageError
 
-BESIDE = ".shardedstore"  # ends the name of the folder that an ordinary Zarr's config and ledger stand in, beside it
+BESIDE = ".shardedstore"  # suffix of the folder beside an ordinary Zarr that holds its config and ledger
 _SAFE = "/{}~!$&'()*+,;=:@"
 _NOT_CARRIED = re.compile(
     r"[%#?\\{}\x00-\x1f\x7f]|!(?=[0-9A-F]{2})"
-)  # what is not the same in a URL and as a file's name
-MISREAD = re.compile(r"[#\\\x00-\x1f\x7f]")  # a client drops them, with what follows, or takes them for a slash
+)  # characters that differ between a URL and a file name
+MISREAD = re.compile(r"[#\\\x00-\x1f\x7f]")  # clients cut the URL at these, drop them or read them as a slash
 _CONTROLS = "".join(map(chr, (*range(32), 127)))
 SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
 _ALIASES = {"s3a": "s3", "adl": "az", "azure": "az", "abfs": "az", "abfss": "az"}
@@ -30,7 +30,7 @@ def is_remote(url: str) -> bool:
 
 
 def is_within(url: str, place: str) -> bool:
-    """Tell whether a URL is a place, or lies below it.
+    """Tell whether a URL equals `place` or lies below it.
 
     >>> is_within("s3://bucket/a/b", "s3://bucket/a"), is_within("/data/ab", "/data/a")
     (True, False)
@@ -39,7 +39,9 @@ def is_within(url: str, place: str) -> bool:
 
 
 def real_url(url: str) -> str:
-    """Return a local path without links, and a URL in one of the forms that lead to the same.
+    """Return one form for all paths or URLs that lead to the same place.
+
+    Symbolic links of a local path are resolved. Aliases of URL schemes are replaced, and quoted characters are unquoted.
 
     >>> real_url("s3a://bucket/my%20cube.zarr")
     's3://bucket/my cube.zarr'
@@ -51,7 +53,7 @@ def real_url(url: str) -> str:
 
 
 def join_url(folder: str, name: str) -> str:
-    """Return the URL of what has a name in a folder.
+    """Return the URL of a name in a folder; the folder's own URL if the name is empty.
 
     >>> join_url("s3://bucket", "a/0.zip"), join_url("/out", "")
     ('s3://bucket/a/0.zip', '/out')
@@ -60,7 +62,7 @@ def join_url(folder: str, name: str) -> str:
 
 
 def quote_name(name: str) -> str:
-    """Return a name as it stands in the URL of an object.
+    """Quote a name for the URL of an object.
 
     >>> quote_name("a b/100%/{block}.zip")
     'a%20b/100%25/{block}.zip'
@@ -69,18 +71,21 @@ def quote_name(name: str) -> str:
 
 
 def carried_name(name: str) -> str:
-    r"""Return a name for a file that is the same in a URL, on a disk and in an object store, from what may not be.
+    r"""Return a file name that needs no quoting in a URL.
+
+    Characters that differ between URLs, disks and object stores are replaced by ``!`` and two hexadecimal digits.
+    Different names stay different.
 
     >>> carried_name("temp #1/100%"), carried_name("température/a+b")
     ('temp !231/100!25', 'température/a+b')
-    >>> carried_name("a!25")  # which is no other's
+    >>> carried_name("a!25")  # differs from carried_name("a%")
     'a!2125'
     """
     return _NOT_CARRIED.sub(lambda found: f"!{ord(found[0]):02X}", name)
 
 
 def plain_url(url: str) -> str:
-    """Return a relative URL as a path on a disk has it too, where it can be one; with the same meaning.
+    """Return the unquoted form of a relative URL if it has the same meaning, else the URL.
 
     >>> plain_url("temp%C3%A9rature/a%20b.zip"), plain_url("100%25/{block}.zip")
     ('température/a b.zip', '100%25/{block}.zip')
@@ -90,7 +95,7 @@ def plain_url(url: str) -> str:
 
 
 def quoted_url(url: str) -> str:
-    """Return a relative URL with all quoted that is not, but for what may have another meaning.
+    """Quote a relative URL, except for characters that may have another meaning.
 
     >>> quoted_url("température/a b%20.zip"), quoted_url("a?b#c")
     ('temp%C3%A9rature/a%20b%20.zip', 'a?b#c')
@@ -99,7 +104,7 @@ def quoted_url(url: str) -> str:
 
 
 def object_url(folder: str, name: str) -> str:
-    """Return the URL of the file or object that has a name, such as a key, in a folder.
+    """Return the URL of a file or object from its folder and its unquoted name.
 
     >>> object_url("s3://bucket", "a b/0.zip"), object_url("/out", "a b/0.zip")
     ('s3://bucket/a%20b/0.zip', '/out/a b/0.zip')
@@ -108,7 +113,7 @@ def object_url(folder: str, name: str) -> str:
 
 
 def fill_url(url: str, **values: str) -> str:
-    """Return a URL in which names stand for what is in braces.
+    """Replace the placeholders in braces of a URL by names.
 
     >>> fill_url("s3://bucket/{block}/{name}.zarr", block="0", name="a b"), fill_url("/in/{name}.zarr", name="a b")
     ('s3://bucket/0/a%20b.zarr', '/in/a b.zarr')
@@ -118,7 +123,7 @@ def fill_url(url: str, **values: str) -> str:
 
 
 def unquote_name(name: str, url: str) -> str:
-    """Return the name of what the last part of a URL stands for; a local path stands for itself.
+    """Return the name for the last part of a URL; parts of local paths are not unquoted.
 
     >>> unquote_name("a%20b", "s3://bucket/a%20b"), unquote_name("a%20b", "/a%20b")
     ('a b', 'a%20b')
@@ -132,7 +137,7 @@ def _scheme(url: str) -> str | None:
 
 
 def unreadable(url: str) -> str | None:
-    r"""Return what in a URL or a path can be part of no name.
+    r"""Return the first character of a URL or path that no name can contain.
 
     >>> unreadable("/data/a\0b"), unreadable("/data/ä")
     ('\x00', None)
@@ -147,7 +152,7 @@ def unreadable(url: str) -> str | None:
 
 
 def normalize(url: str | os.PathLike[str]) -> str:
-    """Return a URL as locations hold it: local paths absolute, others without a slash at the end.
+    """Return an absolute local path, or a URL without a trailing slash.
 
     >>> normalize("file:///data/my%20cube.zarr/"), normalize("S3://bucket/era5.zarr/")
     ('/data/my cube.zarr', 's3://bucket/era5.zarr')
@@ -155,7 +160,7 @@ def normalize(url: str | os.PathLike[str]) -> str:
     Raises
     ------
     UsageError
-        For a scheme that is not known, for credentials in the URL, and for what clients drop from one or read otherwise.
+        For an unknown scheme, credentials in the URL, and characters that clients drop or misread.
     """
     text = os.fspath(url)
     scheme = _scheme(text)
@@ -168,26 +173,22 @@ def normalize(url: str | os.PathLike[str]) -> str:
     except ValueError as error:
         raise UsageError(f"{text.rpartition('@')[2]!r} is not a URL: {error}") from None
     if found := MISREAD.search(text):
-        raise UsageError(
-            f"the URL {_public(text)!r} has {found[0]!r}: write {quote(found[0])}, if it is part of a name"
-        )
+        raise UsageError(f"the URL {_public(text)!r} has {found[0]!r}: write {quote(found[0])} if it is part of a name")
     if scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise UsageError(
-                f"the URL {_public(text)!r} is of a file on another machine: write file:///, and its path here"
+                f"the URL {_public(text)!r} names a file on another machine: write file:/// and the path on this machine"
             )
         if "?" in text:
-            raise UsageError(f"the URL {text!r} has '?': write %3F, if it is part of a name")
+            raise UsageError(f"the URL {text!r} has '?': write %3F if it is part of a name")
         return os.path.abspath(unquote(parts.path))
     if scheme not in SCHEMES:
-        raise UsageError(
-            f"{scheme}:// is not a scheme that is known here (in {_public(text)!r}): use {', '.join(SCHEMES)}"
-        )
+        raise UsageError(f"unknown URL scheme {scheme}:// in {_public(text)!r}: use one of {', '.join(SCHEMES)}")
     user, at, _ = parts.netloc.rpartition("@")
     if (at and (scheme not in ("abfs", "abfss") or ":" in user)) or parts.query:
-        raise UsageError(f"the URL {_public(text)!r} holds credentials: give them to the environment instead")
+        raise UsageError(f"the URL {_public(text)!r} holds credentials: pass them in environment variables instead")
     if any(part in (".", "..") for part in unquote(urlsplit(text).path).split("/")):
-        raise UsageError(f"the URL {_public(text)!r} has a segment '.' or '..': write the path that it leads to")
+        raise UsageError(f"the URL {_public(text)!r} has a segment '.' or '..': write the path without it")
     return (scheme + text[len(scheme) :]).rstrip("/")
 
 
