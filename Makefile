@@ -1,4 +1,4 @@
-# Works on a fresh machine with make and Python 3.11 or newer. Another Python, in an environment of its own:
+# Requires make and Python 3.11 or newer. To use another Python in a separate environment:
 #     make test PYTHON=python3.13 VENV=.venv-new
 
 PYTHON ?= python3
@@ -20,15 +20,15 @@ help: ## Show this list
 demo: $(VENV)/.installed-demo ## Run the demonstration, examples/demo.py
 	$(BIN)/python examples/demo.py $(ARGS)
 
-# One file's tests stay in one process, so that a server or a cluster which they share is started once.
+# The tests of one file run in one process, so that their shared server or cluster starts once.
 test: $(VENV)/.installed-test ## Run all tests and doctests in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-quick: $(VENV)/.installed-test ## Run the tests that start no server and no cluster
+test-quick: $(VENV)/.installed-test ## Run the tests that need no server and no cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not s3 and not cluster" $(ARGS)
 
-# RUNS is how often processes are killed; the other faults are tried in proportion. Each run prints the seed that repeats it.
-chaos: $(VENV)/.installed-test ## Kill, pause and starve jobs, and count what is lost: RUNS=200
+# RUNS is the number of killed processes. The number of other faults is proportional. Each run prints its seed, which repeats the run.
+chaos: $(VENV)/.installed-test ## Kill, pause and starve jobs, and count the losses: RUNS=200
 	PYTHONPATH=tests:. $(BIN)/python -m chaos --runs $(RUNS) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, format and types
@@ -36,11 +36,11 @@ lint: $(VENV)/.installed-dev ## Check style, format and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy --strict shardedstore
 
-format: $(VENV)/.installed-dev ## Mend style and format where ruff can
+format: $(VENV)/.installed-dev ## Apply the fixes and the format of ruff
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(VENV)/.installed-bench ## Run the benchmarks, one after another
+bench: $(VENV)/.installed-bench ## Run all benchmarks in sequence
 	@set -e; for file in benchmarks/bench_*.py; do \
 		echo "$(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS)"; \
 		$(BIN)/python -m "benchmarks.$$(basename $$file .py)" $(ARGS); \
@@ -49,21 +49,21 @@ bench: $(VENV)/.installed-bench ## Run the benchmarks, one after another
 build: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build
 
-schema: $(VENV)/.installed-test ## Write the JSON Schema of the config anew, from the code
+schema: $(VENV)/.installed-test ## Write the JSON Schema of the config from the code
 	$(BIN)/python -m shardedstore.config.schema
 
 hooks: $(VENV)/.installed-dev ## Install the git hooks of .pre-commit-config.yaml
 	$(BIN)/python -m pre_commit install
 
-clean: ## Remove what was built, cached or written by the demo
+clean: ## Remove builds, caches and the files of the demo
 	rm -rf build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name '.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environments as well
 	rm -rf .venv .venv-new
 
-# The environment is made once; an extra (demo, test, dev, bench) is installed when first needed, and again when
-# pyproject.toml changes.
+# The environment is created once. An extra (demo, test, dev, bench) is installed on first use, and again after
+# pyproject.toml has changed.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
