@@ -206,7 +206,7 @@ def _is_absolute(url: str) -> bool:
 def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> str:
     if (broken := unreadable(url)) is not None:
         raise ConfigError(
-            f"the config's URL {url!r} has {broken!r}, which no file has in its name: is the file damaged?"
+            f"the config's URL {url!r} has {broken!r}, which is not valid in file names: is the file damaged?"
         )
     if not _is_absolute(url):
         if folder is None:

@@ -1,1 +1,1 @@
-"""Zarr's own documents and keys: pure functions of names and bytes."""
+"""Parse and write Zarr's metadata documents and keys, as pure functions of names and bytes."""

@@ -1,7 +1,7 @@
-"""The attributes of an array that the object of one of its blocks carries: as many as a reader of the block alone needs.
+"""Attributes of an array that the object of one block carries.
 
-All attributes stand in the base, by which the whole is read. A block carries those that tell a reader which values its chunks
-have and along which dimensions they lie, and of the others the smallest, up to a limit.
+The base holds all attributes; readers of the whole array use those. A block carries the attributes that are needed to
+decode its chunks and to name its dimensions. It also carries the smallest of the others, up to a limit.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from shardedstore.zarr.metadata import dump_json, parse_json
 
-MOST = 2**16  # bytes of attributes in each block without white space, besides those that decoding needs
-LONGER = 8  # times as long can JSON be that is written anew, such as 1e15
-NEEDED = frozenset(  # the names by which xarray and netCDF4 decode an array, from the CF conventions 1.11, appendix A
+MOST = 2**16  # bytes of other attributes in each block, as JSON without white space
+LONGER = 8  # rewriting can make JSON values up to 8 times longer, such as 1e15
+NEEDED = frozenset(  # attributes that xarray and netCDF4 decode arrays by; see CF conventions 1.11, appendix A
     [
         "_ARRAY_DIMENSIONS",
         "_Encoding",
@@ -44,7 +44,9 @@ DOCUMENTS = (".zattrs", "zarr.json")
 
 
 def carried(name: str, data: bytes, path: str) -> bytes:
-    """Return an array's document as the object of a block carries it: the same bytes, unless attributes are left out.
+    """Return an array's document as the object of a block carries it.
+
+    The bytes are unchanged unless attributes are left out.
 
     >>> carried("zarr.json", b'{"shape": [2], "attributes": {"units": "K"}}', "t")
     b'{"shape": [2], "attributes": {"units": "K"}}'
@@ -60,7 +62,7 @@ def carried(name: str, data: bytes, path: str) -> bytes:
 
 
 def left_out(name: str, data: bytes, path: str) -> dict[str, Any]:
-    """Return the attributes in an array's document that the object of a block does not carry."""
+    """Return the attributes of an array's document that its blocks do not carry."""
     if len(data) <= MOST // LONGER or name not in DOCUMENTS:
         return {}
     others = {key: value for key, value in attributes_in(name, data, path).items() if key not in NEEDED}
@@ -75,12 +77,12 @@ def left_out(name: str, data: bytes, path: str) -> dict[str, Any]:
 
 
 def _size(key: str, value: object) -> int:
-    """Return the bytes that an attribute takes, however its document is written."""
+    """Return the size of an attribute as compact JSON, in bytes."""
     return len(json.dumps({key: value}, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
 
 
 def completed(name: str, data: bytes, path: str, whole: bytes) -> bytes:
-    r"""Return the document of a block's object with the attributes that it lacks of the whole array's document.
+    r"""Add the missing attributes of the whole array to the document of a block.
 
     >>> completed(".zattrs", b'{"units": "K"}', "t", b'{"units": "K", "history": "long"}')
     b'{\n  "units": "K",\n  "history": "long"\n}'
@@ -97,7 +99,9 @@ def attributes_in(name: str, data: bytes, path: str) -> dict[str, Any]:
 
 
 def longest(data: bytes) -> int:
-    """Return a number of bytes that a document's attributes do not exceed when they are written anew, without reading it.
+    """Return an upper limit, in bytes, of a document's attributes when rewritten.
+
+    The limit is computed without parsing the document.
 
     >>> longest(b'{"a": [1, 2]}')
     195

@@ -1,7 +1,7 @@
 """Chunk keys, chunk coordinates and blocks of chunks: pure arithmetic.
 
-Three kinds of coordinates appear: those of a chunk in its array's whole grid, those of a block (a shard) in the
-grid of blocks, and the local ones of a chunk inside its block, which count from zero.
+There are three kinds of coordinates: a chunk's in the whole array's grid, a block's (a shard's) in the grid of blocks,
+and a chunk's local coordinates inside its block, which start at zero.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Separator = Literal[".", "/"]
 
 
 class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How chunk coordinates are written as keys: Zarr v3's ``chunk_key_encoding``, which covers Zarr v2 as well.
+    """Encoding of chunk coordinates as keys: Zarr v3's ``chunk_key_encoding``, which also covers Zarr v2.
 
     >>> ChunkKeys("default", "/").encode((1, 20)), ChunkKeys("v2", ".").encode((1, 20))
     ('c/1/20', '1.20')
@@ -55,7 +55,7 @@ class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return map(self.separator.join, itertools.product([start + number for number in first], *rest))
 
     def decode(self, key: str, grid: Coords) -> Coords | None:
-        """Return the coordinates of a chunk, or None where the key is no chunk of this grid.
+        """Return the coordinates of a chunk, or None if the key is not a chunk of this grid.
 
         >>> keys = ChunkKeys("default", "/")
         >>> keys.decode("c/1/20", (2, 21)), keys.decode("c/1/20", (2, 20)), keys.decode("c/01/20", (2, 21))
@@ -70,7 +70,9 @@ class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             coords = tuple([int(part) for part in parts])
         except ValueError:
             return None
-        if len(coords) != len(grid) or self.encode(coords) != key:  # int reads more than zarr writes: 01, +1, 1_0
+        if (
+            len(coords) != len(grid) or self.encode(coords) != key
+        ):  # int also accepts forms that zarr never writes: 01, +1, 1_0
             return None
         for c, n in zip(coords, grid, strict=True):
             if not 0 <= c < n:
@@ -78,7 +80,7 @@ class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return coords
 
     def misfit(self, key: str, grid: Coords) -> ChunkKeys | None:
-        """Return another way of writing keys, by which a key would be a chunk of this grid; None where there is none.
+        """Return another encoding for which the key is a chunk of this grid, or None.
 
         >>> ChunkKeys("v2", ".").misfit("1/20", (2, 21)), ChunkKeys("v2", ".").misfit("1/x", (2, 21))
         (ChunkKeys(name='v2', separator='/'), None)
@@ -89,7 +91,7 @@ class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 ENCODINGS = tuple(ChunkKeys(name, separator) for name in get_args(KeyName) for separator in get_args(Separator))
 
 
-BELOW_C = ChunkKeys("default", "/")  # of which all keys stand below one name
+BELOW_C = ChunkKeys("default", "/")  # all its keys are below one folder, "c"
 
 
 class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
@@ -100,12 +102,12 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     chunk_grid : tuple of int
         The number of chunks along each dimension of the whole array.
     chunks : tuple of int
-        The number of chunks in a block along each of the leading dimensions; dimensions that are not named are whole.
+        The number of chunks in a block along each leading dimension. The remaining dimensions are not divided.
     keys : ChunkKeys
-        How the array's chunk keys are written, in the whole and in its blocks.
+        The encoding of chunk keys, in the whole array and in its blocks.
     stored : tuple of (int, int), optional
-        Which blocks have chunks, where others have none and are nowhere: ranges of their places in the grid of blocks, counted
-        in C order, each with its first and without its last. None for all of them.
+        The blocks that have chunks, if the others have none and are not stored. They are given as ranges ``(first,
+        stop)`` of positions in the grid of blocks, in C order. None means that all blocks are stored.
 
     Examples
     --------
@@ -134,21 +136,21 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         ends = [0, *itertools.chain.from_iterable(self.stored or ()), math.prod(self.grid)]
         is_in_order = all(map(le, ends, ends[1:])) and all(first < stop for first, stop in self.stored or ())
         if self.stored is not None and not (self.stored and is_in_order):
-            raise ValueError(f"stored must be ranges in order, without overlap, of the {ends[-1]} places of blocks")
+            raise ValueError(f"stored must be sorted ranges of block positions below {ends[-1]}, without overlap")
 
     @property
     def grid(self) -> Coords:
-        """The number of blocks along each of the leading dimensions."""
+        """The number of blocks along each leading dimension."""
         return tuple(-(-n // c) for n, c in zip(self.chunk_grid, self.chunks, strict=False))
 
     @property
     def count(self) -> int:
-        """The number of blocks; without those that have no chunks, where that is known."""
+        """The number of blocks, without those that are known to have no chunks."""
         return math.prod(self.grid) if self.stored is None else self._ranks[-1]
 
     @cached_property
     def _ranks(self) -> list[int]:
-        """How many blocks there are before each of the ranges, and before the end."""
+        """The number of stored blocks before each range, and their total."""
         return list(itertools.accumulate((stop - first for first, stop in self.stored or ()), initial=0))
 
     def holds(self, index: Coords) -> bool:
@@ -185,7 +187,7 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return place
 
     def only(self, indices: Iterable[Coords]) -> Blocks:
-        """Return the division in which these blocks alone, in order, have chunks.
+        """Return the same division with only these blocks stored. The blocks must be sorted.
 
         >>> Blocks((7,), (1,), ChunkKeys("v2", ".")).only([(1,), (2,), (5,)]).stored
         ((1, 3), (5, 6))
@@ -199,14 +201,14 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return msgspec.structs.replace(self, stored=tuple(ranges))
 
     def split(self, coords: Coords) -> tuple[Coords, Coords]:
-        """Return the block that holds a chunk, and the chunk's coordinates inside it."""
+        """Return the block of a chunk, and the chunk's coordinates inside the block."""
         lead = len(self.chunks)
         block = tuple([c // n for c, n in zip(coords, self.chunks, strict=False)])
         local = tuple([c % n for c, n in zip(coords, self.chunks, strict=False)])
         return block, local + coords[lead:]
 
     def join(self, block: Coords, local: Coords) -> Coords:
-        """Return the coordinates in the whole array of a chunk of a block."""
+        """Return a chunk's coordinates in the whole array from its block and local coordinates."""
         return tuple(map(sum, zip(self.offset(block), local, strict=True)))
 
     def offset(self, block: Coords) -> Coords:
@@ -215,17 +217,22 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return lead + (0,) * (len(self.chunk_grid) - len(lead))
 
     def local_grid(self, block: Coords) -> Coords:
-        """Return the number of chunks of a block along each dimension: less than usual at the array's edge."""
+        """Return the number of chunks of a block along each dimension.
+
+        Blocks at the array's edge have fewer chunks.
+        """
         lead = len(self.chunks)
         edge = zip(self.chunk_grid, self.chunks, block, strict=False)
         return tuple(min(n, total - b * n) for total, n, b in edge) + self.chunk_grid[lead:]
 
     def box(self, block: Coords) -> list[range]:
-        """Return the ranges of the coordinates in the whole array of a block's chunks."""
+        """Return the coordinate ranges of a block's chunks in the whole array."""
         return [range(o, o + n) for o, n in zip(self.offset(block), self.local_grid(block), strict=True)]
 
     def crop(self, shape: Coords, chunk_shape: Coords, block: Coords) -> Coords:
-        """Return the shape in elements of a block of an array, from the array's shape and its chunks'.
+        """Return the shape of a block in elements.
+
+        `shape` and `chunk_shape` are the shapes of the whole array and of its chunks.
 
         >>> Blocks((4,), (3,), ChunkKeys("v2", ".")).crop((31,), (10,), (1,))
         (1,)
@@ -239,7 +246,7 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 def block_name(block: Coords | None) -> str:
-    """Return the index of a block as it stands in names and URLs; empty for a shard that is no block.
+    """Return a block's index as text for names and URLs; empty if there is no block.
 
     >>> block_name((1, 20)), block_name(None)
     ('1/20', '')
@@ -248,7 +255,7 @@ def block_name(block: Coords | None) -> str:
 
 
 def parse_block(name: str) -> Coords:
-    """Return the index that `block_name` wrote.
+    """Return the index from the text that `block_name` returned.
 
     >>> parse_block("1/20")
     (1, 20)

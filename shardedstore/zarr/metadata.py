@@ -1,7 +1,7 @@
-"""Zarr's metadata documents, v2 and v3, as far as dividing a store needs them: shapes, chunk grids and chunk keys.
+"""Zarr's metadata documents, v2 and v3: shapes, chunk grids, chunk keys and names of dimensions.
 
-Documents are read as JSON, never through codecs, so that an array of an unknown codec can be moved like any other;
-where nothing has to change, their bytes are carried as they are.
+Documents are parsed as JSON and never passed through codecs, so arrays with unknown codecs can be moved like any other.
+Documents that need no change keep their bytes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from shardedstore.zarr.paths import parents
 
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 CONSOLIDATED_V2 = ".zmetadata"
-DIMENSIONS = "_ARRAY_DIMENSIONS"  # the attribute of v2 arrays that xarray names dimensions in
-NCZARR = ("_NCZARR_ARRAY", "_nczarr_array")  # what netCDF-C names them in
-NAMES_OF = {3: METADATA_NAMES[:1], 2: METADATA_NAMES[1:]}  # by Zarr format
+DIMENSIONS = "_ARRAY_DIMENSIONS"  # attribute of v2 arrays in which xarray stores the names of dimensions
+NCZARR = ("_NCZARR_ARRAY", "_nczarr_array")  # fields or attributes in which netCDF-C stores them
+NAMES_OF = {3: METADATA_NAMES[:1], 2: METADATA_NAMES[1:]}  # names of documents by Zarr format
 
 
 class ArrayMeta(msgspec.Struct, frozen=True):
-    """What is known of an array from its metadata document.
+    """Properties of an array from its metadata document.
 
-    `chunks` and `keys` are None for a chunk grid or a chunk key encoding that is not known here: such an array is
-    carried, but can't be divided. For an array that uses the sharding codec, `chunks` is the outer grid's.
+    `chunks` and `keys` are None if the chunk grid or the chunk key encoding is unknown. Such an array can be copied,
+    but not divided. For an array with the sharding codec, `chunks` is the shape of the outer chunks.
     """
 
     zarr_format: int
@@ -49,43 +49,43 @@ class ArrayMeta(msgspec.Struct, frozen=True):
 
     @property
     def chunk_count(self) -> int:
-        """The number of chunks, stored or missing."""
+        """The number of chunks, including missing ones."""
         return math.prod(self.chunk_grid) if self.chunks is not None else 1
 
     @property
     def chunk_nbytes(self) -> int:
-        """The size of one decoded chunk, in bytes; nominal for types of variable length."""
+        """The size of a decoded chunk in bytes; an estimate for types of variable length."""
         return math.prod(self.chunks if self.chunks is not None else self.shape) * self.itemsize
 
     @property
     def nbytes(self) -> int:
-        """The size of the decoded array, in bytes; nominal for types of variable length."""
+        """The size of the decoded array in bytes; an estimate for types of variable length."""
         return math.prod(self.shape) * self.itemsize
 
 
 class GroupMeta(msgspec.Struct, frozen=True):
-    """What is known of a group: its format, and whether its document holds metadata of all below it."""
+    """Properties of a group: its format, and whether its document has consolidated metadata."""
 
     zarr_format: int
     consolidated: bool = False
 
 
 def parse_node(documents: Mapping[str, bytes], path: str, above: int | None = None) -> ArrayMeta | GroupMeta | None:
-    """Return what the metadata documents of one node say, or None where there is no node.
+    """Parse the metadata documents of one node, or return None if they define no node.
 
     Parameters
     ----------
     documents : mapping of str to bytes
         The node's documents by their names (``zarr.json``, ``.zarray``, ``.zgroup``, ``.zattrs``).
     path : str
-        The node's path, for messages.
+        The node's path, for error messages.
     above : int, optional
-        The format of the group above, which is that of a node that has documents of both.
+        The format of the group above. It decides the format of a node that has documents of both formats.
 
     Raises
     ------
     CorruptError
-        For a document that is not JSON, or lacks what every such document has.
+        If a document is not JSON, or lacks a required field.
     """
     zarr_format = format_of(documents, above)
     if zarr_format is None:
@@ -101,30 +101,29 @@ def parse_node(documents: Mapping[str, bytes], path: str, above: int | None = No
         return _node_v3(document)
     except CorruptError:
         raise
-    except Exception as error:  # noqa: BLE001 (whatever a document says)
+    except Exception as error:  # noqa: BLE001 (a damaged document can raise any error)
         raise _unknown(path, name, error) from None
 
 
 def _unknown(path: str, name: str, error: Exception) -> CorruptError:
     field = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
     cause = str(error) if isinstance(error, FieldError) else field
-    return CorruptError(
-        f"{_at(path, name)} is not metadata that Zarr knows ({cause}): mend it, or move it out of the source"
-    )
+    return CorruptError(f"{_at(path, name)} is not valid Zarr metadata ({cause}): fix it, or move it out of the source")
 
 
 class FieldError(ValueError):
-    """A field of a document that has a value which it can't have."""
+    """A field of a document has an invalid value."""
 
     def __init__(self, field: str, value: object, wanted: str) -> None:
         shown = repr(value)
-        super().__init__(f"{field!r} is {shown if len(shown) < 80 else shown[:76] + '...'}, where {wanted} must stand")
+        super().__init__(f"{field!r} is {shown if len(shown) < 80 else shown[:76] + '...'}, but must be {wanted}")
 
 
 def format_of(names: Container[str], above: int | None = None) -> int | None:
-    """Return the Zarr format of a node that has documents of these names; None where they make no node.
+    """Return the Zarr format of a node with these documents; None if they define no node.
 
-    Of one that has documents of both formats it is that of the group above, by which zarr looks for it, and else v3.
+    If a node has documents of both formats, the format of the group above decides, as in zarr. Without it, v3 is
+    preferred.
 
     >>> format_of([".zgroup"]), format_of([".zarray", "zarr.json"]), format_of([".zarray", "zarr.json"], above=2)
     (2, 3, 2)
@@ -135,28 +134,28 @@ def format_of(names: Container[str], above: int | None = None) -> int | None:
 
 
 def format_above(formats: Mapping[str, int], path: str) -> int | None:
-    """Return the format of the nearest group above a path; None where there is none."""
+    """Return the format of the nearest group above a path, or None."""
     return next((formats[parent] for parent in parents(path) if parent in formats), None)
 
 
 def parse_json(data: bytes, path: str, name: str) -> dict[str, Any]:
-    """Return a document's content; it must be a JSON object."""
+    """Return a document's content, which must be a JSON object."""
     try:
         document = json.loads(bytes(data))
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{_at(path, name)} is not JSON ({error}): mend it, or move it out of the source") from None
+        raise CorruptError(f"{_at(path, name)} is not JSON ({error}): fix it, or move it out of the source") from None
     if not isinstance(document, dict):
-        raise CorruptError(f"{_at(path, name)} is not a JSON object: mend it, or move it out of the source")
+        raise CorruptError(f"{_at(path, name)} is not a JSON object: fix it, or move it out of the source")
     return document
 
 
 def dump_json(document: Mapping[str, Any]) -> bytes:
-    """Return a document's bytes, indented as zarr writes them."""
+    """Return a document's bytes, indented like zarr's."""
     try:
         return json.dumps(document, indent=2).encode()
     except RecursionError:
         raise CorruptError(
-            "a metadata document nests its values too deep to be written anew: make its attributes flatter"
+            "the values of a metadata document are nested too deeply to be written: flatten its attributes"
         ) from None
 
 
@@ -170,7 +169,7 @@ def crop_document(data: bytes, shape: Coords, path: str, name: str) -> bytes:
 
 
 def drop_consolidated(data: bytes, path: str) -> bytes | None:
-    """Return a group's ``zarr.json`` without its consolidated metadata; None where it has none."""
+    """Return a group's ``zarr.json`` without its consolidated metadata, or None if it has none."""
     if b'"consolidated_metadata"' not in bytes(data):
         return None
     document = parse_json(data, path, "zarr.json")
@@ -184,19 +183,21 @@ def _at(path: str, name: str) -> str:
 
 
 def consolidated_nodes(document: Mapping[str, Any], path: str, name: str) -> dict[str, Any]:
-    """Return the metadata that a ``.zmetadata``, or the ``zarr.json`` of a group, has of nodes below it, by name.
+    """Return the consolidated metadata of a document, by node name.
+
+    The document is a ``.zmetadata``, or the ``zarr.json`` of a group.
 
     Raises
     ------
     CorruptError
-        Where it is none.
+        If the consolidated metadata is not valid.
     """
     field = "consolidated_metadata" if name == "zarr.json" else "metadata"
     holder = document if name != "zarr.json" else document.get(field) or {}
     nodes = holder.get("metadata") or {} if isinstance(holder, dict) else holder
     if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
         raise CorruptError(
-            f"{_at(path, name)} has in {field!r} no consolidated metadata that can be read: run zarr.consolidate_metadata again"
+            f"{_at(path, name)} has invalid consolidated metadata in {field!r}: run zarr.consolidate_metadata again"
         )
     return nodes
 
@@ -216,10 +217,10 @@ def _array_v2(document: Mapping[str, Any], attributes: Mapping[str, Any]) -> Arr
 
 
 def dimension_names_v2(document: Mapping[str, Any], attributes: Mapping[str, Any]) -> tuple[str | None, ...] | None:
-    """Return the names of a v2 array's dimensions, where xarray finds them; None where there are none.
+    """Return the names of a v2 array's dimensions as xarray finds them, or None.
 
-    They are an attribute, or else the last parts of what NCZarr refers to, in the document or, since netCDF-C 4.9.3, in an
-    attribute.
+    They come from an attribute, or else from the last parts of NCZarr's references. The references are in the document
+    or, since netCDF-C 4.9.3, in an attribute.
 
     >>> dimension_names_v2({"shape": [2, 3], "_NCZARR_ARRAY": {"dimrefs": ["/y", "/g/x"]}}, {})
     ('y', 'x')
@@ -238,7 +239,7 @@ def dimension_names_v2(document: Mapping[str, Any], attributes: Mapping[str, Any
 
 def _node_v3(document: Mapping[str, Any]) -> ArrayMeta | GroupMeta:
     if document.get("zarr_format") != 3:
-        wanted = "3 (one of text is of a draft of Zarr v3, which must be written anew)"
+        wanted = "3 (a text value is from a draft of Zarr v3: write the data again)"
         raise FieldError("zarr_format", document.get("zarr_format"), wanted)
     if document["node_type"] not in ("array", "group"):
         raise FieldError("node_type", document["node_type"], "'array' or 'group'")
@@ -272,7 +273,7 @@ def _dimension_names(names: Any, shape: Coords) -> tuple[str | None, ...] | None
     return tuple(names) if fits and all(name is None or isinstance(name, str) for name in names) else None
 
 
-LARGEST = 2**63 - 1  # of a dimension, for every reader
+LARGEST = 2**63 - 1  # the largest size of a dimension that all readers support
 
 
 def _sizes(document: Mapping[str, Any], field: str) -> Coords:
@@ -309,7 +310,7 @@ def _keys(name: str, separator: object) -> ChunkKeys | None:
         return None
 
 
-NOMINAL_ITEMSIZE = 16  # of strings and bytes of variable length
+NOMINAL_ITEMSIZE = 16  # estimated bytes per element of variable length
 
 
 def _itemsize_v2(dtype: Any) -> int:
@@ -317,7 +318,7 @@ def _itemsize_v2(dtype: Any) -> int:
 
 
 def _itemsize_v3(data_type: Any) -> int:
-    """Return the size in bytes of an element: exact for the core types of the specification."""
+    """Return the size of an element in bytes; exact for the core types of the specification."""
     name = _name(data_type, "data_type")
     if name.startswith("r") and name[1:].isdecimal():
         return int(name[1:]) // 8
@@ -333,14 +334,14 @@ def _itemsize(dtype: np.dtype[Any] | None) -> int:
 
 
 OPAQUE = re.compile(r"(?:bfloat16|complex_float(?:4|6|8)_\w+)|(?:float[468]_\w+|u?int[24])|complex_bfloat16")
-OF_OTHERS = 2  # what NumPy says of a type that another package has made known to it
+OF_OTHERS = 2  # numpy.dtype.isbuiltin of a type that another package registered
 
 
 def element_dtype(dtype: Any) -> np.dtype[Any] | None:
-    """Return NumPy's type of the elements that a document names; None where NumPy has none.
+    """Return NumPy's type for the elements of an array, or None if NumPy has none.
 
-    The types that other packages make known to NumPy are raw bytes of their size here: the client of a job and its
-    workers must say the same of an array, whatever each has imported.
+    Types that other packages register in NumPy are returned as raw bytes of the same size. The client of a job and its
+    workers must agree on the type, whichever packages each has imported.
 
     >>> element_dtype("<f4"), element_dtype([["a", "<i2"], ["b", "bfloat16", [2]]]), element_dtype("no type")
     (dtype('float32'), dtype([('a', '<i2'), ('b', 'V2', (2,))]), None)
@@ -349,7 +350,7 @@ def element_dtype(dtype: Any) -> np.dtype[Any] | None:
         if isinstance(dtype, list):
             return np.dtype([_field(*field) for field in dtype])
         found = np.dtype(str(dtype)) if isinstance(dtype, str) else None
-    except Exception:  # noqa: BLE001 (NumPy raises what it likes for what it does not know)
+    except Exception:  # noqa: BLE001 (NumPy raises various errors for unknown types)
         found = None
     if found is not None and found.isbuiltin != OF_OTHERS:
         return found

@@ -1,4 +1,4 @@
-"""Which component a key belongs to: a pure function of the paths at which components are mounted."""
+"""Paths and keys: checks, parts, and the mount that a key belongs to."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 
 from shardedstore.errors import UsageError
 
-NAME_MAX = 255  # bytes in a name, on any file system in use
-KEY_MAX = 2048  # bytes; object stores have 1024
+NAME_MAX = 255  # bytes in a file name, on all common file systems
+KEY_MAX = 2048  # bytes; object stores allow 1024
 
 
 def check_path(path: str, what: str = "path") -> str:
-    """Return a path as it is, or refuse it.
+    """Return a valid path unchanged, or raise UsageError.
 
     >>> check_path("a/b")
     'a/b'
@@ -22,7 +22,7 @@ def check_path(path: str, what: str = "path") -> str:
     shardedstore.errors.UsageError: path 'a/../b' has a segment '..': write it as zarr does, like 'group/array'
     """
     if not isinstance(path, str):
-        raise UsageError(f"{what} {path!r} is not a text: write it as zarr does, like 'group/array'")
+        raise UsageError(f"{what} {path!r} is not a string: write it as zarr does, like 'group/array'")
     bad = next((part for part in path.split("/") if part in ("", ".", "..") or "\0" in part), None)
     if bad is not None:
         kind = "an empty segment" if not bad else f"a segment {bad!r}"
@@ -33,7 +33,9 @@ def check_path(path: str, what: str = "path") -> str:
 
 
 def check_key(key: str) -> None:
-    """Refuse what is no key: it could lead out of a folder that a component is in, or past a shard to another's files.
+    """Raise UsageError for an invalid key.
+
+    An invalid key could lead outside the folder of a shard, or to another shard's files.
 
     >>> check_key("a/.zarray"), check_key("a/c/0")
     (None, None)
@@ -52,16 +54,16 @@ def _check_names(key: str, what: str) -> None:
     try:
         data = os.fsencode(key)
     except UnicodeEncodeError as error:
-        raise UsageError(f"{what} {key!r} has {key[error.start]!r}, which no file has in its name") from None
+        raise UsageError(f"{what} {key!r} has {key[error.start]!r}, which is not valid in file names") from None
     if len(data) > KEY_MAX or max(map(len, data.split(b"/"))) > NAME_MAX:
         raise UsageError(
-            f"{what} {key[:NAME_MAX]!r}... has more than {KEY_MAX:,} bytes, or a segment of more than {NAME_MAX}: no file system "
-            "has such names"
+            f"{what} {key[:NAME_MAX]!r}... has more than {KEY_MAX:,} bytes, or a segment of more than {NAME_MAX}: file systems "
+            "do not allow such names"
         )
 
 
 def check_prefix(prefix: str) -> None:
-    """Refuse what no key begins with; see `check_key`.
+    """Raise UsageError for a prefix that no valid key begins with; see `check_key`.
 
     >>> check_prefix(""), check_prefix("/"), check_prefix("a/")
     (None, None, None)
@@ -74,7 +76,7 @@ def check_prefix(prefix: str) -> None:
 
 
 def join(*parts: str) -> str:
-    """Join parts of a key, of which any may be empty.
+    """Join the parts of a key. Empty parts are skipped.
 
     >>> join("", "a", "", "b")
     'a/b'
@@ -83,7 +85,7 @@ def join(*parts: str) -> str:
 
 
 def escape_glob(path: str) -> str:
-    """Return the pattern that means a path, whatever letters it has.
+    """Return a glob pattern that matches exactly this path.
 
     >>> escape_glob("a/b[1]*")
     'a/b[[]1][*]'
@@ -92,7 +94,7 @@ def escape_glob(path: str) -> str:
 
 
 def is_below(path: str, parent: str) -> bool:
-    """Tell whether a path lies below another; everything but the root lies below the root.
+    """Tell whether a path lies below another; every path except the root lies below the root.
 
     >>> is_below("a/b", "a"), is_below("ab", "a"), is_below("a", "a"), is_below("a", "")
     (True, False, False, True)
@@ -111,11 +113,11 @@ def parents(path: str) -> Iterator[str]:
         yield path
 
 
-_Tree = dict[str, "str | _Tree"]  # by segment; at the end of a mount's path, the path
+_Tree = dict[str, "str | _Tree"]  # nested by path segment; a leaf holds the mount's whole path
 
 
 class Mounts:
-    """The paths at which components are mounted; no path lies below another.
+    """The paths at which stores are mounted. No path lies below another.
 
     >>> mounts = Mounts(["a/b", "c"])
     >>> mounts.resolve("a/b/c/0"), mounts.resolve("a/bc"), mounts.resolve("c")
@@ -125,7 +127,7 @@ class Mounts:
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self._paths = {path and check_path(path, "shard"): None for path in paths}  # "" is an array at the root
+        self._paths = {path and check_path(path, "shard"): None for path in paths}  # "" stands for an array at the root
         self._children: dict[str, dict[str, None]] = {}
         for path in self._paths:
             self._link(path)
@@ -148,13 +150,13 @@ class Mounts:
             if parent in self._paths:
                 raise UsageError(
                     f"shards overlap: {path!r} lies inside {parent!r}, which is one shard: "
-                    f"leave one of them out, or divide {parent!r} in more detail"
+                    f"leave one of them out, or divide {parent!r} further"
                 )
             self._children.setdefault(parent, {})[name] = None
             child = parent
 
     def resolve(self, key: str) -> tuple[str, str] | None:
-        """Return the mount that holds a key or path, and the rest of the key; None for the base's."""
+        """Return the mount of a key or path, and the rest of the key; None if it belongs to the base."""
         node = self._tree
         for name in key.split("/", self._depth):
             found = node.get(name)
@@ -166,7 +168,7 @@ class Mounts:
         return ("", key) if "" in self._paths else None
 
     def children(self, path: str) -> Iterator[str]:
-        """Yield the names directly below a path that are mounts or lead to some."""
+        """Yield the names directly below a path that are mounts or have mounts below them."""
         yield from self._children.get(path, ())
 
     def any_below(self, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""What all read-only zarr stores of this package have in common."""
+"""Base class of the read-only zarr stores of this package."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 PROTOTYPE = (
     default_buffer_prototype()
-)  # where it does not matter, as to xarray when it reads the dimensions of NCZarr and says none
+)  # for callers that pass none, such as xarray when it reads the dimensions of NCZarr
 
 
 class ReadOnlyStore(Store):
-    """A zarr store that refuses to write: a subclass gives `get`, `exists`, `list` and `__eq__`, and what is faster."""
+    """A zarr store that cannot be written to.
+
+    A subclass defines `get`, `exists`, `list` and `__eq__`, and overrides other methods if it has faster ones.
+    """
 
     supports_writes: bool = False
     supports_deletes: bool = False
@@ -62,13 +65,13 @@ class ReadOnlyStore(Store):
 
 
 def cut(data: Buffer, byte_range: ByteRequest | None) -> Buffer:
-    """Return the part of a value that a byte range asks for."""
+    """Return the part of a value that a byte range selects."""
     start, stop = bounds(byte_range, len(data))
     return data[start:stop]
 
 
 def bounds(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
-    """Return what a byte range means for a value of some size.
+    """Return the start and end of a byte range in a value of `size` bytes.
 
     >>> bounds(RangeByteRequest(2, 50), 10), bounds(OffsetByteRequest(2), 10), bounds(SuffixByteRequest(2), 10)
     ((2, 10), (2, 10), (8, 10))

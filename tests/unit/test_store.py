@@ -199,7 +199,7 @@ def test_a_component_hides_what_the_base_has():
         (["a//b"], "shard 'a//b' has an empty segment"),
         ([""], "shard '' has an empty segment"),
         (["a/../b"], r"shard 'a/\.\./b' has a segment '\.\.'"),
-        ([3], "shard 3 is not a text"),
+        ([3], "shard 3 is not a string"),
     ],
 )
 def test_bad_mounts(shards, message):

@@ -92,8 +92,8 @@ def test_is_below(path, parent):
         ("a//b", "an empty segment"),
         ("", "an empty segment"),
         ("a\0b", "a segment"),
-        (3, "3 is not a text"),
-        (None, "None is not a text"),
+        (3, "3 is not a string"),
+        (None, "None is not a string"),
     ],
 )
 def test_bad_paths(path, message):
