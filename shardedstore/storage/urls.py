@@ -188,7 +188,7 @@ def normalize(url: str | os.PathLike[str]) -> str:
     if (at and (scheme not in ("abfs", "abfss") or ":" in user)) or parts.query:
         raise UsageError(f"the URL {_public(text)!r} holds credentials: pass them in environment variables instead")
     if any(part in (".", "..") for part in unquote(urlsplit(text).path).split("/")):
-        raise UsageError(f"the URL {_public(text)!r} has a segment '.' or '..': write the path without it")
+        raise UsageError(f"the URL {_public(text)!r} has a segment '.' or '..': write it without that segment")
     return (scheme + text[len(scheme) :]).rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""Zip archives as Zarr stores: read from anywhere, and written fast."""
+"""Read zip archives as Zarr stores, and write them fast."""
 
 from shardedstore.zips.store import ZipReadStore
 

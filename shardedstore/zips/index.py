@@ -1,4 +1,9 @@
-"""Places inside zips, by a path after the zip's own, as the URL pipelines of Zarr's ZEP 8 have it."""
+"""Directory of a zip archive: where each entry is, and checks of the entry's bytes.
+
+`Archive` reads the directory at the end of the zip, finds entries by name, and checks and decompresses their content.
+This module also parses URLs that name a folder inside a zip, such as ``cubes.zip|zip:2024/a.zarr/`` (the URL pipelines
+of Zarr's ZEP 8).
+"""
 
 from __future__ import annotations
 
@@ -25,12 +30,14 @@ _INSIDE = re.compile(r"((?:(?!\|zip:).)+)\|zip:([^|]*)(?:\|zarr[23]?:/?)?", re.D
 
 
 def split_inside(url: str | os.PathLike[str]) -> tuple[str, str]:
-    """Return the zip, and the path of the folder in it, that a path or a URL leads to; the path is empty without one.
+    """Split a path or URL into the zip and the path of a folder in it.
+
+    The folder's path is empty if the URL names none.
 
     Raises
     ------
     UsageError
-        For what follows a zip and is no path of a folder in it.
+        If the part after the zip is not the path of a folder.
 
     Examples
     --------
@@ -42,13 +49,13 @@ def split_inside(url: str | os.PathLike[str]) -> tuple[str, str]:
         return text, ""
     found = _INSIDE.fullmatch(text)
     if found is None:
-        raise UsageError(f"{text!r} leads on from what is in a zip: name one folder of it, like 'x.zip|zip:path/'")
+        raise UsageError(f"{text!r} is not a path inside a zip: name one folder of the zip, like 'x.zip|zip:path/'")
     path = unquote(found[2]).strip("/")
     return found[1], path and check_path(path, "the folder in a zip")
 
 
 def join_inside(url: str, path: str) -> str:
-    """Return what `split_inside` splits.
+    """Join a zip and the path of a folder in it: the inverse of `split_inside`.
 
     >>> join_inside("/data/x.zip", "a b/x.zarr"), join_inside("/data/x.zip", "")
     ('/data/x.zip|zip:a%20b/x.zarr/', '/data/x.zip')
@@ -60,36 +67,39 @@ TAIL = MAX16 + END.size + LOCATOR64.size + END64.size
 
 STORED, DEFLATED = 0, 8
 
-MOST_ENDS = 16  # places that are looked at, where what looks like an end record stands again and again
+MOST_ENDS = 16  # possible end records that are tried
 
 _ENCRYPTED, _STREAMED, _UTF8 = 0x2041, 0x8, 0x800
 
 
 class Entry(NamedTuple):
-    """Where one entry is, and what its bytes must be."""
+    """Position of one entry, and the expected properties of its bytes."""
 
-    start: int  # of the local header
-    stop: int  # the next local header or the directory, unless this entry must end before
-    data: int  # where the data begins, if the local header has the extra fields that `is_exact` tells of, or none
-    is_exact: bool  # whether that is so: local header, name, extra fields and data fill the space up to `stop`
+    start: int  # offset of the local header
+    stop: int  # upper limit of the entry's end: the next local header, the directory, or less
+    data: int  # offset of the data; only a lower limit unless `is_exact`
+    is_exact: bool  # whether local header, name, extra fields and data fill the space up to `stop`
     stored: int  # bytes in the zip
-    size: int
+    size: int  # bytes after decompression
     crc: int
     method: int
 
 
 class Archive(NamedTuple):
-    """An opened zip: where its bytes come from, and what is where in them."""
+    """An opened zip: the source of its bytes, and its entries by name."""
 
     url: str
     source: ByteSource
     entries: dict[str, Entry]
     names: list[str]
-    start: str = ""  # what the names in the zip begin with
+    start: str = ""  # prefix that is removed from the names in the zip
 
     @classmethod
     def open(cls, url: str, source: ByteSource) -> Archive:
-        """Read the directory: the one that ends with the file, else one with bytes after its end."""
+        """Read the directory of a zip.
+
+        An end record at the end of the file is preferred to one that other bytes follow.
+        """
         last, size = source.tail(TAIL)
         tail = bytes(last)
         refused: CorruptError | None = None
@@ -99,7 +109,7 @@ class Archive(NamedTuple):
             except CorruptError as error:
                 refused = refused or error
         raise refused or CorruptError(
-            f"{url}: not a zip, or cut off: it has no end record; restore it, or make it again"
+            f"{url}: not a zip, or truncated: it has no end record; restore it, or create it again"
         )
 
     @classmethod
@@ -119,7 +129,7 @@ class Archive(NamedTuple):
         return cls(url, source, entries, sorted(entries))
 
     def at(self, path: str) -> Archive:
-        """Return what lies in a folder of the zip as one of its own."""
+        """Return the archive of a folder in the zip, with names relative to it."""
         if not path:
             return self
         start = f"{path}/"
@@ -137,20 +147,23 @@ class Archive(NamedTuple):
         return takewhile(lambda name: name.startswith(prefix), islice(self.names, first, None))
 
     def data_at(self, key: str, entry: Entry, raw: Bytes) -> int:
-        """Check a local header and return where in `raw`, which begins with it, the data begins."""
+        """Check a local header, and return the offset of the data in `raw`.
+
+        `raw` begins with the local header.
+        """
         view = memoryview(raw)
         if len(view) < LOCAL.size:
             raise self.damaged(key, "the file ends inside its local header")
         signature, _, _, method, _, _, _, _, _, name_length, extra_length = LOCAL.unpack_from(view)
         if signature != b"PK\3\4" or method != entry.method:
-            raise self.damaged(key, "its local header is not what the directory says")
+            raise self.damaged(key, "its local header contradicts the directory")
         at: int = LOCAL.size + name_length
         name = bytes(view[LOCAL.size : at])
         if not self._is_name(name, self.start + key):
             raise self.damaged(key, "its local header has another name")
         at += extra_length
         if entry.start + at + entry.stored > entry.stop:
-            raise self.damaged(key, "it runs into the next entry")
+            raise self.damaged(key, "it overlaps the next entry")
         return at
 
     @staticmethod
@@ -159,7 +172,7 @@ class Archive(NamedTuple):
         return name in (raw, key.encode("cp437", "replace")) or name.replace(b"\\", b"/") == raw
 
     def content(self, key: str, entry: Entry, raw: Bytes) -> memoryview:
-        """Return the value inside the bytes of a whole entry, checked."""
+        """Check the bytes of a whole entry, and return its decompressed content."""
         at = self.data_at(key, entry, raw)
         data = memoryview(raw)[at : at + entry.stored]
         if len(data) != entry.stored:
@@ -171,7 +184,7 @@ class Archive(NamedTuple):
             except zlib.error as error:
                 raise self.damaged(key, str(error)) from None
             if not inflate.eof or len(data) != entry.size:
-                raise self.damaged(key, f"inflated it is not the {entry.size} bytes that it should be")
+                raise self.damaged(key, f"it does not inflate to the expected {entry.size} bytes")
         if crc32(data) != entry.crc:
             raise self.damaged(key, "its CRC-32 is wrong")
         return data
@@ -181,15 +194,18 @@ class Archive(NamedTuple):
 
 
 class _End(NamedTuple):
-    start: int  # of the directory in the file
+    start: int  # offset of the directory in the file
     stop: int
     entries: int
-    prepended: int  # bytes before the zip, by which all offsets in it are too small
-    most: int  # entries that the record can count: more are counted from 0 again, by writers that know no zip64
+    prepended: int  # bytes before the zip; all offsets in the zip are too small by this number
+    most: int  # modulus of the number of entries: writers without zip64 let the 16-bit count overflow
 
 
 def _ends(tail: bytes) -> Iterator[int]:
-    """Yield where end records may be: first those whose comment ends with the file, then those that bytes follow."""
+    """Yield the positions of possible end records.
+
+    Records whose comment ends with the file come first, then records that other bytes follow.
+    """
     found, at = list[tuple[bool, int]](), len(tail)
     while (at := tail.rfind(b"PK\5\6", 0, at + 3)) >= 0:
         after = len(tail) - at - END.size - int.from_bytes(tail[at + END.size - 2 : at + END.size], "little")
@@ -199,7 +215,7 @@ def _ends(tail: bytes) -> Iterator[int]:
 
 
 def _read_end(url: str, tail: bytes, size: int, at: int) -> _End:
-    """Return where the directory is, from the end record at a place in the last bytes of a zip."""
+    """Parse the end record at a position in the last bytes of a zip."""
     followed = len(tail) - at - END.size - int.from_bytes(tail[at + END.size - 2 : at + END.size], "little")
     most = MAX16 + 1
     _, disk, directory_disk, here, count, length, start, _ = plain = END.unpack_from(tail, at)
@@ -208,7 +224,7 @@ def _read_end(url: str, tail: bytes, size: int, at: int) -> _End:
     if before >= 0 and tail.startswith(b"PK\6\7", before):
         record = before - END64.size
         if record < 0 or not tail.startswith(b"PK\6\6" + (END64.size - 12).to_bytes(8, "little"), record):
-            raise CorruptError(f"{url}: its zip64 end record is damaged, or of a kind that is not supported")
+            raise CorruptError(f"{url}: its zip64 end record is damaged or not supported")
         most = 1 << 64
         *_, disk, directory_disk, here, count, length, start = wide = END64.unpack_from(tail, record)
         is_one_disk = disk == directory_disk == 0 and here == count
@@ -217,15 +233,15 @@ def _read_end(url: str, tail: bytes, size: int, at: int) -> _End:
             raise CorruptError(f"{url}: its end records contradict each other")
         at = record
     if not is_one_disk:
-        raise CorruptError(f"{url}: it is one of several disks, which is not supported")
+        raise CorruptError(f"{url}: it is one part of a multi-disk zip, which is not supported")
     stop = size - len(tail) + at
     prepended = stop - length - start
-    if followed and prepended:  # it may be a zip that is a value in this one, whose own end is lost
+    if followed and prepended:  # the end record may belong to a zip stored inside this one, whose own end is lost
         raise CorruptError(
-            f"{url}: cut off or damaged: it ends with bytes that are no part of a zip, and so does what is before it"
+            f"{url}: truncated or damaged: its last end record has bytes before and after it that are not part of a zip"
         )
     if prepended < 0:
-        raise CorruptError(f"{url}: cut off or damaged: its directory does not lie inside the file")
+        raise CorruptError(f"{url}: truncated or damaged: its directory does not lie inside the file")
     return _End(stop - length, stop, count, prepended, most)
 
 
@@ -250,8 +266,8 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
         at += comment_length
         if not name or "\0" in name or has_odd_segment(name):
             raise CorruptError(
-                f"{url}: {name!r} is no name of a key, which has no null character, and no segment that is empty, '.' or "
-                "'..': make the zip again from inside the folder of the Zarr, with names like 'group/array/c/0'"
+                f"{url}: {name!r} is not a valid key: it has a null character, or a segment that is empty, '.' or '..'; "
+                "create the zip again from inside the folder of the Zarr, with names like 'group/array/c/0'"
             )
         if flags & _ENCRYPTED:
             raise CorruptError(f"{url}: {name!r} is encrypted, which is not supported")
@@ -279,21 +295,24 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
         )
     entries = {}
     starts = [*sorted(entry[0] for entry in found), end.start]
-    following = dict(reversed(list(pairwise(starts))))  # of two entries at one place, the first runs into the second
+    following = dict(reversed(list(pairwise(starts))))  # two entries at one position overlap, and are refused below
     for start, least, extra, stored, size, crc, method, name in found:
         limit = following[start]
         if least + stored > limit:
-            raise CorruptError(f"{url}: {name!r} runs into another entry or the directory")
+            raise CorruptError(f"{url}: {name!r} overlaps another entry or the directory")
         data = (
             least + extra if least + extra + stored == limit else least
-        )  # the local header has the directory's fields
+        )  # the local header has extra fields as long as the directory's
         is_exact = data + stored == limit and not end.prepended and name not in entries
         entries[name] = Entry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}
 
 
 def _separator(directory: bytes) -> str:
-    """Return what separates the folders in names: a backslash as some Windows tools have it, where nothing else does."""
+    """Return the separator of folders in names.
+
+    It is a backslash in zips of some Windows tools, if no name has a forward slash.
+    """
     documents = (b"\\zarr.json", b"\\.zgroup", b"\\.zarray")
     return "\\" if any(name in directory for name in documents) and not any(map(_has_slash, _names(directory))) else "/"
 
@@ -311,7 +330,7 @@ def _names(directory: bytes) -> Iterator[bytes]:
 
 
 def _wide(extra: bytes, *narrow: int) -> Iterator[int]:
-    """Yield numbers, each that did not fit into 32 bits replaced by the next of the zip64 extra field."""
+    """Yield numbers, with those that do not fit into 32 bits read from the zip64 extra field."""
     at = 0
     wide: Iterator[int] = iter(())
     while at < len(extra):
@@ -325,7 +344,7 @@ def _wide(extra: bytes, *narrow: int) -> Iterator[int]:
 
 
 def _text(raw: bytes, flags: int) -> str:
-    """Decode a name: Info-ZIP writes UTF-8 without saying so."""
+    """Decode a name. Info-ZIP writes UTF-8 without setting the flag for it."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

@@ -1,8 +1,9 @@
-"""Zip archives as read-only zarr stores: on a local disk or in an object store, one range request a chunk.
+"""Zip archives as read-only zarr stores, on a local disk or in an object store, with one range request per chunk.
 
-The directory at the end of the zip is read once, with one request or two, and checked. It tells where each entry's local
-header begins and the next one's, so that one request gets header and data whatever extra fields the header has. In a
-zip without extra fields (those of `ZipWriter`) the place of the data itself is known, and a byte range is read alone.
+The directory at the end of the zip is read once, with one or two requests, and checked. It gives the offset of each
+entry's local header and of the next one, so one request reads header and data, whatever extra fields the header has. In
+zips without extra fields (such as those of `ZipWriter`) the offset of the data is known too, and byte ranges are read
+alone.
 """
 
 from __future__ import annotations
@@ -22,31 +23,31 @@ from shardedstore.zarr.paths import is_below, join
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore, bounds
 from shardedstore.zips.index import STORED, Archive, join_inside, split_inside
 
-ROOTS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")  # which make a folder a Zarr
+ROOTS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")  # a folder with any of these is a Zarr
 
 
 class ZipReadStore(ReadOnlyStore):
     """A zip as a read-only zarr store.
 
-    Opened by the first use, without a lock: threads that open it at once do the same thing twice. A value that is read
-    whole is checked against its CRC-32; a byte range of a stored entry can't be.
+    The zip is opened at the first use, without a lock: threads that open it at the same time do the same work twice. A
+    value that is read whole is checked against its CRC-32; a byte range of a stored entry cannot be checked.
 
     Parameters
     ----------
     url : str or path
-        A local path, or a URL that obstore knows: ``s3://``, ``gs://``, ``az://``, ``https://`` ... A folder in the zip is
-        named by what follows it, like ``cubes.zip|zip:2024/a.zarr/``, with what is odd in it quoted as in URLs.
+        A local path, or a URL that obstore knows: ``s3://``, ``gs://``, ``az://``, ``https://`` ... A folder in the zip
+        is named after ``|zip:``, like ``cubes.zip|zip:2024/a.zarr/``, with special characters quoted as in URLs.
     storage_options : mapping or str, optional
-        Options of the object store by obstore's names, or ``"anonymous"``. What is secret stays in this process, and is
-        not pickled with the store.
+        Options of the object store by obstore's names, or ``"anonymous"``. Secrets stay in this process, and are not
+        pickled with the store.
     source : ByteSource, optional
         Where to read the bytes instead of at `url`. It is not pickled.
 
     Raises
     ------
     CorruptError
-        When it is opened, for a zip that is damaged or has what can't be read: several disks, encrypted entries,
-        another compression than deflate. When a key is read, for an entry that is damaged.
+        On opening, if the zip is damaged, encrypted, split over several disks, or compressed by a method other than
+        deflate. On reading a key, if the entry is damaged.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ZipReadStore(ReadOnlyStore):
         self._url = normalize(place)
         self.options = take_options(self._url, storage_options)
         self._source = source
-        self._whole: ZipReadStore | None = None  # the store that this is a folder of, and the folder's path there
+        self._whole: ZipReadStore | None = None  # the store of the whole zip, if this is one of its folders
         self._inside = ""
         self._archive: Archive | None = None
         self._opening: asyncio.Future[Archive] | None = None
@@ -73,11 +74,14 @@ class ZipReadStore(ReadOnlyStore):
 
     @property
     def path(self) -> str:
-        """The path of the folder in the zip that the store is of; empty for all of it."""
+        """The path of the store's folder in the zip; empty for the whole zip."""
         return self._path
 
     def zarrs(self) -> list[str]:
-        """Return the paths of the folders that hold a Zarr and do not lie in another that does; ``""`` is the store itself."""
+        """Return the paths of the outermost folders that hold a Zarr.
+
+        ``""`` stands for the store itself.
+        """
         documents = (name.rpartition("/") for name in self.names())
         found: list[str] = []
         for folder in sorted({folder for folder, _, name in documents if name in ROOTS and not _is_of_finder(folder)}):
@@ -87,21 +91,21 @@ class ZipReadStore(ReadOnlyStore):
 
     @property
     def is_remote(self) -> bool:
-        """Whether reading is a matter of requests."""
+        """Whether the zip is in an object store."""
         return is_remote(self._url)
 
     def at(self, path: str) -> ZipReadStore:
-        """Return the store of a folder in the zip; both read the zip's directory once."""
+        """Return the store of a folder in the zip. Both stores share the zip's directory."""
         store = ZipReadStore(join_inside(self._url, join(self._path, path)), storage_options=self.options)
         store._whole, store._inside = self, path
         return store
 
     def names(self, prefix: str = "") -> list[str]:
-        """Return all keys that begin like this, sorted."""
+        """Return the sorted keys that begin with a prefix."""
         return list(self._opened().below(prefix))
 
     def holds(self, key: str) -> bool:
-        """Tell whether there is such a key."""
+        """Tell whether a key exists."""
         return key in self._opened().entries
 
     def read_sync(self, key: str) -> bytes:
@@ -111,7 +115,7 @@ class ZipReadStore(ReadOnlyStore):
         return bytes(archive.content(key, entry, archive.source.read(entry.start, entry.stop)))
 
     def entry_crc(self, key: str) -> int:
-        """Return the CRC-32 that the directory has for a value."""
+        """Return the CRC-32 of a value from the zip's directory."""
         return self._opened().entry(key).crc
 
     def entry_size(self, key: str) -> int:
@@ -179,7 +183,7 @@ class ZipReadStore(ReadOnlyStore):
         self._is_open = True
 
     async def _ready(self) -> Archive:
-        """Return the opened archive; many coroutines that come first share one opening."""
+        """Return the opened archive. Concurrent callers share one opening."""
         if self._archive is not None:
             return self._archive
         loop = asyncio.get_running_loop()
@@ -217,5 +221,5 @@ class ZipReadStore(ReadOnlyStore):
 
 
 def _is_of_finder(folder: str) -> bool:
-    """Tell whether a folder is one of those that macOS puts beside others, with files that are no Zarr's."""
+    """Tell whether a folder is one that macOS adds to zips, whose files belong to no Zarr."""
     return folder.partition("/")[0] == "__MACOSX"

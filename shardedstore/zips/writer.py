@@ -1,10 +1,9 @@
-"""A writer of stored (uncompressed) zip archives: a few microseconds an entry, and equal input gives equal bytes.
+"""Write stored (uncompressed) zip archives: a few microseconds an entry, and equal input gives equal bytes.
 
-Nothing but names and data decides the bytes: all time stamps are 1980-01-01, there are no data descriptors, and there
-are no extra fields but for entries of 4 GiB or beyond the first 4 GiB, where they are equally long in the directory and
-in the local header. So the directory alone tells where the data of every entry begins: 30 bytes, its name and its extra
-fields after its local header. Few readers do without a request for each entry otherwise, and Python's zipfile passes over
-the extra fields of local headers by a step that is no threads' own.
+Only names and data decide the bytes: all time stamps are 1980-01-01, and there are no data descriptors. Extra fields
+exist only for entries of 4 GiB or more, or beyond the first 4 GiB. They are equally long in the directory and in the
+local header, so the directory alone gives the offset of each entry's data: 30 bytes, the name and the extra fields
+after the local header. Readers need this to avoid a request for each local header.
 """
 
 from __future__ import annotations
@@ -27,40 +26,41 @@ END = Struct("<4s4H2LH")
 END64 = Struct("<4sQ2H2L4Q")
 LOCATOR64 = Struct("<4sLQL")
 
-PLAIN, WIDE = 20, 45  # the versions of the format that an entry needs: stored, zip64
-_CORE = Struct("<4H3L2H")  # what both headers have in common: flags to the lengths of name and extra field
+PLAIN, WIDE = 20, 45  # versions of the zip format: for stored entries, and for zip64
+_CORE = Struct("<4H3L2H")  # common part of both headers: from the flags to the length of the extra field
 _CENTRAL_END = Struct("<3H2L")
-_FIELD = Struct("<2H")  # what an extra field begins with
+_FIELD = Struct("<2H")  # header of an extra field: id and length
 
 _DATE = 1 << 5 | 1  # 1980-01-01
 _MODE = 0o100644 << 16
-_ZIP64, _FILL = 1, 0xD935  # extra fields: what does not fit into 32 bits, and bytes that say nothing
+_ZIP64, _FILL = 1, 0xD935  # ids of extra fields: zip64 numbers, and padding
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 _ODD = re.compile(r"(?:^|/)(?:/|\.{1,2}(?:/|\Z))")
 
 
 class ZipWriter:
-    """Writes the entries of a zip one after another, then its directory.
+    """Write the entries of a zip one after another, then its directory.
 
     Parameters
     ----------
     write
-        Called, seldom, with a list of buffers to be written one after another, such as `writev_all(fd)`.
+        Called with a list of buffers to write one after another, such as `writev_all(fd)`. Buffers are collected to
+        make few calls.
     zip64 : bool
-        Write the archive as one of zip64, also where no size, offset or number of entries asks for it: every entry needs
-        that version, and the end record is there. No entry has fields for it that it does not need.
+        Mark all entries as zip64 and write a zip64 end record, even if sizes and offsets do not need it. Entries have
+        zip64 fields only if they need them.
     comment : bytes
         The comment of the archive.
 
     Notes
     -----
-    After an exception from `write` the archive can't be finished: every later call raises UsageError.
+    After an exception from `write` the archive cannot be finished: every later call raises UsageError.
     """
 
     def __init__(self, write: Callable[[list[Buffer]], None], *, zip64: bool = False, comment: bytes = b"") -> None:
         if len(comment) > MAX16 or b"PK\5\6" in comment:
             raise UsageError(
-                "a zip's comment has at most 65535 bytes, and does not hold the mark of a zip's end, PK\\5\\6"
+                "a zip's comment must have at most 65535 bytes, and must not contain the end signature PK\\5\\6"
             )
         self._write = write
         self._zip64 = zip64
@@ -74,12 +74,12 @@ class ZipWriter:
         self._usable = True
 
     def add(self, name: str, data: Buffer) -> int:
-        """Append an entry and return its CRC-32; `data` may be changed once this has returned.
+        """Append an entry and return its CRC-32; the caller may change `data` afterwards.
 
         Raises
         ------
         UsageError
-            For a name that is there already, or that is no relative path of a file.
+            If the name exists already, or is not a relative path of a file.
         """
         if not self._usable:
             raise UsageError(f"can't add {name!r}: the zip is closed, or writing to it failed")
@@ -131,17 +131,23 @@ class ZipWriter:
 
 
 def _starts(version: int) -> tuple[bytes, bytes]:
-    """Return what a local header and a directory's record begin with, of an entry that needs a version of the format."""
+    """Return the beginnings of a local header and a directory record.
+
+    `version` is the version of the format that the entry needs.
+    """
     return pack("<4sH", b"PK\3\4", version), pack("<4s2H", b"PK\1\2", 3 << 8 | version, version)
 
 
 def _wide_headers(raw: bytes, flags: int, crc: int, size: int, offset: int) -> tuple[bytes, bytes]:
-    """Return the local header and the directory's record of an entry that needs zip64, with equally long extra fields."""
+    """Return the local header and the directory record of a zip64 entry.
+
+    Their extra fields are equally long.
+    """
     sizes = pack("<2Q", size, size) if size >= MAX32 else b""
     far = pack("<Q", offset) if offset >= MAX32 else b""
     fields = flags, 0, 0, _DATE, crc, *(min(size, MAX32),) * 2, len(raw)
     central = _field(_ZIP64, sizes + far)
-    local = _field(_ZIP64, sizes) if sizes else b""  # which has no place for the offset
+    local = _field(_ZIP64, sizes) if sizes else b""  # local headers have no offset
     if far:
         local += _field(_FILL, bytes(len(central) - len(local) - _FIELD.size))
     core = _CORE.pack(*fields, len(central))
@@ -156,13 +162,13 @@ def _field(kind: int, data: bytes) -> bytes:
 
 
 def encode_name(name: str) -> bytes:
-    r"""Return an entry's name as a zip holds it.
+    r"""Check an entry's name, and return its bytes.
 
     >>> encode_name("température/c/0")
     b'temp\xc3\xa9rature/c/0'
     >>> encode_name("../c/0")
     Traceback (most recent call last):
-    shardedstore.errors.UsageError: '../c/0' can't be the name of a zip's entry: it has an empty segment, or one of '.' or '..'
+    shardedstore.errors.UsageError: '../c/0' is not a valid name of a zip entry: it has a segment that is empty, '.' or '..'
     """
     try:
         raw = name.encode()
@@ -171,14 +177,16 @@ def encode_name(name: str) -> bytes:
     if not raw or raw[-1] == 0x2F:
         raise _bad_name(name, "it is empty, or ends with a slash")
     if has_odd_segment(name):
-        raise _bad_name(name, "it has an empty segment, or one of '.' or '..'")
+        raise _bad_name(name, "it has a segment that is empty, '.' or '..'")
     if "\0" in name or len(raw) > MAX16:
-        raise _bad_name(name[:99], "it holds a null character, or is longer than 65535 bytes")
+        raise _bad_name(name[:99], "it has a null character, or is longer than 65535 bytes")
     return raw
 
 
 def has_odd_segment(name: str) -> bool:
-    """Tell whether a name has a segment that no key has, by which readers may take it for another name; a folder's has not.
+    """Tell whether a name has a segment that is empty, '.' or '..'.
+
+    Readers may take such a name for another one. A slash at the end, as of a folder, is allowed.
 
     >>> [has_odd_segment(name) for name in ("a//b", "./b", "/a", "a/..", "a/.zarray", "..a/", "a.b")]
     [True, True, True, True, False, False, False]
@@ -187,4 +195,4 @@ def has_odd_segment(name: str) -> bool:
 
 
 def _bad_name(name: str, why: str) -> UsageError:
-    return UsageError(f"{name!r} can't be the name of a zip's entry: {why}")
+    return UsageError(f"{name!r} is not a valid name of a zip entry: {why}")

@@ -234,7 +234,7 @@ def test_a_start_that_was_cut_short_can_be_repeated(tmp_path):
 def test_a_zip_with_an_empty_segment_in_a_name_is_refused(tmp_path):
     contents = {**build(cube, "v3/"), "simulation//zarr.json": json.dumps({"a": 1}).encode()}
     with pytest.raises(
-        CorruptError, match=r"a\.zip: 'simulation//zarr.json' is no name of a key, .*: make the zip again"
+        CorruptError, match=r"a\.zip: 'simulation//zarr.json' is not a valid key: .*; create the zip again"
     ):
         ShardedStore.partition(to_zip(contents, tmp_path / "a.zip"))
 

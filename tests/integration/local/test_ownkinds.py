@@ -252,7 +252,7 @@ def test_what_a_kind_locates(installed, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("odd", "message"),
-    [("url", "ftp:// is not a scheme"), ("settings", "'nothing' located a Odd where it can't be: .*settings")],
+    [("url", "unknown URL scheme ftp://"), ("settings", "'nothing' located a Odd where it can't be: .*settings")],
 )
 def test_what_a_kind_must_not_locate(installed, monkeypatch, odd, message):
     from sqlitezarr import SQLiteStore
@@ -274,7 +274,7 @@ def test_what_a_kind_must_not_locate(installed, monkeypatch, odd, message):
 def test_its_url_is_as_restricted_as_any(url):
     document = configs.to_dict(Config(Own("sqlite", "/data/out/a")))
     document["base"]["url"] = url
-    with pytest.raises(ConfigError, match=r"outside its own folder|has a segment|is not a scheme"):
+    with pytest.raises(ConfigError, match=r"outside its own folder|has a segment|unknown URL scheme"):
         configs.from_dict(document, "/data/out", ())
 
 

@@ -300,10 +300,10 @@ def test_blocks_of_a_small_grid(stored, shards, tmp_path):
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        ([], "stored must be ranges"),
-        ([[3, 3]], "stored must be ranges"),
-        ([[5, 7], [6, 9]], "stored must be ranges"),
-        ([[0, 101]], "stored must be ranges"),
+        ([], "stored must be sorted ranges"),
+        ([[3, 3]], "stored must be sorted ranges"),
+        ([[5, 7], [6, 9]], "stored must be sorted ranges"),
+        ([[0, 101]], "stored must be sorted ranges"),
         ([[-1, 3]], "stored"),
         ("0-3", "stored"),
     ],

@@ -280,7 +280,7 @@ def test_directories_duplicates_and_code_page_437():
     [
         ("", "is empty"),
         ("c/", "ends with a slash"),
-        *[(name, "it has an empty segment, or one of '.' or '..'") for name in ODD_NAMES],
+        *[(name, "it has a segment that is empty, '.' or '..'") for name in ODD_NAMES],
         ("a\0b", "null character"),
         ("é" * 32768, "longer than 65535 bytes"),
         ("\ud800", "not Unicode text"),
@@ -296,7 +296,7 @@ def test_bad_names_are_refused(name, why):
 
 @pytest.mark.parametrize("comment", [b"-" * 65536, b"PK\5\6"])
 def test_bad_comments_are_refused(comment):
-    with pytest.raises(UsageError, match="comment has at most 65535 bytes"):
+    with pytest.raises(UsageError, match="comment must have at most 65535 bytes"):
         ZipWriter(lambda _: None, comment=comment)
 
 
@@ -568,7 +568,7 @@ def test_local_urls(tmp_path, form):
 def test_what_is_no_local_zip_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.zip"):
         ZipReadStore(tmp_path / "none.zip").names()
-    with pytest.raises(UsageError, match="memory:// is not a scheme"):
+    with pytest.raises(UsageError, match="unknown URL scheme memory://"):
         ZipReadStore("memory:///a.zip")
 
 
@@ -708,23 +708,23 @@ def edited(where, field, value, data=VICTIMS["plain"]):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not a zip, or cut off"),
-        (edited(b"PK\5\6", 4, 1), "one of several disks"),
-        (edited(b"PK\5\6", 8, 9), "one of several disks"),
+        (b"", "not a zip, or truncated"),
+        (edited(b"PK\5\6", 4, 1), "one part of a multi-disk zip"),
+        (edited(b"PK\5\6", 8, 9), "one part of a multi-disk zip"),
         (edited(b"PK\5\6", 17, 9), "directory does not lie inside the file"),
         (edited(b"PK\1\2", 0, 1), "no entry at byte"),
         (edited(b"PK\1\2", 8, 1), "'température/c/0' is encrypted"),
         (edited(b"PK\1\2", 10, 12), "'.*' has compression 12; only 0 .* and 8"),
         (edited(b"PK\1\2", 20, 98), "'.*' is damaged, or on another disk"),
         (edited(b"PK\1\2", 34, 1), "'.*' is damaged, or on another disk"),
-        (edited(b"PK\1\2", 43, 9), "'.*' runs into another entry"),
+        (edited(b"PK\1\2", 43, 9), "'.*' overlaps another entry"),
         (edited(b"PK\1\2", 46, 0xFF), "directory is damaged: 'utf-8' codec"),
         (edited(b"PK\1\2", 32, 200), "it has 4 entries|no entry|unpack"),
         (edited(b"PK\6\6", 4, 1, VICTIMS["zip64"]), "zip64 end record is damaged"),
-        (edited(b"PK\5\6", 10, 9, VICTIMS["zip64"]), "one of several disks|contradict each other"),
-        (archive({"a+b": b""}).replace(b"a+b", b"a\0b"), r"'a\\x00b' is no name of a key"),
+        (edited(b"PK\5\6", 10, 9, VICTIMS["zip64"]), "one part of a multi-disk zip|contradict each other"),
+        (archive({"a+b": b""}).replace(b"a+b", b"a\0b"), r"'a\\x00b' is not a valid key"),
         *[
-            (foreign({"zarr.json": b"", name: b""}), f"{re.escape(repr(name))} is no name of a key")
+            (foreign({"zarr.json": b"", name: b""}), f"{re.escape(repr(name))} is not a valid key")
             for name in ODD_NAMES
         ],
     ],
@@ -737,9 +737,9 @@ def test_a_zip_that_can_not_be_read_is_refused_with_the_reason(data, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (edited(b"PK\3\4", 0, 1), "local header is not what"),
+        (edited(b"PK\3\4", 0, 1), "local header contradicts the directory"),
         (edited(b"PK\3\4", 31, 1), "local header has another name"),
-        (edited(b"PK\3\4", 29, 1), "runs into the next entry"),
+        (edited(b"PK\3\4", 29, 1), "overlaps the next entry"),
         (edited(b"PK\3\4", 99, 1), "CRC-32 is wrong"),
     ],
 )
@@ -750,7 +750,7 @@ def test_a_damaged_entry_is_refused_with_the_reason(data, message):
 
 def test_a_bomb_is_not_inflated():
     data = foreign({"a": bytes(10 << 20)}, method=zipfile.ZIP_DEFLATED)
-    with pytest.raises(CorruptError, match="inflated it is not the 10485759 bytes"):
+    with pytest.raises(CorruptError, match="does not inflate to the expected 10485759 bytes"):
         opened(data.replace((10 << 20).to_bytes(4, "little"), ((10 << 20) - 1).to_bytes(4, "little"))).read_sync("a")
 
 

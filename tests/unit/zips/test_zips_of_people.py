@@ -106,7 +106,7 @@ def test_the_command_line_reads_it(contents, tmp_path):
 
 @pytest.mark.parametrize("name", ["x.zip|zip:../y", "x.zip|zip:a//b", "x.zip|zip:a|zip:b"])
 def test_what_is_no_folder_of_a_zip_is_refused(name, tmp_path):
-    with pytest.raises(UsageError, match=r"segment|leads on from what is in a zip"):
+    with pytest.raises(UsageError, match=r"segment|is not a path inside a zip"):
         ShardedStore.partition(f"{tmp_path}/{name}", [])
 
 
@@ -171,7 +171,7 @@ def test_a_zip_in_a_zip_that_is_cut_off_is_not_taken_for_it(contents, tmp_path):
     after = outer.index(inner) + len(inner)
     for cut in (after + 1, after + 45, len(outer) - 30, len(outer) - 1):
         (tmp_path / "cut.zip").write_bytes(outer[:cut])
-        with pytest.raises(CorruptError, match=r"cut off|damaged"):
+        with pytest.raises(CorruptError, match=r"truncated|damaged"):
             ZipReadStore(tmp_path / "cut.zip").names()
 
 
