@@ -1,7 +1,7 @@
-"""The transforms that come with shardedstore, imported as ``shardedstore.transforms``.
+"""The transforms of shardedstore, imported as ``shardedstore.transforms``.
 
-This folder lies at the top of the repository and is linked into the package. It has one import name: under a second
-one each class would exist twice, and workers could not unpickle what the client sent.
+This folder lies at the top of the repository and is linked into the package. It has one import name. Under a second
+name, each class would exist twice, and workers could not unpickle the client's transforms.
 """
 
 if __name__ != "shardedstore.transforms":

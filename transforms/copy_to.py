@@ -1,4 +1,4 @@
-"""`CopyTo`: every key as it is, to one ordinary Zarr, or to a Zarr for each shard."""
+"""`CopyTo`: copy every key to one ordinary Zarr, or to one Zarr per shard."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from shardedstore.transforms.base.single_zarr import turn, write_shard
 
 @dataclass(frozen=True)
 class CopyTo(Sink):
-    """Copy the shards, with many requests in flight: data first, metadata last.
+    """Copy the shards with many requests in flight: data first, metadata last.
 
     Parameters
     ----------
     url : str
-        Where to: a local path, or ``s3://``, ``gs://`` or ``az://``.
+        The destination: a local path, or a URL that starts with ``s3://``, ``gs://`` or ``az://``.
     layout : "zarr" or "shards"
-        ``"zarr"`` makes one ordinary Zarr at `url`, which any reader opens: its metadata is written when all shards are
-        there. Config and ledger stand beside it, in ``<url>.shardedstore``. ``"shards"`` makes a folder of Zarrs, one
-        for each shard, which the config opens as one.
+        ``"zarr"`` makes one ordinary Zarr at `url`, which any reader opens. Its metadata is written when all shards are
+        complete. The config and the ledger are in a folder beside it, ``<url>.shardedstore``. ``"shards"`` makes a folder
+        of Zarrs, one for each shard, which the config opens as one.
     storage_options : mapping or str, optional
-        Options of the object store by obstore's names, or ``"anonymous"``. What is secret is in no repr, graph or file.
+        Options of the object store by obstore's names, or ``"anonymous"``. Secrets are in no repr, graph or file.
 
     Notes
     -----
-    Many keys can't appear at once. What a job that died has left has no metadata at its root, so that nothing opens it,
-    and the same call goes on from there.
+    Many keys can't appear at once. An interrupted job leaves no metadata at the root, so that no reader opens an
+    incomplete copy. The same call resumes the job.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class CopyTo(Sink):
     storage_options: InitVar[StorageOptions] = None
     options: Options = field(init=False, repr=False, compare=False)
 
-    if TYPE_CHECKING:  # a path is taken as well, and kept as text
+    if TYPE_CHECKING:  # `url` also accepts a path, and is stored as text
 
         def __init__(
             self,
@@ -64,7 +64,7 @@ class CopyTo(Sink):
 
     def __post_init__(self, storage_options: StorageOptions) -> None:
         if self.layout not in ("zarr", "shards"):
-            raise ChainError(f"CopyTo's layout is {self.layout!r}: say 'zarr' or 'shards'")
+            raise ChainError(f"CopyTo's layout is {self.layout!r}: use 'zarr' or 'shards'")
         self.reach(storage_options)
 
     @property
@@ -111,11 +111,15 @@ class CopyTo(Sink):
         files, nbytes = Asked(self.options).below(url)
         if (files, nbytes) != (tally.entries, tally.nbytes):
             raise CorruptError(
-                f"{url!r} holds {files} files of {nbytes} bytes, where {tally.entries} of {tally.nbytes} were "
-                "written: an earlier run left some that the source has no more. Remove this folder, and run the job again"
+                f"{url!r} holds {files} files of {nbytes} bytes, but this run wrote {tally.entries} files of "
+                f"{tally.nbytes} bytes: an earlier run left files that are no longer in the source. Remove this folder, and "
+                "run the job again"
             )
         return tally.written(tally.nbytes)
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
-        """Tell whether all files of a shard that stands alone are there; one ordinary Zarr is listed once, at the end."""
+        """Check that all files of a separate shard exist.
+
+        The files of one ordinary Zarr are not checked here: the job lists them once, at its end.
+        """
         return self.is_one_zarr or present.below(url) == (written.entries, written.nbytes)

@@ -1,4 +1,4 @@
-"""`MapBlocks`: a NumPy function of a whole block of an array, of which another shape may come out."""
+"""`MapBlocks`: a NumPy function of whole blocks, which may change their shape."""
 
 from __future__ import annotations
 
@@ -28,33 +28,35 @@ Shape = int | tuple[int, ...] | Mapping[str, int] | Callable[[Coords], Coords]
 
 @dataclass(frozen=True, repr=False)
 class MapBlocks(ArrayFunction):
-    """Change arrays by a NumPy function of all that a shard holds of one, such as downsampling.
+    """Change arrays by a NumPy function of whole blocks, such as downsampling.
 
-    A block is what a shard holds of an array: one block of an array that is partitioned into blocks, and else the whole
-    array. The result does not depend on the partition if the function's doesn't: so each block but the last one along a
-    dimension must become whole chunks, and what is not so is refused before anything runs, with the sizes that would.
+    A block is the part of an array that one shard holds: one block of an array that is partitioned into blocks, or else
+    the whole array. The result does not depend on the partition if the function's result doesn't. For this, each block
+    but the last one along a dimension must become whole chunks. Other blocks are refused before anything runs, with the
+    block sizes that work.
 
-    Missing chunks hold the fill value, and the function is called for blocks that hold nothing else as well. Of the
-    result, chunks that hold only the fill value are left out, as zarr does by default. A worker needs memory for one
-    block as it goes in and one as it comes out, decoded, and for what the function takes.
+    Missing chunks hold the fill value. The function is also called for blocks without any stored chunk. Chunks of the
+    result that hold only the fill value are not written, as zarr does by default. A worker needs memory for one decoded
+    block before the function, one after it, and for the function itself.
 
     Parameters
     ----------
     func : callable
-        ``func(block, position) -> block``: an array that may be changed in place, and the coordinates of its first element
-        in the whole array; to an array of the shape that `shape` says. It must pickle.
+        ``func(block, position) -> block``. `block` is an array that may be changed in place, and `position` the
+        coordinates of its first element in the whole array. The function returns an array of the shape that `shape`
+        gives. It must pickle.
     shape : int, tuple of int, mapping of str to int, or callable
-        What a block's shape is divided by, rounded up: along each dimension, or those that are named. Or a function
-        from shape to shape, which is called with the whole array's as well, and must give the sum of what it gives for
-        blocks; the number of dimensions stays.
+        Divisors of a block's shape: one for all dimensions, one for each dimension, or one for each named dimension. Sizes
+        are rounded up. A callable maps a shape to a shape with as many dimensions. It is also called with the shape of the
+        whole array, and must then return the sum of the sizes that it returns for the blocks.
     chunks : tuple of int, optional
-        The shape of the chunks of the result; that of the source if not given, and always under the sharding codec.
+        The shape of the result's chunks; by default that of the source's chunks. It can't change under the sharding codec.
     dtype, fill_value, name, arrays, threads
-        See `MapChunks`; `name` stands for `shape` too, where it is a function.
+        See `MapChunks`. `name` also identifies `shape` if that is a function.
 
     Examples
     --------
-    Half the resolution along two dimensions, by the mean of what is there:
+    Half the resolution along two dimensions, by the mean of up to four elements:
 
     >>> import numpy as np
     >>> def mean_of_four(block, position):
@@ -75,7 +77,7 @@ class MapBlocks(ArrayFunction):
     changes_grid: ClassVar[bool] = True
     shape: Any = field(default=1, kw_only=True, compare=False)
     chunks: tuple[int, ...] | None = field(default=None, kw_only=True)
-    divisors: Any = field(init=False)  # what is compared in place of the shape
+    divisors: Any = field(init=False)  # a form of `shape` that can be compared
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +93,9 @@ class MapBlocks(ArrayFunction):
         if callable(given):
             divisors = self.name or repr(given)
         elif not all(type(size) is int and size > 0 for size in (sizes if _is_sequence(sizes) else [sizes])):
-            raise ChainError(f"MapBlocks was given shape={given!r}, which is no divisor, or one for each dimension")
+            raise ChainError(
+                f"MapBlocks was given shape={given!r}: use a divisor, or one for each dimension, each an integer of 1 or more"
+            )
         object.__setattr__(self, "divisors", divisors)
         if self.chunks is not None:
             object.__setattr__(self, "chunks", tuple(self.chunks))
@@ -141,7 +145,7 @@ class MapBlocks(ArrayFunction):
     def __call__(self, entries: Entries, shard: Shard) -> Entries:
         # docstring inherited
         recoders: dict[str, Recoder] = {}
-        waiting: dict[str, Recoder] = {}  # the arrays whose chunks have not come yet, as none may be stored
+        waiting: dict[str, Recoder] = {}  # arrays without a chunk so far; possibly none of their chunks is stored
         for are_chunks, some in itertools.groupby(entries, is_chunk):
             if not are_chunks:
                 known = set(recoders)
@@ -176,7 +180,7 @@ class MapBlocks(ArrayFunction):
         yield from write_array(recoder, array, first, self.threads)
 
     def _regrid(self, recoder: Recoder) -> Regrid | None:
-        """Return what becomes of the blocks of an array that is divided; None for one that is a block as a whole."""
+        """Return the new shapes of the blocks of a divided array; None for a whole array."""
         blocks, meta = recoder.shard.blocks, recoder.old
         if blocks is None or recoder.path != recoder.shard.path:
             return None
@@ -188,7 +192,9 @@ class MapBlocks(ArrayFunction):
         if callable(given):
             after = tuple(given(shape))
             if len(after) != len(shape) or not all(isinstance(size, int) and size >= 0 for size in after):
-                raise ChainError(f"{self!r} makes {after} of the shape {shape} of {meta.path!r}: give a size for each")
+                raise ChainError(
+                    f"{self!r} changes the shape {shape} of {meta.path!r} to {after}: return one size for each dimension"
+                )
             return after
         if isinstance(given, Mapping):
             names = meta.dimension_names or ()
@@ -210,7 +216,7 @@ def _is_sequence(value: object) -> bool:
 
 
 def _without_stray_chunks(entries: Entries, recoders: Mapping[str, Recoder]) -> Entries:
-    """Yield entries that are no chunks, but for those outside of an array that would be chunks of the new one."""
+    """Yield all entries except files that would become chunks of the new array."""
     for entry in entries:
         if entry.array is not None or not any(_is_stray(entry.key, recoder) for recoder in recoders.values()):
             yield entry

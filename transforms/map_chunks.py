@@ -1,4 +1,4 @@
-"""`MapChunks`: a NumPy function of every chunk."""
+"""`MapChunks`: a NumPy function of each chunk."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from shardedstore.zarr.grid import Coords
 class MapChunks(ArrayFunction):
     """Change the values of arrays by a NumPy function of one decoded chunk.
 
-    A missing chunk stays missing, and then holds the array's fill value, new or old: the function is not called for it.
+    The function is not called for a missing chunk. The chunk stays missing, and reads as the array's fill value, new or
+    old.
 
     Parameters
     ----------
     func : callable
-        ``func(chunk, position) -> chunk``: an array that may be changed in place, which ends where the whole array
-        ends, and the coordinates of its first element in the whole array; to an array of the same shape. It is called in
-        several threads at a time, and once before anything runs, with a chunk of fill values, to see its data type. It
-        must pickle.
+        ``func(chunk, position) -> chunk``. `chunk` is an array that may be changed in place; at the array's edge it is
+        cut to the part inside the array. `position` has the coordinates of its first element in the whole array. The
+        function returns an array of the same shape. It is called in several threads at a time. Before anything runs, it
+        is called once with a chunk of fill values, to find the data type of its result. It must pickle.
     dtype : data type, optional
-        What the function gives, where it is another type than it got.
+        The data type of the function's result, if it is not that of its argument.
     fill_value : scalar, optional
-        The array's new fill value; the old one if not given.
+        The array's new fill value; by default the old one.
     name : str
-        What tells this function from another, so that a job can be resumed by another process: take another name when
-        its results change. Without it, another process starts anew.
+        Identifies this function, so that another process can resume the job. Use another name when the function's results
+        change. Without a name, another process starts again.
     arrays, threads
         See `ArrayStep`.
 
     Examples
     --------
-    Rounding to some bits, so that floats are compressed better:
+    Round to fewer bits, so that floats compress better:
 
     >>> from numcodecs import BitRound
     >>> def round_bits(chunk, position):
@@ -43,7 +44,7 @@ class MapChunks(ArrayFunction):
     >>> MapChunks(round_bits, name="8 bits", arrays="temperature")
     MapChunks(round_bits, name='8 bits', arrays='temperature')
 
-    Masking a region, by the place in the whole array:
+    Mask a region, given by its position in the whole array:
 
     >>> import numpy as np
     >>> def mask_north(chunk, position):
@@ -53,7 +54,7 @@ class MapChunks(ArrayFunction):
     >>> mask_north(np.ones((2, 2)), (89, 0)).tolist()
     [[nan, nan], [1.0, 1.0]]
 
-    Packing floats into integers:
+    Pack floats into integers:
 
     >>> packed = MapChunks(lambda chunk, position: np.rint(chunk * 10), dtype="f4", fill_value=-9999)
     """

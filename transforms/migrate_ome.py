@@ -1,4 +1,4 @@
-"""`MigrateOME`: from OME-Zarr 0.4 to 0.5."""
+"""`MigrateOME`: migrate OME-Zarr 0.4 to 0.5."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, dump_json, parse_js
 from shardedstore.zarr.paths import join
 
 NAME = "zarr.json"
-Names = dict[str, tuple[str, ...]]  # of the axes of images, by the path of each level
+Names = dict[str, tuple[str, ...]]  # names of an image's axes, by the path of each of its levels
 
 
 @dataclass(frozen=True)
 class MigrateOME(Step):
-    """Change the metadata of OME-Zarr 0.4 to that of 0.5, which is for Zarr v3: after `MigrateV3`, or of a Zarr v3.
+    """Migrate the metadata of OME-Zarr 0.4 to 0.5.
 
-    What 0.4 has among the attributes of groups (``multiscales``, ``omero``, ``image-label``, ``labels``, ``plate``,
-    ``well``, ``bioformats2raw.layout`` and ``series``) stands below ``ome`` then, with the version, and the names of the
-    axes are ``dimension_names`` of each level. Other attributes and all chunks stay as they are.
+    OME-Zarr 0.5 needs Zarr v3: put `MigrateV3` before this step if the source is Zarr v2.
+
+    The step moves the group attributes of 0.4 (``multiscales``, ``omero``, ``image-label``, ``labels``, ``plate``,
+    ``well``, ``bioformats2raw.layout`` and ``series``) below ``ome``, and adds the version. It writes the names of the axes
+    as ``dimension_names`` of each level. Other attributes and all chunks stay as they are.
 
     Examples
     --------
@@ -57,14 +59,14 @@ class MigrateOME(Step):
             )
         for path, found in groups.items():
             if (why := why_not_upgraded(found)) is not None:
-                raise ChainError(f"{node_name(path)} is no OME-Zarr 0.4 ({why}): write its metadata anew first")
+                raise ChainError(f"{node_name(path)} is not valid OME-Zarr 0.4 ({why}): correct its metadata first")
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
         # docstring inherited
         metas = {path: node.meta for path, node in nodes.items()}
         wrong = [path for path, names in _names(nodes).items() if not _fits(metas.get(path), names)]
         if wrong:
-            yield Notice("levels that images name are no arrays of as many dimensions as they have axes", tuple(wrong))
+            yield Notice("these levels of images are not arrays with one dimension for each axis", tuple(wrong))
 
     def bound(self, nodes: Mapping[str, Node]) -> MigrateOME:
         # docstring inherited
@@ -104,7 +106,7 @@ def _old(node: Node, path: str) -> dict[str, object]:
 
 
 def _names(nodes: Mapping[str, Node]) -> Names:
-    """Return the names of axes that groups give, by the paths of their levels."""
+    """Return the names of axes from the metadata of groups, by the paths of their levels."""
     found = ((path, _old(node, path)) for path, node in nodes.items())
     return {join(path, level): names for path, old in found for level, names in levels_of(old)}
 
@@ -129,7 +131,7 @@ def _changed(node: Node, path: str, names: Names) -> Node:
 
 
 def _named(document: dict[str, object], names: list[str]) -> dict[str, object]:
-    """Return an array's document with names of dimensions, behind the attributes, where zarr has them."""
+    """Return an array's document with dimension names after the attributes, as in zarr's own documents."""
     if "dimension_names" in document or "attributes" not in document:
         return {**document, "dimension_names": names}
     items = list(document.items())

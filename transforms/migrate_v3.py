@@ -1,4 +1,4 @@
-"""`MigrateV3`: from Zarr v2 to v3."""
+"""`MigrateV3`: migrate Zarr v2 to v3."""
 
 from __future__ import annotations
 
@@ -35,45 +35,46 @@ from shardedstore.zarr.metadata import (
 from shardedstore.zarr.paths import join
 
 REMEDIES = {
-    "codecs": "MigrateV3(portable=True) (--step migrate-v3:portable=true) takes others",
-    "keys": 'MigrateV3(chunk_keys="default") (--step migrate-v3:chunk_keys=default) takes another',
+    "codecs": "MigrateV3(portable=True) (--step migrate-v3:portable=true) uses other codecs",
+    "keys": 'MigrateV3(chunk_keys="default") (--step migrate-v3:chunk_keys=default) uses another encoding',
 }
 OME_STAYS = (
-    "attributes of OME-Zarr 0.4 stay as they are, and OME-Zarr 0.5, which is for Zarr v3, has them below 'ome': add "
-    "MigrateOME() (--step migrate-ome) behind MigrateV3"
+    "the attributes of OME-Zarr 0.4 stay as they are, but OME-Zarr 0.5, which is for Zarr v3, has them below 'ome': add "
+    "MigrateOME() (--step migrate-ome) after MigrateV3"
 )
 
 
 @dataclass(frozen=True, repr=False)
 class MigrateV3(Step):
-    """Change a Zarr from format 2 to format 3.
+    """Migrate a Zarr from format 2 to format 3.
 
-    Each node's documents become one ``zarr.json``, as zarr writes it, with the attributes that it had; nodes that are Zarr v3
-    already stay as they are. Chunks keep their
-    keys, and their bytes too, except those of arrays with filters that v3 does not have, or not in their place; these
-    are made anew with the same values and compressor, and without filters: texts in ``json2``, ``msgpack2`` or
-    ``categorize`` as ``vlen-utf8``, numbers in ``base64``, structured elements of both byte orders as little-endian, and
-    whatever else zarr would not read as it was. What has no place in v3 is refused: pickled objects, arrays of different
-    lengths, and compressors without a name in v3.
+    The documents of each node become one ``zarr.json``, as zarr writes it, with the same attributes. Nodes that are
+    already Zarr v3 stay as they are.
 
-    - ``_ARRAY_DIMENSIONS``, or else what NCZarr refers to, becomes ``dimension_names``, where xarray looks for them in v3.
-      For arrays that have them, ``_FillValue`` says what xarray masked in v2, in the code that it wants in v3, or
-      ``missing_value`` does, where that code has no place for it, as for texts. Bytes that equal the fill value can't be
-      masked in v3, and a notice names these arrays.
-    - What NCZarr and others have put into ``.zarray`` stands in ``zarr.json`` as fields that a reader need not understand.
-    - A fill value of null becomes zero, or what else zarr fills with for null: missing chunks are read as before.
-    - OME-Zarr 0.4 stays OME-Zarr 0.4, with a notice: `MigrateOME` makes 0.5 of it, which has its attributes elsewhere.
+    Chunks keep their keys. They also keep their bytes, except in arrays whose filters do not exist in v3, or not at the
+    same position. The chunks of these arrays are encoded again with the same values and compressor, and without filters:
+    texts in ``json2``, ``msgpack2`` or ``categorize`` as ``vlen-utf8``, numbers in ``base64``, structured elements with
+    mixed byte orders as little-endian, and other elements that zarr would read differently. Arrays that v3 can't store are
+    refused: pickled objects, ragged arrays, and compressors without a name in v3.
+
+    - ``_ARRAY_DIMENSIONS``, or else NCZarr's references to dimensions, become ``dimension_names``, where xarray looks for
+      them in v3. In these arrays, ``_FillValue`` is set to the value that xarray masked in v2, in the encoding that xarray
+      needs in v3. Where that encoding can't hold the value, as for texts, ``missing_value`` is set instead. Byte strings
+      that equal the fill value can't be masked in v3; a notice names these arrays.
+    - Additional fields of ``.zarray``, by NCZarr and others, are copied to ``zarr.json`` as fields that a reader may ignore.
+    - A fill value of null becomes zero, or zarr's default for the data type. Missing chunks read as before.
+    - OME-Zarr 0.4 stays OME-Zarr 0.4, with a notice. `MigrateOME` migrates it to 0.5, which has its attributes elsewhere.
 
     Parameters
     ----------
     chunk_keys : str, optional
-        The encoding of chunk keys: ``"v2"``, so that they stay as they are, or ``"default"``, which all readers of v3 know
-        and some alone: ``c/0/1``.
+        The encoding of chunk keys: ``"v2"`` keeps the keys. ``"default"`` changes them to ``c/0/1``; all readers of v3
+        support these, and some readers support no others.
     portable : bool, optional
-        Make chunks anew whose codecs no specification of v3 has, with such as it has: gzip for zlib, Blosc for what was
-        shuffled, zstd for others, and no filters.
+        Replace codecs that have no specification in v3, by encoding the chunks again: gzip for zlib, Blosc for shuffled
+        data, zstd for all others, and no filters.
     threads : int, optional
-        How many chunks are made anew at a time, as in `ArrayStep`.
+        The number of chunks that are encoded at a time, as in `ArrayStep`.
 
     Examples
     --------
@@ -89,9 +90,9 @@ class MigrateV3(Step):
 
     def __post_init__(self) -> None:
         if self.chunk_keys not in ("v2", "default"):
-            raise ChainError(f"MigrateV3 was given chunk_keys={self.chunk_keys!r}: say 'v2' or 'default'")
+            raise ChainError(f"MigrateV3 was given chunk_keys={self.chunk_keys!r}: use 'v2' or 'default'")
         if not isinstance(self.portable, bool):
-            raise ChainError(f"MigrateV3 was given portable={self.portable!r}: say True or False")
+            raise ChainError(f"MigrateV3 was given portable={self.portable!r}: use True or False")
 
     def __repr__(self) -> str:
         options = {"chunk_keys": self.chunk_keys, "portable": self.portable}
@@ -100,7 +101,7 @@ class MigrateV3(Step):
 
     @property
     def style(self) -> Style:
-        """How arrays are to stand in v3."""
+        """The options for arrays in v3."""
         return Style(self.chunk_keys, self.portable)
 
     def check(self, nodes: Mapping[str, Node]) -> None:
@@ -136,7 +137,7 @@ class MigrateV3(Step):
 
 
 class _Migrated(NamedTuple):
-    """An array of a shard in v3: its folder, what it was and is, and what its chunks go through."""
+    """An array of a shard: its folder, its metadata in v2 and v3, and the encoder of its chunks."""
 
     folder: str
     old: ArrayMeta
@@ -148,14 +149,14 @@ class _Migrated(NamedTuple):
         return entry._replace(key=key, array=self.new)
 
     def anew(self, shard: Shard, entry: Entry) -> Entry:
-        """Return a chunk as v3 stores it: of what pads it, whatever that is, nothing is kept.
+        """Return a chunk encoded for v3, without the padding outside the array.
 
         Raises
         ------
         CorruptError
-            For a chunk that can't be decoded.
+            If the chunk can't be decoded.
         ShardedStoreError
-            For elements that v3 has no place for.
+            If v3 can't store its elements.
         """
         coder = self.reencoder
         assert coder is not None
@@ -172,7 +173,7 @@ class _Migrated(NamedTuple):
             raise at_entry(failed, entry, shard) from error
 
     def _local(self, key: str) -> Coords:
-        """Return a chunk's place in the shard's own array, which for a block is the block."""
+        """Return a chunk's place in the shard's own array; in a block, it counts from the block's first chunk."""
         assert self.old.keys is not None
         place = self.old.keys.decode(key[len(self.folder) :].lstrip("/"), self.old.chunk_grid)
         assert place is not None
@@ -184,7 +185,7 @@ class _Migrated(NamedTuple):
 
 
 def _with_arrays(entries: Entries, shard: Shard, style: Style) -> Iterator[tuple[Entry, _Migrated | None]]:
-    """Yield entries with documents of v3, and for chunks the arrays that they belong to."""
+    """Yield the entries with documents of v3, each chunk with its array."""
     arrays: dict[str, _Migrated] = {}
     formats: dict[str, int] = {}
     for folder, group in itertools.groupby(entries, _folder_of_document):
@@ -203,7 +204,10 @@ def _weight(entry: Entry) -> int:
 
 
 def _of_one_format(folder: str, documents: list[Entry], formats: dict[str, int]) -> list[Entry]:
-    """Return the documents that a node is read by, and note its format; of a group that has both, those of the group above's."""
+    """Return the documents of the format that a node is read in, and note this format.
+
+    A group with documents of both formats is read in the format of its parent group.
+    """
     names = {entry.key.rpartition("/")[2]: entry for entry in documents}
     found = format_of(names, format_above(formats, folder))
     if found is None:
@@ -221,7 +225,7 @@ def _folder_of_document(entry: Entry) -> str | None:
 def _documents(
     folder: str, group: list[Entry], shard: Shard, arrays: dict[str, _Migrated], style: Style
 ) -> list[Entry]:
-    """Return the documents of one node as one, and note an array; a node of v3 stays as it is."""
+    """Merge the documents of one node into a ``zarr.json``, and note an array; a node of v3 stays as it is."""
     documents = {entry.key.rpartition("/")[2]: bytes(entry.data) for entry in group}
     path = join(shard.path, folder)
     try:
@@ -285,7 +289,7 @@ def _lost_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
     }
     if lost:
         yield Notice(
-            "nodes that consolidated metadata names and that are not there stay behind in Zarr v2: give them documents of "
-            "their own to keep them",
+            "consolidated metadata names these nodes, but they have no documents of their own, so Zarr v3 will not have "
+            "them: write their documents to keep them",
             tuple(sorted(lost)),
         )

@@ -1,4 +1,4 @@
-"""`Recompress`: other compressors, or other filters, for an array's chunks."""
+"""`Recompress`: change the compressor or the filters of an array's chunks."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ OWN = {"codec", "filters", "arrays", "threads"}
 
 @dataclass(frozen=True, init=False, repr=False)
 class Recompress(ArrayStep):
-    """Store the chunks of arrays with another compressor, other filters, or both; the values stay as they are.
+    """Change the compressor of arrays, their filters, or both; the values stay equal.
 
-    Each chunk has the bytes that zarr writes with these codecs, but for the time in gzip's header, which is zero. Chunks
-    of an array that has the codecs already, by its metadata, pass on untouched. A CRC-32C at the end is kept, and made
-    anew. Under the sharding codec, the inner chunks are compressed, and stand in C order in their object.
+    Each chunk has the bytes that zarr writes with these codecs, except for the time in gzip's header, which is zero. An
+    array that already has the codecs, by its metadata, is copied unchanged. A CRC-32C codec at the end is kept, and the
+    checksum computed again. Under the sharding codec, the inner chunks are compressed, and written in C order.
 
     Parameters
     ----------
     codec : str, dict, codec or None, optional
         ``"blosc"``, ``"zstd"``, ``"gzip"``, or the id of another codec of numcodecs: ``"zlib"``, ``"lz4"``, ``"bz2"``,
         ``"lzma"``, which Zarr v3 calls ``numcodecs.zlib`` and so on. Or a codec of numcodecs or zarr, or its
-        configuration. None for no compressor. What there is stays if it is not given.
+        configuration. None for no compressor. By default, the compressor stays.
     filters : str, dict, codec or None, or a list of these, optional
-        What changes the elements before they are bytes, in place of the filters that there are: ``"delta"``,
-        ``{"id": "transpose", "order": [1, 0]}``; ``"delta"`` and ``"shuffle"`` take the type of the elements from the
-        array. None for no filters. What makes bytes of a Zarr v2 array's objects is no filter, and stays.
+        The new filters, which replace the old ones: codecs that are applied to the elements before compression, such as
+        ``"delta"`` or ``{"id": "transpose", "order": [1, 0]}``. ``"delta"`` and ``"shuffle"`` take the data type from the
+        array. None for no filters. The object codec of a Zarr v2 array is not a filter, and stays. By default, the
+        filters stay.
     arrays : str or tuple of str
-        Which arrays are meant: see `ArrayStep`.
+        The arrays to change: see `ArrayStep`.
     threads : int, optional
-        How many chunks are worked on at a time: see `ArrayStep`.
+        The number of chunks that are encoded at a time: see `ArrayStep`.
     **options
-        The codec's, such as ``level=5``. Those of Blosc, zstd and gzip are the same in Zarr v2 and v3: Blosc's shuffle is
-        ``"noshuffle"``, ``"shuffle"`` or ``"bitshuffle"``, and by default what suits the size of the elements.
+        Options of the codec, such as ``level=5``. Those of Blosc, zstd and gzip are the same in Zarr v2 and v3. Blosc's
+        shuffle is ``"noshuffle"``, ``"shuffle"`` or ``"bitshuffle"``; its default depends on the size of the elements.
 
     Notes
     -----
-    Filters that are made to change values, such as ``"bitround"``, are refused before anything runs. Whether others
-    keep them may depend on the values (a scale and an offset, differences of floats): each chunk is decoded again after
-    new filters, and where it is not equal to the bit, its shard fails with a message that names it. Changing values is
-    what `MapChunks` is for.
+    Lossy filters, such as ``"bitround"``, are refused before anything runs. Other filters keep some values and change
+    others (a scale and an offset, differences of floats). Therefore each chunk is decoded again after new filters. If it
+    is not equal to the bit, its shard fails with an error that names the chunk. Use `MapChunks` to change values.
 
     Examples
     --------
@@ -91,7 +91,7 @@ class Recompress(ArrayStep):
         **options: Any,
     ) -> None:
         if codec is ... and filters is ...:
-            raise ChainError("Recompress was given neither a codec nor filters=: name what is to be changed")
+            raise ChainError("Recompress was given neither a codec nor filters=: give one of them, or both")
         try:
             config = None if codec is ... else config_of(codec)
             new = filters if filters is ... else tuple(map(_options, _configs(filters)))
@@ -99,7 +99,7 @@ class Recompress(ArrayStep):
             raise ChainError(f"Recompress: {error}") from None
         if config is None and options:
             shown = " without a codec" if codec is ... else "(None)"
-            raise ChainError(f"Recompress{shown} has no options, and was given {', '.join(options)}")
+            raise ChainError(f"Recompress{shown} takes no options, but was given {', '.join(options)}")
         chosen = {**(config or {}), **options}
         try:
             for described in ([chosen] if chosen else []) + [dict(some) for some in (() if new is ... else new)]:
@@ -153,8 +153,8 @@ class Recompress(ArrayStep):
         for config in recoder.new.filters if recoder.refilters else ():
             if config["id"] in LOSSY:
                 raise ChainError(
-                    f"{self!r} would change the values of {recoder.path!r}, as {config['id']} is made to do: use "
-                    f"MapChunks with a function that calls numcodecs' {config['id']}"
+                    f"{self!r} would change the values of {recoder.path!r}, as {config['id']} is lossy: use MapChunks "
+                    f"with a function that calls numcodecs' {config['id']}"
                 )
         super().check_array(recoder)
 
@@ -164,7 +164,7 @@ class Recompress(ArrayStep):
             return complete(config, meta.zarr_format, itemsize)
         except Exception as error:
             raise ChainError(
-                f"{self!r} names no codec known here for {meta.path!r}: {type(error).__name__}: {error}"
+                f"{self!r} names an unknown codec, or one that {meta.path!r} can't have: {type(error).__name__}: {error}"
             ) from error
 
     def _filters(self, meta: ArrayInfo) -> tuple[Config, ...]:
@@ -173,7 +173,7 @@ class Recompress(ArrayStep):
             return complete_filters(map(dict, self.filters), meta.zarr_format, _filtered(meta))
         except Exception as error:
             raise ChainError(
-                f"{self!r} names no filter that {meta.path!r} ({meta.dtype}) can have: {type(error).__name__}: {error}"
+                f"{self!r} names a filter that {meta.path!r} ({meta.dtype}) can't have: {type(error).__name__}: {error}"
             ) from error
 
 
@@ -183,12 +183,12 @@ def _configs(filters: Any) -> list[Config]:
 
 
 def _options(config: Config) -> Options:
-    """Return a description as a value that can be hashed."""
+    """Return a codec's configuration as a hashable value."""
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in config.items())
 
 
 def _filtered(meta: ArrayInfo) -> np.dtype[Any] | None:
-    """Return the type of what the first filter gets: in Zarr v2, bytes after the codec that makes them of objects."""
+    """Return the data type of the first filter's input: in Zarr v2, bytes after an object codec."""
     return (
         np.dtype("u1") if meta.zarr_format == 2 and meta.dtype is not None and meta.dtype.kind in "OT" else meta.dtype
     )
@@ -197,5 +197,5 @@ def _filtered(meta: ArrayInfo) -> np.dtype[Any] | None:
 def _itemsize_after(filters: tuple[Config, ...], meta: ArrayInfo) -> int:
     dtype = _filtered(meta)
     if dtype is None:
-        raise ChainError(f"{meta.path!r} has a data type that is not known here: leave it out with arrays=")
+        raise ChainError(f"{meta.path!r} has an unknown data type: leave it out with arrays=")
     return 1 if dtype.kind in "OT" else filtered_dtype(filters, dtype).itemsize

@@ -1,4 +1,4 @@
-"""`ToShardingCodec`: one ordinary Zarr v3, in which many chunks are one object of its sharding codec."""
+"""`ToShardingCodec`: pack chunks into objects of the sharding codec, in one ordinary Zarr v3."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from shardedstore.zarr.grid import Blocks
 
 @dataclass(frozen=True)
 class ToShardingCodec(Sink):
-    """Gather chunks in objects of Zarr v3's sharding codec, without decoding them, in one ordinary Zarr.
+    """Pack chunks into objects of Zarr v3's sharding codec, without decoding them.
 
-    Each shard that is a block of an array becomes one object, and any other large array one for each `object_size` of
-    it. Any reader of Zarr v3 opens the result, whose metadata is written when all shards are there; config and ledger
-    stand beside it, in ``<url>.shardedstore``.
+    The result is one ordinary Zarr, which any reader of Zarr v3 opens. Each block of a divided array becomes one object.
+    Any other large array becomes objects of about `object_size`. The metadata is written when all shards are complete. The
+    config and the ledger are in a folder beside the result, ``<url>.shardedstore``.
 
-    An array that uses the sharding codec already gets larger objects of the same inner chunks where it is divided into
-    shards, and else is copied as it is.
+    If an array already uses the sharding codec and is divided into shards, it gets larger objects with the same inner
+    chunks. If it is not divided, it is copied unchanged.
 
     Parameters
     ----------
     url : str
-        Where to: a local path, or ``s3://``, ``gs://`` or ``az://``.
+        The destination: a local path, or a URL that starts with ``s3://``, ``gs://`` or ``az://``.
     object_size : str or int
-        The decoded size, such as ``"512 MiB"``, of the objects of arrays that are not divided into shards themselves;
-        those that are no larger are copied chunk by chunk.
+        The decoded size of the objects of undivided arrays, in bytes or with a unit, such as ``"512 MiB"``. Smaller
+        arrays are copied chunk by chunk.
     storage_options : mapping or str, optional
-        Options of the object store by obstore's names, or ``"anonymous"``. What is secret is in no repr, graph or file.
+        Options of the object store by obstore's names, or ``"anonymous"``. Secrets are in no repr, graph or file.
 
     Notes
     -----
-    An object appears when it is whole, with its chunks in C order and the index at its end. One whose chunks are all
-    missing is missing as well. What a job that died has left has no metadata at its root, so that nothing opens it, and
-    the same call goes on from there.
+    An object appears when it is complete, with its chunks in C order and the index at its end. If all its chunks are
+    missing, no object is written. An interrupted job leaves no metadata at the root, so that no reader opens an
+    incomplete result. The same call resumes the job.
 
-    Structured elements under the sharding codec are read by zarr 3.4, but not by zarr 3.1.
+    zarr 3.4 reads structured elements under the sharding codec, zarr 3.1 does not.
 
     Examples
     --------
@@ -56,14 +56,14 @@ class ToShardingCodec(Sink):
     """
 
     is_one_zarr = True
-    can_grow = False  # what is below the size is divided by it
+    can_grow = False  # `object_size` divides arrays by their whole shape, so a grown array changes its objects
 
     url: str
     object_size: str | int = "1 GiB"
     storage_options: InitVar[StorageOptions] = None
     options: Options = field(init=False, repr=False, compare=False)
 
-    if TYPE_CHECKING:  # a path is taken as well, and kept as text
+    if TYPE_CHECKING:  # `url` also accepts a path, and is stored as text
 
         def __init__(
             self,
@@ -74,7 +74,7 @@ class ToShardingCodec(Sink):
 
     def __post_init__(self, storage_options: StorageOptions) -> None:
         if not parse_size(self.object_size):
-            raise ChainError(f"ToShardingCodec's object_size is {self.object_size!r}: say a size, such as '1 GiB'")
+            raise ChainError(f"ToShardingCodec's object_size is {self.object_size!r}: give a size, such as '1 GiB'")
         self.reach(storage_options)
 
     def check(self, nodes: Mapping[str, Node]) -> None:
@@ -82,14 +82,14 @@ class ToShardingCodec(Sink):
         old = [path for path, node in nodes.items() if node.meta.zarr_format == 2]
         if old:
             raise ChainError(
-                f"the sharding codec is of Zarr v3, and {node_name(old[0])} is Zarr v2: put MigrateV3() (--v3) "
+                f"the sharding codec needs Zarr v3, but {node_name(old[0])} is Zarr v2: put MigrateV3() (--v3) "
                 "before ToShardingCodec"
             )
         regridded = [path for path, node in nodes.items() if node.is_regridded]
         if regridded:
             raise ChainError(
-                f"the objects of ToShardingCodec follow the blocks of the source, and those of {regridded[0]!r} get another "
-                "shape before: run the steps in a job of their own, with CopyTo or ToZip"
+                f"ToShardingCodec makes one object of each block of the source, but a step changes the shape of the blocks "
+                f"of {regridded[0]!r}: run the steps in a separate job, with CopyTo or ToZip"
             )
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterator[Notice]:
@@ -116,13 +116,13 @@ class ToShardingCodec(Sink):
         return packed_documents(documents, config, self._size)
 
     def blocks(self, blocks: Blocks) -> Blocks:
-        """Return blocks of one object each."""
+        """Return a division with one object in each block."""
         lead = len(blocks.chunks)
         grid = blocks.grid + (1,) * (len(blocks.chunk_grid) - lead)
         return Blocks(grid, (1,) * lead, KEYS, blocks.stored)
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
-        """Return True: all that was written is listed once, at the end."""
+        """Return True: the job lists all objects once, at its end."""
         return True
 
     @property

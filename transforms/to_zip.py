@@ -1,4 +1,4 @@
-"""Several shards made one: which members of collections, or whole shards side by side, go together."""
+"""`ToZip`: write each shard to a zip, or several neighbouring shards to one zip."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from shardedstore.zarr.paths import check_path, is_below, join
 
 
 def gather(config: Config, count: int) -> Config:
-    """Return a sharded store in which so many members, or whole shards that lie side by side, are one shard.
+    """Return a config in which `count` neighbouring members, or whole shards, are one shard.
 
     Raises
     ------
     ChainError
-        For members that stand together in another number.
+        If members of the source are already grouped by another number.
     """
     shards = {path: _regrouped(path, mount, count) for path, mount in config.shards.items()}
     if count > 1:
@@ -52,14 +52,14 @@ def _regrouped(path: str, mount: Mount, count: int) -> Mount:
         return mount
     if mount.exceptions or "{block}" in (url_of(mount.location) or ""):
         raise ChainError(
-            f"the members of {node_name(path)} stand in {show(mount.location)}, {members.together} together: leave out "
-            "per_zip, or say the same number"
+            f"the members of {node_name(path)} are already grouped by {members.together} in {show(mount.location)}: leave "
+            f"out per_zip, or use per_zip={members.together}"
         )
     return msgspec.structs.replace(mount, members=msgspec.structs.replace(members, together=count))
 
 
 def _side_by_side(shards: Mapping[str, Mount]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the paths below which there are two or more whole shards, and no others but directly, with their names."""
+    """Yield each path with at least two whole shards directly below it and no other shard, and their names."""
     names: defaultdict[str, list[str]] = defaultdict(list)
     for path, mount in shards.items():
         if mount.division is None:
@@ -72,7 +72,7 @@ def _side_by_side(shards: Mapping[str, Mount]) -> Iterator[tuple[str, list[str]]
 
 
 def _template(location: Location, name: str) -> Location | None:
-    """Return the template of what is a view of something of that name; None for what is none."""
+    """Return the template of a view of a node with this name; None for any other location."""
     if not isinstance(location, ViewOf) or location.path.rpartition("/")[2] != name:
         return None
     return ViewOf(location.source, join(location.path.rpartition("/")[0], "{name}"))
@@ -80,33 +80,34 @@ def _template(location: Location, name: str) -> Location | None:
 
 @dataclass(frozen=True)
 class ToZip(Sink):
-    """Write each shard to a stored (uncompressed) zip of its own, which alone is a Zarr as well; the base alone lacks arrays that are divided.
+    """Write each shard to a stored (uncompressed) zip.
 
-    Equal shards give equal bytes: metadata first and breadth first, then the chunks in C order, fixed time stamps.
-    A zip appears under its name when it is whole: on a local disk synced, in an object store uploaded, in parts that are
-    sent as they are made.
+    Each zip is a Zarr by itself; only the zip of the base lacks the arrays that are divided into shards. Equal shards give
+    equal bytes: metadata comes first, breadth first, then the chunks in C order, and time stamps are fixed. A zip appears
+    under its name when it is complete. A local zip is synced to disk. A zip in an object store is uploaded in parts while
+    it is made.
 
     Parameters
     ----------
     url : str
-        The folder for the zips, the config and the ledger: a local path, or ``s3://``, ``gs://`` or ``az://``.
+        The folder for the zips, the config and the ledger: a local path, or a URL that starts with ``s3://``, ``gs://`` or
+        ``az://``.
     name : str
-        How zips are named. ``{path}`` is the shard's path, in which what URLs can't carry (``%``, ``#``, ``?``, backslashes, control
-        characters, braces) is written like ``!25``, and ``{block}`` the index of an array's block, which goes
-        with the separator before it where there is none. The base's path is ``__base__``.
-        A name that ends in ``.ozx`` gives zips by RFC-9 of OME-Zarr: of the zip64 format, and with a comment that tells the version and
-        that metadata comes first. They are for whole hierarchies of OME-Zarr 0.5; a base on which other shards are mounted
-        is none, and is named ``.zarr.zip``.
+        Template for the names of the zips. ``{path}`` stands for the shard's path, or ``__base__`` for the base. Characters
+        that URLs can't hold (``%``, ``#``, ``?``, backslashes, control characters, braces) are written like ``!25``.
+        ``{block}`` stands for the index of an array's block; for other shards it is removed with the separator before it.
+        A name that ends in ``.ozx`` gives zips by RFC-9 of OME-Zarr: in the zip64 format, with a comment that has the
+        version and says that metadata comes first. They must hold whole hierarchies of OME-Zarr 0.5. A base with mounted
+        shards is not whole, and its name ends in ``.zarr.zip`` instead.
     per_zip : int, optional
-        Put so many shards that stand side by side below one path into one zip, each below its name: members of a collection,
-        see `ShardedStore.collect`, and whole groups and arrays like ``{"cells/*": "whole"}`` of `partition`, where nothing
-        else below that path is a shard. ``{block}`` is then the number of the zip. The zip is made, recorded and made again
-        as one. Blocks of arrays and the base keep zips of their own. None leaves shards as they are in the source.
+        Put this many neighbouring shards into one zip, each below its name. Neighbours are members of a collection (see
+        `ShardedStore.collect`), or whole groups and arrays, such as ``{"cells/*": "whole"}`` in `partition`, where nothing
+        else below their parent is a shard. ``{block}`` is then the number of the zip. The zip is written, recorded and
+        rewritten as one. Blocks of arrays and the base have separate zips. None keeps the shards of the source.
     zip64 : bool
-        Write zips of the zip64 format also where they are small enough without. No entry gets extra fields for it that it
-        does not need.
+        Write the zip64 format even if a zip is small enough without it. Only entries that need them get extra fields.
     storage_options : mapping or str, optional
-        Options of the object store by obstore's names, or ``"anonymous"``. What is secret is in no repr, graph or file.
+        Options of the object store by obstore's names, or ``"anonymous"``. Secrets are in no repr, graph or file.
 
     Examples
     --------
@@ -118,11 +119,11 @@ class ToZip(Sink):
     url: str
     name: str = "{path}/{block}.zarr.zip"
     zip64: bool = False
-    per_zip: int | None = field(default=None, compare=False)  # it tells by the division, so old fingerprints hold
+    per_zip: int | None = field(default=None, compare=False)  # the division of the source already holds it
     storage_options: InitVar[StorageOptions] = None
     options: Options = field(init=False, repr=False, compare=False)
 
-    if TYPE_CHECKING:  # a path is taken as well, and kept as text
+    if TYPE_CHECKING:  # `url` also accepts a path, and is stored as text
 
         def __init__(
             self,
@@ -137,15 +138,15 @@ class ToZip(Sink):
         self.reach(storage_options)
         if re.search(r"[{}]", re.sub(r"\{(path|block)\}", "", self.name)) or self.name.count("{block}") > 1:
             raise ChainError(
-                f"ToZip's name {self.name!r} may hold {{path}}, and {{block}} once, and nothing else in braces"
+                f"ToZip's name {self.name!r} has other braces than {{path}} and one {{block}}: remove them"
             )
         check_path(re.sub(r"[{}]", "", self.name), "ToZip's name")
         if carried_name(plain := re.sub(r"\{(path|block)\}", "", self.name)) != plain:
             raise ChainError(
-                f"ToZip's name {self.name!r} has what URLs can't carry as it is, such as %, # or ?: leave it out"
+                f"ToZip's name {self.name!r} has characters that URLs can't hold, such as %, # or ?: leave them out"
             )
         if self.per_zip is not None and (type(self.per_zip) is not int or self.per_zip < 1):
-            raise ChainError(f"ToZip's per_zip is {self.per_zip!r}: say how many shards go into a zip, 1 or more")
+            raise ChainError(f"ToZip's per_zip is {self.per_zip!r}: give the number of shards in a zip, 1 or more")
 
     def gathered(self, config: Config) -> Config:
         # docstring inherited

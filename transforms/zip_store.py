@@ -1,4 +1,4 @@
-"""`to_zip_store`: a function of stores for `map_shards`, as shardedstore had it before there were sinks."""
+"""`to_zip_store`: write a zip by a function of stores, as in shardedstore 0.3.1."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ SUFFIX = ".zarr.zip"
 def to_zip_store(
     prefix: str | os.PathLike[str], shard_store: Store, shard_path: str, chunk_dims: str | None
 ) -> ZipReadStore:
-    """Write a component to a zip, and return it opened.
+    """Write a shard to a zip, and return the opened zip.
 
-    The zip appears when it is whole, in place of one that was there. `ToZip` does the same as a sink, which is to be
-    preferred: what is made again there gets a new name, and a job knows what is done.
+    The zip appears when it is complete, and replaces an older one. Prefer the sink `ToZip`: it writes new versions under
+    new names, and a job can be resumed.
 
     Parameters
     ----------
     prefix : str or path
-        What the zips' names begin with: a local path, or a URL of an object store, opened as the environment tells.
+        The start of the zips' names: a local path, or a URL of an object store that is opened with the options of the
+        environment.
     shard_store : Store
-        The component.
+        The shard.
     shard_path, chunk_dims
-        Its path and the index of its block, as `map_shards` gives them. The zip is ``<prefix>/<path>/<index>.zarr.zip``,
-        without what there is none of: the base's is ``<prefix>.zarr.zip``.
+        The shard's path and the index of its block, as `map_shards` passes them. The name of the zip is
+        ``<prefix>/<path>/<index>.zarr.zip``, without the parts that are empty: ``<prefix>.zarr.zip`` for the base.
 
     Raises
     ------
     DestinationError
-        Where the zip would be the source, or inside it.
+        If the zip would be the source, or inside it.
     """
     url = object_url(normalize(prefix), join(shard_path, chunk_dims or "")) + SUFFIX
     place = shard_store.store if isinstance(shard_store, Block | Remainder | SqueezedBlock) else shard_store
@@ -55,7 +56,7 @@ def to_zip_store(
 
 @dataclass(frozen=True)
 class ToZipStore:
-    """`to_zip_store` with its prefix: a value that pickles, and that a job can be gone on with by."""
+    """`to_zip_store` with its prefix: it pickles, and jobs that use it can be resumed."""
 
     __name__ = to_zip_store.__name__  # in the names of tasks
 
@@ -71,7 +72,7 @@ class ToZipStore:
 def to_zip_store_with_prefix(prefix: str | os.PathLike[str]) -> ToZipStore:
     """Return `to_zip_store` with its prefix, for ``map_shards(to_zip_store_with_prefix(prefix))``.
 
-    With ``to=folder`` as well, `map_shards` writes the config there, and the same call goes on where it was interrupted.
+    With ``to=folder``, `map_shards` writes the config to this folder, and the same call resumes an interrupted job.
 
     Examples
     --------

@@ -1,1 +1,1 @@
-"""The parts that transforms are built from."""
+"""Base classes and shared parts of the transforms."""

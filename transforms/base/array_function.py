@@ -1,4 +1,4 @@
-"""`ArrayFunction`: what the steps have in common that run a user's NumPy function over decoded arrays."""
+"""`ArrayFunction`: base class of the steps that call a user's NumPy function."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Function = Callable[[Any, Coords], Any]
 
 @dataclass(frozen=True, repr=False)
 class ArrayFunction(ArrayStep):
-    """A function of decoded data and their position in the whole array, and what it makes of the metadata.
+    """A step that calls a NumPy function of decoded data and their position in the array.
 
     The parameters are those of `MapChunks`.
     """
@@ -34,17 +34,17 @@ class ArrayFunction(ArrayStep):
     dtype: Any = None
     fill_value: Any = ...
     name: str = ""
-    token: str = field(init=False)  # what is compared in place of the function
+    token: str = field(init=False)  # compared instead of the function
 
     def __post_init__(self) -> None:
         super().__post_init__()
         step = type(self).__name__
         if not callable(self.func):
-            raise ChainError(f"{step} was given {self.func!r}, which is no function")
+            raise ChainError(f"{step} was given {self.func!r}, which is not a function")
         try:
             dtype = None if self.dtype is None else np.dtype(self.dtype)
         except TypeError as error:
-            raise ChainError(f"{step} was given dtype={self.dtype!r}, which NumPy does not know: {error}") from None
+            raise ChainError(f"{step} was given dtype={self.dtype!r}, which is unknown to NumPy: {error}") from None
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "token", self.name or repr(self.func))
 
@@ -53,13 +53,13 @@ class ArrayFunction(ArrayStep):
         return f"{type(self).__name__}({getattr(self.func, '__name__', repr(self.func))}{shown})"
 
     def check_function(self, recoder: Recoder, shape: Coords, wanted: Coords) -> None:
-        """Call the function for fill values of a shape, and refuse what it gives without the shape and type that it must have."""
+        """Call the function with fill values, and refuse a result of the wrong shape or data type."""
         sample = np.full(shape, recoder.decoder.padding, recoder.old.dtype)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 result = self.func(sample, (0,) * len(shape))
-        except Exception:  # noqa: BLE001 (fill values may be nothing for the function; what it does with data is told then)
+        except Exception:  # noqa: BLE001 (it may fail on fill values only; errors on real data are reported in the job)
             return
         try:
             recoder.checked(result, wanted)
@@ -73,12 +73,13 @@ class ArrayFunction(ArrayStep):
         found = [path for path in index_coordinates(nodes) if chosen.means(path) and means_by_glob(self.arrays, path)]
         if found:
             yield Notice(
-                f"{type(self).__name__} changes index coordinates, which no one named: say arrays='data_vars' to leave them out",
+                f"{type(self).__name__} changes index coordinates, which arrays= does not name: use arrays='data_vars' to "
+                "leave them out",
                 tuple(found),
             )
 
     def shown(self) -> dict[str, Any]:
-        """Return the options that stand in the repr, None for those that were not given."""
+        """Return the options for the repr; those that were not given are None."""
         return {
             "dtype": None if self.dtype is None else str(self.dtype),
             "fill_value": None if self.fill_value is ... else self.fill_value,

@@ -1,4 +1,4 @@
-"""Whether an array's chunks can be made anew: what is asked before anything runs."""
+"""`ArrayStep`: base class of the steps that change arrays, and its checks before a job runs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from shardedstore.zarr.paths import join, parents
 
 
 def check_recoding(recoder: Recoder) -> None:
-    """Encode a few elements and decode them again, so that what can't be encoded is refused before anything runs.
+    """Encode and decode a few elements, to refuse unusable codecs before anything runs.
 
     Raises
     ------
     ChainError
+        If the codecs can't encode the array's chunks, or change the values.
     """
     if not recoder.recodes:
         return
@@ -43,7 +44,7 @@ def check_recoding(recoder: Recoder) -> None:
         if largest is not None and recoder.chunk_nbytes > largest:
             raise ChainError(
                 f"{recoder.step_name} can't encode {recoder.path!r} with {config['id']}: its chunks have {recoder.chunk_nbytes} "
-                f"bytes, and {config['id']} takes {largest} at most"
+                f"bytes, and {config['id']} accepts at most {largest}"
             )
     if recoder.refilters:
         _check_filters(recoder)
@@ -65,7 +66,10 @@ def check_recoding(recoder: Recoder) -> None:
 
 
 def _check_filters(recoder: Recoder) -> None:
-    """Let zarr read a few elements through the new filters; whether they keep the values is seen chunk by chunk."""
+    """Let zarr read a few elements through the new filters.
+
+    Each chunk is checked again while the job runs, as filters may change some values only.
+    """
     names = ", ".join(config["id"] for config in recoder.new.filters) or "no filters"
     try:
         doc = recoder.new_doc.one_chunk(tuple(min(size, 4) for size in recoder.new_doc.chunks))
@@ -81,19 +85,19 @@ def _check_filters(recoder: Recoder) -> None:
 
 
 def _check_values(recoder: Recoder) -> None:
-    """Refuse codecs that misread what they wrote: what a few elements have become must stay so when it is written again."""
+    """Refuse codecs that change values each time: decoded elements must stay equal when they are encoded again."""
     doc = recoder.new_doc.one_chunk(tuple(max(1, min(size, 4)) for size in recoder.new_doc.chunks))
     assert recoder.new.dtype is not None
     try:
         codec = ChunkCodec(doc, arrays=True)
         once = codec.decode(codec.encode(few_elements(recoder.new.dtype, doc.chunks)))
         again = codec.decode(codec.encode(once))
-    except Exception:  # noqa: BLE001 (of values that these codecs do not take)
+    except Exception:  # noqa: BLE001 (the codecs may refuse the sample values)
         return
     if not is_identical(once, again):
         raise ChainError(
-            f"{recoder.step_name} can't encode {recoder.path!r} ({recoder.old.dtype}): its filters give other values each time that "
-            "they are written, in zarr too. Give it others first, with Recompress(filters=...)"
+            f"{recoder.step_name} can't encode {recoder.path!r} ({recoder.old.dtype}): its filters change the values each time "
+            "that they are written, in zarr too. Replace the filters first, with Recompress(filters=...)"
         )
 
 
@@ -102,27 +106,28 @@ DOCUMENTS = (".zarray", ".zattrs", "zarr.json")
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayStep(Step):
-    """Changes arrays: their metadata, and their chunks one by one, in several threads.
+    """A step that changes the metadata of arrays, and their chunks one by one.
 
-    Write `metadata`, `chunk` or both. Zarr v2 and v3, chunk keys, compressors and the sharding codec are taken care of.
-    Missing chunks stay missing. What does not change passes on byte for byte: documents, and all chunks where `chunk` is
-    not written and `metadata` leaves the codecs as they are.
+    Override `metadata`, `chunk` or both. The base class handles Zarr v2 and v3, chunk keys, compressors, the sharding
+    codec and threads. Missing chunks stay missing. Unchanged documents are copied byte for byte. So are all chunks, if
+    `chunk` is not overridden and `metadata` keeps the codecs.
 
     Parameters
     ----------
     arrays : str or tuple of str
-        The paths or globs of the arrays that are meant, as in `ShardedStore.partition`; with ``!`` before it, of those
-        that are not; ``"data_vars"`` and ``"coords"`` are those that xarray opens as such. Each must match an array of the source, but for those with ``?`` at their end.
+        Paths or globs of the arrays to change, as in `ShardedStore.partition`. A ``!`` before a pattern excludes arrays.
+        ``"data_vars"`` and ``"coords"`` mean the arrays that xarray opens as data variables and as coordinates. Each
+        pattern must match an array of the source, unless it ends in ``?``.
     threads : int, optional
-        How many chunks of a shard are worked on at a time; at most four, and no more than processors, if not given.
-        It changes no byte, and is no part of the fingerprint.
+        The number of chunks of a shard that are encoded at a time; by default four, or the number of processors if that
+        is less. It has no influence on the bytes or the fingerprint.
 
     Attributes
     ----------
     form : "encoded" or "decoded"
-        What `chunk` gets: decompressed bytes, or an array.
+        The first argument of `chunk`: decompressed bytes (``"encoded"``), or an array (``"decoded"``).
     changes_grid : bool
-        Whether `metadata` may change shape and chunks: for steps that do not work chunk by chunk.
+        Whether `metadata` may change `shape` and `chunks`: only for steps that do not work chunk by chunk.
 
     Examples
     --------
@@ -147,18 +152,21 @@ class ArrayStep(Step):
         object.__setattr__(self, "arrays", arrays)
 
     def metadata(self, meta: ArrayInfo) -> ArrayInfo:
-        """Return an array's metadata as it is to be: by `meta` alone, as it is called for the whole and each block."""
+        """Return the new metadata of an array.
+
+        The result must depend on `meta` alone, as the method is called for the whole array and for each block.
+        """
         return meta
 
     def chunk(self, data: Any, position: Coords) -> Any:
-        """Return a chunk as it is to be.
+        """Return the new data of a chunk.
 
-        Called in several threads at a time.
+        The method is called in several threads at a time.
 
         Parameters
         ----------
         data : buffer or numpy.ndarray
-            Decoded, it is writable, and ends where the array ends.
+            The chunk's data. An array is writable, and is cut to the part inside the whole array.
         position : tuple of int
             The coordinates of the chunk's first element in the whole array.
         """
@@ -166,7 +174,7 @@ class ArrayStep(Step):
 
     @property
     def keeps_chunks(self) -> bool:
-        """Whether `chunk` is not written, so that chunks are only encoded anew."""
+        """Whether `chunk` is not overridden, so that the values of chunks stay as they are."""
         return type(self).chunk is ArrayStep.chunk and not self.changes_grid
 
     def check(self, nodes: Mapping[str, Node]) -> None:
@@ -194,15 +202,15 @@ class ArrayStep(Step):
         return chosen
 
     def means(self, path: str) -> bool:
-        """Tell whether an array is meant."""
+        """Tell whether `arrays` selects an array."""
         return is_meant(self.arrays, path, self.coords or ())
 
     def check_array(self, recoder: Recoder) -> None:
-        """Raise ChainError where the step makes no sense on one array: called for each of those meant."""
+        """Raise ChainError if the step can't change this array; called for each selected array."""
         check_recoding(recoder)
 
     def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
-        """Return the metadata of a source as the step leaves it: what the next step's `check` is to be given."""
+        """Return a source's metadata after this step, for the checks of the next step."""
         changed, chosen = dict(nodes), self.bound(nodes)
         for path, node in nodes.items():
             if isinstance(node.meta, ArrayMeta) and chosen.means(path):
@@ -213,7 +221,7 @@ class ArrayStep(Step):
         return changed
 
     def changed_blocks(self, recoder: Recoder) -> Blocks | None:
-        """Return how an array that is divided into blocks is divided afterwards; the blocks must stay the same in number."""
+        """Return the new division of a divided array; the number of blocks must stay the same."""
         return recoder.shard.blocks
 
     def _recoder(self, path: str, node: Node) -> Recoder:
@@ -233,12 +241,12 @@ class ArrayStep(Step):
                 yield from map(Piece, self.documents(some, shard, recoders))
 
     def documents(self, entries: Iterable[Entry], shard: Shard, recoders: dict[str, Recoder]) -> Entries:
-        """Yield entries that are no chunks, the documents of arrays as they are to be; note their recoders by folder."""
+        """Yield entries that are not chunks, with the new documents of arrays; add their recoders by folder."""
         for group in _grouped(entries):
             yield from self._documents(group, shard, recoders)
 
     def _documents(self, group: list[Entry], shard: Shard, recoders: dict[str, Recoder]) -> Entries:
-        """Yield the documents of an array as they are to be; other keys as they are."""
+        """Yield the new documents of an array, and other entries unchanged."""
         first = group[0]
         if is_misfit(first) and (changed := _nearest(recoders, first.key)) is not None and changed.recodes:
             check_fits(first, shard.path, changed.step_name)
@@ -258,7 +266,7 @@ def _nearest(recoders: Mapping[str, Recoder], key: str) -> Recoder | None:
 
 
 def _grouped(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Yield entries one by one, but the documents of a v2 array together."""
+    """Yield the documents of each v2 array as one group, and each other entry alone."""
     held: list[Entry] = []
     for entry in entries:
         if held:
@@ -282,7 +290,7 @@ def is_chunk(entry: Entry) -> bool:
 
 
 def _chunk_pieces(entries: Iterable[Entry], recoders: Mapping[str, Recoder]) -> Iterator[Piece]:
-    """Yield what is to be worked on of chunks, which come array by array."""
+    """Yield the chunks, or their inner chunks, with their recoders; chunks must come array by array."""
     array, start, recoder = None, "", None
     for entry in entries:
         if entry.array is not array or not entry.key.startswith(start):
@@ -299,7 +307,7 @@ def _chunk_pieces(entries: Iterable[Entry], recoders: Mapping[str, Recoder]) -> 
 
 
 def _together(pieces: Iterator[Piece]) -> Entries:
-    """Yield the entries of pieces, those of inner chunks joined again."""
+    """Yield the entries of pieces, with inner chunks joined to their object."""
     for piece in pieces:
         entry, recoder, data, number, parts = piece
         if recoder is None or number is None:

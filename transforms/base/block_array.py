@@ -1,4 +1,4 @@
-"""All chunks of an array in a shard as one NumPy array, and such an array as chunks."""
+"""Blocks as NumPy arrays: read and write their chunks, and compute their place in a resized array."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shardedstore.zarr.paths import join
 
 
 def read_array(recoder: Recoder, chunks: Iterable[Entry], threads: int | None) -> Array:
-    """Return the array of some chunks, with the fill value where one is missing."""
+    """Return some chunks as one array; missing chunks have the fill value."""
     array = np.full(recoder.doc.shape, recoder.decoder.padding, recoder.old.dtype)
     nbytes = math.prod(recoder.doc.stored) * array.itemsize
 
@@ -39,7 +39,7 @@ def read_array(recoder: Recoder, chunks: Iterable[Entry], threads: int | None) -
 
 
 def _inner(recoder: Recoder, entry: Entry) -> Iterator[tuple[Data, int | None]]:
-    """Yield the encoded chunks of a stored object that are not missing, with their numbers under the sharding codec."""
+    """Yield the existing chunks of a stored object, still encoded, with their numbers under the sharding codec."""
     if recoder.doc.index is None:
         yield entry.data, None
     else:
@@ -48,12 +48,12 @@ def _inner(recoder: Recoder, entry: Entry) -> Iterator[tuple[Data, int | None]]:
 
 
 def write_array(recoder: Recoder, array: Array, first: Coords, threads: int | None) -> Entries:
-    """Yield the chunks of an array that hold anything but the fill value, as zarr does.
+    """Yield the encoded chunks of an array, without chunks of fill values only, as zarr does.
 
     Parameters
     ----------
     first : tuple of int
-        The coordinates of the array's first chunk in the whole.
+        The coordinates of the first chunk in the chunk grid of the whole array.
     """
     meta = recoder.array
     assert meta.keys is not None
@@ -91,24 +91,25 @@ def _chunk(recoder: Recoder, array: Array, start: Coords) -> bytes | None:
 
 ShapeOf = Callable[[Coords], Coords]
 
-MOST_TRIED = 10_000  # sizes, when those that would do are looked for
+MOST_TRIED = 10_000  # candidates in the search for a block size that fits
 
-MANY = 1 << 20  # blocks: what is rounded in one of them shows in the sum
+MANY = 1 << 20  # blocks, so that rounding in each of them shows in their sum
 
 
 @dataclass(frozen=True)
 class Regrid:
-    """An array in blocks of which each becomes another, by its shape alone.
+    """A divided array whose blocks get another shape, which depends on their old shape only.
 
     Parameters
     ----------
     blocks : Blocks
-        The division that there is.
+        The present division.
     shape, chunks : tuple of int
-        Those of the array: of a single block, its own shape does for `first_chunk`.
+        The shapes of the array and of its chunks. For `first_chunk`, the shape of one block is enough.
     new_chunks : tuple of int
+        The shape of the new chunks.
     shape_of : callable
-        From the shape of a block, or of the whole, to the shape that it gets.
+        Maps the shape of a block, or of the whole array, to its new shape.
 
     Examples
     --------
@@ -126,18 +127,18 @@ class Regrid:
 
     @property
     def block_shape(self) -> Coords:
-        """The shape of a block that does not end with the array."""
+        """The shape of a block that the array's edge does not cut."""
         leading = zip(self.blocks.grid, self.blocks.chunks, self.chunks, self.shape, strict=False)
         sizes = tuple(size if n == 1 else count * chunk for n, count, chunk, size in leading)
         return sizes + self.shape[len(sizes) :]
 
     def first_chunk(self, block: Coords) -> Coords:
-        """Return the coordinates that the first chunk of a block gets in the whole array."""
+        """Return the coordinates of a block's first chunk in the new chunk grid."""
         after = self.shape_of(self.block_shape)
         grid = zip(self.blocks.grid, after, self.new_chunks, strict=False)
         if any(n > 1 and size % chunk for n, size, chunk in grid):
             raise ChainError(
-                f"blocks of {self.block_shape} become {after}, which are no whole chunks of {self.new_chunks}"
+                f"blocks of {self.block_shape} become {after}, which is not a multiple of the chunks {self.new_chunks}"
             )
         leading = (i * (size // chunk) for i, size, chunk in zip(block, after, self.new_chunks, strict=False))
         return (*leading, *(0,) * (len(after) - len(block)))
@@ -151,15 +152,17 @@ class Regrid:
         return Blocks(grid, chunks, self.blocks.keys, self.blocks.stored)
 
     def check(self, who: str, dimensions: tuple[str, ...]) -> None:
-        """Raise where blocks would not become whole chunks, or not add up to the array.
+        """Check that blocks become whole chunks, and that they add up to the array.
 
         Raises
         ------
         ChainError
-            With the dimension, and the sizes of blocks that would.
+            If they don't. The message names the dimension, and block sizes that work.
         """
         if 0 in self.shape_of(self.shape):
-            raise ChainError(f"{who} leaves {self.shape_of(self.shape)}, which is nothing to be divided into blocks")
+            raise ChainError(
+                f"{who} gives the shape {self.shape_of(self.shape)}, which has no elements and can't be divided into blocks"
+            )
         for axis, count in enumerate(self.blocks.grid):
             size = self.block_shape[axis]
             if count > 1 and not self._fits(axis, size):
@@ -168,8 +171,8 @@ class Regrid:
                 fitting = [*self._first_fitting(axis, smaller), *self._first_fitting(axis, larger)]
                 advice = f" with {' or '.join(map(str, fitting))} elements" if fitting else ", whole"
                 raise ChainError(
-                    f"{who} makes {self._along(axis, size)} elements of a block's {size} along {dimensions[axis]!r}, where "
-                    f"whole chunks of {self.new_chunks[axis]} must come out, and nothing be rounded: partition it{advice} "
+                    f"{who} makes {self._along(axis, size)} elements of a block's {size} along {dimensions[axis]!r}, but "
+                    f"each block must become whole chunks of {self.new_chunks[axis]}, without rounding: partition it{advice} "
                     f"along {dimensions[axis]!r}, or give other chunks="
                 )
         self._check_commuting(who)
@@ -190,12 +193,12 @@ class Regrid:
         return [*itertools.islice((size for size in sizes[:MOST_TRIED] if self._fits(axis, size)), 1)]
 
     def _check_commuting(self, who: str) -> None:
-        """Refuse a shape along one dimension that depends on the size of a block along another."""
+        """Check that the new size along one dimension does not depend on the sizes along the others."""
         last = self.blocks.crop(self.shape, self.chunks, tuple(n - 1 for n in self.blocks.grid))
         for shape in [*itertools.product(*map(set, zip(self.block_shape, last, strict=True))), self.shape]:
             expected = tuple(self._along(axis, size) for axis, size in enumerate(shape))
             if (got := self.shape_of(shape)) != expected:
                 raise ChainError(
-                    f"{who} makes {got} of {shape}, where {expected} is needed: what becomes of one dimension "
+                    f"{who} makes {got} of {shape}, but {expected} is needed: the new size of one dimension "
                     "must not depend on the size of another"
                 )

@@ -1,4 +1,4 @@
-"""What a transform is: steps that change a shard's stream of entries, and the sink that writes it."""
+"""Steps, sinks and chains: steps change a shard's stream of entries, and a sink writes it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,26 @@ Entries = Iterator[Entry]
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """The place of a shard: a path, and for one block of an array its index. The base has the path ``""``.
+    """The place of a shard in the hierarchy, and its size.
 
-    `nbytes` is the most that it can take decoded, as far as metadata tells; 0 where nothing is known. `divided` are the
-    arrays of the base whose chunks are in shards of their own. `members` are the names of the stores of a collection that
-    the shard is: of one, whose own path it then has, or of several below the path, in the bundle of this number.
-    `component` is how messages call the shard's own store, where it is no part of the source but a store by itself.
+    Attributes
+    ----------
+    path : str
+        The shard's path; ``""`` for the base.
+    blocks, block
+        The division of the array and the index of the block, if the shard is a block of an array.
+    is_base : bool
+        Whether the shard is the base.
+    nbytes : int
+        The largest decoded size that the metadata allows, in bytes; 0 if unknown.
+    divided : frozenset of str
+        Arrays of the base whose chunks are in other shards.
+    members : tuple of str
+        Names of the members of a collection in this shard: one member, at `path`, or the members of a bundle, below it.
+    bundle : int, optional
+        The number of the bundle.
+    component : str
+        Name of the shard's store in messages, if the shard has a store of its own; else empty.
     """
 
     path: str
@@ -47,7 +61,7 @@ class Shard(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """How messages call the shard.
+        """Name of the shard in messages.
 
         >>> Shard("a/b").name, Shard("", is_base=True).name, Shard("cells", members=("a", "b"), bundle=0).name
         ('a/b', '(base)', 'cells[0]')
@@ -59,7 +73,7 @@ class Shard(msgspec.Struct, frozen=True):
 
     @property
     def block_name(self) -> str:
-        """What ``{block}`` stands for in names and URLs; empty for a shard that stands alone at its mount's path.
+        """Replacement for ``{block}`` in names and URLs; empty if the shard is alone at its mount's path.
 
         >>> Shard("t", block=(1, 20)).block_name, Shard("cells/a", members=("a",)).block_name
         ('1/20', 'a')
@@ -70,7 +84,7 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 def whole_key(entry: Entry, shard: Shard) -> str:
-    """Return the key in the whole of an entry of a shard.
+    """Return an entry's key in the whole hierarchy.
 
     >>> from shardedstore.zarr.grid import ChunkKeys
     >>> from shardedstore.zarr.metadata import ArrayMeta
@@ -85,7 +99,7 @@ def whole_key(entry: Entry, shard: Shard) -> str:
 
 
 def source_of(entry: Entry, shard: Shard) -> str:
-    """Return how messages call what an entry was read from: by its key in the source, and in a store by itself there.
+    """Return an entry's origin for messages: its key in the source, and its key in the shard's own store.
 
     >>> from shardedstore.zarr.grid import ChunkKeys
     >>> from shardedstore.zarr.metadata import ArrayMeta
@@ -103,7 +117,7 @@ E = TypeVar("E", bound=ShardedStoreError)
 
 
 def at_entry(error: E, entry: Entry, shard: Shard) -> E:
-    """Return an error that says which key in the source, and which chunk, it is of."""
+    """Add the key in the source and the chunk's coordinates to an error, and return it."""
     error.key, error.chunk = whole_key(entry, shard), entry.coords
     return error
 
@@ -112,17 +126,17 @@ RESTORE = "restore it from another copy, or remove it to have the fill value in 
 
 
 def undecodable(entry: Entry, shard: Shard, coders: object, error: Exception) -> CorruptError:
-    """Return the error of a chunk, or an object of the sharding codec, that can't be decoded."""
+    """Return the error for a chunk or an object of the sharding codec that can't be decoded."""
     where, cause = source_of(entry, shard), f"{type(error).__name__}: {error}"
     found = CorruptError(f"shard {shard.name!r}: {where} can't be decoded with {coders}: {cause}; {RESTORE}")
     return at_entry(found, entry, shard)
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What a sink made of a shard: how many entries and bytes, and a digest of the stored bytes.
+    """Result of writing a shard: the numbers of entries and bytes, and a digest of the stored bytes.
 
-    `location` is given where it does not follow from the shard's place, and `names` where the place holds other shards as
-    well: the sum of what `name_crc` gives for each key.
+    `location` is set if it does not follow from the shard's place. `names` is the sum of `name_crc` over all keys; it is
+    set if the same folder also holds other shards.
     """
 
     entries: int
@@ -133,56 +147,75 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class Step(ABC):
-    """Changes a shard's stream of entries on its way.
+    """A step changes a shard's stream of entries.
 
     Subclasses are frozen dataclasses in an importable module, so that they pickle and have a stable fingerprint.
-    `version` is raised when the bytes that come out change. With `needs_empty` the step also gets the blocks of sparse arrays
-    that have no chunks, as it may make some; set it to False where nothing comes of nothing.
+
+    Attributes
+    ----------
+    version : str
+        Part of the fingerprint. Increase it when the step's output changes.
+    settled : tuple of str
+        Texts of notices of earlier steps that this step makes unnecessary.
+    needs_empty : bool
+        Whether the step also gets blocks of sparse arrays without any chunk. Set it to False if the step never makes
+        chunks for them.
     """
 
     version: ClassVar[str] = "1"
-    settled: ClassVar[tuple[str, ...]] = ()  # texts of notices of steps before it that it leaves no reason for
+    settled: ClassVar[tuple[str, ...]] = ()
     needs_empty: ClassVar[bool] = True
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027 (most steps accept every source)
-        """Raise ChainError where the step makes no sense on a source, given its metadata."""
+        """Raise ChainError if the step can't be applied to a source with this metadata."""
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
-        """Return warnings about a source, given its metadata, for the user to read before the job runs."""
+        """Return warnings about a source, by its metadata, which the user sees before the job runs."""
         return ()
 
     def changed(self, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
-        """Return a source's metadata as this step leaves it, for what comes after it in the chain to check."""
+        """Return a source's metadata after this step, for the checks of the rest of the chain."""
         return nodes
 
     def bound(self, nodes: Mapping[str, Node]) -> Step:
-        """Return the step that runs on a source, given its metadata: with what a shard's own entries do not tell."""
+        """Return this step with facts from the whole source's metadata that a shard's own entries lack."""
         return self
 
     @abstractmethod
     def __call__(self, entries: Entries, shard: Shard) -> Entries:
-        """Yield the changed entries: metadata first, as they come."""
+        """Yield the changed entries in their order, metadata first."""
 
 
-BASE = "__base__"  # in names, what stands for the path of the base
+BASE = "__base__"  # replaces the path of the base in names
 
 
 class Present(Protocol):
-    """What there is at a destination: asked for one by one, or listed before."""
+    """Inventory of a destination: listed once, or queried per object."""
 
     def nbytes(self, url: str) -> int | None:
-        """Return the size of a file or object in bytes; None where there is none."""
+        """Return the size of a file or object in bytes; None if it does not exist."""
 
     def below(self, url: str) -> tuple[int, int]:
-        """Return the number of the files below a folder, and of their bytes; zeros where there is none."""
+        """Return the number of files below a folder and their size in bytes; zeros if there are none."""
 
 
 class Sink(ABC):
-    """Writes a shard's stream somewhere, and tells the location that holds it.
+    """A sink writes a shard's stream of entries, and names the location of the result.
 
-    `url` is the destination, and `options` are how it is reached. Config and ledger stand there; where all shards go to
-    one ordinary Zarr, which `is_one_zarr` tells, they stand in a folder beside it. `can_grow` tells that a shard's object
-    follows from its own data and metadata alone, so that it stays right when the rest of its source changes.
+    Attributes
+    ----------
+    version : str
+        Part of the fingerprint. Increase it when the written bytes change.
+    is_one_zarr : bool
+        Whether all shards are written to one ordinary Zarr. The config and the ledger are then in a folder beside it,
+        else at `url`.
+    can_grow : bool
+        Whether a shard's object depends only on the shard's data and metadata, so that it stays valid when the rest of
+        the source changes.
+    url : str
+        The destination.
+    options : Options
+        Options of the object store.
     """
 
     version: ClassVar[str] = "1"
@@ -192,66 +225,66 @@ class Sink(ABC):
     options: Options = NONE
 
     def reach(self, storage_options: StorageOptions) -> None:
-        """Set `url` and `options` from what the user of a frozen dataclass gave, in its ``__post_init__``."""
+        """Set `url` and `options` from the user's arguments; call it in ``__post_init__`` of a frozen dataclass."""
         object.__setattr__(self, "url", os.fspath(self.url))
         object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027
-        """Raise ChainError where the sink makes no sense on a source, given its metadata."""
+        """Raise ChainError if the sink can't write a source with this metadata."""
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
-        """Return warnings about a source, given its metadata, for the user to read before the job runs."""
+        """Return warnings about a source, by its metadata, which the user sees before the job runs."""
         return ()
 
     def check_shards(self, config: Config, nodes: Mapping[str, Node]) -> None:  # noqa: B027
-        """Raise ChainError where the sink makes no sense on a source that is divided into these shards."""
+        """Raise ChainError if the sink can't write a source that is divided into these shards."""
 
     def gathered(self, config: Config) -> Config:
-        """Return a source divided into the shards that the sink wants, which may be several of it together."""
+        """Return the source's config with the sink's shards, which may combine several shards of the source."""
         return config
 
     @abstractmethod
     def target(self, path: str | None, blocked: bool) -> str:
         """Return the name of a shard's object, relative to the destination.
 
-        The path is None for the base; with `blocked`, ``{block}`` stands for a block's index in the name, or for the name
-        of a collection's member.
+        The path is None for the base. With `blocked`, the name holds ``{block}`` in place of the index of a block, or of the
+        name of a collection's member.
         """
 
     def base_target(self, is_part: bool) -> str:
-        """Return the name of the base's object; `is_part` tells that other shards are mounted on it."""
+        """Return the name of the base's object; `is_part` is True if other shards are mounted on it."""
         return self.target(None, False)
 
     @abstractmethod
     def location(self, url: str) -> Location:
-        """Return the location of what `write` writes at a URL."""
+        """Return the location of a shard that `write` wrote at a URL."""
 
     @abstractmethod
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
-        """Write a shard; an exception leaves nothing under its URL, or nothing that anything names."""
+        """Write a shard; after an exception, no reader finds an incomplete shard at its URL."""
 
     def documents(self, documents: dict[str, bytes], config: Config) -> dict[str, bytes]:
-        """Return the metadata documents of one ordinary Zarr, by key, as they are to be; `config` is the source's."""
+        """Return the new metadata documents of one ordinary Zarr, by key; `config` is the source's."""
         return documents
 
     def blocks(self, blocks: Blocks) -> Blocks:
-        """Return how the blocks of an array lie among the chunks of one ordinary Zarr that the sink writes."""
+        """Return the division of an array's new chunks in one ordinary Zarr into the same blocks."""
         return blocks
 
     @abstractmethod
     def is_there(self, url: str, written: Written, present: Present) -> bool:
-        """Tell whether what `write` wrote at a URL still stands there, by names and sizes; `written` is what it returned."""
+        """Check by names and sizes that a shard still exists; `written` is the result of its `write`."""
 
 
 def name_crc(key: str, nbytes: int) -> int:
-    """Return a number for a key and its size: the sum of many tells which keys there are, in whatever order."""
+    """Return a number for a key and its size; sums of these identify sets of keys in any order."""
     return crc32(f"{key}\0{nbytes}".encode())
 
 
 class Tally:
-    """Counts the entries that a sink writes, and digests their keys, sizes and CRC-32s.
+    """Counter and digest of the entries that a sink writes: of their keys, sizes and CRC-32s.
 
-    With `named`, `names` is the sum of what `name_crc` gives for each; it takes as long as all else.
+    With `named`, the attribute `names` is the sum of `name_crc` over all entries. It doubles the time of a call.
     """
 
     def __init__(self, *, named: bool = False) -> None:
@@ -277,7 +310,7 @@ StoreFunction = Callable[[Store, str, str | None], Store]
 
 @dataclasses.dataclass(frozen=True)
 class FunctionStep(Step):
-    """A step made of a generator function; see `step`."""
+    """A step that calls a generator function; see `step`."""
 
     func: Callable[[Entries, Shard], Entries]
     name: str
@@ -288,21 +321,21 @@ class FunctionStep(Step):
 
 
 def step(func: Callable[[Entries, Shard], Entries], *, name: str = "", version: str = "") -> Step:
-    """Make a step of a generator function ``(entries, shard) -> entries``.
+    """Make a step from a generator function ``(entries, shard) -> entries``.
 
     Parameters
     ----------
     func : callable
-        Must pickle, as it runs in the workers.
+        The function. It must pickle, as it runs in the workers.
     name, version : str
-        What tells this function from another, so that a job can be resumed by another process: raise the version
-        when the bytes that come out change. Without them, another process starts anew.
+        Identify this function, so that another process can resume the job. Increase the version when the output changes.
+        Without a name and a version, another process starts again.
     """
     return FunctionStep(func, name, version)
 
 
 class Chain(NamedTuple):
-    """Zero or more steps and then one sink; or one function of stores, the form of the original."""
+    """Zero or more steps and then one sink; or one function of stores, as in shardedstore 0.3.1."""
 
     steps: tuple[Step, ...]
     sink: Sink | None
@@ -310,29 +343,35 @@ class Chain(NamedTuple):
 
     @property
     def is_one_zarr(self) -> bool:
-        """Tell whether all shards go to one ordinary Zarr."""
+        """Whether all shards are written to one ordinary Zarr."""
         return self.sink is not None and self.sink.is_one_zarr
 
     @property
     def rewrites(self) -> bool:
-        """Tell whether metadata documents may become others: by a step, or by a sink that makes them its own."""
+        """Whether a step or the sink may change metadata documents."""
         return bool(self.steps) or (self.sink is not None and type(self.sink).documents is not Sink.documents)
 
     @property
     def needs_empty(self) -> bool:
-        """Tell whether something may come of blocks without chunks."""
+        """Whether the chain may make chunks for blocks without any."""
         return self.function is not None or any(step.needs_empty for step in self.steps)
 
     @property
     def name(self) -> str:
-        """What task names start with."""
+        """Prefix of the names of tasks."""
         if self.function is not None:
             return getattr(self.function, "__name__", type(self.function).__name__)
         return type(self.sink).__name__
 
 
 def parse_chain(transforms: Iterable[object]) -> Chain:
-    """Return the chain of some transforms, or raise ChainError where they are none."""
+    """Return the chain of some transforms.
+
+    Raises
+    ------
+    ChainError
+        If they are not zero or more steps and then one sink, or one function.
+    """
     parts = list(transforms)
     if not parts:
         raise ChainError("map_shards was given no transform: end the chain with a sink, such as ToZip(url)")
@@ -340,11 +379,11 @@ def parse_chain(transforms: Iterable[object]) -> Chain:
         return Chain((), None, parts[0])
     for part in parts:
         if isinstance(part, type):
-            raise ChainError(f"{part.__name__} is a class: make one of it, like {part.__name__}(...)")
+            raise ChainError(f"{part.__name__} is a class: make an instance, like {part.__name__}(...)")
         if not isinstance(part, Step | Sink):
             raise ChainError(
-                f"{part!r} is neither a step nor a sink: wrap a generator function of entries with step(...); "
-                "a function of stores stands alone"
+                f"{part!r} is neither a step nor a sink: wrap a generator function of entries with step(...), or pass a "
+                "function of stores as the only transform"
             )
     sinks = [part for part in parts if isinstance(part, Sink)]
     if not sinks:

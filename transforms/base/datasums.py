@@ -1,6 +1,6 @@
-"""Digests of decoded data from a shard's stream of entries, on its way or for its own sake.
+"""Digests of the decoded data in a shard's stream of entries, while it is written or for verification.
 
-An array that can't be decoded here is digested as it is stored, so that it can be compared with a copy of itself.
+An array that can't be decoded here is digested in its stored form, so that it can be compared with a copy of itself.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ Found = list[tuple[Coords, ChunkDigest]]
 
 
 class Sums:
-    """The digests of arrays by path, added up chunk by chunk.
+    """The digests of arrays by path, summed chunk by chunk.
 
     Parameters
     ----------
     shapes : mapping of str to tuple of int, optional
-        The whole shapes of the arrays of which the shards hold blocks: a block's own metadata tells its shape alone.
+        The shapes of divided arrays, by path. The metadata of a block has the shape of the block only.
     """
 
     def __init__(self, shapes: Mapping[str, Coords] | None = None) -> None:
@@ -53,7 +53,7 @@ class Sums:
         self._totals: dict[str, _Total] = {}
 
     def add(self, digested: Digested) -> None:
-        """Add what an entry holds of an array, if it does; its document alone notes it."""
+        """Add the chunks of an entry to the digest of their array; an array's document starts its digest."""
         path, layout, found = digested.path, digested.layout, digested.found
         if layout is None:
             return
@@ -71,13 +71,13 @@ class Sums:
         return {path: total.digest() for path, total in self._totals.items()}
 
     def recorded(self) -> dict[str, DataSum]:
-        """Return the digests as a record keeps them."""
+        """Return the digests in the form of the ledger's records."""
         return {path: digest.sum for path, digest in self.digests.items()}
 
 
 @dataclass
 class _Total:
-    """Sums of one array's chunks, which are many: they are not reduced before the end."""
+    """Sums over one array's chunks; for speed, they are reduced only once, at the end."""
 
     layout: Layout
     value: int = 0
@@ -89,12 +89,12 @@ class _Total:
 
 
 def tap(entries: Entries, shard: Shard, sums: Sums) -> Entries:
-    """Yield the entries of a shard as they are, and add the digests of its chunks to `sums` as they pass.
+    """Yield the entries of a shard unchanged, and add the digests of its chunks to `sums`.
 
     Raises
     ------
     CorruptError
-        For a chunk that can't be decoded, after those before it were added.
+        If a chunk can't be decoded. The chunks before it were added.
     """
     for digested in digest_entries(entries, shard, sums.shapes):
         if digested.damage is not None:
@@ -104,9 +104,10 @@ def tap(entries: Entries, shard: Shard, sums: Sums) -> Entries:
 
 
 class Digested(NamedTuple):
-    """An entry, and the array that it belongs to, with what its chunks add; or what keeps it from being decoded.
+    """An entry, its array, and the digests of its chunks, or the error that prevents decoding them.
 
-    `lower` are the places of the chunks that were not digested as all others are, each with the level; see `levels`.
+    `lower` has the places of chunks that were digested at a lower level than their array, each with its level; see
+    `shardedstore.verify.levels`.
     """
 
     entry: Entry
@@ -118,20 +119,20 @@ class Digested(NamedTuple):
 
 
 class Chunks(Protocol):
-    """How the stored chunks of one array are digested."""
+    """Digests the stored chunks of one array."""
 
     path: str
 
     @property
     def layout(self) -> Layout:
-        """What must be equal for two digests to be compared."""
+        """The layout, which must be equal in two digests to compare them."""
 
     def read(self, entry: Entry) -> Read:
-        """Return what the chunks in a stored object add. What can't be decoded is told, never raised."""
+        """Return the digests of the chunks in a stored object. Errors of decoding are returned, never raised."""
 
 
 class Read(NamedTuple):
-    """What the chunks in a stored object add, the first error of decoding them, and see `Digested` for `lower`."""
+    """The digests of the chunks in a stored object, and the first error; see `Digested` for `lower`."""
 
     found: Found
     error: Exception | None = None
@@ -146,7 +147,7 @@ def digest_entries(
 ) -> Iterator[Digested]:
     """Yield the entries of a shard, digested in a few threads; see `Sums` for `shapes`.
 
-    `chunks_of` makes what digests an array, of its path, document, metadata and whole shape; `ArrayChunks`, if not given.
+    `chunks_of` makes the `Chunks` of an array from its path, document, metadata and whole shape; `ArrayChunks` by default.
     """
     pieces = _pieces(entries, shard, shapes, chunks_of or ArrayChunks)
     return map_in_order(_Piece.digested, pieces, _Piece.weight)
@@ -192,7 +193,7 @@ def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords], chunks
 
 
 class ArrayChunks:
-    """How the stored chunks of one array are digested: decoded, or as they are stored where they can't be."""
+    """Digests the chunks of one array: decoded, or as stored if the array can't be decoded."""
 
     def __init__(self, path: str, document: dict[str, Any], meta: ArrayMeta, shape: Coords | None = None) -> None:
         self.path = path
@@ -203,7 +204,7 @@ class ArrayChunks:
             self.hasher: Hasher = Digester(shape, doc.chunks, element_type(doc), fill_value)
             self.codec = ChunkCodec(doc, arrays=True)
             self.doc = doc
-        except Exception:  # noqa: BLE001 (of a type, a codec or a grid that is not known here)
+        except Exception:  # noqa: BLE001 (the data type, a codec or the chunk grid is unknown)
             self.hasher = Hasher(stored_layout(document, meta, shape))
 
     @property
@@ -215,16 +216,16 @@ class ArrayChunks:
         # docstring inherited
         try:
             return Read(self.digest(entry))
-        except Exception as error:  # noqa: BLE001 (codecs raise what they like)
+        except Exception as error:  # noqa: BLE001 (codecs raise errors of any type)
             return Read([], error)
 
     def digest(self, entry: Entry) -> Found:
-        """Return what the chunks in a stored object add.
+        """Return the digests of the chunks in a stored object.
 
         Raises
         ------
         Exception
-            Of any kind, for one that can't be decoded.
+            Of any type, if a chunk can't be decoded.
         """
         assert entry.coords is not None
         if not isinstance(self.hasher, Digester):
@@ -237,12 +238,12 @@ class ArrayChunks:
 
 
 def inner_chunks(doc: ArrayDoc, entry: Entry) -> Iterator[tuple[Coords, Data]]:
-    """Yield the chunks of the finest grid that a stored object holds, each with its place.
+    """Yield the inner chunks of a stored object, or the one chunk that it is, with their places.
 
     Raises
     ------
     ValueError
-        For an object of the sharding codec that is cut or damaged.
+        If an object of the sharding codec is cut short or damaged.
     """
     assert entry.coords is not None
     if doc.index is None:
@@ -256,7 +257,7 @@ def inner_chunks(doc: ArrayDoc, entry: Entry) -> Iterator[tuple[Coords, Data]]:
 
 
 def element_type(doc: ArrayDoc) -> ElementType:
-    """Return what an array's elements are, for `Digester`."""
+    """Return the type of an array's elements for `Digester`."""
     zdtype = data_type(doc.document)
     if isinstance(zdtype, VariableLengthUTF8):
         return "string"
@@ -264,9 +265,9 @@ def element_type(doc: ArrayDoc) -> ElementType:
 
 
 def stored_layout(document: Mapping[str, Any], meta: ArrayMeta, shape: Coords) -> Layout:
-    """Return the layout of an array that can't be decoded: all that tells what its stored bytes mean, as it stands.
+    """Return the layout of an array that can't be decoded: all metadata that defines its stored bytes.
 
-    It is no layout of the definition, as no `dtype` there begins like this one.
+    It can't be confused with a layout of decoded data, as no `dtype` of those begins like this one.
     """
     kept = {key: value for key, value in document.items() if key not in ("shape", "attributes", "dimension_names")}
     dtype = json.dumps(["stored", VERSION, kept], ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,8 @@
-"""The stream of a block on its way to and from an object of its own, which carries some of the array's attributes."""
+"""Changes to the metadata documents of shards when they are copied to or from separate objects.
+
+A block's object holds only the attributes that its readers need. A shard may need new consolidated metadata. The base
+hides the documents of divided arrays.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from shardedstore.zarr.paths import Mounts, join
 
 
 def shortened(entries: Entries, shard: Shard) -> Entries:
-    """Yield the entries of a block with as many attributes as a reader of its object needs."""
+    """Yield the entries of a block with only the attributes that readers of its object need."""
     for entry in entries:
         if is_document(entry) and "/" not in entry.key:
             data = bytes(entry.data)
@@ -30,7 +34,7 @@ def shortened(entries: Entries, shard: Shard) -> Entries:
 
 
 def lengthened(entries: Entries, shard: Shard, base: Store) -> Entries:
-    """Yield the entries of a block's object with all attributes of the array, whose documents are in the base."""
+    """Yield the entries of a block's object with all attributes of the array, from the base."""
     for entry in entries:
         if is_document(entry) and "/" not in entry.key:
             (whole,) = batch_reader(base).fetch([join(shard.path, entry.key)])
@@ -44,15 +48,16 @@ def lengthened(entries: Entries, shard: Shard, base: Store) -> Entries:
 
 
 def rebuilt(entries: Entries, shard: Shard, groups: Mapping[str, Mapping[str, Any]]) -> Entries:
-    """Yield a shard's entries with the consolidated metadata of some groups, made of the documents as they come.
+    """Yield a shard's entries with consolidated metadata for some groups, made from the documents in the stream.
 
-    `groups` has for each what its consolidated metadata names beside documents. That of Zarr v2 stands where a listing puts
-    it, among the files that are no documents, so that what is stored is read in the order in which it was written.
+    `groups` maps each group to the additional fields of its consolidated metadata. The ``.zmetadata`` of Zarr v2 is yielded
+    at its place in the order of keys among the other files, so that entries are read in the order in which they were
+    written.
 
     Raises
     ------
     ChainError
-        For a document that comes after other entries.
+        If a document comes after other entries.
     """
     documents: list[Entry] = []
     rest: list[Entry] = []
@@ -69,8 +74,8 @@ def rebuilt(entries: Entries, shard: Shard, groups: Mapping[str, Mapping[str, An
     for entry in _each(rest, entries):
         if is_document(entry):
             raise ChainError(
-                f"shard {shard.name!r}: {entry.key!r} comes after entries that are no metadata, so that consolidated metadata "
-                "would lack it: have the steps yield metadata first, or map with consolidated=False"
+                f"shard {shard.name!r}: the document {entry.key!r} comes after chunks or other files, so that consolidated "
+                "metadata would lack it: change the steps to yield metadata first, or map with consolidated=False"
             )
         while left and (entry.coords is not None or left[-1][0] < entry.key):
             yield Entry(*left.pop())
@@ -85,21 +90,21 @@ def _each(first: list[Entry], others: Entries) -> Iterator[Entry]:
 
 
 def _made(documents: list[Entry], groups: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
-    """Return the keys and documents that hold the consolidated metadata of the groups that are still there."""
+    """Return the documents with consolidated metadata, by key, for the groups that still exist."""
     nodes = nodes_of({entry.key: bytes(entry.data) for entry in documents})
     there = (group for group in groups if group in nodes and isinstance(nodes[group].meta, GroupMeta))
     return dict(consolidate(nodes, group, groups[group]) for group in there)
 
 
 def veil(entries: Entries, shard: Shard, mounted: Iterable[str]) -> Entries:
-    """Yield the entries of a base with the documents of divided arrays under names that no other reader looks for.
+    """Yield the entries of a base, with the documents of divided arrays under names that hide them from other readers.
 
-    Consolidated metadata that no group of the source is known to have is left out, where it may lead to what is mounted.
+    A ``.zmetadata`` is left out if shards are mounted below its folder, as it may name their nodes.
 
     Raises
     ------
     ChainError
-        For a file that has such a name already.
+        If a file already has such a name.
     """
     names, mounts = Veil(shard.divided), Mounts(mounted)
     for entry in entries:
@@ -108,7 +113,7 @@ def veil(entries: Entries, shard: Shard, mounted: Iterable[str]) -> Entries:
             continue
         if names.shown(entry.key) != entry.key:
             raise ChainError(
-                f"{entry.key!r} has the name under which the metadata of a divided array is kept: move it out of the source, "
+                f"{entry.key!r} has a name that is reserved for the metadata of a divided array: move it out of the source, "
                 "or leave the array out with exclude="
             )
         folder, _, name = entry.key.rpartition("/")

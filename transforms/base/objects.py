@@ -1,4 +1,4 @@
-"""Many files or objects below one folder, written fast: each whole, and all of them stored when the last one is."""
+"""Write many files or objects below one folder, several at a time; each appears when it is complete."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from shardedstore.storage.urls import is_remote
 from shardedstore.stores.entries import Data
 
 BYTES_IN_FLIGHT = 64 << 20
-LARGEST_PUT = 64 << 20  # bytes; what is larger goes up in parts
+LARGEST_PUT = 64 << 20  # bytes; larger objects are uploaded in parts
 Item = tuple[str, Data]
 
 
 def write_objects(url: str, options: Options, items: Iterable[Item]) -> None:
-    """Write values under their keys below a folder; what was there under a key is replaced.
+    """Write values under their keys below a folder, and replace existing ones.
 
-    When this has returned, all are stored, on a local disk synced. After an exception some are, and the others not.
+    When this function returns, all values are stored, and synced on a local disk. After an exception, some values are
+    stored and the others are not.
     """
     if not is_remote(url):
         make_folder(url)
@@ -44,7 +45,7 @@ def write_objects(url: str, options: Options, items: Iterable[Item]) -> None:
 
 
 def _at_once(put: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """Call a function for all items, some at a time, within a bound on bytes."""
+    """Call a function for all items, several at a time, with a limit on the bytes in flight."""
     waiting: deque[tuple[Future[None], int]] = deque()
     total = 0
     with requests(WRITES, MOST) as submit:

@@ -1,4 +1,4 @@
-"""How the chunks of one array are gathered in objects of Zarr v3's sharding codec: pure arithmetic, and its document."""
+"""Pack the chunks of arrays into objects of Zarr v3's sharding codec: arithmetic, documents and writing."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from shardedstore.zarr.paths import join, parents
 
 KEYS = ChunkKeys("default", "/")
 
-PER_CHUNK = 1 << 10  # bytes that an encoded chunk may have more than its elements
+PER_CHUNK = 1 << 10  # bytes; the largest expected overhead of an encoded chunk
 
 _CODED_INDEX = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """One object for each block of an array's chunk grid.
+    """Packing of an array: one object for each block of its chunk grid.
 
     Parameters
     ----------
     blocks : Blocks
-        Of the chunks as they are stored now.
+        The blocks of stored chunks.
     stored : tuple of int
-        The shape of such a chunk.
+        The shape of a stored chunk.
     chunks : tuple of int
-        The shape of the chunks in the new objects: of inner chunks, where the array uses the sharding codec already.
+        The shape of the chunks in the new objects: of inner chunks, if the array already uses the sharding codec.
     codecs : list
-        The codecs of these, as they stand in a document.
+        The codecs of the chunks in the new objects, as in a document.
     itemsize : int
-        The bytes of an element.
+        The size of an element in bytes.
     index : ShardIndex, optional
-        How to take the stored objects apart, where they are to be.
+        Splits the stored objects into inner chunks, if the array already uses the sharding codec.
 
     Examples
     --------
@@ -69,18 +69,18 @@ class Packing:
 
     @cached_property
     def shape(self) -> Coords:
-        """The shape of an object: of all alike, also where the array's edge cuts a block."""
+        """The shape of each object, also of objects that the array's edge cuts."""
         lead = len(self.blocks.chunks)
         return tuple(map(mul, self.blocks.chunks + self.blocks.chunk_grid[lead:], self.stored))
 
     @cached_property
     def count(self) -> int:
-        """The number of chunks in an object, stored or missing."""
+        """The number of chunks in an object, including missing chunks."""
         return math.prod(self._grid)
 
     @property
     def most(self) -> int:
-        """The most bytes that an object should have."""
+        """The largest expected size of an object in bytes."""
         return 2 * math.prod(self.shape) * self.itemsize + PER_CHUNK * self.count
 
     def key(self, block: Coords) -> str:
@@ -88,12 +88,12 @@ class Packing:
         return KEYS.encode(block + (0,) * (len(self.shape) - len(block)))
 
     def split(self, coords: Coords, data: Data) -> Iterator[tuple[int, Data]]:
-        """Yield the chunks of what is stored at a place of the chunk grid, with their numbers in the new object.
+        """Yield the chunks in a stored object, with their numbers in the new object.
 
         Raises
         ------
         ValueError
-            For an object that is cut or damaged.
+            If the stored object is cut short or damaged.
         """
         _, local = self.blocks.split(coords)
         first = sum(map(mul, local, self._strides))
@@ -110,24 +110,24 @@ class Packing:
 
     @cached_property
     def _steps(self) -> Coords:
-        """How far apart neighbours along each dimension are in the new object."""
+        """The difference between the numbers of neighbouring chunks along each dimension in the new object."""
         return tuple(math.prod(self._grid[axis + 1 :]) for axis in range(len(self._grid)))
 
     @cached_property
     def _strides(self) -> Coords:
-        """The same for neighbours among the chunks that are stored now."""
+        """The same difference for neighbouring stored chunks."""
         return tuple(n // c * s for n, c, s in zip(self.stored, self.chunks, self._steps, strict=True))
 
     @cached_property
     def _numbers(self) -> list[int]:
-        """The numbers in the new object of the inner chunks of its first stored one."""
+        """The numbers in the new object of the inner chunks of its first stored object."""
         spans = [range(0, n // c * s, s) for n, c, s in zip(self.stored, self.chunks, self._steps, strict=True)]
         return list(map(sum, itertools.product(*spans)))
 
     def document(self, data: bytes, path: str) -> bytes:
         """Return the array's document as zarr writes it for ``create_array(shards=...)``.
 
-        The objects are new and in a grid of their own, so they get zarr's keys for new arrays, whatever the old ones were.
+        The objects have a new grid. Therefore they get zarr's default keys, whatever the old keys were.
         """
         configuration = {
             "chunk_shape": list(self.chunks),
@@ -146,13 +146,19 @@ class Packing:
 
 
 def find_packing(data: bytes, path: str, blocks: Blocks | None, size: int) -> Packing | None:
-    """Return how the array that a ``zarr.json`` describes is to be packed; None where its chunks are copied as they are.
+    """Return the packing of an array; None if its chunks are copied unchanged.
 
     Parameters
     ----------
+    data : bytes
+        The array's ``zarr.json``.
+    path : str
+        The array's path.
     blocks : Blocks, optional
-        How the array is divided into shards. One that is not gets objects of about `size` decoded bytes, unless it uses
-        the sharding codec already, or the objects would hold one chunk each.
+        The division of the array into shards. An undivided array gets objects of about `size` decoded bytes, unless it
+        already uses the sharding codec, or each object would hold one chunk.
+    size : int
+        The decoded size of objects in bytes.
     """
     meta = parse_array(data, path)
     if meta is None or meta.chunks is None:
@@ -171,7 +177,7 @@ def find_packing(data: bytes, path: str, blocks: Blocks | None, size: int) -> Pa
 
 
 def parse_array(data: bytes, path: str) -> ArrayMeta | None:
-    """Return what a ``zarr.json`` says of an array; None where it is another's, or no metadata."""
+    """Return the metadata in a ``zarr.json``; None if it is not that of a valid array."""
     try:
         meta = parse_node({"zarr.json": data}, path)
     except CorruptError:
@@ -180,7 +186,7 @@ def parse_array(data: bytes, path: str) -> ArrayMeta | None:
 
 
 def _apart(document: dict[str, Any], path: str) -> ArrayDoc | None:
-    """Return a document that uses the sharding codec; None where it does so in a form that is packed as it is."""
+    """Return the parsed document of an array with the sharding codec; None if its objects can't be split."""
     try:
         return parse(document, path)
     except ChainError:
@@ -189,32 +195,31 @@ def _apart(document: dict[str, Any], path: str) -> ArrayDoc | None:
 
 _OBJECT = re.compile(r"(?:(.*)/)?(c(?:/[0-9]+)+)")
 
-EMPTY = "it has 0 bytes, which a chunk in an object of the sharding codec can't have: is its file cut short?"
+EMPTY = "it has 0 bytes, but a chunk in an object of the sharding codec can't be empty: is its file cut short?"
 
 Place = tuple[str, Coords]  # an array's folder in the shard, and a block of its chunk grid
 
 
 def packed(entries: Entries, shard: Shard, url: str, options: Options, size: int, tally: Tally) -> Entries:
-    """Write the chunks that belong in objects of the sharding codec, and yield all other entries.
+    """Write the chunks of packed arrays to objects of the sharding codec, and yield all other entries.
 
     Parameters
     ----------
     entries : iterator of Entry
-        Where each array's metadata comes before its chunks, and these are in C order, as they are read.
+        The entries of the shard: each array's metadata before its chunks, and the chunks in C order.
     url : str
-        Of the Zarr that the objects are written into.
+        The URL of the Zarr that holds the objects.
     size : int
-        What an array that is not divided into shards must have to be packed, and each of its objects then has; see
-        `find_packing`.
+        The decoded size of objects of undivided arrays in bytes; see `find_packing`.
     tally : Tally
-        Gets the objects.
+        Counts the written objects.
 
     Raises
     ------
     CorruptError
-        For a stored object that can't be taken apart.
+        If a stored object can't be split.
     ChainError
-        For entries that come in another order, or that have the names of objects.
+        If entries come in another order, or have the names of objects.
     """
     packer = Packer(shard, size)
     done: set[Place] = set()
@@ -228,7 +233,7 @@ def packed(entries: Entries, shard: Shard, url: str, options: Options, size: int
         key = join(join(shard.path, folder), packing.key(block))
         if place in done:
             raise ChainError(
-                f"the chunks of {key!r} don't come together: a step before the sink must keep the order of the chunks"
+                f"other chunks come between the chunks of {key!r}: a step before the sink must keep the order of the chunks"
             )
         done.add(place)
         writer = _write(run, packing, object_url(url, key), options, shard)
@@ -253,7 +258,7 @@ def _write(entries: Iterator[Entry], packing: Packing, url: str, options: Option
 
 
 class Packer:
-    """Finds the place of each entry, from the documents that came before it."""
+    """Assigns entries to objects, by the documents that came before them."""
 
     def __init__(self, shard: Shard, size: int) -> None:
         self.shard, self.size = shard, size
@@ -261,7 +266,7 @@ class Packer:
         self.packings: dict[str, Packing | None] = {}
 
     def place(self, entry: Entry) -> Place | None:
-        """Return which object an entry belongs in; None for one that stays as it is."""
+        """Return the object that holds an entry; None if the entry is not packed."""
         array = entry.array
         if entry.coords is not None and array is not None and array.keys is not None and array.zarr_format == 3:
             if self.shard.block is not None:
@@ -278,7 +283,7 @@ class Packer:
         return None
 
     def packing(self, folder: str) -> Packing | None:
-        """Return how the array in a folder of the shard is packed."""
+        """Return the packing of the array in a folder of the shard."""
         if folder not in self.packings:
             path = join(self.shard.path, folder)
             if folder not in self.documents:
@@ -289,14 +294,14 @@ class Packer:
         return self.packings[folder]
 
     def _refuse_misfit(self, entry: Entry) -> None:
-        """Raise for a file that may be a chunk of an array that is packed, here or in shards of its own."""
+        """Raise ChainError if a file may be a misplaced chunk of a packed array, in this or another shard."""
         for folder in parents(entry.key) if is_misfit(entry) else ():
             is_divided = join(self.shard.path, folder) in self.shard.divided
             if is_divided or (folder in self.documents and self.packing(folder) is not None):
                 check_fits(entry, self.shard.path, "ToShardingCodec")
 
     def _refuse_clash(self, key: str) -> None:
-        """Raise for a file that zarr does not know, and that has the name of an object which some shard may write."""
+        """Raise ChainError if a file that is not a chunk has the name of an object that a shard may write."""
         found = _OBJECT.fullmatch(key)
         if found is None:
             return
@@ -305,13 +310,13 @@ class Packer:
         meta = parse_array(self.documents.get(folder, b""), path)
         if meta is not None and meta.keys is not None and KEYS.decode(rest, meta.chunk_grid) is not None:
             raise ChainError(
-                f"{join(path, rest)!r} is no chunk of {path!r}, but has the name of an object of the sharding codec there: "
-                "move it out of the source, or leave the array out with exclude="
+                f"{join(path, rest)!r} is not a chunk of {path!r}, but has the name of one of its objects of the sharding "
+                "codec: move it out of the source, or leave the array out with exclude="
             )
 
 
 def packed_documents(documents: Mapping[str, bytes], config: Config, size: int) -> dict[str, bytes]:
-    """Return the documents of a whole, by key, with those of the arrays that `packed` packs changed."""
+    """Return all documents of the hierarchy by key, with new documents for the arrays that `packed` packs."""
     changed = dict(documents)
     for key, data in documents.items():
         path, _, name = key.rpartition("/")

@@ -1,4 +1,4 @@
-"""Work on a stream in a few threads: in order, and with a bound on what is under way."""
+"""Map a function over a stream in a few threads, in order and with bounded memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-BATCH = 256 << 10  # bytes of work in one call: a call costs some 30 microseconds
+BATCH = 256 << 10  # bytes of work in one call, as a call costs about 30 microseconds
 UNDER_WAY = 32 << 20  # bytes
 
 
 def default_threads() -> int:
-    """Return the number of threads for one shard: at most four, and no more than there are processors."""
+    """Return the number of threads for one shard: four, or the number of processors if that is less."""
     if hasattr(os, "sched_getaffinity"):
         return min(4, len(os.sched_getaffinity(0)))
     return min(4, os.cpu_count() or 1)
@@ -26,17 +26,17 @@ def map_in_order(
 ) -> Iterator[R]:
     """Yield the results of a function, in the order of the items.
 
-    The items are taken from the calling thread, and the results given to it; instead of waiting, it works, too. An
-    exception is raised in the place of its item, and ends what is under way.
+    The calling thread iterates the items and gets the results; instead of waiting, it also calls the function. An exception
+    is raised at the position of its item, and cancels the remaining work.
 
     Parameters
     ----------
     work : callable
-        Called in the threads.
+        The function, which is called in the threads.
     weigh : callable
-        The bytes that an item's work goes through; 0 for an item that is not worth a thread.
+        Returns the number of bytes that an item's call processes; 0 if the item is not worth a thread.
     threads : int, optional
-        How many work at a time, the calling one among them.
+        The number of threads, including the calling thread.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def _in_threads(work: Callable[[T], R], items: Iterable[T], weigh: Callable[[T],
 
 
 class _Batch(Generic[T, R]):
-    """Some items, to be worked on by whichever thread takes them first."""
+    """Some items, processed by the first free thread."""
 
     def __init__(self, work: Callable[[T], R], items: list[T], weight: int, pool: ThreadPoolExecutor) -> None:
         self.work, self.items, self.weight = work, items, weight
@@ -75,19 +75,19 @@ class _Batch(Generic[T, R]):
         return [*map(self.work, self.items)]
 
     def run_here(self) -> bool:
-        """Work in the calling thread, unless another has begun; tell which."""
+        """Process the batch in the calling thread, unless another thread has started it; return whether it did."""
         if not self.future.cancel():
             return False
         self.future = Future()
         try:
             self.future.set_result(self._run())
-        except Exception as error:  # noqa: BLE001 (it is raised in the place of the batch)
+        except Exception as error:  # noqa: BLE001 (raised later, at the position of the batch)
             self.future.set_exception(error)
         return True
 
 
 def _next(window: deque[_Batch[T, R]]) -> list[R]:
-    """Return the results of the first batch; until another thread has them, work on what none has begun."""
+    """Return the results of the first batch; while another thread works on it, process batches that are not started."""
     first = window.popleft()
     if not first.run_here():
         while not first.future.done() and any(batch.run_here() for batch in window):
@@ -101,9 +101,9 @@ def _is_full(window: deque[_Batch[T, R]], total: int, threads: int) -> bool:
 
 
 def _batches(items: Iterable[T], weigh: Callable[[T], int]) -> Iterator[tuple[list[T], int]]:
-    """Yield items in groups that are worth a call; those without weight stand alone.
+    """Yield items in batches that are worth a call, with their weight; items of weight 0 are separate batches.
 
-    The last has none if it is small, as it is the calling thread's turn: for a few small items no thread is started.
+    A small last batch gets the weight 0: the calling thread processes it, so that a few small items start no thread.
     """
     batch: list[T] = []
     total = 0

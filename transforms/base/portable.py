@@ -1,4 +1,4 @@
-"""What known readers of Zarr v3 lack: one table, from which steps and sinks warn by array and reader."""
+"""Portability checks: codecs and types that known readers lack, and names that systems can't store."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from shardedstore.zarr.metadata import ArrayMeta, parse_json
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader in a version, and what it lacks: patterns of names in the documents of arrays.
+    """A reader in one version, and regular expressions for the features of arrays that it lacks.
 
-    `types` are data types; `sharded` are those that it reads, but not inside the sharding codec; `keys` are encodings of
-    chunk keys. A reader that `misreads` gives fill values, and no error.
+    The features are `codecs`, data `types`, data types inside the sharding codec only (`sharded`), and encodings of chunk
+    `keys`. A reader that `misreads` returns fill values instead of an error.
     """
 
     name: str
@@ -47,7 +47,7 @@ READERS = (
 KINDS = {
     "codecs": "the codecs",
     "types": "elements of the types",
-    "sharded": "inside the sharding codec elements of the types",
+    "sharded": "inside the sharding codec, elements of the types",
     "keys": "chunks that are named by the encoding",
 }
 
@@ -55,7 +55,7 @@ KINDS = {
 def reader_notices(
     nodes: Mapping[str, Node], kinds: Iterable[str], remedies: Mapping[str, str] | None = None
 ) -> Iterator[Notice]:
-    """Yield for each known reader what it can't read of some v3 arrays; the remedies are by what it lacks.
+    """Yield a notice for each known reader and each feature of v3 arrays that it lacks; `remedies` are by feature.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def reader_notices(
 
 
 def _names(data: bytes) -> Mapping[str, tuple[str, ...]]:
-    """Return the names in an array's document, by what they are of."""
+    """Return the names of codecs, types and encodings in an array's document, by feature."""
     return _cached(data) if len(data) < LARGEST_KEPT else _find_names(data)
 
 
@@ -95,7 +95,7 @@ def _find_names(data: bytes) -> Mapping[str, tuple[str, ...]]:
     return {"codecs": tuple(map(name_of, document["codecs"])), "types": types, "sharded": types, "keys": keys}
 
 
-LARGEST_KEPT = 1 << 14  # bytes of a document that equal ones are recognised by
+LARGEST_KEPT = 1 << 14  # bytes of the largest document in the cache
 
 _cached = functools.lru_cache(maxsize=1024)(_find_names)
 
@@ -114,23 +114,23 @@ _REFUSED = re.compile(r'[<>:"|?*\\\x00-\x1f]|[. ]\Z')
 
 
 def name_notices(paths: Iterable[str]) -> Iterator[Notice]:
-    """Yield the notices of the paths that Windows and network drives can't hold, or not beside one another.
+    """Yield notices for paths that Windows, macOS or network drives can't store, or not in the same folder.
 
     >>> for notice in name_notices(["a/b", "a/aux.x", "a:b", "T", "t"]):
     ...     print(notice)
     Windows and SMB can't hold these names: 'a/aux.x', 'a:b'
-    Windows and macOS take these names for one: 'T', 't'
+    Windows and macOS treat these names as equal: 'T', 't'
     """
     paths = list(paths)
     if refused := tuple(path for path in paths if not is_portable(path)):
         yield Notice("Windows and SMB can't hold these names", refused)
     alike = [some for some in groupby(str.casefold, paths).values() if len(some) > 1]
     if alike:
-        yield Notice("Windows and macOS take these names for one", tuple(path for some in alike for path in some))
+        yield Notice("Windows and macOS treat these names as equal", tuple(path for some in alike for path in some))
 
 
 def is_portable(path: str) -> bool:
-    """Tell whether Windows can hold the names in a path.
+    """Tell whether Windows can store the names in a path.
 
     >>> [is_portable(path) for path in ("a/b", "con", "a/nul.txt", "confer", "a./b", "a?", ".a")]
     [True, False, False, True, False, False, True]
@@ -139,16 +139,16 @@ def is_portable(path: str) -> bool:
 
 
 def check_carried(paths: Iterable[str], url: str) -> None:
-    """Refuse names that the client of an object store can't write, where each file is an object there.
+    """Refuse paths with control characters, if each file becomes an object in an object store.
 
     Raises
     ------
     ChainError
-        Naming the first.
+        Names the first such path.
     """
     bad = next((path for path in paths if _CONTROLS.search(path)), None) if is_remote(url) else None
     if bad is not None:
         raise ChainError(
-            f"{bad!r} has control characters, with which no object of {url!r} can be named: use ToZip, or leave it out with "
+            f"{bad!r} has control characters, which names of objects at {url!r} can't hold: use ToZip, or leave it out with "
             "exclude="
         )

@@ -1,4 +1,4 @@
-"""One array on its way through an `ArrayStep`: its new documents, and how its chunks are made anew."""
+"""`Recoder`: the new documents of one array in an `ArrayStep`, and the encoding of its chunks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GRID = ("shape", "chunks")
 
 
 class Piece(NamedTuple):
-    """A stored object, or with a number an inner chunk of one, on its way; without a recoder it passes on as it is."""
+    """A stored object or, with a number, one of its inner chunks; without a recoder it stays unchanged."""
 
     entry: Entry
     recoder: Recoder | None = None
@@ -45,13 +45,13 @@ class Piece(NamedTuple):
     parts: int = 1
 
     def weight(self) -> int:
-        """Return the bytes that `recoded` goes through."""
+        """Return the number of bytes that `recoded` processes."""
         if self.recoder is None or self.data is None:
             return 0
         return max(len(self.data), self.recoder.chunk_nbytes)
 
     def recoded(self) -> Piece:
-        """Return this with the data as they are to be."""
+        """Return this piece with its new data."""
         entry, recoder, data, number, parts = self
         if recoder is None or data is None:
             return self
@@ -62,22 +62,23 @@ class Piece(NamedTuple):
 
 
 class Recoder:
-    """The old and the new metadata of one array, and what its chunks go through.
+    """The old and the new metadata of one array, and the conversion of its chunks.
 
     Parameters
     ----------
     step : ArrayStep
+        The step that changes the array.
     path : str
-        The array's path in the whole.
+        The array's path in the hierarchy.
     documents : mapping of str to bytes
         Its metadata documents by name.
     shard : Shard, optional
-        The shard that the chunks are in.
+        The shard that holds the chunks.
 
     Raises
     ------
     ChainError
-        Where the array's codecs, or what the step makes of its metadata, can't be handled.
+        If the array's codecs or its new metadata are not supported.
     """
 
     def __init__(self, step: ArrayStep, path: str, documents: Mapping[str, bytes], shard: Shard | None = None) -> None:
@@ -104,7 +105,7 @@ class Recoder:
         self.decodes = self.refilters or (not step.keeps_chunks and step.form == "decoded")
         if self.recodes:
             if math.prod(meta.shape) and (meta.chunks is None or meta.keys is None):
-                raise ChainError(f"{path!r} has chunks or chunk keys that are not known here: {leave_out(path)}")
+                raise ChainError(f"{path!r} has an unknown chunk grid or chunk key encoding: {leave_out(path)}")
             self._prepare()
 
     def _new_doc(self) -> ArrayDoc:
@@ -113,11 +114,11 @@ class Recoder:
             if getattr(old, name) != getattr(new, name):
                 raise ChainError(
                     f"{self.step_name} changes the {name} of {self.path!r} from {getattr(old, name)!r} to "
-                    f"{getattr(new, name)!r}: a step keeps an array's chunks where they are"
+                    f"{getattr(new, name)!r}: a step must keep an array's chunks where they are"
                 )
         if new.dtype != old.dtype and is_bound_to_dtype(doc):
             raise ChainError(
-                f"{self.step_name} changes the data type of {self.path!r} to {new.dtype}, but its codecs hold only for "
+                f"{self.step_name} changes the data type of {self.path!r} to {new.dtype}, but its codecs are valid only for "
                 f"{old.dtype}: {leave_out(self.path)}"
             )
         if new.dtype != old.dtype:
@@ -134,7 +135,7 @@ class Recoder:
         return doc
 
     def _retyped(self, new: ArrayInfo) -> tuple[dict[str, Any], ...]:
-        """Return the compressors, for elements of another size where they were for the old ones."""
+        """Return the compressors, with the typesize of the new elements if they had that of the old ones."""
         if new.dtype == self.old.dtype or new.dtype is None:
             return new.compressors
         return tuple(
@@ -164,7 +165,7 @@ class Recoder:
 
     @property
     def step_name(self) -> str:
-        """What messages call the step."""
+        """Name of the step in messages."""
         return type(self.step).__name__
 
     def inner_pieces(self, entry: Entry) -> Iterator[Piece]:
@@ -178,19 +179,19 @@ class Recoder:
             yield Piece(entry, self, data, number, len(inner))
 
     def join(self, chunks: list[Data | None]) -> Data:
-        """Return an object of its inner chunks."""
+        """Join inner chunks to an object."""
         assert self.doc.index is not None
         return self.doc.index.join(chunks)
 
     def recode(self, data: Data, entry: Entry, number: int | None) -> bytes:
-        """Return an encoded chunk as it is to be.
+        """Return the new encoded data of a chunk.
 
         Raises
         ------
         CorruptError
-            For a chunk that can't be decoded: names the shard, the key, the codec and the cause.
+            If the chunk can't be decoded. The message names the shard, the key, the codec and the cause.
         ShardedStoreError
-            For what the step makes of it, where that can't be encoded.
+            If the step fails, or its result can't be encoded.
         """
         chunk = self.read(data, entry)
         try:
@@ -210,19 +211,22 @@ class Recoder:
             raise at_entry(failed, entry, self.shard) from error
 
     def read(self, data: Data, entry: Entry) -> Any:
-        """Return a chunk as an array, where the step or the filters need it so, and else its bytes before compression."""
+        """Return a chunk as an array if the step or the filters need one, else as decompressed bytes."""
         try:
             return self.decoder.decode(data) if self.decodes else self.decoder.decompress(data)
         except Exception as error:
             raise undecodable(entry, self.shard, self.decoder.compression, error) from error
 
     def local_position(self, key: str, number: int | None = None) -> Coords:
-        """Return the first element of a chunk in the shard's own array, which for a block is the block."""
+        """Return the coordinates of a chunk's first element in the shard's own array, such as a block."""
         assert self.array.keys is not None
         return self.position(self.array.keys.decode(key[len(self.folder) :].lstrip("/"), self.grid), number)
 
     def position(self, coords: Coords | None, number: int | None) -> Coords:
-        """Return the first element of a chunk, or with a number of an inner chunk, in the array that `coords` count in."""
+        """Return the coordinates of a chunk's first element, or with a number, of an inner chunk's first element.
+
+        They count in the same array as `coords`.
+        """
         assert coords is not None
         start = map(mul, coords, self.doc.stored)
         if number is None:
@@ -231,32 +235,34 @@ class Recoder:
         return tuple(map(add, start, map(mul, inner, self.doc.chunks)))
 
     def _inside(self, chunk: Array, entry: Entry, number: int | None) -> Array:
-        """Return the part of a chunk that lies in the array: what pads it may be anything."""
+        """Return a chunk without the padding outside the array."""
         local = self.local_position(entry.key, number)
         sizes = (max(n - p, 0) for n, p in zip(self.doc.shape, local, strict=True))
         part: Array = chunk[boxed((0,) * chunk.ndim, sizes)]
         return part
 
     def _changed(self, chunk: Array, entry: Entry, number: int | None) -> Array:
-        """Run the step on the part of a chunk that lies in the array; what lies outside gets the fill value."""
+        """Run the step on a chunk without its padding; the padding gets the fill value when it is encoded."""
         part = self._inside(chunk, entry, number)
         if part.size or not chunk.size:
             part = self.checked(self.step.chunk(part.copy(), self.position(entry.coords, number)), part.shape)
         return part
 
     def checked(self, result: Any, shape: Coords) -> Array:
-        """Return what a step's function gave, if it has the shape and the data type that it must have."""
+        """Return the result of a step's function as an array, after checks of its shape and data type."""
         array, dtype = np.asarray(result), self.new.dtype
         assert dtype is not None
         if array.shape != shape:
-            raise ValueError(f"the shape {array.shape} came out, where {shape} must")
+            raise ValueError(f"the function returned the shape {array.shape}, but {shape} is needed")
         if not _is_fit(array.dtype, dtype):
-            raise TypeError(f"{array.dtype} came out, where the array has {dtype}: say dtype={str(array.dtype)!r}")
+            raise TypeError(
+                f"the function returned {array.dtype}, but the array has {dtype}: use dtype={str(array.dtype)!r}"
+            )
         return array.astype(dtype, copy=False)
 
 
 def _is_fit(one: np.dtype[Any], dtype: np.dtype[Any]) -> bool:
-    """Tell whether one type is the other, in any byte order, or shorter texts."""
+    """Tell whether one data type equals another in any byte order, or has shorter texts."""
     if dtype.kind in "TO":
         return one.kind in "TOU"
     if dtype.kind in "US":
@@ -265,7 +271,7 @@ def _is_fit(one: np.dtype[Any], dtype: np.dtype[Any]) -> bool:
 
 
 def boxed(start: Iterable[int], stop: Iterable[int]) -> Any:
-    """Return the index of a part of an array, which is a view also where the array has no dimension.
+    """Return the index of a part of an array, which gives a view even without dimensions.
 
     >>> np.arange(5)[boxed((1,), (3,))], np.array(7)[boxed((), ())]
     (array([1, 2]), array(7))

@@ -1,7 +1,7 @@
-"""One ordinary Zarr that all shards of a job are written into: data first, metadata last, so that it opens when it is whole.
+"""Write shards into one ordinary Zarr: data first and metadata last, so that it opens only when it is complete.
 
-The task of a shard writes the keys that are no metadata documents, under their names in the whole. The documents wait in the
-folder beside the Zarr, one zip for each shard that has documents. `shardedstore.jobs.layouts.single_zarr` publishes them.
+The task of a shard writes all keys except metadata documents, under their final names. The documents are kept in the folder
+beside the Zarr, in one zip for each shard with documents, until `shardedstore.jobs.layouts.single_zarr` publishes them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from shardedstore.transforms.base.zip_shard import write_zip
 from shardedstore.zarr.metadata import CONSOLIDATED_V2
 from shardedstore.zarr.paths import join
 
-WAITING = "documents"  # the folder of the documents that wait
+WAITING = "documents"  # the folder of the documents until they are published
 
 
-LAST = (".zattrs", CONSOLIDATED_V2, ".zarray", ".zgroup", "zarr.json")  # in the order in which one node's are written
+LAST = (".zattrs", CONSOLIDATED_V2, ".zarray", ".zgroup", "zarr.json")  # a node's documents in the order of writing
 
 
 def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tally: Tally | None = None) -> Written:
-    """Write a shard into the Zarr at a URL; its documents wait beside it.
+    """Write a shard's data into the Zarr at a URL, and keep its documents beside the Zarr.
 
-    The objects and bytes of the Zarr itself are counted, in a tally that also has what the stream wrote on its own, if
-    it is given. A block's documents are left out: they are the base's business.
+    The tally counts the objects in the Zarr, without the documents. A given tally may already count objects that the
+    stream itself writes. The documents of a block are dropped, as the base has them.
     """
     tally, documents = Tally(named=True) if tally is None else tally, list[Entry]()
 
@@ -50,12 +50,12 @@ def write_shard(entries: Entries, shard: Shard, url: str, options: Options, tall
 
 
 def is_consolidated(key: str) -> bool:
-    """Tell whether a key is that of consolidated metadata of Zarr v2, which is not counted, as it may be made anew at the end."""
+    """Tell whether a key is that of Zarr v2 consolidated metadata, which is not counted, as a job may rewrite it."""
     return key.rpartition("/")[2] == CONSOLIDATED_V2
 
 
 def waiting_url(url: str, shard: Shard) -> str:
-    """Return where the documents of a shard wait."""
+    """Return the URL of the zip with a shard's unpublished documents."""
     return object_url(url + BESIDE, waiting_name(shard))
 
 
@@ -67,7 +67,7 @@ def waiting_name(shard: Shard) -> str:
 
 
 def path_of_waiting(name: str) -> str:
-    """Return the path in the whole of the documents that wait under a name, below `WAITING` and without its ending.
+    """Return the path of the shard whose documents have a name below `WAITING`, given without ``.zip``.
 
     >>> path_of_waiting("base"), path_of_waiting("shards/a/b"), path_of_waiting("bundles/cells/12")
     ('', 'a/b', 'cells')
@@ -77,12 +77,12 @@ def path_of_waiting(name: str) -> str:
 
 
 def keep_documents(documents: Iterable[Entry], url: str, options: Options) -> None:
-    """Write documents into a zip that no reader takes for a Zarr without chunks."""
+    """Write documents to a zip, under names that keep readers from opening it as a Zarr."""
     write_zip((entry._replace(key=entry.key + VEIL) for entry in documents), url, options)
 
 
 def turn(key: str) -> tuple[int, int, str]:
-    """Return what documents are sorted by: a node's come after those of all below it, and what makes it a node last.
+    """Return the sort key of a document: nodes after their children, and the document that defines a node last.
 
     >>> sorted([".zgroup", ".zmetadata", "a/.zarray", "a/.zattrs"], key=turn)
     ['a/.zattrs', 'a/.zarray', '.zmetadata', '.zgroup']

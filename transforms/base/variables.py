@@ -1,4 +1,4 @@
-"""Arrays as xarray takes them, by the metadata of their groups: index coordinates, coordinates, and the sizes of dimensions."""
+"""Arrays as xarray opens them: index coordinates, coordinates, and the sizes of dimensions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from shardedstore.zarr.metadata import ArrayMeta, parse_json
 
 
 def index_coordinates(nodes: Mapping[str, Node]) -> Iterator[str]:
-    """Yield the arrays of one dimension that have its name."""
+    """Yield the one-dimensional arrays that have the name of their dimension."""
     for path, node in nodes.items():
         if isinstance(node.meta, ArrayMeta) and node.meta.dimension_names == (path.rpartition("/")[2],):
             yield path
 
 
 def coordinates(nodes: Mapping[str, Node]) -> frozenset[str]:
-    """Return the arrays that xarray opens as coordinates of their groups; all others are data variables.
+    """Return the arrays that xarray opens as coordinates; all others are data variables.
 
-    They have the name of a dimension, or an attribute ``coordinates`` of the group or of an array beside names them.
+    A coordinate has the name of a dimension, or is named by an attribute ``coordinates`` of its group or of an array in
+    the same group.
     """
     arrays = [path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)]
     found: set[str] = set()
@@ -37,7 +38,7 @@ def coordinates(nodes: Mapping[str, Node]) -> frozenset[str]:
 
 
 def check_sizes(before: Mapping[str, Node], after: Mapping[str, Node]) -> None:
-    """Raise ChainError where steps leave a group with a dimension of two sizes, which had one."""
+    """Raise ChainError if steps give a dimension of a group two sizes, where it had one."""
     arrays = [path for path, node in after.items() if isinstance(node.meta, ArrayMeta)]
     resized = {_parent(path) for path in arrays if path in before and _shape(before[path]) != _shape(after[path])}
     for group, paths in groupby(_parent, arrays).items() if resized else ():
@@ -52,13 +53,13 @@ def _check_group(group: str, paths: list[str], before: Mapping[str, Node], after
             (size, path), (other, beside), *_ = sizes.items()
             raise ChainError(
                 f"the dimension {name!r} of {f'the group {group!r}' if group else 'the root'} would have {size} elements in {path!r} "
-                f"and {other} in {beside!r}, where both have {next(iter(had[name]))}: change all arrays that have it, with another "
-                "step for coordinates perhaps, or leave out the others with exclude"
+                f"and {other} in {beside!r}, but both have {next(iter(had[name]))} now: change all arrays with this dimension, "
+                "coordinates too, with another step if necessary, or leave out the others with exclude"
             )
 
 
 def _sizes(paths: list[str], nodes: Mapping[str, Node]) -> dict[str, dict[int, str]]:
-    """Return the sizes that dimensions have by their names, each with one of the arrays."""
+    """Return the sizes of dimensions by their names, each with one array of this size."""
     found: dict[str, dict[int, str]] = {}
     for path in paths:
         node = nodes.get(path)
@@ -69,7 +70,7 @@ def _sizes(paths: list[str], nodes: Mapping[str, Node]) -> dict[str, dict[int, s
 
 
 def _parent(path: str) -> str:
-    return path.rpartition("/")[0] if path else "/"  # an array at the root is in no group
+    return path.rpartition("/")[0] if path else "/"  # an array at the root has no group
 
 
 def _shape(node: Node) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Zips of OME-Zarr, by RFC-9: which shards can be one, and what its comment says.
+"""Write one shard to a zip, also as a zip of OME-Zarr, which follows RFC-9.
 
 https://ngff.openmicroscopy.org/rfc/9/
 """
@@ -26,28 +26,28 @@ OTHERWISE = "or end the name with .zarr.zip"
 
 
 def is_ozx(name: str) -> bool:
-    """Tell whether a name is that of a zip of OME-Zarr."""
+    """Tell whether a name has the ending of a zip of OME-Zarr."""
     return name.lower().endswith(".ozx")
 
 
 def check_ozx(name: str, config: Config, nodes: Mapping[str, Node]) -> None:
-    """Refuse to name zips as OME-Zarr's that are to hold something else; the base is none where it is not the whole.
+    """Check that all shards can be zips of OME-Zarr, except a base with mounted shards.
 
     Raises
     ------
     ChainError
-        For arrays that are divided, for several stores in one zip, for Zarr v2, and for what is not valid OME-Zarr 0.5.
+        If an array is divided, if a zip would hold several stores, or if a shard is Zarr v2 or not valid OME-Zarr 0.5.
     """
-    start = f"{name!r} names zips of OME-Zarr, which are "
+    start = f"{name!r} names zips of OME-Zarr, which must be "
     old = [path for path, node in nodes.items() if node.meta.zarr_format == 2]
     if old:
         raise ChainError(
-            f"{start}Zarr v3, and {node_name(old[0])} is Zarr v2: put MigrateV3() (--v3) and MigrateOME() before ToZip, "
+            f"{start}Zarr v3, but {node_name(old[0])} is Zarr v2: put MigrateV3() (--v3) and MigrateOME() before ToZip, "
             f"{OTHERWISE}"
         )
     for path, mount in config.shards.items():
         if mount.blocks is not None:
-            raise ChainError(f"{start}whole, and {node_name(path)} is divided: make it whole, {OTHERWISE}")
+            raise ChainError(f"{start}whole, but {node_name(path)} is divided: make it whole, {OTHERWISE}")
         if mount.members is not None and mount.members.together > 1:
             raise ChainError(f"{start}of one image each: leave out per_zip, {OTHERWISE}")
     for root in _roots(config):
@@ -55,13 +55,13 @@ def check_ozx(name: str, config: Config, nodes: Mapping[str, Node]) -> None:
         if why is not None:
             what = f"the shard {root!r}" if root else "the source"
             raise ChainError(
-                f"{start}valid OME-Zarr {VERSION}, and {what} is not: {why}; put MigrateOME() before ToZip where it is "
+                f"{start}valid OME-Zarr {VERSION}, but {what} is not: {why}; put MigrateOME() before ToZip if it is "
                 f"OME-Zarr 0.4, {OTHERWISE}"
             )
 
 
 def _roots(config: Config) -> list[str]:
-    """Return the paths of the shards whose metadata is known; the base is one where nothing is mounted on it."""
+    """Return the paths of the shards with known metadata; the base is one of them if nothing is mounted on it."""
     return [root for path, mount in config.shards.items() for root in _roots_of(path, mount)] or [""]
 
 
@@ -77,9 +77,9 @@ def _below(nodes: Mapping[str, Node], root: str) -> Mapping[str, Node]:
 
 
 def why_not_ozx(nodes: Mapping[str, Node]) -> str | None:
-    """Return why a hierarchy can't be called OME-Zarr, in one sentence; None where it can.
+    """Return the reason why a hierarchy is not valid OME-Zarr, in one sentence; None if it is valid.
 
-    Of a later version than 0.5, no more is known than that it says so; an image without levels has no fault but that.
+    Versions later than 0.5 are not checked further. An empty ``multiscales`` is accepted, and the rest is checked.
     """
     root = nodes.get("")
     ome = None if root is None else attributes_of(root, "").get("ome")
@@ -101,7 +101,7 @@ def ozx_comment(root: Entry | None) -> bytes:
     Raises
     ------
     ChainError
-        Where that does not say what version of OME-Zarr it is.
+        If the entry does not name a version of OME-Zarr.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def ozx_comment(root: Entry | None) -> bytes:
     version = found.get("version") if isinstance(found, dict) else None
     if not isinstance(version, str):
         raise ChainError(
-            f"its root has no attribute 'ome' with a version, so that it is no OME-Zarr: leave it out, {OTHERWISE}"
+            f"its root has no attribute 'ome' with a version, so it is not OME-Zarr: leave it out, {OTHERWISE}"
         )
     return json.dumps({"ome": {"version": version, "zipFile": {"centralDirectory": {"jsonFirst": True}}}}).encode()
 
@@ -128,19 +128,19 @@ def write_zip(
     zip64: bool = False,
     is_ozx: bool = False,
 ) -> Written:
-    """Write a zip that appears whole, or with an exception not at all.
+    """Write a zip, which appears when it is complete; after an exception, there is no zip.
 
     Parameters
     ----------
     most : int
-        The most bytes that it can have, as far as is known.
+        The largest expected size of the zip in bytes; 0 if unknown.
     is_ozx : bool
-        Follow RFC-9 of OME-Zarr: the zip64 format, and a comment.
+        Follow RFC-9 of OME-Zarr: use the zip64 format, and add a comment.
 
     Raises
     ------
     ChainError
-        For a zip of OME-Zarr whose root is none.
+        If `is_ozx` is set and the root is not OME-Zarr.
     """
     tally = Tally()
     stream = iter(entries)

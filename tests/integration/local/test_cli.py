@@ -217,13 +217,13 @@ def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyP
     [
         (("--step", "zip"), "'zip' writes shards, and is no step on their way: give it as --to zip"),
         (("--step", "recompress:level=5"), "neither a codec nor filters="),
-        (("--codec", "nonsense"), "names no codec known here for"),
+        (("--codec", "nonsense"), "names an unknown codec, or one that"),
         (("--v3",), "v3"),
         (("--to", "zarr"), "a chain has one sink, and --to was given zip and zarr: run two commands"),
         (("--storage", "secret_access_key=x"), "may be secret, and a command line is seen by others"),
         (("--storage", "region"), "--storage 'region' is no option: write it as KEY=VALUE"),
         (("--include", "nothing"), "nothing"),
-        (("--name", "{x}"), "ToZip's name '{x}' may hold {path}"),
+        (("--name", "{x}"), "ToZip's name '{x}' has other braces than {path}"),
     ],
 )
 def test_options_that_make_no_sense(source: Path, options: tuple[str, ...], message: str) -> None:

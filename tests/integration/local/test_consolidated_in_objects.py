@@ -175,6 +175,6 @@ def test_a_document_that_comes_late_is_refused(tmp_path, zarr_format):
     store = ShardedStore.partition(make(tmp_path / "in.zarr", zarr_format), {})
     with pytest.raises(ExceptionGroup) as failed:
         store.map_shards(step(late, name="late", version="1"), ToZip(tmp_path / "out"))
-    assert failed.group_contains(Exception, match="comes after entries that are no metadata")
+    assert failed.group_contains(Exception, match="comes after chunks or other files")
     result = store.map_shards(step(late, name="late", version="1"), ToZip(tmp_path / "out"), consolidated=False)
     assert zarr.open_group(result, mode="r")["g/u"][0, 1] == 1

@@ -245,7 +245,7 @@ def test_steps_that_are_refused(text, message, monkeypatch):
         ),
         ("zip:url=elsewhere", "'zip' has no option 'url'; its options are: name, zip64, per_zip, storage_options"),
         ("zip:name={path}", "'zip' is given the option 'name' twice"),
-        ("zarr:layout=other", "CopyTo's layout is 'other': say 'zarr' or 'shards'"),
+        ("zarr:layout=other", "CopyTo's layout is 'other': use 'zarr' or 'shards'"),
     ],
 )
 def test_sinks_that_are_refused(text, message):

@@ -23,7 +23,7 @@ ZIP = ToZip("out")
     ("chain", "message"),
     [
         ([], r"given no transform: end the chain with a sink, such as ToZip\(url\)"),
-        ([ToZip], r"ToZip is a class: make one of it, like ToZip\(\.\.\.\)"),
+        ([ToZip], r"ToZip is a class: make an instance, like ToZip\(\.\.\.\)"),
         ([Slow, ZIP], "Slow is a class"),
         ([Slow(1)], "the chain Slow has no sink"),
         ([Slow(1), Seen("x")], "the chain Slow, Seen has no sink"),

@@ -71,7 +71,7 @@ def test_index_coordinates_in_a_glob_are_told(folder, tmp_path):
     view = ShardedStore.partition(folder, [])
     told = view.map_shards(MapChunks(plus_one, arrays=("*", "!**station"), name="1"), ToZip(tmp_path / "1")).summary
     (notice,) = told.notices
-    assert "MapChunks changes index coordinates, which no one named: say arrays='data_vars'" in notice.text
+    assert "MapChunks changes index coordinates, which arrays= does not name: use arrays='data_vars'" in notice.text
     assert notice.arrays == ("fine/time", "fine/y", "time", "y")
     for number, arrays in enumerate(["tp", ("time", "fine/y"), ("data_vars", "!**station"), ("coords", "!**station")]):
         step = MapChunks(plus_one, arrays=arrays, name="1")
@@ -105,7 +105,7 @@ def test_a_dimension_of_two_sizes_is_refused(folder, tmp_path):
 
     with pytest.raises(
         ChainError,
-        match=r"the dimension 'y' of the root would have . elements in '.*' and . in '.*', where both have 6",
+        match=r"the dimension 'y' of the root would have . elements in '.*' and . in '.*', but both have 6",
     ):
         view.map_shards(MapBlocks(rows, shape={"y": 2}, arrays="tp", name="rows"), ToZip(tmp_path / "out"))
     data = MapBlocks(rows, shape={"y": 2}, arrays="tp", name="rows")

@@ -172,7 +172,7 @@ def test_a_shard_is_not_mixed_with_what_an_earlier_run_left(tmp_path):
     (tmp_path / "source" / "c" / "3").unlink()
     with pytest.raises(ShardsFailed) as failed:
         store.map_shards(*chain)
-    assert "an earlier run left some that the source has no more" in str(failed.value.exceptions[0])
+    assert "an earlier run left files that are no longer in the source" in str(failed.value.exceptions[0])
     shutil.rmtree(tmp_path / "out" / "1.zarr")
     assert zarr.open_array(store.map_shards(*chain), mode="r")[:].tolist() == [1, 1, 1, 0]
 
@@ -262,7 +262,7 @@ def test_the_config_beside_a_copy_opens_it(source, tmp_path):
 
 
 def test_the_layout_is_one_of_two():
-    with pytest.raises(ChainError, match="CopyTo's layout is 'zips': say 'zarr' or 'shards'"):
+    with pytest.raises(ChainError, match="CopyTo's layout is 'zips': use 'zarr' or 'shards'"):
         CopyTo("out", layout="zips")
 
 

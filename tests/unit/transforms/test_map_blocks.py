@@ -126,7 +126,7 @@ def test_a_whole_array_is_stored_as_zarr_stores_the_result(kind, name, end):
     data[data < 100] = 0  # chunks of nothing but the fill value
     store = write(zarr_format, data, **{"fill_value": 0, **options})
     if name == "to integers" and kind == "v2 delta":
-        with pytest.raises(ChainError, match="its codecs hold only for float32"):
+        with pytest.raises(ChainError, match="its codecs are valid only for float32"):
             run(step, store)
         return
     made = run(step, store)
@@ -236,9 +236,7 @@ def test_an_ordinary_zarr_does_not_depend_on_the_partition(tmp_path):
 def test_objects_of_the_sharding_codec_are_not_made_of_other_blocks(tmp_path):
     folder = source(tmp_path / "source.zarr", numbers)
     step = MapBlocks(every_second, shape=2)
-    with pytest.raises(
-        ChainError, match="those of 'deep/a' get another shape before: run the steps in a job of their own"
-    ):
+    with pytest.raises(ChainError, match="shape of the blocks of 'deep/a': run the steps in a separate job"):
         mapped(folder, (8, -1), step, ToShardingCodec(tmp_path / "out.zarr"))
     ShardedStore.partition(folder, {"deep/a": "whole"}).map_shards(step, ToShardingCodec(tmp_path / "out.zarr"))
     array = zarr.open_array(tmp_path / "out.zarr", path="deep/a", mode="r")
@@ -374,7 +372,7 @@ REFUSED = [
     (
         MapBlocks(every_second, shape=2),
         (6, -1),
-        "whole chunks of 2 must come out, and nothing be rounded: partition it with 4 or 8 elements along 'y', or give",
+        "each block must become whole chunks of 2, without rounding: partition it with 4 or 8 elements along 'y', or give",
     ),
     (MapBlocks(every_second, shape=2), (-1, 9), "partition it with 6 or 12 elements along 'x'"),
     (MapBlocks(lambda b, p: b[::5], shape=(5, 1)), (4, -1), "partition it with 10 elements along 'y'"),
@@ -383,19 +381,27 @@ REFUSED = [
     (
         MapBlocks(same, shape=lambda s: (s[0], s[1] if s[0] == 12 else 2 * s[1])),
         (8, -1),
-        "makes (12, 20) of (12, 20), where (12, 40) is needed: what becomes of one dimension must not depend on",
+        "makes (12, 20) of (12, 20), but (12, 40) is needed: the new size of one dimension must not depend on",
     ),
-    (MapBlocks(same, shape=lambda s: (s[0], 0)), (8, -1), "leaves (12, 0), which is nothing to be divided into blocks"),
+    (
+        MapBlocks(same, shape=lambda s: (s[0], 0)),
+        (8, -1),
+        "gives the shape (12, 0), which has no elements and can't be divided into blocks",
+    ),
     (
         MapBlocks(same, shape=lambda s: s[:1]),
         "whole",
-        "makes (12,) of the shape (12, 20) of 'deep/a': give a size for each",
+        "changes the shape (12, 20) of 'deep/a' to (12,): return one size for each dimension",
     ),
     (MapBlocks(same, shape={"z": 2}), "whole", "names the dimension 'z', and 'deep/a' has ['y', 'x']: leave it out"),
     (MapBlocks(same, shape=(2, 2, 2)), "whole", "has 3 divisors, and 'deep/a' 2 dimensions"),
     (MapBlocks(same, chunks=(2,)), "whole", "was given chunks=(2,), and 'deep/a' has the shape (12, 20)"),
-    (MapBlocks(same, shape=2), (8, -1), "the shape (8, 20) came out, where (4, 10) must"),
-    (MapBlocks(to_tenths, shape=2), (8, -1), "int32 came out, where the array has float32: say dtype='int32'"),
+    (MapBlocks(same, shape=2), (8, -1), "the function returned the shape (8, 20), but (4, 10) is needed"),
+    (
+        MapBlocks(to_tenths, shape=2),
+        (8, -1),
+        "the function returned int32, but the array has float32: use dtype='int32'",
+    ),
     (MapBlocks(same, arrays="b"), (8, -1), "MapBlocks names 'b', which is no array of the source"),
 ]
 
@@ -418,7 +424,7 @@ def test_dimensions_without_names_are_numbered(tmp_path):
 
 def test_under_the_sharding_codec_objects_are_the_chunks(tmp_path):
     folder = source(tmp_path / "source.zarr", numbers, shards=(4, 6))
-    with pytest.raises(ChainError, match="where whole chunks of 4 must come out"):
+    with pytest.raises(ChainError, match="each block must become whole chunks of 4"):
         mapped(folder, (4, -1), MapBlocks(every_second, shape=2), ToZip(tmp_path / "out"))
     with pytest.raises(ChainError, match="'deep/a' uses the sharding codec, where chunks stay as they are"):
         mapped(folder, (4, -1), MapBlocks(every_second, shape=2, chunks=(1, 1)), ToZip(tmp_path / "out"))
@@ -457,7 +463,7 @@ def is_short_late(block, position):
     ("func", "cause"),
     [
         (fails_late, "ValueError: this is too late"),
-        (is_short_late, "ValueError: the shape (2, 7) came out, where (2, 10) must"),
+        (is_short_late, "ValueError: the function returned the shape (2, 7), but (2, 10) is needed"),
     ],
 )
 def test_what_goes_wrong_in_a_shard_names_it(func, cause, tmp_path):
@@ -485,9 +491,9 @@ def test_values_that_can_not_be_encoded_are_told():
 
 def test_shapes_that_are_no_divisors_are_refused():
     for shape in 0, -1, 1.5, (2, 0), {"y": "2"}, None:
-        with pytest.raises(ChainError, match=re.escape(f"MapBlocks was given shape={shape!r}, which is no divisor")):
+        with pytest.raises(ChainError, match=re.escape(f"MapBlocks was given shape={shape!r}: use a divisor")):
             MapBlocks(same, shape=shape)
-    with pytest.raises(ChainError, match="MapBlocks was given 5, which is no function"):
+    with pytest.raises(ChainError, match="MapBlocks was given 5, which is not a function"):
         MapBlocks(5)
 
 
@@ -515,5 +521,7 @@ def test_fingerprints():
 
 def test_blocks_of_another_chain_are_not_taken_for_whole_chunks():
     blocks = Blocks((7,), (3,), ChunkKeys("v2", "."))
-    with pytest.raises(ChainError, match=r"blocks of \(30,\) become \(15,\), which are no whole chunks of \(10,\)"):
+    with pytest.raises(
+        ChainError, match=r"blocks of \(30,\) become \(15,\), which is not a multiple of the chunks \(10,\)"
+    ):
         Regrid(blocks, (70,), (10,), (10,), lambda shape: (shape[0] // 2,)).first_chunk((1,))

@@ -227,9 +227,9 @@ def test_metadata_commutes_with_cropping(step, zarr_format):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (MapChunks(to_tenths), "int32 came out, where the array has float32: say dtype='int32'"),
-        (MapChunks(lambda c, p: c.sum(0)), "the shape (3,) came out, where (2, 3) must"),
-        (MapChunks(lambda c, p: None), "came out"),
+        (MapChunks(to_tenths), "the function returned int32, but the array has float32: use dtype='int32'"),
+        (MapChunks(lambda c, p: c.sum(0)), "the function returned the shape (3,), but (2, 3) is needed"),
+        (MapChunks(lambda c, p: None), "the function returned"),
         (MapChunks(to_tenths, "i4", fill_value=0.5), "can't have the fill value 0.5 (it would be 0)"),
         (MapChunks(to_tenths, "i4", fill_value=2**40), "can't have the fill value 1099511627776"),
         (MapChunks(to_tenths, object), "can't have the data type object"),
@@ -246,14 +246,16 @@ def test_what_makes_no_sense_is_refused_before_it_runs(step, message, zarr_forma
 def test_codecs_that_hold_for_one_data_type_are_told():
     for name in ("v2 delta", "v2 texts", "v3 delta", "v3 texts"):
         zarr_format, data, options = SOURCES[name]
-        with pytest.raises(ChainError, match=r"changes the data type of '' to float32, but its codecs hold only for"):
+        with pytest.raises(
+            ChainError, match=r"changes the data type of '' to float32, but its codecs are valid only for"
+        ):
             MapChunks(same, "f4").check(walk(write(zarr_format, data, **options)))
 
 
 def test_what_is_no_function_or_no_data_type_is_refused():
-    with pytest.raises(ChainError, match="MapChunks was given 5, which is no function"):
+    with pytest.raises(ChainError, match="MapChunks was given 5, which is not a function"):
         MapChunks(5)
-    with pytest.raises(ChainError, match="dtype='f5', which NumPy does not know"):
+    with pytest.raises(ChainError, match="dtype='f5', which is unknown to NumPy"):
         MapChunks(same, "f5")
 
 
@@ -270,7 +272,7 @@ def fails_late(chunk, position):
 @pytest.mark.parametrize(
     ("func", "cause"),
     [
-        (changes_late, "TypeError: float64 came out, where the array has float32: say dtype='float64'"),
+        (changes_late, "TypeError: the function returned float64, but the array has float32: use dtype='float64'"),
         (fails_late, "ValueError: this is too late"),
     ],
 )

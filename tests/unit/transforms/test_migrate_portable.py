@@ -97,7 +97,7 @@ def test_keys_alone_keep_the_bytes_of_chunks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"chunk_keys": "v3"}, "chunk_keys='v3': say"), ({"portable": "yes"}, "portable='yes': say")]
+    ("options", "says"), [({"chunk_keys": "v3"}, "chunk_keys='v3': use"), ({"portable": "yes"}, "portable='yes': use")]
 )
 def test_options_that_it_does_not_have(options, says):
     with pytest.raises(ChainError, match=re.escape(says)):

@@ -58,14 +58,16 @@ def test_a_whole_image_is_one_zip(tmp_path):
 )  # fmt: skip
 def test_what_is_not_valid_is_refused_before_anything_is_written(ome, attributes, why, tmp_path):
     store = ShardedStore.partition(image(tmp_path / "in.zarr", ome, attributes), [])
-    with pytest.raises(ChainError, match=f"'{{path}}.ozx' names zips of OME-Zarr, which are valid OME-Zarr 0.5, and the source is not: .*{why}.*end the name with .zarr.zip"):  # fmt: skip
+    with pytest.raises(ChainError, match=f"'{{path}}.ozx' names zips of OME-Zarr, which must be valid OME-Zarr 0.5, but the source is not: .*{why}.*end the name with .zarr.zip"):  # fmt: skip
         store.map_shards(ToZip(tmp_path / "out", name="{path}.ozx"))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_array_that_is_divided_is_refused(tmp_path):
     store = ShardedStore.partition(image(tmp_path / "in.zarr"), {"0": (4, -1)})
-    with pytest.raises(ChainError, match="names zips of OME-Zarr, which are whole, and '0' is divided: make it whole"):
+    with pytest.raises(
+        ChainError, match="names zips of OME-Zarr, which must be whole, but '0' is divided: make it whole"
+    ):
         store.map_shards(ToZip(tmp_path / "out", name="{path}/{block}.ozx"))
 
 
@@ -104,4 +106,4 @@ def test_a_member_of_a_collection_that_is_none_fails_by_its_name(tmp_path):
         store.map_shards(ToZip(tmp_path / "out", name="{path}/{block}.ozx"))
     (failure,) = caught.value.exceptions
     assert failure.shard == "c"
-    assert "its root has no attribute 'ome' with a version, so that it is no OME-Zarr" in str(failure)
+    assert "its root has no attribute 'ome' with a version, so it is not OME-Zarr" in str(failure)

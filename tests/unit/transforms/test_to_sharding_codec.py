@@ -428,7 +428,7 @@ class Reordered(Step):
     ("chunks_first", "message"),
     [
         (True, "the chunks of 'simulation/coarse/field' come before its zarr.json: a step before the sink must pass"),
-        (False, "the chunks of 'height/c/0' don't come together: a step before the sink must keep the order"),
+        (False, "other chunks come between the chunks of 'height/c/0': a step before the sink must keep the order"),
     ],
 )
 def test_a_step_that_changes_the_order_is_told(tmp_path, chunks_first, message):
@@ -448,13 +448,13 @@ def test_a_file_with_the_name_of_an_object_is_told(tmp_path, shards):
         convert(contents, tmp_path, shards)
     (failure,) = caught.value.exceptions
     assert failure.shard == "(base)"
-    message = "'temperature/c/0/0/0' is no chunk of 'temperature', but has the name of an object of the sharding codec"
+    message = "'temperature/c/0/0/0' is not a chunk of 'temperature', but has the name of one of its objects of the sharding codec"
     assert message in failure.cause
 
 
 @pytest.mark.parametrize("size", [0, "", "0 MiB", "large", "-1 GiB"])
 def test_a_size_that_is_none_is_refused(size):
-    with pytest.raises(ChainError, match=rf"object_size is {size!r}: say a size, such as '1 GiB'"):
+    with pytest.raises(ChainError, match=rf"object_size is {size!r}: give a size, such as '1 GiB'"):
         ToShardingCodec("out.zarr", object_size=size)
 
 
@@ -502,6 +502,6 @@ def test_a_chunk_of_no_bytes_is_not_taken_for_a_missing_one(tmp_path):
     (tmp_path / "source.zarr" / "a" / "c" / "2").write_bytes(b"")
     with pytest.raises(ShardsFailed, match="1 of 3 shards failed") as caught, dask.config.set(scheduler="synchronous"):
         ShardedStore.partition(tmp_path / "source.zarr", {"a": (4,)}).map_shards(ToShardingCodec(tmp_path / "out.zarr"))
-    assert "it has 0 bytes, which a chunk in an object of the sharding codec can't have" in str(
+    assert "it has 0 bytes, but a chunk in an object of the sharding codec can't be empty" in str(
         caught.value.exceptions[0]
     )

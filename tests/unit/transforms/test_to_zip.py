@@ -101,13 +101,13 @@ def test_braces_in_a_path_are_no_fields(tmp_path, array):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("{path}/{index}.zip", "may hold {path}, and {block} once, and nothing else in braces"),
-        ("{path}/{block}/{block}.zip", "may hold {path}, and {block} once"),
-        ("{path}/{}.zip", "may hold {path}, and {block} once"),
-        ("{path!r}/{block}.zip", "may hold {path}, and {block} once"),
-        ("{path:>9}/{block}.zip", "may hold {path}, and {block} once"),
-        ("{{path}}/{block}.zip", "may hold {path}, and {block} once"),
-        ("{path/{block}.zip", "can't be read|nothing else in braces"),
+        ("{path}/{index}.zip", "has other braces than {path} and one {block}"),
+        ("{path}/{block}/{block}.zip", "has other braces than {path} and one {block}"),
+        ("{path}/{}.zip", "has other braces than {path} and one {block}"),
+        ("{path!r}/{block}.zip", "has other braces than {path} and one {block}"),
+        ("{path:>9}/{block}.zip", "has other braces than {path} and one {block}"),
+        ("{{path}}/{block}.zip", "has other braces than {path} and one {block}"),
+        ("{path/{block}.zip", "can't be read|has other braces"),
         ("../{path}/{block}.zip", r"'\.\.'"),
         ("/abs/{path}/{block}.zip", "ToZip's name"),
         ("{path}//{block}.zip", "ToZip's name"),
@@ -337,6 +337,6 @@ def test_zips_of_ome_zarr_are_zarr_v3(tmp_path):
     store = division(cube_at(tmp_path / "source.zarr", SOURCES["cube-v2."]), SOURCES["cube-v2."])
     with pytest.raises(
         ChainError,
-        match=r"names zips of OME-Zarr, which are Zarr v3, and the root is Zarr v2: put MigrateV3.. .--v3. and MigrateOME.. before ToZip",
+        match=r"names zips of OME-Zarr, which must be Zarr v3, but the root is Zarr v2: put MigrateV3.. .--v3. and MigrateOME.. before ToZip",
     ):
         store.map_shards(ToZip(tmp_path / "out", name="{path}/{block}.ozx"))

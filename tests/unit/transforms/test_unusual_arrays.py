@@ -57,7 +57,7 @@ def test_filters_with_which_zarr_does_not_keep_values_are_refused(tmp_path, step
     if np.array_equal(array[...], np.arange(1, 7)):
         np.testing.assert_array_equal(mapped(tmp_path, STEPS[step])[...], np.arange(1, 7))
         return
-    with pytest.raises(ChainError, match="its filters give other values each time that they are written, in zarr too"):
+    with pytest.raises(ChainError, match="its filters change the values each time that they are written, in zarr too"):
         mapped(tmp_path, STEPS[step])
 
 
