@@ -15,10 +15,10 @@ from pathlib import Path
 
 import iris_sample_data
 import xarray as xr
+from dask.utils import format_bytes
 from distributed import Client, LocalCluster
 
 from shardedstore import ShardedStore
-from shardedstore.text import size
 from shardedstore.transforms import ToZip
 
 # The groups of the Zarr: from which file each is made, and the chunks of its largest variables.
@@ -117,7 +117,7 @@ def start_cluster(workers: int) -> LocalCluster:
 def describe(folder: Path) -> str:
     """Count what is in a folder, in files and in blocks of the disk."""
     sizes = [path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()]
-    return f"{len(sizes):,} files, {size(sum(sizes))} on the disk"
+    return f"{len(sizes):,} files, {format_bytes(sum(sizes))} on the disk"
 
 
 if __name__ == "__main__":  # the worker processes import this file as well

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import iris_sample_data
 import xarray as xr
+from dask.utils import format_bytes
 from distributed import Client, LocalCluster
 
 from shardedstore import ShardedStore
-from shardedstore.text import size
 from shardedstore.transforms import Recompress, ToZip
 
 # What a reader does, in a process that has nothing to do with the job; the first chunk costs a few requests.
@@ -54,7 +54,7 @@ def main() -> None:
     with start_cluster(options.workers) as cluster, Client(cluster):
         done = store.map_shards(Recompress("zstd", level=5), ToZip(options.url)).summary
     before = f", {done.skipped} were done before" if done.skipped else "; run it again, and nothing is done twice"
-    print(f"   {done.done} zips done now ({size(done.nbytes)}){before}")
+    print(f"   {done.done} zips done now ({format_bytes(done.nbytes)}){before}")
 
     print("3. Opening it with xarray in a new process, and comparing every value with the source")
     subprocess.run([sys.executable, "-c", READER, source, options.url], check=True)

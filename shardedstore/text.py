@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from dask.utils import parse_bytes, parse_timedelta
+
+_QUANTITY = re.compile(r"\s*\d\S*\s*[A-Za-z]*\s*")  # a number first: Dask reads a unit alone as one of it
 WIDEST = 72  # characters of a name or a place that are shown
 
 
@@ -39,18 +42,32 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
 
 
-def size(nbytes: int) -> str:
-    """Return a size for people.
+def parse_size(text: str | int) -> int | None:
+    """Return a size in bytes, by Dask's units; None for a text that is not a size.
 
-    >>> size(512), size(96 * 2**30)
-    ('512 bytes', '96.0 GiB')
+    >>> parse_size("1 GiB"), parse_size("1.5 MB"), parse_size(4096), parse_size("GiB"), parse_size("-1 GiB")
+    (1073741824, 1500000, 4096, None, None)
     """
-    value, unit = float(nbytes), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+    if isinstance(text, int):
+        return text
+    try:
+        return parse_bytes(text.strip()) if _QUANTITY.fullmatch(text) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def parse_seconds(text: str) -> float | None:
+    """Return a duration in seconds, by Dask's units in small letters; None for a text that is not a duration.
+
+    >>> parse_seconds("36h"), parse_seconds("1.5 days"), parse_seconds("36"), parse_seconds("h"), parse_seconds("7M")
+    (129600.0, 129600.0, None, None, None)
+    """
+    if not _QUANTITY.fullmatch(text) or not text.islower():  # the M of 7M would be a minute, not a month
+        return None
+    try:
+        return float(parse_timedelta(text.strip(), default=False))
+    except (KeyError, ValueError, OverflowError):
+        return None
 
 
 _WORDS: tuple[

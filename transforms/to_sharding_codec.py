@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from shardedstore.errors import ChainError
 from shardedstore.notices import Notice, node_name
-from shardedstore.partition.patterns import parse_size
 from shardedstore.storage.options import Options, StorageOptions
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Directory, Location
+from shardedstore.text import parse_size
 from shardedstore.transforms.base.chain import Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.transforms.base.packing import KEYS, packed, packed_documents
 from shardedstore.transforms.base.portable import reader_notices

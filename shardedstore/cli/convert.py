@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import click
+from dask.utils import format_bytes
 
 from shardedstore.cli.cluster import cluster
 from shardedstore.cli.common import (
@@ -31,7 +32,7 @@ from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.text import count, size
+from shardedstore.text import count
 from shardedstore.transforms.base.chain import Sink, Step
 
 
@@ -250,7 +251,7 @@ def run(plan: JobPlan, sink: Sink, *, changed: str, workers: int | None, schedul
     }
     again = "".join(f", {number:,} of them again {why}" for why, number in reasons.items() if number)
     before = f", {summary.skipped:,} were done before" if summary.skipped else ""
-    tell(f"{count(summary.done, 'shard')} done now{again}{before}; {size(summary.nbytes)} written")
+    tell(f"{count(summary.done, 'shard')} done now{again}{before}; {format_bytes(summary.nbytes)} written")
     if summary.throttled:
         click.echo(f"note: the server was too busy {summary.throttled:,} times, and was asked again", err=True)
     place = normalize(sink.url)

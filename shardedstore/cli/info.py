@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from dask.utils import format_bytes
 
 from shardedstore.cli.common import open_any, parse_storage, tell, user_errors
 from shardedstore.display.describe import node_line
@@ -11,7 +12,7 @@ from shardedstore.jobs.shards import make_plan
 from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.locations import holes
-from shardedstore.text import count, size
+from shardedstore.text import count
 
 
 @click.command()
@@ -37,7 +38,7 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         for notice in plan.notices:
             click.echo(f"note: {notice}", err=True)
         supposed = ", if all stores are like the first" if any(node.is_sample for node in plan.nodes.values()) else ""
-        tell(f"  at most {count(plan.files, 'file')} as a plain Zarr; {size(plan.nbytes)} decoded{supposed}")
+        tell(f"  at most {count(plan.files, 'file')} as a plain Zarr; {format_bytes(plan.nbytes)} decoded{supposed}")
 
 
 def _folder(what: str) -> str:

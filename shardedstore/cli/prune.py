@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import click
+from dask.utils import format_bytes
 
 from shardedstore.cli.common import parse_storage, tell, user_errors
-from shardedstore.jobs.prune import parse_age
+from shardedstore.errors import UsageError
 from shardedstore.store import ShardedStore
-from shardedstore.text import count, size
+from shardedstore.text import count, parse_seconds
 
 
 @click.command()
@@ -33,4 +34,12 @@ def prune(destination: str, *, dry_run: bool, older_than: str | None, storage: t
         for text in pruned.kept:
             click.echo(f"kept: {text}", err=True)
         done = "would be removed" if dry_run else "removed"
-        tell(f"{count(len(pruned.names), 'file')} {done}; {size(pruned.nbytes)}")
+        tell(f"{count(len(pruned.names), 'file')} {done}; {format_bytes(pruned.nbytes)}")
+
+
+def parse_age(text: str) -> float:
+    """Return an age in seconds, or raise UsageError where the text is not an age."""
+    seconds = parse_seconds(text)
+    if seconds is None:
+        raise UsageError(f"{text!r} is no age: write a number and one of the units s, m, h, d, w, like 36h or 7d")
+    return seconds

@@ -11,11 +11,13 @@ from html import escape
 from itertools import islice
 from typing import NamedTuple, Protocol
 
+from dask.utils import format_bytes
+
 from shardedstore.display.shards import BASE_NAME, grid_of, holder, kind_of
 from shardedstore.jobs.outcome import Partial
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Group, Location, Mount, holes, show, url_of
-from shardedstore.text import columns, count, shown, size
+from shardedstore.text import columns, count, shown
 from shardedstore.zarr.grid import block_name
 from shardedstore.zarr.metadata import ArrayMeta
 
@@ -171,7 +173,7 @@ def _holes(config: Config) -> list[str]:
 def _done(summary: Done) -> str:
     before = f", {summary.skipped:,} were done before" if summary.skipped else ""
     failed = f", {len(summary.failures):,} failed" if summary.failures else ""
-    return f"{count(summary.done, 'shard')} done by the job{before}{failed}; {size(summary.nbytes)} written"
+    return f"{count(summary.done, 'shard')} done by the job{before}{failed}; {format_bytes(summary.nbytes)} written"
 
 
 def to_text(head: str, config: Config, summary: Done | None = None, partial: Partial | None = None) -> str:
@@ -197,7 +199,7 @@ def node_line(path: str, node: Node, config: Config) -> str:
         more = ", without a document" if node.is_implicit else ", consolidated" if meta.consolidated else ""
         return f"  /{path}  group, v{meta.zarr_format}{more}{shards}"
     chunks = "unknown" if meta.chunks is None else meta.chunks
-    return f"  /{path}  array {meta.shape}, chunks {chunks}, {size(meta.nbytes)}{shards}"
+    return f"  /{path}  array {meta.shape}, chunks {chunks}, {format_bytes(meta.nbytes)}{shards}"
 
 
 MOST_OPEN = 12  # rows below one that are not folded at first

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from html import escape
 from typing import NamedTuple
 
+from dask.utils import format_bytes
+
 from shardedstore.jobs.shards import Plan
-from shardedstore.text import count, size
+from shardedstore.text import count
 from shardedstore.zarr.grid import block_name
 
 MOST_OPEN = 12  # rows that are not folded in a notebook
@@ -45,18 +47,20 @@ def to_lines(plan: Plan) -> list[str]:
     """Return what a job would do as lines, by arithmetic: chunks that are missing are counted, and sizes are decoded."""
     base, *others = rows(plan)
     lines = [
-        f"at most {plan.files:,} files -> {count(plan.shard_count, 'shard')}; {size(plan.nbytes)} decoded; base {size(base.nbytes)}"
+        f"at most {plan.files:,} files -> {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded; base {format_bytes(base.nbytes)}"
     ]
     for row in others:
         grid = f" ({row.grid_text})" if row.grid_text else ""
-        lines.append(f"  /{row.path}: {row.files:,} files -> {count(row.shards, 'shard')}{grid}; {size(row.nbytes)}")
+        lines.append(
+            f"  /{row.path}: {row.files:,} files -> {count(row.shards, 'shard')}{grid}; {format_bytes(row.nbytes)}"
+        )
     return lines
 
 
 def to_html(title: str, plan: Plan) -> str:
     """Return what a notebook shows of a job that is planned. All that comes from data is escaped."""
     found = list(rows(plan))
-    head = f"at most {plan.files:,} files to {count(plan.shard_count, 'shard')}; {size(plan.nbytes)} decoded"
+    head = f"at most {plan.files:,} files to {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded"
     folded = "".join(map(_row, found[MOST_OPEN:MOST_ROWS]))
     more = f"<tr><td {PATH}>... and {len(found) - MOST_ROWS:,} more</td></tr>" if len(found) > MOST_ROWS else ""
     rest = (
@@ -80,5 +84,5 @@ def _table(body: str) -> str:
 
 def _row(row: PlanRow) -> str:
     path = "(base)" if row.path is None else f"/{row.path}"
-    cells = (f"{row.files:,}", f"{row.shards:,}", row.grid_text, size(row.nbytes))
+    cells = (f"{row.files:,}", f"{row.shards:,}", row.grid_text, format_bytes(row.nbytes))
     return f"<tr><td {PATH}>{escape(path)}</td>{''.join(f'<td {CELL}>{escape(cell)}</td>' for cell in cells)}</tr>"

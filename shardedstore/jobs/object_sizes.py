@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from dask.utils import format_bytes
+
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.jobs.shards import Plan
 from shardedstore.notices import Notice, node_name
-from shardedstore.partition.patterns import AUTOMATIC, parse_size
+from shardedstore.partition.patterns import AUTOMATIC
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.members import MountIndex
-from shardedstore.text import count, size
+from shardedstore.text import count, parse_size
 from shardedstore.transforms.base.chain import Chain
 from shardedstore.zarr.attributes import DOCUMENTS, LONGER, MOST, attributes_in, left_out, longest
 from shardedstore.zarr.grid import Blocks
@@ -38,13 +40,17 @@ def check_base(plan: Plan, chain: Chain, max_base: str | int = MAX_BASE) -> Plan
         return plan
     if chain.sink is None or chain.is_one_zarr:
         return plan.noted(
-            [Notice(f"one task makes the whole base, {size(nbytes)} decoded of arrays that nothing divides: {DIVIDE}")]
+            [
+                Notice(
+                    f"one task makes the whole base, {format_bytes(nbytes)} decoded of arrays that nothing divides: {DIVIDE}"
+                )
+            ]
         )
     held = _held(plan)
     more = f" and {len(held) - NAMED:,} more" if len(held) > NAMED else ""
-    named = ", ".join(f"{path!r} ({size(nbytes)})" for nbytes, path in held[:NAMED])
+    named = ", ".join(f"{path!r} ({format_bytes(nbytes)})" for nbytes, path in held[:NAMED])
     raise PartitionError(
-        f"the base would be one object of {size(nbytes)} decoded, which is more than max_base={max_base!r}: it holds {named}{more}. "
+        f"the base would be one object of {format_bytes(nbytes)} decoded, which is more than max_base={max_base!r}: it holds {named}{more}. "
         f"Best {DIVIDE}; or say max_base='{-(-nbytes // (1 << 30))} GiB'"
     )
 
@@ -83,9 +89,11 @@ def attribute_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
         if not absent and own * node.blocks.count <= MOST_REPEATED:
             continue
         each = (
-            f"{count(node.blocks.count, 'shard')} of {node_name(path)} carry {size(own)} of attributes each, "
-            f"{size(own * node.blocks.count)} in all"
+            f"{count(node.blocks.count, 'shard')} of {node_name(path)} carry {format_bytes(own)} of attributes each, "
+            f"{format_bytes(own * node.blocks.count)} in all"
         )
         yield Notice(
-            f"{each}; {size(left)} more stand in the base alone, by which the result is read" if absent else each
+            f"{each}; {format_bytes(left)} more stand in the base alone, by which the result is read"
+            if absent
+            else each
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 from bisect import bisect_left
@@ -166,9 +165,6 @@ class Retention:
         return self._files[name].modified if name in self._files else 0.0
 
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}  # seconds
-
-
 @dataclass(frozen=True)
 class Pruned:
     """What was removed, or with a dry run would be: names relative to the destination, and their bytes together.
@@ -208,18 +204,6 @@ def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: 
         raise DestinationError(
             f"{url!r} can't be pruned: {explain(error)}; the same call goes on from there"
         ) from error
-
-
-def parse_age(text: str) -> float:
-    """Return an age in seconds.
-
-    >>> parse_age("36h"), parse_age("1d")
-    (129600.0, 86400.0)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
-    if found is None:
-        raise UsageError(f"{text!r} is no age: write a number and one of the units {', '.join(UNITS)}, like 36h or 7d")
-    return float(found[1]) * UNITS[found[2]]
 
 
 def _temporaries(folder: str) -> dict[str, int]:

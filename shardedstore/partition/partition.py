@@ -19,7 +19,6 @@ from shardedstore.partition.patterns import (
     Shards,
     parse_paths,
     parse_shards,
-    parse_size,
 )
 from shardedstore.partition.selection import absent, check_found, check_optional, find, some_of
 from shardedstore.partition.shapes import automatic, is_too_small, overflowing, shape_of, to_blocks
@@ -30,6 +29,7 @@ from shardedstore.stores.locations import Config, Location, Mount, PartOf, ViewO
 from shardedstore.stores.members import MountIndex
 from shardedstore.stores.part import DOCUMENTS, Part
 from shardedstore.stores.registry import open_location
+from shardedstore.text import parse_size
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import ArrayMeta, GroupMeta
 from shardedstore.zarr.paths import is_below, join, parents

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
 from shardedstore.errors import PartitionError, UsageError
+from shardedstore.text import parse_size
 from shardedstore.zarr.paths import check_path
 
 Rule = str | int | Mapping[str, int] | Sequence[int]
@@ -18,29 +18,6 @@ WHOLE = "whole"  # a shard of its own
 BASE = "base"  # in the base, undivided
 WORDS = (WHOLE, BASE)
 AUTOMATIC = "1 GiB"  # of what no rule covers
-UNITS = {
-    "": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 1 << 10,
-    "mib": 1 << 20,
-    "gib": 1 << 30,
-    "tib": 1 << 40,
-}
-
-
-def parse_size(text: str | int) -> int | None:
-    """Return a size in bytes; None where the text is none.
-
-    >>> parse_size("1 GiB"), parse_size("1.5 MB"), parse_size(4096), parse_size("whole")
-    (1073741824, 1500000, 4096, None)
-    """
-    if isinstance(text, int):
-        return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?b|b?)\s*", text.lower())
-    return None if match is None else int(Fraction(match[1]) * UNITS[match[2].removeprefix("b")])
 
 
 class Pattern(NamedTuple):

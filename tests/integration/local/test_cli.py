@@ -108,8 +108,8 @@ def test_module_is_a_command() -> None:
 @pytest.mark.parametrize(
     ("rules", "lines"),
     [
-        ((), ["at most 42 files -> 1 shard; 18.9 KiB decoded; base 18.9 KiB"]),
-        (("6 KiB",), ["at most 42 files -> 5 shards;", "  /t: 30 files -> 4 shards (4); 18.8 KiB"]),
+        ((), ["at most 42 files -> 1 shard; 18.89 kiB decoded; base 18.89 kiB"]),
+        (("6 KiB",), ["at most 42 files -> 5 shards;", "  /t: 30 files -> 4 shards (4); 18.75 kiB"]),
         (("t=6 KiB",), ["at most 42 files -> 5 shards;", "  /t: 30 files -> 4 shards (4);"]),
         (("t=time:60",), ["at most 42 files -> 11 shards;", "  /t: 30 files -> 10 shards (10);"]),
         (("t=60,-1",), ["at most 42 files -> 11 shards;", "  /t: 30 files -> 10 shards (10);"]),
@@ -283,14 +283,14 @@ def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
 
     again = run(*arguments, cwd=folder)
     assert again.returncode == 0
-    assert again.stdout.startswith(f"0 shards done now, {COUNT} were done before; 0 bytes written\n")
+    assert again.stdout.startswith(f"0 shards done now, {COUNT} were done before; 0 B written\n")
     assert again.stderr == f"{COUNT} of {COUNT} shards\n"
 
     foreign = invoke("convert", source, out, "--to", "zip")
     assert "another division" in error_line(foreign, cli.UNUSABLE)
     told = invoke("info", out).stdout
     assert told.startswith(f"{out}: a Zarr in {COUNT} shards\n")
-    assert "/t  array (600, 4), chunks (20, 4), 18.8 KiB, 10 zips\n" in told
+    assert "/t  array (600, 4), chunks (20, 4), 18.75 kiB, 10 zips\n" in told
     assert sorted(path.name for path in folder.iterdir()) == ["out", "source.zarr", "transforms.py"]
 
 
@@ -310,7 +310,7 @@ def test_info(source: Path) -> None:
     assert config.stdout.splitlines()[1:] == invoke("info", out).stdout.splitlines()[1:]
     one = invoke("info", out / "s.zarr.zip")
     assert one.exit_code == 0
-    assert "/a  array (5, 2), chunks (1, 2), 80 bytes" in one.stdout
+    assert "/a  array (5, 2), chunks (1, 2), 80 B" in one.stdout
 
     (folder / "cut.zip").write_bytes((out / "s.zarr.zip").read_bytes()[:300])
     (folder / "broken.json").write_text("{")

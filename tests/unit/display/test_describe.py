@@ -85,7 +85,7 @@ def test_a_result(views, tmp_path):
         "  wind_u       6 zips (3 x 1 x 2)  'wind_u/{block}.zarr.zip'",
         f"  in '{tmp_path}/out'",
     ]
-    assert re.fullmatch(r"  11 shards done by the job; [\d.]+ KiB written", told[-1])
+    assert re.fullmatch(r"  11 shards done by the job; [\d.]+ kiB written", told[-1])
     loaded = ShardedStore.load(tmp_path / "out")
     assert lines(loaded) == told[:-1]
     page = Page(result._repr_html_())

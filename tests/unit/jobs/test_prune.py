@@ -309,7 +309,7 @@ def test_the_command_line(source, out):
     assert "6 files would be removed" in tried.stdout
     assert names(out) > FIRST
     young = CliRunner().invoke(main, ["prune", str(out), "--older-than", "1d"])
-    assert "0 files removed; 0 bytes" in young.stdout
+    assert "0 files removed; 0 B" in young.stdout
     assert "kept: a/0.zarr.zip was replaced lately" in young.stderr
     assert CliRunner().invoke(main, ["prune", str(out)]).stdout.startswith("6 files removed; ")
     wrong = CliRunner().invoke(main, ["prune", str(out), "--older-than", "soon"])

@@ -59,14 +59,14 @@ def test_a_large_base_is_refused(folder, tmp_path):
     view = ShardedStore.partition(folder, {"tp": {"time": 8}, "*": "base"})
     with pytest.raises(
         PartitionError,
-        match=r"one object of 4\.0 GiB decoded, which is more than max_base='1 GiB': it holds 't2m' \(2\.0 GiB\), 'g/u' \(2\.0 GiB\), "
-        r"'small' \(4 bytes\)\. Best divide them .* or say max_base='5 GiB'",
+        match=r"one object of 4\.00 GiB decoded, which is more than max_base='1 GiB': it holds 't2m' \(2\.00 GiB\), 'g/u' \(2\.00 GiB\), "
+        r"'small' \(4 B\)\. Best divide them .* or say max_base='5 GiB'",
     ):
         view.map_shards(ToZip(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert view.map_shards(ToZip(tmp_path / "out"), max_base="5 GiB").summary.done == 2
     assert view.map_shards(ToZip(tmp_path / "two"), max_base=5 * GIB).summary.done == 2
-    with pytest.raises(PartitionError, match="one object of 4 bytes decoded, which is more than max_base=1"):
+    with pytest.raises(PartitionError, match="one object of 4 B decoded, which is more than max_base=1"):
         ShardedStore.partition(folder).map_shards(ToZip(tmp_path / "three"), max_base=1)
 
 
@@ -101,7 +101,7 @@ def test_the_base_of_one_zarr_is_warned_of(folder, tmp_path):
     """It is no object there, but one task."""
     result = ShardedStore.partition(folder, []).map_shards(CopyTo(tmp_path / "out"))
     (notice,) = result.summary.notices
-    assert "one task makes the whole base, 6.0 GiB decoded" in notice.text
+    assert "one task makes the whole base, 6.00 GiB decoded" in notice.text
     assert ShardedStore.partition(folder).map_shards(CopyTo(tmp_path / "two")).summary.notices == ()
 
 
@@ -118,7 +118,7 @@ def test_on_the_command_line(folder, tmp_path):
     assert "more than max_base='1 GiB'" in refused.output
     done = CliRunner().invoke(main, [*convert, "--shards", "tp=time:8", "--shards", "*=base", "--max-base", "5 GiB"])
     assert done.exit_code == 0
-    assert "base 4.0 GiB" in done.output
+    assert "base 4.00 GiB" in done.output
     divided = CliRunner().invoke(main, [*convert, "--shards", "tp=time:8"])
     assert "-> 6 shards" in divided.output
     assert json.loads((folder / "zarr.json").read_text())["node_type"] == "group"

@@ -121,7 +121,7 @@ def test_info_counts_them(tmp_path):
     done = CliRunner().invoke(main, ["info", str(hidden(tmp_path, "implicit", 3))])
     assert "/A  group, v3, without a document" in done.output
     assert "/A/a  array (6, 4)" in done.output
-    assert "192 bytes decoded" in done.output
+    assert "192 B decoded" in done.output
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
