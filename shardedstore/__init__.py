@@ -1,4 +1,4 @@
-"""Any Zarr as a collection of shards: zipped, recompressed or copied on Dask, one shard a unit of work."""
+"""Transform Zarrs of any size with Dask, shard by shard, and open the result as one Zarr."""
 
 from shardedstore.errors import (
     ChainError,

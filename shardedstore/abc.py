@@ -1,6 +1,6 @@
-"""The protocols that extensions implement, and the types in their signatures.
+"""The protocols of extensions, and the types in their signatures.
 
-A step, a sink or a kind of store of one's own imports from here and from `shardedstore`; all other modules are private.
+Your own steps, sinks and kinds of stores import from here and from `shardedstore`. All other modules are private.
 """
 
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd

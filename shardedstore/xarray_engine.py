@@ -1,6 +1,6 @@
-"""The engine of xarray: ``xr.open_dataset("out/shardedstore.json", engine="shardedstore")``, with no other code.
+"""The xarray engine: ``xr.open_dataset("out/shardedstore.json", engine="shardedstore")``.
 
-xarray finds it by an entry point. All that is not about the config is left to xarray's own engine for Zarr.
+xarray finds it by an entry point. It opens the config, and passes all else to xarray's own engine for Zarr.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, par
 from shardedstore.zarr.paths import join, parents
 from shardedstore.zarr.readonly import PROTOTYPE
 
-NOT_TAKEN = ("mode", "store", "engine")  # parameters of the engine for Zarr that make no sense here
-OWN = ("allow", "partial", "root")  # of `ShardedStore.load`
+NOT_TAKEN = ("mode", "store", "engine")  # parameters of the Zarr engine that are refused
+OWN = ("allow", "partial", "root")  # parameters of `ShardedStore.load`
 
 
 class ShardedStoreBackend(BackendEntrypoint):
-    """Opens what `ShardedStore.load` does: a ``shardedstore.json``, or the folder that holds one, at a path or URL.
+    """xarray backend for sharded stores.
 
-    Beside the options of xarray's engine for Zarr, such as `group`, `consolidated`, `drop_variables` and those for
-    decoding, it takes `allow`, `partial`, `root` and `storage_options` as `ShardedStore.load` does. It opens a `ShardedStore`,
-    too. Consolidated metadata is used where there is some, unless ``consolidated=False``.
+    It opens a ``shardedstore.json``, or the folder that holds one, at a path or URL. It also opens a `ShardedStore`. It takes
+    the options of xarray's engine for Zarr, such as `group`, `consolidated`, `drop_variables` and the options of decoding,
+    and also `allow`, `partial`, `root` and `storage_options` of `ShardedStore.load`. It uses existing consolidated metadata,
+    unless ``consolidated=False``.
     """
 
     description = "Open the config of a sharded store (shardedstore.json) with shardedstore and zarr"
@@ -44,7 +45,7 @@ class ShardedStoreBackend(BackendEntrypoint):
     )
 
     def guess_can_open(self, filename_or_obj: object) -> bool:
-        """Tell whether it is a sharded store, by its name or by what is in a local folder."""
+        """Tell whether this is a sharded store, by its name or by the files in a local folder."""
         if isinstance(filename_or_obj, ShardedStore):
             return True
         path = os.fspath(filename_or_obj) if isinstance(filename_or_obj, os.PathLike) else filename_or_obj
@@ -60,21 +61,23 @@ class ShardedStoreBackend(BackendEntrypoint):
             return ZarrBackendEntrypoint().open_dataset(store, **options)
 
     def open_datatree(self, filename_or_obj: object, **options: Any) -> DataTree:
-        """Open a group and all below it as a tree."""
+        """Open a group and all groups below it as a tree."""
         with _opened(filename_or_obj, options) as store:
             return ZarrBackendEntrypoint().open_datatree(store, **options)
 
     def open_groups_as_dict(self, filename_or_obj: object, **options: Any) -> dict[str, Dataset]:
-        """Open a group and all below it as datasets by path."""
+        """Open a group and all groups below it as datasets by path."""
         with _opened(filename_or_obj, options) as store:
             return ZarrBackendEntrypoint().open_groups_as_dict(store, **options)
 
 
 @contextmanager
 def _opened(place: object, options: dict[str, Any]) -> Iterator[Any]:
-    """Open a store, and leave in `options` what is for the engine for Zarr; explain what can't be opened as asked for."""
+    """Open a store, and remove its own options from `options`; explain errors of the Zarr engine."""
     if refused := [name for name in NOT_TAKEN if name in options]:
-        raise UsageError(f"engine 'shardedstore' takes no {refused[0]}=: it reads what a config describes")
+        raise UsageError(
+            f"engine 'shardedstore' takes no {refused[0]}=: leave it out, as the engine only reads a config"
+        )
     own = {name: options.pop(name) for name in ("storage_options", *OWN) if name in options}
     store, name = _load(place, **own)
     group = "/".join(part for part in (options.get("group") or "").split("/") if part)
@@ -93,13 +96,13 @@ def _load(place: object, **options: Any) -> tuple[ShardedStore, str]:
         return place, str(place)
     if not isinstance(place, str | os.PathLike):
         raise UsageError(
-            f"engine 'shardedstore' opens the path or URL of a {FILE_NAME}, and this is a {type(place).__name__}"
+            f"engine 'shardedstore' opens the path or URL of a {FILE_NAME}, but was given a {type(place).__name__}"
         )
     return ShardedStore.load(place, **options), repr(os.fspath(place))
 
 
 def _is_consolidated(store: ShardedStore, zarr_format: Any) -> bool:
-    """Tell whether the root has consolidated metadata: the engine for Zarr would find out too, and warn."""
+    """Tell whether the root has consolidated metadata, as the Zarr engine warns if it has to find out."""
     try:
         zarr.open_consolidated(store, zarr_format=zarr_format, mode="r")
     except (OSError, ValueError):
@@ -108,18 +111,18 @@ def _is_consolidated(store: ShardedStore, zarr_format: Any) -> bool:
 
 
 def _reason(store: ShardedStore, group: str, options: dict[str, Any]) -> str | None:
-    """Return why a store can't be opened as asked for; None where it is none of the mistakes that are known."""
+    """Return the reason why a store can't be opened with these options; None if the reason is unknown."""
     found = sync(_node(store, group))
     if found is None:
         return f"there is no group {group!r}{sync(_instead(store, group))}" if group else "it holds no Zarr"
     if isinstance(found, ArrayMeta):
         what = repr(group) if group else "its root"
-        return f"{what} is an array, and a dataset is a group: open it with zarr.open_array(ShardedStore.load(...))"
+        return f"{what} is an array, but a dataset is a group: open it with zarr.open_array(ShardedStore.load(...))"
     wanted = options.get("zarr_format")
     if wanted not in (None, found.zarr_format):
-        return f"it is of Zarr format {found.zarr_format}, and zarr_format={wanted} was asked for: leave it out"
+        return f"its Zarr format is {found.zarr_format}, but zarr_format={wanted} was given: leave it out"
     if options.get("consolidated") and not _is_consolidated(store, wanted):
-        return "it has no consolidated metadata, and consolidated=True was asked for: leave it out"
+        return "it has no consolidated metadata, but consolidated=True was given: leave it out"
     return None
 
 
@@ -130,7 +133,7 @@ async def _node(store: ShardedStore, path: str) -> ArrayMeta | GroupMeta | None:
 
 
 async def _instead(store: ShardedStore, group: str) -> str:
-    """Return what there is where a group was looked for."""
+    """Return the end of a message about a missing group: the groups that exist there."""
     for parent in parents(group):
         if isinstance(await _node(store, parent), GroupMeta):
             break

@@ -1,1 +1,1 @@
-"""A sharded store that is written to: arrays become shards as they are made."""
+"""Writable sharded stores: arrays are divided into shards when they are written."""

@@ -1,4 +1,4 @@
-"""How an array becomes shards while it is written: into blocks of what shape, and where each of them goes."""
+"""Rules that divide new arrays into shards: the shape of the blocks, and the store of each block."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ArrayShardFuncs = Mapping[str, tuple[Shape, Factory]]
 
 @dataclass(frozen=True)
 class ShardFactory:
-    """Makes the store of each of an array's shards, from the index of its block; see `array_shard_store`."""
+    """Makes the stores of an array's shards, by the index of their blocks; see `array_shard_store`."""
 
     template: Directory
 
@@ -42,16 +42,16 @@ class ShardFactory:
 
 
 def array_shard_store(url: str | os.PathLike[str], storage_options: StorageOptions = None) -> ShardFactory:
-    """Return a factory of stores for ``ShardedStore(base, shards, {path: (shape, factory)})``, at any URL.
+    """Return a factory of shards' stores below a URL, for ``ShardedStore(base, shards, {path: (shape, factory)})``.
 
     Parameters
     ----------
     url : str or path
-        What the shards are below: a local path, or ``s3://``, ``gs://`` or ``az://``. The shard of the block 1/2 is
-        ``<url>/1/2.zarr``, or with ``{block}`` in the URL what it stands for.
+        The folder of the shards: a local path, or a URL that starts with ``s3://``, ``gs://`` or ``az://``. The shard of
+        the block 1/2 is ``<url>/1/2.zarr``. If the URL holds ``{block}``, the index replaces it instead.
     storage_options : mapping or str, optional
-        Options of the object store by obstore's names, or ``"anonymous"``. What is secret is held by this process, and is
-        not pickled: workers need it in their environment.
+        Options of the object store by obstore's names, or ``"anonymous"``. Secrets stay in this process, and are not
+        pickled: workers need them in their environment.
 
     Examples
     --------
@@ -64,27 +64,27 @@ def array_shard_store(url: str | os.PathLike[str], storage_options: StorageOptio
 
 
 def array_shard_directory_store(prefix: str | os.PathLike[str]) -> ShardFactory:
-    """Return a factory of folders: that of the block 1/2 is ``<prefix>/1/2.zarr``; see `array_shard_store`."""
+    """Return a factory of folders, such as ``<prefix>/1/2.zarr`` for the block 1/2; see `array_shard_store`."""
     return array_shard_store(prefix)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one array is divided: into one chunk along some leading dimensions, or into blocks of a shape in elements."""
+    """Rule to divide one array: into single chunks along leading dimensions, or into blocks of a shape in elements."""
 
     path: str
     shape: Shape
     factory: Factory
 
     def mount(self, meta: ArrayMeta, old: Mount | None) -> Mount | None:
-        """Return what is mounted for an array; None where it has no chunks. The stores of blocks that were there are kept.
+        """Return the mount of an array, with the existing stores of its blocks; None if it has no chunks.
 
         Raises
         ------
         PartitionError
-            For an array that can't be divided so.
+            If the array can't be divided by this rule.
         UsageError
-            For a factory that gives no store, or one for two blocks.
+            If the factory returns something that is not a store, or the same store for two blocks.
         """
         blocks = self.blocks(meta)
         if blocks is None:
@@ -97,7 +97,7 @@ class Rule:
         return compact(made, blocks)
 
     def blocks(self, meta: ArrayMeta) -> Blocks | None:
-        """Return how an array is divided; None where it has no chunks."""
+        """Return the division of an array; None if it has no chunks."""
         if meta.chunks is None or meta.keys is None:
             raise UsageError(
                 f"{self.path!r} has a chunk grid or chunk keys that can't be divided: leave it out of array_shard_funcs"
@@ -107,7 +107,7 @@ class Rule:
             return to_blocks(meta, shape) if shape and all(meta.shape) else None
         if not 1 <= self.shape <= len(meta.shape):
             raise UsageError(
-                f"array_shard_funcs[{self.path!r}] divides {self.shape} dimensions, and the array has {len(meta.shape)}"
+                f"array_shard_funcs[{self.path!r}] divides {self.shape} dimensions, but the array has {len(meta.shape)}"
             )
         return Blocks(meta.chunk_grid, (1,) * self.shape, meta.keys) if all(meta.shape) else None
 
@@ -115,13 +115,13 @@ class Rule:
         store = self.factory(name)
         if not isinstance(store, Store):
             raise UsageError(
-                f"array_shard_funcs[{self.path!r}] gave {store!r} for the block {name!r}, which is no zarr store"
+                f"array_shard_funcs[{self.path!r}] returned {store!r} for the block {name!r}, which is not a zarr store"
             )
         location = locate(store)
         if not isinstance(location, Directory | Opened):
             raise UsageError(
-                f"array_shard_funcs[{self.path!r}] gave {store!r} for the block {name!r}, which can't be opened again to be "
-                "written to: give folders, such as array_shard_directory_store(prefix), and map them to zips then"
+                f"array_shard_funcs[{self.path!r}] returned {store!r} for the block {name!r}, which can't be reopened for "
+                "writing: write to folders, such as array_shard_directory_store(prefix), and map these to zips afterwards"
             )
         return location
 
@@ -137,17 +137,17 @@ def _check_distinct(path: str, made: Mapping[str, Location]) -> None:
     for name, location in made.items():
         if (other := seen.setdefault(_place(location), name)) != name:
             raise UsageError(
-                f"array_shard_funcs[{path!r}] gave one store for the blocks {other!r} and {name!r}, {show(location)}: each "
-                "needs its own, as the index that the factory gets tells"
+                f"array_shard_funcs[{path!r}] returned the same store, {show(location)}, for the blocks {other!r} and "
+                f"{name!r}: use the index in the factory, so that each block has its own store"
             )
 
 
 def check_apart(mounts: Mapping[str, Mount], base: Location | None = None) -> None:
-    """Refuse one place that can be written to for two components: they would write over one another.
+    """Refuse two components in the same writable place, as they would overwrite each other.
 
     >>> check_apart({"a": Mount(Directory("/x"))}, Directory("/x"))
     Traceback (most recent call last):
-    shardedstore.errors.UsageError: the base and 'a' are both in '/x', and would write over one another: give each its own
+    shardedstore.errors.UsageError: the base and 'a' are both in '/x', and would overwrite each other: give each its own place
     """
     found = [] if base is None else [("the base", base)]
     for path, mount in mounts.items():
@@ -157,12 +157,12 @@ def check_apart(mounts: Mapping[str, Mount], base: Location | None = None) -> No
         place = _place(location)
         if place is not None and (other := seen.setdefault(place, name)) != name:
             raise UsageError(
-                f"{other} and {name} are both in {show(location)}, and would write over one another: give each its own"
+                f"{other} and {name} are both in {show(location)}, and would overwrite each other: give each its own place"
             )
 
 
 def _place(location: Location) -> object:
-    """Return what locations that lead to one place have in common; None for those that can't be written to."""
+    """Return a value that is equal for locations of the same place; None for read-only locations."""
     match location:
         case Directory(url):
             return url
@@ -172,7 +172,7 @@ def _place(location: Location) -> object:
 
 
 def compact(locations: Mapping[str, Location], blocks: Blocks) -> Mount:
-    """Return the mount of an array's blocks, with a template in place of the locations that follow from it.
+    """Return the mount of an array's blocks, with a template instead of the locations that match it.
 
     >>> from shardedstore.zarr.grid import ChunkKeys
     >>> compact(
@@ -193,7 +193,7 @@ def compact(locations: Mapping[str, Location], blocks: Blocks) -> Mount:
 
 
 def _templates(location: Location, name: str) -> Iterator[Location]:
-    """Yield what a location may be made of for a block: the block's index stands somewhere in its URL."""
+    """Yield the templates that give this location for a block: with ``{block}`` in place of its index in the URL."""
     if not isinstance(location, Place):
         return
     end = len(location.url)
@@ -204,7 +204,7 @@ def _templates(location: Location, name: str) -> Iterator[Location]:
 
 
 def parse_rules(array_shard_funcs: Mapping[str, Any] | None) -> dict[str, Rule]:
-    """Return the rules by path, or raise UsageError."""
+    """Return the rules by path; raise UsageError if one is not valid."""
     rules: dict[str, Rule] = {}
     for path, given in (array_shard_funcs or {}).items():
         if not (isinstance(given, tuple | list) and len(given) == 2 and callable(given[1])):
@@ -215,8 +215,8 @@ def parse_rules(array_shard_funcs: Mapping[str, Any] | None) -> dict[str, Rule]:
         shape, factory = given
         if isinstance(shape, bool) or not isinstance(shape, int | Mapping | Sequence) or isinstance(shape, str):
             raise UsageError(
-                f"array_shard_funcs[{path!r}] divides by {shape!r}: give the number of sharded dimensions, each then in "
-                "chunks of its own, or the shards' shape in elements, as (720, -1) or {'time': 720}"
+                f"array_shard_funcs[{path!r}] divides by {shape!r}: give the number of leading dimensions that are divided "
+                "into single chunks, or the shards' shape in elements, as (720, -1) or {'time': 720}"
             )
         rules[path and check_path(path, "array_shard_funcs")] = Rule(path, shape, factory)
     return rules

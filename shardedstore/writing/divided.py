@@ -1,4 +1,7 @@
-"""The metadata documents that the shards of an array hold: those of the array, each with the shape of its own block."""
+"""Arrays that are divided into shards while they are written: their documents, mounts and blocks.
+
+Each shard has the documents of its array, with the shape of its own block.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ Documents = Mapping[str, bytes]
 
 
 class Placed(NamedTuple):
-    """An array of a sharded store: its documents by name, and what is mounted for it; None where that is nothing.
+    """An array of a sharded store: its documents by name, its metadata and its mount.
 
-    `is_unnamed` tells that it can't be divided before its dimensions have names.
+    The mount is None if the array has no shards yet. `is_unnamed` is True if the array can't be divided before its
+    dimensions have names.
     """
 
     path: str
@@ -31,11 +35,11 @@ class Placed(NamedTuple):
 
     @property
     def blocks(self) -> Blocks | None:
-        """How it is divided."""
+        """The division into blocks; None without a mount."""
         return None if self.mount is None else self.mount.blocks
 
     def is_chunk(self, rest: str) -> bool:
-        """Tell whether a key inside the array is a chunk's, within its grid or not."""
+        """Tell whether a key inside the array is a chunk key, also one outside the chunk grid."""
         if self.array is None or self.array.keys is None:
             return False
         return self.array.keys.decode(rest, (sys.maxsize,) * len(self.array.shape)) is not None
@@ -57,7 +61,7 @@ class Placed(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What is to be done in one shard of an array that has changed; `is_less` tells that its block is smaller than before."""
+    """Changes to the documents in one shard of a changed array; `is_less` is True if its block became smaller."""
 
     block: Coords
     written: Documents
@@ -66,7 +70,7 @@ class Change(NamedTuple):
 
 
 def changes(before: Placed, after: Placed) -> Iterator[Change]:
-    """Yield what is to be done in the shards; of what is no document or no block any more, the documents are deleted."""
+    """Yield the changes to the shards; documents that no longer exist, and those of removed blocks, are deleted."""
     had = {block: (shape, documents) for block, shape, documents in before.cropped()}
     for block, shape, documents in after.cropped():
         old_shape, old = had.pop(block, (shape, {}))
@@ -83,16 +87,16 @@ NAMES = ("zarr.json", ".zarray", ".zattrs")
 
 
 class DividedArrays:
-    """What the documents of some arrays say, and what is mounted for them by their rules.
+    """The arrays that are divided by rules: their known documents, and their mounts.
 
     Parameters
     ----------
     rules : mapping of str to Rule
-        By path.
+        The rules by path.
     mounted : dict of str to Mount
-        What is mounted in the store, which is kept up to date.
+        The mounts of the store, which this object keeps up to date.
     changed : callable
-        Is called with a path and what is mounted there from then on.
+        Called with a path and its new mount after each change.
     """
 
     def __init__(
@@ -104,25 +108,25 @@ class DividedArrays:
         self._paths = Mounts(rules)
 
     def placed(self, path: str, documents: Documents) -> Placed:
-        """Return what an array is with other documents.
+        """Return an array as these documents describe it.
 
         Raises
         ------
         UsageError, PartitionError
-            Where it can't be divided by its rule.
+            If it can't be divided by its rule.
         """
         meta, rule = parse_node(documents, path), self.rules[path]
         if not isinstance(meta, ArrayMeta):
             return Placed(path, documents)
         if meta.zarr_format == 2 and isinstance(rule.shape, Mapping) and meta.dimension_names is None:
-            return Placed(path, documents, meta, is_unnamed=True)  # names are attributes there, which are written apart
+            return Placed(path, documents, meta, is_unnamed=True)  # .zattrs, which has the names, is written later
         mount = rule.mount(meta, self._mounted.get(path))
         if mount is not None:
             check_apart({**self._mounted, path: mount})
         return Placed(path, documents, meta, mount)
 
     def take(self, placed: Placed) -> None:
-        """Go by what an array is now."""
+        """Use this state of an array from now on."""
         self.known[placed.path] = placed
         if placed.mount is None:
             self._mounted.pop(placed.path, None)
@@ -131,15 +135,15 @@ class DividedArrays:
         self._changed(placed.path, placed.mount)
 
     def forget(self, path: str) -> None:
-        """Take an array as not there any more."""
+        """Remove an array that was deleted."""
         self.take(Placed(path))
 
     def absent(self) -> Iterator[str]:
-        """Yield the paths at which there is nothing yet."""
+        """Yield the paths of rules whose arrays do not exist yet."""
         return (path for path, placed in self.known.items() if not placed.documents)
 
     def holder(self, key: str) -> str | None:
-        """Return the array that a key lies in, but for its documents; None also where there is a group instead."""
+        """Return the array that contains a key; None for its documents, and if the path is a group."""
         found = self._paths.resolve(key)
         if found is None or not found[1] or key in self.keys:
             return None
@@ -147,7 +151,7 @@ class DividedArrays:
         return None if known.array is None and known.documents else found[0]
 
     def differing(self, key: str, data: bytes) -> Iterator[str]:
-        """Yield the arrays that consolidated metadata describes otherwise than they are known."""
+        """Yield the arrays whose known documents differ from this consolidated metadata."""
         group, _, name = key.rpartition("/")
         described = named_by(name, data)
         for path in self.rules if described.is_whole else ():
@@ -159,14 +163,14 @@ class DividedArrays:
                     yield path
 
     def near(self, prefix: str) -> Iterator[str]:
-        """Yield the paths of those whose keys a prefix may begin."""
+        """Yield the paths of arrays that may have keys with this prefix."""
         for path in self.rules:
             start = f"{path}/" if path else ""
             if start.startswith(prefix) or prefix.startswith(start):
                 yield path
 
     def below(self, path: str) -> Iterator[str]:
-        """Yield the paths of those at or below a path."""
+        """Yield the paths of arrays at or below a path."""
         return (own for own in self.rules if own == path or is_below(own, path))
 
 

@@ -1,7 +1,8 @@
-"""The documents of the arrays that are divided: read from the base, and spread from it to their shards.
+"""Synchronise the documents of divided arrays between the base and the shards.
 
-A shard's document never says less than the base's. What grows is therefore written to the shards before it is written to
-the base, and what shrinks after it: who is interrupted in between does the same again, and nothing is lost.
+A shard's document never describes a smaller block than the base's document. Therefore a growing array is written to the
+shards first and then to the base, and a shrinking array in the opposite order. After an interruption in between, repeat the
+same write: nothing is lost.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class SpreadDocuments:
 
     @asynccontextmanager
     async def locked(self, paths: Iterable[str]) -> AsyncIterator[None]:
-        """Let no one else in this event loop read or write the documents of some arrays meanwhile."""
+        """Lock the documents of some arrays against other tasks in this event loop."""
         locks = self._locks.setdefault(asyncio.get_running_loop(), {})
         async with AsyncExitStack() as stack:
             for path in sorted(paths):
@@ -47,25 +48,25 @@ class SpreadDocuments:
             yield
 
     async def refresh(self, path: str) -> None:
-        """Go by what an array's documents are now.
+        """Read the documents of an array again, and use them from now on.
 
         Raises
         ------
         UsageError, PartitionError
-            For an array that can't be divided by its rule, or is there and not in such shards.
+            If the array can't be divided by its rule, or already exists and is divided in another way.
         """
         async with self.locked([path]):
             await self.read(path)
 
     async def read(self, path: str) -> Placed:
-        """Do what `refresh` does, for who has the lock already."""
+        """Do the same as `refresh` while the caller holds the lock."""
         while (found := await self._documents(path)) != self._divided.known[path].documents:
             placed = self._divided.placed(path, found)
             wrong = await self._wrong_shards(placed)
             if wrong is None:
                 self._divided.take(placed)
             elif await self._documents(path) == found and await self._wrong_shards(placed) is not None:
-                raise wrong  # and it is not that someone is deleting the array, or making it anew
+                raise wrong  # the documents are unchanged, so no other process is deleting or rewriting the array
         return self._divided.known[path]
 
     async def _documents(self, path: str) -> dict[str, bytes]:
@@ -74,7 +75,7 @@ class SpreadDocuments:
         return {name: value.to_bytes() for name, value in zip(NAMES, values, strict=True) if value is not None}
 
     async def _wrong_shards(self, placed: Placed) -> UsageError | None:
-        """Return an error where an array's first shard is not there, or of another shape: its chunks would seem to be missing."""
+        """Return an error if an array's first shard is missing or has another shape, as chunks would seem missing."""
         array, mount = placed.array, placed.mount
         block, shape, documents = next(placed.cropped(), ((), (), {}))
         if array is None or mount is None:
@@ -83,27 +84,27 @@ class SpreadDocuments:
         value = await self._open(mount, block).get(name, PROTOTYPE)
         if value is None:
             return UsageError(
-                f"{placed.path!r} is there already, and not in the shards that array_shard_funcs asks for: {_at(mount, block)} does "
-                "not hold the first. Ask for those that it is in, or write to another place"
+                f"{placed.path!r} already exists, but not in the shards of array_shard_funcs: {_at(mount, block)} does not hold "
+                "the first shard. Use the factory that it was written with, or write to another place"
             )
         first = parse_node({name: value.to_bytes()}, placed.path)
         found = first.shape if isinstance(first, ArrayMeta) else ()
         sizes = zip(found, shape, array.shape, strict=False)
         if len(found) == len(shape) and all(n == m or n > m == whole for n, m, whole in sizes):
-            return None  # it may say more than it has to, where it is the last as well
+            return None  # the only block may be larger than needed after an interrupted change
         return UsageError(
-            f"{placed.path!r} is there already, in shards of {found}, and array_shard_funcs asks for {shape}: ask for those that "
-            "are there, or write to another place"
+            f"{placed.path!r} already exists in shards of {found}, but array_shard_funcs gives {shape}: use the existing shape, "
+            "or write to another place"
         )
 
     async def set(self, path: str, name: str, value: Buffer) -> None:
-        """Write a document of an array, and to its shards what of it is theirs.
+        """Write a document of an array to the base and, for each block, to its shard.
 
         Raises
         ------
         UsageError, PartitionError
-            Where the array can't be divided so, where its chunks would be looked for in other shards than they are in, and
-            where a shard of a new array holds something already. Nothing is written then.
+            If the array can't be divided by its rule, if the change would move existing chunks to other shards, or if a
+            shard of a new array is not empty. Nothing is written in these cases.
         """
         data = value.to_bytes()
         async with self.locked([path]):
@@ -120,7 +121,7 @@ class SpreadDocuments:
             await self._delete(before.mount, todo)
 
     async def delete(self, path: str, name: str) -> None:
-        """Delete a document of an array, and then those of its shards; what else they hold is kept."""
+        """Delete a document of an array, first in the base and then in its shards; other keys stay."""
         async with self.locked([path]):
             before = await self.read(path)
             after = self._divided.placed(path, {own: data for own, data in before.documents.items() if own != name})
@@ -129,21 +130,24 @@ class SpreadDocuments:
             await self._delete(before.mount, changes(before, after))
 
     async def _check_empty(self, placed: Placed, mount: Mount) -> None:
-        """Refuse chunks that are there before the array: those in shards would be taken for its own, those in the base not."""
+        """Refuse chunks that exist before the array.
+
+        Chunks in the shards would become chunks of the array. Chunks in the base would never be found.
+        """
         start = f"{placed.path}/" if placed.path else ""
         async for key in self._components.at(BASE).list_prefix(start):
             if placed.is_chunk(key[len(start) :]):
                 raise UsageError(
-                    f"{placed.path!r} can't be written in shards, as the base holds {key!r} already, which would not be found: "
-                    "delete it; who copies key by key begins with the array's document"
+                    f"{placed.path!r} can't be written in shards, as the base already holds its chunk {key!r}, which would not be "
+                    "found: delete it. When you copy key by key, copy the array's document first"
                 )
 
         async def check(block: Coords) -> None:
             store = self._open(mount, block)
             async for key in store.list():
-                if key not in NAMES and not key.endswith(".partial"):  # as one leaves who is interrupted
+                if key not in NAMES and not key.endswith(".partial"):  # an interrupted write may leave these
                     raise UsageError(
-                        f"{placed.path!r} can't be written to {_at(mount, block)}, which holds {key!r} already: delete "
+                        f"{placed.path!r} can't be written to {_at(mount, block)}, which already holds {key!r}: delete "
                         "it, or write to another place"
                     )
 
@@ -173,7 +177,7 @@ class SpreadDocuments:
 
 
 async def each(act: Callable[[Item], Awaitable[None]], items: Iterable[Item]) -> None:
-    """Do something with each item, a bounded number at once; an error is raised when what has begun by then has ended."""
+    """Call a function for each item, a bounded number at once; an error is raised after the running calls have ended."""
     left = iter(items)
 
     async def work() -> None:
@@ -192,13 +196,13 @@ async def each(act: Callable[[Item], Awaitable[None]], items: Iterable[Item]) ->
 
 
 def _check_kept(before: Placed, after: Placed) -> None:
-    """Refuse to divide an array that is there in another way: its chunks would be looked for where they are not."""
+    """Refuse to change the division of an existing array, as its chunks would not be found."""
     if before.array is None or before.blocks is None or (after.array is not None and not all(after.array.shape)):
         return
     if after.blocks is None or not is_kept(before.blocks, after.blocks):
         raise UsageError(
-            f"{before.path!r} is in shards, and would not be found in them any more, as its chunks or the names of its dimensions "
-            "are others: delete it first, or write to another path"
+            f"{before.path!r} already exists in shards, and other chunks or dimension names would divide it in another way: "
+            "delete it first, or write to another path"
         )
 
 

@@ -1,6 +1,6 @@
-"""A sharded store that goes by what its arrays are now, as another process may have written them a moment ago.
+"""Sharded stores that are read and written while their arrays change, also by other processes.
 
-The array's document in the base is the truth: who reads it through the store routes by it from then on.
+The array's document in the base is authoritative. Each read of it through the store updates the routing.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from shardedstore.zarr.readonly import PROTOTYPE
 
 
 class FollowingStore(RoutedStore):
-    """A sharded store some of whose arrays are divided by rules, when there are such arrays.
+    """A sharded store with arrays that are divided by rules, as soon as they exist.
 
     Parameters
     ----------
     given : mapping of Place to Store, optional
-        Components that the user opened; the others are opened when they are asked for.
+        Components that the user has opened; all others are opened when they are first needed.
     rules : mapping of str to Rule, optional
-        How the arrays at some paths are divided.
+        Rules that divide arrays, by path.
     is_writable : bool
-        Whether it can be written to at all.
+        Whether the store supports writes.
     """
 
     def __init__(
@@ -67,27 +67,27 @@ class FollowingStore(RoutedStore):
 
     @property
     def config(self) -> Config:
-        """What the store is made of now."""
-        with suppress(SyncError):  # in zarr's own thread, where nothing can be waited for
+        """The config of the store, after a look at its arrays."""
+        with suppress(SyncError):  # zarr's own thread can't wait for other calls
             self.look()
         return self.known_config
 
     @property
     def known_config(self) -> Config:
-        """What the store was made of when it was last looked at."""
+        """The config of the store as of the last look."""
         if not self.supports_writes:
             return self._config
         base = _located(self._given[BASE]) if BASE in self._given else self._config.base
         given = {path: Mount(_located(store)) for (path, _), store in self._given.items() if path is not None}
-        return Config(base, {**self._mounted, **given})  # what is sharded itself may have more shards by now
+        return Config(base, {**self._mounted, **given})  # sharded components may have got more shards
 
     def look(self) -> None:
-        """Read the documents of the arrays that are to be divided: other processes may have written them.
+        """Read the documents of arrays with rules again, as other processes may have written them.
 
         Raises
         ------
         UsageError, PartitionError
-            For an array that can't be divided so, or is there and not in such shards.
+            If an array can't be divided by its rule, or already exists and is divided in another way.
         """
         if self._divided.rules or any(isinstance(store, FollowingStore) for store in self._given.values()):
             sync(self._look())
@@ -104,7 +104,7 @@ class FollowingStore(RoutedStore):
         await asyncio.gather(*map(self._spread.refresh, self._divided.rules))
 
     async def _find(self, key: str) -> tuple[Place, str]:
-        """Return the place of a key; where a chunk is outside of what is known of its array, another process may have resized it."""
+        """Return the place of a key; read the array's document again for a chunk outside its known grid."""
         place, rest = self._routes.route(key)
         if place == BASE and (path := self._divided.holder(key)) is not None:
             await self._spread.refresh(path)
@@ -127,7 +127,7 @@ class FollowingStore(RoutedStore):
         self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         # docstring inherited
-        if self._overlay is not None:  # as no store that is written to has
+        if self._overlay is not None:  # never in a writable store
             return await super().get(key, prototype, byte_range)
         place, rest = self._routes.route(key)
         if place != BASE or not self._divided.keys:
@@ -147,7 +147,7 @@ class FollowingStore(RoutedStore):
         return data
 
     async def _saw(self, key: str, data: bytes | None) -> None:
-        """Go by a document that was read."""
+        """Update the known arrays after a document was read."""
         if key in self._divided.keys:
             path, name = self._divided.keys[key]
             if self._divided.known[path].documents.get(name) != data:
@@ -162,11 +162,11 @@ class FollowingStore(RoutedStore):
             yield key
 
     def close(self) -> None:
-        """Close the store, and its components."""
+        """Close the store and its components."""
         super().close()
         self._components.close()
         for store in self._given.values():
-            if store._is_open:  # it was not in use of late
+            if store._is_open:  # open, but not among the recently used components
                 store.close()
 
     def __eq__(self, other: object) -> bool:
@@ -212,7 +212,7 @@ class WritableStore(FollowingStore):
             super()._check_writable()
 
     def _writable(self, place: Place, key: str) -> Store:
-        """Return a component, or raise ValueError where what is at a key or path can't be written there."""
+        """Return a component to write a key or path; raise ValueError if the component is read-only."""
         store = self._components.at(place)
         if store.read_only:
             what = "the base" if place[0] is None else f"shard {place[0]!r}"
@@ -220,13 +220,13 @@ class WritableStore(FollowingStore):
         return store
 
     async def _target(self, key: str) -> tuple[Store, str]:
-        """Return the component that holds a key, to write to, and the key inside it."""
+        """Return the writable component of a key, and the key inside it."""
         self._check_writable()
         place, rest = await self._find(key)
         return self._writable(place, key), rest
 
     async def _new(self, key: str) -> tuple[Store, str]:
-        """Return what `_target` does, or raise UsageError for a chunk that would not be found again."""
+        """Return the same as `_target`; raise UsageError for a chunk that would not be found again."""
         store, rest = await self._target(key)
         holder = self._divided.holder(key)
         if holder is not None and self._routes.find(key)[0] == BASE:
@@ -258,9 +258,10 @@ class WritableStore(FollowingStore):
             await store.delete(rest)
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete everything below a path, in all components: of an array that is divided first what is in its shards.
+        """Delete everything below a path, in all components.
 
-        Who is interrupted does the same again: an array is there until all that is in its shards is gone.
+        The shards of a divided array are emptied first, and the array exists until all of them are empty. After an
+        interruption, repeat the call.
         """
         self._check_writable()
         path = prefix.strip("/")
@@ -290,9 +291,9 @@ class WritableStore(FollowingStore):
                 await store.delete_dir("")
 
     async def _empty(self, path: str, blocks: Blocks) -> Store:
-        """Delete all that is in an array's shards, but the documents in the first: by it an array is known to be in such.
+        """Empty an array's shards except the documents in the first shard, and return the first shard.
 
-        Returns the first.
+        These documents prove how the array is divided.
         """
         first = self._components.at((path, blocks.index(0)))
         others = (self._components.at((path, blocks.index(number))) for number in range(1, blocks.count))
@@ -301,7 +302,7 @@ class WritableStore(FollowingStore):
         return first
 
     async def _delete_inside(self, path: str, rest: str) -> None:
-        """Delete everything below a path inside of a shard, or of an array that is divided."""
+        """Delete everything below a path inside a shard or a divided array."""
         if self._mounted[path].blocks is None:
             await self._writable((path, None), join(path, rest)).delete_dir(rest)
         else:
@@ -309,17 +310,17 @@ class WritableStore(FollowingStore):
 
 
 def _check_found(known: Placed, key: str) -> None:
-    """Refuse a chunk of an array that is divided where it would go to the base: it would not be found there."""
+    """Refuse a chunk of a divided array that would be written to the base, as it would not be found there."""
     array = known.array
     if array is None:
         return
     if known.is_unnamed:
         raise UsageError(
-            f"{known.path!r} is to be divided by the names of its dimensions, and has none: write them first, or give the "
-            "shards' shape in array_shard_funcs"
+            f"array_shard_funcs divides {known.path!r} by the names of its dimensions, but it has none: write them first, or "
+            "give the shards' shape"
         )
     is_divided = known.mount is not None or not all(array.shape)
     if is_divided and known.is_chunk(key[len(known.path) :].lstrip("/")):
         raise UsageError(
-            f"{key!r} is outside of {known.path!r}, which has {array.chunk_grid} chunks now: resize it first"
+            f"{key!r} is outside {known.path!r}, which has {array.chunk_grid} chunks: resize the array first"
         )

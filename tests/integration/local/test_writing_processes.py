@@ -108,7 +108,7 @@ def test_one_array_is_made_by_all_at_once(processes, tmp_path):
         zarr.create_group(divided(root))
         failed = list(processes.map(make_again, [root] * 3, [1, 2, 3]))
         done += failed.count("")
-        assert all(re.search("which holds .* already|does not hold the first", why) for why in failed if why)
+        assert all(re.search("which already holds|does not hold the first", why) for why in failed if why)
         with suppress(UsageError, FileNotFoundError):  # the last one deleted it, or its first shard
             array = zarr.open_array(divided(root), path="a", mode="r")
             for chunk in np.ndindex(4, 2):

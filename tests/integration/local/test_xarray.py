@@ -242,7 +242,7 @@ def test_a_place_without_a_config(plain, tmp_path):
     refused("is a Zarr: open it with ShardedStore.partition", plain / "real.zarr", ConfigError)
     (tmp_path / "shardedstore.json").write_text('{"a": 1}')
     refused("this is not a shardedstore config", tmp_path, ConfigError)
-    refused("opens the path or URL of a shardedstore.json, and this is a bytes", b"CDF")
+    refused("opens the path or URL of a shardedstore.json, but was given a bytes", b"CDF")
 
 
 @pytest.mark.parametrize("consolidated", [None, False])
@@ -258,7 +258,7 @@ def test_a_group_that_is_not_there(plain, consolidated):
         group="x/y",
         consolidated=consolidated,
     )
-    refused("'air/height' is an array, and a dataset is a group", out, group="air/height", consolidated=consolidated)
+    refused("'air/height' is an array, but a dataset is a group", out, group="air/height", consolidated=consolidated)
     with pytest.raises(UsageError, match="there is no group 'aire'"):
         xr.open_datatree(out, engine="shardedstore", group="aire")
     with pytest.raises(UsageError, match="there is no group 'aire'"):
@@ -270,8 +270,8 @@ def test_a_group_that_is_not_there_in_consolidated_metadata(out):
 
 
 def test_what_is_not_as_asked_for(plain):
-    refused("it is of Zarr format 3, and zarr_format=2 was asked for", plain / "out", zarr_format=2)
-    refused("it has no consolidated metadata, and consolidated=True was asked for", plain / "out", consolidated=True)
+    refused("its Zarr format is 3, but zarr_format=2 was given", plain / "out", zarr_format=2)
+    refused("it has no consolidated metadata, but consolidated=True was given", plain / "out", consolidated=True)
     for name in ("mode", "store"):
         refused(f"engine 'shardedstore' takes no {name}=", plain / "out", **{name: "a"})
 
@@ -280,7 +280,7 @@ def test_what_is_not_as_asked_for(plain):
 def test_an_array_is_no_dataset(tmp_path, zarr_format):
     source = to_folder(build(root_array, zarr_format), tmp_path / "a.zarr")
     ShardedStore.partition(source).map_shards(ToZip(tmp_path / "out"))
-    refused("its root is an array, and a dataset is a group: open it with zarr.open_array", tmp_path / "out")
+    refused("its root is an array, but a dataset is a group: open it with zarr.open_array", tmp_path / "out")
 
 
 def test_an_empty_store(tmp_path):

@@ -37,7 +37,7 @@ def test_bad_rules(funcs, message):
 @pytest.mark.parametrize(
     ("shape", "error", "message"),
     [
-        (3, UsageError, r"array_shard_funcs\['a'\] divides 3 dimensions, and the array has 2"),
+        (3, UsageError, r"array_shard_funcs\['a'\] divides 3 dimensions, but the array has 2"),
         ((3, 3), PartitionError, "are 3 elements along dimension 0, which is not a whole number of its chunks"),
         ((4,), PartitionError, r"shards\['a'\] has 1 sizes, and the array has 2 dimensions"),
         ({"time": 4}, PartitionError, "'a' has no dimension 'time': it has no named dimensions"),
@@ -58,15 +58,15 @@ ONE = MemoryStore()
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (lambda block: ONE, "gave one store for the blocks '0' and '1'"),
+        (lambda block: ONE, "returned the same store, .*, for the blocks '0' and '1'"),
         (
             lambda block: LocalStore("/nowhere"),
-            "gave one store for the blocks '0' and '1', '/nowhere': each needs its own",
+            "returned the same store, '/nowhere', for the blocks '0' and '1': use the index",
         ),
-        (lambda block: block, "gave '0' for the block '0', which is no zarr store"),
+        (lambda block: block, "returned '0' for the block '0', which is not a zarr store"),
         (
             lambda block: ZipStore(f"/nowhere/{block}.zip", mode="w"),
-            "can't be opened again to be written to: give folders",
+            "can't be reopened for writing: write to folders",
         ),
     ],
 )
@@ -86,16 +86,16 @@ def test_one_place_for_two(how, tmp_path):
             store = ShardedStore(tmp_path / "base", None, {"a": (1, factory), "b": (1, factory)})
             zarr.create_group(store)
             make(store)
-            with pytest.raises(UsageError, match=r"'a' and 'b' are both in .*/x/\{block\}.zarr', and would write over"):
+            with pytest.raises(UsageError, match=r"'a' and 'b' are both in .*/x/\{block\}.zarr', and would overwrite"):
                 make(store, -DATA, name="b")
             assert np.array_equal(values(store), DATA)
         case "a shard and the base":
             with pytest.raises(
-                UsageError, match=r"the base and 'g' are both in .*base', and would write over one another"
+                UsageError, match=r"the base and 'g' are both in .*base', and would overwrite each other"
             ):
                 ShardedStore(tmp_path / "base", {"g": tmp_path / "base"})
         case "two shards":
-            with pytest.raises(UsageError, match=r"'g' and 'h' are both in .*, and would write over one another"):
+            with pytest.raises(UsageError, match=r"'g' and 'h' are both in .*, and would overwrite each other"):
                 ShardedStore(tmp_path / "base", {"g": ONE, "h": ONE})
 
 
@@ -110,15 +110,15 @@ def test_an_array_that_is_there_and_not_in_such_shards(where, tmp_path):
     rules, message = {
         "in the base": (
             folders(tmp_path),
-            "'a' is there already, and not in the shards .*/a/0.zarr' does not hold the first",
+            "'a' already exists, but not in the shards .*/a/0.zarr' does not hold the first shard",
         ),
         "below another prefix": (
             folders(tmp_path / "typo", (4, -1)),
-            "/typo/a/0.zarr' does not hold the first. Ask for",
+            "/typo/a/0.zarr' does not hold the first shard. Use the",
         ),
         "in shards of another shape": (
             folders(tmp_path),
-            r"'a' is there already, in shards of \(4, 4\), .* asks for \(2, 4\)",
+            r"'a' already exists in shards of \(4, 4\), .* gives \(2, 4\)",
         ),
     }[where]
     with pytest.raises(UsageError, match=message):
@@ -132,7 +132,7 @@ def test_names_of_dimensions_that_are_divided_by_stay(names, tmp_path):
     zarr.create_group(store, zarr_format=2)
     array = make(store, zarr_format=2, **named(2))
     with pytest.raises(
-        UsageError, match="'a' is in shards, and would not be found in them any more, as its chunks or the names"
+        UsageError, match="'a' already exists in shards, and other chunks or dimension names would divide it"
     ):
         array.attrs.put(names)
     assert np.array_equal(values(divided(tmp_path, {"x": 2})), DATA)
@@ -142,7 +142,7 @@ def test_a_document_of_another_format_beside(tmp_path):
     store = divided(tmp_path)
     zarr.create_group(store, zarr_format=2)
     make(store, zarr_format=2)
-    with pytest.raises(UsageError, match="'a' is in shards, and would not be found in them any more"):
+    with pytest.raises(UsageError, match="'a' already exists in shards, and other chunks"):
         zarr.create_array(store, name="a", shape=(8, 4), chunks=(4, 2), dtype="i4", zarr_format=3)
     assert np.array_equal(zarr.open_array(store, path="a", zarr_format=2)[...], DATA)
 
@@ -152,7 +152,7 @@ def test_a_group_in_place_of_an_array(tmp_path):
     zarr.create_group(store)
     make(store)
     group = get(store, "zarr.json")
-    with pytest.raises(UsageError, match="'a' is in shards, and would not be found in them any more"):
+    with pytest.raises(UsageError, match="'a' already exists in shards, and other chunks"):
         sync(store.set("a/zarr.json", cpu.Buffer.from_bytes(group)))
     assert np.array_equal(values(store), DATA)
 
@@ -164,7 +164,7 @@ def test_chunks_of_an_array_that_was_deleted_by_its_document_alone(tmp_path):
     make(store)
     sync(store.delete("a/zarr.json"))
     with pytest.raises(
-        UsageError, match=r"'a' can't be written to '.*/a/[0-3]\.zarr', which holds 'c/0/[01]' already: delete"
+        UsageError, match=r"'a' can't be written to '.*/a/[0-3]\.zarr', which already holds 'c/0/[01]': delete"
     ):
         zarr.create_array(store, name="a", shape=(8, 4), chunks=(2, 2), dtype="i4")
     assert "a" not in zarr.open_group(store)
@@ -196,7 +196,8 @@ def test_copying_key_by_key_begins_with_the_document(zarr_format, tmp_path):
     document = {2: "a/.zarray", 3: "a/zarr.json"}[zarr_format]
     keys = sorted(keys_of(source), key=lambda key: key != document)
     with pytest.raises(
-        UsageError, match=r"as the base holds 'a/.*' already, which would not be found: delete it; who copies"
+        UsageError,
+        match=r"as the base already holds its chunk 'a/.*', which would not be found: delete it. When you copy",
     ):
         copy(source, divided(tmp_path / "last"), keys[::-1])
     assert get(divided(tmp_path / "last"), document) is None
@@ -212,7 +213,7 @@ def test_a_chunk_outside_of_its_array(shape, tmp_path):
     zarr.create_array(store, name="a", shape=shape, chunks=(2, 2), dtype="i4")
     for write in (store.set, store.set_if_not_exists):
         with pytest.raises(
-            UsageError, match=rf"'a/c/4/0' is outside of 'a', which has \({shape[0] // 2}, 2\) chunks now"
+            UsageError, match=rf"'a/c/4/0' is outside 'a', which has \({shape[0] // 2}, 2\) chunks: resize"
         ):
             sync(write("a/c/4/0", cpu.Buffer.from_bytes(b"a chunk")))
     sync(store.delete("a/c/4/0"))
@@ -226,7 +227,9 @@ def test_chunks_before_the_names_of_dimensions_in_v2(pickled, tmp_path):
     zarr.create_group(store, zarr_format=2)
     zarr.create_array(store, name="a", shape=(8, 4), chunks=(2, 2), dtype="i4", zarr_format=2)
     array = zarr.open_group(pickle.loads(pickle.dumps(store)) if pickled else store)["a"]
-    with pytest.raises(UsageError, match="'a' is to be divided by the names of its dimensions, and has none"):
+    with pytest.raises(
+        UsageError, match="array_shard_funcs divides 'a' by the names of its dimensions, but it has none"
+    ):
         array[...] = DATA
     array.attrs["_ARRAY_DIMENSIONS"] = ["x", "y"]
     array[...] = DATA
