@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +46,19 @@ def schema() -> dict[str, Any]:
 
 
 def _described(component: dict[str, Any]) -> dict[str, Any]:
-    """Return a component with what its class's docstring says of it and of its fields."""
+    """Return a component with the summary of its class's docstring as its description."""
     if "description" not in component:
         return component
-    text, _, sections = inspect.cleandoc(component["description"]).partition("\n\nParameters\n")
-    parameters = re.findall(r"^(\w+) :.*\n((?: .*\n?)+)", sections, re.MULTILINE)
-    for field, description in parameters:
-        component["properties"][field]["description"] = _plain(description)
-    return {**component, "description": _plain(re.split(r"\n\n(?=>>>|\w+\n---)", text)[0])}
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.replace("``", "`").split())
+    summary = component["description"].partition("\n\n")[0]
+    return {**component, "description": summary.replace("``", "`")}
 
 
 def _named(value: Any, location: Any) -> Any:
-    """Return a schema in which a reference stands for the table of all kinds, wherever it stands."""
-    if value == location:
-        return {"$ref": "#/$defs/Location"}
+    """Return a schema that refers to the table of all kinds wherever it holds a copy of the table."""
     if isinstance(value, dict):
+        described = {"description": value["description"]} if "description" in value else {}
+        if value == {**described, **location}:
+            return {**described, "$ref": "#/$defs/Location"}
         return {name: _named(item, location) for name, item in value.items()}
     return [_named(item, location) for item in value] if isinstance(value, list) else value
 

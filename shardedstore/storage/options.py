@@ -10,10 +10,11 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
 from shardedstore.errors import UsageError
 from shardedstore.fields import HostPart
@@ -34,16 +35,18 @@ _OTHER_NAMES = {"endpoint_url": "endpoint", "default_region": "region", "storage
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, repr_omit_defaults=True):
-    """What must be known to open a location, and may be known to all; the names are obstore's."""
+    """The public options of an object store, by obstore's names."""
 
-    endpoint: str | None = None
-    region: HostPart | None = None
-    account_name: HostPart | None = None
-    anonymous: bool = False
-    allow_http: bool = False
-    virtual_hosted_style_request: bool | None = None
-    request_payer: bool | None = None
-    use_emulator: bool | None = None
+    endpoint: Annotated[str | None, Meta(description="The URL of the server.")] = None
+    region: Annotated[HostPart | None, Meta(description="The region of the bucket.")] = None
+    account_name: Annotated[HostPart | None, Meta(description="The name of the account, for Azure.")] = None
+    anonymous: Annotated[bool, Meta(description="Whether requests are made without credentials.")] = False
+    allow_http: Annotated[bool, Meta(description="Whether requests may go over HTTP without TLS.")] = False
+    virtual_hosted_style_request: Annotated[
+        bool | None, Meta(description="Whether the name of the bucket stands in the name of the host, for S3.")
+    ] = None
+    request_payer: Annotated[bool | None, Meta(description="Whether the requester pays for requests, for S3.")] = None
+    use_emulator: Annotated[bool | None, Meta(description="Whether the server is the emulator of Azure.")] = None
 
     def __post_init__(self) -> None:
         endpoint = urlsplit(self.endpoint or "")

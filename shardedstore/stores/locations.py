@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 from zarr.abc.store import Store
 
 from shardedstore.errors import ConfigError
@@ -36,24 +37,26 @@ class _Kind(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields
 class Directory(_Kind, frozen=True, tag="directory", omit_defaults=True, repr_omit_defaults=True):
     """A folder with a file for each key: a local path, a prefix in an object store, or a URL of a web server."""
 
-    url: Url
-    options: Options = NONE
+    url: Annotated[Url, Meta(description="The path or URL; inside the folder of the config it is relative to it.")]
+    options: Annotated[Options, Meta(description="The public options of the object store.")] = NONE
 
 
 class Zip(_Kind, frozen=True, tag="zip", omit_defaults=True, repr_omit_defaults=True):
     """A zip with a member for each key, on a local disk or in an object store."""
 
-    url: Url
-    options: Options = NONE
+    url: Annotated[Url, Meta(description="The path or URL; inside the folder of the config it is relative to it.")]
+    options: Annotated[Options, Meta(description="The public options of the object store.")] = NONE
 
 
 class Own(_Kind, frozen=True, tag="own", omit_defaults=True, repr_omit_defaults=True):
-    """A store of a kind that another package registers under a name; `settings` are what it needs beside the URL."""
+    """A store of a kind that another package registers under a name."""
 
-    name: KindName
-    url: Url
-    settings: dict[str, Setting] = {}
-    options: Options = NONE
+    name: Annotated[KindName, Meta(description="The registered name of the kind of store.")]
+    url: Annotated[Url, Meta(description="The path or URL; inside the folder of the config it is relative to it.")]
+    settings: Annotated[
+        dict[str, Setting], Meta(description="The settings of the store besides its URL; they hold no secrets.")
+    ] = {}
+    options: Annotated[Options, Meta(description="The public options of the object store.")] = NONE
 
     def __post_init__(self) -> None:
         if secret := next(filter(may_be_secret, self.settings), None):
@@ -66,73 +69,68 @@ class Own(_Kind, frozen=True, tag="own", omit_defaults=True, repr_omit_defaults=
 
 
 class Group(_Kind, frozen=True, tag="group", omit_defaults=True):
-    """A group without anything else in it but the empty groups in `groups`, which stands in the config alone."""
+    """A group that is stored in the config alone, and holds nothing but empty groups."""
 
-    zarr_format: Literal[2, 3] = 3
-    attributes: dict[str, Any] = {}
-    groups: tuple[str, ...] = ()
+    zarr_format: Annotated[Literal[2, 3], Meta(description="The Zarr format of the group.")] = 3
+    attributes: Annotated[dict[str, Any], Meta(description="The attributes of the group.")] = {}
+    groups: Annotated[tuple[str, ...], Meta(description="The paths of the empty groups below it.")] = ()
 
     def __hash__(self) -> int:
         return hash(self.zarr_format)
 
 
 class Hole(_Kind, frozen=True, tag="hole", omit_defaults=True):
-    """A shard that failed and is not there, as the user of the job accepted: reading from it is an error.
+    """A shard that failed and is missing, as the user of the job accepted; reading it is an error."""
 
-    Parameters
-    ----------
-    shard : str
-        How messages call it, like ``"temperature[5]"``.
-    cause : str
-        What was raised.
-    """
-
-    shard: str
-    cause: str = ""
+    shard: Annotated[str, Meta(description="The name of the shard in messages, such as `temperature[5]`.")]
+    cause: Annotated[str, Meta(description="The error that failed the shard.")] = ""
 
 
 class ViewOf(_Kind, frozen=True, tag="view"):
-    """Everything of another component below a path; of an array that is divided, the blocks."""
+    """Everything below a path of another component; for a divided array, its blocks."""
 
-    source: Location
-    path: PathText
+    source: Annotated[Location, Meta(description="The component that the view shows.")]
+    path: Annotated[PathText, Meta(description="The path of the view's root in the component.")]
 
 
 class PartOf(_Kind, frozen=True, tag="part", omit_defaults=True):
-    """What of another component is at or below the paths in `only`, and neither at nor below those in `without`.
+    """The groups and arrays of another component that are selected by their paths."""
 
-    Of the groups above those in `only`, their metadata documents belong to it too; None is everything.
-    """
-
-    source: Location
-    only: tuple[BelowRoot, ...] | None = None
-    without: tuple[BelowRoot, ...] = ()
+    source: Annotated[Location, Meta(description="The component that is selected from.")]
+    only: Annotated[
+        tuple[BelowRoot, ...] | None,
+        Meta(
+            description="Paths that are selected with everything below them, and with the metadata of the groups above them; null selects everything."
+        ),
+    ] = None
+    without: Annotated[
+        tuple[BelowRoot, ...], Meta(description="Paths that are left out with everything below them.")
+    ] = ()
 
 
 class VeiledOf(_Kind, frozen=True, tag="veiled"):
-    """Another component in which the metadata documents of the nodes at `paths` have names that no other reader looks for."""
+    """Another component, some metadata documents of which are stored under names that other readers do not know."""
 
-    source: Location
-    paths: tuple[PathText, ...]
+    source: Annotated[Location, Meta(description="The component with the renamed documents.")]
+    paths: Annotated[
+        tuple[PathText, ...], Meta(description="The paths of the groups and arrays whose documents are renamed.")
+    ]
 
 
 class BlockOf(_Kind, frozen=True, tag="block"):
-    """One block of an array of another component that is divided, as an array of its own."""
+    """One block of an array of another component, as an array of its own."""
 
-    source: Location
-    path: PathText
-    blocks: Blocks
-    block: tuple[Index, ...]
+    source: Annotated[Location, Meta(description="The component that holds the array.")]
+    path: Annotated[PathText, Meta(description="The path of the array in the component.")]
+    blocks: Annotated[Blocks, Meta(description="The division of the array into blocks.")]
+    block: Annotated[tuple[Index, ...], Meta(description="The index of the block.")]
 
 
 class Squeezed(_Kind, frozen=True, tag="squeezed"):
-    """One block of an array as shardedstore 0.3.1 wrote it: chunks whose keys lack what stands for the sharded dimensions.
+    """One block of an array in the form of shardedstore 0.3.1: its chunk keys lack the sharded dimensions."""
 
-    The chunks are in `source`; metadata is that of the block `array`.
-    """
-
-    source: Location
-    array: BlockOf
+    source: Annotated[Location, Meta(description="The component that holds the chunks.")]
+    array: Annotated[BlockOf, Meta(description="The block whose metadata describes the chunks.")]
 
     def __post_init__(self) -> None:
         blocks = self.array.blocks
@@ -141,18 +139,27 @@ class Squeezed(_Kind, frozen=True, tag="squeezed"):
 
 
 class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is mounted at a path: one component, or with `blocks` one for each block of the array that is there.
+    """One component, or a component for each block of an array or for each member, mounted at a path."""
 
-    `location` is then a template, in which ``{block}`` stands for a block's index; `exceptions` hold the locations of
-    blocks that are elsewhere, by their index. With `members` there is one for each name below the path: ``{name}`` stands
-    for it, also in the path of a view, and ``{block}`` for the name of the shard that holds it, as `exceptions` have it:
-    in them ``{name}`` stands for something only where a shard has several members.
-    """
-
-    location: Location
-    blocks: Blocks | None = None
-    exceptions: dict[str, Location] = {}
-    members: Members | None = None
+    location: Annotated[
+        Location,
+        Meta(
+            description="The location of the component. With `blocks` it is a template, and `{block}` stands for the index of a block. With `members`, `{name}` stands for the name of a member, also in the path of a view, and `{block}` for the name of the shard that holds the member."
+        ),
+    ]
+    blocks: Annotated[
+        Blocks | None,
+        Meta(description="The division of the array at the path, if there is one component for each of its blocks."),
+    ] = None
+    exceptions: Annotated[
+        dict[str, Location],
+        Meta(
+            description="The locations of shards that are not at the place that the template names, by the name of the shard. `{name}` stands for a member only in a shard of several members."
+        ),
+    ] = {}
+    members: Annotated[
+        Members | None, Meta(description="The names below the path, if there is one component for each of them.")
+    ] = None
 
     @property
     def division(self) -> Division | None:
@@ -173,11 +180,13 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Config(_Kind, frozen=True, tag="sharded", omit_defaults=True):
-    """A sharded store: the base, what is mounted on it, and the component that holds rebuilt consolidated metadata."""
+    """A sharded store: a base and the components that are mounted on it."""
 
-    base: Location
-    shards: dict[PathText, Mount] = {}
-    consolidated: Location | None = None
+    base: Annotated[Location, Meta(description="The component that holds everything outside the mounted ones.")]
+    shards: Annotated[dict[PathText, Mount], Meta(description="The mounted components, by path.")] = {}
+    consolidated: Annotated[
+        Location | None, Meta(description="The component that holds the rebuilt consolidated metadata.")
+    ] = None
 
     def __hash__(self) -> int:
         return hash(self.base)

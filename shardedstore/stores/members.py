@@ -6,8 +6,10 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from itertools import islice, takewhile
 from operator import lt
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from shardedstore.errors import UsageError
 from shardedstore.fields import Names, Size
@@ -18,16 +20,6 @@ from shardedstore.zarr.paths import Mounts, check_path
 class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Stores side by side below one path, each with all below its name.
 
-    Parameters
-    ----------
-    names : tuple of str
-        Sorted; a name may have several segments, and all have as many.
-    together : int
-        How many consecutive ones are one shard, the last of which may have fewer.
-    parts : bool
-        Whether they are parts of one Zarr, whose metadata is read with that of the whole; else they are Zarrs of their own,
-        of which the first stands for all until they are read.
-
     Examples
     --------
     >>> members = Members(("a", "b", "c"), together=2)
@@ -37,9 +29,19 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     ('1', 'b', 1)
     """
 
-    names: Names
-    together: Size = 1
-    parts: bool = False
+    names: Annotated[
+        Names,
+        Meta(description="The names, sorted. A name may have several segments, and all names have the same number."),
+    ]
+    together: Annotated[
+        Size, Meta(description="The number of consecutive members in one shard; the last shard may have fewer.")
+    ] = 1
+    parts: Annotated[
+        bool,
+        Meta(
+            description="Whether the members are parts of one Zarr, whose metadata is read with that of the whole. Otherwise each is a Zarr of its own, and the first stands for all until they are read."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         if not self.names or self.together < 1:

@@ -12,9 +12,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import le
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
+from msgspec import Meta
 
 from shardedstore.fields import Ranges, Sizes
 
@@ -32,8 +33,8 @@ class ChunkKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ('c', '0')
     """
 
-    name: KeyName
-    separator: Separator
+    name: Annotated[KeyName, Meta(description="`default` for keys such as `c/1/20`; `v2` for keys such as `1.20`.")]
+    separator: Annotated[Separator, Meta(description="The character between two coordinates.")]
 
     def encode(self, coords: Coords) -> str:
         """Return the key of a chunk, relative to its array."""
@@ -97,18 +98,6 @@ BELOW_C = ChunkKeys("default", "/")  # all its keys are below one folder, "c"
 class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
     """An array's chunk grid, divided into blocks along its leading dimensions.
 
-    Parameters
-    ----------
-    chunk_grid : tuple of int
-        The number of chunks along each dimension of the whole array.
-    chunks : tuple of int
-        The number of chunks in a block along each leading dimension. The remaining dimensions are not divided.
-    keys : ChunkKeys
-        The encoding of chunk keys, in the whole array and in its blocks.
-    stored : tuple of (int, int), optional
-        The blocks that have chunks, if the others have none and are not stored. They are given as ranges ``(first,
-        stop)`` of positions in the grid of blocks, in C order. None means that all blocks are stored.
-
     Examples
     --------
     >>> blocks = Blocks((7, 5), (3,), ChunkKeys("default", "/"))
@@ -123,10 +112,20 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     ((1, 5), [range(6, 7), range(0, 5)])
     """
 
-    chunk_grid: Sizes
-    chunks: Sizes
-    keys: ChunkKeys
-    stored: Ranges | None = None
+    chunk_grid: Annotated[Sizes, Meta(description="The number of chunks along each dimension of the whole array.")]
+    chunks: Annotated[
+        Sizes,
+        Meta(
+            description="The number of chunks in a block along each leading dimension. The remaining dimensions are not divided."
+        ),
+    ]
+    keys: Annotated[ChunkKeys, Meta(description="The encoding of chunk keys, in the whole array and in its blocks.")]
+    stored: Annotated[
+        Ranges | None,
+        Meta(
+            description="The blocks that have chunks, if the others have none and are not stored. They are given as ranges [first, stop] of positions in the grid of blocks, in C order. Null means that all blocks are stored."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if len(self.chunks) > len(self.chunk_grid) or not self.chunks:

@@ -40,6 +40,8 @@ def test_it_has_each_kind_and_says_what_it_is():
         assert described["description"].endswith("."), name
         assert "``" not in described["description"] + ">>>", name
         assert described["additionalProperties"] is False
+        for field in described["properties"].keys() - {"kind"}:
+            assert described["properties"][field]["description"].endswith("."), f"{name}.{field}"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
