@@ -46,6 +46,7 @@ class BareTasks(Generic[Out]):
         return None
 
     def run(self, source: Path, out: Out) -> float:
+        from shardedstore.jobs.layouts.registry import choose_layout
         from shardedstore.jobs.outcome import Outcome
         from shardedstore.jobs.prepare import identity, prepare, start
         from shardedstore.jobs.result import finish
@@ -57,8 +58,8 @@ class BareTasks(Generic[Out]):
 
         chain = parse_chain([self.sink(out)])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
-        plan, job = prepare(plan, chain, to=None, overwrite=False, retries=0)
-        job = start(job, plan, identity(plan, chain), overwrite=False)
+        plan, job = prepare(plan, chain, choose_layout(chain.sink), overwrite=False, retries=0)
+        job = start(job, plan, identity(plan, job), overwrite=False)
         segments = plan.segments()
         started = time.perf_counter()
         outcome = Outcome.total(self.pool.imap_unordered(partial(run_segment, job), segments))

@@ -128,6 +128,7 @@ class Ours:
         return None
 
     def run(self, source: Path, out: Path) -> float:
+        from shardedstore.jobs.layouts.registry import choose_layout
         from shardedstore.jobs.outcome import Outcome
         from shardedstore.jobs.prepare import identity, prepare, start
         from shardedstore.jobs.shards import make_plan
@@ -140,8 +141,8 @@ class Ours:
         step = Recompress("blosc", cname="zstd", clevel=self.layout.clevel, shuffle="shuffle", threads=THREADS)
         chain = parse_chain([step, ToZip(str(out))])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
-        plan, job = prepare(plan, chain, to=None, overwrite=False, retries=0)
-        job = start(job, plan, identity(plan, chain), overwrite=False)
+        plan, job = prepare(plan, chain, choose_layout(chain.sink), overwrite=False, retries=0)
+        job = start(job, plan, identity(plan, job), overwrite=False)
         started = time.perf_counter()
         outcome = Outcome.total(run_segment(job, segment) for segment in plan.segments())
         took = time.perf_counter() - started

@@ -44,8 +44,8 @@ class CopyTo(Sink):
 
     Examples
     --------
-    >>> CopyTo("out.zarr").is_one_zarr, CopyTo("out", layout="shards").target("t", True)
-    (True, 't/{block}.zarr')
+    >>> CopyTo("out.zarr").layout, CopyTo("out", layout="shards").target("t", True)
+    ('zarr', 't/{block}.zarr')
     """
 
     url: str
@@ -67,11 +67,6 @@ class CopyTo(Sink):
             raise ChainError(f"CopyTo's layout is {self.layout!r}: use 'zarr' or 'shards'")
         self.reach(storage_options)
 
-    @property
-    def is_one_zarr(self) -> bool:  # type: ignore[override]
-        """Whether all shards go to one ordinary Zarr."""
-        return self.layout == "zarr"
-
     def target(self, path: str | None, blocked: bool) -> str:
         # docstring inherited
         parts = [BASE if path is None else carried_name(path), "{block}" if blocked else ""]
@@ -91,7 +86,11 @@ class CopyTo(Sink):
 
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
         # docstring inherited
-        return write_shard(entries, shard, url, self.options) if self.is_one_zarr else self._write_alone(entries, url)
+        return (
+            self._write_alone(entries, url)
+            if self.layout == "shards"
+            else write_shard(entries, shard, url, self.options)
+        )
 
     def _write_alone(self, entries: Entries, url: str) -> Written:
         tally, documents = Tally(), list[Item]()
@@ -118,8 +117,5 @@ class CopyTo(Sink):
         return tally.written(tally.nbytes)
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
-        """Check that all files of a separate shard exist.
-
-        The files of one ordinary Zarr are not checked here: the job lists them once, at its end.
-        """
-        return self.is_one_zarr or present.below(url) == (written.entries, written.nbytes)
+        """Check that all files of a separate shard exist."""
+        return present.below(url) == (written.entries, written.nbytes)

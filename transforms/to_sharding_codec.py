@@ -55,7 +55,7 @@ class ToShardingCodec(Sink):
     ToShardingCodec(url='out.zarr', object_size='256 MiB')
     """
 
-    is_one_zarr = True
+    layout = "zarr"
     can_grow = False  # `object_size` divides arrays by their whole shape, so a grown array changes its objects
 
     url: str

@@ -25,12 +25,11 @@ from shardedstore.cli.common import (
 )
 from shardedstore.cli.registry import make_sink
 from shardedstore.errors import UsageError
-from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.change_detection import LEVELS as CHANGED
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.worker import MOST_FAILURES
-from shardedstore.storage.urls import is_remote, join_url, normalize
+from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.store import ShardedStore
 from shardedstore.text import count
 from shardedstore.transforms.base.chain import Sink, Step
@@ -264,7 +263,7 @@ def run(plan: JobPlan, sink: Sink, *, changed: str, workers: int | None, schedul
             err=True,
         )
         sys.exit(FAILED)
-    tell(place if sink.is_one_zarr else join_url(place, FILE_NAME))
+    tell(str(plan.opened_url))
     if summary.holes:
         click.echo(
             f"note: the result has {count(len(summary.holes), 'hole')}: run the same command again to try again",

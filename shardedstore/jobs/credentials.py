@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from shardedstore.jobs.preflight import all_places, places_of
 from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.options import granted
-from shardedstore.storage.urls import BESIDE
 from shardedstore.stores.locations import Config, locations
 
 if TYPE_CHECKING:
@@ -27,18 +26,20 @@ SILENT = object()
 
 
 @contextmanager
-def access(client: Client, job: Job, plan: Plan) -> Iterator[None]:
-    """Have the workers of a cluster hold the secret options that a job needs, also those that come while it runs."""
-    name = lend(client, job, plan)
+def access(client: Client, plan: Plan, written: Iterable[str] = ()) -> Iterator[None]:
+    """Have the workers of a cluster hold the secret options that a job needs, also those that come while it runs.
+
+    `written` are the URLs of the folders that it writes to.
+    """
+    name = lend(client, plan, written)
     try:
         yield
     finally:
         _forget(client, name)
 
 
-def lend(client: Client, job: Job, plan: Plan) -> str | None:
+def lend(client: Client, plan: Plan, written: Iterable[str] = ()) -> str | None:
     """Give a cluster's workers a plugin with the secret options that a job needs, and return its name."""
-    written = [] if job.folder is None else [job.folder, job.folder.removesuffix(BESIDE)]
     return _register(client, [*_urls(plan.config), *written])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from shardedstore.errors import ChainError, DestinationError
@@ -114,17 +114,22 @@ def _check_literal(name: str, label: str) -> None:
 MOST_BYTES = 255  # of a file's name, on nearly all disks
 
 
-def check_lengths(plan: Plan, sink: Sink) -> None:
-    """Refuse shards whose files on a disk would have longer names than a disk takes."""
+def check_lengths(plan: Plan, file_of: Callable[[Run], str | None]) -> None:
+    """Refuse shards whose files on a disk would have longer names than a disk takes.
+
+    Parameters
+    ----------
+    plan : Plan
+        The shards.
+    file_of : callable
+        Returns the name of the files of a run; None where there are none with a name of their own.
+    """
     for run in plan.runs:
-        path = None if run.mounted is not None else run.path
-        blocked = run.division is not None
-        name = f"{path or ''}.zip" if sink.is_one_zarr else sink.target(path, blocked)  # of documents that wait
-        longest = max(name.split("/"), key=lambda part: len(part.encode()))
-        if len(longest.encode()) > MOST_BYTES and not (sink.is_one_zarr and blocked):
+        longest = max((file_of(run) or "").split("/"), key=lambda part: len(part.encode()))
+        if len(longest.encode()) > MOST_BYTES:
             raise ChainError(
-                f"shard {path!r} would be written to a file whose name has {len(longest.encode())} bytes, where a disk takes "
-                f"{MOST_BYTES}: do not make it a shard, or write to an object store"
+                f"shard {None if run.mounted is not None else run.path!r} would be written to a file whose name has "
+                f"{len(longest.encode())} bytes, where a disk takes {MOST_BYTES}: do not make it a shard, or write to an object store"
             )
 
 
@@ -172,13 +177,13 @@ def check_outputs(folder: str, plan: Plan, sink: Sink) -> None:
             )
 
 
-def check_new_zarr(url: str, plan: Plan, sink: Sink) -> None:
+def check_new_zarr(url: str, plan: Plan, options: Options) -> None:
     """Refuse to write one ordinary Zarr to where anything is that no such job wrote, or around a source."""
     real = real_url(url)
     for source in sorted(_directories(plan.config) | {real_url(folder_of(url)) for url in _of_members(plan.config)}):
         if is_within(source, real):
             raise DestinationError(f"the source {source!r} lies inside the destination {url!r}: name another folder")
-    check_unused(url, sink.options)
+    check_unused(url, options)
 
 
 def check_unused(url: str, options: Options) -> None:

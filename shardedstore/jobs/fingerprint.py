@@ -33,7 +33,7 @@ def code_digests(chain: Chain) -> dict[str, str]:
     a function of the same module. Docstrings, comments and line numbers are no part of it.
     """
     found = {"python": PYTHON}
-    for i, part in enumerate((*chain.steps, chain.sink, chain.function)):
+    for i, part in enumerate(chain.parts):
         lines = list(_of_part(part))
         if lines:
             found[f"{i} {_name(part)}"] = hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
@@ -177,7 +177,7 @@ def fingerprint(chain: Chain) -> str | None:
     not compared, which do not change the bytes.
     """
     tokens = []
-    for part in (*chain.steps, chain.sink, chain.function):
+    for part in chain.parts:
         if part is None:
             continue
         token = _token(part)
@@ -189,7 +189,7 @@ def fingerprint(chain: Chain) -> str | None:
 
 def described(chain: Chain) -> list[tuple[str, dict[str, str]]]:
     """Return what people are told of a chain: the names of its parts, each with its options that make a difference."""
-    return [_described(part) for part in (*chain.steps, chain.sink, chain.function) if part is not None]
+    return [_described(part) for part in chain.parts if part is not None]
 
 
 def _described(part: Any) -> tuple[str, dict[str, str]]:

@@ -14,6 +14,7 @@ from shardedstore.errors import ChainError, UsageError
 from shardedstore.jobs import run as graph
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd, check_callbacks
 from shardedstore.jobs.change_detection import LEVELS, Changed
+from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.prepare import prepare
@@ -64,6 +65,8 @@ class JobPlan:
         The names of the steps and of the sink.
     destination : str or None
         Where the config and the ledger stand; None for a function whose stores are only returned.
+    opened_url : str or None
+        The URL that opens the result: of the config, or of one ordinary Zarr; None for a function whose stores are only returned.
     shard_count : int
         The number of shards, the base among them.
     files : int
@@ -91,14 +94,17 @@ class JobPlan:
     @property
     def chain(self) -> str:
         """The names of the steps and of the sink."""
-        steps, sink, function = self._job.chain
-        parts = (*steps, function if sink is None else sink)
-        return ", ".join(map(_name, parts))
+        return ", ".join(_name(part) for part in self._job.chain.parts if part is not None)
 
     @property
     def destination(self) -> str | None:
         """Where the config and the ledger stand."""
-        return self._job.folder
+        return self._job.layout.destination
+
+    @property
+    def opened_url(self) -> str | None:
+        """The URL that opens the result."""
+        return self._job.layout.opened_url
 
     @property
     def shard_count(self) -> int:
@@ -216,7 +222,7 @@ class JobPlan:
         return f"JobPlan of {self.chain}{to}"
 
 
-def _name(part: Step | Sink | StoreFunction | None) -> str:
+def _name(part: object) -> str:
     function = part.func if isinstance(part, FunctionStep) else part
     own = part.name if isinstance(part, FunctionStep) else ""
     return own or getattr(function, "__name__", type(function).__name__)
@@ -248,7 +254,7 @@ class _Events:
 
     def add(self, outcome: Outcome) -> None:
         """Tell of some shards that have ended."""
-        self.total = Outcome.total([self.total, replace(outcome, locations={})])
+        self.total = Outcome.total([self.total, replace(outcome, records={})])
         event = TaskEnd(
             ended=self.total.tried,
             total=self.plan.shard_count,
@@ -322,20 +328,15 @@ def plan_job(
         raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
     if changed not in LEVELS:
         raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
-    if parsed.sink is not None and to is not None:
-        raise ChainError(f"to= is for a function alone: {type(parsed.sink).__name__} has a destination of its own")
-    if parsed.sink is None and digest:
-        raise ChainError("digest= is for a chain that ends in a sink: a function writes its stores itself")
-    if parsed.sink is None and consolidated is not None:
-        raise ChainError("consolidated= is for a chain that ends in a sink: a function's stores stay as it made them")
+    layout = choose_layout(parsed.sink, None if to is None else os.fspath(to), storage_options)
+    layout.check_options(digest=digest, consolidated=consolidated)
     configs.to_dict(config)  # every component has a location
-    config = config if parsed.sink is None else parsed.sink.gathered(config)
+    config = parsed.sink.gathered(config)
     _check_empty(config, parsed)
     plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(notices)
-    plan = check_base(plan, parsed, max_base)
-    accepted = find_accepted(plan, parsed, accept_failed, max_missing)
-    place = None if to is None else os.fspath(to)
+    plan = check_base(plan, max_base, is_object=layout.has_objects)
+    accepted = find_accepted(plan, layout, accept_failed, max_missing)
     limit = 1 if on_error == "stop" else max_failures
-    plan, job = prepare(plan, parsed, place, overwrite, retries, storage_options, limit, changed, digest)
+    plan, job = prepare(plan, parsed, layout, overwrite, retries, limit, changed, digest)
     job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing)
     return JobPlan(plan, job, overwrite, wrap)

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 from numcodecs.zstd import Zstd
@@ -24,7 +24,7 @@ from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError
 from shardedstore.storage.blobs import ByteSource
 from shardedstore.storage.folders import ENDED, STARTED, STORAGE_ERRORS, Folder
-from shardedstore.stores.locations import Location
+from shardedstore.transforms.base.chain import Written
 
 LEVEL = 1  # a million records: 141 MB become 29 in 0.4 s, and are back in 0.13 s; higher levels gain nothing
 
@@ -128,8 +128,8 @@ _COMPACTED = re.compile(r"compacted-[0-9a-f]+\.jsonl\.zst")
 logger = logging.getLogger("shardedstore")
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One shard that is done: its number in the job, what was written, and where if that does not follow from the plan.
+class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
+    """One shard that is done: what a sink has written of it, and its number in the job.
 
     For people: the seconds that it took, the attempts, and the worker's host and process. `source` is what the source was,
     where that was looked at closer than its metadata; `generation` that of the object, where an earlier job made it.
@@ -140,11 +140,6 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     shard: int
-    entries: int
-    nbytes: int
-    digest: str
-    location: Location | None = None
-    names: int = 0
     seconds: float = 0.0
     attempts: int = 1
     worker: str = ""
@@ -155,6 +150,11 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     failed: str = ""
     veiled: bool = False
     consolidated: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, written: Written, shard: int, **others: Any) -> Self:
+        """Return the record of a shard that was written."""
+        return cls(*msgspec.structs.astuple(written), shard=shard, **others)
 
     @property
     def is_done(self) -> bool:
@@ -327,6 +327,37 @@ class Ledger(NamedTuple):
             with suppress(FileNotFoundError):
                 return [some for name in self.compacted() for some in lines(name)]
         raise FileNotFoundError(f"the files at {self._root!r} of {self.folder.url!r} are compacted all the time")
+
+
+class NoLedger(Ledger):
+    """The ledger of a job without a destination: it keeps nothing."""
+
+    __slots__ = ()
+
+    def read(self) -> dict[int, Record]:
+        # docstring inherited
+        return {}
+
+    def read_segment(self, segment: int) -> dict[int, Record]:
+        # docstring inherited
+        return {}
+
+    def mark(self, numbers: frozenset[int]) -> None:
+        # docstring inherited
+        return
+
+    def compact(self, marked: frozenset[int] = frozenset()) -> None:
+        # docstring inherited
+        return
+
+    def claim(self, segment: int, attempt: str) -> bool:
+        # docstring inherited
+        return True
+
+    @contextmanager
+    def writer(self, segment: int, claimed: str = "") -> Iterator[Callable[[Record], None]]:
+        # docstring inherited
+        yield lambda _: None
 
 
 def _marked(records: Iterable[Record], numbers: frozenset[int]) -> Iterator[Record]:

@@ -13,7 +13,6 @@ from shardedstore.partition.patterns import AUTOMATIC
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.members import MountIndex
 from shardedstore.text import count, parse_size
-from shardedstore.transforms.base.chain import Chain
 from shardedstore.zarr.attributes import DOCUMENTS, LONGER, MOST, attributes_in, left_out, longest
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import ArrayMeta, dump_json
@@ -27,10 +26,10 @@ DIVIDE = (
 )
 
 
-def check_base(plan: Plan, chain: Chain, max_base: str | int = MAX_BASE) -> Plan:
+def check_base(plan: Plan, max_base: str | int = MAX_BASE, *, is_object: bool) -> Plan:
     """Return a plan with a warning where its base is large, and refuse it where that would be one object.
 
-    In one ordinary Zarr the base is no object, but still one task.
+    A base that is no object, as in one ordinary Zarr, is still one task.
     """
     limit = parse_size(max_base) if type(max_base) in (str, int) else None
     if limit is None or limit < 1:
@@ -38,7 +37,7 @@ def check_base(plan: Plan, chain: Chain, max_base: str | int = MAX_BASE) -> Plan
     nbytes = plan.loads[0].nbytes
     if nbytes <= limit:
         return plan
-    if chain.sink is None or chain.is_one_zarr:
+    if not is_object:
         return plan.noted(
             [
                 Notice(

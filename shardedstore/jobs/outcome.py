@@ -9,9 +9,9 @@ from functools import reduce
 from toolz import merge
 
 from shardedstore.errors import ShardError
+from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.shards import Segment
 from shardedstore.notices import Notice, merge_notices
-from shardedstore.stores.locations import Location
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Outcome:
     entries: int = 0
     nbytes: int = 0
     failures: tuple[ShardError, ...] = ()
-    locations: dict[int, Location] = field(default_factory=dict)
+    records: dict[int, Record] = field(default_factory=dict)  # of shards that no ledger keeps
     retries: int = 0
     missing: int = 0
     changed: int = 0
@@ -66,7 +66,7 @@ class Outcome:
             sum(part.entries for part in parts),
             sum(part.nbytes for part in parts),
             tuple(failure for part in parts for failure in part.failures),
-            merge(part.locations for part in parts),
+            merge(part.records for part in parts),
             sum(part.retries for part in parts),
             sum(part.missing for part in parts),
             sum(part.changed for part in parts),

@@ -20,17 +20,18 @@ from zarr.core.sync import sync
 from shardedstore.config.document import from_dict, parse, to_dict
 from shardedstore.errors import ConfigError, ShardError, ShardsFailed, UsageError
 from shardedstore.fields import FILE_NAME
+from shardedstore.jobs.layouts.registry import LAYOUTS, layout_of
+from shardedstore.jobs.layouts.shard_folder import as_now
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.outcome import Outcome, Partial
-from shardedstore.jobs.result import as_now
-from shardedstore.jobs.result_preview import Mixes, held, plan_result, veiled_base
+from shardedstore.jobs.result_preview import Mixes, held, veiled_base
 from shardedstore.jobs.shards import Plan, Run, shard_runs
 from shardedstore.jobs.source_comparison import source_token
 from shardedstore.jobs.versions import Identity, identity_name, ledger_of, read_identity, versioned
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import Options
-from shardedstore.storage.urls import BESIDE, is_remote, is_within, join_url, quote_name
+from shardedstore.storage.urls import is_remote, is_within, join_url, quote_name
 from shardedstore.stores.hierarchy import digest, read_nodes
 from shardedstore.stores.http_index import ROOTS
 from shardedstore.stores.locations import (
@@ -204,8 +205,8 @@ def mount(half: Half, run: Run) -> Mount:
 
 
 def find_job(folder: str, options: Options) -> Folder | None:
-    """Return the folder that a job wrote its file to: this one, or that beside one ordinary Zarr; None where none did."""
-    places = (open_folder(url, options) for url in (folder, folder + BESIDE))
+    """Return the folder that a job wrote its file to, by any layout of a result at this place; None where none did."""
+    places = (open_folder(url, options) for url in dict.fromkeys(kind.folder_at(folder) for kind in LAYOUTS.values()))
     return next((place for place in places if read_identity(place) is not None), None)
 
 
@@ -278,7 +279,7 @@ def is_finished(place: Folder, identity: Identity, half: Half, config: Config | 
         return False
     if ledger_of(place, identity).is_compacted():
         return True
-    if identity.is_one_zarr:
+    if not layout_of(identity).config_names_shards:
         return not identity.after  # what goes on from another job is beside that one's config
     base, *runs = shard_runs(half.source)
     if len(half.records) < base.stop + sum(run.stop for run in runs):
@@ -296,13 +297,10 @@ def _place(mount: Mount) -> object:
 
 def show_partial(job: Job, plan: Plan, outcome: Outcome, failed: ShardsFailed) -> tuple[Config, Outcome]:
     """Return the config that shows what is there of a job some of whose shards failed, and the outcome that tells of it."""
-    planned, result = plan_result(plan, job.chain), None
-    if job.folder is None:
-        records = {number: Record(number, 0, 0, "", location) for number, location in outcome.locations.items()}
-    else:
-        known = job.ledger.read()
-        records = {number: known[number] for number in job.done(plan.runs, known, job.listed())}
-        result = from_dict(planned.config, job.folder, None, job.options) if planned.config else None
+    layout = job.layout
+    planned, known = layout.planned(plan, job.chain), layout.records(job.ledger, outcome)
+    records = {number: known[number] for number in job.done(plan.runs, known, layout.inventory())}
+    result = from_dict(planned.config, layout.folder, None, layout.options) if planned.config else None
     config, shown = mixed(Half(plan.config, result, planned.mixes, job.generation, records))
     failures = tuple(error for error in failed.exceptions if isinstance(error, ShardError))
     warnings.warn(f"{failed.message}; {shown}. The first error: {failures[0]}", stacklevel=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from shardedstore.errors import UsageError
@@ -40,17 +40,23 @@ def places_of(found: Iterable[Location]) -> tuple[Place, ...]:
     return tuple(islice(places, MOST_SOURCES))
 
 
-def find_missing(folder: str | None, options: Options, generation: int, sources: Iterable[Place]) -> str | None:
-    """Return what keeps this process from doing a job; None where nothing does, which is then not tried again.
+def find_unreadable(sources: Iterable[Place]) -> str | None:
+    """Return why this process can't read some sources; None where it can, which is then not tried again."""
+    places = tuple(sources)
+    return _prove(("read", *places), lambda: next(filter(None, map(_unreadable, places)), None))
+
+
+def find_unwritable(folder: str, options: Options, generation: int) -> str | None:
+    """Return why this process can't write to a job's destination; None where it can, which is then not tried again.
 
     It writes an empty file beside the ledger, each time the same.
     """
-    wanted = (os.getpid(), folder, options, generation, *sources)
-    if wanted in _proven:
-        return None
-    missing = next(filter(None, map(_unreadable, sources)), None)
-    if missing is None and folder is not None:
-        missing = _unwritable(folder, options, generation)
+    return _prove(("write", folder, options, generation), lambda: _unwritable(folder, options, generation))
+
+
+def _prove(what: tuple[object, ...], find: Callable[[], str | None]) -> str | None:
+    wanted = (os.getpid(), *what)
+    missing = None if wanted in _proven else find()
     if missing is None:
         _proven.add(wanted)
         return None

@@ -1,4 +1,4 @@
-"""What one ordinary Zarr has lost since it was written: its files are marked to be made again, its documents put back."""
+"""Start a job: check all that can be checked, open the destination, and find the shards that remain to be done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 from toolz import merge
@@ -17,80 +16,31 @@ from toolz import merge
 from shardedstore.config.document import from_dict, to_dict
 from shardedstore.errors import DestinationError
 from shardedstore.jobs.change_detection import Changed, Recorded, check_level, find_changed
-from shardedstore.jobs.destination import (
-    check_apart,
-    check_lengths,
-    check_names,
-    check_new_zarr,
-    check_outputs,
-    check_unused,
-)
 from shardedstore.jobs.fingerprint import code_digests, described, edited, fingerprint
-from shardedstore.jobs.layouts.single_zarr import Listed, put_back, tally_shards, withdraw
+from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
-from shardedstore.jobs.object_sizes import attribute_notices
 from shardedstore.jobs.outcome import Outcome
-from shardedstore.jobs.result_preview import after, plan_result, plan_zarr
 from shardedstore.jobs.shards import Plan, Segment
 from shardedstore.jobs.source_comparison import divided_otherwise, marks_of, source_token, unchanged
 from shardedstore.jobs.versions import (
     ONCE,
     Identity,
-    check_destination,
     claim,
     last_begun,
     ledger_of,
-    open_destination,
     read_generation,
 )
 from shardedstore.jobs.worker import MOST_FAILURES, Job
 from shardedstore.notices import merge_notices
-from shardedstore.storage.folders import open_folder
-from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
-from shardedstore.storage.urls import BESIDE, is_remote, normalize
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Location, PartOf, ViewOf
 from shardedstore.stores.registry import open_location
 from shardedstore.stores.twin_documents import both_notices
 from shardedstore.transforms.base.chain import Chain
-from shardedstore.transforms.base.single_zarr import WAITING, waiting_name
 from shardedstore.transforms.base.variables import check_sizes
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta
-
-
-def mend(job: Job, plan: Plan) -> int:
-    """Mark the shards of one ordinary Zarr of which something is gone, and return how many they are.
-
-    By one listing. Documents that were published are put back at once, as a later job may not end that would write them.
-    """
-    records = {number: record for number, record in job.ledger.read().items() if record.is_done}
-    if not records:
-        return 0
-    lost = frozenset(_lost(job, plan, records))
-    if lost:
-        job.ledger.mark(lost)
-    return len(lost)
-
-
-def _lost(job: Job, plan: Plan, records: Mapping[int, Record]) -> Iterator[int]:
-    sink, waiting = job.chain.sink, {name for name, _ in job.place.sizes(WAITING)}
-    assert sink is not None
-    assert job.folder is not None
-    zarr = open_folder(job.folder.removesuffix(BESIDE), job.options)
-    sizes = list(zarr.sizes())
-    put_back(job.place, zarr, job.options, {key for key, _ in sizes})
-    found = tally_shards(plan_zarr(plan, sink, after(job.chain, plan.nodes)), sizes)
-    for run in plan.runs:
-        for number, shard in run.shards():
-            record = records.get(number)
-            if record is None:
-                continue
-            has_lost = found.get(number, Listed()).has_lost(Listed.written([record]))
-            if has_lost or (run.blocks is None and waiting_name(shard) not in waiting):
-                yield number
-
 
 logger = logging.getLogger("shardedstore")
 
@@ -108,8 +58,8 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
 
     Those in `stale` are left out. It can be done again, and does the same.
     """
-    before = last_begun(job.place, read_generation(job.place, identity.after))
-    old = ledger_of(job.place, before).read()
+    before = last_begun(job.layout.place, read_generation(job.layout.place, identity.after))
+    old = ledger_of(job.layout.place, before).read()
     earlier = from_dict(before.config)
     if otherwise := list(divided_otherwise(earlier, plan.config, before.marks, identity.marks)):
         logger.warning(
@@ -123,7 +73,7 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
         if record is not None and not record.failed and now not in stale:
             generation = record.generation or before.generation
             taken[now] = msgspec.structs.replace(record, shard=now, generation=generation)
-    ledger_of(job.place, identity).inherit(
+    ledger_of(job.layout.place, identity).inherit(
         (segment.number, records) for segment, records in by_segment(job.segments(plan), taken)
     )
     return sum(not record.failed for record in old.values()) - len(taken)
@@ -189,10 +139,9 @@ logger = logging.getLogger("shardedstore")
 def prepare(
     plan: Plan,
     chain: Chain,
-    to: str | None,
+    layout: ResultLayout,
     overwrite: bool,
     retries: int,
-    storage_options: StorageOptions = None,
     max_failures: int = MOST_FAILURES,
     changed: Changed = "metadata",
     digest: bool = False,
@@ -219,44 +168,18 @@ def prepare(
         bound.append(step.bound(nodes))
         nodes = step.changed(nodes)
     check_sizes(plan.nodes, nodes)
-    if chain.sink is not None:
-        chain.sink.check(nodes)
-        chain.sink.check_shards(plan.config, nodes)
-        notices += chain.sink.notices(nodes)
-        notices += () if chain.is_one_zarr else attribute_notices(nodes)
+    chain.sink.check(nodes)
+    chain.sink.check_shards(plan.config, nodes)
+    notices += (*chain.sink.notices(nodes), *layout.notices(nodes))
     plan, running = plan._replace(notices=merge_notices(notices)), chain._replace(steps=tuple(bound))
-    destination = to if chain.sink is None else chain.sink.url
-    if destination is None:
-        return plan, Job(running, None, retries=retries, max_failures=max_failures)
-    folder = normalize(destination)
-    options = take_options(folder, storage_options) if chain.sink is None else chain.sink.options
-    if "{block}" in folder:
-        raise DestinationError(
-            f"the destination {folder!r} has {{block}} in its name, which stands for an index: rename it"
-        )
-    if urlsplit(folder).scheme in ("http", "https"):
-        raise DestinationError(
-            f"{folder!r} is a web server, which can only be read: name a folder, s3://, gs:// or az://"
-        )
-    check_apart(folder, plan.config)
-    if chain.sink is not None and not is_remote(folder):
-        check_lengths(plan, chain.sink)
-    if chain.sink is None:
-        pass
-    elif chain.sink.is_one_zarr:
-        check_new_zarr(folder, plan, chain.sink)
-        folder += BESIDE
-    else:
-        check_names(plan, chain.sink)
-        check_outputs(folder, plan, chain.sink)
+    layout.check(plan)
     shapes = _shapes(plan, nodes) if digest else None
-    job = Job(
-        running, folder, retries=retries, options=options, max_failures=max_failures, changed=changed, shapes=shapes
-    )
-    wanted = identity(plan, chain)
-    found = check_destination(job.place, wanted, overwrite and not chain.is_one_zarr)
-    if found is not None and not (overwrite and chain.is_one_zarr):
-        plan = plan._replace(notices=merge_notices([*plan.notices, *edited(found.code, wanted.code, destination)]))
+    job = Job(running, layout, retries=retries, max_failures=max_failures, changed=changed, shapes=shapes)
+    wanted = identity(plan, job)
+    found = layout.find(wanted, overwrite)
+    if found is not None:
+        code = edited(found.code, wanted.code, layout.url)
+        plan = plan._replace(notices=merge_notices([*plan.notices, *code]))
     return plan, job
 
 
@@ -274,21 +197,19 @@ def _shapes(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, Coords]:
     return {path: meta.shape for path, meta in metas if isinstance(meta, ArrayMeta)}
 
 
-def identity(plan: Plan, chain: Chain) -> Identity:
+def identity(plan: Plan, job: Job) -> Identity:
     """Return what a job's result is made from."""
-    source = source_token(plan.config, plan.source)
-    token = fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}"
-    marks = marks_of(plan.nodes) if chain.sink is not None and chain.sink.can_grow else {}
-    planned = plan_result(plan, chain)
+    chain, layout = job.chain, job.layout
     return Identity(
-        source,
-        token,
+        source_token(plan.config, plan.source),
+        fingerprint(chain) or f"{ONCE}{secrets.token_hex(16)}",
         config=to_dict(plan.config),
-        marks=marks,
-        is_one_zarr=chain.is_one_zarr,
-        planned=planned,
+        marks=marks_of(plan.nodes) if chain.sink.can_grow else {},
+        must_grow=layout.must_grow,
+        planned=layout.planned(plan, chain),
         described=described(chain),
         code=code_digests(chain),
+        layout=layout.key,
     )
 
 
@@ -301,30 +222,26 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
     """
     for notice in plan.notices:
         logger.warning("%s", notice)
-    if job.folder is None:
-        return job
-    one_zarr = job.chain.is_one_zarr
-    if one_zarr:
-        check_unused(job.folder.removesuffix(BESIDE), job.options)
-    if overwrite and one_zarr:  # so that nothing opens a mixture of the old and the new, whenever this job ends
-        check_destination(job.place, wanted, overwrite=False)
-        withdraw(job.place, open_folder(job.folder.removesuffix(BESIDE), job.options))
-    found = open_destination(job.place, wanted, overwrite and not one_zarr, again=overwrite and one_zarr)
-    stale = 0
-    if found.after and not ledger_of(job.place, found).has_inherited():
+    layout = job.layout
+    found, stale = layout.open(wanted, overwrite), 0
+    ledger = layout.ledger(found.generation, found.nonce)
+    if found.after and not ledger.has_inherited():
         stale = take_over(job, plan, found)
-    changed = frozenset[int]() if one_zarr else find_unwanted(job, plan, ledger_of(job.place, found))
-    if job.changed != "metadata" and (records := ledger_of(job.place, found).read()):
+    changed = (
+        find_unwanted(job, plan, ledger) if layout.has_objects else frozenset[int]()
+    )  # others hold no such metadata
+    if job.changed != "metadata" and (records := ledger.read()):
         changed |= find_stale(job.changed, plan, records, each)
     if changed:
         code = found.code or wanted.code
         wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)
-        found = claim(job.place, wanted, found.generation)
+        found = claim(layout.place, wanted, found.generation)
+        ledger = layout.ledger(found.generation, found.nonce)
         stale += take_over(job, plan, found, changed)
-    if is_remote(job.folder) and ledger_of(job.place, found).unfinished():
-        logger.warning(UNFINISHED, job.folder, bucket_rule(job.folder.removesuffix(BESIDE)))
+    if layout.is_remote and ledger.unfinished():
+        logger.warning(UNFINISHED, layout.folder, bucket_rule(layout.url))
     job = replace(job, generation=found.generation, nonce=found.nonce, stale=stale)
-    return replace(job, lost=mend(job, plan)) if one_zarr else job
+    return replace(job, lost=layout.mend(job, plan))
 
 
 class Remaining(NamedTuple):
@@ -341,10 +258,10 @@ class Remaining(NamedTuple):
 def remaining(job: Job, plan: Plan) -> Remaining:
     """Return what is left of a job."""
     segments = job.segments(plan)
-    records = {} if job.folder is None else job.ledger.read()
+    records = job.ledger.read()
     if not records:
         return Remaining(segments, Outcome(), {})
-    done = job.done(plan.runs, records, job.listed())
+    done = job.done(plan.runs, records, job.layout.inventory())
     left = [segment.without(done) for segment in segments]
     again = {number: records[number].generation for number in records.keys() - done}
     missing = sum(records[number].is_done for number in again)

@@ -17,6 +17,7 @@ from shardedstore.config.document import from_dict, parse
 from shardedstore.errors import ConfigError, DestinationError, UsageError
 from shardedstore.fields import FILE_NAME, FORMAT
 from shardedstore.jobs.destination import CONSOLIDATED
+from shardedstore.jobs.layouts.registry import layout_of
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.lock import held, superseded
 from shardedstore.jobs.partial import Half, find_job, is_finished, read_config, read_half
@@ -229,7 +230,7 @@ def _removable(
     retention = Retention(listed, [*earlier, latest], named, older_than, is_locked=is_locked)
     for identity in earlier:
         number = identity.generation
-        is_left = not finished if identity.is_one_zarr else not identity.planned.config  # of which nothing is known
+        is_left = layout_of(identity).leaves_unknown(identity, finished=finished)
         for name, owner, reason in _of_generation(place, options, listed, identity, needed):
             young = "was replaced lately" if retention.is_young(name, owner, number) else ""
             is_left = is_left or bool(reason or young) or name in needed

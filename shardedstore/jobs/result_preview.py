@@ -7,17 +7,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from shardedstore.config.document import to_dict
 from shardedstore.jobs.ledger import Record
-from shardedstore.jobs.shards import Plan, Run, target_of
-from shardedstore.storage.urls import normalize, object_url
+from shardedstore.jobs.shards import Run
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Directory, Location, Mount, ViewOf, veiled
+from shardedstore.stores.locations import Location, ViewOf, veiled
 from shardedstore.stores.members import Members
-from shardedstore.transforms.base.chain import Chain, Sink
+from shardedstore.transforms.base.chain import Chain
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import ArrayMeta
-from shardedstore.zarr.paths import join
 
 Mixes = Literal["blocks", "arrays", "end"]
 
@@ -32,40 +29,6 @@ class Planned(msgspec.Struct, frozen=True, omit_defaults=True):
 
     mixes: Mixes = "end"
     config: dict[str, Any] = {}
-
-
-def plan_result(plan: Plan, chain: Chain) -> Planned:
-    """Return what a chain is going to make of a source."""
-    if chain.function is not None:
-        return Planned("arrays")
-    sink = chain.sink
-    if sink is None or sink.is_one_zarr:
-        return Planned()
-    nodes, folder = after(chain, plan.nodes), normalize(sink.url)
-
-    def mount(run: Run) -> Mount:
-        name = target_of(sink, run)
-        blocks = run.blocks and _blocks_after(run.blocks, nodes.get(run.path))
-        return Mount(held(sink.location(object_url(folder, name)), run.members), blocks, members=run.members)
-
-    base, *others = ((run.path, mount(run)) for run in plan.runs)
-    formats = {path: node.meta.zarr_format for path, node in plan.nodes.items()}
-    kept = all(formats.get(path) == node.meta.zarr_format for path, node in nodes.items())
-    mixes: Mixes = "end" if not kept else "arrays" if chain.steps else "blocks"
-    return Planned(mixes, to_dict(Config(base[1].location, dict(others)), folder))
-
-
-def plan_zarr(plan: Plan, sink: Sink, nodes: Mapping[str, Node]) -> Config:
-    """Return one ordinary Zarr that a sink makes, divided into the shards that it is made of; `nodes` are after the steps."""
-    zarr = Directory(normalize(sink.url), sink.options)
-
-    def mount(run: Run) -> Mount:
-        blocks = run.blocks and sink.blocks(_blocks_after(run.blocks, nodes.get(run.path)))
-        return Mount(
-            ViewOf(zarr, run.path if run.members is None else join(run.path, "{name}")), blocks, members=run.members
-        )
-
-    return Config(zarr, {run.path: mount(run) for run in plan.runs[1:]})
 
 
 def held(location: Location, members: Members | None) -> Location:
@@ -87,7 +50,8 @@ def after(chain: Chain, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
     return nodes
 
 
-def _blocks_after(blocks: Blocks, node: Node | None) -> Blocks:
+def blocks_after(blocks: Blocks, node: Node | None) -> Blocks:
+    """Return the division of an array as the steps of a chain leave it, given its node after them."""
     if node is None or not isinstance(node.meta, ArrayMeta) or node.meta.keys is None:
         return blocks
     return msgspec.structs.replace(node.blocks or blocks, keys=node.meta.keys)

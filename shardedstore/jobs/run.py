@@ -26,7 +26,6 @@ from shardedstore.jobs.executors.distributed import ClusterWindow, Window, atten
 from shardedstore.jobs.executors.local import LocalWindow, local_threads
 from shardedstore.jobs.executors.task_sizes import TaskQueue, cut_evenly
 from shardedstore.jobs.executors.tasks import do_task
-from shardedstore.jobs.lock import held
 from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.prepare import Remaining, identity, remaining, start
@@ -37,7 +36,6 @@ from shardedstore.notices import merge_notices
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.stores.locations import Config
-from shardedstore.transforms.base.chain import Chain
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -56,9 +54,9 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
     It holds no secret options: the workers of the cluster that is active now are given them.
     """
     if (client := _default_client()) is not None:
-        lend(client, job, plan)
+        lend(client, plan, job.layout.written_urls)
     token = secrets.token_hex(4)
-    started = delayed(start)(job, plan, identity(plan, job.chain), overwrite, dask_key_name=f"start-{token}")
+    started = delayed(start)(job, plan, identity(plan, job), overwrite, dask_key_name=f"start-{token}")
     # An asynchronous client would have to be awaited.
     threads = local_threads() if client is None or client.asynchronous else sum(client.nthreads().values())  # type: ignore[no-untyped-call]
     tasks, key = map(Task, cut_evenly(job.segments(plan), threads)), _namer(job, token)
@@ -83,7 +81,7 @@ def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome
         config, outcome = show_partial(job, plan, outcome, failed)
     except STORAGE_ERRORS as error:
         raise DestinationError(
-            f"the shards are done, but not the result at {job.folder!r}: {explain(error)}; {AGAIN}"
+            f"the shards are done, but not the result at {job.layout.folder!r}: {explain(error)}; {AGAIN}"
         ) from error
     for notice in outcome.notices:
         logger.warning("%s", notice)
@@ -124,13 +122,12 @@ def run(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome],
         For an asynchronous client.
     """
     client = active_client()
-    if job.folder is None:
-        return _run(client, job, plan, overwrite, wrap, watch, threading.Event())
     try:
-        with held(job.place) as lost:
+        with job.layout.held() as lost:
             return _run(client, job, plan, overwrite, wrap, watch, lost)
     except KeyboardInterrupt as stopped:
-        stopped.add_note(f"what is done at {job.folder!r} stays: {AGAIN}")
+        if job.layout.again:
+            stopped.add_note(f"what is done at {job.layout.folder!r} stays{job.layout.again}")
         raise
 
 
@@ -144,10 +141,10 @@ def _run(
     lost: threading.Event,
 ) -> T:
     look = partial(each, name="look", plans=[plan])
-    job = start(job, plan, identity(plan, job.chain), overwrite, look)
+    job = start(job, plan, identity(plan, job), overwrite, look)
     if client is None:
         return _follow(None, job, plan, wrap, watch, lost)
-    with access(client, job, plan):
+    with access(client, plan, job.layout.written_urls):
         prove(client, job, plan)
         return _follow(client, job, plan, wrap, watch, lost)
 
@@ -182,7 +179,7 @@ def _follow(
 def _check_held(job: Job, lost: threading.Event) -> None:
     if lost.is_set():
         raise DestinationError(
-            f"another job has taken over the destination {job.folder!r}, as this one was not seen to live: it goes on "
+            f"another job has taken over the destination {job.layout.folder!r}, as this one was not seen to live: it goes on "
             "from what is done"
         )
 
@@ -233,7 +230,7 @@ def each(
     with ExitStack() as stack:
         if client is not None:
             for plan in plans:
-                stack.enter_context(access(client, Job(Chain((), None), None), plan))
+                stack.enter_context(access(client, plan))
         stack.enter_context(_attended(client))
         window = stack.enter_context(_window(client, work, token))
         while waiting or window:

@@ -80,14 +80,15 @@ class Run(msgspec.Struct, frozen=True):
             return
         divided = frozenset(path for path, blocks in (self.mounted or {}).items() if isinstance(blocks, Blocks))
         for number, block in zip(self.numbers, self._indices(), strict=True):
-            yield number, Shard(self.path, self.blocks, block, self.mounted is not None, self.nbytes, divided)
+            is_base = self.mounted is not None
+            yield number, Shard(self.path, self.blocks, block, is_base, self.nbytes, divided, number=number)
 
     def _of_members(self, members: Members) -> Iterator[tuple[int, Shard]]:
         for number, i, names in zip(self.numbers, range(self.first, self.stop), members.shards(), strict=True):
             if members.together == 1:
-                yield number, Shard(join(self.path, names[0]), members=names)
+                yield number, Shard(join(self.path, names[0]), members=names, number=number)
             else:
-                yield number, Shard(self.path, members=names, bundle=i)
+                yield number, Shard(self.path, members=names, bundle=i, number=number)
 
     @property
     def division(self) -> Division | None:

@@ -109,8 +109,9 @@ class Identity(msgspec.Struct, frozen=True):
 
     `generation` counts the jobs that wrote to this destination; a later one gives its objects other names. `config` is
     the source's, as a JSON document, and `marks` tell what its groups and arrays were. `after` is the generation of the
-    job that this one goes on from as its source has changed; 0 for a job of its own. `is_one_zarr` tells that all shards
-    are in one ordinary Zarr. `planned` is what the job is going to make. `nonce` tells this job from one that had the same
+    job that this one goes on from as its source has changed; 0 for a job of its own. `layout` is the key of the result's layout, which
+    files of version 0.4 lack. `must_grow` tells that the job goes on from an earlier one only where the source has grown: one ordinary
+    Zarr. `planned` is what the job is going to make. `nonce` tells this job from one that had the same
     number before its destination was removed: workers of that one may still be at work, and must not be heard. `described`
     is the chain for people: the names of its parts, and their options. `code` are digests of the users' code in the chain, of
     the first job of those that go on from one another.
@@ -122,11 +123,12 @@ class Identity(msgspec.Struct, frozen=True):
     config: dict[str, Any] = {}
     marks: dict[str, Mark] = {}
     after: int = 0
-    is_one_zarr: bool = False
+    must_grow: bool = msgspec.field(default=False, name="is_one_zarr")  # the name in version 0.4
     planned: Planned = Planned()
     nonce: str = ""
     described: list[tuple[str, dict[str, str]]] = []
     code: dict[str, str] = {}
+    layout: str = ""
 
     def is_of(self, other: Identity) -> bool:
         """Tell whether it is the same job."""
@@ -137,7 +139,7 @@ class Identity(msgspec.Struct, frozen=True):
         if self.chain != other.chain or not (self.marks and other.marks):
             return False
         has_lost = not (has_only_grown(other.marks, self.marks) and keeps_members(other.config, self.config))
-        if self.is_one_zarr and has_lost:
+        if self.must_grow and has_lost:
             return False
         return is_same_source(other.config, self.config, other.marks, self.marks)
 

@@ -11,37 +11,32 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from traceback import StackSummary, format_exception_only, walk_tb
-from typing import NamedTuple
 
 import msgspec
 from toolz import pipe
-from zarr.abc.store import Store
 
 from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError, ShardedStoreError, ShardError
 from shardedstore.jobs.cancellation import Stopped, check, sleep, while_wanted
 from shardedstore.jobs.change_detection import Changed, ChangeDetector, located, look, open_component, opened_runs
+from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.outcome import Outcome
-from shardedstore.jobs.preflight import find_missing, places_of
-from shardedstore.jobs.shards import Plan, Run, Segment, Task, target_of
-from shardedstore.jobs.versions import stands, versioned
+from shardedstore.jobs.preflight import places_of
+from shardedstore.jobs.shards import Plan, Run, Segment, Task
 from shardedstore.notices import Notice
 from shardedstore.storage.errors import FIRST_PAUSE, cause_of, chain_of, code_of, is_transient, systemic
-from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
-from shardedstore.storage.inventory import Asked, Listed
+from shardedstore.storage.folders import STORAGE_ERRORS
+from shardedstore.storage.inventory import Asked
 from shardedstore.storage.markers import MARKERS
-from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.requests import READS, WRITES, pause
-from shardedstore.storage.urls import is_remote, normalize, object_url, quote_name
 from shardedstore.stores.entries import of_format, read_entries
-from shardedstore.stores.locations import Location, at_shard, require_location, url_of
-from shardedstore.stores.recognise import locate
+from shardedstore.stores.locations import Location, at_shard, url_of
 from shardedstore.stores.registry import open_location
 from shardedstore.stores.twin_documents import reconciled
-from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard, Written
+from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
 from shardedstore.transforms.base.datasums import Sums, tap
-from shardedstore.transforms.base.document_steps import lengthened, rebuilt, shortened, veil
+from shardedstore.transforms.base.document_steps import lengthened
 from shardedstore.zarr.grid import Coords
 
 logger = logging.getLogger("shardedstore")
@@ -55,20 +50,19 @@ MARKED = "empty objects that mark folders are no part of a Zarr, and were left o
 class Job:
     """What every task needs to know: small, and without open stores or credentials.
 
-    `folder` is where the ledger stands, and None for a function whose results are only returned. `changed` is how closely
-    the source is looked at, and `stale` the number of shards that were done and are made again as it has changed; `lost` is
-    that of the shards of one ordinary Zarr of which files are gone.
+    `layout` tells how the result lies at the destination. `changed` is how closely the source is looked at, and `stale` the
+    number of shards that were done and are made again as it has changed; `lost` is that of the shards of one ordinary Zarr of
+    which files are gone.
     `shapes` are those of the arrays that are divided, after the chain, where what is written is to be digested; else None.
     `partial` tells to show the source for shards that fail. `accepted` are the numbers of the shards that may fail, and
     `max_missing` is how many others may: the result is then published with holes.
     """
 
     chain: Chain
-    folder: str | None
+    layout: ResultLayout
     generation: int = 1
     nonce: str = ""
     retries: int = 2
-    options: Options = NONE
     max_failures: int = MOST_FAILURES
     changed: Changed = "metadata"
     stale: int = 0
@@ -81,35 +75,7 @@ class Job:
     @property
     def ledger(self) -> Ledger:
         """The records of what the job has done."""
-        return Ledger(self.place, self.generation, self.nonce)
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether shards go to an object store."""
-        return self.folder is not None and is_remote(self.folder)
-
-    @property
-    def place(self) -> Folder:
-        """The folder that config and ledger stand in."""
-        assert self.folder is not None
-        return open_folder(self.folder, self.options)
-
-    def url(self, run: Run, shard: Shard, generation: int = 0) -> str:
-        """Return where a shard goes, or where an earlier generation put it."""
-        return self.template(run, generation).replace("{block}", self._quoted(shard))
-
-    def _quoted(self, shard: Shard) -> str:
-        """Return the name of a shard among those of its mount, as it stands in URLs."""
-        return quote_name(shard.block_name) if shard.members and self.is_remote else shard.block_name
-
-    def template(self, run: Run, generation: int = 0) -> str:
-        """Return the URL of a mount's shards, in which ``{block}`` stands for the name of one."""
-        assert self.chain.sink is not None
-        assert self.folder is not None
-        if self.chain.sink.is_one_zarr:
-            return normalize(self.chain.sink.url)
-        name = versioned(target_of(self.chain.sink, run), generation or self.generation)
-        return object_url(self.folder, name)
+        return self.layout.ledger(self.generation, self.nonce)
 
     def done(
         self, runs: Iterable[Run], records: Mapping[int, Record], present: Present | None = None
@@ -120,47 +86,16 @@ class Job:
         """
         if not records:
             return frozenset()
-        present = present or Asked(self.options)
-        return frozenset(number for run in runs for number in self._present(run, records, present))
-
-    def _present(self, run: Run, records: Mapping[int, Record], present: Present) -> Iterator[int]:
-        """Yield the numbers of a run's shards that are there, of which there may be a million."""
-        sink, templates = self.chain.sink, dict[int, str]()
-        for number, shard in run.shards():
-            record = records.get(number)
-            if record is None or not record.is_done:
-                continue
-            if sink is None:
-                if _is_located(record):
-                    yield number
-                continue
-            generation = record.generation
-            if generation not in templates:
-                templates[generation] = self.template(run, generation)
-            url = templates[generation].replace("{block}", self._quoted(shard))
-            written = Written(record.entries, record.nbytes, record.digest, record.location, record.names)
-            if sink.is_there(url, written, present):
-                yield number
+        present = present or Asked(self.layout.options)
+        return frozenset(number for run in runs for number in self.layout.present(run, records, self, present))
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return a plan's segments, which are smaller where shards go to an object store."""
-        return plan.segments(to_remote=self.is_remote)
+        return plan.segments(to_remote=self.layout.is_remote)
 
     def find_missing(self, locations: Iterable[Location]) -> str | None:
-        """Return what keeps this process from doing the job; see `preflight.find_missing`."""
-        return find_missing(self.folder, self.options, self.generation, places_of(locations))
-
-    def listed(self) -> Present | None:
-        """Return what stands at the destination, for `done`: where asking for each would be slow."""
-        if self.folder is None or not self.is_remote:
-            return None
-        return Listed((object_url(self.folder, name), nbytes) for name, nbytes in self.place.sizes())
-
-
-def _is_located(record: Record) -> bool:
-    """Tell whether what a function returned still stands, as far as that can be seen."""
-    url = None if record.location is None else url_of(record.location)
-    return record.location is not None and (url is None or is_remote(url) or os.path.exists(url))
+        """Return what keeps this process from doing the job; None where nothing does."""
+        return self.layout.find_missing(self.generation, places_of(locations))
 
 
 def run_segment(job: Job, segment: Segment) -> Outcome:
@@ -197,10 +132,8 @@ def _run_task(job: Job, task: Task) -> Outcome:
     missing = job.find_missing(run.location for run in segment.runs)
     if missing is not None:
         return Outcome.failed(segment, missing, "unprepared-worker")
-    if job.folder is None:
-        return Outcome.total(_do_shards(job, task, None))
     ledger = job.ledger
-    if not stands(ledger):
+    if not job.layout.stands(ledger):
         cause = "its destination was removed while the job ran, and may be another job's now"
         return Outcome.failed(segment, cause, "destination-lost")
     if task.attempt and ledger.claim(segment.number, task.attempt):
@@ -222,7 +155,7 @@ def _worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _do_shards(job: Job, task: Task, append: Callable[[Record], None] | None) -> Iterator[Outcome]:
+def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterator[Outcome]:
     """Yield what becomes of each shard; nothing for those that the task leaves when its time is over."""
     segment, end = task.segment, time.monotonic() + task.seconds
     failed, row, worker = 0, 0, _worker()
@@ -241,14 +174,14 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None] | None) ->
                     return
                 continue
             row = 0
-            record = made.record(number, generation, round(time.monotonic() - begun, 3), attempts, worker)
-            if append is not None:
-                append(record)
-            found = {} if record.location is None else {number: record.location}
-            yield Outcome(1, 0, record.entries, record.nbytes, locations=found, retries=attempts - 1)
+            seconds = round(time.monotonic() - begun, 3)
+            record = msgspec.structs.replace(made, seconds=seconds, attempts=attempts, worker=worker)
+            append(record)
+            kept = job.layout.returned(record)
+            yield Outcome(1, 0, record.entries, record.nbytes, records=kept, retries=attempts - 1)
 
 
-def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -> tuple[Made | ShardError, int]:
+def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -> tuple[Record | ShardError, int]:
     """Run one shard, and again after an error that may pass, then with the source opened anew; tell the attempts."""
     attempt, waits, first = 1, 0, None
     while True:
@@ -310,62 +243,57 @@ def _cause(error: BaseException, run: Run, shard: Shard) -> str:
     return cause if component in cause else f"{cause} (in {component})"
 
 
-class Made(NamedTuple):
-    """What became of a shard that is done: what was written and how, digests of its data, and what its source was."""
+class ShardReader:
+    """The source of one shard, opened: its entries through the steps of a chain, and what is seen of it meanwhile."""
 
-    written: Written
-    source: str = ""
-    digests: dict[str, DataSum] | None = None
-    veiled: bool = False
-    consolidated: tuple[str, ...] = ()
+    def __init__(self, job: Job, run: Run, shard: Shard) -> None:
+        self.run, self.component, self.shard = run, open_component(run, shard), located(run, shard)
+        self._chain, self._changed = job.chain, job.changed
+        self._detector = ChangeDetector(job.changed, self.component)
+        self._sums = None if job.shapes is None else Sums(job.shapes)
 
-    def record(self, number: int, generation: int, seconds: float, attempts: int, worker: str) -> Record:
-        """Return the shard's record."""
-        entries, nbytes, digest, location, names = msgspec.structs.astuple(self.written)
-        others = seconds, attempts, worker, self.source, generation
-        record = Record(number, entries, nbytes, digest, location, names, *others, digests=self.digests)
-        return msgspec.structs.replace(record, veiled=self.veiled, consolidated=self.consolidated)
+    def entries(self) -> Entries:
+        """Yield the entries as the steps leave them."""
+        source = self._detector.watch(self._read(), self.shard)
+        if self.run.base is not None:
+            source = lengthened(source, self.shard, open_location(self.run.base))
+        entries = pipe(
+            while_wanted(reconciled(source, self.shard.path) if self._chain.rewrites else source),
+            *(lambda stream, step=step: step(stream, self.shard) for step in self._chain.steps),
+        )
+        return entries if self._sums is None else tap(entries, self.shard, self._sums)
+
+    def _read(self) -> Entries:
+        """Return the entries of the source; a member's consolidated metadata goes where a step may change what it is of."""
+        run, shard = self.run, self.shard
+        stale = None if shard.members and self._chain.steps else run.consolidated
+        inside = run.inside if self._chain.rewrites else None
+        entries = read_entries(self.component, shard.blocks, shard.block, stale, inside)
+        return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries
+
+    def look(self) -> str:
+        """Return what a record says of the source, without the entries."""
+        return look(self._changed, self.run, self.shard)
+
+    def check(self) -> None:
+        """Raise CorruptError when the source is not what it was at first."""
+        self._detector.check(self.shard)
+
+    @property
+    def source(self) -> str:
+        """What the record says of the source, after all entries."""
+        return self._detector.source
+
+    @property
+    def digests(self) -> dict[str, DataSum] | None:
+        """The digests of the decoded data, where they were asked for."""
+        return None if self._sums is None else self._sums.recorded()
 
 
-def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Made:
+def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Record:
     """Run one shard through the chain; an exception leaves nothing under its final name."""
-    component, shard = open_component(run, shard), located(run, shard)
-    detector = ChangeDetector(job.changed, component)
-    if job.chain.function is not None:
-        looked = look(job.changed, run, shard)
-        within = "" if shard.bundle is None and shard.members else shard.block_name
-        made = job.chain.function(component, shard.path, within or None)
-        location = require_location(locate(made), "what the function returned")
-        made.close()
-        detector.check(shard)
-        return Made(Written(0, 0, "", location), looked)
-    sink = job.chain.sink
-    assert sink is not None
-    source = detector.watch(_read(job, run, shard, component), shard)
-    if run.base is not None:
-        source = lengthened(source, shard, open_location(run.base))
-    entries = pipe(
-        while_wanted(reconciled(source, shard.path) if job.chain.rewrites else source),
-        *(lambda stream, step=step: step(stream, shard) for step in job.chain.steps),
+    source = ShardReader(job, run, shard)
+    record = job.layout.write(source, job, generation)
+    return msgspec.structs.replace(
+        record, generation=generation, source=record.source or source.source, digests=source.digests
     )
-    sums = None if job.shapes is None else Sums(job.shapes)
-    if sums is not None:
-        entries = tap(entries, shard, sums)
-    is_veiled = bool(shard.divided) and not sink.is_one_zarr
-    groups = {} if sink.is_one_zarr else run.rebuilt
-    if groups:
-        entries = rebuilt(entries, shard, groups)
-    if run.mounted and not sink.is_one_zarr:
-        entries = veil(entries, shard, run.mounted)
-    if shard.block is not None and not sink.is_one_zarr:
-        entries = shortened(entries, shard)
-    written = sink.write(entries, shard, job.url(run, shard, generation))
-    return Made(written, detector.source, None if sums is None else sums.recorded(), is_veiled, tuple(groups))
-
-
-def _read(job: Job, run: Run, shard: Shard, component: Store) -> Entries:
-    """Return the entries of a shard; a member's consolidated metadata goes where a step may change what it is of."""
-    stale = None if shard.members and job.chain.steps else run.consolidated
-    inside = run.inside if job.chain.rewrites else None
-    entries = read_entries(component, shard.blocks, shard.block, stale, inside)
-    return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries

@@ -47,6 +47,8 @@ class Shard(msgspec.Struct, frozen=True):
         The number of the bundle.
     component : str
         Name of the shard's store in messages, if the shard has a store of its own; else empty.
+    number : int
+        The number of the shard in its job; 0 for the base.
     """
 
     path: str
@@ -58,6 +60,7 @@ class Shard(msgspec.Struct, frozen=True):
     members: tuple[str, ...] = ()
     bundle: int | None = None
     component: str = ""
+    number: int = 0
 
     @property
     def name(self) -> str:
@@ -199,49 +202,74 @@ class Present(Protocol):
         """Return the number of files below a folder and their size in bytes; zeros if there are none."""
 
 
-class Sink(ABC):
+class ChainEnd:
+    """The end of a chain: a sink, or a function of stores.
+
+    Attributes
+    ----------
+    layout : str
+        The layout of the result: ``"shards"`` for a folder of shards, ``"zarr"`` for one ordinary Zarr, ``"function"`` for the stores
+        that a function returns.
+    can_grow : bool
+        Whether a shard's object depends only on the shard's data and metadata, so that it stays valid when the rest of
+        the source changes.
+    needs_empty : bool
+        Whether the end also receives the blocks of sparse arrays that have no chunks.
+    rewrites_documents : bool
+        Whether the end may change metadata documents.
+    """
+
+    layout: str = "shards"
+    can_grow = True
+    needs_empty = False
+    rewrites_documents = False
+
+    @property
+    def fingerprint_parts(self) -> tuple[object, ...]:
+        """The parts of the fingerprint, in their places."""
+        return (self,)
+
+    def check(self, nodes: Mapping[str, Node]) -> None:
+        """Raise ChainError if a source with this metadata can't be written."""
+
+    def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
+        """Return warnings about a source, by its metadata, which the user sees before the job runs."""
+        return ()
+
+    def check_shards(self, config: Config, nodes: Mapping[str, Node]) -> None:
+        """Raise ChainError if a source that is divided into these shards can't be written."""
+
+    def gathered(self, config: Config) -> Config:
+        """Return the source's config with the sink's shards, which may combine several shards of the source."""
+        return config
+
+
+class Sink(ChainEnd, ABC):
     """A sink writes a shard's stream of entries, and names the location of the result.
 
     Attributes
     ----------
     version : str
         Part of the fingerprint. Increase it when the written bytes change.
-    is_one_zarr : bool
-        Whether all shards are written to one ordinary Zarr. The config and the ledger are then in a folder beside it,
-        else at `url`.
-    can_grow : bool
-        Whether a shard's object depends only on the shard's data and metadata, so that it stays valid when the rest of
-        the source changes.
     url : str
-        The destination.
+        The destination. The config and the ledger are there; with the layout ``"zarr"`` they are in a folder beside it.
     options : Options
         Options of the object store.
     """
 
     version: ClassVar[str] = "1"
-    is_one_zarr = False
-    can_grow = True
     url: str
     options: Options = NONE
+
+    @property
+    def rewrites_documents(self) -> bool:  # type: ignore[override]
+        """Whether the sink changes metadata documents of one ordinary Zarr."""
+        return type(self).documents is not Sink.documents
 
     def reach(self, storage_options: StorageOptions) -> None:
         """Set `url` and `options` from the user's arguments; call it in ``__post_init__`` of a frozen dataclass."""
         object.__setattr__(self, "url", os.fspath(self.url))
         object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
-
-    def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027
-        """Raise ChainError if the sink can't write a source with this metadata."""
-
-    def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
-        """Return warnings about a source, by its metadata, which the user sees before the job runs."""
-        return ()
-
-    def check_shards(self, config: Config, nodes: Mapping[str, Node]) -> None:  # noqa: B027
-        """Raise ChainError if the sink can't write a source that is divided into these shards."""
-
-    def gathered(self, config: Config) -> Config:
-        """Return the source's config with the sink's shards, which may combine several shards of the source."""
-        return config
 
     @abstractmethod
     def target(self, path: str | None, blocked: bool) -> str:
@@ -334,34 +362,48 @@ def step(func: Callable[[Entries, Shard], Entries], *, name: str = "", version: 
     return FunctionStep(func, name, version)
 
 
-class Chain(NamedTuple):
-    """Zero or more steps and then one sink; or one function of stores, as in shardedstore 0.3.1."""
+@dataclasses.dataclass(frozen=True)
+class FunctionSink(ChainEnd):
+    """A function of stores at the end of a chain, as in shardedstore 0.3.1: it writes its stores itself."""
 
-    steps: tuple[Step, ...]
-    sink: Sink | None
-    function: StoreFunction | None = None
+    func: StoreFunction
+
+    layout = "function"
+    can_grow = False
+    needs_empty = True
 
     @property
-    def is_one_zarr(self) -> bool:
-        """Whether all shards are written to one ordinary Zarr."""
-        return self.sink is not None and self.sink.is_one_zarr
+    def fingerprint_parts(self) -> tuple[object, ...]:
+        """The function in the second place, as in version 0.4."""
+        return (None, self.func)
+
+
+class Chain(NamedTuple):
+    """Zero or more steps and then one sink."""
+
+    steps: tuple[Step, ...]
+    sink: Sink | FunctionSink
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """The parts of the fingerprint, in their places."""
+        return (*self.steps, *self.sink.fingerprint_parts)
 
     @property
     def rewrites(self) -> bool:
         """Whether a step or the sink may change metadata documents."""
-        return bool(self.steps) or (self.sink is not None and type(self.sink).documents is not Sink.documents)
+        return bool(self.steps) or self.sink.rewrites_documents
 
     @property
     def needs_empty(self) -> bool:
         """Whether the chain may make chunks for blocks without any."""
-        return self.function is not None or any(step.needs_empty for step in self.steps)
+        return self.sink.needs_empty or any(step.needs_empty for step in self.steps)
 
     @property
     def name(self) -> str:
         """Prefix of the names of tasks."""
-        if self.function is not None:
-            return getattr(self.function, "__name__", type(self.function).__name__)
-        return type(self.sink).__name__
+        end = self.sink.fingerprint_parts[-1]
+        return getattr(end, "__name__", type(end).__name__)
 
 
 def parse_chain(transforms: Iterable[object]) -> Chain:
@@ -376,7 +418,7 @@ def parse_chain(transforms: Iterable[object]) -> Chain:
     if not parts:
         raise ChainError("map_shards was given no transform: end the chain with a sink, such as ToZip(url)")
     if len(parts) == 1 and callable(parts[0]) and not isinstance(parts[0], Step | Sink | type):
-        return Chain((), None, parts[0])
+        return Chain((), FunctionSink(parts[0]))
     for part in parts:
         if isinstance(part, type):
             raise ChainError(f"{part.__name__} is a class: make an instance, like {part.__name__}(...)")

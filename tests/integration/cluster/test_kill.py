@@ -109,11 +109,14 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path
 
 
 def identity_of(source):
+    from shardedstore.jobs.layouts.registry import choose_layout
     from shardedstore.jobs.prepare import identity
+    from shardedstore.jobs.worker import Job
     from shardedstore.transforms.base.chain import parse_chain
 
     store = division(source)
-    return identity(plan.make_plan(store.config), parse_chain([Slow(SECONDS), ToZip("out")]))
+    chain = parse_chain([Slow(SECONDS), ToZip("out")])
+    return identity(plan.make_plan(store.config), Job(chain, choose_layout(chain.sink)))
 
 
 def test_only_the_client_is_killed(source, tmp_path, expected):

@@ -26,6 +26,7 @@ from helpers_jobs import (
 from shardedstore.jobs import cancellation as stopping
 from shardedstore.jobs.cancellation import Stopped, check, while_wanted
 from shardedstore.jobs.executors.tasks import do_task, interrupt
+from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.shards import Run, Segment, Task
 from shardedstore.jobs.worker import Job
@@ -194,7 +195,8 @@ def test_what_a_thread_does_is_stopped_and_not_what_others_do():
 
 
 def test_an_interrupted_job_has_a_token_of_its_own(source):
-    job = Job(parse_chain([lambda *_: None]), None)
+    chain = parse_chain([lambda *_: None])
+    job = Job(chain, choose_layout(chain.sink))
     task = Task(Segment(0, (Run(0, "", Directory(str(source))),)))
     assert do_task(job, task, "one").tried == 1
     interrupt("one")

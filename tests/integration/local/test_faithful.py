@@ -18,7 +18,8 @@ from zarr.storage import LocalStore
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.config.document import dump
-from shardedstore.jobs import result
+from shardedstore.jobs.layouts import shard_folder, single_zarr
+from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.prepare import identity, prepare, start
 from shardedstore.jobs.shards import make_plan
@@ -27,7 +28,6 @@ from shardedstore.jobs.worker import run_segment
 from shardedstore.storage.folders import open_folder
 from shardedstore.stores.locations import Zip
 from shardedstore.transforms import CopyTo, ToZip
-from shardedstore.transforms.base import single_zarr as onezarr
 from shardedstore.transforms.base.chain import Chain
 
 
@@ -174,8 +174,8 @@ def test_a_job_that_starts_between_two_looks_is_seen(tmp_path, look, overwrite):
 def begun(store, out):
     """A job whose destination is open, and what it is of."""
     plan, chain = make_plan(store.config), Chain((), ToZip(out))
-    plan, job = prepare(plan, chain, None, False, 2)
-    return start(job, plan, identity(plan, chain), False), plan
+    plan, job = prepare(plan, chain, choose_layout(chain.sink), False, 2)
+    return start(job, plan, identity(plan, job), False), plan
 
 
 def test_workers_of_a_job_whose_destination_was_removed_are_not_heard(tmp_path):
@@ -186,7 +186,7 @@ def test_workers_of_a_job_whose_destination_was_removed_are_not_heard(tmp_path):
     new, plan = begun(source, tmp_path / "out")
     assert new.generation == old.generation
     with old.ledger.writer(0) as append:
-        append(Record(1, 2, 3, ""))
+        append(Record(2, 3, "", shard=1))
     assert new.ledger.read() == {}
     (segment,) = old.segments(plan)
     (error, *_) = run_segment(old, segment).failures
@@ -204,7 +204,7 @@ def test_a_job_that_is_overtaken_at_its_very_end_says_so(tmp_path, monkeypatch, 
             overtaking.append(claim(open_folder(str(place)), Identity("another", ""), 1))
         return dump(config, folder)
 
-    for module in (result, onezarr):
+    for module in (shard_folder, single_zarr):
         monkeypatch.setattr(module, "dump", overtake)
     with pytest.raises(DestinationError, match="run that one's call again, in case this one wrote over its config"):
         store.map_shards(sink(tmp_path / "out"))

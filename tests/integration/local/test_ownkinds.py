@@ -17,7 +17,7 @@ from sources import build, cube, to_folder
 
 from shardedstore import ConfigError, ShardedStore, UsageError
 from shardedstore.config import document as configs
-from shardedstore.jobs.preflight import find_missing, places_of
+from shardedstore.jobs.preflight import find_unreadable, places_of
 from shardedstore.storage.options import Options
 from shardedstore.stores import custom as ownkinds
 from shardedstore.stores.locations import Config, Mount, Opened, Own, ViewOf
@@ -225,7 +225,7 @@ def test_kinds_that_do_not_work_are_told(installed, tmp_path, capsys):
 
 
 def test_a_worker_that_lacks_the_package_says_so():
-    missing = find_missing(None, Options(), 0, places_of([ViewOf(Config(Own("sqlite", "/data/a")), "g")]))
+    missing = find_unreadable(places_of([ViewOf(Config(Own("sqlite", "/data/a")), "g")]))
     assert "stores of the kind 'sqlite' can't be opened here" in missing
     assert f"process {os.getpid()}" in missing
 

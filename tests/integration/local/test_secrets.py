@@ -31,6 +31,7 @@ from shardedstore.jobs import credentials
 from shardedstore.jobs import shards as plan
 from shardedstore.jobs import worker as task
 from shardedstore.jobs.fingerprint import fingerprint
+from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.shards import make_plan
 from shardedstore.storage import options as access
 from shardedstore.storage.options import Options, keywords, take_options
@@ -394,14 +395,15 @@ def test_workers_forget_what_they_were_given_with_the_last_job_that_needs_it(cli
     url = "s3://bucket/lent"
     take_options(url, {"secret_access_key": CANARY})
     made = make_plan(division(cube_at(tmp_path / "source.zarr")).config)
-    job = task.Job(parse_chain([ToZip(url)]), url)
+    chain = parse_chain([ToZip(url)])
+    job = task.Job(chain, choose_layout(chain.sink))
 
     def known():
         return [bool(leaks(CANARY, given)) for given in client.run(keywords, f"{url}/a", Options()).values()]
 
     assert known() == [False, False]
-    with credentials.access(client, job, made):
-        with credentials.access(client, job, made):
+    with credentials.access(client, made, job.layout.written_urls):
+        with credentials.access(client, made, job.layout.written_urls):
             assert known() == [True, True]
         assert known() == [True, True]
     assert known() == [False, False]

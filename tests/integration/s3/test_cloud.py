@@ -50,7 +50,7 @@ def partitioned(name, folder):
 
 
 def config_of(sink):
-    return sink.url + BESIDE if sink.is_one_zarr else sink.url
+    return sink.url + BESIDE if sink.layout == "zarr" else sink.url
 
 
 def keys_of(folder):
@@ -348,8 +348,8 @@ def test_public_data_is_read_by_one_word(s3_server, use_environment):
 def test_a_died_writer_is_told_from_one_that_ended(bucket):
     ledger = Ledger(open_folder(bucket.url), 1)
     with ledger.writer(0) as append:
-        append(Record(1, 2, 3, "d"))
-    assert ledger.read() == ledger.read_segment(0) == {1: Record(1, 2, 3, "d")}
+        append(Record(2, 3, "d", shard=1))
+    assert ledger.read() == ledger.read_segment(0) == {1: Record(2, 3, "d", shard=1)}
     assert not ledger.unfinished()
     ledger.folder.write(".shardedstore/ledger/1/0/7-abc-0.jsonl", b"")
     assert ledger.unfinished()
@@ -359,8 +359,8 @@ def test_records_are_stored_while_a_long_segment_runs(bucket, monkeypatch):
     monkeypatch.setattr(folders, "FLUSH_SECONDS", 0.0)
     ledger = Ledger(open_folder(bucket.url), 1)
     with ledger.writer(70) as append:
-        append(Record(1, 2, 3, "d"))
-        assert ledger.read_segment(70) == {1: Record(1, 2, 3, "d")}
+        append(Record(2, 3, "d", shard=1))
+        assert ledger.read_segment(70) == {1: Record(2, 3, "d", shard=1)}
     assert ledger.read_segment(7) == {}
 
 

@@ -19,7 +19,7 @@ from shardedstore.transforms import ToZip
 
 
 def record(number, digest="d"):
-    return Record(number, 3, 99, digest)
+    return Record(3, 99, digest, shard=number)
 
 
 def write(ledger, segment, *records):

@@ -71,7 +71,7 @@ def test_a_job_may_be_a_part_of_another_graph(tmp_path):
 
 def test_outcomes_add_up():
     error = ShardError("a", "bad")
-    total = Outcome.total([Outcome(1, 2, 3, 4, (error,)), Outcome(10, 20, 30, 40), Outcome(locations={1: None})])
+    total = Outcome.total([Outcome(1, 2, 3, 4, (error,)), Outcome(10, 20, 30, 40), Outcome(records={1: None})])
     assert total == Outcome(11, 22, 33, 44, (error,), {1: None})
     assert Outcome.total([]) == Outcome()
 

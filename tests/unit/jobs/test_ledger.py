@@ -37,7 +37,7 @@ def source(tmp_path):
 
 
 def record(number, digest="d", location=None):
-    return Record(number, 3, 99, digest, location)
+    return Record(3, 99, digest, location, shard=number)
 
 
 def write(ledger, segment, *records):

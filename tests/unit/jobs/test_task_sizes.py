@@ -214,7 +214,7 @@ def attempt(ledger: Ledger, name: str, *shards: int) -> bool:
     is_first = ledger.claim(0, name)
     with ledger.writer(0, name if is_first else "") as append:
         for shard in shards:
-            append(Record(shard, 1, 1, name))
+            append(Record(1, 1, name, shard=shard))
     return is_first
 
 

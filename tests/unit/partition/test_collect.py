@@ -24,9 +24,9 @@ from shardedstore import ChainError, DestinationError, PartitionError, ShardedSt
 from shardedstore.cli import main
 from shardedstore.config.document import dump, from_dict, parse
 from shardedstore.errors import ConfigError
-from shardedstore.jobs import result as result_module
 from shardedstore.jobs import shards as plan
 from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.layouts import shard_folder
 from shardedstore.jobs.source_comparison import unchanged
 from shardedstore.stores.group import group_documents
 from shardedstore.stores.locations import Config, Directory, Group, Mount, ViewOf, Zip
@@ -374,7 +374,7 @@ def test_a_collection_is_mapped(zarr_format, chain, tmp_path):
     assert str(result.verify(level="stored")).startswith("ok")
     assert str(result.verify(level="decoded")).startswith("ok: 26 arrays")
     assert str(result.verify(store)).startswith("ok: 26 arrays")
-    place = f"{out}.shardedstore" if steps[-1].is_one_zarr else out
+    place = f"{out}.shardedstore" if steps[-1].layout == "zarr" else out
     assert ShardedStore.load(place, allow=[out]) == result
     again = store.map_shards(*steps, digest=True)
     assert (again.summary.done, again.summary.skipped) == (0, result.summary.done)
@@ -932,7 +932,7 @@ def test_a_lost_member_does_not_end_a_job_that_had_not_ended(tmp_path, monkeypat
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(result_module, "check_latest", interrupted)
+    monkeypatch.setattr(shard_folder, "check_latest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ShardedStore.collect(pattern).map_shards(sink)
     assert is_equal(ShardedStore.load(tmp_path / "out"))

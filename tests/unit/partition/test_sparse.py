@@ -81,12 +81,12 @@ def test_a_result(sink, shards, source, tmp_path):
     result = mapped(source, sink, shards)
     count = 1 + (len(BLOCKS) if shards is SHARDS else len(POINTS))
     assert result.summary.done == count
-    check(result if not sink.is_one_zarr else sink.url)
+    check(result if sink.layout == "shards" else sink.url)
     assert result.verify().ok
     assert result.verify(ShardedStore.partition(source, shards)).ok
     assert (again := mapped(source, sink, shards).summary).skipped == count
     assert again.done == 0
-    if not sink.is_one_zarr:
+    if sink.layout == "shards":
         loaded = ShardedStore.load(tmp_path / "out")
         check(loaded)
         assert len(loaded.shards) == count

@@ -13,7 +13,7 @@ from helpers_jobs import Fail, Seen, Slow, copied, environment, unchanged
 from shardedstore import ChainError, ShardedStore, Step, step
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.transforms import ToZip
-from shardedstore.transforms.base.chain import Shard, Tally, parse_chain
+from shardedstore.transforms.base.chain import FunctionSink, Shard, Tally, parse_chain
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 ZIP = ToZip("out")
@@ -45,13 +45,13 @@ def test_bad_chains_are_refused_before_anything_is_written(tmp_path, chain, mess
 
 def test_a_chain_is_its_steps_and_its_sink():
     chain = parse_chain([Slow(1), Seen("x"), ZIP])
-    assert chain == ((Slow(1), Seen("x")), ZIP, None)
+    assert chain == ((Slow(1), Seen("x")), ZIP)
     assert chain.name == "ToZip"
 
 
 def test_a_function_alone_is_a_chain():
     chain = parse_chain([copied])
-    assert chain == ((), None, copied)
+    assert chain == ((), FunctionSink(copied))
     assert chain.name == "copied"
 
 

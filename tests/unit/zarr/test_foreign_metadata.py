@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sources import SOURCES, build, cube, to_folder, types
 
 from shardedstore import ShardedStore, ShardedStoreError, ShardsFailed, errors
+from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.prepare import prepare
 from shardedstore.jobs.shards import make_plan
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
@@ -68,7 +69,8 @@ def exercise(folder: Path, out: Path, steps: str, sink: str) -> None:
     store._repr_html_()
     repr(store.shards)
     chain = [*STEPS[steps](), SINKS[sink](out)]
-    prepare(make_plan(store.config), parse_chain(chain), None, False, 0)
+    parsed = parse_chain(chain)
+    prepare(make_plan(store.config), parsed, choose_layout(parsed.sink), False, 0)
     result = store.map_shards(*chain, retries=0)
     report = result.verify(store)
     str(report)

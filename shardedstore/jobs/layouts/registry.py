@@ -1,0 +1,45 @@
+"""The table of layouts: by what a sink names, and by the file of a job."""
+
+from __future__ import annotations
+
+from shardedstore.errors import ChainError
+from shardedstore.jobs.layouts.base import ResultLayout
+from shardedstore.jobs.layouts.function_shards import FunctionShards
+from shardedstore.jobs.layouts.shard_folder import ShardFolder
+from shardedstore.jobs.layouts.single_zarr import SingleZarr
+from shardedstore.jobs.versions import Identity
+from shardedstore.storage.options import StorageOptions
+from shardedstore.transforms.base.chain import FunctionSink, Sink
+
+LAYOUTS: dict[str, type[ResultLayout]] = {layout.key: layout for layout in (ShardFolder, SingleZarr, FunctionShards)}
+
+
+def choose_layout(
+    sink: Sink | FunctionSink, to: str | None = None, storage_options: StorageOptions = None
+) -> ResultLayout:
+    """Return the layout of a job's result.
+
+    Parameters
+    ----------
+    sink : Sink or FunctionSink
+        The end of the chain.
+    to : str, optional
+        Where the config of a function's stores goes.
+    storage_options : mapping or str, optional
+        How `to` is reached.
+
+    Raises
+    ------
+    ChainError
+        For `to` with a sink, which has a destination of its own, and for a layout that is not known.
+    """
+    found = LAYOUTS.get(sink.layout)
+    if found is None:
+        raise ChainError(f"{type(sink).__name__} has the layout {sink.layout!r}: say one of {', '.join(LAYOUTS)}")
+    return found.of(sink, to, storage_options)
+
+
+def layout_of(identity: Identity) -> type[ResultLayout]:
+    """Return the layout of the result that a job has made; version 0.4 told one ordinary Zarr from all others."""
+    key = identity.layout or (SingleZarr if identity.must_grow else ShardFolder).key
+    return LAYOUTS[key]
