@@ -1,4 +1,4 @@
-"""The command line, which turns words into calls of the public face."""
+"""The command line, which calls the public API."""
 
 from shardedstore.cli.common import FAILED, HOLES, STOPPED, UNUSABLE
 from shardedstore.cli.main import main

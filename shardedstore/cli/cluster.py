@@ -1,4 +1,4 @@
-"""The Dask cluster that the command line runs a job on."""
+"""The Dask cluster of a command."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ LOUD_WORKER = DEAF_WORKER + 'logging.getLogger("shardedstore").setLevel(logging.
 
 @contextlib.contextmanager
 def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterator[None]:
-    """Make a Dask client the active one: of a cluster that is there, or of worker processes on this machine."""
+    """Activate a Dask client, of an existing cluster or of new worker processes on this machine."""
     if not verbose:
         dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical"}})
-    from distributed import Client  # a second of import time that info and --dry-run do not need
+    from distributed import Client  # imported here, as it takes a second, and info and --dry-run do not need it
 
     if scheduler is None:
         with local_cluster(workers or CPU_COUNT, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
@@ -45,15 +45,15 @@ def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterat
     try:
         # A client that can't connect would stay this process's default.
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, TypeError, RuntimeError) as error:  # for tls:// without certificates, a TypeError
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # a TypeError for tls:// without certificates
         if urlsplit(scheduler).scheme == "tls" and not isinstance(error, OSError):
             raise UsageError(
-                f"{scheduler!r} asks for certificates, and none are configured here ({one_line(error)}): name them in Dask's "
+                f"{scheduler!r} needs certificates, but none are configured here ({one_line(error)}): set them in Dask's "
                 "configuration, distributed.comm.tls.ca-file, .client.cert and .client.key, or by DASK_DISTRIBUTED__COMM__TLS__..."
             ) from error
         raise UsageError(
-            f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that it printed when it "
-            "was started, like tcp://host:8786"
+            f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that the scheduler printed "
+            "at its start, like tcp://host:8786"
         ) from error
     with client, client.as_current():
         if not client.nthreads():  # type: ignore[no-untyped-call]
@@ -62,16 +62,16 @@ def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterat
 
 
 def local_cluster(processes: int, verbose: bool) -> Any:
-    """Return a cluster of processes; the workers' logs and tracebacks are for --verbose, as errors are told at the end."""
+    """Return a cluster of processes; the logs of the workers are shown with --verbose only."""
     from distributed import LocalCluster
 
-    # Without this, a worker that dies twice in 15 seconds can be given up for ever, and a job without workers waits.
+    # Without this, Dask may never restart a worker that dies twice in 15 seconds, and a job without workers waits forever.
     dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
     quiet = {"silence_logs": logging.CRITICAL, "preload": [QUIET_WORKER]}
     loud = {"silence_logs": False, "preload": [LOUD_WORKER]}
     return LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=processes,
         threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",  # any port: None would still open 8787, and warn where it is taken
+        dashboard_address="127.0.0.1:0",  # any free port; None would open 8787, and warn if that is in use
         **(loud if verbose else quiet),
     )

@@ -1,4 +1,4 @@
-"""What the commands share: how they open what they are given, how they tell errors, and their exit codes."""
+"""Shared parts of the commands: parse their options, open their arguments, report errors and set exit codes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from shardedstore.stores.locations import may_be_secret
 from shardedstore.text import one_line, parse_size
 from shardedstore.transforms.base.chain import Step
 
-AGAIN = ": call map_shards"  # what a message says to those who call the API
+AGAIN = ": call map_shards"  # start of the advice for users of the API, which commands replace
 
 FAILED, UNUSABLE, HOLES, STOPPED = 1, 2, 4, 130
 
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
-    """Open a Zarr, a zip, a config or a collection, and tell whether it is a config."""
+    """Open a Zarr, a zip, a config or a collection; return the store and whether it is a config."""
     if "|zip:" in what:
         return ShardedStore.partition(what, [], storage_options=options), False
     url = normalize(what)
@@ -43,7 +43,7 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
 
 
 class NoteHandler(logging.Handler):
-    """Writes each record to stderr as a note of one line."""
+    """Writes each log record to stderr as a note of one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         # docstring inherited
@@ -52,7 +52,7 @@ class NoteHandler(logging.Handler):
 
 @contextlib.contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Show the package's log of this process, from the level WARNING on, as notes."""
+    """Show log records of the package in this process, of level WARNING and above, as notes."""
     logger, handler = logging.getLogger("shardedstore"), NoteHandler(logging.WARNING)
     logger.addHandler(handler)
     try:
@@ -62,18 +62,18 @@ def notes_on_stderr() -> Iterator[None]:
 
 
 def failures(errors: Iterable[BaseException]) -> Iterator[str]:
-    """Yield a line for each cause of failures, with the shards that it is of."""
+    """Yield a line for each cause of failures, with its shards."""
     for some in by_cause(error for error in errors if isinstance(error, ShardError)):
         yield f"{one_line(some[0])}{others(some)}"
 
 
 def tell(text: str) -> None:
-    """Print a line of what a command has to say; where nobody can read it, what the command did is still done."""
+    """Print a line to stdout; a closed stdout does not fail the command."""
     try:
         click.echo(text)
     except OSError as error:
         if sys.stdout is not None:
-            with contextlib.suppress(OSError, ValueError):  # so that Python does not try again when it ends
+            with contextlib.suppress(OSError, ValueError):  # so that Python does not try again at its exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             with contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ def tell(text: str) -> None:
 
 @contextlib.contextmanager
 def warnings_on_stderr() -> Iterator[None]:
-    """Show Python's warnings, such as zarr's, as lines of their own, each once and without the code that it is of."""
+    """Show Python's warnings, such as zarr's, each once in a separate line and without source code."""
     told: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -98,7 +98,7 @@ def warnings_on_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def user_errors(subject: str = "") -> Iterator[None]:
-    """Turn the package's own errors, and the system's, into lines and exit codes; others keep their tracebacks."""
+    """Turn errors of the package and of the system into messages and exit codes; others keep their tracebacks."""
     try:
         yield
     except ShardsFailed as failed:
@@ -117,7 +117,7 @@ def user_errors(subject: str = "") -> Iterator[None]:
 
 
 def parse_shards(options: tuple[str, ...]) -> Any:
-    """Return what the options for `shards` stand for.
+    """Return the value of `shards` for the --shards options.
 
     >>> parse_shards(()), parse_shards(("t=time:720", "w_*=720,-1", "s/*=whole", "9 MiB"))
     ('1 GiB', {'t': {'time': 720}, 'w_*': (720, -1), 's/*': 'whole', '*': '9 MiB'})
@@ -126,9 +126,11 @@ def parse_shards(options: tuple[str, ...]) -> Any:
     for option in options:
         path, equals, rule = option.rpartition("=")
         if not equals and parse_size(rule) is None:
-            raise UsageError(f"--shards {option!r} is no size like '512 MiB': for a path say '{option}=whole', for one")
+            raise UsageError(
+                f"--shards {option!r} is not a size like '512 MiB': for a path, use '{option}=whole' or another rule"
+            )
         if (path or "*") in rules:
-            raise UsageError(f"--shards says twice how to divide {path or 'what is left'!r}: leave one of them out")
+            raise UsageError(f"--shards divides {path or '*'!r} twice: leave one of them out")
         rules[path or "*"] = _parse_rule(rule, option)
     return rules or "1 GiB"
 
@@ -141,13 +143,13 @@ def _parse_rule(text: str, option: str) -> Any:
             return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--shards {option!r} can't be read: after the path write =whole, ='512 MiB', =720,-1,-1 or =time:720"
+            f"--shards {option!r} is not a rule: after the path write =whole, ='512 MiB', =720,-1,-1 or =time:720"
         ) from None
     return text
 
 
 def parse_storage(options: tuple[str, ...]) -> Any:
-    """Return storage options; None for none.
+    """Return storage options as a mapping; None if there are none.
 
     >>> parse_storage(("endpoint=http://127.0.0.1:9000", "region=us-east-1"))
     {'endpoint': 'http://127.0.0.1:9000', 'region': 'us-east-1'}
@@ -158,7 +160,7 @@ def parse_storage(options: tuple[str, ...]) -> Any:
     for option in options:
         key, equals, value = option.partition("=")
         if not equals and key != ANONYMOUS:
-            raise UsageError(f"--storage {key!r} is no option: write it as KEY=VALUE, like region=us-east-1")
+            raise UsageError(f"--storage {key!r} has no value: write it as KEY=VALUE, like region=us-east-1")
         if not is_public(key):
             raise UsageError(f"--storage {key} {_why_not(key)}")
         parsed[key] = {"true": True, "false": False}.get(value, value) if equals else True
@@ -166,7 +168,7 @@ def parse_storage(options: tuple[str, ...]) -> Any:
 
 
 def make_steps(v3: bool, steps: tuple[str, ...], codec: str | None) -> list[Step]:
-    """Return the steps that the options ask for, in their order.
+    """Return the steps of the options, in the order of the chain.
 
     >>> make_steps(True, (), "zstd:level=5")
     [MigrateV3(), Recompress('zstd', level=5)]
@@ -177,9 +179,9 @@ def make_steps(v3: bool, steps: tuple[str, ...], codec: str | None) -> list[Step
 
 
 def _why_not(key: str) -> str:
-    """Return why an option of a store can't be given on the command line."""
+    """Return the reason why a storage option can't be given on the command line."""
     if may_be_secret(key) or re.search("key|sas|account|client|tenant|role|authority", key.lower()):
-        return "may be secret, and a command line is seen by others: give it to the environment instead"
+        return "may be secret, but other users can see a command line: set it in the environment instead"
     if near := near_option(key):
-        return f"is no option that is known: did you mean {near}?"
-    return f"is no option that is known: there are {', '.join(public_names())}; others are given to the environment"
+        return f"is not a known option: did you mean {near}?"
+    return f"is not a known option: use one of {', '.join(public_names())}; set other options in the environment"

@@ -192,7 +192,7 @@ def convert(
         store = open_shards(source, shards, include, exclude, parse_storage(source_storage))
         given = {"name": name, "storage_options": parse_storage(storage)}
         if len(kinds) > 1:
-            raise UsageError(f"a chain has one sink, and --to was given {' and '.join(kinds)}: run two commands")
+            raise UsageError(f"a chain has one sink, but --to was given {' and '.join(kinds)}: run two commands")
         sink = make_sink(kinds[0], destination, **{key: value for key, value in given.items() if value is not None})
         chain: list[Step | Sink] = [*make_steps(options.pop("v3"), options.pop("steps"), options.pop("codec")), sink]
         workers = {key: options.pop(key) for key in ("workers", "scheduler", "verbose")}
@@ -208,7 +208,7 @@ def convert(
 
 
 CHANGED_AS = (
-    "as the source has changed, or was looked at less closely before",
+    "as the source has changed, or was compared less closely before",
     "as the source or its division has changed",
 )
 
@@ -216,11 +216,13 @@ CHANGED_AS = (
 def open_shards(
     source: str, shards: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], options: Any
 ) -> ShardedStore:
-    """Return SOURCE as the shards that it has, where it is many Zarrs or a config, or else as it is asked for."""
+    """Return SOURCE with its own shards if it is a config or many Zarrs, else divided by the options."""
     is_asked = bool(shards or include or exclude)
     if "*" in source:
         if is_asked:
-            raise UsageError(f"--shards, --include and --exclude are for one Zarr, and {source!r} stands for many")
+            raise UsageError(
+                f"--shards, --include and --exclude are for one Zarr, but {source!r} stands for many: leave them out"
+            )
         return ShardedStore.collect(source, storage_options=options)
     what: str | ShardedStore = source
     if source.endswith(".json"):
@@ -237,22 +239,22 @@ def open_shards(
 
 
 def run(plan: JobPlan, sink: Sink, *, changed: str, workers: int | None, scheduler: str | None, verbose: bool) -> None:
-    """Run the job and say what it did."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a batch system's end of time ends the workers
+    """Run the job and print its result."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # at a batch system's time limit, end the workers as well
     with notes_on_stderr(), warnings.catch_warnings(), cluster(workers, scheduler, verbose):
-        warnings.simplefilter("ignore", UserWarning)  # what failed is said below
+        warnings.simplefilter("ignore", UserWarning)  # failures are printed below
         result = plan.run(progress=True)
     summary = result.summary
     assert summary is not None
     reasons = {
         CHANGED_AS[changed == "metadata"]: summary.changed,
-        "as what was written is not there any more": summary.missing,
+        "as their objects are missing": summary.missing,
     }
     again = "".join(f", {number:,} of them again {why}" for why, number in reasons.items() if number)
     before = f", {summary.skipped:,} were done before" if summary.skipped else ""
     tell(f"{count(summary.done, 'shard')} done now{again}{before}; {format_bytes(summary.nbytes)} written")
     if summary.throttled:
-        click.echo(f"note: the server was too busy {summary.throttled:,} times, and was asked again", err=True)
+        click.echo(f"note: the server was too busy {summary.throttled:,} times; these requests were repeated", err=True)
     place = normalize(sink.url)
     for line in failures(summary.failures):
         click.echo(f"{'hole' if summary.holes else 'error'}: {line}", err=True)

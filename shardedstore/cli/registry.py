@@ -1,6 +1,6 @@
-"""Transforms by name, for the command line: those of the package, and those that others register by entry point.
+"""Transforms by name for the command line, from this package and from entry points of other packages.
 
-Only a name that a user gives is ever looked up here, and nothing is imported before: no config or ledger names one.
+Only names that a user gives are looked up, and only their packages are imported. Configs and ledgers name no transforms.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NEXT_OPTION = re.compile(r",(?=\s*[A-Za-z_]\w*=)|\Z")
 
 
 def names() -> list[str]:
-    """Return the names of all transforms: the package's own, then those of others."""
+    """Return the names of all transforms, first of this package, then of others."""
     others = {entry.name for entry in registered(GROUP)} - BUILT_IN.keys()
     return [*BUILT_IN, *sorted(others)]
 
@@ -41,13 +41,13 @@ def find(name: str) -> Transform:
     Raises
     ------
     UsageError
-        For a name that is not known, that two packages register, or whose package can't be imported.
+        If the name is unknown, if two packages register it, or if its package can't be imported.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
     entry = find_entry(GROUP, name, "transform")
     if entry is None:
-        raise UsageError(f"{name!r} is no transform that is installed here; there are {', '.join(names())}")
+        raise UsageError(f"{name!r} is not an installed transform: use one of {', '.join(names())}")
     return load_class(entry, (Step, Sink), "transform", "neither a subclass of Step nor of Sink")
 
 
@@ -57,7 +57,7 @@ def make_step(text: str) -> Step:
     Raises
     ------
     UsageError
-        For what is no step, options that it does not have, and values that it refuses.
+        If there is no such step, or it refuses the options.
 
     Examples
     --------
@@ -67,18 +67,18 @@ def make_step(text: str) -> Step:
     name, _, options = text.partition(":")
     kind = find(name)
     if not issubclass(kind, Step):
-        raise UsageError(f"{name!r} writes shards, and is no step on their way: give it as --to {name}")
+        raise UsageError(f"{name!r} is a sink, not a step: give it as --to {name}")
     made: Step = _make(name, kind, (), parse_options(options, name))
     return made
 
 
 def make_sink(text: str, url: str, **given: Any) -> Sink:
-    """Return the sink that a text describes, to a destination; see `make_step`.
+    """Return the sink that a text describes, for a destination; see `make_step`.
 
     Parameters
     ----------
     **given
-        Options from elsewhere than the text, as Python values.
+        Options that are not in the text, as Python values.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def make_sink(text: str, url: str, **given: Any) -> Sink:
     name, _, options = text.partition(":")
     kind = find(name)
     if not issubclass(kind, Sink):
-        raise UsageError(f"{name!r} is a step, and writes nothing: give it as --step {name}, and a sink as --to")
+        raise UsageError(f"{name!r} is a step, not a sink: give it as --step {name}, and a sink as --to")
     parsed = parse_options(options, name)
     for twice in sorted(parsed.keys() & given.keys()):
         raise UsageError(f"{name!r} is given the option {twice!r} twice: leave one of them out")
@@ -97,9 +97,9 @@ def make_sink(text: str, url: str, **given: Any) -> Sink:
 
 
 def parse_options(text: str, name: str) -> dict[str, Any]:
-    """Return options as Python values: what is JSON is read as such, and all else is text.
+    """Return options as Python values: valid JSON is decoded, and all else is text.
 
-    A comma is part of a text, where no other option follows it.
+    A comma is part of a text if no other option follows it.
 
     >>> parse_options('level=5,arrays=["a,b", "c"],name={path},checksum=true,note=a, b', "x")
     {'level': 5, 'arrays': ['a,b', 'c'], 'name': '{path}', 'checksum': True, 'note': 'a, b'}
@@ -110,7 +110,7 @@ def parse_options(text: str, name: str) -> dict[str, Any]:
         option, equals, rest = rest.partition("=")
         option = option.strip()
         if not equals or not option.isidentifier():
-            raise UsageError(f"{option!r} is no option of {name!r}: write {name}:option=value,option=value")
+            raise UsageError(f"{option!r} is not an option of {name!r}: write {name}:option=value,option=value")
         if option in options:
             raise UsageError(f"{name!r} is given the option {option!r} twice: leave one of them out")
         options[option], rest = _value(rest)
@@ -118,7 +118,7 @@ def parse_options(text: str, name: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> tuple[Any, str]:
-    """Return the value that a text begins with, and what comes after the comma behind it."""
+    """Return the value at the start of a text, and the rest after the next comma."""
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):

@@ -83,7 +83,7 @@ def verify(
         options = parse_storage(storage)
         url = normalize(result)
         if no_resume and resume is not None:
-            raise UsageError("--resume and --no-resume say the opposite of each other: leave one out")
+            raise UsageError("--resume and --no-resume contradict each other: leave one out")
         beside = join_url(url + BESIDE, FILE_NAME)
         is_beside = nbytes_of(beside, take_options(url, options)) is not None
         store, _ = open_any(beside if is_beside else result, options)
@@ -91,12 +91,12 @@ def verify(
         if against is not None:
             source_options = parse_storage(source_storage)
             if shards and "*" in against:
-                raise UsageError(f"--shards divides one Zarr, and {against!r} stands for many: leave it out")
+                raise UsageError(f"--shards divides one Zarr, but {against!r} stands for many: leave it out")
             if shards:
                 other = ShardedStore.partition(against, parse_shards(shards), storage_options=source_options)
             else:
                 other, is_config = open_any(against, source_options)
-                if not is_config and "*" not in against:  # as convert divides it
+                if not is_config and "*" not in against:  # use the same default division as convert
                     other = ShardedStore.partition(against, storage_options=source_options)
         needs_cluster = level != "exists"
         with cluster(workers, scheduler, verbose) if needs_cluster else contextlib.nullcontext():

@@ -1,1 +1,1 @@
-"""What people see: shards, trees and sentences."""
+"""Text and HTML for terminals and notebooks."""

@@ -1,6 +1,6 @@
-"""What people are shown of a sharded store: the tree of its shards, by what its config says alone; nothing is read.
+"""Show the tree of a sharded store's shards, from its config only; no data or metadata is read.
 
-`to_text` draws it in a terminal; html.py does in a notebook.
+`to_text` draws the tree for a terminal, and `to_html` for a notebook.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from shardedstore.text import columns, count, shown
 from shardedstore.zarr.grid import block_name
 from shardedstore.zarr.metadata import ArrayMeta
 
-MOST = 24  # of the paths below one that are shown; what is below these shares as many
+MOST = 24  # rows that are shown below one row; their own rows share the same number
 
-MOST_LOOKED_AT = 1000  # exceptions that are told apart by their kind
+MOST_LOOKED_AT = 1000  # exceptions whose kinds are counted
 
 DEEPEST = 8
 
-MOST_HOLES = 8  # that are named
+MOST_HOLES = 8  # holes that are named
 
 WORDS = {
     "directory": ("directory", "directories"),
@@ -37,9 +37,9 @@ WORDS = {
 
 
 class Row(NamedTuple):
-    """What is at one path: the kinds and the number of its shards, where they are, and what is below.
+    """One path in the tree: the kinds, number and place of its shards, and the rows below it.
 
-    `more` is how many there are below that are not shown. A group that is no shard itself has nothing but a name.
+    `more` is the number of rows below that are not shown. A group that is not a shard has only a name.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 class Done(Protocol):
-    """What a job did; see ``store.Summary``."""
+    """Result of a job; see ``store.Summary``."""
 
     @property
     def done(self) -> int: ...
@@ -63,12 +63,12 @@ class Done(Protocol):
 
 
 def describe(config: Config, most: int = MOST) -> Row:
-    """Return the tree of a store's shards: one row for the base, and one for each path that something is mounted at."""
+    """Return the tree of a store's shards: one row for the base, and one for each mount."""
     return _whole(config, folder_of(config), most, DEEPEST)
 
 
 def folder_of(config: Config) -> str:
-    """Return the folder of the base, which places are shown relative to; empty for none."""
+    """Return the folder of the base; places are shown relative to it. Empty if there is none."""
     folder = (url_of(config.base) or "").rpartition("/")[0]
     return "" if folder.endswith((":", ":/")) else folder
 
@@ -82,7 +82,7 @@ def _whole(config: Config, folder: str, most: int, deepest: int) -> Row:
 def _level(
     mounts: Mapping[str, Mount], paths: Sequence[str], start: int, folder: str, most: int, deepest: int
 ) -> tuple[list[Row], int]:
-    """Return the rows of some paths that are the same up to `start`, and how many names are not shown."""
+    """Return the rows of some paths with a common start, and the number of names that are not shown."""
     names: dict[str, list[str]] = {}
     for path in paths:
         end = path.find("/", start)
@@ -92,7 +92,7 @@ def _level(
     rows: list[Row] = []
     for name, some in shown_names:
         path = some[0][: start + len(name)]
-        if path in mounts:  # and nothing is mounted below it
+        if path in mounts:  # nothing else is mounted below it
             rows.append(_row(name, mounts[path], folder, share, deepest))
         else:
             below, more = _level(mounts, some, start + len(name) + 1, folder, share, deepest - 1)
@@ -109,7 +109,7 @@ def _row(name: str, mount: Mount, folder: str, most: int, deepest: int) -> Row:
 
 
 def kinds_of(mount: Mount) -> str:
-    """Return what kinds of shards there are at a path, and how many.
+    """Return the kinds of the shards of a mount, and their numbers.
 
     >>> from shardedstore.zarr.grid import Blocks, ChunkKeys
     >>> from shardedstore.stores.locations import Directory, ViewOf, Zip
@@ -152,7 +152,7 @@ def _place(mount: Mount, folder: str) -> str:
 
 
 def facts(config: Config, summary: Done | None = None, partial: Partial | None = None) -> list[str]:
-    """Return what else is known of a store without reading anything."""
+    """Return the other known facts about a store, one in a line, without reading anything."""
     folder = folder_of(config)
     return [
         *([f"in {shown(repr(folder))}"] if folder else []),
@@ -164,7 +164,7 @@ def facts(config: Config, summary: Done | None = None, partial: Partial | None =
 
 
 def _holes(config: Config) -> list[str]:
-    """Return a line about what is not there, where something is not."""
+    """Return a line about the holes, if there are any."""
     names = [hole.shard for hole in holes(config)]
     more = f" and {len(names) - MOST_HOLES:,} more" if len(names) > MOST_HOLES else ""
     return [f"{count(len(names), 'hole')}: {shown(', '.join(names[:MOST_HOLES]), 200)}{more}"] if names else []
@@ -177,7 +177,7 @@ def _done(summary: Done) -> str:
 
 
 def to_text(head: str, config: Config, summary: Done | None = None, partial: Partial | None = None) -> str:
-    """Return what a terminal shows of a store, below a line for it."""
+    """Return the text of a store for a terminal, below a heading."""
     lines = columns(list(_lines(describe(config), "  ")))
     return "\n".join([head, *lines, *(f"  {fact}" for fact in facts(config, summary, partial))])
 
@@ -192,7 +192,7 @@ def _lines(row: Row, indent: str) -> Iterator[tuple[str, ...]]:
 
 
 def node_line(path: str, node: Node, config: Config) -> str:
-    """Return a line about a group or an array, whose metadata was read."""
+    """Return a line about a group or an array."""
     mount, meta = config.shards.get(path), node.meta
     shards = "" if mount is None else f", {kinds_of(mount)}"
     if not isinstance(meta, ArrayMeta):
@@ -202,7 +202,7 @@ def node_line(path: str, node: Node, config: Config) -> str:
     return f"  /{path}  array {meta.shape}, chunks {chunks}, {format_bytes(meta.nbytes)}{shards}"
 
 
-MOST_OPEN = 12  # rows below one that are not folded at first
+MOST_OPEN = 12  # rows; a longer list is folded at first
 
 LINE = "rgba(128,128,128,.35)"
 
@@ -220,7 +220,7 @@ HEAD = f'style="padding-bottom:.3em;margin-bottom:.3em;border-bottom:1px solid {
 
 
 def to_html(title: str, config: Config, summary: Done | None = None, partial: Partial | None = None) -> str:
-    """Return what a notebook shows of a store. All that comes from data is escaped.
+    """Return the HTML of a store for a notebook. All text from data is escaped.
 
     >>> from shardedstore.stores.locations import Directory, Mount
     >>> page = to_html("ShardedStore", Config(Directory("/a.zarr"), {"<b>": Mount(Directory("/b.zarr"))}))

@@ -1,4 +1,4 @@
-"""What a message says of a name that is not there: which there are, and which was meant perhaps."""
+"""Suggest existing names in messages about a name that does not exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMED = 5
 
 
 def did_you_mean(name: str, known: Iterable[str], parent: str = "") -> str:
-    """Return the end of a message about a name that is none of those known, all of which are below a parent.
+    """Return the end of a message about an unknown name: a similar name, or the known names below the parent.
 
     >>> (
     ...     did_you_mean("temprature", ["temperature", "wind"], "air"),

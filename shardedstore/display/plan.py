@@ -1,4 +1,4 @@
-"""What is shown of a job that is planned: a line or a row for each group and array that is mounted."""
+"""Show a planned job: one line or table row for each group and array that is mounted."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shardedstore.jobs.shards import Plan
 from shardedstore.text import count
 from shardedstore.zarr.grid import block_name
 
-MOST_OPEN = 12  # rows that are not folded in a notebook
-MOST_ROWS = 200  # rows of a page that holds all
+MOST_OPEN = 12  # rows that are visible at first in a notebook; the rest is folded
+MOST_ROWS = 200  # rows in a notebook, including folded rows
 CELL = 'style="text-align:right;padding:1px 0 1px 1.5em;white-space:nowrap"'
 PATH = 'style="text-align:left;font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
 LINE = "rgba(128,128,128,.35)"
 
 
 class PlanRow(NamedTuple):
-    """A group or an array that is mounted, or the base, whose path is None."""
+    """A mounted group or array, or the base, whose path is None."""
 
     path: str | None
     files: int
@@ -30,12 +30,12 @@ class PlanRow(NamedTuple):
 
     @property
     def grid_text(self) -> str:
-        """The grid of blocks; empty where there is one shard."""
+        """The grid of blocks as text; empty for a single shard."""
         return "" if self.grid is None or self.shards == 1 else block_name(self.grid).replace("/", " x ")
 
 
 def rows(plan: Plan) -> Iterator[PlanRow]:
-    """Yield the base, and what is mounted."""
+    """Yield a row for the base, and one for each mount."""
     for run, load in zip(plan.runs, plan.loads, strict=True):
         path = None if run.mounted is not None else run.path
         yield PlanRow(
@@ -44,7 +44,7 @@ def rows(plan: Plan) -> Iterator[PlanRow]:
 
 
 def to_lines(plan: Plan) -> list[str]:
-    """Return what a job would do as lines, by arithmetic: chunks that are missing are counted, and sizes are decoded."""
+    """Return a planned job as lines, computed from metadata: missing chunks are counted too, and sizes are decoded."""
     base, *others = rows(plan)
     lines = [
         f"at most {plan.files:,} files -> {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded; base {format_bytes(base.nbytes)}"
@@ -58,7 +58,7 @@ def to_lines(plan: Plan) -> list[str]:
 
 
 def to_html(title: str, plan: Plan) -> str:
-    """Return what a notebook shows of a job that is planned. All that comes from data is escaped."""
+    """Return the HTML of a planned job for a notebook. All text from data is escaped."""
     found = list(rows(plan))
     head = f"at most {plan.files:,} files to {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded"
     folded = "".join(map(_row, found[MOST_OPEN:MOST_ROWS]))

@@ -1,4 +1,4 @@
-"""Show how far a job is: a bar on a terminal and in a notebook, and elsewhere a line now and then."""
+"""Callbacks that show the progress of a job: a bar on terminals and in notebooks, or lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
 
-PLAIN_SECONDS = 10  # between two lines
+PLAIN_SECONDS = 10  # seconds between two lines
 Show = Callable[[int, int], None]
-Shown = bool | Literal["bar"] | Show | None  # how a user asks for progress
+Shown = bool | Literal["bar"] | Show | None  # values of progress=
 
 
 def progress_callback(chosen: Shown) -> Callback | None:
-    """Return the callback that shows progress as a user asks for it.
+    """Return the callback for a value of ``progress=``.
 
     Parameters
     ----------
     chosen : bool, "bar", callable or None
-        True is for a bar on a terminal and in a notebook, and for lines elsewhere, on standard error; ``"bar"`` for a bar in any case.
-        A function is called with the numbers of shards that have ended, and of all.
+        True shows a bar on a terminal and in a notebook, and lines elsewhere, on standard error. ``"bar"`` always shows a
+        bar. A function is called with the number of finished shards and the number of all shards.
 
     Raises
     ------
     UsageError
-        For another value.
+        For any other value.
 
     Examples
     --------
     >>> progress_callback("much")  # type: ignore[arg-type]
     Traceback (most recent call last):
-    shardedstore.errors.UsageError: progress='much' is not known: say True, 'bar', or a function of the shards that have ended and of all
+    shardedstore.errors.UsageError: progress='much' is not valid: use True, 'bar', or a function of the numbers of finished and of all shards
     """
     if callable(chosen):
         return ProgressFunction(chosen)
@@ -52,18 +52,18 @@ def progress_callback(chosen: Shown) -> Callback | None:
     if chosen is True:
         return ProgressBar() if _has_bars() else ProgressLines()
     raise UsageError(
-        f"progress={chosen!r} is not known: say True, 'bar', or a function of the shards that have ended and of all"
+        f"progress={chosen!r} is not valid: use True, 'bar', or a function of the numbers of finished and of all shards"
     )
 
 
 def _has_bars() -> bool:
-    if sys.stderr is None:  # as below pythonw
+    if sys.stderr is None:  # under pythonw
         return False
     return (sys.stderr.isatty() and os.environ.get("TERM") != "dumb") or Console(stderr=True).is_jupyter
 
 
 class ProgressFunction(Callback):
-    """Calls a function with the numbers of shards that have ended, and of all."""
+    """Calls a function with the number of finished shards and the number of all shards."""
 
     def __init__(self, show: Show) -> None:
         self.show = show
@@ -95,7 +95,7 @@ class ProgressBar(Callback):
 
 
 class ProgressLines(Callback):
-    """A line on standard error at the first event, at the last, and now and then between."""
+    """A line on standard error at the first event, at the last, and every few seconds between them."""
 
     def __init__(self) -> None:
         self.last = -float(PLAIN_SECONDS)

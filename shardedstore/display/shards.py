@@ -1,4 +1,4 @@
-"""One shard of a store, to look at and to open alone; and where each shard of a mount is."""
+"""`Shards`, the shards of a store, and `StoredShard`, one of them, to inspect and open separately."""
 
 from __future__ import annotations
 
@@ -45,44 +45,44 @@ from shardedstore.zarr.paths import is_below, join
 
 
 class StoredShard(msgspec.Struct, frozen=True):
-    """One shard of a store, and where it is.
+    """One shard of a store, and its location.
 
     Attributes
     ----------
     name : str
-        How messages call it: ``"(base)"``, a path, or a path and the index of a block, like ``"temperature[1/2]"``.
+        Its name in messages: ``"(base)"``, a path, or a path and the index of a block, like ``"temperature[1/2]"``.
     path : str
-        Where it is mounted; ``""`` for the base.
+        The path that it is mounted at; ``""`` for the base.
     block : tuple of int or None
-        The index of the block, of an array that is divided.
+        The index of the block, if the shard is a block of an array.
     location
-        Where it is, as a config names it.
+        Its location, as in a config.
     """
 
     name: str
     path: str
     block: Coords | None
     location: Location
-    without: dict[str, Division | None] | None = None  # of the base: what is mounted on it
+    without: dict[str, Division | None] | None = None  # of the base: the mounts on it
 
     @property
     def kind(self) -> str:
-        """What kind of component it is, as a config names it, such as ``"zip"``; of an opened store, its class."""
+        """The kind of the component, as in a config, such as ``"zip"``; for an opened store, its class."""
         return kind_of(self.location)
 
     @property
     def url(self) -> str | None:
-        """The URL of the component, of a view that of its source; None for a component that has none."""
+        """The URL of the component, or of the source of a view; None for a component without a URL."""
         return url_of(self.location)
 
     @property
     def nbytes(self) -> int | None:
-        """The size in bytes of a zip, which is asked for each time; None for all else, where it would take a listing.
+        """The size of a zip in bytes, queried at each access; None for other kinds, which need a listing.
 
         Raises
         ------
         CorruptError
-            When the zip is not there.
+            If the zip does not exist.
         """
         place = object_of(self.location)
         if not isinstance(place, Zip):
@@ -90,7 +90,7 @@ class StoredShard(msgspec.Struct, frozen=True):
         nbytes = nbytes_of(place.url, place.options)
         if nbytes is None:
             raise CorruptError(
-                f"shard {self.name!r} is not there: {show(self.location)} was removed, or is not yet uploaded"
+                f"shard {self.name!r} is missing: {show(self.location)} was removed, or is not yet uploaded"
             )
         return nbytes
 
@@ -98,21 +98,22 @@ class StoredShard(msgspec.Struct, frozen=True):
         return f"<Shard {shown(self.name)}: {self.kind} {shown(show(self.location))}>"
 
     def open(self) -> Store:
-        """Open it alone, to be read: a block as an array of its own, and the base without what is mounted on it.
+        """Open the shard separately, for reading.
 
-        Several stores of a collection that are one shard are there by their names.
+        A block opens as an array of its own. The base opens without its mounts. A shard with several members of a
+        collection opens as a group with the names of the members.
         """
         store = open_location(self.location)
         return Remainder(store, self.without) if self.without else store
 
 
 def grid_of(mount: Mount) -> Coords:
-    """Return the number of a mount's shards along each of the dimensions that they are divided along."""
+    """Return the number of a mount's shards along each divided dimension."""
     return (mount.count,) if mount.blocks is None else mount.blocks.grid
 
 
 def nth_shard(path: str | None, mount: Mount, i: int) -> tuple[Shard, Location]:
-    """Return one of the shards of a mount by its number in it, and where it is; the path is None for the base."""
+    """Return a shard of a mount by its number, and its location; the path is None for the base."""
     match mount.division:
         case None:
             return Shard(path or "", is_base=path is None), object_of(
@@ -143,12 +144,12 @@ def _of_members(path: str, mount: Mount, members: Members, i: int) -> tuple[Shar
 
 
 def holder(location: Location) -> Location | None:
-    """Return what holds several stores of a collection by their names, and nothing else; None where each is elsewhere."""
+    """Return the location that holds several members of a collection by their names; None if each has its own."""
     return location.source if isinstance(location, ViewOf) and location.path == "{name}" else None
 
 
 def kind_of(location: Location) -> str:
-    """Return the kind of a component, as configs name it, or for a kind of one's own its name; of an opened store, its class.
+    """Return the kind of a component as in a config, or the name of a custom kind; for an opened store, its class.
 
     >>> kind_of(Zip("/a.zip"))
     'zip'
@@ -162,7 +163,7 @@ def kind_of(location: Location) -> str:
     return str(location.__struct_config__.tag)
 
 
-FIRST, LAST = 4, 1  # of the shards, in the repr
+FIRST, LAST = 4, 1  # numbers of shards at the start and at the end of the repr
 
 BASE_NAME = "(base)"
 
@@ -170,12 +171,12 @@ Key = int | str | tuple[int | str, ...]
 
 
 class Shards(Sequence[StoredShard]):
-    """Shards of a store, numbered as jobs number them: the base, and then all that is mounted.
+    """The shards of a store, with the same numbers as in jobs: first the base, then all mounts.
 
-    ``shards[3]`` is a shard by its number, and ``shards["simulation/coarse"]``, ``shards["temperature[1/2]"]`` or
-    ``shards["(base)"]`` one by its name. ``shards["temperature"]`` are all blocks of an array, and ``shards["sim*/**"]``
-    all that a glob matches, numbered anew. ``shards["temperature", 1, 2]`` is a block by its index, and so is
-    ``shards["temperature"][1, 2]``.
+    ``shards[3]`` is a shard by its number. ``shards["simulation/coarse"]``, ``shards["temperature[1/2]"]`` and
+    ``shards["(base)"]`` are shards by their names. ``shards["temperature"]`` has all blocks of an array, and
+    ``shards["sim*/**"]`` all matches of a glob; their numbers start at 0. ``shards["temperature", 1, 2]`` and
+    ``shards["temperature"][1, 2]`` are a block by its index.
 
     Examples
     --------
@@ -213,12 +214,12 @@ class Shards(Sequence[StoredShard]):
 
     @property
     def paths(self) -> list[str]:
-        """The paths at which shards are mounted; the base has none."""
+        """The paths of mounted shards; the base has none."""
         return [path for path, _ in self._mounts if path is not None]
 
     @property
     def grid(self) -> Coords:
-        """The number of blocks along each of the leading dimensions, for the blocks of one array; else that of shards."""
+        """The number of blocks along each leading dimension, for the blocks of one array; else the number of shards."""
         return grid_of(self._mounts[0][1]) if len(self._mounts) == 1 else (len(self),)
 
     def __len__(self) -> int:
@@ -249,7 +250,7 @@ class Shards(Sequence[StoredShard]):
         Raises
         ------
         NoShardError
-            For what is not there, which is a KeyError and an IndexError.
+            If there is no such shard. This error is a KeyError and an IndexError.
         """
         match key:
             case slice():
@@ -263,7 +264,7 @@ class Shards(Sequence[StoredShard]):
             case SupportsIndex():
                 return self._numbered(operator.index(key))
         raise NoShardError(
-            f"{key!r} names no shard: say its number, its path or name, a glob, or a path and the index of a block"
+            f"{key!r} names no shard: use a number, a path or name, a glob, or a path and the index of a block"
         )
 
     def _named(self, key: str) -> StoredShard | Shards:
@@ -284,11 +285,13 @@ class Shards(Sequence[StoredShard]):
             if matched := [(path, mount) for path, mount in self._mounts if path is not None and pattern.matches(path)]:
                 return Shards(self._config, matched)
         if key and any(is_below(path, key) for path in self.paths):
-            raise NoShardError(f"{key!r} is no shard, but there are some below it: {join(key, '**')!r} are all of them")
+            raise NoShardError(
+                f"{key!r} is not a shard, but has shards below it: use {join(key, '**')!r} for all of them"
+            )
         raise NoShardError(f"there is no shard {key!r}{did_you_mean(key, self._names())}")
 
     def _names(self) -> Iterator[str]:
-        """Yield what shards can be asked for by: paths, and of collections the names of their stores."""
+        """Yield the names for suggestions: paths, and the names of the members of collections."""
         for path, mount in self._mounts:
             if mount.members is None:
                 yield BASE_NAME if path is None else path
@@ -296,13 +299,13 @@ class Shards(Sequence[StoredShard]):
                 yield from (join(path or "", name) for name in mount.members.names)
 
     def _part(self, path: str | None, index: tuple[object, ...], key: object) -> StoredShard:
-        """Return one shard of several by its index, in the grid of an array's blocks or among a collection's stores."""
+        """Return a shard by its index, in the grid of an array's blocks or among the members of a collection."""
         mount = self._by_path.get(path)
         if mount is None:
             raise NoShardError(f"there is no shard {path!r}{did_you_mean(path or '', self.paths)}")
         if mount.division is None:
             raise NoShardError(
-                f"{path or BASE_NAME!r} is one shard, and {key!r} asks for a part of it: leave the index out"
+                f"{path or BASE_NAME!r} is one shard, but {key!r} names a part of it: leave the index out"
             )
         grid = grid_of(mount)
         part = tuple(operator.index(i) for i in index if isinstance(i, SupportsIndex))
@@ -311,13 +314,13 @@ class Shards(Sequence[StoredShard]):
         if mount.blocks is None:
             return self._nth(path, mount, part[0])
         if not mount.blocks.holds(part):
-            raise NoShardError(f"{path!r} has no shard {key!r}: there are no chunks in this block")
+            raise NoShardError(f"{path!r} has no shard {key!r}: this block has no chunks")
         return self._nth(path, mount, mount.blocks.number(part))
 
     def _numbered(self, number: int) -> StoredShard:
         count = len(self)
         if not -count <= number < count:
-            raise NoShardError(f"there is no shard {number}: there are {count:,}, and numbers begin with 0")
+            raise NoShardError(f"there is no shard {number}: there are {count:,} shards, and numbers start at 0")
         number %= count
         i = bisect_right(self._starts, number) - 1
         return self._nth(*self._mounts[i], number - self._starts[i])
@@ -327,7 +330,7 @@ class Shards(Sequence[StoredShard]):
         return StoredShard(shard.name, shard.path, shard.block, location, self._mounted if path is None else None)
 
     def table(self) -> list[tuple[str, ...]]:
-        """Return the number, the name, the kind and the place of each shard, for people: of many only some."""
+        """Return the number, name, kind and place of the shards as rows to show; of many shards, only some."""
         count = len(self)
         numbers = range(count) if count <= FIRST + LAST + 1 else (*range(FIRST), None, *range(count - LAST, count))
         rows: list[tuple[str, ...]] = []

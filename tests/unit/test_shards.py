@@ -107,7 +107,7 @@ def test_what_an_item_tells(views, tmp_path):
     assert views.shards["simulation/fine"].kind == "view"
     assert views.shards["(base)"].kind == "directory"
     Path(one.url).unlink()
-    with pytest.raises(CorruptError, match=r"shard 'temperature\[1\]' is not there: '/.*' was removed"):
+    with pytest.raises(CorruptError, match=r"shard 'temperature\[1\]' is missing: '/.*' was removed"):
         _ = one.nbytes
 
 
@@ -135,7 +135,7 @@ def test_globs(views):
     [
         ("temprature", "no shard 'temprature': did you mean 'temperature'"),
         ("simulation/corse", "did you mean 'simulation/coarse'"),
-        ("simulation", r"'simulation' is no shard, .* below it: 'simulation/\*\*' are all of them"),
+        ("simulation", r"'simulation' is not a shard, .* below it: use 'simulation/\*\*'"),
         ("x", r"there are '\(base\)', .* and \d more"),
         ("x*", "there is no shard 'x"),
         ("[", "names the glob|no shard"),
@@ -145,10 +145,10 @@ def test_globs(views):
         (("temperature", 0.5), "has no shard"),
         (("temperature", "0"), "has no shard"),
         (("nothing", 0), "no shard 'nothing'"),
-        (("height", 0), "'height' is one shard, and .* leave the index out"),
-        (1_000, r"no shard 1000: there are \d+, and numbers begin with 0"),
+        (("height", 0), "'height' is one shard, but .* leave the index out"),
+        (1_000, r"no shard 1000: there are \d+ shards, and numbers start at 0"),
         (-1_000, "no shard -1000"),
-        (1.5, "1.5 names no shard: say its number"),
+        (1.5, "1.5 names no shard: use a number"),
         ((0, 1), "names no shard"),
         (None, "names no shard"),
     ],

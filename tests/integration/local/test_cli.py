@@ -136,12 +136,12 @@ def test_rules_and_dry_run(source: Path, rules: tuple[str, ...], lines: list[str
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (("half",), "'half' is no size like '512 MiB': for a path say 'half=whole'"),
+        (("half",), "'half' is not a size like '512 MiB': for a path, use 'half=whole'"),
         (("t=half",), "write 'whole', or a size"),
-        (("t=time:many",), "'t=time:many' can't be read"),
-        (("t=60,x",), "'t=60,x' can't be read"),
-        (("1 MiB", "2 MiB"), "says twice how to divide 'what is left'"),
-        (("t=whole", "t=1 MiB"), "says twice how to divide 't'"),
+        (("t=time:many",), "'t=time:many' is not a rule"),
+        (("t=60,x",), "'t=60,x' is not a rule"),
+        (("1 MiB", "2 MiB"), r"--shards divides '\*' twice"),
+        (("t=whole", "t=1 MiB"), "--shards divides 't' twice"),
         (("t=time:50",), "take 40 or 60"),
         (("t=depth:5",), "has no dimension 'depth': it has 'time', 'x'"),
         (("nothing=whole",), "no group or array of the source"),
@@ -192,7 +192,7 @@ def test_bad_options(source: Path) -> None:
     both = invoke("convert", source, "out", "--to", "zip", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")
     assert "leave out --workers" in error_line(both, cli.UNUSABLE)
     unknown = error_line(invoke("convert", source, "out", "--to", "tar"), cli.UNUSABLE)
-    assert "'tar' is no transform that is installed here; there are zip, zarr, sharding-codec" in unknown
+    assert "'tar' is not an installed transform: use one of zip, zarr, sharding-codec" in unknown
     for options in (("--to", "zip", "--workers", "0"), ("--to", "zip", "--retries", "-1"), ()):
         done = invoke("convert", source, "out", *options)
         assert done.exit_code == cli.UNUSABLE
@@ -215,13 +215,13 @@ def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--step", "zip"), "'zip' writes shards, and is no step on their way: give it as --to zip"),
+        (("--step", "zip"), "'zip' is a sink, not a step: give it as --to zip"),
         (("--step", "recompress:level=5"), "neither a codec nor filters="),
         (("--codec", "nonsense"), "names an unknown codec, or one that"),
         (("--v3",), "v3"),
-        (("--to", "zarr"), "a chain has one sink, and --to was given zip and zarr: run two commands"),
-        (("--storage", "secret_access_key=x"), "may be secret, and a command line is seen by others"),
-        (("--storage", "region"), "--storage 'region' is no option: write it as KEY=VALUE"),
+        (("--to", "zarr"), "a chain has one sink, but --to was given zip and zarr: run two commands"),
+        (("--storage", "secret_access_key=x"), "may be secret, but other users can see a command line"),
+        (("--storage", "region"), "--storage 'region' has no value: write it as KEY=VALUE"),
         (("--include", "nothing"), "nothing"),
         (("--name", "{x}"), "ToZip's name '{x}' has other braces than {path}"),
     ],

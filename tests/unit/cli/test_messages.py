@@ -63,7 +63,7 @@ def test_who_reads_standard_output_does_not_change_the_exit_code(source, tmp_pat
         ("endpont=https://host", "did you mean endpoint?"),
         ("aws_regin=x", "did you mean region?"),
         ("timeot=30s", "did you mean timeout?"),
-        ("storage_class=x", "no option that is known: there are account_name, "),
+        ("storage_class=x", "is not a known option: use one of account_name, "),
         ("secret_access_key=x", "may be secret"),
         ("aws_session_token=x", "may be secret"),
         ("account_key=x", "may be secret"),
@@ -175,7 +175,7 @@ def test_a_full_disk_is_told_with_the_path(tmp_path, code, is_named):
 
 def test_tls_without_certificates(source, tmp_path):
     ran = command("convert", source, tmp_path / "out", "--to", "zip", "--scheduler", "tls://127.0.0.1:1")
-    assert (ran.exit_code, "asks for certificates, and none are configured here" in ran.stderr) == (2, True), ran.stderr
+    assert (ran.exit_code, "needs certificates, but none are configured here" in ran.stderr) == (2, True), ran.stderr
 
 
 def test_failures_of_one_cause_are_one_line():

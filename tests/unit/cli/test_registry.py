@@ -170,7 +170,7 @@ print(json.dumps([errors, registry.find("zip").__module__, registry.find("count"
         "nor of Sink: mend that package, or uninstall it",
         "shared": "'shared' is a transform of the package other 1.5 and the package tiny 1.5: uninstall all but one of "
         "them",
-        "nothing": "'nothing' is no transform that is installed here; there are zip, zarr, sharding-codec, recompress, "
+        "nothing": "'nothing' is not an installed transform: use one of zip, zarr, sharding-codec, recompress, "
         "migrate-v3, migrate-ome, broken, count, gone, plain, shared",
     }
 
@@ -219,14 +219,14 @@ def test_sinks_of_text(text, given, made):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "'' is no transform that is installed here; there are zip, zarr, "),
-        ("rezip", "'rezip' is no transform that is installed here; there are zip, zarr, "),
-        ("zip", "'zip' writes shards, and is no step on their way: give it as --to zip"),
+        ("", "'' is not an installed transform: use one of zip, zarr, "),
+        ("rezip", "'rezip' is not an installed transform: use one of zip, zarr, "),
+        ("zip", "'zip' is a sink, not a step: give it as --to zip"),
         ("migrate-v3:level=5", "'migrate-v3' has no option 'level'; its options are: threads"),
         ("migrate-v3:threads=1,threads=2", "'migrate-v3' is given the option 'threads' twice: leave one of them out"),
         ("needy:other=1", "'needy' needs the option 'level': write needy:level=..."),
-        ("recompress:zstd", "'zstd' is no option of 'recompress': write recompress:option=value,option=value"),
-        ("recompress:=zstd", "'' is no option of 'recompress'"),
+        ("recompress:zstd", "'zstd' is not an option of 'recompress': write recompress:option=value,option=value"),
+        ("recompress:=zstd", "'' is not an option of 'recompress'"),
         ("recompress:codec=[1]", "Recompress: "),
     ],
 )
@@ -241,7 +241,7 @@ def test_steps_that_are_refused(text, message, monkeypatch):
     [
         (
             "recompress:codec=zstd",
-            "'recompress' is a step, and writes nothing: give it as --step recompress, and a sink",
+            "'recompress' is a step, not a sink: give it as --step recompress, and a sink",
         ),
         ("zip:url=elsewhere", "'zip' has no option 'url'; its options are: name, zip64, per_zip, storage_options"),
         ("zip:name={path}", "'zip' is given the option 'name' twice"),

@@ -118,9 +118,9 @@ def test_steps_of_functions_have_their_names(store, tmp_path):
 
 @pytest.mark.parametrize("progress", ["line", 3, object(), []], ids=["a word", "a number", "an object", "a list"])
 def test_a_progress_that_is_not_known_is_refused_before_anything_runs(progress, store, tmp_path):
-    with pytest.raises(UsageError, match=r"progress=.* is not known: say True, 'bar', or a function"):
+    with pytest.raises(UsageError, match=r"progress=.* is not valid: use True, 'bar', or a function"):
         store.map_shards(ToZip(tmp_path / "out"), progress=progress)
-    with pytest.raises(UsageError, match=r"progress=.* is not known"):
+    with pytest.raises(UsageError, match=r"progress=.* is not valid"):
         store.plan(ToZip(tmp_path / "out")).run(progress)
     assert not (tmp_path / "out").exists()
 

@@ -382,7 +382,7 @@ def test_a_block_is_found_by_its_index(tmp_path):
         assert found.name == "t[5]"
         assert zarr.open_array(found.open(), mode="r")[10:20].tolist() == [52] * 10
     assert "t[1]" not in result.shards
-    with pytest.raises(NoShardError, match="there are no chunks in this block"):
+    with pytest.raises(NoShardError, match="this block has no chunks"):
         result.shards["t", 1]
 
 
