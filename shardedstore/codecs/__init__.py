@@ -1,1 +1,1 @@
-"""What Zarr's codecs do, for v2 and v3 alike: described, checked, run, and written anew."""
+"""Codecs of Zarr v2 and v3: configurations, encoding and decoding, the sharding codec, and migration from v2 to v3."""

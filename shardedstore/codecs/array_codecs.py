@@ -1,7 +1,9 @@
-"""A chunk's codecs: from stored bytes to an ndarray and back, or only to the bytes before compression.
+"""Encode and decode whole chunks: between stored bytes and ndarrays, with all codecs of an array.
 
-The common cases are NumPy and numcodecs alone; every other v3 codec of arrays runs in zarr's own pipeline, for some 150
-microseconds a chunk more.
+`ChunkCodec` runs an array's codecs. Common codecs use only NumPy and numcodecs. All other v3 codecs of arrays run in
+zarr's own pipeline, which takes about 150 microseconds more per chunk.
+
+`read_one_chunk` and `write_one_chunk` do the same with zarr, to check that zarr agrees.
 """
 
 from __future__ import annotations
@@ -33,18 +35,19 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class ChunkCodec:
-    """All codecs of a document's chunks: of its inner chunks, where it uses the sharding codec.
+    """All codecs of an array's chunks, or of its inner chunks if it uses the sharding codec.
 
     Parameters
     ----------
     doc : ArrayDoc
+        The array's document.
     arrays : bool
-        Whether chunks become arrays, or only bytes that are not compressed.
+        Whether chunks are decoded to arrays, or only to uncompressed bytes.
 
     Raises
     ------
     Exception
-        Of any kind, where numcodecs or zarr know a codec or the data type not.
+        Of any type, if numcodecs or zarr do not know a codec or the data type.
     """
 
     def __init__(self, doc: ArrayDoc, arrays: bool) -> None:
@@ -57,11 +60,11 @@ class ChunkCodec:
             self.padding = read_fill_value(doc, doc.document["fill_value"])
 
     def decompress(self, data: Any) -> Any:
-        """Return a chunk's bytes before compression, as a buffer; ValueError where they are not as many as they must be."""
+        """Return a chunk's uncompressed bytes as a buffer, or raise ValueError for a wrong size."""
         raw = self.compression.decode(data)
         nbytes = len(raw) if type(raw) is bytes else memoryview(raw).nbytes
         if self.raw_nbytes is not None and nbytes != self.raw_nbytes:
-            raise ValueError(f"it holds {nbytes} bytes, where a chunk has {self.raw_nbytes}")
+            raise ValueError(f"it holds {nbytes} bytes, but a chunk has {self.raw_nbytes}")
         return raw
 
     def decode(self, data: Any) -> Array:
@@ -69,11 +72,17 @@ class ChunkCodec:
         return self.part.unpack(self.decompress(data))
 
     def encode(self, array: Array) -> bytes:
-        """Return the stored bytes of a chunk, which is filled up where it ends before a chunk does."""
+        """Encode a chunk. An array smaller than the chunk is padded with the fill value."""
         return self.compression.encode(self.part.pack(self._filled_up(array)))
 
     def encode_exactly(self, array: Array) -> bytes:
-        """Return the stored bytes of a chunk as `encode` does; ValueError where they would not give the values again."""
+        """Encode a chunk like `encode`, and check that it decodes to the same values.
+
+        Raises
+        ------
+        ValueError
+            If the filters change the values.
+        """
         with np.errstate(all="ignore"):
             raw = self.part.pack(self._filled_up(array))
             again = self.part.unpack(bytes(ensure_bytes(raw)))
@@ -91,7 +100,7 @@ class ChunkCodec:
 
 
 def is_identical(one: Array, other: Array) -> bool:
-    """Tell whether two arrays are equal to the bit."""
+    """Tell whether two arrays have the same shape, type and bits."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if one.dtype.kind in "OT":
@@ -100,22 +109,22 @@ def is_identical(one: Array, other: Array) -> bool:
 
 
 class ArrayPart(Protocol):
-    """Between the bytes that are compressed and an array of a chunk's shape."""
+    """Conversion between uncompressed bytes and an array of a chunk's shape."""
 
     def unpack(self, raw: Any) -> Array:
         """Return the array, which may be read-only."""
 
     def pack(self, array: Array) -> Any:
-        """Return a buffer of the bytes to be compressed."""
+        """Return the uncompressed bytes as a buffer."""
 
 
 def array_part(doc: ArrayDoc) -> ArrayPart:
-    """Return the array part of a document's codecs.
+    """Return the part of a document's codecs that converts between arrays and bytes.
 
     Raises
     ------
     Exception
-        Of any kind, where numcodecs or zarr know a codec or the data type not.
+        Of any type, if numcodecs or zarr do not know a codec or the data type.
     """
     dtype = data_type(doc.document).to_native_dtype()
     if doc.zarr_format == 2:
@@ -129,11 +138,11 @@ def array_part(doc: ArrayDoc) -> ArrayPart:
 
 
 class PlainPart:
-    """v3 ``bytes``, and any number of ``transpose`` before it."""
+    """The v3 ``bytes`` codec, after any number of ``transpose`` codecs."""
 
     def __init__(self, dtype: np.dtype[Any], endian: Any, shape: Coords, orders: list[Any]) -> None:
         if endian not in ORDERS and dtype.itemsize > 1:
-            raise ValueError(f"bytes has the endian {endian!r}, which is neither 'little' nor 'big'")
+            raise ValueError(f"the bytes codec has the endian {endian!r}, but must have 'little' or 'big'")
         self.dtype, self.stored = dtype, dtype.newbyteorder(ORDERS.get(endian, "="))
         self.axes, self.back = _axes(orders, len(shape))
         self.shape = tuple(shape[axis] for axis in self.axes)
@@ -150,7 +159,7 @@ class PlainPart:
 
 
 def _axes(orders: Iterable[Any], dimensions: int) -> tuple[Coords, Coords]:
-    """Return the axes that several transpositions give, and those that lead back.
+    """Combine several transpositions into one, and return its axes and the inverse's.
 
     >>> _axes([[1, 2, 0], [1, 0, 2]], 3)
     ((2, 1, 0), (2, 1, 0))
@@ -158,13 +167,13 @@ def _axes(orders: Iterable[Any], dimensions: int) -> tuple[Coords, Coords]:
     axes = np.arange(dimensions)
     for order in orders:
         if sorted(order) != list(range(dimensions)):
-            raise ValueError(f"transpose has the order {list(order)}, and the array {dimensions} dimensions")
+            raise ValueError(f"transpose has the order {list(order)}, but the array has {dimensions} dimensions")
         axes = axes[list(order)]
     return tuple(axes.tolist()), tuple(np.argsort(axes).tolist())
 
 
 class FilterPart:
-    """v2: filters of numcodecs, and C or Fortran order; what zarr does with a v2 chunk."""
+    """Filters of a Zarr v2 array, and its C or Fortran order, as zarr applies them."""
 
     def __init__(self, filters: list[Any], dtype: np.dtype[Any], shape: Coords, order: Any) -> None:
         self.filters, self.dtype, self.shape, self.order = filters, dtype, shape, order
@@ -190,9 +199,10 @@ class FilterPart:
 
 
 class PipelinePart:
-    """All other v3 codecs, in zarr's pipeline, behind any number of ``transpose``.
+    """All other v3 codecs, run in zarr's pipeline, after any number of ``transpose`` codecs.
 
-    These are left to NumPy, as zarr 3.1 gives what follows them arrays in Fortran order, which some codecs misread.
+    NumPy does the transpositions: with zarr 3.1, the codecs after them get arrays in Fortran order, which some codecs
+    misread.
     """
 
     def __init__(self, doc: ArrayDoc) -> None:
@@ -236,7 +246,7 @@ def _is_transposition(codec: Any) -> bool:
 
 
 def raw_nbytes(doc: ArrayDoc) -> int | None:
-    """Return the size of a decompressed chunk in bytes, where the codecs before the compressors keep it."""
+    """Return the size of an uncompressed chunk in bytes, or None if the filters may change it."""
     if doc.zarr_format == 2 and doc.filters:
         return None
     if doc.zarr_format == 3 and (
@@ -245,13 +255,13 @@ def raw_nbytes(doc: ArrayDoc) -> int | None:
         return None
     try:
         dtype = data_type(doc.document).to_native_dtype()
-    except Exception:  # noqa: BLE001 (of a type that zarr does not know)
+    except Exception:  # noqa: BLE001 (zarr raises various errors for unknown types)
         return None
     return None if dtype.kind in "OT" else math.prod(doc.chunks) * dtype.itemsize
 
 
 def read_one_chunk(doc: ArrayDoc, stored: bytes | None) -> Array:
-    """Return what zarr reads from an array that is a single chunk, or of which that one is missing."""
+    """Read an array with a single chunk by zarr; None stands for a missing chunk."""
     contents = _documents(doc)
     meta = parse_node(contents, "")
     assert isinstance(meta, ArrayMeta)
@@ -262,7 +272,10 @@ def read_one_chunk(doc: ArrayDoc, stored: bytes | None) -> Array:
 
 
 def write_one_chunk(doc: ArrayDoc, elements: Array) -> Array:
-    """Return what zarr reads of an array that it has written; some filters take any array for one of their type."""
+    """Write an array with a single chunk by zarr, and read it again.
+
+    This shows filters that take arrays of another type for their own.
+    """
     array = opened(_documents(doc), mode="r+", config={"write_empty_chunks": True})
     array[...] = elements
     return np.asarray(array[...])
@@ -273,14 +286,14 @@ def _documents(doc: ArrayDoc) -> dict[str, bytes]:
 
 
 def opened(contents: Mapping[str, bytes], **options: Any) -> Any:
-    """Return an array of zarr in memory."""
+    """Open an array in memory with zarr."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr 3.1 warns of each codec of numcodecs
+        warnings.simplefilter("ignore")  # zarr 3.1 warns about each numcodecs codec
         return zarr.open_array(MemoryStore(valmap(cpu.Buffer.from_bytes, contents)), **options)
 
 
 def few_elements(dtype: np.dtype[Any], shape: Coords) -> Array:
-    """Return an array of small values that are all different, as far as the type has such.
+    """Return an array of small values, all different if the type has enough values.
 
     >>> few_elements(np.dtype("<U2"), (2,)).tolist(), few_elements(np.dtype([("a", "i2"), ("b", "?")]), (2,)).tolist()
     (['1', '2'], [(1, True), (2, False)])

@@ -1,4 +1,4 @@
-"""An array's metadata document with its codecs taken apart, and put together again, for Zarr v2 and v3 alike."""
+"""Parse an array's metadata document into its codecs, and build documents with changed codecs, for Zarr v2 and v3."""
 
 from __future__ import annotations
 
@@ -29,10 +29,30 @@ AnyType = ZDType[Any, Any]
 
 @dataclass(frozen=True)
 class ArrayDoc:
-    """A document, and the codecs of its chunks: of its inner chunks, where it uses the sharding codec.
+    """An array's document and its chunks' codecs.
 
-    `chunks` is the shape of a chunk and `stored` that of a stored object; `filters` stand before `serializer`, which is
-    None in Zarr v2, and `compressors` after it.
+    If the array uses the sharding codec, these are the codecs of the inner chunks.
+
+    Attributes
+    ----------
+    document : dict
+        The content of the document.
+    zarr_format : int
+        2 or 3.
+    shape : tuple of int
+        The array's shape.
+    chunks : tuple of int
+        The shape of a chunk; of an inner chunk if the array uses the sharding codec.
+    stored : tuple of int
+        The shape of a stored object.
+    filters : list
+        The codecs before `serializer`.
+    serializer : str or dict
+        The codec that converts arrays to bytes; None in Zarr v2.
+    compressors : list
+        The codecs after `serializer`.
+    index : ShardIndex or NestedIndex, optional
+        The index of stored objects if the array uses the sharding codec.
     """
 
     document: dict[str, Any]
@@ -52,11 +72,11 @@ class ArrayDoc:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether a CRC-32C comes last."""
+        """Whether the last codec is a CRC-32C."""
         return self.zarr_format == 3 and bool(self.compressors) and name_of(self.compressors[-1]) == "crc32c"
 
     def with_compressors(self, compressors: list[Any]) -> ArrayDoc:
-        """Return this with other compressors, which stand as they do in a document."""
+        """Return a copy with other compressors, given as in a document."""
         document = dict(self.document)
         if self.zarr_format == 2:
             document["compressor"] = compressors[0] if compressors else None
@@ -64,17 +84,17 @@ class ArrayDoc:
         return self._with_codecs([*self.filters, self.serializer, *compressors])
 
     def with_filters(self, filters: list[Any]) -> ArrayDoc:
-        """Return this with other filters, which stand as they do in a document."""
+        """Return a copy with other filters, given as in a document."""
         if self.zarr_format == 2:
             return dataclasses.replace(self, document={**self.document, "filters": filters or None}, filters=filters)
         return self._with_codecs([*filters, self.serializer, *self.compressors])
 
     def with_serializer(self, serializer: Any) -> ArrayDoc:
-        """Return this with another serializer."""
+        """Return a copy with another serializer."""
         return self._with_codecs([*self.filters, serializer, *self.compressors])
 
     def one_chunk(self, shape: Coords) -> ArrayDoc:
-        """Return the document of an array with the same codecs that is a single chunk."""
+        """Return the document of an array with the same codecs and a single chunk."""
         document = {**self.document, "shape": list(shape)}
         if self.zarr_format == 2:
             return parse({**document, "chunks": list(shape)}, "")
@@ -92,7 +112,7 @@ class ArrayDoc:
 
 
 def _inside(sharding: Any, codecs: list[Any]) -> list[Any]:
-    """Return a sharding codec with other codecs of its innermost chunks."""
+    """Replace the codecs of the innermost chunks of a sharding codec."""
     inner = options_of(sharding)["codecs"][0]
     if name_of(inner) == SHARDING:
         codecs = _inside(inner, codecs)
@@ -110,23 +130,23 @@ def options_of(codec: Any) -> dict[str, Any]:
 
 
 def endian_of(codec: Any) -> Any:
-    """Return the order of the bytes of an element by a ``bytes`` codec, which is little where it does not say it, as in zarr."""
+    """Return the byte order of a ``bytes`` codec; little if it is not given, as in zarr."""
     return options_of(codec).get("endian", "little")
 
 
 def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
-    """Take a document apart, with the options of its codecs as they are meant.
+    """Parse a document, and resolve ambiguous options of its codecs.
 
     Raises
     ------
     ChainError
-        For an array whose chunks can't be taken apart: an unknown kind of codec or chunk grid, or a field that is no such.
+        If the array has an unknown kind of codec or chunk grid, or an invalid field.
     """
     try:
         return _parse_v3(document, path) if document.get("zarr_format") == 3 else _parse_v2(document, path)
     except (FieldError, KeyError) as error:
-        cause = f"has no {error}" if isinstance(error, KeyError) else f"has metadata that Zarr does not know: {error}"
-        raise ChainError(f"{path!r} {cause}: mend it, or {leave_out(path)}") from None
+        cause = f"has no {error}" if isinstance(error, KeyError) else f"has invalid Zarr metadata: {error}"
+        raise ChainError(f"{path!r} {cause}: fix it, or {leave_out(path)}") from None
 
 
 def _parse_v2(document: Mapping[str, Any], path: str) -> ArrayDoc:
@@ -135,7 +155,7 @@ def _parse_v2(document: Mapping[str, Any], path: str) -> ArrayDoc:
     compressor, filters = document.get("compressor"), document.get("filters") or []
     for field, codecs in (("compressor", [] if compressor is None else [compressor]), ("filters", filters)):
         if not isinstance(codecs, list) or not all(_is_named(codec, "id") for codec in codecs):
-            raise FieldError(field, document[field], "null, or what has an id")
+            raise FieldError(field, document[field], "null, or have an id")
     if document.get("order") not in (None, "C", "F"):
         raise FieldError("order", document["order"], "'C' or 'F'")
     filters, compressors = _settled_v2(document, path)
@@ -149,7 +169,7 @@ def _is_named(codec: Any, key: str) -> bool:
 
 
 def _chunks(chunks: Any, shape: Coords, field: str) -> Coords:
-    """Return the shape of a chunk, which may be empty where the array is."""
+    """Return a valid chunk shape, which may be empty if the array is."""
     least = 1 if all(shape) else 0
     is_shape = isinstance(chunks, list | tuple) and all(type(n) is int and n >= least for n in chunks)
     if not is_shape or len(chunks) != len(shape):
@@ -158,7 +178,7 @@ def _chunks(chunks: Any, shape: Coords, field: str) -> Coords:
 
 
 def _codecs(codecs: Any, field: str = "codecs") -> list[Any]:
-    """Return the codecs of a v3 document, of which each has a name."""
+    """Check that each codec of a v3 document has a name, and return the codecs."""
     named = isinstance(codecs, list) and all(isinstance(c, str) or _is_named(c, "name") for c in codecs)
     if not named or not all(isinstance(options_of(codec), dict) for codec in codecs):
         raise FieldError(field, codecs, "a list of codecs with names and configurations")
@@ -168,7 +188,7 @@ def _codecs(codecs: Any, field: str = "codecs") -> list[Any]:
 def _parse_v3(document: Mapping[str, Any], path: str) -> ArrayDoc:
     shape, grid = tuple(document["shape"]), document["chunk_grid"]
     if name_of(grid) != "regular":
-        raise ChainError(f"{path!r} has a chunk grid {name_of(grid)!r}, which is not known here: {leave_out(path)}")
+        raise ChainError(f"{path!r} has an unknown chunk grid {name_of(grid)!r}: {leave_out(path)}")
     stored = _chunks(options_of(grid)["chunk_shape"], shape, "chunk_shape")
     document = {**document, "codecs": _settled_v3(_codecs(document["codecs"]), document, path)}
     filters, serializer, compressors = split_codecs(document["codecs"], path)
@@ -179,7 +199,7 @@ def _parse_v3(document: Mapping[str, Any], path: str) -> ArrayDoc:
 
 
 def _settled_v2(document: Mapping[str, Any], path: str) -> tuple[list[Any], list[Any]]:
-    """Return the filters and the compressor of a document of Zarr v2 with their options as they are meant."""
+    """Return the filters and the compressor of a v2 document with resolved options."""
     found: list[Any] = []
     codecs = [
         *(document.get("filters") or ()),
@@ -193,7 +213,7 @@ def _settled_v2(document: Mapping[str, Any], path: str) -> tuple[list[Any], list
 
 
 def _settled_v3(codecs: Iterable[Any], document: Mapping[str, Any], path: str) -> list[Any]:
-    """Return codecs of Zarr v3 with their options as they are meant; those inside the sharding codec too."""
+    """Return codecs of a v3 document with resolved options, also inside sharding codecs."""
     found: list[Any] = []
     for codec in codecs:
         name, options = name_of(codec), options_of(codec)
@@ -209,24 +229,26 @@ def _settled(options: dict[str, Any], name: str, before: list[Any], document: Ma
     try:
         return settled(options, name, None)
     except ValueError:
-        pass  # it depends on the elements
+        pass  # the option depends on the size of the elements
     zarr_format = 3 if document.get("zarr_format") == 3 else 2
     try:
         known = [filter_from_json(codec, zarr_format) for codec in before]
         itemsize = filtered_dtype(known, data_type(document).to_native_dtype()).itemsize
     except Exception as error:
         raise ChainError(
-            f"{path!r} has the codec {name} without the size of its elements, which is not known here ({error}): "
+            f"{path!r} has the codec {name} without the size of its elements, and the size is not known ({error}): "
             f"{leave_out(path)}"
         ) from error
     return settled(options, name, itemsize)
 
 
 def _parse_sharding(document: Mapping[str, Any], path: str, stored: Coords, options: dict[str, Any]) -> ArrayDoc:
-    """Take a document apart that uses the sharding codec, down to the innermost one where one stands inside another."""
+    """Parse a document with the sharding codec, down to the innermost one if they are nested."""
     chunks = _chunks(options["chunk_shape"], (1,) * len(stored), "chunk_shape")
     if any(n % c for n, c in zip(stored, chunks, strict=True)):
-        raise ChainError(f"{path!r} has inner chunks of {chunks}, which don't divide its {stored}: {leave_out(path)}")
+        raise ChainError(
+            f"{path!r} has inner chunks of shape {chunks}, which do not divide its chunks of shape {stored}: {leave_out(path)}"
+        )
     index = _parse_index(options, math.prod(n // c for n, c in zip(stored, chunks, strict=True)), path)
     filters, serializer, compressors = split_codecs(_codecs(options["codecs"]), path)
     shape = tuple(document["shape"])
@@ -240,15 +262,15 @@ def _parse_sharding(document: Mapping[str, Any], path: str, stored: Coords, opti
 
 
 def _parse_index(options: Mapping[str, Any], count: int, path: str) -> ShardIndex:
-    coded = _codecs(options.get("index_codecs") or INDEX_CODECS, "index_codecs")  # zarr reads one that does not say
+    coded = _codecs(options.get("index_codecs") or INDEX_CODECS, "index_codecs")  # zarr has the same defaults
     first, *others = coded
     order = ORDERS.get(endian_of(first))
     location = options.get("index_location", "end")
     if name_of(first) != "bytes" or order is None or {*map(name_of, others)} - {"crc32c"} or location not in ENDS:
         names = ", ".join(map(name_of, coded))
         raise ChainError(
-            f"{path!r} uses the sharding codec with an index of {names} ({endian_of(first)!r}) at the {location}, where bytes "
-            f"(little or big) and crc32c, at the start or the end, are known: {leave_out(path)}"
+            f"{path!r} uses the sharding codec with an index of {names} ({endian_of(first)!r}) at the {location}, but only bytes "
+            f"(little or big) and crc32c, at the start or the end, are supported: {leave_out(path)}"
         )
     return ShardIndex(count, location == "end", order, len(others))
 
@@ -263,20 +285,20 @@ def leave_out(path: str) -> str:
     """Return the advice to leave an array out of a step.
 
     >>> leave_out("b[1]"), leave_out("")
-    ("leave it out with arrays=('*', '!b[[]1]')", 'leave the step out, as the array is all there is')
+    ("leave it out with arrays=('*', '!b[[]1]')", 'leave the step out, because there is no other array')
     """
     if not path:
-        return "leave the step out, as the array is all there is"
+        return "leave the step out, because there is no other array"
     return f"leave it out with arrays=('*', '!{escape_glob(path)}')"
 
 
 def split_codecs(codecs: list[Any], path: str) -> tuple[list[Any], Any, list[Any]]:
-    """Return the codecs before the one that makes bytes of an array, this one, and those after it."""
+    """Split codecs into those before the array-to-bytes codec, that codec, and those after it."""
     for i, codec in enumerate(codecs):
         if _is_serializer(name_of(codec)):
             return codecs[:i], codec, codecs[i + 1 :]
     names = ", ".join(map(name_of, codecs))
-    raise ChainError(f"{path!r} has no codec known here that makes bytes of an array ({names}): {leave_out(path)}")
+    raise ChainError(f"{path!r} has no known codec that converts arrays to bytes ({names}): {leave_out(path)}")
 
 
 def _is_serializer(name: str) -> bool:
@@ -294,7 +316,7 @@ def data_type(document: Mapping[str, Any]) -> AnyType:
     Raises
     ------
     ValueError
-        Where zarr does not know it.
+        If zarr does not know the type.
     """
     if document.get("zarr_format") == 3:
         return parse_dtype(document["data_type"], zarr_format=3)

@@ -1,4 +1,4 @@
-"""What a step gets to know of an array, and how what it changes is written into the array's document."""
+"""The description of an array that steps see, and functions to write changed properties into its document."""
 
 from __future__ import annotations
 
@@ -27,30 +27,35 @@ from shardedstore.zarr.metadata import dimension_names_v2, element_dtype
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """What a step knows of an array, and may change: the same for Zarr v2 and v3, and for the sharding codec.
+    """Description of an array that a step sees and may change.
+
+    It is the same for Zarr v2 and v3, with and without the sharding codec.
 
     Parameters
     ----------
     path : str
-        The array's path in the whole.
+        The array's path in the whole store.
     zarr_format : int
+        2 or 3.
     shape : tuple of int
-        The array's, or in a shard that holds one block the block's.
+        The array's shape; in a shard that holds one block, the block's shape.
     chunks : tuple of int
-        The shape of the chunks that `ArrayStep.chunk` gets: of inner chunks, where the array uses the sharding codec.
+        The shape of the chunks that `ArrayStep.chunk` gets: of inner chunks if the array uses the sharding codec.
     dtype : numpy.dtype
-        None where zarr does not know it.
+        The data type; None if zarr does not know it.
     fill_value : scalar
-        None where the document says null.
+        The fill value; None if the document has null.
     itemsize : int
-        The bytes of the elements that the first compressor encodes; 1 where they have none.
+        The size in bytes of the elements that the first compressor encodes; 1 if they have none.
     compressors : tuple of dict
-        The bytes-to-bytes codecs, as `shardedstore.codecs.codec_config` describes them, without a CRC-32C at the end.
+        The bytes-to-bytes codecs as `shardedstore.codecs.codec_config` describes them, without a CRC-32C at the end.
     attributes : dict
+        The array's attributes.
     filters : tuple of dict
-        The codecs that change elements before they are bytes, as `shardedstore.codecs.codec_config` describes them; in Zarr v2
-        without the one that makes bytes of objects.
+        The array-to-array codecs as `shardedstore.codecs.codec_config` describes them. In Zarr v2 they do not include
+        the codec that converts objects to bytes.
     dimension_names : tuple of str or None, optional
+        The names of the dimensions.
     """
 
     path: str
@@ -66,15 +71,15 @@ class ArrayInfo:
     dimension_names: tuple[str | None, ...] | None = None
 
     def replace(self, **changes: Any) -> ArrayInfo:
-        """Return this with other values."""
+        """Return a copy with changed values."""
         return dataclasses.replace(self, **changes)
 
 
 def encoded_dtype(doc: ArrayDoc) -> np.dtype[Any] | None:
-    """Return the type of the elements that a v2 array's compressor encodes: what its last filter gives.
+    """Return the type of the elements that a v2 array's compressor encodes.
 
-    None for objects, for elements of no size, and for those of a type that is not known here, unless a filter makes bytes
-    of them.
+    This is the type of the last filter's output. It is None for objects, for elements of size 0, and for an unknown
+    type, unless a filter converts the elements to bytes.
     """
     dtype = element_dtype(doc.document["dtype"])
     if doc.filters:
@@ -83,7 +88,7 @@ def encoded_dtype(doc: ArrayDoc) -> np.dtype[Any] | None:
 
 
 def itemsize_of(doc: ArrayDoc) -> int:
-    """Return the bytes of the elements that the first compressor encodes; 1 where they have none."""
+    """Return the size in bytes of the elements that the first compressor encodes, or 1."""
     if doc.zarr_format == 2:
         dtype = encoded_dtype(doc)
         return 1 if dtype is None else dtype.itemsize
@@ -94,18 +99,18 @@ def itemsize_of(doc: ArrayDoc) -> int:
             configs = [filter_from_json(codec, 3) for codec in doc.filters]
             size = filtered_dtype(configs, zdtype.to_native_dtype()).itemsize
         return max(1, size)
-    except Exception:  # noqa: BLE001 (of a type or a filter that is not known here, no compressor needs to know it)
+    except Exception:  # noqa: BLE001 (for an unknown type or filter, no compressor needs the size)
         return 1
 
 
 def read_info(doc: ArrayDoc, path: str, attributes: dict[str, Any]) -> ArrayInfo:
-    """Return what a step gets to know of an array."""
+    """Return the description of an array for steps."""
     try:
         itemsize = itemsize_of(doc)
     except Exception as error:
         raise ChainError(f"{path!r} has filters that can't be run ({type(error).__name__}: {error})") from error
     dtype, fill_value = None, doc.document.get("fill_value")
-    with suppress(Exception):  # of a type, or a fill value, that zarr does not know
+    with suppress(Exception):  # zarr may not know the type or the fill value
         zdtype = data_type(doc.document)
         dtype = zdtype.to_native_dtype()
         if fill_value is not None:
@@ -136,7 +141,7 @@ def _is_object_codec(codec: Any) -> bool:
 
 
 def read_fill_value(doc: ArrayDoc, fill_value: Any) -> Any:
-    """Return a fill value of a document as a scalar; for null, what zarr fills with."""
+    """Return a document's fill value as a scalar; for null, zarr's default."""
     zdtype = data_type(doc.document)
     return (
         zdtype.default_scalar() if fill_value is None else zdtype.from_json_scalar(fill_value, zarr_format=_format(doc))
@@ -148,22 +153,25 @@ def _format(doc: ArrayDoc) -> Literal[2, 3]:
 
 
 def described(doc: ArrayDoc, itemsize: int) -> list[Config]:
-    """Return the descriptions of all bytes-to-bytes codecs."""
+    """Return the configurations of all bytes-to-bytes codecs."""
     return [from_json(codec, doc.zarr_format, itemsize) for codec in doc.compressors]
 
 
 def write_compressors(doc: ArrayDoc, compressors: tuple[Config, ...], path: str) -> ArrayDoc:
-    """Return a document with other compressors; a CRC-32C at the end is kept."""
+    """Return a document with other compressors. A CRC-32C at the end is kept."""
     if doc.zarr_format == 2 and len(compressors) > 1:
-        raise ChainError(f"{path!r} is a Zarr v2 array, which has one compressor at most, not {len(compressors)}")
+        raise ChainError(f"{path!r} is a Zarr v2 array, which can have one compressor, not {len(compressors)}")
     tail = [CRC32C] if doc.has_checksum else []
     return doc.with_compressors([to_json(config, doc.zarr_format) for config in (*compressors, *tail)])
 
 
 def write_grid(doc: ArrayDoc, shape: Coords, chunks: Coords, path: str) -> ArrayDoc:
-    """Return a document with another shape, and other chunks; inner chunks stay as they are."""
+    """Return a document with another shape and other chunks.
+
+    The inner chunks of the sharding codec cannot be changed.
+    """
     if chunks != doc.chunks and doc.index is not None:
-        raise ChainError(f"{path!r} uses the sharding codec, where chunks stay as they are: leave chunks= out")
+        raise ChainError(f"{path!r} uses the sharding codec, whose chunks can't be changed: leave chunks= out")
     if doc.zarr_format == 2:
         return parse({**doc.document, "shape": list(shape), "chunks": list(chunks)}, path)
     document = {**doc.document, "shape": list(shape)}
@@ -183,24 +191,24 @@ def write_filters(doc: ArrayDoc, filters: tuple[Config, ...]) -> ArrayDoc:
 
 
 def _with_endian(doc: ArrayDoc) -> ArrayDoc:
-    """Return a v3 document that says in which order the bytes of elements stand."""
+    """Return a v3 document whose ``bytes`` codec has a byte order."""
     if name_of(doc.serializer) == "bytes" and "endian" not in options_of(doc.serializer):
         return doc.with_serializer({"name": "bytes", "configuration": {"endian": "little"}})
     return doc
 
 
 def write_fill_value(doc: ArrayDoc, fill_value: Any, path: str) -> ArrayDoc:
-    """Return a document with another fill value, and the data type that it has."""
+    """Return a document with another fill value, converted to the array's data type."""
     if fill_value is None:
         if doc.zarr_format == 3:
-            raise ChainError(f"{path!r} is a Zarr v3 array, which must have a fill value: fill_value=None is none")
+            raise ChainError(f"{path!r} is a Zarr v3 array, which must have a fill value: fill_value can't be None")
         return dataclasses.replace(doc, document={**doc.document, "fill_value": None})
     try:
         zdtype = data_type(doc.document)
-        with np.errstate(invalid="ignore"):  # NaN to an integer, which is refused below
+        with np.errstate(invalid="ignore"):  # NaN cast to an integer is refused below
             value = zdtype.cast_scalar(fill_value)
         if zdtype.to_native_dtype().kind in "iub" and value != fill_value:
-            raise ValueError(f"it would be {value}")
+            raise ValueError(f"it would become {value}")
         fill = zdtype.to_json_scalar(value, zarr_format=_format(doc))
     except (ValueError, TypeError, OverflowError, IndexError) as error:
         raise ChainError(
@@ -222,7 +230,7 @@ def write_dtype(doc: ArrayDoc, dtype: Any, path: str) -> ArrayDoc:
 
 
 def is_bound_to_dtype(doc: ArrayDoc) -> bool:
-    """Tell whether an array has codecs that only work with the data type that it has."""
+    """Tell whether an array has codecs that only work with its current data type."""
     if doc.zarr_format == 2:
         return bool(doc.filters) or np.dtype(object) == doc.document["dtype"]
     return name_of(doc.serializer) != "bytes" or any(name_of(codec) != "transpose" for codec in doc.filters)

@@ -1,7 +1,8 @@
-"""How bytes-to-bytes codecs are described: in one way for Zarr v2 and v3.
+"""Codec configurations: one form for filters and compressors of Zarr v2 and v3.
 
-A codec is described as numcodecs does it, ``{"id": "zstd", "level": 5}``, with all its options; Blosc's shuffle has a
-name. Nothing here knows an array's other codecs.
+A codec is described as in numcodecs, ``{"id": "zstd", "level": 5}``, with all its options. Blosc's shuffle is given by
+name. This module converts between this form and metadata documents, completes and checks options, and computes the data
+type that filters return. It does not know the other properties of an array.
 """
 
 from __future__ import annotations
@@ -27,38 +28,42 @@ OBJECT_CODECS = {"vlen-utf8", "vlen-bytes", "vlen-array", "pickle", "json2", "ms
 
 SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
-# One set of defaults for both formats: those of zarr's v3 codecs.
+# Defaults of zarr's v3 codecs, used for both formats.
 DEFAULTS: dict[str, Config] = {
     "blosc": {"cname": "zstd", "clevel": 5, "shuffle": None, "blocksize": 0},
     "zstd": {"level": 0, "checksum": False},
     "gzip": {"level": 5},
 }
 
-# Options that numcodecs and others fill in differently where they are absent, null or 0: the name of what is meant. What
-# netCDF-C shuffles are always whole elements, whatever stands there; numcodecs takes 4 for none, and 0 for no shuffle.
+# Options with several defaults: if absent, null or 0, they mean this property of the array. netCDF-C always shuffles
+# whole elements, whatever the document says; numcodecs uses 4 if the option is absent, and does not shuffle if it is 0.
 MEANT = {"shuffle": {"elementsize": "itemsize"}}
 
 _NUMBER = re.compile(r"-?\d+")
 
-LARGEST = {"blosc": 2**31 - 17, "lz4": 0x7E000000}  # bytes of a chunk
+LARGEST = {"blosc": 2**31 - 17, "lz4": 0x7E000000}  # the largest chunks of these codecs, in bytes
 
 PREFIX = "numcodecs."
 
 
 def settled(options: Mapping[str, Any], name: str, itemsize: int | None) -> Config:
-    """Return the options of a codec in a document as their writer meant them, where numcodecs would read them otherwise.
+    """Return a codec's options with ambiguous values resolved as their writer meant them.
 
-    Older netCDF-C writes numbers as texts.
+    These are options that numcodecs would read differently. Numbers that older netCDF-C wrote as text become integers.
 
     Parameters
     ----------
+    options : mapping
+        The options in the document.
+    name : str
+        The codec's name.
     itemsize : int or None
-        The bytes of the elements that the codec encodes; None where they are not known.
+        The size in bytes of the elements that the codec encodes; None if it is unknown.
 
     Raises
     ------
     ValueError
-        Where that depends on the elements, which are not known.
+        If an option depends on the size of the elements, and `itemsize` is None.
 
     Examples
     --------
@@ -69,13 +74,13 @@ def settled(options: Mapping[str, Any], name: str, itemsize: int | None) -> Conf
     for option in MEANT.get(name.removeprefix(PREFIX), {}):
         if not known.get(option):
             if itemsize is None:
-                raise ValueError(f"{name} has no {option}, and the size of the elements is not known here")
+                raise ValueError(f"{name} has no {option}, and the size of the elements is not known")
             known[option] = itemsize
     return known
 
 
 def check_options(config: Mapping[str, Any]) -> None:
-    """Refuse an option that a codec does not have, where its options are known.
+    """Raise TypeError for an option that a codec does not have, if its options are known.
 
     >>> check_options({"id": "zstd", "levle": 3})
     Traceback (most recent call last):
@@ -99,19 +104,21 @@ def _known_options(name: str) -> list[str] | None:
 
 
 def complete(config: Mapping[str, Any], zarr_format: int, itemsize: int) -> Config:
-    """Return a description with every option, in the form that `from_json` gives.
+    """Return a configuration with every option, in the form of `from_json`.
 
     Parameters
     ----------
     config : mapping
-        With an id, and any of the codec's options.
+        The codec's id, and any of its options.
+    zarr_format : int
+        2 or 3.
     itemsize : int
-        The bytes of the elements that are encoded; 1 where they have none.
+        The size in bytes of the encoded elements; 1 if they have none.
 
     Raises
     ------
     Exception
-        Of any kind, for an unknown codec or option: numcodecs and zarr have none in common.
+        Of any type, for an unknown codec or option, because numcodecs and zarr raise different ones.
 
     Examples
     --------
@@ -123,7 +130,7 @@ def complete(config: Mapping[str, Any], zarr_format: int, itemsize: int) -> Conf
         full = _completed(dict(config))
         stored = to_json(full, 3)["name"]
         if zarr_format == 3 and not issubclass(get_codec_class(stored), BytesBytesCodec):
-            raise TypeError(f"{stored} does not make bytes of bytes")
+            raise TypeError(f"{stored} is not a bytes-to-bytes codec")
         return full
     full = {"id": name, **DEFAULTS[name], **config}
     if name == "blosc":
@@ -131,7 +138,7 @@ def complete(config: Mapping[str, Any], zarr_format: int, itemsize: int) -> Conf
         if zarr_format == 3:
             full.setdefault("typesize", itemsize)
         else:
-            full.pop("typesize", None)  # in Zarr v2, the elements themselves tell it
+            full.pop("typesize", None)  # in Zarr v2, the buffer's item size is used
     _check_core({"typesize": 1, **full} if name == "blosc" else full)
     return full
 
@@ -148,7 +155,7 @@ def _check_core(config: Config) -> None:
 
 
 def _completed(config: Config) -> Config:
-    """Return the options of a codec that has no defaults here, as the library that knows it fills them in."""
+    """Complete the options of a codec without defaults here, by the library that has the codec."""
     if config == CRC32C:
         return config
     known = numcodecs.registry.codec_registry
@@ -158,15 +165,17 @@ def _completed(config: Config) -> Config:
 
 
 def zarr_codec(config: Config) -> Any:
-    """Return zarr's codec of a description."""
+    """Return zarr's codec for a configuration."""
     options = {key: value for key, value in config.items() if key != "id"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr 3.1 warns of each codec of numcodecs
+        warnings.simplefilter("ignore")  # zarr 3.1 warns about each numcodecs codec
         return get_codec_class(config["id"]).from_dict({"name": config["id"], "configuration": options})
 
 
 def from_json(codec: Any, zarr_format: int, itemsize: int) -> Config:
-    """Return the description of a codec in a metadata document; of one that is not known here, what stands there.
+    """Return the configuration of a codec in a metadata document.
+
+    The options of an unknown codec are returned unchanged.
 
     >>> from_json({"id": "blosc", "cname": "lz4", "shuffle": 2}, 2, 4)
     {'id': 'blosc', 'cname': 'lz4', 'clevel': 5, 'shuffle': 'bitshuffle', 'blocksize': 0}
@@ -178,12 +187,12 @@ def from_json(codec: Any, zarr_format: int, itemsize: int) -> Config:
         config = {"shuffle": 1, "cname": "lz4", **config}  # numcodecs' own defaults
     try:
         return complete(config, zarr_format, itemsize)
-    except Exception:  # noqa: BLE001 (what can't be completed is told when something is to be decoded)
+    except Exception:  # noqa: BLE001 (an unknown codec is reported when something is decoded)
         return config
 
 
 def from_v3(codec: Any) -> Config:
-    """Return the description of a codec as it stands in a v3 document, with the options that are given there."""
+    """Return the configuration of a codec in a v3 document, with only the options given there."""
     name = codec if isinstance(codec, str) else codec["name"]
     options = {} if isinstance(codec, str) else codec.get("configuration") or {}
     short = name.removeprefix(PREFIX)
@@ -191,20 +200,20 @@ def from_v3(codec: Any) -> Config:
 
 
 def to_json(config: Config, zarr_format: int) -> Any:
-    """Return a described codec as a metadata document has it.
+    """Return a configuration in the form of metadata documents.
 
     >>> to_json({"id": "zlib", "level": 9}, 2), to_json({"id": "zlib", "level": 9}, 3)
     ({'id': 'zlib', 'level': 9}, {'name': 'numcodecs.zlib', 'configuration': {'level': 9}})
     """
     if zarr_format == 2:
         if config["id"] == "zstd" and not config["checksum"]:
-            return {"id": "zstd", "level": config["level"]}  # as zarr writes it: older readers know no checksum
+            return {"id": "zstd", "level": config["level"]}  # as in zarr: older readers do not know the checksum option
         return for_numcodecs(config)
     options = {key: value for key, value in config.items() if key != "id"}
     name = config["id"]
     if name not in DEFAULTS and f"{PREFIX}{name}" in _v3_names():
         name = f"{PREFIX}{name}"
-    if options or name.startswith(PREFIX):  # zarr wants a configuration of numcodecs' codecs, even an empty one
+    if options or name.startswith(PREFIX):  # zarr requires a configuration for numcodecs codecs, even an empty one
         return {"name": name, "configuration": options}
     return {"name": name}
 
@@ -214,19 +223,21 @@ def _v3_names() -> set[str]:
 
 
 def for_numcodecs(config: Config) -> Config:
-    """Return a description as numcodecs takes it."""
+    """Return a configuration in the form of numcodecs."""
     if config["id"] != "blosc":
         return config
     return {**config, "shuffle": SHUFFLES.index(config["shuffle"])}
 
 
 def same(one: Iterable[Config], other: Iterable[Config]) -> bool:
-    """Tell whether two lists of descriptions mean the same codecs."""
+    """Tell whether two lists of configurations are equal."""
     return json.dumps(list(one), sort_keys=True) == json.dumps(list(other), sort_keys=True)
 
 
 def config_of(codec: Any) -> Config | None:
-    """Return the description of what a user calls a codec; None for no codec.
+    """Return the configuration of a codec in any form that users give; None for no codec.
+
+    It can be an id, a configuration, or a codec of numcodecs or zarr.
 
     >>> config_of("zstd"), config_of("none"), config_of(numcodecs.Zlib(9))
     ({'id': 'zstd'}, None, {'id': 'zlib', 'level': 9})
@@ -247,7 +258,7 @@ def config_of(codec: Any) -> Config | None:
     if isinstance(codec, BytesBytesCodec):
         config = from_v3(codec.to_dict())
         for name in (*getattr(codec, "_tunable_attrs", ()), *(["typesize"] if config.get("typesize") == 1 else [])):
-            config.pop(name, None)  # zarr's own value is for an array that it does not know yet
+            config.pop(name, None)  # zarr sets these later, from the array
         return config
     if isinstance(codec, ArrayArrayCodec):
         return from_v3(codec.to_dict())
@@ -255,21 +266,23 @@ def config_of(codec: Any) -> Config | None:
         return dict(codec)
     if isinstance(codec, Mapping) and isinstance(codec.get("name"), str):
         return from_v3(codec)
-    raise TypeError(f"{codec!r} is no codec: give its id, its configuration, or one of numcodecs' or zarr's codecs")
+    raise TypeError(f"{codec!r} is not a codec: give an id, a configuration, or a codec of numcodecs or zarr")
 
 
-LOSSY = {"bitround", "quantize"}  # what these filters are for is to change values
+LOSSY = {"bitround", "quantize"}  # filters that change values by design
 
 
 def complete_filters(
     configs: Iterable[Mapping[str, Any]], zarr_format: int, dtype: np.dtype[Any] | None
 ) -> tuple[Config, ...]:
-    """Return descriptions with every option; a type of elements that is not given is that of the elements that come.
+    """Return filter configurations with every option.
+
+    A data type that is not given is taken from the elements that the filter gets.
 
     Raises
     ------
     Exception
-        Of any kind, for an unknown filter or option, or one that the Zarr format or the elements do not allow.
+        Of any type, for an unknown filter or option, or one that the Zarr format or the data type does not allow.
 
     Examples
     --------
@@ -280,7 +293,7 @@ def complete_filters(
     for config in configs:
         known = _completed_filter(_with_type(config, dtype))
         if zarr_format == 3 and not issubclass(get_codec_class(name := to_json(known, 3)["name"]), ArrayArrayCodec):
-            raise TypeError(f"{name} does not make an array of an array, as the filters of Zarr v3 do")
+            raise TypeError(f"{name} is not an array-to-array codec, as filters of Zarr v3 must be")
         if zarr_format == 2:
             numcodecs.get_codec(dict(known))
         dtype = None if dtype is None else filtered_dtype([known], dtype)
@@ -310,7 +323,9 @@ def _is_of_numcodecs(config: Mapping[str, Any]) -> bool:
 
 
 def filter_from_json(codec: Any, zarr_format: int) -> Config:
-    """Return the description of a filter in a metadata document; of one that is not known here, what stands there.
+    """Return the configuration of a filter in a metadata document.
+
+    The options of an unknown filter are returned unchanged.
 
     >>> filter_from_json({"name": "transpose", "configuration": {"order": (1, 0)}}, 3)
     {'id': 'transpose', 'order': [1, 0]}
@@ -320,12 +335,12 @@ def filter_from_json(codec: Any, zarr_format: int) -> Config:
     config = dict(codec) if zarr_format == 2 else from_v3(codec)
     try:
         return _completed_filter(config)
-    except Exception:  # noqa: BLE001 (what can't be completed is told when it is to be run)
+    except Exception:  # noqa: BLE001 (an unknown filter is reported when it is run)
         return config
 
 
 def filtered_dtype(configs: Iterable[Config], dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type of what comes out of some filters, which a few elements are sent through.
+    """Return the type of the elements after some filters, found by filtering a few elements.
 
     >>> filtered_dtype([{"id": "delta", "dtype": "<i8", "astype": "<i2"}], np.dtype("<i8"))
     dtype('int16')
@@ -333,7 +348,7 @@ def filtered_dtype(configs: Iterable[Config], dtype: np.dtype[Any]) -> np.dtype[
     dtype('uint8')
     """
     configs = list(configs)
-    if dtype.hasobject and configs and configs[0]["id"] in OBJECT_CODECS:  # of objects that no sample stands for
+    if dtype.hasobject and configs and configs[0]["id"] in OBJECT_CODECS:  # no sample can represent all objects
         configs, dtype = configs[1:], np.dtype("u1")
     sample: Any = np.full(8, "", object) if dtype.hasobject else np.zeros(8, dtype)
     for config in configs:
@@ -341,6 +356,6 @@ def filtered_dtype(configs: Iterable[Config], dtype: np.dtype[Any]) -> np.dtype[
             with np.errstate(all="ignore"):
                 sample = ensure_ndarray_like(numcodecs.get_codec(dict(config)).encode(sample))
         else:
-            zarr_codec(config)  # raises for one that is not known; those that are keep the type
+            zarr_codec(config)  # raises for an unknown codec; known ones keep the type
     found: np.dtype[Any] = sample.dtype
     return found

@@ -1,6 +1,7 @@
-"""The digest of decoded data, version 1: equal wherever values and chunk grid are, whatever codecs, format and shards.
+"""The digest of decoded data, version 1: equal for equal values and chunk grids.
 
-`docs/data-digest.md` defines every byte. Digests of parts of an array are added up, in any order.
+It does not depend on codecs, format or shards. `docs/data-digest.md` specifies every byte. Digests of parts of an array
+can be added in any order.
 """
 
 from __future__ import annotations
@@ -24,10 +25,18 @@ ElementType = np.dtype[Any] | Literal["string", "bytes"]
 
 
 class Layout(NamedTuple):
-    """What must be equal for the digests of two arrays to be compared.
+    """Properties of an array that must be equal for its digests to be comparable.
 
-    `chunks` is the shape of a chunk of the finest grid, `dtype` a JSON text, and `fill` the canonical bytes of the fill
-    value in hexadecimal digits.
+    Attributes
+    ----------
+    shape : tuple of int
+        The array's shape.
+    chunks : tuple of int
+        The shape of a chunk; of an inner chunk if the array uses the sharding codec.
+    dtype : str
+        The data type's canonical name as JSON.
+    fill : str
+        The canonical bytes of the fill value, in hexadecimal digits.
     """
 
     shape: Coords
@@ -42,7 +51,7 @@ class Layout(NamedTuple):
 
     @property
     def header(self) -> bytes:
-        r"""What the hash of every chunk begins with.
+        r"""The bytes with which the hash of every chunk begins.
 
         >>> Layout((7, 5), (2, 2), '"f4"', "00000000").header
         b'[1,[7,5],[2,2],"f4"]\n'
@@ -51,14 +60,15 @@ class Layout(NamedTuple):
 
     @property
     def token(self) -> str:
-        """What tells all but the shape, in a few digits."""
+        """A short hash of all properties except the shape."""
         return hashlib.blake2b(_dumps([VERSION, *self[1:]]).encode(), digest_size=8).hexdigest()
 
 
 class DataSum(msgspec.Struct, frozen=True, array_like=True):
-    """The digest of some chunks of an array as a record keeps it, its numbers in hexadecimal digits.
+    """The digest of some chunks of an array in the form of a ledger record.
 
-    `shape` is that of the whole array when they were written, and `layout` tells all else of it.
+    `shape` is the shape of the whole array when the chunks were written, and `layout` is the token of the other
+    properties. Numbers are in hexadecimal digits.
     """
 
     shape: Coords
@@ -69,7 +79,7 @@ class DataSum(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChunkDigest(NamedTuple):
-    """What one stored chunk adds to the value of its array's digest, and to its `presence`."""
+    """The numbers that one stored chunk adds to its array's `value` and `presence`."""
 
     value: int
     presence: int
@@ -79,7 +89,8 @@ class ChunkDigest(NamedTuple):
 class DataDigest:
     """The digest of an array, or of some of its chunks.
 
-    `value` is of the data. Apart from it stands which chunks are stored: their number, and a digest of their places.
+    `value` is the digest of the data. `stored` is the number of stored chunks, and `presence` is a digest of their
+    positions.
 
     Examples
     --------
@@ -96,7 +107,9 @@ class DataDigest:
 
     def __add__(self, other: DataDigest) -> DataDigest:
         if self.layout != other.layout:
-            raise ValueError(f"digests of {self.layout} and of {other.layout} can't be added: they are of two arrays")
+            raise ValueError(
+                f"digests of {self.layout} and of {other.layout} can't be added: they belong to different arrays"
+            )
         return DataDigest(
             self.layout,
             (self.value + other.value) % MODULUS,
@@ -106,7 +119,7 @@ class DataDigest:
 
     @property
     def sum(self) -> DataSum:
-        """What a record keeps of it."""
+        """The digest in the form of a ledger record."""
         value, presence = (f"{number:064x}" for number in (self.value, self.presence))
         return DataSum(self.layout.shape, self.layout.token, value, self.stored, presence)
 
@@ -115,7 +128,7 @@ class DataDigest:
 
 
 class Hasher:
-    """Hashes the canonical bytes of an array's chunks."""
+    """Hash the canonical bytes of an array's chunks."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -123,13 +136,13 @@ class Hasher:
         self._index = struct.Struct(f"<{len(layout.shape)}Q")
 
     def hash(self, index: Coords, data: Any) -> ChunkDigest:
-        """Return what a chunk adds that does not hold the fill value alone."""
+        """Return the digest of a chunk that has values other than the fill value."""
         state, presence = self._place(index)
         state.update(data)
         return ChunkDigest(int.from_bytes(state.digest(), "little"), presence)
 
     def hash_nothing(self, index: Coords) -> ChunkDigest:
-        """Return what a chunk adds that holds nothing but the fill value."""
+        """Return the digest of a chunk that has only the fill value."""
         return ChunkDigest(0, self._place(index)[1])
 
     def _place(self, index: Coords) -> tuple[Any, int]:
@@ -139,20 +152,21 @@ class Hasher:
 
 
 class Digester(Hasher):
-    """Digests the decoded chunks of one array.
+    """Compute digests of the decoded chunks of one array.
 
     Parameters
     ----------
     shape, chunks : tuple of int
-        Those of the array; of the inner chunks, where it uses the sharding codec.
+        The array's shape, and the shape of its chunks; of the inner chunks if it uses the sharding codec.
     dtype : numpy.dtype, or "string" or "bytes"
-        The elements; the names stand for those of variable length.
+        The type of the elements; the names stand for types of variable length.
     fill_value : scalar
+        The array's fill value.
 
     Raises
     ------
     TypeError
-        For elements that the digest is not defined for.
+        If the digest is not defined for the type.
     """
 
     def __init__(self, shape: Coords, chunks: Coords, dtype: ElementType, fill_value: Any) -> None:
@@ -161,10 +175,10 @@ class Digester(Hasher):
         element = bytes(canonical_bytes(filled, dtype))
         super().__init__(Layout(shape, chunks, _dumps(dtype_name(dtype)), element.hex()))
         self.dtype = dtype
-        self._fill = element * math.prod(map(min, chunks, shape))  # of the part that lies in the array
+        self._fill = element * math.prod(map(min, chunks, shape))  # of the largest part of a chunk inside the array
 
     def chunk(self, index: Coords, array: Array) -> ChunkDigest | None:
-        """Return what a stored chunk adds; None for one that lies outside of the array."""
+        """Return the digest of a stored chunk; None if it lies outside the array."""
         shape, chunks, _, _ = self.layout
         size = tuple([min(c, n - i * c) for n, c, i in zip(shape, chunks, index, strict=True)])
         if size != array.shape:
@@ -181,7 +195,7 @@ class Digester(Hasher):
 
 
 def dtype_name(dtype: ElementType) -> Any:
-    """Return the canonical name of a data type, as JSON: without byte order and padding.
+    """Return the canonical name of a data type as JSON, without byte order and padding.
 
     >>> dtype_name(np.dtype(">f4")), dtype_name(np.dtype("M8[10s]")), dtype_name("string")
     ('f4', 'M8[10s]', 'string')
@@ -201,7 +215,7 @@ def dtype_name(dtype: ElementType) -> Any:
 
 
 def canonical_bytes(array: Array, dtype: ElementType) -> Any:
-    r"""Return the canonical bytes of some elements in C order, as a buffer.
+    r"""Return the canonical bytes of elements in C order, as a buffer.
 
     >>> bytes(canonical_bytes(np.array([1, 2], ">i2"), np.dtype(">i2")))
     b'\x01\x00\x02\x00'
@@ -220,7 +234,7 @@ def canonical_bytes(array: Array, dtype: ElementType) -> Any:
 
 
 def _packed(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return a type in little endian, and without padding between its fields."""
+    """Return the little-endian form of a type, without padding between fields."""
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return np.dtype((_packed(base), shape))
@@ -230,7 +244,10 @@ def _packed(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _settle(array: Array) -> None:
-    """Give what can be written in several ways one form: every NaN the quiet one, and every true the byte 1."""
+    """Normalise values that have several representations, in place.
+
+    Every NaN becomes the quiet NaN, and every true boolean the byte 1.
+    """
     if array.dtype.names is not None:
         for name in array.dtype.names:
             _settle(array[name])
@@ -245,7 +262,7 @@ def _with_lengths(array: Array, dtype: Literal["string", "bytes"]) -> bytes:
     parts: list[bytes] = []
     for item in array.reshape(-1).tolist():
         if not isinstance(item, str if dtype == "string" else bytes):
-            raise TypeError(f"{item!r} stands among elements of type {dtype!r}")
+            raise TypeError(f"the element {item!r} is not of type {dtype!r}")
         data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
         parts += (len(data).to_bytes(8, "little"), data)
     return b"".join(parts)

@@ -1,6 +1,6 @@
-"""From an array's codecs in Zarr v2 to those in v3: they hold for the chunks as they are, or the chunks are made anew.
+"""Codecs of a Zarr v2 array in Zarr v3: its chunks are kept if v3 has equal codecs, or else encoded again.
 
-Nothing is taken on trust: of what is chosen, zarr itself has read a few elements back.
+Every choice is verified: zarr reads a few elements that are stored with the chosen codecs.
 """
 
 from __future__ import annotations
@@ -26,22 +26,31 @@ from shardedstore.codecs.reencode import Reencoder
 from shardedstore.errors import ChainError
 from shardedstore.zarr.metadata import dump_json
 
-TEXTS, BYTES = "vlen-utf8", "vlen-bytes"  # of which the bytes are the same in both formats
-PORTABLE = {"bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", TEXTS, BYTES}  # that readers of v3 have in common
+TEXTS, BYTES = "vlen-utf8", "vlen-bytes"  # these codecs store the same bytes in both formats
+PORTABLE = {"bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", TEXTS, BYTES}  # codecs of all v3 readers
 SHUFFLED = {
     "zlib": "zlib",
     "gzip": "zlib",
     "zstd": "zstd",
     "lz4": "lz4",
-}  # what Blosc calls a compressor behind a shuffle
-LEVEL = 5  # where a compressor that v3 does not have had another scale
+}  # Blosc's names for compressors that follow a shuffle filter
+LEVEL = 5  # replaces the level of a compressor that has another scale
 NO_TYPE = {"pickle": "pickled Python objects", "vlen-array": "arrays of different lengths"}
 
 
 class Layout(NamedTuple):
-    """An array in v3: its document, of which shape and attributes are any, and whether its chunks are made anew.
+    """An array in v3: its document, and whether its chunks are encoded again.
 
-    `fill` is the fill value that the v2 document gives, None for null; `kind` is NumPy's of the data type.
+    Attributes
+    ----------
+    document : dict
+        The v3 document. Its shape and attributes are not those of the array.
+    recodes : bool
+        Whether the chunks are encoded again.
+    fill : scalar
+        The fill value of the v2 document; None for null.
+    kind : str
+        NumPy's kind of the data type.
     """
 
     document: dict[str, Any]
@@ -51,7 +60,15 @@ class Layout(NamedTuple):
 
 
 class Style(NamedTuple):
-    """How an array is to stand in v3: with chunk keys of which encoding, and with specified codecs alone or not."""
+    """Options of the migration.
+
+    Attributes
+    ----------
+    chunk_keys : str
+        The encoding of the chunk keys.
+    portable : bool
+        Whether only codecs that all v3 readers have are used.
+    """
 
     chunk_keys: str = "v2"
     portable: bool = False
@@ -61,12 +78,12 @@ AS_IT_IS = Style()
 
 
 def layout(document: Mapping[str, Any], path: str, style: Style = AS_IT_IS) -> Layout:
-    """Return how a v2 array stands in v3.
+    """Return a v2 array's document and codecs in v3.
 
     Raises
     ------
     ChainError
-        Where v3 has nothing that keeps the values: names the array, the codec and a way out.
+        If v3 has no codecs that keep the values. The message names the array and the codec, and says what to do.
 
     Examples
     --------
@@ -77,12 +94,12 @@ def layout(document: Mapping[str, Any], path: str, style: Style = AS_IT_IS) -> L
     >>> made["codecs"][0], made["codecs"][1]["name"]
     ({'name': 'bytes', 'configuration': {'endian': 'big'}}, 'numcodecs.zlib')
     """
-    shape = [min(n, 1) for n in document["shape"]]  # so that the blocks of an array are one case
+    shape = [min(n, 1) for n in document["shape"]]  # all blocks of an array share one cached result
     text = json.dumps({**document, "shape": shape}, sort_keys=True)
     try:
         return _cached(text, style)
     except ChainError:
-        return _layout(text, style, path)  # raises the same, with the path
+        return _layout(text, style, path)  # raises the same error with the path
 
 
 def _layout(text: str, style: Style, path: str = "") -> Layout:
@@ -90,13 +107,13 @@ def _layout(text: str, style: Style, path: str = "") -> Layout:
     for codec in (*doc.filters, *doc.compressors):
         if codec["id"] in NO_TYPE:
             raise ChainError(
-                f"{path!r} holds {NO_TYPE[codec['id']]} ({codec['id']}), which Zarr v3 has no data type for: write it "
-                "anew as texts or numbers, or leave it out of the source"
+                f"{path!r} holds {NO_TYPE[codec['id']]} ({codec['id']}), for which Zarr v3 has no data type: rewrite it "
+                "as text or numbers, or leave it out of the source"
             )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr warns of codecs and data types that no specification has
+        warnings.simplefilter("ignore")  # zarr warns about codecs and data types without a specification
         types = _types(doc, path)
-        reason = "its filters have no names in Zarr v3"
+        reason = "Zarr v3 has no codecs for its filters"
         for find, recodes in _candidates(doc, types, path, style):
             try:
                 codecs = find()
@@ -105,12 +122,12 @@ def _layout(text: str, style: Style, path: str = "") -> Layout:
                     _check(doc, types, made, recodes)
                     fill = None if doc.document.get("fill_value") is None else types.fill
                     return Layout(made, recodes, fill, types.old.to_native_dtype().kind)
-            except Exception as error:  # noqa: BLE001 (numcodecs and zarr have none in common)
+            except Exception as error:  # noqa: BLE001 (numcodecs and zarr raise different errors)
                 reason = f"{type(error).__name__}: {error}"
     names = ", ".join(codec["id"] for codec in doc.filters) or "no filter"
     raise ChainError(
-        f"{path!r} ({doc.document['dtype']}, {names}) can't be kept as it is in Zarr v3 ({reason}): make its codecs known "
-        "to numcodecs, or write it anew with others"
+        f"{path!r} ({doc.document['dtype']}, {names}) can't be converted to Zarr v3 with equal values ({reason}): register its "
+        "codecs with numcodecs, or rewrite it with other codecs"
     )
 
 
@@ -118,7 +135,10 @@ Find = Callable[[], list[Any] | None]
 
 
 def _candidates(doc: ArrayDoc, types: Types, path: str, style: Style) -> Iterator[tuple[Find, bool]]:
-    """Yield what finds codecs, the best first, and whether chunks are made anew with them."""
+    """Yield functions that return codecs, and whether chunks are encoded again with them.
+
+    The preferred codecs come first.
+    """
     if style.portable:
         yield lambda: _if_portable(_same_codecs(doc), _compressors(doc, types, path)), False
         yield lambda: [*_plain_codecs(doc, types), *_portable_compressors(doc, types)], True
@@ -138,7 +158,10 @@ def _if_portable(codecs: list[Any] | None, compressors: list[Any]) -> list[Any] 
 
 
 def _portable_compressors(doc: ArrayDoc, types: Types) -> list[Any]:
-    """Return specified compressors in the place of others: Blosc for what was shuffled, gzip for zlib, else zstd."""
+    """Return portable compressors that replace others.
+
+    Blosc replaces a compressor that follows a shuffle filter, gzip replaces zlib, and zstd replaces the rest.
+    """
     if not doc.compressors:
         compressor: Config | None = next((c for c in doc.filters if c["id"] in {*SHUFFLED, "bz2", "lzma"}), None)
     else:
@@ -155,7 +178,7 @@ def _portable_compressors(doc: ArrayDoc, types: Types) -> list[Any]:
         config = from_json(compressor, 2, itemsize)
     elif name in {"zlib", "gzip"}:
         level = compressor.get("level", 1)
-        config = {"id": "gzip", "level": level if 0 <= level <= 9 else LEVEL}  # zlib's -1 is its own choice
+        config = {"id": "gzip", "level": level if 0 <= level <= 9 else LEVEL}  # -1 is zlib's default
     else:
         config = {"id": "zstd", "level": compressor.get("level", LEVEL) if name == "zstd" else LEVEL}
     return [_named(complete(config, 3, itemsize))]
@@ -165,7 +188,7 @@ _cached = functools.lru_cache(maxsize=1024)(_layout)
 
 
 class Types(NamedTuple):
-    """An array's data type in v2 and in v3, its fill value, and the same in v3's JSON."""
+    """An array's data type in v2 and in v3, and its fill value as a scalar and as JSON."""
 
     old: AnyType
     new: AnyType
@@ -174,7 +197,10 @@ class Types(NamedTuple):
 
 
 def _types(doc: ArrayDoc, path: str) -> Types:
-    """Texts have one type, whatever codec they have; where the fill value is null, it is what zarr fills with."""
+    """Return an array's types. A null fill value becomes zarr's default.
+
+    All text has one type, whatever its object codec.
+    """
     document = doc.document
     fill = document.get("fill_value")
     try:
@@ -188,8 +214,8 @@ def _types(doc: ArrayDoc, path: str) -> Types:
         return Types(old, new, scalar, new.to_json_scalar(new.cast_scalar(scalar), zarr_format=3))
     except Exception as error:
         raise ChainError(
-            f"{path!r} has the data type {document['dtype']!r} and the fill value {fill!r}, which zarr does not know in "
-            f"Zarr v3 ({type(error).__name__}: {error}): write it anew as another type"
+            f"{path!r} has the data type {document['dtype']!r} and the fill value {fill!r}, which zarr does not support in "
+            f"Zarr v3 ({type(error).__name__}: {error}): rewrite it with another type"
         ) from error
 
 
@@ -198,20 +224,20 @@ def _compressors(doc: ArrayDoc, types: Types, path: str) -> list[Any]:
         return [_bytes_codec(codec, doc, types) for codec in doc.compressors]
     except Exception as error:
         raise ChainError(
-            f"{path!r} is compressed with {doc.compressors[0]['id']!r}, which zarr does not know in Zarr v3 "
+            f"{path!r} is compressed with {doc.compressors[0]['id']!r}, which zarr does not support in Zarr v3 "
             f"({type(error).__name__}: {error}): put Recompress('zstd', arrays={path!r}) before MigrateV3"
         ) from error
 
 
 def _bytes_codec(codec: Any, doc: ArrayDoc, types: Types) -> Any:
-    """Return a bytes-to-bytes codec as v3 has it, or raise where it has none."""
-    dtype = encoded_dtype(doc) if codec.get("shuffle") == -1 else None  # what numcodecs chooses the shuffle by
+    """Return a bytes-to-bytes codec in v3; raise an error if v3 has none."""
+    dtype = encoded_dtype(doc) if codec.get("shuffle") == -1 else None  # numcodecs chooses the shuffle by the item size
     config = from_json(codec, 2, 1 if dtype is None else dtype.itemsize)
     return _named(complete(config, 3, max(1, getattr(types.new, "item_size", 1))))
 
 
 def _named(config: Config) -> Any:
-    return {"configuration": {}, **to_json(config, 3)}  # without it, zarr does not read those of numcodecs
+    return {"configuration": {}, **to_json(config, 3)}  # zarr requires a configuration for numcodecs codecs
 
 
 def _transposed(doc: ArrayDoc) -> list[Any]:
@@ -229,7 +255,7 @@ def _bytes_of(dtype: np.dtype[Any]) -> Any:
 
 
 def _same_codecs(doc: ArrayDoc) -> list[Any] | None:
-    """Return the codecs that do what the filters do, if there are such, in the order in which v3 must have them."""
+    """Return v3 codecs equal to the filters, in the order that v3 requires, or None."""
     arrays = _transposed(doc)
     serializers: list[Any] = []
     others: list[Any] = []
@@ -253,7 +279,7 @@ def _same_codecs(doc: ArrayDoc) -> list[Any] | None:
 
 
 def _dtype_after(doc: ArrayDoc, count: int) -> np.dtype[Any]:
-    """Return the data type that the first filters give: its byte order is that of the stored bytes."""
+    """Return the data type after the first filters, in the byte order of the stored bytes."""
     dtype = encoded_dtype(dataclasses.replace(doc, filters=doc.filters[:count]))
     if dtype is None:
         raise TypeError("objects have no bytes")
@@ -261,7 +287,7 @@ def _dtype_after(doc: ArrayDoc, count: int) -> np.dtype[Any]:
 
 
 def _plain_codecs(doc: ArrayDoc, types: Types) -> list[Any]:
-    """Return codecs that take the place of all filters."""
+    """Return codecs that replace all filters."""
     native = types.new.to_native_dtype()
     if native.kind not in "OT":
         return [*_transposed(doc), _bytes_of(native)]
@@ -289,7 +315,11 @@ def _as_zarr_writes(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(doc: ArrayDoc, types: Types, made: dict[str, Any], recodes: bool) -> None:
-    """Raise where zarr does not read in v3 what a few elements, and a missing chunk, are in v2, or does not write them."""
+    """Raise ValueError if zarr does not agree with the chosen codecs.
+
+    zarr must read the same elements in v3 as in v2, read the same fill value for a missing chunk, and write elements
+    that it reads again.
+    """
     shape = tuple(max(1, min(n, 2 + i % 2)) for i, n in enumerate(doc.chunks))
     old = parse({**doc.document, "shape": shape, "chunks": shape}, "")
     grid = {"name": "regular", "configuration": {"chunk_shape": shape}}

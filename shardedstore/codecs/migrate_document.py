@@ -1,4 +1,4 @@
-"""The metadata documents of a Zarr v2 node as one ``zarr.json`` of Zarr v3."""
+"""Convert the metadata documents of a Zarr v2 node to one ``zarr.json`` of Zarr v3."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from shardedstore.errors import ShardedStoreError
 from shardedstore.zarr.metadata import DIMENSIONS, ArrayMeta, dimension_names_v2, dump_json, parse_json, parse_node
 
 MASKED, MISSING = "_FillValue", "missing_value"
-TEXTS = "OTUSV"  # the kinds of NumPy's types that are compared with texts
-EXACT = 2**53  # below it, floats and integers are equal or not in whichever type
+TEXTS = "OTUSV"  # NumPy's kinds of types whose values are compared as text
+EXACT = 2**53  # integers below this are exact as floats
 KNOWN = {
     ".zgroup": {"zarr_format"},
     ".zarray": {
@@ -27,7 +27,9 @@ KNOWN = {
 
 
 def group_document(documents: Mapping[str, bytes], path: str) -> bytes:
-    """Return a v2 group's document in v3, as zarr writes it; what else the v2 document holds is among the attributes.
+    """Return a v2 group's document in v3, as zarr writes it.
+
+    Other fields of the v2 document become attributes.
 
     >>> parse_json(group_document({".zgroup": b'{"zarr_format": 2}', ".zattrs": b'{"a": 1}'}, ""), "", "zarr.json")
     {'attributes': {'a': 1}, 'zarr_format': 3, 'node_type': 'group'}
@@ -40,7 +42,19 @@ def group_document(documents: Mapping[str, bytes], path: str) -> bytes:
 
 
 class Made(NamedTuple):
-    """An array's document in v3, its metadata, how its chunks stand there, and in what some reader sees another thing."""
+    """An array's document in v3, and properties of the migration.
+
+    Attributes
+    ----------
+    data : bytes
+        The document.
+    meta : ArrayMeta
+        The parsed metadata of the document.
+    layout : Layout
+        The codecs in v3, and whether chunks are encoded again.
+    unlike : tuple of str
+        Sentences that describe what readers may see differently in v3.
+    """
 
     data: bytes
     meta: ArrayMeta
@@ -49,16 +63,16 @@ class Made(NamedTuple):
 
 
 def array_document(documents: Mapping[str, bytes], path: str, style: Style = AS_IT_IS) -> Made:
-    """Return a v2 array's document in v3, in a style.
+    """Return a v2 array's document in v3.
 
-    Attributes say the same to xarray as before: it takes dimensions from ``dimension_names`` in v3, and there masks what
-    equals an attribute, where in v2 it masks what equals the fill value. What NCZarr and others have put into the v2
-    document stands beside the attributes, marked as what a reader need not understand.
+    xarray sees the same dimensions and masks as before. In v3 it takes dimensions from ``dimension_names``, and masks
+    values that equal an attribute; in v2 it masks values that equal the fill value. Fields that NCZarr and others added
+    to the v2 document become fields of the v3 document that readers may ignore.
 
     Raises
     ------
     ChainError
-        Where v3 has nothing that keeps the values.
+        If v3 has no codecs that keep the values.
     """
     given = bytes(documents[".zarray"]), bytes(documents.get(".zattrs", b"{}")), style
     if sum(map(len, given[:2])) > LARGEST_KEPT:
@@ -66,7 +80,7 @@ def array_document(documents: Mapping[str, bytes], path: str, style: Style = AS_
     try:
         return _cached(*given)
     except ShardedStoreError:
-        return _array_document(*given, path)  # raises the same, with the path
+        return _array_document(*given, path)  # raises the same error with the path
 
 
 def _array_document(array: bytes, attrs: bytes, style: Style, path: str = "") -> Made:
@@ -88,19 +102,21 @@ def _array_document(array: bytes, attrs: bytes, style: Style, path: str = "") ->
     return Made(data, meta, made, tuple(unlike))
 
 
-LARGEST_KEPT = 1 << 14  # bytes of documents that equal arrays are recognised by
-_cached = functools.lru_cache(maxsize=1024)(_array_document)  # of archives of many equal arrays, one is worked out
+LARGEST_KEPT = 1 << 14  # bytes; larger documents are not cached
+_cached = functools.lru_cache(maxsize=1024)(_array_document)  # archives often have many arrays with equal documents
 
-NAMES_LOST = "dimensions whose names are no texts have no names in Zarr v3, and xarray does not open such arrays"
-MISSING_BYTES = "bytes that equal the fill value are missing to xarray in Zarr v2, and nothing tells it so in Zarr v3: it shows the bytes"
+NAMES_LOST = (
+    "names of dimensions that are not strings are lost in Zarr v3, and xarray does not open arrays with such names"
+)
+MISSING_BYTES = "xarray masks bytes that equal the fill value in Zarr v2, but has no way to mask them in Zarr v3: it shows the bytes"
 MISSING_NUMBERS = (
-    "missing texts are the number of the fill value, and zarr reads its digits for them, before and after: xarray alone "
-    "takes them for missing, and texts of these digits too"
+    "the fill value of the text is a number: zarr reads missing text as its digits, in Zarr v2 and v3, and xarray masks all "
+    "text of these digits"
 )
 
 
 def _unlike(document: Mapping[str, Any], attributes: Mapping[str, Any], names: object) -> Iterator[str]:
-    """Yield in what some reader sees another thing in v3, as sentences."""
+    """Yield sentences that describe what readers may see differently in v3."""
     dims, fill = attributes.get(DIMENSIONS), document.get("fill_value")
     if names is None and isinstance(dims, list) and len(dims) == len(document["shape"]):
         yield NAMES_LOST
@@ -109,7 +125,7 @@ def _unlike(document: Mapping[str, Any], attributes: Mapping[str, Any], names: o
 
 
 def _names(made: Layout, changes: Mapping[str, Any]) -> list[str]:
-    """Return the names in a document in zarr's order, in which `dimension_names` follow the attributes."""
+    """Return the fields of a document in zarr's order: `dimension_names` after the attributes."""
     names = list(made.document)
     if "dimension_names" in changes:
         names.insert(names.index("attributes") + 1, "dimension_names")
@@ -125,7 +141,10 @@ def _others(document: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _hidden(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Take NCZarr's own descriptions out of an array's attributes: xarray passes over them in v2, and not in v3."""
+    """Remove NCZarr's own descriptions from an array's attributes, and return them.
+
+    xarray ignores them in v2, but not in v3.
+    """
     names = [name for name, value in attributes.items() if _is_nczarr(name) and isinstance(value, dict)]
     return {name: attributes.pop(name) for name in names}
 
@@ -135,7 +154,9 @@ def _is_nczarr(name: str) -> bool:
 
 
 def shared_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes that a node has in v2 and in v3: all but what each says of dimensions and masks in its way.
+    """Return the attributes that are equal in v2 and v3.
+
+    Attributes about dimensions and masks differ.
 
     >>> shared_attributes({"_ARRAY_DIMENSIONS": ["x"], "_FillValue": 0, "units": "m"})
     {'units': 'm'}
@@ -145,7 +166,7 @@ def shared_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ignored(value: Any) -> dict[str, Any]:
-    """Return a field that readers of v3 are to ignore when they do not know it.
+    """Return a field that v3 readers may ignore if they do not know it.
 
     >>> _ignored({"dimrefs": ["/x"]}), _ignored(1)
     ({'must_understand': False, 'dimrefs': ['/x']}, {'must_understand': False, 'value': 1})
@@ -154,9 +175,10 @@ def _ignored(value: Any) -> dict[str, Any]:
 
 
 def _mask(kept: Layout, attributes: dict[str, Any]) -> bool:
-    """Change attributes so that xarray masks in v3 what it masks in v2; return whether that is impossible.
+    """Change attributes so that xarray masks the same values in v3 as in v2.
 
-    It has ``_FillValue`` for numbers alone there, in a code of its own; ``missing_value`` masks whatever JSON holds.
+    Return True if that is not possible. In v3, xarray uses ``_FillValue`` only for numbers, in its own encoding;
+    ``missing_value`` masks any JSON value.
     """
     is_given, value = MASKED in attributes, attributes.pop(MASKED, None)
     value = value if kept.fill is None else kept.fill
@@ -169,7 +191,7 @@ def _mask(kept: Layout, attributes: dict[str, Any]) -> bool:
         attributes[MASKED] = coded
         return False
     if isinstance(value, bytes | np.generic) and not isinstance(value, str):
-        return kept.kind not in "mM"  # which xarray does not mask in v2
+        return kept.kind not in "mM"  # xarray does not mask times in v2
     attributes[MISSING] = _joined(attributes.get(MISSING), value, kept.kind)
     return False
 
@@ -179,7 +201,9 @@ def _is_null(value: Any) -> bool:
 
 
 def _joined(old: Any, value: Any, kind: str) -> Any:
-    """Return two values of ``missing_value`` as one: of both kinds, NumPy would make texts of the numbers among them.
+    """Combine two values of ``missing_value``, and keep only values of the array's kind.
+
+    Otherwise NumPy would convert numbers to text.
 
     >>> _joined(None, "", "T"), _joined(1, 2.5, "i"), _joined(-9, "NaN", "f")
     ('', [1, 2.5], -9)
@@ -192,7 +216,7 @@ def _joined(old: Any, value: Any, kind: str) -> Any:
 
 
 def _coded(value: Any, kind: str) -> Any:
-    """Return a number as xarray writes it for an array of a kind of numbers, if it can be told exactly.
+    """Return a number in xarray's encoding, or None if it is not exact for this kind.
 
     >>> _coded(-1, "i"), _coded(np.nan, "f"), _coded(3.5, "i"), _coded("", "f"), _coded(2, "b")
     (-1, 'AAAAAAAA+H8=', None, None, None)

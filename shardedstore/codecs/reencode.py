@@ -1,4 +1,4 @@
-"""The chunks of an array whose codecs are others in Zarr v3 than in v2, while its values stay what they are."""
+"""Decode chunks with an array's codecs in Zarr v2, and encode them with its codecs in Zarr v3."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shardedstore.zarr.grid import Coords
 
 
 class Reencoder:
-    """Decodes chunks as Zarr v2 has them, and encodes them as v3 has them.
+    """Convert chunks from Zarr v2 to Zarr v3, with equal values.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class Reencoder:
     Raises
     ------
     Exception
-        Of any kind, where numcodecs or zarr know a codec or the data type not.
+        Of any type, if numcodecs or zarr do not know a codec or the data type.
     """
 
     def __init__(self, old: ArrayDoc, new: ArrayDoc) -> None:
@@ -42,20 +42,20 @@ class Reencoder:
         self.names = ", ".join(config["id"] for config in (*old.filters, *self.decompress.configs))
 
     def decode(self, data: Any) -> Array:
-        """Return the elements of a chunk as v2 stores it."""
+        """Return the elements of a stored v2 chunk."""
         return self.unpack.unpack(self.decompress.decode(data))
 
     def encode_old(self, array: Array) -> bytes:
-        """Return a chunk as v2 stores it."""
+        """Return the stored bytes of a v2 chunk."""
         raw = self.unpack.pack(array)
         return self.decompress.encode(raw if isinstance(raw, bytes) else raw.view("u1"))
 
     def encode(self, array: Array) -> bytes:
-        """Return a chunk as v3 stores it; one that ends before a chunk does is filled up."""
+        """Return the stored bytes of a v3 chunk. A smaller array is padded with the fill value."""
         if self.is_text:
             for value in array.ravel():
                 if not isinstance(value, str):
-                    raise TypeError(f"{value!r} is no text, and texts are what Zarr v3 has for objects")
+                    raise TypeError(f"{value!r} is not a string, the only type of objects in Zarr v3")
         return self.compress.encode(self.pack.pack(self._filled_up(array.astype(self.after, copy=False))))
 
     def _filled_up(self, array: Array) -> Array:
@@ -67,5 +67,5 @@ class Reencoder:
 
 
 def inner(size: Coords) -> Any:
-    """Return the index of the first elements of an array, of so many along each dimension."""
+    """Return the index of the first `size` elements along each dimension."""
     return *map(slice, size), ...

@@ -1,4 +1,8 @@
-"""The sharding codec's objects: apart into inner chunks by their index, and together again in C order."""
+"""Objects of the sharding codec: split into inner chunks, joined from them, and written chunk by chunk.
+
+`ShardIndex` and `NestedIndex` split and join whole objects in C order. `ShardWriter` appends chunks in any order, and
+keeps only the index in memory.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +30,18 @@ Data = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """How the index of an object stands in it: as a list of offsets and lengths at one end, with CRC-32Cs behind it or none.
+    """Format of an object's index: offsets and lengths at one end, with or without checksums.
 
     Parameters
     ----------
     count : int
-        The number of inner chunks, stored or missing.
+        The number of inner chunks, including missing ones.
     at_end : bool
-        Whether it stands behind the chunks.
+        Whether the index is after the chunks.
     order : "<" or ">"
-        The order of the bytes of a number.
+        The byte order of the numbers.
     checksums : int
-        How many CRC-32Cs follow, each of all before it.
+        The number of CRC-32Cs after the index, each of all bytes before it.
 
     Examples
     --------
@@ -54,31 +58,31 @@ class ShardIndex:
 
     @property
     def nbytes(self) -> int:
-        """The size of the index."""
+        """The size of the index in bytes."""
         return 16 * self.count + 4 * self.checksums
 
     def split(self, data: Data) -> list[memoryview | None]:
-        """Return the encoded inner chunks in C order, None for those that are missing.
+        """Return the encoded inner chunks in C order, with None for missing ones.
 
         Raises
         ------
         ValueError
-            For an object that is cut or damaged.
+            If the object is truncated or damaged.
         """
         view = memoryview(data).cast("B")
         if len(view) < self.nbytes:
-            raise ValueError(f"the object has {len(view)} bytes, less than its index of {self.nbytes}")
+            raise ValueError(f"the object has {len(view)} bytes, fewer than its index of {self.nbytes}")
         stored = bytes(view[len(view) - self.nbytes :] if self.at_end else view[: self.nbytes])
         for _ in range(self.checksums):
             stored, checksum = stored[:-4], stored[-4:]
             if google_crc32c.value(stored) != int.from_bytes(checksum, "little"):
-                raise ValueError("the checksum of the object's index does not agree")
+                raise ValueError("the checksum of the object's index does not match")
         pairs = np.frombuffer(stored, f"{self.order}u8").tolist()
         body = range(len(view) - self.nbytes) if self.at_end else range(self.nbytes, len(view))
         return [_inner(view, body, start, size) for start, size in zip(pairs[::2], pairs[1::2], strict=True)]
 
     def join(self, chunks: Sequence[Data | None]) -> bytes:
-        """Return the object of some encoded inner chunks, given in C order; None stands for a missing one."""
+        """Return the object of encoded inner chunks in C order; None stands for a missing one."""
         start = 0 if self.at_end else self.nbytes
         pairs: list[int] = []
         for chunk in chunks:
@@ -92,15 +96,18 @@ class ShardIndex:
 
 @dataclass(frozen=True)
 class NestedIndex:
-    """An object whose inner chunks are objects themselves; its chunks are those of the innermost, in C order of the whole.
+    """Index of an object whose inner chunks are themselves objects of the sharding codec.
+
+    Its chunks are the innermost ones, in C order of the whole object.
 
     Parameters
     ----------
     outer : ShardIndex
+        The index of the whole object.
     inner : ShardIndex or NestedIndex
-        Of each of the outer one's chunks.
+        The index of each inner object.
     outer_grid, inner_grid : tuple of int
-        The number of inner objects in the outer one, and of chunks in each of these.
+        The number of inner objects in the whole object, and of chunks in each inner object, along each dimension.
 
     Examples
     --------
@@ -117,7 +124,7 @@ class NestedIndex:
 
     @cached_property
     def _numbers(self) -> list[list[int]]:
-        """The numbers in C order of the whole of the chunks of each inner object."""
+        """The numbers of each inner object's chunks, in C order of the whole object."""
         grid = [o * i for o, i in zip(self.outer_grid, self.inner_grid, strict=True)]
         numbers: Any = np.arange(math.prod(grid)).reshape(
             [*itertools.chain(*zip(self.outer_grid, self.inner_grid, strict=True))]
@@ -127,7 +134,13 @@ class NestedIndex:
         return listed
 
     def split(self, data: Data) -> list[memoryview | None]:
-        """Return the encoded chunks in C order, None for those that are missing; ValueError for an object that is damaged."""
+        """Return the encoded chunks in C order, with None for missing ones.
+
+        Raises
+        ------
+        ValueError
+            If the object is truncated or damaged.
+        """
         chunks: list[memoryview | None] = [None] * math.prod((*self.outer_grid, *self.inner_grid))
         for stored, numbers in zip(self.outer.split(data), self._numbers, strict=True):
             for number, chunk in zip(numbers, self.inner.split(stored), strict=True) if stored is not None else ():
@@ -135,13 +148,19 @@ class NestedIndex:
         return chunks
 
     def join(self, chunks: Sequence[Data | None]) -> bytes:
-        """Return the object of some encoded chunks, given in C order; an inner object without chunks is missing."""
+        """Return the object of encoded chunks in C order.
+
+        An inner object without chunks is missing.
+        """
         inner = [[chunks[number] for number in numbers] for numbers in self._numbers]
         return self.outer.join([None if some == [None] * len(some) else self.inner.join(some) for some in inner])
 
 
 def encode_index(pairs: np.ndarray[Any, np.dtype[np.uint64]], checksums: int = 1) -> bytes:
-    """Return the index as it is stored, from the offset and the length of each inner chunk, both `MISSING` for one that is."""
+    """Return the stored bytes of an index from pairs of offset and length.
+
+    Both are `MISSING` for a missing chunk.
+    """
     stored = pairs.tobytes()
     for _ in range(checksums):
         checksum: int = google_crc32c.value(stored)
@@ -153,24 +172,29 @@ def _inner(view: memoryview, body: range, start: int, size: int) -> memoryview |
     if start == size == MISSING:
         return None
     if start < body.start or start + size > body.stop:
-        raise ValueError(f"an inner chunk stands at {start} to {start + size}, outside of {body.start} to {body.stop}")
+        raise ValueError(
+            f"an inner chunk is at bytes {start} to {start + size}, outside of {body.start} to {body.stop}"
+        )
     return view[start : start + size]
 
 
 class ShardWriter:
-    """Appends encoded inner chunks to an object whose index stands at its end, and keeps nothing but the index.
+    """Append encoded inner chunks to an object with the index at its end.
+
+    Only the index is kept in memory.
 
     Parameters
     ----------
     write
-        Called, seldom, with a list of buffers to be written one after another, such as `writev_all(fd)`.
+        Called with a list of buffers to write one after another, such as `writev_all(fd)`. Buffers are collected to
+        make few calls.
     count : int
-        The number of inner chunks in C order, stored or missing.
+        The number of inner chunks, including missing ones.
 
     Attributes
     ----------
     nbytes, crc : int
-        The size, and the CRC-32 of all that was given to `write` or waits for it.
+        The size in bytes and the CRC-32 of all data that was written or waits to be written.
 
     Examples
     --------
@@ -192,14 +216,14 @@ class ShardWriter:
         self.nbytes = self.crc = 0
 
     def add(self, number: int, data: Buffer) -> None:
-        """Append the inner chunk with this number; `data` may be changed once this has returned.
+        """Append the inner chunk with this number; the caller may change `data` afterwards.
 
         Raises
         ------
         UsageError
-            For a number that was there already.
+            If the chunk was added already.
         CorruptError
-            For a chunk of no bytes, which readers of a part would take for a missing one.
+            If the chunk has no bytes: readers of byte ranges would take it for a missing one.
         """
         if self._index[2 * number] != MISSING:
             raise UsageError(f"the object has an inner chunk {number} already")
@@ -207,7 +231,7 @@ class ShardWriter:
             data = flat(data)
         if not data:
             raise CorruptError(
-                "a chunk of no bytes can't be in an object of the sharding codec: is its file cut short?"
+                "an empty chunk can't be stored in an object of the sharding codec: is its file truncated?"
             )
         self._index[2 * number : 2 * number + 2] = self.nbytes, len(data)
         self._append(data)

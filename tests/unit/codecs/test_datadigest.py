@@ -317,7 +317,7 @@ def test_digests_of_two_arrays_are_not_added():
 def test_elements_that_it_is_not_defined_for():
     with pytest.raises(TypeError, match="not defined for elements of float128"):
         Digester((1,), (1,), np.dtype("longdouble"), 0)
-    with pytest.raises(TypeError, match="7 stands among elements of type 'string'"):
+    with pytest.raises(TypeError, match="the element 7 is not of type 'string'"):
         Digester((1,), (1,), "string", 7)
 
 

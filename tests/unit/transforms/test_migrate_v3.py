@@ -540,7 +540,7 @@ def test_objects_that_are_no_texts_are_told(value):
     values = texts.astype(object)
     values[5, 6] = value
     codec = numcodecs.MsgPack() if isinstance(value, bytes) else numcodecs.JSON()
-    with pytest.raises(Exception, match=re.escape(f"'(base)': MigrateV3 fails on '1.1': {value!r} is no text")):
+    with pytest.raises(Exception, match=re.escape(f"'(base)': MigrateV3 fails on '1.1': {value!r} is not a string")):
         run(objects(codec, values))
 
 
@@ -560,14 +560,14 @@ def test_bytes_of_any_length_pass_on():
     [
         (
             {"filters": [{"id": "pickle"}], "dtype": "|O"},
-            "'a' holds pickled Python objects (pickle), which Zarr v3 has no",
+            "'a' holds pickled Python objects (pickle), for which Zarr v3 has no",
         ),
         ({"filters": [{"id": "vlen-array", "dtype": "<i4"}], "dtype": "|O"}, "'a' holds arrays of different lengths"),
-        ({"compressor": {"id": "secret"}}, "'a' is compressed with 'secret', which zarr does not know in Zarr v3"),
+        ({"compressor": {"id": "secret"}}, "'a' is compressed with 'secret', which zarr does not support in Zarr v3"),
         ({"compressor": {"id": "gzip", "level": -1}}, "put Recompress('zstd', arrays='a') before MigrateV3"),
-        ({"dtype": "|O"}, "'a' (|O, no filter) can't be kept as it is in Zarr v3"),
-        ({"filters": [{"id": "secret"}]}, "'a' (<i8, secret) can't be kept as it is in Zarr v3"),
-        ({"fill_value": "x"}, "'a' has the data type '<i8' and the fill value 'x', which zarr does not know"),
+        ({"dtype": "|O"}, "'a' (|O, no filter) can't be converted to Zarr v3"),
+        ({"filters": [{"id": "secret"}]}, "'a' (<i8, secret) can't be converted to Zarr v3"),
+        ({"fill_value": "x"}, "'a' has the data type '<i8' and the fill value 'x', which zarr does not support"),
         ({"dtype": "<g9"}, "'a' has the data type '<g9'"),
     ],
     ids=str,

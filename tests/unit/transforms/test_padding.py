@@ -61,7 +61,7 @@ def test_a_value_that_is_no_text_is_told_where_it_is_data(tmp_path):
     write(tmp_path / "in", data, (2,), None, [JSON()], None, None)
     with pytest.raises(ExceptionGroup) as caught:
         ShardedStore.partition(tmp_path / "in").map_shards(MigrateV3(), CopyTo(tmp_path / "out"))
-    assert "None is no text" in str(caught.value.exceptions[0])
+    assert "None is not a string" in str(caught.value.exceptions[0])
 
 
 numbers = np.arange(35.0).reshape(5, 7)

@@ -341,8 +341,8 @@ def test_what_cannot_be_encoded_is_refused_before_it_runs(step, message, zarr_fo
     ("step", "zarr_format", "message"),
     [
         (Recompress("packbits"), 2, "can't encode '' (float32) with packbits: it changes the values"),
-        (Recompress("packbits"), 3, "numcodecs.packbits does not make bytes of bytes"),
-        (Recompress("delta", dtype="i2"), 3, "numcodecs.delta does not make bytes of bytes"),
+        (Recompress("packbits"), 3, "numcodecs.packbits is not a bytes-to-bytes codec"),
+        (Recompress("delta", dtype="i2"), 3, "numcodecs.delta is not a bytes-to-bytes codec"),
         (Recompress("pickle"), 3, "names an unknown codec"),
         (Recompress("quantize", digits=1, dtype="f4"), 2, "can't encode '' (float32) with quantize: "),
         (Recompress("vlen-utf8"), 2, "can't encode '' (float32) with vlen-utf8: "),
@@ -390,7 +390,7 @@ def test_the_options_that_a_codec_shows_are_known(name):
 
 
 def test_what_is_no_codec_is_refused():
-    with pytest.raises(ChainError, match="5 is no codec: give its id"):
+    with pytest.raises(ChainError, match="5 is not a codec: give an id"):
         Recompress(5)
     with pytest.raises(ChainError, match=re.escape("Recompress(None) takes no options, but was given level")):
         Recompress(None, level=5)
@@ -434,7 +434,7 @@ def test_a_chunk_of_another_size_is_told():
     contents = contents_of(write(NUMBERS["f4"], None, 2))
     contents["0.0"] = contents["0.0"][:-4]
     with pytest.raises(
-        CorruptError, match="decoded with no compressor: ValueError: it holds 20 bytes, where a chunk has 24"
+        CorruptError, match="decoded with no compressor: ValueError: it holds 20 bytes, but a chunk has 24"
     ):
         run(Recompress("gzip"), sources.to_memory(contents))
 
@@ -465,7 +465,7 @@ def test_chunks_that_are_not_known_as_such_are_refused(field):
     document = json.loads(contents["zarr.json"])
     document[field]["name"] = "fanout"
     contents["zarr.json"] = json.dumps(document).encode()
-    with pytest.raises(ChainError, match="not known here: leave the step out, as the array is all there is"):
+    with pytest.raises(ChainError, match=r"known.*: leave the step out, because there is no other array"):
         Recompress("gzip").check(walk(sources.to_memory(contents)))
     assert run(Recompress("gzip", arrays="!"), sources.to_memory(contents)) == contents
 
@@ -616,9 +616,13 @@ def test_what_has_the_filters_passes_on_untouched(data, zarr_format, old, filter
         (2, ["shuffle", Quantize(1, "f4")], "as quantize is lossy: use MapChunks"),
         (2, "transpose", "names a filter that '' (float32) can't have"),
         (2, {"id": "transpose", "order": [1, 0]}, "names a filter that '' (float32) can't have"),
-        (3, "shuffle", "numcodecs.shuffle does not make an array of an array, as the filters of Zarr v3 do"),
-        (3, {"id": "transpose", "order": [2, 0, 1]}, "transpose has the order [2, 0, 1], and the array 2 dimensions"),
-        (3, {"id": "transpose", "order": [0]}, "transpose has the order [0], and the array 2 dimensions"),
+        (3, "shuffle", "numcodecs.shuffle is not an array-to-array codec, as filters of Zarr v3 must be"),
+        (
+            3,
+            {"id": "transpose", "order": [2, 0, 1]},
+            "transpose has the order [2, 0, 1], but the array has 2 dimensions",
+        ),
+        (3, {"id": "transpose", "order": [0]}, "transpose has the order [0], but the array has 2 dimensions"),
         (3, "secret", "names a filter that '' (float32) can't have"),
         (2, "secret", "names a filter that '' (float32) can't have"),
         (2, {"id": "delta", "dtype": "nothing"}, "names a filter that '' (float32) can't have"),
