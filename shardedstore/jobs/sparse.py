@@ -15,7 +15,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from shardedstore.fields import MOST
-from shardedstore.storage.errors import patiently
+from shardedstore.storage.retry import patiently
 from shardedstore.stores.batch_reader import StoreBatchReader, batch_reader
 from shardedstore.stores.locations import Location, Mount, ViewOf
 from shardedstore.stores.registry import open_location

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from traceback import StackSummary, format_exception_only, walk_tb
 
 import msgspec
@@ -25,11 +24,12 @@ from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.preflight import places_of
 from shardedstore.jobs.shards import Plan, Run, Segment, Task
 from shardedstore.notices import Notice
-from shardedstore.storage.errors import FIRST_PAUSE, cause_of, chain_of, code_of, is_transient, systemic
+from shardedstore.storage.errors import cause_of, chain_of, code_of, systemic
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.inventory import Asked
 from shardedstore.storage.markers import MARKERS
-from shardedstore.storage.requests import READS, WRITES, pause
+from shardedstore.storage.requests import READS, WRITES, Throttled
+from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.entries import of_format, read_entries
 from shardedstore.stores.locations import Location, at_shard, url_of
 from shardedstore.stores.registry import open_location
@@ -42,6 +42,7 @@ from shardedstore.zarr.grid import Coords
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
 MOST_FRAMES, MOST_TRACEBACK = 30, 8000  # frames and characters of a traceback, from its end, that travel with an error
+ENDINGS = (KeyboardInterrupt, GeneratorExit, Stopped)
 IN_A_ROW = 3  # failures of causes that all shards meet, with no shard done between them, which end a job
 MARKED = "empty objects that mark folders are no part of a Zarr, and were left out"
 
@@ -108,23 +109,17 @@ def run_task(job: Job, task: Task) -> Outcome:
 
     It ends by `Stopped` when it is not wanted any more.
     """
-    begun, first = time.monotonic(), None
+    begun = time.monotonic()
     MARKERS.take()  # what verify or another job has seen
-    for attempt in itertools.count():
-        try:
-            outcome = _run_task(job, task)
-        except STORAGE_ERRORS as error:
-            first = first or time.monotonic()
-            if not WRITES.refused(error, first):
-                cause = f"its record can't be kept at the destination: {cause_of(error)}"
-                return Outcome.failed(task.segment, cause, code_of(error), systemic(error))
-            sleep(pause(attempt))
-        else:
-            throttled, markers = READS.take_refused() + WRITES.take_refused(), MARKERS.take()
-            notices = (Notice(MARKED, markers),) if markers else ()
-            seconds = time.monotonic() - begun
-            return replace(outcome, throttled=throttled, seconds=seconds, notices=notices, worker=_worker())
-    raise AssertionError("unreachable")
+    try:
+        outcome = retry(partial(_run_task, job, task), Throttled(WRITES), STORAGE_ERRORS, sleep)
+    except STORAGE_ERRORS as error:
+        cause = f"its record can't be kept at the destination: {cause_of(error)}"
+        return Outcome.failed(task.segment, cause, code_of(error), systemic(error))
+    throttled, markers = READS.take_refused() + WRITES.take_refused(), MARKERS.take()
+    notices = (Notice(MARKED, markers),) if markers else ()
+    seconds = time.monotonic() - begun
+    return replace(outcome, throttled=throttled, seconds=seconds, notices=notices, worker=_worker())
 
 
 def _run_task(job: Job, task: Task) -> Outcome:
@@ -181,30 +176,49 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterat
             yield Outcome(1, 0, record.entries, record.nbytes, records=kept, retries=attempts - 1)
 
 
+class _ShardPolicy:
+    """Retries of one shard: a busy server costs none."""
+
+    def __init__(self, job: Job, run: Run, shard: Shard) -> None:
+        self.retries, self.throttled = Retries(job.retries), Throttled(WRITES)
+        self._run, self._shard, self.cause = run, shard, ""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no attempt failed yet."""
+        return not self.retries.count + self.throttled.count
+
+    @property
+    def attempts(self) -> int:
+        """The number of attempts, without those that a busy server refused."""
+        return self.retries.count + 1
+
+    def pause(self, error: BaseException) -> float | None:
+        # docstring inherited
+        if isinstance(error, ENDINGS):
+            return None
+        self.cause, traced = _cause(error, self._run, self._shard), logger.isEnabledFor(logging.DEBUG)
+        logger.warning("shard %s failed, attempt %d: %s", self._shard.name, self.attempts, self.cause, exc_info=traced)
+        pause = self.throttled.pause(error)
+        return self.retries.pause(error) if pause is None else pause
+
+
 def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -> tuple[Record | ShardError, int]:
-    """Run one shard, and again after an error that may pass, then with the source opened anew; tell the attempts."""
-    attempt, waits, first = 1, 0, None
-    while True:
+    """Run one shard and retry it, then with the source opened anew; return the result and the number of attempts."""
+    policy = _ShardPolicy(job, run, shard)
+
+    def attempt() -> Record:
         check()
-        try:
-            made = run_shard(job, opened if attempt + waits == 1 else run, shard, generation)
-        except (KeyboardInterrupt, GeneratorExit, Stopped):
+        return run_shard(job, opened if policy.is_first else run, shard, generation)
+
+    try:
+        made = retry(attempt, policy, BaseException, sleep)
+    except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
+        if isinstance(error, ENDINGS):
             raise
-        except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
-            cause, traced = _cause(error, run, shard), logger.isEnabledFor(logging.DEBUG)
-            logger.warning("shard %s failed, attempt %d: %s", shard.name, attempt, cause, exc_info=traced)
-            first = first or time.monotonic()
-            if WRITES.refused(error, first):  # which is not the shard's fault
-                sleep(pause(waits))
-                waits += 1
-                continue
-            if attempt > job.retries or not is_transient(error):
-                return _failure(error, cause, run, shard, attempt), attempt
-            sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
-            attempt += 1
-        else:
-            WRITES.went_well()
-            return made, attempt
+        return _failure(error, policy.cause, run, shard, policy.attempts), policy.attempts
+    WRITES.went_well()
+    return made, policy.attempts
 
 
 def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts: int) -> ShardError:

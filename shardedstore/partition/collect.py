@@ -10,9 +10,10 @@ import obstore
 
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.storage.blobs import object_store
-from shardedstore.storage.errors import explain, patiently
+from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.options import Options, StorageOptions, take_options
+from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import is_remote, normalize, unquote_name
 from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.stores.locations import Config, Directory, Group, Location, Mount, Zip, member_at

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import errno
-import random
 import re
-import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 
@@ -148,14 +145,6 @@ def _public(url: str) -> str:
     return re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"\?\S*", "", url))
 
 
-T = TypeVar("T")
-
-ATTEMPTS = 4  # at a listing, which obstore does not take up again where its answer breaks off
-
-SOON = 10.0  # seconds; an error that comes later is one of obstore's own retries, which took long enough
-
-FIRST_PAUSE = 0.5  # seconds before the first retry; then doubled
-
 REFUSED = (*range(400, 408), 507)  # of HTTP: what the server will refuse again
 
 DENIED = {
@@ -256,19 +245,6 @@ def _is_transient(error: BaseException) -> bool:
     if isinstance(error, OSError) and not is_of_object_store(error):
         return isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT
     return isinstance(error, GenericError | OSError) and status_of(error) not in REFUSED
-
-
-def patiently(look: Callable[[], T]) -> T:
-    """Return the result of a function that may be called twice, and call it again after errors that come soon and may go away."""
-    begun = time.monotonic()
-    for attempt in range(1, ATTEMPTS):
-        try:
-            return look()
-        except (OSError, BaseError) as error:
-            if not is_transient(error) or time.monotonic() - begun > SOON:
-                raise
-        time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
-    return look()
 
 
 def cause_of(error: BaseException) -> str:

@@ -19,7 +19,6 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from toolz import groupby, partition_all
 
 from shardedstore.storage.blobs import ByteSource, RemoteObject, nbytes_of, object_store, open_blob
-from shardedstore.storage.errors import patiently
 from shardedstore.storage.markers import unmarked
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.publish import (
@@ -30,6 +29,7 @@ from shardedstore.storage.publish import (
     sync_folder,
     write_file,
 )
+from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:

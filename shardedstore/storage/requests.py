@@ -9,8 +9,6 @@ whenever as many requests succeed as the limit allows. Refused requests are repe
 
 from __future__ import annotations
 
-import itertools
-import random
 import threading
 import time
 from collections import deque
@@ -22,6 +20,7 @@ from typing import TypeVar
 from obstore.exceptions import BaseError
 
 from shardedstore.storage.errors import status_of
+from shardedstore.storage.retry import Backoff, retry
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ MOST = 64  # requests in flight; 10,000 small puts took longer with 24, and as l
 
 PATIENCE = 600.0  # seconds without any successful request, after which a refusal is raised
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds
+BACKOFF = Backoff(1.0, 30.0)
 
 AT_ONCE = 1.0  # seconds; refusals within this time count as one, because the requests were in flight together
 
@@ -47,15 +46,6 @@ def is_throttling(error: BaseException) -> bool:
     return isinstance(error, BaseError | OSError) and status_of(error) in TOO_BUSY
 
 
-def pause(attempt: int) -> float:
-    """Return the seconds to wait before the next attempt.
-
-    The pause grows with the number of attempts, and is random, so that not all requests are repeated at the same time.
-    """
-    longest: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt, 16))
-    return longest * random.uniform(0.5, 1)
-
-
 class Limiter:
     """Limit the requests in flight, and repeat requests that a busy server refuses.
 
@@ -67,8 +57,16 @@ class Limiter:
         The current limit.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(
+        self,
+        most: int = MOST,
+        *,
+        backoff: Backoff = BACKOFF,
+        patience: float = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.most, self.bound = most, float(most)
+        self.backoff, self.patience, self.clock = backoff, patience, clock
         self._flying, self._refused = 0, 0
         self._since: float | None = None  # time of the first refusal since the last success
         self._last = 0.0  # time of the last refusal
@@ -80,22 +78,14 @@ class Limiter:
 
         The request is repeated while the server is too busy, until `ended` is set.
         """
-        first: float | None = None
-        for attempt in itertools.count():
+
+        def attempt() -> T:
             with self._room(ended):
-                try:
-                    result = request()
-                except (BaseError, OSError) as error:
-                    first = first or time.monotonic()
-                    if not self.refused(error, first):
-                        raise
-                    failed = error
-                else:
-                    self.went_well()
-                    return result
-            if ended.wait(pause(attempt)):
-                raise failed
-        raise AssertionError("unreachable")
+                result = request()
+                self.went_well()
+                return result
+
+        return retry(attempt, Throttled(self), (BaseError, OSError), ended.wait)
 
     @contextmanager
     def _room(self, ended: threading.Event) -> Iterator[None]:
@@ -122,15 +112,15 @@ class Limiter:
         """
         if not is_throttling(error):
             return False
-        now = time.monotonic()
+        now = self.clock()
         with self._changed:
             self._refused += 1
-            if self._since is None or now - self._last > 2 * LONGEST_PAUSE:  # an old refusal has another cause
+            if self._since is None or now - self._last > 2 * self.backoff.longest:  # an old refusal has another cause
                 self._since = now
             self._last = now
             if now - self._lowered >= AT_ONCE:
                 self.bound, self._lowered = max(1.0, self.bound / 2), now
-            return now - min(self._since, first) < PATIENCE
+            return now - min(self._since, first) < self.patience
 
     def went_well(self) -> None:
         """Count a success, and raise the limit a little."""
@@ -145,6 +135,23 @@ class Limiter:
         with self._changed:
             refused, self._refused = self._refused, 0
         return refused
+
+
+class Throttled:
+    """Policy that retries one piece of work while a server is too busy, as long as a limiter is patient."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._first: float | None = None
+        self.count = 0
+
+    def pause(self, error: BaseException) -> float | None:
+        # docstring inherited
+        self._first = self._first or self._limiter.clock()
+        if not self._limiter.refused(error, self._first):
+            return None
+        self.count += 1
+        return self._limiter.backoff.pause(self.count - 1)
 
 
 READS, WRITES = Limiter(), Limiter()

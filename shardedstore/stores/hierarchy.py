@@ -26,8 +26,9 @@ from shardedstore.errors import CorruptError, PartitionError
 from shardedstore.fields import FILE_NAME, FORMAT
 from shardedstore.notices import Notice
 from shardedstore.storage.blobs import nbytes_of, object_store, open_blob
-from shardedstore.storage.errors import explain, patiently
+from shardedstore.storage.errors import explain
 from shardedstore.storage.options import Options
+from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import is_remote, object_url
 from shardedstore.stores.consolidated import Overlay
 from shardedstore.stores.http_index import ROOTS

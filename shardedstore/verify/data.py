@@ -21,6 +21,7 @@ from shardedstore.codecs.migrate_document import shared_attributes
 from shardedstore.jobs.change_detection import located, open_component
 from shardedstore.jobs.shards import Plan, Run, Segment
 from shardedstore.storage.errors import is_transient
+from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.entries import Data, Entry, read_entries
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Opened, ViewOf, is_template
@@ -30,7 +31,7 @@ from shardedstore.stores.registry import open_location
 from shardedstore.transforms.base.chain import Shard, whole_key
 from shardedstore.transforms.base.datasums import Digested, digest_entries
 from shardedstore.verify.levels import ComparedChunks
-from shardedstore.verify.stored import MOST_DAMAGED, UNREADABLE, patiently, unreadable
+from shardedstore.verify.stored import MOST_DAMAGED, RETRIES, UNREADABLE, unreadable
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, parse_json, parse_node
 from shardedstore.zarr.paths import is_below, join
@@ -159,7 +160,7 @@ def take(task: DataTask) -> Taken:
             continue
         for _, shard in run.shards():
             try:
-                taken.add(patiently(partial(_take_shard, opened, shard, task)))
+                taken.add(retry(partial(_take_shard, opened, shard, task), Retries(RETRIES)))
             except UNREADABLE as error:
                 taken.damage.append(_damage(run, shard, error))
     return taken

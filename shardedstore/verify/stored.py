@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
@@ -17,9 +16,10 @@ from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.shards import Load, Plan, Run, Segment, listed_runs
 from shardedstore.storage.blobs import nbytes_of, open_blob
 from shardedstore.storage.crc import crc32
-from shardedstore.storage.errors import FIRST_PAUSE, explain, is_transient
+from shardedstore.storage.errors import explain, is_transient
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.options import NONE, Options
+from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.batch_reader import batch_reader
 from shardedstore.stores.entries import is_document, read_entries
 from shardedstore.stores.locations import Config, VeiledOf, Zip
@@ -32,23 +32,10 @@ from shardedstore.verify.ledger import MAKE_AGAIN, Kept, location_of
 from shardedstore.zips import ZipReadStore
 from shardedstore.zips.index import Archive
 
-T = TypeVar("T")
-ATTEMPTS = 3
+RETRIES = 2  # of the reads of one shard
 UNREADABLE = (*STORAGE_ERRORS, ShardedStoreError)
 MOST_DAMAGED = 16  # keys of one shard that are named
 LOOK_AGAIN = "verify again: it goes on with what could not be looked at"
-
-
-def patiently(work: Callable[[], T]) -> T:
-    """Return what a function gives, called again after an error that may pass."""
-    for attempt in range(ATTEMPTS - 1):
-        try:
-            return work()
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            time.sleep(FIRST_PAUSE * 2**attempt)
-    return work()
 
 
 class StoredTask(NamedTuple):
@@ -103,7 +90,7 @@ def check_stored(task: StoredTask) -> list[Difference]:
             if record is None:  # told by the listing
                 continue
             try:
-                found += patiently(partial(check, run, shard, record))
+                found += retry(partial(check, run, shard, record), Retries(RETRIES))
             except UNREADABLE as error:
                 found.append(unreadable(shard.name, error))
     return found

@@ -16,9 +16,9 @@ from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.result_preview import Planned, after, blocks_after
 from shardedstore.jobs.shards import Plan, Run, shard_runs
 from shardedstore.jobs.versions import Identity, check_destination, check_latest, open_destination
-from shardedstore.storage.errors import patiently
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.options import Options, StorageOptions
+from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import BESIDE, normalize, object_url
 from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import consolidate, nodes_of, undocumented

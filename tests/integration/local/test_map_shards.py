@@ -49,7 +49,8 @@ from shardedstore import (
 )
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs import shards as plan
-from shardedstore.jobs import worker as task
+from shardedstore.storage.errors import is_transient
+from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import ToZip
 
 SCHEDULERS = ["synchronous", "threads", "processes"]
@@ -64,7 +65,7 @@ def small_tasks(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(task, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0.001))
 
 
 @pytest.fixture
@@ -466,12 +467,12 @@ def test_an_error_that_would_stay_is_not_tried_again(source, tmp_path, code):
 
 
 def test_what_is_transient():
-    assert task.is_transient(ConnectionResetError())
-    assert task.is_transient(TimeoutError())
-    assert task.is_transient(OSError(errno.EIO, ""))
-    assert not task.is_transient(OSError(errno.ENOSPC, ""))
-    assert not task.is_transient(PermissionError(errno.EACCES, ""))
-    assert not task.is_transient(ValueError())
+    assert is_transient(ConnectionResetError())
+    assert is_transient(TimeoutError())
+    assert is_transient(OSError(errno.EIO, ""))
+    assert not is_transient(OSError(errno.ENOSPC, ""))
+    assert not is_transient(PermissionError(errno.EACCES, ""))
+    assert not is_transient(ValueError())
 
 
 # A function of stores

@@ -35,6 +35,7 @@ from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.shards import make_plan
 from shardedstore.storage import options as access
 from shardedstore.storage.options import Options, keywords, take_options
+from shardedstore.storage.retry import Backoff
 from shardedstore.stores.http import HTTPReadStore
 from shardedstore.stores.locations import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
 from shardedstore.stores.members import Members
@@ -105,7 +106,7 @@ def of_scheduler(client: Client) -> bytes:
 def small_tasks(monkeypatch):
     """The sources of tests are small: without this, each job would be one task."""
     monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
-    monkeypatch.setattr(task, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0.001))
 
 
 def log_all(folder: str) -> None:

@@ -11,6 +11,7 @@ from helpers_jobs import blocks_at, mark
 import shardedstore
 from shardedstore import CorruptError, ShardsFailed, Step, TemporaryError
 from shardedstore.storage.errors import is_transient
+from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import ToZip
 
 
@@ -85,7 +86,7 @@ class Busy(Step):
 
 @pytest.mark.parametrize("place", [0, 1, 3])
 def test_a_shard_is_tried_again_after_one(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("shardedstore.jobs.worker.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0.001))
     store = blocks_at(tmp_path / "source.zarr", 3)
     with dask.config.set(scheduler="synchronous"):
         result = store.map_shards(Busy(str(tmp_path / "seen"), True, place), ToZip(tmp_path / "out"))

@@ -15,8 +15,10 @@ from shardedstore import ShardedStore, ShardsFailed
 from shardedstore.jobs import shards as plan
 from shardedstore.storage import requests as limiter
 from shardedstore.storage.requests import Limiter, is_throttling, requests
+from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import CopyTo, ToZip
 
+QUICK = Backoff(0.05, 0.4)
 SLOW_DOWN = BaseError("Server returned non-2xx status code: 503 Service Unavailable: <Code>SlowDown</Code>")
 NOT_BY_OBSTORE = {"retry_config": {"max_retries": 0}}
 DATA = r"^(PUT|POST) .*(\.zip|/c/|/ledger/)"  # what workers write, and not what the client does alone
@@ -25,10 +27,9 @@ DATA = r"^(PUT|POST) .*(\.zip|/c/|/ledger/)"  # what workers write, and not what
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Pauses are short, and no test hears what another's server said."""
-    monkeypatch.setattr(limiter, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(limiter, "LONGEST_PAUSE", 0.4)
     for shared in limiter.READS, limiter.WRITES:
         shared.__init__()
+        monkeypatch.setattr(shared, "backoff", QUICK)
 
 
 # The bound
@@ -59,9 +60,9 @@ def test_the_bound_is_that_of_all_threads_together():
     assert most == 6
 
 
-def test_refusals_lower_the_bound_and_what_goes_well_raises_it(monkeypatch):
-    shared, now = Limiter(64), [100.0]
-    monkeypatch.setattr(limiter.time, "monotonic", lambda: now[0])
+def test_refusals_lower_the_bound_and_what_goes_well_raises_it():
+    now = [100.0]
+    shared = Limiter(64, clock=lambda: now[0])
     assert all(shared.refused(SLOW_DOWN, now[0]) for _ in range(50))  # of all that were in flight: one wish
     assert shared.bound == 32
     for _ in range(10):
@@ -78,9 +79,8 @@ def test_refusals_lower_the_bound_and_what_goes_well_raises_it(monkeypatch):
     assert shared.take_refused() == 0
 
 
-def test_patience_ends_with_a_server_that_never_answers_otherwise(monkeypatch):
-    monkeypatch.setattr(limiter, "PATIENCE", 0.3)
-    shared, asked = Limiter(), []
+def test_patience_ends_with_a_server_that_never_answers_otherwise():
+    shared, asked = Limiter(backoff=QUICK, patience=0.3), []
 
     def request():
         asked.append(time.monotonic())
@@ -95,9 +95,7 @@ def test_patience_ends_with_a_server_that_never_answers_otherwise(monkeypatch):
     assert len(asked) == count + 1  # nobody waits again for a server that is known to be gone
 
 
-def test_who_waits_for_a_server_gives_up_when_the_rest_has_failed(monkeypatch):
-    monkeypatch.setattr(limiter, "FIRST_PAUSE", 30)
-    monkeypatch.setattr(limiter, "LONGEST_PAUSE", 30)
+def test_who_waits_for_a_server_gives_up_when_the_rest_has_failed():
     started = time.monotonic()
     waiting = threading.Event()
 
@@ -106,7 +104,7 @@ def test_who_waits_for_a_server_gives_up_when_the_rest_has_failed(monkeypatch):
         raise SLOW_DOWN
 
     def stream():
-        with requests(Limiter(), 4) as submit:
+        with requests(Limiter(backoff=Backoff(30)), 4) as submit:
             submit(refused, 0)
             waiting.wait()
             raise ValueError("another")
@@ -174,7 +172,8 @@ def test_a_job_outlives_a_time_in_which_all_is_refused(code, bucket, proxy, tmp_
 
 @pytest.mark.s3
 def test_a_server_that_is_never_less_busy_fails_the_shards(bucket, proxy, tmp_path, monkeypatch):
-    monkeypatch.setattr(limiter, "PATIENCE", 0.5)
+    for shared in limiter.READS, limiter.WRITES:
+        monkeypatch.setattr(shared, "patience", 0.5)
     store = division(cube_at(tmp_path / "source"))
     proxy.rules.append(Rule(r"^PUT .*\.zip", "status", 503))
     with (

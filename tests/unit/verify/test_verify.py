@@ -21,6 +21,7 @@ from sources import SOURCES, build, cube, to_folder, to_memory
 from zarr.storage import LocalStore
 
 from shardedstore import ConfigError, PartitionError, ShardedStore, UsageError, cli
+from shardedstore.storage.retry import Backoff
 from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.verify import compare as verifycompare
@@ -363,7 +364,7 @@ def test_a_document_of_one_zarr_that_is_gone(copy, tmp_path):
 
 
 def test_an_error_that_passes_is_no_difference(source, zipped, monkeypatch):
-    monkeypatch.setattr("shardedstore.verify.stored.FIRST_PAUSE", 0)
+    monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0))
     opened, failed = verifydata.open_component, []
 
     def fails_once(run, shard):

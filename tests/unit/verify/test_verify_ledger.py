@@ -17,6 +17,7 @@ from sources import SOURCES, to_folder
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, UsageError, cli
 from shardedstore.jobs.versions import Identity, claim
 from shardedstore.storage.folders import open_folder
+from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToZip
 from shardedstore.verify import journal as verifyjournal
 from shardedstore.verify import verify
@@ -402,7 +403,7 @@ def test_a_torn_line_is_passed_over(zipped, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("small_tasks")
 def test_what_could_not_be_looked_at_is_no_damage(zipped, tmp_path, monkeypatch):
     """A network that is gone for a while: the next call goes on with what is left."""
-    monkeypatch.setattr("shardedstore.verify.stored.FIRST_PAUSE", 0)
+    monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0))
     from shardedstore.verify import stored as verifystored
 
     opened = verifystored.open_blob
