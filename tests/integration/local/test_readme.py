@@ -207,6 +207,11 @@ def test_dividing_and_running(era5: Path, monkeypatch: pytest.MonkeyPatch, capsy
     same(era5, names["new"])  # type: ignore[arg-type]
     exec(IMPORTS + partial.replace('"out"', '"era5-zips"').replace("/data/era5.zarr", str(era5)), names)
     same(era5, names["store"])  # type: ignore[arg-type]
+    chain, reading = blocks("python", section("Python API"))
+    exec(reading, names | {"xr": xr, "ShardedStore": ShardedStore})
+    zarr.create_group("old.zarr", zarr_format=2).create_array("a", data=np.arange(60.0), chunks=(25,))
+    exec(chain.replace("s3://bucket/", ""), names)
+    np.testing.assert_array_equal(zarr.open_group("new.zarr", mode="r", zarr_format=3)["a"][:], np.arange(60.0))
 
 
 def test_links_lead_to_files_and_headings() -> None:
