@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -31,7 +31,44 @@ CLIENT_OPTIONS = (  # of obstore's client for HTTP, whatever the store
 _SECRET_CLIENT = ("default_headers",)
 _ENVIRONMENT = ("AWS_", "AZURE_", "GOOGLE_")
 _PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
-_OTHER_NAMES = {"endpoint_url": "endpoint", "default_region": "region", "storage_account_name": "account_name"}
+_OTHER_NAMES = {  # obstore's own
+    "endpoint_url": "endpoint",
+    "default_region": "region",
+    "storage_account_name": "account_name",
+    "skip_signature": ANONYMOUS,
+}
+FSSPEC_NAMES: dict[str, dict[str, str]] = {  # of s3fs, gcsfs, adlfs and fsspec's HTTP, with obstore's
+    "s3": {
+        "anon": ANONYMOUS,
+        "endpoint_url": "endpoint",
+        "region_name": "region",
+        "key": "access_key_id",
+        "secret": "secret_access_key",
+        "token": "session_token",
+    },
+    "gs": {"anon": ANONYMOUS},
+    "az": {
+        "anon": ANONYMOUS,
+        "account_name": "account_name",
+        "account_key": "account_key",
+        "sas_token": "sas_key",
+    },
+    "https": {"anon": ANONYMOUS},
+}
+SCHEMES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az", "http": "https"}
+ANONYMOUS_TOKEN = "anon"  # of gcsfs
+_NEUTRAL = {  # options of fsspec that change no request
+    "asynchronous",
+    "batch_size",
+    "default_block_size",
+    "default_cache_type",
+    "default_fill_cache",
+    "listings_expiry_time",
+    "loop",
+    "max_paths",
+    "skip_instance_cache",
+    "use_listings_cache",
+}
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, repr_omit_defaults=True):
@@ -117,7 +154,7 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
         if storage_options != ANONYMOUS:
             raise UsageError(f"storage_options for {url!r} are a text, and no mapping; the one word is {ANONYMOUS!r}")
         return Options(anonymous=True)
-    public, rest = _split(storage_options)
+    public, rest = _split(url, storage_options)
     try:
         options = msgspec.convert(public, Options, strict=False)  # a store has "true" for True
     except msgspec.ValidationError as error:
@@ -127,16 +164,12 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
     return options
 
 
-def _split(storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(url: str, storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the public options and the others, by obstore's names."""
     public: dict[str, Any] = {}
     rest: dict[str, Any] = {}
-    for given, value in storage_options.items():
-        name = given.lower()
-        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
-        name = _OTHER_NAMES.get(name.removeprefix(prefix), name.removeprefix(prefix))
-        if name in ("skip_signature", "anon", ANONYMOUS):
-            public[ANONYMOUS] = value
-        elif name == "client_options":
+    for name, (given, value) in _by_obstore_names(url, storage_options).items():
+        if name == "client_options":
             client = dict(value)
             if "allow_http" in client:
                 public["allow_http"] = client.pop("allow_http")
@@ -147,8 +180,64 @@ def _split(storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
         elif name in CLIENT_OPTIONS:
             rest.setdefault("client_options", {})[name] = _client_value(name, value)
         else:
-            rest[given.lower()] = value
+            rest[given] = value
     return public, rest
+
+
+def _by_obstore_names(url: str, storage_options: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Return options by obstore's names, each with the name that obstore gets, and the value."""
+    found: dict[str, tuple[str, Any]] = {}
+    names: dict[str, str] = {}
+    for given, value in fsspec_options(_scheme(url), storage_options):
+        name, passed = _names(_scheme(url), given.lower())
+        if name in found and found[name][1] != value:
+            raise UsageError(
+                f"storage_options for {url!r} give {name} twice, with different values, as {names[name]!r} and {given!r}: leave one out"
+            )
+        found[name], names[name] = (passed, value), given
+    return found
+
+
+def fsspec_options(scheme: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield options, those of fsspec in a flat form, without any that no request depends on.
+
+    >>> list(fsspec_options("s3", {"client_kwargs": {"endpoint_url": "https://a"}, "asynchronous": True}))
+    [('endpoint_url', 'https://a')]
+    """
+    for name, value in given.items():
+        if scheme == "s3" and name == "client_kwargs" and isinstance(value, Mapping):
+            yield from value.items()
+        elif scheme == "gs" and (name, value) == ("token", ANONYMOUS_TOKEN):
+            yield ANONYMOUS, True
+        elif name not in _NEUTRAL and value is not None:
+            yield name, value
+
+
+def has_fsspec_names(scheme: str, given: Mapping[str, Any]) -> bool:
+    """Tell whether all options of an fsspec file system have a name in obstore.
+
+    >>> has_fsspec_names("s3", {"key": "a"}), has_fsspec_names("s3", {"requester_pays": True})
+    (True, False)
+    """
+    names = {name for name, _ in fsspec_options(scheme, given)}
+    return scheme in FSSPEC_NAMES and names <= {ANONYMOUS, *FSSPEC_NAMES[scheme]}
+
+
+def _scheme(url: str) -> str:
+    scheme = urlsplit(url).scheme
+    return SCHEMES.get(scheme, scheme)
+
+
+def _names(scheme: str, given: str) -> tuple[str, str]:
+    """Return the name of an option without its provider, and the name that obstore gets.
+
+    >>> _names("s3", "aws_default_region"), _names("s3", "key"), _names("az", "azure_client_id")
+    (('region', 'region'), ('access_key_id', 'access_key_id'), ('client_id', 'azure_client_id'))
+    """
+    plain = given.removeprefix(next(filter(given.startswith, _PREFIXES), ""))
+    name = _OTHER_NAMES.get(plain, plain)
+    name = FSSPEC_NAMES.get(scheme, {}).get(name, name)
+    return name, given if name == plain else name
 
 
 def _client_value(name: str, value: Any) -> Any:
@@ -180,7 +269,7 @@ def is_public(name: str) -> bool:
     >>> is_public("aws_endpoint_url"), is_public("secret_access_key")
     (True, False)
     """
-    return bool(_split({name: ""})[0]) or name.lower() in public_names()
+    return any(_names(scheme, name.lower())[0] in public_names() for scheme in FSSPEC_NAMES)
 
 
 def grant(grants: Grants, holder: str = "") -> None:

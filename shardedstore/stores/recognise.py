@@ -15,7 +15,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from shardedstore.errors import UsageError
-from shardedstore.storage.options import ANONYMOUS, StorageOptions, take_options
+from shardedstore.storage.options import SCHEMES, StorageOptions, has_fsspec_names, take_options
 from shardedstore.storage.urls import join_url, normalize, quote_name
 from shardedstore.stores.custom import locate_own
 from shardedstore.stores.http import HTTPReadStore
@@ -34,41 +34,6 @@ _BUCKETS: dict[type[Any], tuple[str, str]] = {  # the scheme, and the option tha
 }
 
 _ASIDE = ("client_options", "retry_config", "credential_provider")
-
-# Of a file system of fsspec: what does not change where it leads, and what obstore calls the rest.
-_NEUTRAL = {
-    "asynchronous",
-    "batch_size",
-    "default_block_size",
-    "default_cache_type",
-    "default_fill_cache",
-    "listings_expiry_time",
-    "loop",
-    "max_paths",
-    "skip_instance_cache",
-    "use_listings_cache",
-}
-
-_NAMES: dict[str, dict[str, str]] = {
-    "s3": {
-        "anon": ANONYMOUS,
-        "endpoint_url": "endpoint",
-        "region_name": "region",
-        "key": "access_key_id",
-        "secret": "secret_access_key",
-        "token": "session_token",
-    },
-    "gs": {"anon": ANONYMOUS},
-    "az": {
-        "anon": ANONYMOUS,
-        "account_name": "account_name",
-        "account_key": "account_key",
-        "sas_token": "sas_key",
-    },
-    "https": {},
-}
-
-_SCHEMES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az", "http": "https"}
 
 
 def locate_foreign(store: Store) -> Location:
@@ -118,28 +83,11 @@ def _of_fsspec(system: Any, path: str) -> Location | None:
     protocol = inner.protocol if isinstance(inner.protocol, str) else inner.protocol[0]
     if protocol in ("file", "local"):
         return Directory(normalize(path))
-    scheme = _SCHEMES.get(protocol, protocol)
-    options = _options(scheme, inner.storage_options)
-    if options is None:
+    scheme = SCHEMES.get(protocol, protocol)
+    if not has_fsspec_names(scheme, inner.storage_options):
         return None
-    return _directory(path if scheme == "https" else f"{scheme}://{quote_name(path.strip('/'))}", options)
-
-
-def _options(scheme: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the options of a file system by obstore's names; None where they do not all have one."""
-    known = _NAMES.get(scheme)
-    if known is None:
-        return None
-    nested = dict(given.get("client_kwargs") or {}) if scheme == "s3" else {}
-    flat = {**nested, **{name: value for name, value in given.items() if name not in _NEUTRAL and value is not None}}
-    if nested:
-        del flat["client_kwargs"]
-    if scheme == "gs" and flat.get("token") == "anon":
-        flat = {**flat, "anon": True}
-        del flat["token"]
-    if flat.keys() - known.keys():
-        return None
-    return {known[name]: value for name, value in flat.items()}
+    url = path if scheme == "https" else f"{scheme}://{quote_name(path.strip('/'))}"
+    return _directory(url, inner.storage_options)
 
 
 def _of_package(store: Store) -> Location | None:
