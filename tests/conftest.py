@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import servers
 
+from shardedstore.storage.options import revoke
+
 # A machine under load is no failure, and a run is the same as the one before: what it finds can be found again.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("default")
@@ -62,6 +64,12 @@ def use_environment(monkeypatch):
             monkeypatch.setenv(name, value)
 
     return use
+
+
+@pytest.fixture
+def no_credentials():
+    """Forget the credentials that this process was given, so that it holds only the test's own."""
+    revoke("")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ShardedStore, Step
-from shardedstore.jobs import shards as plan
+from shardedstore.jobs import shards
 from shardedstore.jobs.ledger import FOLDER, Ledger
 from shardedstore.jobs.versions import generations, ledger_of, read_generation
 from shardedstore.storage.folders import open_folder
@@ -318,7 +318,7 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
 
 def slow_job(source: str, destination: str, seconds: str = "0.1", scheduler_file: str = "") -> None:
     """Run a job whose every shard takes some time, on two worker processes; in a process of its own."""
-    plan.LEAST_WEIGHT = 1
+    shards.LEAST_WEIGHT = 1
     store = division(Path(source))
     made = (
         None

@@ -24,6 +24,8 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore, ZipStore
 
 from shardedstore import ShardedStore
+from shardedstore.config.document import to_dict
+from shardedstore.stores.locations import Config
 
 Contents = dict[str, bytes]
 
@@ -218,6 +220,11 @@ def build(write: Callable[..., None], argument: Any = None) -> Contents:
         warnings.simplefilter("ignore")
         write(store) if argument is None else write(store, argument)
     return {key: value.to_bytes() for key, value in store._store_dict.items()}
+
+
+def store_of(config: Config) -> ShardedStore:
+    """Return the store that a config describes, opened from its document."""
+    return ShardedStore.from_config(to_dict(config))
 
 
 # Kinds of stores

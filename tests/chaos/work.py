@@ -13,7 +13,7 @@ from typing import Any
 from sources import SOURCES
 
 from shardedstore import ShardedStore, Step
-from shardedstore.jobs import shards as plan
+from shardedstore.jobs import shards
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.base.chain import Entries, Shard, Sink
 
@@ -64,11 +64,11 @@ class Work:
 
     def run(self) -> ShardedStore:
         """Run it on the scheduler that is active."""
-        before, plan.LEAST_WEIGHT = plan.LEAST_WEIGHT, self.weight
+        before, shards.LEAST_WEIGHT = shards.LEAST_WEIGHT, self.weight
         try:
             return self._run()
         finally:
-            plan.LEAST_WEIGHT = before
+            shards.LEAST_WEIGHT = before
 
     def _run(self) -> ShardedStore:
         store = ShardedStore.partition(self.source, SOURCE.shards)

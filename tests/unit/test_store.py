@@ -1,7 +1,9 @@
 """`ShardedStore` as a zarr store: zarr's own tests of stores, and what of it is not a matter of partitions."""
 
 import asyncio
+import gc
 import itertools
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,19 @@ from conformance import (
     get,
     keys_of,
 )
-from sources import SOURCES, Recording, add_array, build, cube, numbers, to_folder, to_memory, to_objects, to_zip
+from sources import (
+    SOURCES,
+    Recording,
+    add_array,
+    build,
+    cube,
+    numbers,
+    store_of,
+    to_folder,
+    to_memory,
+    to_objects,
+    to_zip,
+)
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
@@ -24,6 +38,8 @@ from shardedstore import ShardedStore, UsageError
 from shardedstore.stores import components
 from shardedstore.stores.locations import Config, Directory, Mount, Zip
 from shardedstore.stores.registry import open_location
+from shardedstore.stores.sharded import RoutedStore
+from shardedstore.transforms import ToZip
 from shardedstore.writing.writable import WritableStore
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
@@ -229,7 +245,7 @@ def test_rebuilt_consolidated_metadata_goes_before(tmp_path):
     to_folder({"zarr.json": document, "simulation/.zmetadata": b"new"}, tmp_path / "consolidated")
     to_folder(contents, tmp_path / "base")
     view = ShardedStore.partition(tmp_path / "base", SOURCES["cube-v3/"].shards).config
-    store = ShardedStore._of(Config(view.base, view.shards, Directory(f"{tmp_path}/consolidated")))
+    store = store_of(Config(view.base, view.shards, Directory(f"{tmp_path}/consolidated")))
     check_same_contents(store, {**contents, "zarr.json": document, "simulation/.zmetadata": b"new"})
     check_values(check_pickles(store), {"zarr.json": document})
 
@@ -238,7 +254,7 @@ def test_blocks_of_a_view_that_are_elsewhere(tmp_path):
     """A half-finished job: what is done is read from its new place, and is not listed twice."""
     contents = build(cube, "v3/")
     view = ShardedStore.partition(to_folder(contents, tmp_path / "a"), {"temperature": {"time": 4, "y": 2}}).config
-    done = contents_of(ShardedStore._of(view).component("temperature", (1, 0)))
+    done = contents_of(store_of(view).component("temperature", (1, 0)))
     new = {key: data if key == "zarr.json" else b"new" + data for key, data in done.items()}
     to_zip(new, tmp_path / "1.zip")
     mount = Mount(
@@ -246,7 +262,7 @@ def test_blocks_of_a_view_that_are_elsewhere(tmp_path):
     )
     keys = ["temperature/c/2/0/0", "temperature/c/2/0/1", "temperature/c/3/0/0", "temperature/c/3/0/1"]
     check_same_contents(
-        ShardedStore._of(Config(view.base, {"temperature": mount})),
+        store_of(Config(view.base, {"temperature": mount})),
         {key: b"new" + data if key in keys else data for key, data in contents.items()},
     )
 
@@ -273,21 +289,29 @@ def test_repr(tmp_path):
 
 
 def test_components_are_opened_when_they_are_asked_for(tmp_path):
-    """None exists, and the store can be made and shown; a config of a million shards opens at once."""
+    """None exists, and the store can be made; a config of a million shards opens at once."""
     blocks = Blocks((10**6,), (1,), ChunkKeys("default", "/"))
-    store = ShardedStore._of(Config(Directory("/no/base"), {"a": Mount(Directory("/no/{block}"), blocks)}))
-    assert not store._components._opened
+    store = store_of(Config(Directory("/no/base"), {"a": Mount(Directory("/no/{block}"), blocks)}))
     with pytest.raises(FileNotFoundError, match="/no/77"):
         get(store, "a/c/77")
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_few_components_stay_open(monkeypatch, most):
+def test_few_components_stay_open(monkeypatch, most, tmp_path):
     monkeypatch.setattr(components, "MOST_OPEN", most)
     contents = SOURCES["others-v3"].contents()
-    store = ShardedStore.partition(to_memory(contents), SOURCES["others-v3"].shards)
+    view = ShardedStore.partition(to_folder(contents, tmp_path / "a"), SOURCES["others-v3"].shards)
+    config, seen = view.map_shards(ToZip(tmp_path / "out")).config, []
+
+    def opener(location, *, read_only=True):
+        store = open_location(location, read_only=read_only)
+        seen.append(weakref.ref(store))
+        return store
+
+    store = RoutedStore(config, opener)
     check_same_contents(store, contents)
-    assert len(store._components._opened) <= most
+    gc.collect()
+    assert len(seen) > most >= sum(one() is not None for one in seen)
 
 
 def test_the_component_that_was_used_last_stays_open(monkeypatch):

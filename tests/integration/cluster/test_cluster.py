@@ -33,10 +33,8 @@ from helpers_jobs import (
 
 from shardedstore import ShardedStore, ShardsFailed
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import credentials
-from shardedstore.jobs import shards as plan
-from shardedstore.jobs.executors import distributed as window
-from shardedstore.jobs.executors import distributed as worker_monitor
+from shardedstore.jobs import credentials, shards
+from shardedstore.jobs.executors import distributed
 from shardedstore.jobs.executors.distributed import MOST_PER_THREAD
 from shardedstore.jobs.run import active_client
 from shardedstore.jobs.shards import make_plan
@@ -49,7 +47,7 @@ WORKERS = 2
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
     """The sources of tests are small: without this, each job would be one task."""
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +219,7 @@ def test_shards_that_wait_on_a_worker_when_it_dies_are_not_blamed(client, tmp_pa
 
 @pytest.fixture(params=[1, 1 << 20], ids=["a task a shard", "many shards a task"])
 def task_size(request, monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", request.param)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", request.param)
 
 
 def test_a_shard_that_kills_its_workers_takes_no_other_with_it(client, source, tmp_path, expected, task_size):
@@ -323,9 +321,9 @@ class DoesNothing(NamedTuple):
 
 
 def test_that_there_are_no_workers_is_told_once_each_time(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(worker_monitor, "LOOK", 0.05)
-    monkeypatch.setattr(worker_monitor, "ABSENT", 0.3)
-    monkeypatch.setattr(window, "THREADS_SECONDS", 0.1)
+    monkeypatch.setattr(distributed, "LOOK", 0.05)
+    monkeypatch.setattr(distributed, "ABSENT", 0.3)
+    monkeypatch.setattr(distributed, "THREADS_SECONDS", 0.1)
     caplog.set_level("WARNING", "shardedstore")
     with (
         cluster(tmp_path / "cluster", workers=0) as made,
@@ -368,7 +366,7 @@ def test_a_shard_is_not_made_again_when_a_worker_leaves(client, tmp_path):
 
 
 def test_a_job_waits_for_the_first_worker(source, tmp_path, expected, monkeypatch):
-    monkeypatch.setattr(window, "THREADS_SECONDS", 0.1)
+    monkeypatch.setattr(distributed, "THREADS_SECONDS", 0.1)
     with (
         cluster(tmp_path / "cluster", workers=0) as made,
         Client(scheduler_file=str(made.file)) as client,

@@ -27,8 +27,7 @@ from helpers_jobs import (
 
 from shardedstore import ShardedStore
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import shards as plan
-from shardedstore.jobs import versions as generations
+from shardedstore.jobs import shards, versions
 from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import ToZip
 
@@ -38,7 +37,7 @@ SECONDS = 0.1  # that every shard takes
 
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def test_all_processes_are_killed_twice_and_the_same_call_goes_on(source, tmp_pa
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path, expected):
     out = tmp_path / "out"
-    generations.open_destination(open_folder(str(out)), identity_of(source), False)
+    versions.open_destination(open_folder(str(out)), identity_of(source), False)
     (out / "temperature" / "0").mkdir(parents=True)
     theirs = f".shardedstore-{socket.gethostname()}-99999999-0123abcd.tmp"
     for folder in out, out / "temperature" / "0":
@@ -116,7 +115,7 @@ def identity_of(source):
 
     store = division(source)
     chain = parse_chain([Slow(SECONDS), ToZip("out")])
-    return identity(plan.make_plan(store.config), Job(chain, choose_layout(chain.sink)))
+    return identity(shards.make_plan(store.config), Job(chain, choose_layout(chain.sink)))
 
 
 def test_only_the_client_is_killed(source, tmp_path, expected):

@@ -23,7 +23,7 @@ from helpers_jobs import (
     wait_until,
 )
 
-from shardedstore.jobs import cancellation as stopping
+from shardedstore.jobs import cancellation
 from shardedstore.jobs.cancellation import Stopped, check, while_wanted
 from shardedstore.jobs.executors.tasks import do_task, interrupt
 from shardedstore.jobs.layouts.registry import choose_layout
@@ -77,7 +77,7 @@ def zips(out):
 
 def check_still(out):
     """Nothing is written any more, after what little may still be under way."""
-    time.sleep(2 * stopping.LOOK + SECONDS)
+    time.sleep(2 * cancellation.LOOK + SECONDS)
     before = zips(out)
     time.sleep(4 * SECONDS)
     assert 0 < zips(out) == before < CUBE_SHARDS
@@ -180,7 +180,7 @@ def test_an_interrupt_keeps_its_kind_and_tells_how_to_go_on(source, tmp_path):
 
 def test_what_a_thread_does_is_stopped_and_not_what_others_do():
     unwanted = threading.Event()
-    with stopping.stopping(unwanted.is_set):
+    with cancellation.stopping(unwanted.is_set):
         items = while_wanted(range(5))
         assert next(items) == 0
         unwanted.set()

@@ -20,7 +20,7 @@ from sources import SOURCES, to_folder
 
 from shardedstore import ShardedStore, cli
 from shardedstore.abc import TaskEnd
-from shardedstore.cli import cluster as running
+from shardedstore.cli import cluster
 from shardedstore.display import progress
 from shardedstore.transforms import ToZip
 
@@ -203,7 +203,7 @@ def test_bad_options(source: Path) -> None:
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
 def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # of the process of the tests
     done = invoke("convert", source, source.parent / "out", "--to", "zip", "--scheduler", address)
     line = error_line(done, cli.UNUSABLE)

@@ -48,7 +48,7 @@ from shardedstore import (
     step,
 )
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import shards as plan
+from shardedstore.jobs import shards
 from shardedstore.storage.errors import is_transient
 from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import ToZip
@@ -60,7 +60,7 @@ GO_ON = "call map_shards with the same arguments again"
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
     """The sources of tests are small: without this, each job would be one task."""
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1 << 18)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1 << 18)
 
 
 @pytest.fixture(autouse=True)
@@ -253,7 +253,7 @@ def test_it_visualizes(source, tmp_path):
 
 
 def test_task_names_say_the_chain_and_the_path(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
     job = division(source).map_shards(ToZip(tmp_path / "out"), compute=False)
     names = {key_split(key) for key in job.__dask_graph__()}
     assert names == {
@@ -266,7 +266,7 @@ def test_task_names_say_the_chain_and_the_path(source, tmp_path, monkeypatch):
 
 
 def test_a_path_with_a_hyphen_is_seen_whole_in_task_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
     root = zarr.create_group(tmp_path / "source.zarr")
     root.create_group("sea-ice").create_array("t-2m", shape=(4,), chunks=(1,), dtype="i4")
     store = ShardedStore.partition(tmp_path / "source.zarr", {"sea-ice/t-2m": (2,)})
@@ -296,11 +296,11 @@ def test_tasks_hold_no_credentials(source, tmp_path, monkeypatch):
 
 def test_the_tasks_of_a_function_s_result_do_not_grow_with_its_shards(tmp_path, monkeypatch):
     """Each block of such a result has a location of its own, and a task needs those of its own shards only."""
-    monkeypatch.setattr(plan, "MOST_SHARDS", 10)
+    monkeypatch.setattr(shards, "MOST_SHARDS", 10)
     monkeypatch.setenv(helpers_jobs.TARGET, str(tmp_path / "copies"))
     with dask.config.set(scheduler="synchronous"):
         copies = blocks_at(tmp_path / "source.zarr", 200).map_shards(copied)
-    segments = plan.make_plan(copies.config).segments()
+    segments = shards.make_plan(copies.config).segments()
     assert max(len(pickle.dumps(segment)) for segment in segments) < 4000
     assert [shard.block for s in segments for run in s.runs for _, shard in run.shards()][1:] == [
         (i,) for i in range(200)

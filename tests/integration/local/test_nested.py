@@ -6,7 +6,7 @@ import shutil
 import dask
 import pytest
 from conformance import check_same_contents, check_values, contents_of
-from sources import SOURCES, build, cube, to_folder, to_memory, to_zip
+from sources import SOURCES, build, cube, store_of, to_folder, to_memory, to_zip
 
 from shardedstore import ConfigError, ShardedStore
 from shardedstore.stores.locations import Config, Directory, Mount, ViewOf, Zip
@@ -188,7 +188,7 @@ def test_a_nested_template(tmp_path):
     for i in range(2):
         to_zip(contents_of(view.component("temperature", (i,))), tmp_path / "t" / f"{i}.zip")
     template = Config(Zip(f"{tmp_path}/t/{{block}}.zip"))
-    store = ShardedStore._of(
+    store = store_of(
         Config(
             Directory(f"{tmp_path}/a.zarr"), {"temperature": Mount(template, view.config.shards["temperature"].blocks)}
         )

@@ -14,12 +14,13 @@ from conformance import contents_of
 from helpers_jobs import quietly
 from paths import ROOT
 from sources import build, cube, to_folder
+from zarr.storage import MemoryStore
 
 from shardedstore import ConfigError, ShardedStore, UsageError
-from shardedstore.config import document as configs
+from shardedstore.config.document import from_dict, to_dict
 from shardedstore.jobs.preflight import find_unreadable, places_of
 from shardedstore.storage.options import Options
-from shardedstore.stores import custom as ownkinds
+from shardedstore.stores import custom
 from shardedstore.stores.locations import Config, Mount, Opened, Own, ViewOf
 from shardedstore.stores.recognise import locate
 from shardedstore.stores.registry import open_location
@@ -69,7 +70,7 @@ def install(folder, name, module, entries):
     info = folder / f"{name}-1.5.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
-    (info / "entry_points.txt").write_text("\n".join([f"[{ownkinds.GROUP}]", *entries, ""]))
+    (info / "entry_points.txt").write_text("\n".join([f"[{custom.GROUP}]", *entries, ""]))
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def site(tmp_path):
     folder = tmp_path / "site"
     folder.mkdir()
     name, _, value = TOML.splitlines()[1].partition(" = ")
-    assert TOML.splitlines()[0] == f'[project.entry-points."{ownkinds.GROUP}"]'
+    assert TOML.splitlines()[0] == f'[project.entry-points."{custom.GROUP}"]'
     install(folder, "sqlitezarr", MODULE, [f"{name} = {json.loads(value)}"])
     install(folder, "brokenkinds", BROKEN, [f"{name} = {value}" for name, value in BROKEN_KINDS.items()])
     install(folder, "otherkinds", "", ["twice = brokenkinds:Nothing"])
@@ -161,7 +162,7 @@ def test_blocks_of_it(site, tmp_path, installed):
     mount = Mount(
         Own("sqlite", f"{tmp_path}/t/{{block}}.sqlite", {"table": "chunks"}), view.config.shards["temperature"].blocks
     )
-    store = ShardedStore.from_config(configs.to_dict(Config(view.config.base, {"temperature": mount})))
+    store = ShardedStore.from_config(to_dict(Config(view.config.base, {"temperature": mount})))
     assert contents_of(store) == contents
     assert pickle.loads(pickle.dumps(store)) == store
 
@@ -236,8 +237,6 @@ def test_nothing_is_installed():
 
 
 def test_what_a_kind_locates(installed, tmp_path, capsys):
-    from zarr.storage import MemoryStore
-
     store = MemoryStore()
     assert locate(store) == Opened(store)
     assert "brokenkinds" not in sys.modules
@@ -252,19 +251,19 @@ def test_what_a_kind_locates(installed, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("odd", "message"),
-    [("url", "unknown URL scheme ftp://"), ("settings", "'nothing' located a Odd where it can't be: .*settings")],
+    [("url", "unknown URL scheme ftp://"), ("settings", "'odd' located a Odd where it can't be: .*settings")],
 )
-def test_what_a_kind_must_not_locate(installed, monkeypatch, odd, message):
-    from sqlitezarr import SQLiteStore
+def test_what_a_kind_must_not_locate(tmp_path, monkeypatch, odd, message):
+    install(tmp_path, "oddkinds", BROKEN, ["odd = oddkinds:Nothing"])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "oddkinds", raising=False)
+    import oddkinds
 
-    class Odd(SQLiteStore):
+    class Odd(MemoryStore):
         pass
 
-    import brokenkinds
-
-    monkeypatch.setattr(ownkinds, "_imported", lambda: iter(["nothing"]))
-    assert brokenkinds.__name__ in sys.modules
-    store = Odd("/data/a")
+    assert oddkinds.__name__ in sys.modules
+    store = Odd()
     store.odd = odd
     with pytest.raises(UsageError, match=message):
         locate(store)
@@ -272,34 +271,34 @@ def test_what_a_kind_must_not_locate(installed, monkeypatch, odd, message):
 
 @pytest.mark.parametrize("url", ["/etc/passwd", "s3://other/a", "../a", "ftp://a/b"])
 def test_its_url_is_as_restricted_as_any(url):
-    document = configs.to_dict(Config(Own("sqlite", "/data/out/a")))
+    document = to_dict(Config(Own("sqlite", "/data/out/a")))
     document["base"]["url"] = url
     with pytest.raises(ConfigError, match=r"outside its own folder|has a segment|unknown URL scheme"):
-        configs.from_dict(document, "/data/out", ())
+        from_dict(document, "/data/out", ())
 
 
 @pytest.mark.parametrize("name", ["os:system", "os.path/join", "", "a b", "..", "-a", "sqlitezarr:SQLiteKind", "a\n"])
 def test_a_name_is_none_of_a_module(name):
-    document = configs.to_dict(Config(Own("sqlite", "/data/a")))
+    document = to_dict(Config(Own("sqlite", "/data/a")))
     document["base"]["name"] = name
     with pytest.raises(ConfigError, match=r"matching regex .* - at `\$\.base\.name`"):
-        configs.from_dict(document)
+        from_dict(document)
 
 
 @pytest.mark.parametrize("name", ["password", "AWS_SECRET_ACCESS_KEY", "session-token", "apikey", "credentials"])
 def test_settings_are_no_place_for_secrets(name):
     with pytest.raises(ValueError, match=rf"the setting '{name}' would be for all to read"):
         Own("sqlite", "/data/a", {name: "x"})
-    document = configs.to_dict(Config(Own("sqlite", "/data/a", {"table": "x"})))
+    document = to_dict(Config(Own("sqlite", "/data/a", {"table": "x"})))
     document["base"]["settings"] = {name: "x"}
     with pytest.raises(ConfigError, match="would be for all to read"):
-        configs.from_dict(document)
+        from_dict(document)
 
 
 def test_it_is_reached_as_the_config_is():
     options = Options(endpoint="https://objects.example.org")
-    document = configs.to_dict(Config(Own("sqlite", "a.sqlite", {"table": "t"})), None)
-    assert configs.from_dict(document, "s3://bucket/out", (), options) == Config(
+    document = to_dict(Config(Own("sqlite", "a.sqlite", {"table": "t"})), None)
+    assert from_dict(document, "s3://bucket/out", (), options) == Config(
         Own("sqlite", "s3://bucket/out/a.sqlite", {"table": "t"}, options)
     )
 
@@ -309,7 +308,5 @@ def test_a_view_of_it(installed, tmp_path):
     to_sqlite(contents, tmp_path / "cells.sqlite")
     view = ViewOf(Own("sqlite", f"{tmp_path}/cells.sqlite"), "temperature")
     blocks = Blocks((4, 3, 2), (2,), ChunkKeys("default", "/"))
-    found = contents_of(
-        ShardedStore.from_config(configs.to_dict(Config(view.source, {"temperature": Mount(view, blocks)})))
-    )
+    found = contents_of(ShardedStore.from_config(to_dict(Config(view.source, {"temperature": Mount(view, blocks)}))))
     assert found == contents

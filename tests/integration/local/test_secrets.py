@@ -27,14 +27,11 @@ from zarr.storage import ObjectStore
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.config.document import dump, from_dict, to_dict
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import credentials
-from shardedstore.jobs import shards as plan
-from shardedstore.jobs import worker as task
+from shardedstore.jobs import credentials, shards, worker
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.shards import make_plan
-from shardedstore.storage import options as access
-from shardedstore.storage.options import Options, keywords, take_options
+from shardedstore.storage.options import Options, grant, granted, keywords, revoke, take_options
 from shardedstore.storage.retry import Backoff
 from shardedstore.stores.http import HTTPReadStore
 from shardedstore.stores.locations import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
@@ -105,7 +102,7 @@ def of_scheduler(client: Client) -> bytes:
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
     """The sources of tests are small: without this, each job would be one task."""
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
     monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0.001))
 
 
@@ -292,9 +289,9 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.usefixtures("no_credentials")
 def test_no_way_in_leads_out(way, kind, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(access, "_held", {})
     for name, value in CLOUD.items():
         monkeypatch.setenv(f"AWS_{name.upper()}", value)
     monkeypatch.setenv("AWS_REGION", "here")
@@ -397,7 +394,7 @@ def test_workers_forget_what_they_were_given_with_the_last_job_that_needs_it(cli
     take_options(url, {"secret_access_key": CANARY})
     made = make_plan(division(cube_at(tmp_path / "source.zarr")).config)
     chain = parse_chain([ToZip(url)])
-    job = task.Job(chain, choose_layout(chain.sink))
+    job = worker.Job(chain, choose_layout(chain.sink))
 
     def known():
         return [bool(leaks(CANARY, given)) for given in client.run(keywords, f"{url}/a", Options()).values()]
@@ -413,14 +410,14 @@ def test_workers_forget_what_they_were_given_with_the_last_job_that_needs_it(cli
 
 def test_what_was_given_last_is_used_and_then_what_was_given_before():
     url, key = "s3://bucket/granted", ("s3://bucket/granted", None)
-    access.grant({key: {"token": "first"}}, "one")
-    access.grant({key: {"token": "second"}}, "another")
+    grant({key: {"token": "first"}}, "one")
+    grant({key: {"token": "second"}}, "another")
     assert keywords(url, Options()) == {"token": "second"}
-    assert access.granted([url]) == {key: {"token": "second"}}
-    access.revoke("another")
+    assert granted([url]) == {key: {"token": "second"}}
+    revoke("another")
     assert keywords(url, Options()) == {"token": "first"}
-    access.revoke("one")
-    access.revoke("one")
+    revoke("one")
+    revoke("one")
     assert keywords(url, Options()) == {}
 
 

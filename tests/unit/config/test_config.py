@@ -11,7 +11,7 @@ from golden_configs import FOLDER, OUT
 from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_zip
 
 from shardedstore import ConfigError, ShardedStore
-from shardedstore.config import document as configs
+from shardedstore.config.document import from_dict, relative_url, to_dict
 from shardedstore.partition.partition import divide
 from shardedstore.storage.options import Options
 from shardedstore.stores.locations import Config, Directory, Mount, Zip
@@ -114,12 +114,12 @@ def test_what_is_on_another_server_is_not_relative():
     """Though its URL begins alike: a relative one is reached as the config is."""
     here, there = Options(endpoint="https://here"), Options(endpoint="https://there", region="x")
     config = Config(Zip("s3://bucket/out/a.zip", here), {"b": Mount(Zip("s3://bucket/out/b.zip", there))})
-    document = configs.to_dict(config, "s3://bucket/out", here)
+    document = to_dict(config, "s3://bucket/out", here)
     assert document["base"] == {"kind": "zip", "url": "a.zip"}
     assert document["shards"]["b"]["location"]["url"] == "s3://bucket/out/b.zip"
-    assert configs.from_dict(document, "s3://bucket/out", ["https://there"], here) == config
+    assert from_dict(document, "s3://bucket/out", ["https://there"], here) == config
     with pytest.raises(ConfigError, match=r"sends requests for 's3://bucket/out/b\.zip' to 'https://there'"):
-        configs.from_dict(document, "s3://bucket/out", (), here)
+        from_dict(document, "s3://bucket/out", (), here)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_is_on_another_server_is_not_relative():
     ],
 )
 def test_what_is_relative_leads_back(url, folder, relative):
-    assert configs.relative_url(url, folder) == relative
+    assert relative_url(url, folder) == relative
 
 
 def test_saved_elsewhere_it_needs_allow(folder, tmp_path):
@@ -346,7 +346,7 @@ def test_places_can_be_allowed(allowed):
 def test_a_client_of_an_object_store_is_not_led_elsewhere(url):
     """It would resolve dots that are quoted, and drop tabs and what follows a number sign."""
     with pytest.raises(ConfigError, match=r"has a segment '\.\.?'|write %|holds credentials"):
-        configs.from_dict(changed(URL, url), "s3://bucket/out", ["s3://bucket/era5.zarr"])
+        from_dict(changed(URL, url), "s3://bucket/out", ["s3://bucket/era5.zarr"])
 
 
 @pytest.mark.parametrize(
@@ -370,9 +370,9 @@ def test_requests_go_nowhere_else_unless_it_is_allowed(options, message):
     document["base"] = {"kind": "directory", "url": "az://c/out/a", "options": options}
     mine = Options(account_name="mine")
     with pytest.raises(ConfigError, match=message) as refused:
-        configs.from_dict(document, "az://c/out", [], mine)
+        from_dict(document, "az://c/out", [], mine)
     if "sends" in str(refused.value):
-        configs.from_dict(document, "az://c/out", [Options(**options).server], mine)
+        from_dict(document, "az://c/out", [Options(**options).server], mine)
 
 
 def test_a_place_that_begins_alike_is_not_allowed():
@@ -413,4 +413,4 @@ def test_locations_that_are_nested_too_deeply():
 
 def test_divide_gives_locations_and_nothing_open(tmp_path):
     config = divide(Directory(os.fspath(to_folder(build(cube, "v3/"), tmp_path))), ["simulation"])
-    assert configs.from_dict(configs.to_dict(config)) == config
+    assert from_dict(to_dict(config)) == config

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from golden_configs import CLOUD, FOLDER, GOLDEN, MINE, OUT
 
-from shardedstore.config import document as configs
+from shardedstore.config.document import dump, from_dict, parse, to_dict
 from shardedstore.stores.locations import map_config
 
 WRITTEN_OTHERWISE = {"v1-absolute", "v1-defaults-written-out"}  # as a hand or another program may write it
@@ -22,20 +22,20 @@ def test_each_file_is_tried():
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_what_is_read(name):
-    assert configs.from_dict(configs.parse(data_of(name)), OUT) == GOLDEN[name]
+    assert from_dict(parse(data_of(name)), OUT) == GOLDEN[name]
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN.keys() - WRITTEN_OTHERWISE))
 def test_what_is_written(name):
     """For ever byte by byte: a config of version 1 is not changed by reading and writing it."""
-    assert configs.dump(GOLDEN[name], OUT) == data_of(name)
+    assert dump(GOLDEN[name], OUT) == data_of(name)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_document_of_the_programs_own(name):
-    document = configs.to_dict(GOLDEN[name])
-    assert configs.from_dict(document) == GOLDEN[name]
-    assert configs.from_dict(json.loads(json.dumps(document))) == GOLDEN[name]
+    document = to_dict(GOLDEN[name])
+    assert from_dict(document) == GOLDEN[name]
+    assert from_dict(json.loads(json.dumps(document))) == GOLDEN[name]
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN.keys() - {"v1-absolute"}))
@@ -47,6 +47,6 @@ def test_in_an_object_store(name):
         return msgspec.structs.replace(place, url=CLOUD + place.url[len(OUT) :], options=MINE) if is_inside else place
 
     expected = map_config(GOLDEN[name], moved)
-    assert configs.from_dict(configs.parse(data_of(name)), CLOUD, None, MINE) == expected
+    assert from_dict(parse(data_of(name)), CLOUD, None, MINE) == expected
     if name not in WRITTEN_OTHERWISE:
-        assert configs.dump(expected, CLOUD, MINE) == data_of(name)
+        assert dump(expected, CLOUD, MINE) == data_of(name)

@@ -19,8 +19,9 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 
 from shardedstore import ConfigError, ShardedStore, ShardedStoreError
-from shardedstore.config import document as configs_of
+from shardedstore.config.document import dump, from_dict, parse, to_dict
 from shardedstore.stores.locations import Config, Directory, Mount, PartOf, ViewOf, Zip
+from shardedstore.stores.routes import Routes
 
 TIMES = int(os.environ.get("SHARDEDSTORE_FUZZ", "1"))  # SHARDEDSTORE_FUZZ=20: for an hour or so
 many = settings(
@@ -65,15 +66,15 @@ def test_only_our_own_errors_come_out_of_any_json(document):
 def test_only_our_own_errors_come_out_of_any_bytes(name, data, at):
     whole = (FOLDER / f"{name}.json").read_bytes()
     with suppress(ShardedStoreError):
-        configs_of.from_dict(configs_of.parse(whole[:at] + data + whole[at + len(data) :]), OUT)
+        from_dict(parse(whole[:at] + data + whole[at + len(data) :]), OUT)
 
 
 @settings(max_examples=150 * TIMES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configs)
 def test_any_config_comes_back(config):
-    document = configs_of.to_dict(config)
-    assert configs_of.from_dict(document) == config
-    assert configs_of.from_dict(configs_of.parse(configs_of.dump(config, None))) == config
+    document = to_dict(config)
+    assert from_dict(document) == config
+    assert from_dict(parse(dump(config, None))) == config
 
 
 def minimal(**fields):
@@ -171,9 +172,9 @@ def test_as_deep_as_is_allowed(tmp_path):
 def test_the_largest_grid_is_routed_by_arithmetic(view):
     store = ShardedStore.from_config(grid_of(2**63 - 1, 2**63 - 1, 7, view=view))
     assert f"and {2**63 - 1} shards" in repr(store)
-    last = 2**63 - 2
-    assert store._routes.find(f"t/c/{last}/{last}/6") == (("t", (last,)), f"c/0/{last}/6")
-    assert store._routes.find(f"t/c/{last + 1}/0/0")[0] == (None, None)
+    routes, last = Routes(store.config.shards), 2**63 - 2
+    assert routes.find(f"t/c/{last}/{last}/6") == (("t", (last,)), f"c/0/{last}/6")
+    assert routes.find(f"t/c/{last + 1}/0/0")[0] == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_what_is_no_json_is_not_saved(tmp_path, value):
     from shardedstore.stores.locations import Group
 
     with pytest.raises(ConfigError, match="has attributes that can't stand in JSON"):
-        configs_of.dump(Config(Group(attributes={"a": {"b": [value]}})), None)
+        dump(Config(Group(attributes={"a": {"b": [value]}})), None)
 
 
 # Keys
@@ -257,7 +258,7 @@ def store(folder):
             "cells": Mount(Directory(f"{folder}/cells/{{name}}"), members=Members(("a", "b"))),
         },
     )
-    return ShardedStore.from_config(configs_of.to_dict(config))
+    return ShardedStore.from_config(to_dict(config))
 
 
 async def ask(store, key):

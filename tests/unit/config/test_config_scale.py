@@ -13,7 +13,7 @@ from watching import outside, watched
 from zarr.storage import MemoryStore
 
 from shardedstore import ShardedStore
-from shardedstore.config import document as configs
+from shardedstore.config import document
 from shardedstore.stores.locations import Config, Directory, Mount, Zip
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     blocks = Blocks((MILLION, 2), (1,), ChunkKeys("default", "/"))
     shards = {"t": Mount(Zip(f"{made}/t/{{block}}.zarr.zip"), blocks, {"999999": Directory(f"{made}/t/late.zarr")})}
     shards |= {f"other_{i}": Mount(Zip(f"{made}/other_{i}/{{block}}.zarr.zip"), blocks) for i in range(30)}
-    (made / "shardedstore.json").write_bytes(configs.dump(Config(Zip(f"{made}/__base__.zarr.zip"), shards), str(made)))
+    (made / "shardedstore.json").write_bytes(document.dump(Config(Zip(f"{made}/__base__.zarr.zip"), shards), str(made)))
     return made
 
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from sources import SOURCES, to_folder
 
 from shardedstore import ShardedStore, ShardedStoreError, UsageError
-from shardedstore.config import document as configs_of
+from shardedstore.config.document import from_dict, to_dict
 from shardedstore.config.schema import FILE, text
 from shardedstore.stores.locations import Config, Location
 from shardedstore.transforms import ToZip
@@ -61,7 +61,7 @@ def test_it_accepts_what_a_job_writes(source, tmp_path):
 @settings(slow, max_examples=50)
 @given(configs)
 def test_it_accepts_any_config(config):
-    validator.validate(json.loads(json.dumps(configs_of.to_dict(config))))
+    validator.validate(json.loads(json.dumps(to_dict(config))))
 
 
 @settings(slow, max_examples=200)
@@ -69,7 +69,7 @@ def test_it_accepts_any_config(config):
 def test_what_it_refuses_is_not_read(document):
     if not validator.is_valid(document):
         with pytest.raises(ShardedStoreError):
-            configs_of.from_dict(document, OUT)
+            from_dict(document, OUT)
 
 
 REFUSED = {
@@ -113,7 +113,7 @@ def test_what_both_refuse(what):
     document = {"format": "shardedstore", "version": 1, **base, **REFUSED[what]}
     assert not validator.is_valid(document)
     with pytest.raises(UsageError):
-        configs_of.from_dict(document, OUT)
+        from_dict(document, OUT)
 
 
 def test_a_document_is_a_nested_store_but_for_its_name():

@@ -13,7 +13,7 @@ from paths import ROOT
 from sources import SOURCES, build, cube, to_folder, to_zip
 
 from shardedstore import ShardedStore
-from shardedstore.config import document as configs
+from shardedstore.config.document import from_dict
 from shardedstore.config.schema import FILE
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import SCHEMES
@@ -77,7 +77,7 @@ def test_the_examples_are_read():
             document = {"format": "shardedstore", "version": 1, "base": base, "shards": {"temperature": example}}
             shape = "a mount"
         Draft202012Validator(json.loads(FILE.read_bytes())).validate(document)
-        configs.from_dict(document, OUT)
+        from_dict(document, OUT)
         shapes.append(shape)
     assert sorted(shapes) == ["a config", "a location", "a mount", "a mount"]
 

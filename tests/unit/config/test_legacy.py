@@ -35,7 +35,7 @@ from shardedstore import (
     ShardsFailed,
     to_zip_store_with_prefix,
 )
-from shardedstore.config import document as configs
+from shardedstore.config.document import to_dict
 from shardedstore.stores.entries import read_entries
 from shardedstore.stores.locations import BlockOf, Config, Directory, Mount, Squeezed
 from shardedstore.transforms import Recompress, ToZip
@@ -584,7 +584,7 @@ def test_a_squeezed_block_makes_sense():
     blocks = Blocks((3, 2), (1,), ChunkKeys("v2", "."))
     squeezed = Squeezed(Directory("/b"), BlockOf(Directory("/a"), "t", blocks, (1,)))
     mount = Mount(Directory("/b/{block}"), blocks, exceptions={"1": squeezed})
-    document = configs.to_dict(Config(Directory("/a"), {"t": mount}))
+    document = to_dict(Config(Directory("/a"), {"t": mount}))
     for change, match in (
         ({"chunks": [1, 1]}, "squeezed in Zarr v2 alone, and has a dimension that is not sharded"),
         ({"keys": {"name": "default", "separator": "/"}}, "squeezed in Zarr v2 alone"),

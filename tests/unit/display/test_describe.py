@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 import zarr
-from sources import SOURCES, to_folder
+from sources import SOURCES, store_of, to_folder
 from zarr.storage import MemoryStore
 
 from shardedstore import ShardedStore
@@ -224,7 +224,7 @@ def test_long_lists_are_cut():
 def test_nothing_is_read_and_it_takes_no_time():
     """No such place exists, and the time is that of a config, not of its shards."""
     mounts = {f"g{i % 50}/a{i}": Mount(Zip(f"s3://none.invalid/{i}/{{block}}.zip"), million()) for i in range(10_000)}
-    store = ShardedStore._of(Config(Zip("s3://none.invalid/base.zip"), mounts))
+    store = store_of(Config(Zip("s3://none.invalid/base.zip"), mounts))
     start = time.perf_counter()
     shown = repr(store) + store._repr_html_() + repr(store.shards)
     assert time.perf_counter() - start < 2  # some 50 ms

@@ -53,5 +53,5 @@ def test_the_command_line_prints_each_as_one_line(source, tmp_path, dry):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     notes = [line for line in done.stderr.splitlines() if "OME-Zarr" in line]
     assert len(notes) == 1
-    assert notes[0].startswith("note: attributes of OME-Zarr 0.4")
+    assert notes[0].startswith("note: the attributes of OME-Zarr 0.4")
     assert notes[0].endswith(": the root")

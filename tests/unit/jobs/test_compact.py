@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import threading
+from unittest.mock import patch
 
 import dask
 import msgspec
@@ -12,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardedstore import CorruptError, ShardedStore
-from shardedstore.jobs import ledger as compacted
 from shardedstore.jobs.ledger import FOLDER, Ledger, Record, pack, read_one, unpack
 from shardedstore.storage.folders import LocalFolder, open_folder
 from shardedstore.transforms import ToZip
@@ -29,7 +29,7 @@ def write(ledger, segment, *records):
 
 
 def files(ledger):
-    return sorted(name for name, _ in ledger.folder.sizes(ledger._root))
+    return sorted(name for name, _ in ledger.folder.sizes(f"{FOLDER}/ledger"))
 
 
 @pytest.fixture
@@ -49,14 +49,11 @@ def test_each_segment_is_read_alone(segments, other, tail):
         def read(self, start, stop):
             return data[start:stop]
 
-    data, before = pack(segments), compacted.TAIL
-    compacted.TAIL = max(tail, 12)
-    try:
+    data = pack(segments)
+    with patch("shardedstore.jobs.ledger.TAIL", max(tail, 12)):
         assert dict(unpack(data)) == {number: lines for number, lines in segments.items() if lines}
         for number in {*segments, other}:
             assert read_one(Blob(), number) == segments.get(number, b"")
-    finally:
-        compacted.TAIL = before
 
 
 @pytest.mark.parametrize(

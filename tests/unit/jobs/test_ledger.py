@@ -14,7 +14,7 @@ from sources import SOURCES
 
 from shardedstore import DestinationError, ShardedStore, ShardsFailed, step
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import shards as plan
+from shardedstore.jobs import shards
 from shardedstore.jobs.ledger import FOLDER, Ledger, Record
 from shardedstore.jobs.versions import Identity, check_destination, open_destination, read_identity, versioned
 from shardedstore.storage.folders import open_folder
@@ -156,7 +156,7 @@ def test_generations_are_kept_apart(tmp_path):
 def test_many_shards_need_few_files(tmp_path):
     blocks_at(tmp_path / "source.zarr", 600).map_shards(ToZip(tmp_path / "out"))
     assert len(list((tmp_path / "out" / "a").iterdir())) == 600
-    assert len(ledger_files(tmp_path / "out")) <= 601 // plan.MOST_SHARDS + 1
+    assert len(ledger_files(tmp_path / "out")) <= 601 // shards.MOST_SHARDS + 1
     assert len(ledger_at(tmp_path / "out").read()) == 601
 
 

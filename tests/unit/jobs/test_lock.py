@@ -10,14 +10,16 @@ from pathlib import Path
 
 import dask
 import msgspec
+import psutil
 import pytest
 from helpers_jobs import Slow, cube_at, division, wait_until
 
 from shardedstore import DestinationError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs import lock
-from shardedstore.jobs.lock import held
-from shardedstore.storage.folders import open_folder
+from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.lock import Holder, held
+from shardedstore.storage.folders import LocalFolder, open_folder
 from shardedstore.transforms import ToZip
 
 HOLDER = """
@@ -44,14 +46,41 @@ def start_holder(folder):
     return process
 
 
+def number_of(place):
+    """The number of the latest lock."""
+    return max(int(name[len("lock-") : -len(".json")]) for name in place.names(FOLDER) if name.startswith("lock-"))
+
+
 def latest(place):
-    return lock._latest(place)[1]
+    """What the latest lock says of its holder."""
+    return msgspec.json.decode(place.read(file_of(number_of(place))), type=Holder)
+
+
+def file_of(number):
+    return f"{FOLDER}/lock-{number}.json"
+
+
+def write(place, number, holder, **changes):
+    place.write(file_of(number), msgspec.json.encode(msgspec.structs.replace(holder, **changes)))
 
 
 def elsewhere(place, **changes):
     """Make it look as if another machine held the lock."""
-    number, holder = lock._latest(place)
-    lock._write(place, number, msgspec.structs.replace(holder, machine="another", **changes))
+    write(place, number_of(place), latest(place), machine="another", **changes)
+
+
+class Watched(LocalFolder):
+    """A folder that calls a function with the holder that is about to be written, and again with the one that was."""
+
+    def __init__(self, path, before=lambda *_: None, after=lambda *_: None):
+        super().__init__(str(path))
+        self.before, self.after = before, after
+
+    def write(self, name, data, *, create=False):
+        holder = msgspec.json.decode(data, type=Holder)
+        self.before(holder, create)
+        super().write(name, data, create=create)
+        self.after(holder, create)
 
 
 def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path):
@@ -99,22 +128,19 @@ def test_what_a_killed_process_of_this_machine_held_is_taken_over_at_once(tmp_pa
     process.wait()
 
 
-def test_what_this_process_could_not_free_is_not_held(tmp_path, monkeypatch):
+def test_what_this_process_could_not_free_is_not_held(tmp_path):
     """Else a notebook whose connection was lost at the end would wait for itself."""
-    place, write = open_folder(str(tmp_path)), lock._write
 
-    def lost(folder, number, holder, *, create=False):
+    def lost(holder, create):
         if holder.free:
             raise TimeoutError
-        write(folder, number, holder, create=create)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(lock, "_write", lost)
-        with held(place):
-            pass
+    place = open_folder(str(tmp_path))
+    with held(Watched(tmp_path, before=lost)):
+        pass
     assert not latest(place).free
     with held(place):
-        assert lock._latest(place)[0] == 2
+        assert number_of(place) == 2
 
 
 def test_one_that_counts_elsewhere_lives_and_one_that_does_not_is_dead(tmp_path, quick):
@@ -132,42 +158,37 @@ def test_one_that_counts_elsewhere_lives_and_one_that_does_not_is_dead(tmp_path,
 def test_a_holder_that_was_taken_over_is_told(tmp_path, quick):
     place = open_folder(str(tmp_path))
     with held(place) as lost:
-        number, holder = lock._latest(place)
-        lock._write(place, number + 1, msgspec.structs.replace(holder, nonce="another"), create=True)
+        write(place, number_of(place) + 1, latest(place), nonce="another")
         assert lost.wait(10)
     assert latest(place).nonce == "another"
     assert not latest(place).free
 
 
-def test_an_interrupt_that_comes_when_the_lock_is_made_leaves_none(tmp_path, monkeypatch):
-    place, write = open_folder(str(tmp_path)), lock._write
-
-    def interrupted(folder, number, holder, *, create=False):
-        write(folder, number, holder, create=create)
+def test_an_interrupt_that_comes_when_the_lock_is_made_leaves_none(tmp_path):
+    def interrupted(holder, create):
         if create:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(lock, "_write", interrupted)
-        with pytest.raises(KeyboardInterrupt), held(place):
-            pass
-    assert latest(place).free
+    with pytest.raises(KeyboardInterrupt), held(Watched(tmp_path, after=interrupted)):
+        pass
+    assert latest(open_folder(str(tmp_path))).free
 
 
-def test_a_number_that_was_removed_is_not_taken_while_a_later_one_is_held(tmp_path, monkeypatch):
+def test_a_number_that_was_removed_is_not_taken_while_a_later_one_is_held(tmp_path):
     """One that has watched the lock for a while makes the next number, which has come and gone."""
-    place, write = open_folder(str(tmp_path)), lock._write
+    place, parent = open_folder(str(tmp_path)), psutil.Process(os.getppid())
     others = []
 
-    def late(folder, number, holder, *, create=False):
+    def late(holder, create):
         if create and not others:
-            others.extend([msgspec.structs.replace(holder, nonce="another"), number + 2])
-            write(folder, number + 2, others[0], create=True)
-        write(folder, number, holder, create=create)
+            another = {"nonce": "another", "process": parent.pid, "begun": parent.create_time()}
+            others.append(msgspec.structs.replace(holder, **another))
+            write(place, 2, others[0])
 
-    monkeypatch.setattr(lock, "_write", late)
-    monkeypatch.setattr(lock, "_mine", {"another"})
-    with pytest.raises(DestinationError, match="is being written to by"), held(place):
+    with (
+        pytest.raises(DestinationError, match=rf"is being written to by .* \(process {parent.pid},"),
+        held(Watched(tmp_path, before=late)),
+    ):
         pass
     assert latest(place) == others[0]
 
@@ -176,9 +197,9 @@ def test_a_lock_that_is_no_text_is_taken_over(tmp_path):
     place = open_folder(str(tmp_path))
     with held(place):
         pass
-    place.write(lock._path(1), b'{"who": "\xff"}')
+    place.write(file_of(1), b'{"who": "\xff"}')
     with held(place):
-        assert lock._latest(place)[0] == 2
+        assert number_of(place) == 2
 
 
 @pytest.mark.slow

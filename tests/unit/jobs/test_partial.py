@@ -4,6 +4,7 @@ import pickle
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import dask
 import numpy as np
@@ -29,8 +30,8 @@ from zarr.storage import LocalStore
 
 from shardedstore import ConfigError, ShardedStore, ShardsFailed, UsageError
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import shards as plan
 from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.shards import shard_runs
 from shardedstore.jobs.versions import ledger_of, read_identity
 from shardedstore.storage.folders import open_folder
 from shardedstore.stores.locations import BlockOf, ViewOf, Zip
@@ -96,7 +97,7 @@ def undo(out, shards):
     ledger = ledger_of(place, read_identity(place))
     records = ledger.read()
     place.remove(FILE_NAME)
-    place.remove_all([name for name, _ in place.sizes(ledger._root)])
+    place.remove_all([name for name, _ in place.sizes(f"{FOLDER}/ledger")])
     with ledger.writer(0) as append:
         for number in shards:
             append(records[number])
@@ -164,9 +165,8 @@ def test_a_job_that_runs_can_be_read_at_any_moment(chain, tmp_path):
 
 def slow_job(source, out, chain):
     """A job every shard of which takes a while; in a process of its own."""
-    plan.LEAST_WEIGHT = 1
     cube = next(case for name, case in SOURCES.items() if name.startswith("cube"))
-    with dask.config.set(scheduler="threads", num_workers=2):
+    with patch("shardedstore.jobs.shards.LEAST_WEIGHT", 1), dask.config.set(scheduler="threads", num_workers=2):
         division(Path(source), cube).map_shards(*SLOW[chain](out))
     print("done", flush=True)
 
@@ -183,7 +183,7 @@ def test_what_is_shown_of_a_copy_is_key_by_key_that_of_the_source(tmp_path):
 
 def undo_to(out, records, shards):
     ledger = ledger_at(out)
-    ledger.folder.remove_all([name for name, _ in ledger.folder.sizes(ledger._root)])
+    ledger.folder.remove_all([name for name, _ in ledger.folder.sizes(f"{FOLDER}/ledger")])
     with ledger.writer(0) as append:
         for number in shards:
             append(records[number])
@@ -194,7 +194,7 @@ def test_a_changed_array_is_shown_as_a_whole_when_it_is_done(tmp_path):
     source, out = to_folder(case.contents(), tmp_path / "source.zarr"), tmp_path / "out"
     divided = division(source, case)
     divided.map_shards(Recompress("zstd", level=1), ToZip(out))
-    runs = {run.path: range(run.number, run.number + run.stop) for run in plan.shard_runs(divided.config)}
+    runs = {run.path: range(run.number, run.number + run.stop) for run in shard_runs(divided.config)}
     records = undo(out, range(0))
 
     def codecs(*shards):

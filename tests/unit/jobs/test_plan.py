@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sources import build, numbers, to_folder
 
 from shardedstore import PartitionError, ShardedStore
-from shardedstore.jobs import shards as plans
+from shardedstore.jobs import shards
 from shardedstore.jobs.shards import LEAST_WEIGHT, MOST_SEGMENTS, MOST_SHARDS, Load, Plan, Run, make_plan
 from shardedstore.stores.locations import Config, Directory, Zip
 from shardedstore.zarr.grid import Blocks, ChunkKeys
@@ -188,9 +188,9 @@ def one_array(store):
 def test_an_array_that_is_not_as_it_was_divided_is_refused(tmp_path, blocks, message):
     path = to_folder(build(one_array), tmp_path / "source.zarr")
     config = ShardedStore.partition(path, {"a": (2,)}).config
-    mount = plans.msgspec.structs.replace(config.shards["a"], blocks=blocks)
+    mount = shards.msgspec.structs.replace(config.shards["a"], blocks=blocks)
     with pytest.raises(PartitionError, match=message):
-        make_plan(plans.msgspec.structs.replace(config, shards={"a": mount}))
+        make_plan(shards.msgspec.structs.replace(config, shards={"a": mount}))
 
 
 def test_an_array_that_is_gone_is_refused(tmp_path):

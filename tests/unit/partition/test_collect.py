@@ -24,7 +24,7 @@ from shardedstore import ChainError, DestinationError, PartitionError, ShardedSt
 from shardedstore.cli import main
 from shardedstore.config.document import dump, from_dict, parse
 from shardedstore.errors import ConfigError
-from shardedstore.jobs import shards as plan
+from shardedstore.jobs import shards
 from shardedstore.jobs.change_detection import open_component
 from shardedstore.jobs.layouts import shard_folder
 from shardedstore.jobs.source_comparison import unchanged
@@ -175,11 +175,11 @@ def test_a_config_of_300_000_names_is_small_and_opens_at_once():
     assert data.count(b"\n") < 40
     begun = time.perf_counter()
     read = from_dict(parse(data), "/out", [])
-    store = RoutedStore(read, opened := Counter())
+    RoutedStore(read, opened := Counter())
     assert time.perf_counter() - begun < 2  # seconds: 0.1 on an idle machine
     assert read == config
     assert not opened
-    assert store._routes.find("cell-123456/image/c/0") == (("", (123_456,)), "image/c/0")
+    assert Routes(read.shards).find("cell-123456/image/c/0") == (("", (123_456,)), "image/c/0")
     assert ShardedStore.from_config(json.loads(data), root="/out").shards[124].name == "[123]"
 
 
@@ -768,7 +768,7 @@ def test_a_collection_in_an_object_store(bucket, tmp_path):
 
 @pytest.mark.cluster
 def test_on_a_cluster(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
     pattern, expected = cells_at(tmp_path / "in", range(200))
     store = ShardedStore.collect(pattern)
     with (
@@ -786,7 +786,7 @@ def test_on_a_cluster(tmp_path, monkeypatch):
 
 def slow_collection(pattern, out, per_zip):
     """Map a collection on two worker processes, slowly; in a process of its own."""
-    plan.LEAST_WEIGHT = 1
+    shards.LEAST_WEIGHT = 1
     with (
         dask.config.set(scheduler=None),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
@@ -797,7 +797,7 @@ def slow_collection(pattern, out, per_zip):
 
 @pytest.mark.cluster
 def test_a_job_whose_processes_are_killed_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
     pattern, _ = cells_at(tmp_path / "in", range(100))
     out, whole = tmp_path / "out", tmp_path / "whole"
     ShardedStore.collect(pattern).map_shards(Slow(0.1), ToZip(whole, per_zip=5))
@@ -856,7 +856,7 @@ def test_300_000_members_are_planned_without_reading_them(tmp_path):
     store = ShardedStore.collect(tmp_path / "cell *.zarr", names=names)
     for per_zip, count, most in (None, 300_000, 256), (1000, 300, 256):
         sink = ToZip(tmp_path / "out", per_zip=per_zip)
-        planned = plan.make_plan(sink.gathered(store.config))
+        planned = shards.make_plan(sink.gathered(store.config))
         assert planned.shard_count == count + 1
         assert planned.nbytes == 300_000 * (80 + 32)
         base, *segments = planned.segments()
@@ -868,7 +868,7 @@ def test_300_000_members_are_planned_without_reading_them(tmp_path):
 
 def test_a_bundle_is_a_store(tmp_path):
     pattern, expected = cells_at(tmp_path, range(5))
-    planned = plan.make_plan(gather(ShardedStore.collect(pattern).config, 5))
+    planned = shards.make_plan(gather(ShardedStore.collect(pattern).config, 5))
     ((_, shard),) = planned.runs[1].shards()
     check_same_contents(open_component(planned.runs[1], shard), expected)
 

@@ -254,9 +254,9 @@ def test_without_it_the_job_would_have_failed(cube, tmp_path):
 def test_an_object_store_is_not_listed_where_it_is_left_out(cube, choice):
     """Nor is it where obstore lists: that refuses to list a folder in which a name is no UTF-8."""
     source = Opened(ObjectStore(ObstoreLocal(cube)))
-    view = ShardedStore._of(divide(source, "1 GiB", choice.get("include"), choice.get("exclude")))
+    config = divide(source, "1 GiB", choice.get("include"), choice.get("exclude"))
     (cube / "simulation" / "fine" / "field" / os.fsdecode(b"\xff")).write_bytes(b"")
-    (run,) = make_plan(view.config).runs
+    (run,) = make_plan(config).runs
     ((_, shard),) = run.shards()
     keys = {entry.key for entry in read_entries(open_component(run, shard))}
     include, exclude = choice.get("include"), ["simulation/fine"] if "exclude" in choice else None

@@ -12,9 +12,8 @@ from helpers_jobs import CUBE_SHARDS, cube_at, division
 from obstore.exceptions import BaseError
 
 from shardedstore import ShardedStore, ShardsFailed
-from shardedstore.jobs import shards as plan
-from shardedstore.storage import requests as limiter
-from shardedstore.storage.requests import Limiter, is_throttling, requests
+from shardedstore.jobs import shards
+from shardedstore.storage.requests import AT_ONCE, READS, WRITES, Limiter, is_throttling, requests
 from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import CopyTo, ToZip
 
@@ -27,7 +26,7 @@ DATA = r"^(PUT|POST) .*(\.zip|/c/|/ledger/)"  # what workers write, and not what
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Pauses are short, and no test hears what another's server said."""
-    for shared in limiter.READS, limiter.WRITES:
+    for shared in READS, WRITES:
         shared.__init__()
         monkeypatch.setattr(shared, "backoff", QUICK)
 
@@ -66,7 +65,7 @@ def test_refusals_lower_the_bound_and_what_goes_well_raises_it():
     assert all(shared.refused(SLOW_DOWN, now[0]) for _ in range(50))  # of all that were in flight: one wish
     assert shared.bound == 32
     for _ in range(10):
-        now[0] += limiter.AT_ONCE
+        now[0] += AT_ONCE
         shared.refused(SLOW_DOWN, now[0])
     assert shared.bound == 1
     for _ in range(40):
@@ -155,7 +154,7 @@ def test_a_job_on_a_server_that_is_too_busy_takes_longer_and_ends_well(sink, opt
 @pytest.mark.s3
 @pytest.mark.parametrize("code", [503, 429])
 def test_a_job_outlives_a_time_in_which_all_is_refused(code, bucket, proxy, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_WEIGHT", 1)
+    monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
     store = division(cube_at(tmp_path / "source"))
     rule = Rule(DATA, "status", code, after=r"^PUT .*temperature/0/1")
     proxy.rules.append(rule)
@@ -172,7 +171,7 @@ def test_a_job_outlives_a_time_in_which_all_is_refused(code, bucket, proxy, tmp_
 
 @pytest.mark.s3
 def test_a_server_that_is_never_less_busy_fails_the_shards(bucket, proxy, tmp_path, monkeypatch):
-    for shared in limiter.READS, limiter.WRITES:
+    for shared in READS, WRITES:
         monkeypatch.setattr(shared, "patience", 0.5)
     store = division(cube_at(tmp_path / "source"))
     proxy.rules.append(Rule(r"^PUT .*\.zip", "status", 503))

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the consolidated metadata that is rebuilt at the end."""
 
+import ctypes
 import json
 import os
 import re
@@ -16,7 +17,6 @@ from helpers_jobs import cube_at, division, files_of
 from sources import SOURCES
 
 from shardedstore import ShardedStore
-from shardedstore.storage import publish as publishing
 from shardedstore.storage.options import NONE
 from shardedstore.storage.publish import TEMPORARY, published, remove_temporaries, write_file
 from shardedstore.transforms import ToZip
@@ -64,7 +64,7 @@ def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
             calls.append("fsync folder" if is_folder else name)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(publishing.os, name, call)
+        monkeypatch.setattr(os, name, call)
 
     recorded("fsync")
     recorded("rename")
@@ -79,9 +79,7 @@ def test_many_files_are_stored_or_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "open", lambda path, *args, **kwargs: opened.append(str(path)) or real(path, *args, **kwargs)
     )
-    monkeypatch.setattr(
-        publishing.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syncfs=lambda fd: synced.append(fd) or -1)
-    )
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syncfs=lambda fd: synced.append(fd) or -1))
     with pytest.raises(OSError, match="copy"):
         write_objects(str(tmp_path / "copy"), NONE, [("a/0", b"0"), ("a/1", b"1")])
     assert len(synced) == 1

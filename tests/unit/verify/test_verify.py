@@ -21,11 +21,10 @@ from sources import SOURCES, build, cube, to_folder, to_memory
 from zarr.storage import LocalStore
 
 from shardedstore import ConfigError, PartitionError, ShardedStore, UsageError, cli
+from shardedstore.jobs.change_detection import open_component
 from shardedstore.storage.retry import Backoff
 from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
-from shardedstore.verify import compare as verifycompare
-from shardedstore.verify import data as verifydata
 from shardedstore.verify.differences import Difference, Report
 from shardedstore.zarr.metadata import ArrayMeta
 
@@ -365,15 +364,15 @@ def test_a_document_of_one_zarr_that_is_gone(copy, tmp_path):
 
 def test_an_error_that_passes_is_no_difference(source, zipped, monkeypatch):
     monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0))
-    opened, failed = verifydata.open_component, []
+    failed = []
 
     def fails_once(run, shard):
         if not failed:
             failed.append(shard.name)
             raise TimeoutError
-        return opened(run, shard)
+        return open_component(run, shard)
 
-    monkeypatch.setattr(verifydata, "open_component", fails_once)
+    monkeypatch.setattr("shardedstore.verify.data.open_component", fails_once)
     assert zipped.verify(source).ok
     assert failed == ["(base)"]
 
@@ -434,11 +433,11 @@ def test_chunks_of_the_fill_value_that_are_not_stored_are_a_note(tmp_path):
 
 
 def test_many_differences_are_counted(tmp_path, monkeypatch):
-    for module in verifydata, verifycompare:
-        monkeypatch.setattr(module, "PER_STRETCH", 4)
+    for module in "data", "compare":
+        monkeypatch.setattr(f"shardedstore.verify.{module}.PER_STRETCH", 4)
     for name, sign in (("one", 1), ("other", -1)):
         zarr.create_group(tmp_path / name).create_array("a", data=sign * np.arange(1, 201), chunks=(1,))
-    monkeypatch.setattr(verifycompare, "MOST_NAMED", 10)
+    monkeypatch.setattr("shardedstore.verify.compare.MOST_NAMED", 10)
     report = ShardedStore.partition(tmp_path / "one").verify(tmp_path / "other")
     assert [d.chunk for d in report.differences[:-1]] == [(i,) for i in range(10)]
     assert report.differences[-1].what == ("'a': 54 more chunks and 34 more stretches of at least 4 chunks differ")

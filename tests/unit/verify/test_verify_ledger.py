@@ -16,11 +16,11 @@ from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, UsageError, cli
 from shardedstore.jobs.versions import Identity, claim
+from shardedstore.storage.blobs import open_blob
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToZip
-from shardedstore.verify import journal as verifyjournal
-from shardedstore.verify import verify
+from shardedstore.verify import journal, verify
 from shardedstore.verify.ledger import as_made
 from tests.unit.verify.test_verify import (
     CASES,
@@ -341,7 +341,7 @@ def test_what_was_found_long_ago_is_not_believed(zipped, tmp_path, monkeypatch):
     Interrupts(monkeypatch, "check_stored", 20)
     with pytest.raises(Interrupted):
         zipped.verify()
-    monkeypatch.setattr(verifyjournal, "OLD", -1)
+    monkeypatch.setattr(journal, "OLD", -1)
     seen = Interrupts(monkeypatch, "check_stored", -1)
     assert zipped.verify().notes == ()
     assert seen.seen == 24
@@ -404,20 +404,17 @@ def test_a_torn_line_is_passed_over(zipped, tmp_path, monkeypatch):
 def test_what_could_not_be_looked_at_is_no_damage(zipped, tmp_path, monkeypatch):
     """A network that is gone for a while: the next call goes on with what is left."""
     monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0))
-    from shardedstore.verify import stored as verifystored
-
-    opened = verifystored.open_blob
 
     def fails(url, options):
         if url.endswith(ZIP):
             raise TimeoutError("no answer")
-        return opened(url, options)
+        return open_blob(url, options)
 
-    monkeypatch.setattr(verifystored, "open_blob", fails)
+    monkeypatch.setattr("shardedstore.verify.stored.open_blob", fails)
     report = zipped.verify(mark=True)
     assert (only(report).kind, report.damaged_shards, report.marked) == ("unread", (), ())
     assert "verify again" in str(report)
-    monkeypatch.setattr(verifystored, "open_blob", opened)
+    monkeypatch.setattr("shardedstore.verify.stored.open_blob", open_blob)
     seen = Interrupts(monkeypatch, "check_stored", -1)
     assert zipped.verify().ok
     assert seen.seen == 1
