@@ -43,7 +43,7 @@ from shardedstore.stores.recognise import locate
 from shardedstore.stores.registry import open_location
 from shardedstore.stores.routes import BASE, Place
 from shardedstore.transforms.base.chain import Sink, Step, StoreFunction
-from shardedstore.verify.differences import Level, Report
+from shardedstore.verify.report import Level, Report
 from shardedstore.verify.verify import verify
 from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.writing.writable import WritableStore

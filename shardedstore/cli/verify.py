@@ -16,7 +16,7 @@ from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import BESIDE, join_url, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.verify.differences import LEVELS, Level
+from shardedstore.verify.report import LEVELS, Level
 
 
 @click.command()

@@ -21,7 +21,7 @@ from shardedstore.jobs.sparse import Chunks, find_chunks
 from shardedstore.notices import Notice
 from shardedstore.storage.urls import is_remote
 from shardedstore.stores.hierarchy import Node, digest, hierarchy_notices, nodes_in_arrays, read_nodes, undocumented
-from shardedstore.stores.locations import Config, Group, Location, Mount, url_of
+from shardedstore.stores.locations import Config, Group, Location, Mount, at_shard, object_of, url_of
 from shardedstore.stores.members import Division, Members, MountIndex
 from shardedstore.stores.registry import open_location
 from shardedstore.stores.sharded import AGAIN, is_view
@@ -135,6 +135,16 @@ class Run(msgspec.Struct, frozen=True):
         names = (shard.block_name for _, shard in part.shards())
         kept = {name: self.exceptions[name] for name in names if name in self.exceptions}
         return msgspec.structs.replace(part, exceptions=kept)
+
+
+def location_of(run: Run, shard: Shard) -> Location:
+    """Return the location of a shard; of several members together, with ``{name}`` for each."""
+    return at_shard(run.location, run.division, shard.block_name, run.exceptions)
+
+
+def object_at(run: Run, shard: Shard) -> Location:
+    """Return the location of the object that holds a shard."""
+    return object_of(location_of(run, shard))
 
 
 def target_of(sink: Sink, run: Run) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from shardedstore.codecs.digest import Layout
+from shardedstore.jobs.differences import MAKE_AGAIN, Difference
 from shardedstore.jobs.shards import Plan
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.members import Members
@@ -28,8 +29,6 @@ from shardedstore.verify.data import (
     is_document_key,
     stretch_of,
 )
-from shardedstore.verify.differences import Difference
-from shardedstore.verify.ledger import MAKE_AGAIN
 from shardedstore.verify.levels import Depth, depth_of
 from shardedstore.verify.stored import LOOK_AGAIN
 from shardedstore.zarr.grid import Coords

@@ -16,11 +16,11 @@ from zarr.abc.store import Store
 
 from shardedstore.codecs.migrate_document import MASKED, MISSING, array_document
 from shardedstore.errors import ChainError
+from shardedstore.jobs.differences import Difference
 from shardedstore.stores.batch_reader import batch_reader
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.registry import open_location
 from shardedstore.verify.compare import Side
-from shardedstore.verify.differences import Difference
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, parse_json
 from shardedstore.zarr.paths import join

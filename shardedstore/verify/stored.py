@@ -12,8 +12,11 @@ from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
 from shardedstore.jobs.change_detection import located, open_component
+from shardedstore.jobs.differences import MAKE_AGAIN, Difference
+from shardedstore.jobs.layouts.base import ResultLayout
+from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Record
-from shardedstore.jobs.shards import Load, Plan, Run, Segment, listed_runs
+from shardedstore.jobs.shards import Load, Plan, Run, Segment, listed_runs, object_at
 from shardedstore.storage.blobs import nbytes_of, open_blob
 from shardedstore.storage.crc import crc32
 from shardedstore.storage.errors import explain, is_transient
@@ -21,14 +24,10 @@ from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.batch_reader import batch_reader
-from shardedstore.stores.entries import is_document, read_entries
-from shardedstore.stores.locations import Config, VeiledOf, Zip
-from shardedstore.stores.veiled import Veil
+from shardedstore.stores.entries import read_entries
+from shardedstore.stores.locations import Config, Zip
 from shardedstore.transforms.base.chain import Shard, Tally, Written, whole_key
 from shardedstore.transforms.base.datasums import Sums, digest_entries
-from shardedstore.transforms.base.single_zarr import is_consolidated
-from shardedstore.verify.differences import Difference
-from shardedstore.verify.ledger import MAKE_AGAIN, Kept, location_of
 from shardedstore.zips import ZipReadStore
 from shardedstore.zips.index import Archive
 
@@ -39,15 +38,15 @@ LOOK_AGAIN = "verify again: it goes on with what could not be looked at"
 
 
 class StoredTask(NamedTuple):
-    """Some shards of a result, and their records; of one ordinary Zarr, under the keys of the whole."""
+    """Some shards of a result, and their records."""
 
     segment: Segment
     records: dict[int, Record]
-    is_one_zarr: bool = False
+    layout: type[ResultLayout]
     is_decoded: bool = False
 
 
-def stored_tasks(config: Config, kept: Kept, is_decoded: bool) -> list[StoredTask]:
+def stored_tasks(config: Config, kept: ResultJob, is_decoded: bool) -> list[StoredTask]:
     """Return the tasks that read a result, divided as it was made, and compare it with its ledger.
 
     Raises
@@ -72,7 +71,7 @@ def stored_tasks(config: Config, kept: Kept, is_decoded: bool) -> list[StoredTas
         records = [kept.records[n] for n in run.numbers if n in kept.records]
         loads.append(Load(sum(r.entries for r in records), sum(r.nbytes for r in records)))
     segments = Plan(config, {}, tuple(runs), tuple(loads)).segments()
-    return [StoredTask(s, _records_of(s, kept.records), kept.is_one_zarr, is_decoded) for s in segments]
+    return [StoredTask(s, _records_of(s, kept.records), kept.layout, is_decoded) for s in segments]
 
 
 def _records_of(segment: Segment, records: Mapping[int, Record]) -> dict[int, Record]:
@@ -83,7 +82,7 @@ def _records_of(segment: Segment, records: Mapping[int, Record]) -> dict[int, Re
 def check_stored(task: StoredTask) -> list[Difference]:
     """Read some shards, and return how they differ from their records."""
     found: list[Difference] = []
-    check = _check_data if task.is_decoded else partial(_check_bytes, is_one_zarr=task.is_one_zarr)
+    check = _check_data if task.is_decoded else partial(_check_bytes, layout=task.layout)
     for run in task.segment.runs:
         for number, shard in run.shards():
             record = task.records.get(number)
@@ -107,15 +106,15 @@ def unreadable(shard: str, error: BaseException) -> Difference:
     return Difference("damaged", what, MAKE_AGAIN, shard=shard)
 
 
-def _check_bytes(run: Run, shard: Shard, record: Record, is_one_zarr: bool) -> list[Difference]:
+def _check_bytes(run: Run, shard: Shard, record: Record, layout: type[ResultLayout]) -> list[Difference]:
     found: list[Difference] = []
-    location = location_of(run, shard)
+    location = object_at(run, shard)
     if isinstance(location, Zip):
         written, keys = _tally_zip(location.url, location.options)
         for key, what in keys:
             found.append(Difference("damaged", f"{shard.name}: {what}", MAKE_AGAIN, shard=shard.name, key=key))
     else:
-        written = _tally_entries(run, shard, is_one_zarr)
+        written = _tally_entries(run, shard, layout)
     if (written.entries, written.nbytes) != (record.entries, record.nbytes):
         what = (
             f"{shard.name}: {written.entries:,} entries of {written.nbytes:,} bytes stand there, where {record.entries:,} of "
@@ -148,12 +147,9 @@ def _tally_zip(url: str, options: Options = NONE) -> tuple[Written, list[tuple[s
     return tally.written(nbytes_of(url, options) or 0), wrong
 
 
-def _tally_entries(run: Run, shard: Shard, is_one_zarr: bool) -> Written:
-    tally, names = Tally(), Veil(run.location.paths if isinstance(run.location, VeiledOf) else ())
-    for entry in read_entries(open_component(run, shard), shard.blocks, shard.block):
-        if is_one_zarr and (is_document(entry) or is_consolidated(entry.key)):
-            continue
-        key = whole_key(entry, shard) if is_one_zarr else names.stored(entry.key)
+def _tally_entries(run: Run, shard: Shard, layout: type[ResultLayout]) -> Written:
+    tally, entries = Tally(), read_entries(open_component(run, shard), shard.blocks, shard.block)
+    for key, entry in layout.stored(entries, run, shard):
         tally.add(key, memoryview(entry.data).nbytes, crc32(entry.data))
     return tally.written(tally.nbytes)
 

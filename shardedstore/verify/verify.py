@@ -11,6 +11,9 @@ import msgspec
 from shardedstore.config.document import dump, from_dict, to_dict
 from shardedstore.errors import UsageError
 from shardedstore.jobs import run as graph
+from shardedstore.jobs.differences import Difference
+from shardedstore.jobs.layouts.registry import find_job
+from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.lock import held
 from shardedstore.jobs.shards import Plan, make_plan, shard_runs
 from shardedstore.partition.partition import divide
@@ -33,11 +36,10 @@ from shardedstore.verify.compare import (
     searched,
 )
 from shardedstore.verify.data import Damage, DataTask, Taken, data_tasks, take, total
-from shardedstore.verify.differences import LEVELS, Difference, Level, Report
 from shardedstore.verify.documents import compare_documents, unmasked
 from shardedstore.verify.exists import Existing
 from shardedstore.verify.journal import Journal
-from shardedstore.verify.ledger import Kept, as_made, find_ledger
+from shardedstore.verify.report import LEVELS, Level, Report
 from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable
 
 T = TypeVar("T")
@@ -63,7 +65,7 @@ def verify(
     for given in (config, against):
         if given is not None:
             to_dict(given)  # every component has a location
-    kept = find_ledger(config)
+    kept = find_job(config)
     if kept is None and (mark or level == "stored" or (level == "decoded" and against is None)):
         raise UsageError(NO_LEDGER)
     if (
@@ -85,7 +87,7 @@ def verify(
     return _mark(config, kept, report) if mark and kept is not None else report
 
 
-def _own_source(config: Config, kept: Kept) -> Config | None:
+def _own_source(config: Config, kept: ResultJob) -> Config | None:
     """Return the source that a job had, with what it included; None where the ledger does not tell, or it may not be asked.
 
     Its server must be the result's: a ledger may come from anybody, and credentials are for one server.
@@ -105,17 +107,17 @@ def _server(location: Location) -> str | None:
 Open = Callable[[Iterable[str]], Journal]
 
 
-def _check(config: Config, kept: Kept | None, level: Level, open_journal: Open) -> Report:
+def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: Open) -> Report:
     """Compare a result with its ledger."""
     existing = Existing(config, kept)
     others = () if kept is None else kept.notes
     if level == "exists" or kept is None:
         return Report.of(level, sum(run.stop for run in shard_runs(config)), existing.differences, notes=others)
     is_decoded = level == "decoded"
-    if kept.is_one_zarr and is_decoded:  # other codecs, and chunks of fill values, are no difference
+    if kept.layout.data_show_losses and is_decoded:  # other codecs, and chunks of fill values, are no difference
         existing.differences = [difference for difference in existing.differences if difference.key]
     try:
-        made = as_made(config, kept)
+        made = kept.layout.as_made(config, kept)
     except UNREADABLE as error:
         if isinstance(error, UsageError) and not existing.differences:
             raise
@@ -131,7 +133,7 @@ def _check(config: Config, kept: Kept | None, level: Level, open_journal: Open) 
             else:
                 differences += (difference for difference in found if difference.shard not in told)
         journal.is_whole = _is_whole(differences)
-    if kept.is_one_zarr and any(difference.shard for difference in differences):
+    if any(difference.shard for difference in differences):
         differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # without the sum of all
     arrays = len({path for record in kept.records.values() for path in record.digests or ()}) if is_decoded else 0
     return Report.of(level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded)
@@ -179,9 +181,9 @@ def _lost(task: StoredTask | DataTask, error: BaseException) -> Difference:
     return Difference("unread", what, f"see the workers' logs, and {LOOK_AGAIN}", shard=names[0])
 
 
-def _compare(config: Config, against: Config, kept: Kept | None, open_journal: Open) -> Report:
+def _compare(config: Config, against: Config, kept: ResultJob | None, open_journal: Open) -> Report:
     """Compare a result with its source in decoded data."""
-    is_listed = kept is None or not kept.is_one_zarr  # what is compared key by key need not be listed
+    is_listed = kept is None or not kept.layout.data_show_losses
     existing = Existing(config, kept) if is_listed else None
     differences = [] if existing is None else existing.differences
     source = _plan(against)
@@ -221,11 +223,11 @@ def _plan(config: Config) -> Plan:
     return make_plan(config if config.shards else divide(config.base, SHARD_SIZE))
 
 
-def _plan_of_result(config: Config, kept: Kept | None) -> Plan:
+def _plan_of_result(config: Config, kept: ResultJob | None) -> Plan:
     """Return a plan to read a result by: by the shards of its job, if they are known."""
     if kept is not None:
         try:
-            return make_plan(as_made(config, kept))
+            return make_plan(kept.layout.as_made(config, kept))
         except UsageError:
             pass
     return _plan(config)
@@ -255,13 +257,13 @@ def _take(
     return total(parts())
 
 
-def _mark(config: Config, kept: Kept, report: Report) -> Report:
+def _mark(config: Config, kept: ResultJob, report: Report) -> Report:
     """Mark the shards of a result that differ, so that its job makes them again."""
     names = set(report.damaged_shards)
     if not names:
         return report
     try:
-        runs = shard_runs(as_made(config, kept))
+        runs = shard_runs(kept.layout.as_made(config, kept))
         found = {number: shard.name for run in runs for number, shard in run.shards() if shard.name in names}
         with held(kept.folder):
             kept.mark(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from shardedstore.errors import ChainError, DestinationError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.destination import check_apart
+from shardedstore.jobs.differences import Difference
+from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.lock import held
 from shardedstore.jobs.preflight import find_unreadable, find_unwritable
@@ -24,6 +26,7 @@ from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.inventory import Listed
 from shardedstore.storage.options import NONE, Options, StorageOptions
 from shardedstore.storage.urls import is_remote, join_url, object_url
+from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Place
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
@@ -73,6 +76,8 @@ class ResultLayout(ABC):
         Whether a job goes on from an earlier one only where arrays and members were added or have grown.
     has_objects : bool
         Whether each shard, also the base, is an object that the sink writes.
+    data_show_losses : bool
+        Whether a comparison of decoded data finds all that is lost, so that it needs no listing.
     config_names_shards : bool
         Whether the config names the objects of all shards.
     """
@@ -85,6 +90,7 @@ class ResultLayout(ABC):
     must_grow: ClassVar[bool] = False
     has_objects: ClassVar[bool] = True
     config_names_shards: ClassVar[bool] = True
+    data_show_losses: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -224,6 +230,36 @@ class ResultLayout(ABC):
         """Write what makes the result open as one, the config last, and return it."""
 
     # Of a result that is there
+
+    @classmethod
+    @abstractmethod
+    def find_job(cls, config: Config) -> ResultJob | None:
+        """Return the job that made a result of this layout; None where its folder has none."""
+
+    @classmethod
+    def as_made(cls, config: Config, job: ResultJob) -> Config:  # noqa: ARG003 (of other layouts)
+        """Return a result, divided into the shards that its job made.
+
+        Raises
+        ------
+        UsageError
+            Where the ledger does not tell.
+        ShardedStoreError
+            Where the metadata can't be read.
+        """
+        return config
+
+    @classmethod
+    @abstractmethod
+    def compare_listing(
+        cls, config: Config, job: ResultJob | None, seen: Callable[[str], None]
+    ) -> Iterator[Difference]:
+        """Yield the differences of a result from its ledger that a listing shows; `seen` is told of all sizes."""
+
+    @classmethod
+    @abstractmethod
+    def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:
+        """Yield the entries that the digest of a shard counts, with their keys there."""
 
     @staticmethod
     def leaves_unknown(identity: Identity, *, finished: bool) -> bool:  # noqa: ARG004 (of other layouts)

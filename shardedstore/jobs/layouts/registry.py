@@ -5,13 +5,15 @@ from __future__ import annotations
 from shardedstore.errors import ChainError
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.layouts.function_shards import FunctionShards
+from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.layouts.single_zarr import SingleZarr
 from shardedstore.jobs.versions import Identity
 from shardedstore.storage.options import StorageOptions
+from shardedstore.stores.locations import Config
 from shardedstore.transforms.base.chain import FunctionSink, Sink
 
-LAYOUTS: dict[str, type[ResultLayout]] = {layout.key: layout for layout in (ShardFolder, SingleZarr, FunctionShards)}
+LAYOUTS: dict[str, type[ResultLayout]] = {layout.key: layout for layout in (SingleZarr, ShardFolder, FunctionShards)}
 
 
 def choose_layout(
@@ -37,6 +39,11 @@ def choose_layout(
     if found is None:
         raise ChainError(f"{type(sink).__name__} has the layout {sink.layout!r}: say one of {', '.join(LAYOUTS)}")
     return found.of(sink, to, storage_options)
+
+
+def find_job(config: Config) -> ResultJob | None:
+    """Return the job that made a result; None where its ledger is not found."""
+    return next((job for layout in LAYOUTS.values() if (job := layout.find_job(config)) is not None), None)
 
 
 def layout_of(identity: Identity) -> type[ResultLayout]:

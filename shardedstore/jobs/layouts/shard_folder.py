@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import msgspec
 
-from shardedstore.config.document import dump, to_dict
-from shardedstore.errors import CorruptError
+from shardedstore.config.document import dump, from_dict, parse, to_dict
+from shardedstore.errors import CorruptError, UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.destination import CONSOLIDATED, check_lengths, check_names, check_outputs
+from shardedstore.jobs.differences import MAKE_AGAIN, Difference
 from shardedstore.jobs.layouts.base import ResultLayout, ShardSource, refuse_to
+from shardedstore.jobs.layouts.result_job import ResultJob, known_records, parents, read_job
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.object_sizes import attribute_notices
 from shardedstore.jobs.result_preview import Mixes, Planned, after, blocks_after, held, veiled_base
-from shardedstore.jobs.shards import Plan, Run, target_of
-from shardedstore.jobs.versions import check_latest, versioned
+from shardedstore.jobs.shards import Plan, Run, object_at, shard_runs, target_of
+from shardedstore.jobs.versions import (
+    Identity,
+    check_latest,
+    generation_in,
+    generations,
+    ledger_of,
+    read_generation,
+    versioned,
+)
 from shardedstore.notices import Notice
+from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.options import StorageOptions
-from shardedstore.storage.urls import join_url, normalize, object_url, quote_name
+from shardedstore.storage.urls import is_within, join_url, normalize, object_url, quote_name
+from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node, consolidate, read_nodes, undocumented
-from shardedstore.stores.locations import Config, Directory, Hole, Location, Mount, at_shard, veiled
+from shardedstore.stores.locations import (
+    Config,
+    Directory,
+    Hole,
+    Location,
+    Mount,
+    VeiledOf,
+    Zip,
+    at_shard,
+    locations,
+    object_of,
+    origin,
+    show,
+    url_of,
+    veiled,
+)
+from shardedstore.stores.members import Members
 from shardedstore.stores.veiled import Veil
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
 from shardedstore.transforms.base.document_steps import rebuilt, shortened, veil
@@ -30,6 +60,9 @@ from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, consolidated_nodes,
 
 if TYPE_CHECKING:
     from shardedstore.jobs.worker import Job
+
+MOST_PARENTS = 4  # folders above the base in which the ledger is looked for
+TRY_AGAIN = "mend the source and run the job again with the same arguments: it tries the shards that are holes again"
 
 
 class ShardFolder(ResultLayout):
@@ -165,6 +198,45 @@ class ShardFolder(ResultLayout):
             self.place.write(f"{name}/{Veil(groups).stored(key)}", data)
         return veiled(Directory(join_url(self.folder, name), self.options), groups)
 
+    @classmethod
+    def find_job(cls, config: Config) -> ResultJob | None:
+        """Return the job that wrote the config to one of the folders above the base."""
+        base = origin(config.base)
+        if not isinstance(base, Directory | Zip):
+            return None
+        for folder in islice(parents(base.url), MOST_PARENTS):
+            place = open_folder(folder, base.options)
+            if read_job(place) is not None and _is_config_of(place, config):
+                made = _last_ended(place, config)
+                return ResultJob(ShardFolder, place, made, known_records(place, made))
+        return None
+
+    @classmethod
+    def compare_listing(
+        cls, config: Config, job: ResultJob | None, seen: Callable[[str], None]
+    ) -> Iterator[Difference]:
+        # docstring inherited
+        shards = [(shard, object_at(run, shard)) for run in shard_runs(config) for _, shard in run.shards()]
+        others = [] if config.consolidated is None else [object_of(config.consolidated)]
+        listed = _Sizes(None if job is None else job.folder, [*(location for _, location in shards), *others])
+        for shard, location in shards:
+            found = listed.of(location)
+            seen(f"{shard.name}\0{found}\n")
+            record = None if job is None else job.records.get(shard.number)
+            difference = _compare(shard, location, found, record)
+            if difference is not None:
+                yield difference
+            elif job is not None and record is None and found is not None:
+                yield Difference.of(shard, "record", f"{shard.name}: the ledger does not say that it is done")
+        for location in others:
+            yield from _compare_consolidated(location, listed, seen)
+
+    @classmethod
+    def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:  # noqa: ARG003 (of other layouts)
+        # docstring inherited
+        names = Veil(run.location.paths if isinstance(run.location, VeiledOf) else ())
+        return ((names.stored(entry.key), entry) for entry in entries)
+
 
 def _alone(entries: Entries, run: Run, shard: Shard) -> Entries:
     """Return the entries of a shard as a Zarr of its own has them."""
@@ -195,3 +267,100 @@ def _holds(node: Node, key: str, data: bytes) -> bool:
     path, _, name = key.rpartition("/")
     wanted = consolidated_nodes(parse_json(data, path, name), path, name)
     return dump_json(dict(sorted(node.inherited.items()))) == dump_json(dict(sorted(wanted.items())))  # NaN is not NaN
+
+
+def _last_ended(place: Folder, config: Config) -> Identity:
+    """Return the job that wrote the config of a folder: the last that has ended.
+
+    None has ended as far as can be seen where none could compact its ledger: then it is the last that an object is named by.
+    """
+    jobs = generations(place)
+    names = ((url_of(location) or "").rpartition("/")[2] for _, location in locations(config))
+    named = max(map(generation_in, names))
+    named = named if named in jobs else 1  # a name of the user's own may look like one
+    later = (read_generation(place, number) for number in reversed(jobs) if number > named)
+    return next((job for job in later if ledger_of(place, job).is_compacted()), None) or read_generation(place, named)
+
+
+def _is_config_of(place: Folder, config: Config) -> bool:
+    """Tell whether the config in a folder names the same components."""
+    try:
+        found = from_dict(parse(place.read(FILE_NAME)), place.url)
+    except (FileNotFoundError, UsageError):
+        return False
+    one, other = ([(what, show(location)) for what, location in locations(each)] for each in (found, config))
+    return one == other and _members(found) == _members(config)
+
+
+def _members(config: Config) -> dict[str, Members | None]:
+    return {path: mount.members for path, mount in config.shards.items()}
+
+
+class _Size(NamedTuple):
+    files: int
+    nbytes: int
+
+
+class _Sizes:
+    """The sizes of what stands at some locations: what lies in one folder is listed at once."""
+
+    def __init__(self, folder: Folder | None, components: list[Location]) -> None:
+        self.root = None if folder is None else folder.url
+        self.found: dict[str, _Size] = {}
+        if folder is None:
+            return
+        folders = {location.url for location in components if isinstance(location, Directory)}
+        for name, nbytes in folder.sizes():
+            url = object_url(folder.url, name)
+            self.found[url] = _Size(1, nbytes)
+            if folders:
+                for parent in parents(url):
+                    if parent in folders:
+                        before = self.found.get(parent, _Size(0, 0))
+                        self.found[parent] = _Size(before.files + 1, before.nbytes + nbytes)
+                        break
+
+    def of(self, location: Location) -> _Size | None:
+        """Return how many files and bytes there are; of what can't be listed or is a view, none are counted."""
+        if not isinstance(location, Directory | Zip) or (isinstance(location, Directory) and _is_web(location.url)):
+            return _Size(0, 0)
+        if self.root is not None and is_within(location.url, self.root):
+            return self.found.get(location.url)
+        if isinstance(location, Zip):
+            nbytes = nbytes_of(location.url, location.options)
+            return None if nbytes is None else _Size(1, nbytes)
+        sizes = [nbytes for _, nbytes in open_folder(location.url, location.options).sizes()]
+        return _Size(len(sizes), sum(sizes)) if sizes else None
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _compare(shard: Shard, location: Location, found: _Size | None, record: Record | None) -> Difference | None:
+    """Return how a shard's object differs from its record, by its size alone."""
+    if isinstance(location, Hole):
+        what = f"{shard.name}: it is a hole, which was accepted: {location.cause}"
+        return Difference.of(shard, "hole", what, TRY_AGAIN, cause=location.cause)
+    known = record if record is not None and record.digest else None
+    expected = None if known is None else {"entries": known.entries, "nbytes": known.nbytes}
+    if found is None:
+        what = f"{shard.name}: {show(location)} is not there"
+        return Difference.of(shard, "missing", what, url=url_of(location), expected=expected)
+    is_folder = isinstance(location, Directory)
+    if known is not None and found.nbytes != known.nbytes:
+        what = f"{shard.name}: {show(location)} has {found.nbytes:,} bytes, where {known.nbytes:,} were written"
+    elif known is not None and is_folder and found.files != known.entries:
+        what = f"{shard.name}: {show(location)} has {found.files:,} files, where {known.entries:,} were written"
+    else:
+        return None
+    held = {"entries": found.files, "nbytes": found.nbytes} if is_folder else {"nbytes": found.nbytes}
+    return Difference.of(shard, "size", what, url=url_of(location), found=held, expected=expected)
+
+
+def _compare_consolidated(location: Location, listed: _Sizes, seen: Callable[[str], None]) -> Iterator[Difference]:
+    name, found = "consolidated metadata", listed.of(location)
+    seen(f"{name}\0{found}\n")
+    if found is None:
+        what = f"{name}: {show(location)} is not there"
+        yield Difference("missing", what, MAKE_AGAIN, shard=name, url=url_of(location))

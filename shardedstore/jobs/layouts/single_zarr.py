@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shardedstore.config.document import dump
-from shardedstore.errors import CorruptError, UsageError
+import msgspec
+
+from shardedstore.config.document import dump, from_dict
+from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.destination import check_lengths, check_new_zarr, check_unused
+from shardedstore.jobs.differences import Difference
 from shardedstore.jobs.layouts.base import ResultLayout, ShardSource, refuse_to
+from shardedstore.jobs.layouts.result_job import ResultJob, known_records, read_job
+from shardedstore.jobs.layouts.zarr_listing import Listed, compare_shards, tally_shards
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.result_preview import Planned, after, blocks_after
-from shardedstore.jobs.shards import Plan, Run, shard_runs
-from shardedstore.jobs.versions import Identity, check_destination, check_latest, open_destination
-from shardedstore.storage.folders import Folder, open_folder
+from shardedstore.jobs.shards import Plan, Run
+from shardedstore.jobs.source_comparison import unchanged
+from shardedstore.jobs.versions import (
+    Identity,
+    check_destination,
+    check_latest,
+    generations,
+    last_begun,
+    ledger_of,
+    open_destination,
+    read_generation,
+)
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import Options, StorageOptions
 from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import BESIDE, normalize, object_url
-from shardedstore.stores.entries import Entry
-from shardedstore.stores.hierarchy import consolidate, nodes_of, undocumented
-from shardedstore.stores.locations import Config, Directory, Mount, ViewOf
-from shardedstore.stores.routes import Routes
+from shardedstore.stores.entries import Entry, is_document
+from shardedstore.stores.hierarchy import consolidate, nodes_of, read_nodes, undocumented
+from shardedstore.stores.locations import Config, Directory, Mount, ViewOf, origin, show
 from shardedstore.stores.veiled import VEIL
-from shardedstore.transforms.base.chain import Chain, Present, name_crc
+from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard, whole_key
 from shardedstore.transforms.base.single_zarr import (
     LAST,
     WAITING,
     is_consolidated,
     keep_documents,
+    path_of_waiting,
     turn,
     waiting_name,
     waiting_url,
 )
+from shardedstore.zarr.grid import Blocks
+from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import join
 from shardedstore.zips import ZipReadStore
 
@@ -44,6 +60,12 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 1.0  # between two looks whether another job has taken over, while documents are written
 
 
+WRITE_AGAIN = (
+    "verify it at level='stored', which names the shards; or run the job again with the same arguments and overwrite=True, "
+    "which writes everything again"
+)
+PUT_AGAIN = "run the job again with the same arguments: it puts the documents in their places"
+OTHERWISE = "verify it with level='exists', or with against=source"
 PUBLISHED = "published.zip"  # the documents of the result that is there
 
 
@@ -54,6 +76,7 @@ class SingleZarr(ResultLayout):
     must_grow: ClassVar[bool] = True
     has_objects: ClassVar[bool] = False
     config_names_shards: ClassVar[bool] = False
+    data_show_losses: ClassVar[bool] = True
 
     @classmethod
     def of(cls, sink: Any, to: str | None, storage_options: StorageOptions) -> Self:  # noqa: ARG003 (for functions)
@@ -202,6 +225,78 @@ class SingleZarr(ResultLayout):
                     documents.setdefault(join(shard.path, key), data)  # the groups above a bundle are the base's
         return documents
 
+    @classmethod
+    def find_job(cls, config: Config) -> ResultJob | None:
+        """Return the last job that has ended of those that wrote to the Zarr, or the last one.
+
+        A later job that has not ended writes under the same keys: its shards are not those of this result any more.
+        """
+        base = origin(config.base)
+        if config.shards or not isinstance(base, Directory):
+            return None
+        place = open_folder(cls.folder_at(base.url), base.options)
+        if read_job(place) is None:
+            return None
+        jobs = [read_generation(place, number) for number in reversed(generations(place))]
+        latest = last_begun(place, jobs[0])
+        made = next((job for job in jobs if ledger_of(place, job).is_compacted()), latest)
+        records = known_records(place, made)
+        if made.generation >= latest.generation or not made.config:
+            return ResultJob(cls, place, latest, known_records(place, latest))
+        kept = {
+            n: records[n]
+            for n, _ in unchanged(from_dict(made.config), from_dict(latest.config), made.marks, latest.marks)
+            if n in records
+        }
+        over = len(records) - len(kept)
+        text = f"{over:,} shards are not compared: a later job that has not ended writes over them; run it to its end"
+        return ResultJob(cls, place, made, kept, (text,) if over else ())
+
+    @classmethod
+    def as_made(cls, config: Config, job: ResultJob) -> Config:
+        # docstring inherited
+        if not job.made.config:
+            raise UsageError(
+                f"{show(config.base)}: its ledger does not tell how the job divided its source; {OTHERWISE}"
+            )
+        nodes = read_nodes(config)
+        mounts: dict[str, Mount] = {}
+        for path, mount in from_dict(job.made.config).shards.items():
+            node, blocks = nodes.get(path), mount.blocks
+            if blocks is not None and node is not None and isinstance(node.meta, ArrayMeta):
+                blocks = _blocks_in(blocks, node.meta, path)
+            own = path if mount.members is None else join(path, "{name}")
+            mounts[path] = Mount(ViewOf(config.base, own), blocks, members=mount.members)
+        return Config(config.base, mounts)
+
+    @classmethod
+    def compare_listing(
+        cls, config: Config, job: ResultJob | None, seen: Callable[[str], None]
+    ) -> Iterator[Difference]:
+        """Yield the differences from the records, and from the documents that waited beside the Zarr."""
+        base = config.base
+        assert job is not None
+        assert isinstance(base, Directory)
+        documents = set(_documents(job.folder, base.options))
+        sizes = dict(open_folder(base.url, base.options).sizes())
+        listed, written = Listed.of(sizes.items(), documents), Listed.written(job.records.values())
+        seen(f"{listed}\n")
+        what = listed.difference(written)
+        if what is not None:
+            try:
+                yield from compare_shards(cls.as_made(config, job), job, sizes)
+            except (*STORAGE_ERRORS, ShardedStoreError):
+                text, found, expected = f"{base.url!r} {what}", listed.held, written.held
+                yield Difference("size", text, WRITE_AGAIN, url=base.url, found=found, expected=expected)
+        for key in sorted(documents - sizes.keys()):
+            yield Difference("missing", f"{key!r} of {base.url!r} is not there", PUT_AGAIN, key=key, url=base.url)
+
+    @classmethod
+    def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:  # noqa: ARG003 (of other layouts)
+        # docstring inherited
+        counted = (entry for entry in entries if not (is_document(entry) or is_consolidated(entry.key)))
+        return ((whole_key(entry, shard), entry) for entry in counted)
+
     @staticmethod
     def leaves_unknown(identity: Identity, *, finished: bool) -> bool:  # noqa: ARG004 (of other layouts)
         # docstring inherited
@@ -266,58 +361,26 @@ def _kept(url: str, options: Options) -> dict[str, bytes]:
     return {name.removesuffix(VEIL): store.read_sync(name) for name in store.names()}
 
 
-class Listed(NamedTuple):
-    """The files of one ordinary Zarr without its metadata: their number and bytes, and the sum of `name_crc` over them."""
+def _documents(folder: Folder, options: Options) -> Iterator[str]:
+    """Yield the keys of the documents of one ordinary Zarr, as they were published, or waited beside it."""
+    if (published := published_keys(folder, options)) is not None:
+        yield from published
+        return
+    for name, _ in folder.sizes(WAITING):
+        path = name.removeprefix(f"{WAITING}/").removesuffix(".zip")
+        url = object_url(folder.url, name)
+        for key in keys_kept(url, options):
+            yield join(path_of_waiting(path), key)
 
-    files: int = 0
-    nbytes: int = 0
-    names: int = 0
 
-    @classmethod
-    def of(cls, sizes: Iterable[tuple[str, int]], documents: Container[str]) -> Listed:
-        """Return what a listing has, given the keys of the documents."""
-        count = total = names = 0
-        for key, nbytes in sizes:
-            if key not in documents and not is_consolidated(key):
-                count, total, names = count + 1, total + nbytes, names + name_crc(key, nbytes)
-        return cls(count, total, names)
-
-    @classmethod
-    def written(cls, records: Collection[Record]) -> Listed:
-        """Return what some records say that was written."""
-        return cls(*(sum(getattr(record, name) for record in records) for name in ("entries", "nbytes", "names")))
-
-    def has_lost(self, written: Listed) -> bool:
-        """Tell whether some of what was written is gone, or of another size: not that there is more."""
-        return self != written and self.files <= written.files
-
-    def difference(self, written: Listed) -> str | None:
-        """Return how this differs from what was written, if it does.
-
-        >>> Listed(2, 99, 7).difference(Listed(2, 99, 8))
-        'holds 2 files of 99 bytes without its metadata, of other names or sizes, where 2 of 99 were written'
-        """
-        if self == written:
-            return None
-        others = ", of other names or sizes" if self[:2] == written[:2] else ""
-        return (
-            f"holds {self.files:,} files of {self.nbytes:,} bytes without its metadata{others}, where {written.files:,} of "
-            f"{written.nbytes:,} were written"
+def _blocks_in(blocks: Blocks, meta: ArrayMeta, path: str) -> Blocks:
+    """Return a source's division into blocks as it is in the result, where a block may be one object."""
+    assert meta.keys is not None
+    if meta.chunk_grid == blocks.chunk_grid:
+        return msgspec.structs.replace(blocks, keys=meta.keys)
+    if meta.chunk_grid[: len(blocks.grid)] != blocks.grid:
+        raise UsageError(
+            f"{path!r} was made of {blocks.grid} blocks, and which of its {meta.chunk_grid} chunks came from which is not known, "
+            f"as a step has changed their shape; {OTHERWISE}"
         )
-
-
-def tally_shards(config: Config, sizes: Iterable[tuple[str, int]]) -> dict[int, Listed]:
-    """Return what a listing of one ordinary Zarr has of each shard, by number, without its metadata.
-
-    `config` divides the Zarr into the shards that it was made of.
-    """
-    routes, runs = Routes(config.shards), {run.path: run for run in shard_runs(config)[1:]}
-    totals: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for key, nbytes in sizes:
-        if key.rpartition("/")[2] not in LAST:
-            (path, index), _ = routes.find(key)
-            total = totals[0 if path is None else runs[path].number_of(index)]
-            total[0] += 1
-            total[1] += nbytes
-            total[2] += name_crc(key, nbytes)
-    return {number: Listed(*total) for number, total in totals.items()}
+    return Blocks(meta.chunk_grid, (1,) * len(blocks.chunks), meta.keys, blocks.stored)

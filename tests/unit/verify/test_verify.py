@@ -22,10 +22,11 @@ from zarr.storage import LocalStore
 
 from shardedstore import ConfigError, PartitionError, ShardedStore, UsageError, cli
 from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.differences import Difference
 from shardedstore.storage.retry import Backoff
 from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
-from shardedstore.verify.differences import Difference, Report
+from shardedstore.verify.report import Report
 from shardedstore.zarr.metadata import ArrayMeta
 
 CUBE = SOURCES["cube-v3/"]

@@ -15,13 +15,13 @@ from helpers_jobs import TARGET, copied, ledger_at
 from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, UsageError, cli
+from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.versions import Identity, claim
 from shardedstore.storage.blobs import open_blob
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToZip
 from shardedstore.verify import journal, verify
-from shardedstore.verify.ledger import as_made
 from tests.unit.verify.test_verify import (
     CASES,
     CHAINS,
@@ -539,7 +539,8 @@ def test_what_a_job_took_over_meanwhile_is_not_marked(source, tmp_path, monkeypa
             claim(open_folder(str(tmp_path / "out")), Identity("later", ""), 1)
         return as_made(*arguments)
 
-    monkeypatch.setattr(verify, "as_made", slow)
+    as_made = ShardFolder.as_made
+    monkeypatch.setattr(ShardFolder, "as_made", slow)
     report = result.verify(mark=True)
     assert not report.marked
     assert any("could not be marked" in note and "a later job" in note for note in report.notes)

@@ -1,4 +1,4 @@
-"""What `verify` finds: differences, each with what to do about it, and the report that holds them."""
+"""The report of `verify`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from shardedstore.zarr.grid import Coords
+from shardedstore.jobs.differences import Difference, damaged_shards
 
 Level = Literal["exists", "stored", "decoded"]
 LEVELS: tuple[Level, ...] = ("exists", "stored", "decoded")
@@ -17,38 +17,6 @@ BY = {
     "decoded": "by their decoded data",
 }
 RECORDED = "by their decoded data and the ledger's record of them"
-
-
-class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is not as it should be.
-
-    Parameters
-    ----------
-    kind : str
-        ``missing`` or ``extra`` (an object, a node, a chunk or a file), ``size`` (of an object), ``record`` (what is
-        stored is not what the ledger says), ``damaged`` (it can't be read), ``unread`` (it could not be looked at, by an
-        error that may pass), ``data`` (a chunk's), ``layout`` (shape, chunk grid, data type or fill value: not
-        comparable), ``attributes``, ``hole`` (a shard that failed and was accepted to be missing).
-    what : str
-        What differs, as a sentence.
-    advice : str
-        What to do.
-    shard, array, key : str, optional
-        Where.
-    chunk : tuple of int, optional
-        Its place in the array's finest chunk grid.
-    is_of_source : bool
-        Whether it is in the source, so that the result is not to blame.
-    """
-
-    kind: str
-    what: str
-    advice: str = ""
-    shard: str | None = None
-    array: str | None = None
-    key: str | None = None
-    chunk: Coords | None = None
-    is_of_source: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -86,7 +54,7 @@ class Report(msgspec.Struct, frozen=True):
     @property
     def damaged_shards(self) -> tuple[str, ...]:
         """The names of the result's shards that are missing, damaged, or other than they should be."""
-        return damaged(self.differences)
+        return damaged_shards(self.differences)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as it stands in JSON."""
@@ -106,12 +74,6 @@ class Report(msgspec.Struct, frozen=True):
             lines.append(f"marked: {marked}: run the job again with the same arguments, and it makes no others")
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)
-
-
-def damaged(differences: Iterable[Difference]) -> tuple[str, ...]:
-    """Return the names of the result's shards that some differences are of."""
-    shards = (d.shard for d in differences if not d.is_of_source and d.kind not in ("unread", "hole"))
-    return tuple(dict.fromkeys(shard for shard in shards if shard is not None))
 
 
 def _count(number: int, what: str) -> str:

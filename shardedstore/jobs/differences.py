@@ -1,0 +1,82 @@
+"""Differences between a result and its ledger, or its source, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+import msgspec
+
+from shardedstore.transforms.base.chain import Shard
+from shardedstore.zarr.grid import Coords
+
+MAKE_AGAIN = (
+    "verify it with mark=True, or on the command line with --mark, and run the job again with the same arguments: it makes "
+    "the shards that are named again, and no others"
+)
+
+
+class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One difference between a result and its ledger, or its source.
+
+    Parameters
+    ----------
+    kind : str
+        ``missing`` or ``extra`` (an object, a node, a chunk or a file), ``size`` (of an object), ``record`` (the stored bytes
+        differ from the ledger), ``damaged`` (unreadable), ``unread`` (not read, by an error that may pass), ``data`` (of a chunk),
+        ``layout`` (shape, chunk grid, data type or fill value: not comparable), ``attributes``, ``hole`` (a shard that
+        failed, which was accepted).
+    what : str
+        The difference as a sentence.
+    advice : str
+        The next step.
+    shard : str, optional
+        The name of the shard, as in messages.
+    path : str, optional
+        The path of the shard; empty for the base.
+    block : tuple of int, optional
+        The index of the shard's block.
+    array : str, optional
+        The path of the array or group.
+    key : str, optional
+        The key in the whole Zarr, or in the object of the shard where `url` names one.
+    chunk : tuple of int, optional
+        The index of the chunk in the array's finest chunk grid.
+    url : str, optional
+        The object that differs.
+    found : dict, optional
+        What the result holds, by name: such as ``nbytes``, ``entries``, ``digest`` or ``shape``; None where that is nothing or
+        not known.
+    expected : dict, optional
+        What the ledger or the source holds, by the same names.
+    cause : str, optional
+        The error that kept the data from being read, or made the hole.
+    is_of_source : bool
+        Whether it is in the source, so that the result is not to blame.
+    """
+
+    kind: str
+    what: str
+    advice: str = ""
+    shard: str | None = None
+    array: str | None = None
+    key: str | None = None
+    chunk: Coords | None = None
+    is_of_source: bool = False
+    path: str | None = None
+    block: Coords | None = None
+    url: str | None = None
+    found: dict[str, Any] | None = None
+    expected: dict[str, Any] | None = None
+    cause: str | None = None
+
+    @classmethod
+    def of(cls, shard: Shard, kind: str, what: str, advice: str = MAKE_AGAIN, **others: Any) -> Self:
+        """Return a difference of a shard of the result."""
+        return cls(kind, what, advice, shard=shard.name, path=shard.path, block=shard.block, **others)
+
+
+def damaged_shards(differences: Iterable[Difference]) -> tuple[str, ...]:
+    """Return the names of the result's shards with differences."""
+    shards = (d.shard for d in differences if not d.is_of_source and d.kind not in ("unread", "hole"))
+    return tuple(dict.fromkeys(shard for shard in shards if shard is not None))

@@ -1,0 +1,111 @@
+"""The job that made a result: its ledger, and the shards that the records are of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from shardedstore.config.document import from_dict
+from shardedstore.errors import UsageError
+from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.shards import shard_runs
+from shardedstore.jobs.versions import Identity, last_begun, ledger_of, read_generation, read_identity
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder
+
+if TYPE_CHECKING:
+    from shardedstore.jobs.layouts.base import ResultLayout
+
+
+class ResultJob(NamedTuple):
+    """The job that made a result.
+
+    Attributes
+    ----------
+    layout : type of ResultLayout
+        How the result lies.
+    folder : Folder
+        The folder of the ledger.
+    made : Identity
+        The file of the job.
+    records : dict of int to Record
+        The records by shard number.
+    notes : tuple of str
+        The shards that can't be compared with the records, as sentences.
+    """
+
+    layout: type[ResultLayout]
+    folder: Folder
+    made: Identity
+    records: dict[int, Record]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def token(self) -> str:
+        """A digest of the records."""
+        state = hashlib.sha256()
+        encode = msgspec.json.Encoder().encode
+        for number in sorted(self.records):
+            state.update(encode(self.records[number]))
+        return state.hexdigest()
+
+    def mark(self, shards: Mapping[int, str]) -> None:
+        """Mark the records of some shards, given their names by number, so that the same call makes them again.
+
+        Where a later job has taken them over, it is that one's call, which gives them the names that this result has.
+
+        Raises
+        ------
+        UsageError
+            Where a later job would make another result of all.
+        """
+        latest = self.latest()
+        if latest.generation == self.made.generation:
+            ledger_of(self.folder, latest).mark(frozenset(shards))
+            return
+        ledger = ledger_of(self.folder, latest)
+        names, records = set(shards.values()), ledger.read()
+        taken = (n for run in shard_runs(from_dict(latest.config)) for n, shard in run.shards() if shard.name in names)
+        ledger.mark(frozenset(n for n in taken if n in records and self._is_taken(records[n])))
+
+    def latest(self) -> Identity:
+        """Return the job that the same call goes on with: this one, or a later one that goes on from it; see `mark`."""
+        newest = read_identity(self.folder)
+        latest = self.made if newest is None else last_begun(self.folder, newest)
+        earlier = latest
+        while earlier.generation > self.made.generation and earlier.after:
+            earlier = read_generation(self.folder, earlier.after)
+        if earlier.generation != self.made.generation:
+            raise UsageError(
+                f"a later job at {self.folder.url!r} has not ended, and is of another source or chain, so that nothing makes again "
+                "what would be marked: run it to its end and verify its result, or name another destination for one of the two"
+            )
+        return latest
+
+    def _is_taken(self, record: Record) -> bool:
+        return 0 < record.generation <= self.made.generation
+
+
+def read_job(place: Folder) -> Identity | None:
+    """Return what a job says of a folder; None where there was none, and where this may not be looked for."""
+    try:
+        return read_identity(place)
+    except STORAGE_ERRORS:
+        return None
+
+
+def known_records(place: Folder, made: Identity) -> dict[int, Record]:
+    """Return the records of a job; those that are marked hold where a later job has taken them over, to make them again."""
+    records = {number: record for number, record in ledger_of(place, made).read().items() if not record.failed}
+    newest = read_identity(place)
+    if newest is not None and last_begun(place, newest).generation != made.generation:
+        return records
+    return {number: record for number, record in records.items() if not record.marked}
+
+
+def parents(url: str) -> Iterator[str]:
+    """Yield the folders above a path or a URL, from the lowest."""
+    while (url := url.rpartition("/")[0]) and not url.endswith("/"):
+        yield url
