@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from dask.utils import parse_bytes, parse_timedelta
 
@@ -29,17 +29,6 @@ def shown(text: str, most: int = WIDEST) -> str:
     line = text if text.isprintable() else repr(text)[1:-1]
     half = (most - 3) // 2
     return line if len(line) <= most else f"{line[: most - 3 - half]}...{line[-half:]}"
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines, with the cells of a column below one another.
-
-    >>> columns([("a", "zip", "x"), ("...",), ("abcd", "directory", "y")])
-    ['a     zip        x', '...', 'abcd  directory  y']
-    """
-    count = max(map(len, rows), default=0)
-    widths = [max((len(row[i]) for row in rows if len(row) > i + 1), default=0) for i in range(count)]
-    return ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
 
 
 def parse_size(text: str | int) -> int | None:

@@ -26,6 +26,8 @@ from shardedstore.transforms.base.chain import Step
 
 AGAIN = ": call map_shards"  # start of the advice for users of the API, which commands replace
 
+NARROWEST = 80  # columns of a terminal that shows tables
+
 FAILED, UNUSABLE, HOLES, STOPPED = 1, 2, 4, 130
 
 
@@ -78,6 +80,20 @@ def tell(text: str) -> None:
         if not isinstance(error, BrokenPipeError):
             with contextlib.suppress(OSError):
                 click.echo(f"note: standard output can't be written to: {error.strerror}", err=True)
+
+
+def tell_table(table: Any, lines: Iterable[str]) -> None:
+    """Print a table on a terminal that is wide enough, and plain lines elsewhere."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console()
+        if console.width >= NARROWEST:
+            with contextlib.suppress(OSError):
+                console.print(table)
+            return
+    for line in lines:
+        tell(line)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from shardedstore.cli.common import (
     parse_shards,
     parse_storage,
     tell,
+    tell_table,
     user_errors,
 )
 from shardedstore.cli.registry import make_sink
@@ -198,7 +199,7 @@ def convert(
         workers = {key: options.pop(key) for key in ("workers", "scheduler", "verbose")}
         plan = store.plan(*chain, consolidated=consolidated, **options)
         if dry_run:
-            tell(str(plan))
+            tell_table(plan, [str(plan)])
             for notice in plan.notices:
                 click.echo(f"note: {notice}", err=True)
         else:

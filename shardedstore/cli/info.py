@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from dask.utils import format_bytes
 
-from shardedstore.cli.common import open_any, parse_storage, tell, user_errors
-from shardedstore.display.describe import node_line
+from shardedstore.cli.common import open_any, parse_storage, tell, tell_table, user_errors
+from shardedstore.display.describe import node_line, node_table
 from shardedstore.jobs.partial import unfinished
 from shardedstore.jobs.shards import make_plan
 from shardedstore.storage.options import take_options
@@ -29,8 +29,10 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         parts = f" in {count(plan.shard_count, 'shard')}" if is_config else ""
         rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
         tell(f"{what}: a Zarr{parts}{rebuilt}")
-        for path, node in plan.nodes.items():
-            tell(node_line(path, node, store.config) + (", for example" if node.is_sample else ""))
+        tell_table(
+            node_table(plan.nodes, store.config),
+            (node_line(path, node, store.config) for path, node in plan.nodes.items()),
+        )
         for hole in holes(store.config):
             tell(f"  {hole.shard} is a hole: {hole.cause}")
         if is_config and (half := unfinished(_folder(what), take_options(_folder(what), parse_storage(storage)))):

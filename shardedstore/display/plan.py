@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from typing import NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 from dask.utils import format_bytes
 
+from shardedstore.display.tables import terminal_table
 from shardedstore.jobs.shards import Plan
 from shardedstore.text import count
 from shardedstore.zarr.grid import block_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MOST_OPEN = 12  # rows that are visible at first in a notebook; the rest is folded
 MOST_ROWS = 200  # rows in a notebook, including folded rows
@@ -29,6 +34,11 @@ class PlanRow(NamedTuple):
     nbytes: int
 
     @property
+    def name(self) -> str:
+        """The path as it is shown."""
+        return "(base)" if self.path is None else f"/{self.path}"
+
+    @property
     def grid_text(self) -> str:
         """The grid of blocks as text; empty for a single shard."""
         return "" if self.grid is None or self.shards == 1 else block_name(self.grid).replace("/", " x ")
@@ -43,18 +53,29 @@ def rows(plan: Plan) -> Iterator[PlanRow]:
         )
 
 
+def headline(plan: Plan) -> str:
+    """Return the totals of a planned job as one line."""
+    base = next(rows(plan))
+    return f"at most {plan.files:,} files -> {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded; base {format_bytes(base.nbytes)}"
+
+
 def to_lines(plan: Plan) -> list[str]:
     """Return a planned job as lines, computed from metadata: missing chunks are counted too, and sizes are decoded."""
-    base, *others = rows(plan)
-    lines = [
-        f"at most {plan.files:,} files -> {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded; base {format_bytes(base.nbytes)}"
-    ]
-    for row in others:
+    lines = [headline(plan)]
+    for row in islice(rows(plan), 1, None):
         grid = f" ({row.grid_text})" if row.grid_text else ""
         lines.append(
             f"  /{row.path}: {row.files:,} files -> {count(row.shards, 'shard')}{grid}; {format_bytes(row.nbytes)}"
         )
     return lines
+
+
+def to_table(plan: Plan) -> Table:
+    """Return a planned job as a table for a terminal."""
+    cells = (
+        (row.name, f"{row.files:,}", f"{row.shards:,}", row.grid_text, format_bytes(row.nbytes)) for row in rows(plan)
+    )
+    return terminal_table(("path", ">files", ">shards", ">grid", ">decoded"), cells, len(plan.runs))
 
 
 def to_html(title: str, plan: Plan) -> str:
@@ -83,6 +104,5 @@ def _table(body: str) -> str:
 
 
 def _row(row: PlanRow) -> str:
-    path = "(base)" if row.path is None else f"/{row.path}"
     cells = (f"{row.files:,}", f"{row.shards:,}", row.grid_text, format_bytes(row.nbytes))
-    return f"<tr><td {PATH}>{escape(path)}</td>{''.join(f'<td {CELL}>{escape(cell)}</td>' for cell in cells)}</tr>"
+    return f"<tr><td {PATH}>{escape(row.name)}</td>{''.join(f'<td {CELL}>{escape(cell)}</td>' for cell in cells)}</tr>"

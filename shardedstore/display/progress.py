@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from shardedstore.errors import UsageError
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
@@ -59,6 +57,8 @@ def progress_callback(chosen: Shown) -> Callback | None:
 def _has_bars() -> bool:
     if sys.stderr is None:  # under pythonw
         return False
+    from rich.console import Console
+
     return (sys.stderr.isatty() and os.environ.get("TERM") != "dumb") or Console(stderr=True).is_jupyter
 
 
@@ -77,6 +77,16 @@ class ProgressBar(Callback):
     """A bar on standard error."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=Console(stderr=True))
         self.task = self.bar.add_task("shards", total=None)

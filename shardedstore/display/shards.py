@@ -14,6 +14,7 @@ import msgspec
 from zarr.abc.store import Store
 
 from shardedstore.display.did_you_mean import did_you_mean
+from shardedstore.display.tables import aligned
 from shardedstore.errors import CorruptError, NoShardError, UsageError
 from shardedstore.partition.patterns import Pattern, parse_paths
 from shardedstore.storage.blobs import nbytes_of
@@ -38,7 +39,7 @@ from shardedstore.stores.locations import (
 from shardedstore.stores.members import Division, Members
 from shardedstore.stores.registry import open_location
 from shardedstore.stores.views import Remainder
-from shardedstore.text import columns, count, shown
+from shardedstore.text import count, shown
 from shardedstore.transforms.base.chain import Shard
 from shardedstore.zarr.grid import Blocks, Coords, block_name, parse_block
 from shardedstore.zarr.paths import is_below, join
@@ -342,8 +343,7 @@ class Shards(Sequence[StoredShard]):
         return rows
 
     def __repr__(self) -> str:
-        lines = columns([(row[0].rjust(len(str(len(self)))), *row[1:]) for row in self.table()])
-        return "\n".join([count(len(self), "shard"), *lines])
+        return "\n".join([count(len(self), "shard"), *aligned(self.table(), right=True)])
 
 
 def _mounts(config: Config) -> Iterator[tuple[str | None, Mount]]:

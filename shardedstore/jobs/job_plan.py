@@ -29,6 +29,7 @@ from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step, 
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
+    from rich.console import RenderableType
 
     from shardedstore.display.progress import Shown
     from shardedstore.store import ShardedStore
@@ -210,6 +211,14 @@ class JobPlan:
         if more > 0:
             lines = [*lines[:MOST_ROWS], f"  ... and {more:,} more"]
         return "\n".join([self._title, *lines, *(f"note: {notice}" for notice in self.notices)])
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        from shardedstore.display import plan as view
+
+        return Group(Text(view.headline(self._plan)), view.to_table(self._plan))
 
     def _repr_html_(self) -> str:
         from shardedstore.display import plan as view

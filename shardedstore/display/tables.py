@@ -1,0 +1,68 @@
+"""Tables of rich: aligned lines for reprs, and tables that fit a terminal.
+
+Rich is imported when a table is made, so that opening a result does not import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_ROWS = 200  # of a table in a terminal
+WIDEST = 1000  # characters of a line of text that is not for a terminal
+
+
+def aligned(rows: Iterable[Sequence[str]], right: bool = False) -> list[str]:
+    """Return rows of cells as lines with aligned columns, the first of them to the right on request.
+
+    >>> aligned([("a", "zip", "x"), ("...",), ("abcd", "directory", "y")])
+    ['a     zip        x', '...', 'abcd  directory  y']
+    >>> aligned([("1", "[red]"), ("10", ":smile:")], right=True)
+    [' 1  [red]', '10  :smile:']
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    found = list(rows)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for i in range(max(map(len, found), default=0)):
+        table.add_column(no_wrap=True, justify="right" if right and not i else "left")
+    for row in found:
+        table.add_row(*map(Text, row))
+    text = StringIO()
+    Console(file=text, width=WIDEST, color_system=None, force_terminal=False, force_jupyter=False).print(table)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def terminal_table(heads: Sequence[str], rows: Iterable[Sequence[str]], total: int) -> Table:
+    """Return a table for a terminal: long names are folded, and of many rows only the first are shown.
+
+    Parameters
+    ----------
+    heads : sequence of str
+        The names of the columns. The first column is aligned to the left, and a column whose name starts with ``>`` to
+        the right.
+    rows : iterable of sequences of str
+        The cells.
+    total : int
+        The number of rows.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        is_right = head.startswith(">")
+        table.add_column(head.lstrip(">"), justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
+    for row in islice(rows, MOST_ROWS):
+        table.add_row(*map(Text, row))
+    if total > MOST_ROWS:
+        table.add_row(f"... and {total - MOST_ROWS:,} more")
+    return table
