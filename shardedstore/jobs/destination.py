@@ -94,8 +94,8 @@ def _literals(run: Run, name: str, label: str) -> Iterator[tuple[str, str]]:
         yield name, label
         return
     assert run.members is not None
-    for shard, (_, place) in zip(run.members.shard_names(), run.shards(), strict=True):
-        yield name.replace("{block}", shard), place.name
+    for shard in run.shards():
+        yield name.replace("{block}", shard.block_name), shard.name
 
 
 def _starts(literals: Iterable[str], templates: Mapping[Any, list[Template]]) -> Iterator[str]:

@@ -79,7 +79,7 @@ class Outcome:
     @classmethod
     def failed(cls, segment: Segment, cause: str, code: str, remedy: str = "") -> Outcome:
         """Return the failure of every shard of a segment, for one cause; `code` and `remedy` are those of `ShardError`."""
-        shards = (shard for run in segment.runs for _, shard in run.shards())
+        shards = (shard for run in segment.runs for shard in run.shards())
         failures = (
             ShardError(shard.name, cause, remedy, code=code, path=shard.path, block=shard.block) for shard in shards
         )

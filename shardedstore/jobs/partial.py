@@ -25,7 +25,7 @@ from shardedstore.jobs.layouts.shard_folder import as_now
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.outcome import Outcome, Partial
 from shardedstore.jobs.result_preview import Mixes, held, veiled_base
-from shardedstore.jobs.shards import Plan, Run, shard_runs
+from shardedstore.jobs.shards import Plan, Run, location_of, shard_runs
 from shardedstore.jobs.source_comparison import source_token
 from shardedstore.jobs.versions import Identity, identity_name, ledger_of, read_identity, versioned
 from shardedstore.jobs.worker import Job
@@ -41,7 +41,6 @@ from shardedstore.stores.locations import (
     Mount,
     Place,
     ViewOf,
-    at_shard,
     locations,
     map_places,
     origin,
@@ -89,19 +88,19 @@ class Half(NamedTuple):
 
     def shards(self, run: Run) -> Iterator[tuple[int, Location]]:
         """Yield the numbers of the shards of a run, and where they are."""
-        yield from ((number, self.location(run, number, shard)) for number, shard in run.shards())
+        return ((shard.number, self.location(run, shard)) for shard in run.shards())
 
-    def location(self, run: Run, number: int, shard: Shard) -> Location:
+    def location(self, run: Run, shard: Shard) -> Location:
         """Return where a shard is now; of several members, with ``{name}`` for each."""
-        record, generation, name = self.records.get(number), self.generation_of(number), shard.block_name
+        record, generation = self.records.get(shard.number), self.generation_of(shard.number)
         if record is not None and record.location is not None:
             return held(record.location, run.members)
         if generation != SOURCE:
-            return veiled_base(at_shard(self.template(run, generation), run.division, name), run, self.records)
-        if isinstance(run.location, ViewOf) and shard.block is not None and name not in run.exceptions:
+            return veiled_base(location_of(run, shard, self.template(run, generation)), run, self.records)
+        if isinstance(run.location, ViewOf) and shard.block is not None and shard.block_name not in run.exceptions:
             assert shard.blocks is not None
             return BlockOf(run.location.source, run.location.path, shard.blocks, shard.block)
-        return at_shard(run.location, run.division, name, run.exceptions)
+        return location_of(run, shard)
 
     def base(self) -> Location:
         """Return where the base is now."""
@@ -192,9 +191,9 @@ def mount(half: Half, run: Run) -> Mount:
         return Mount(location)
     ((most, _),) = Counter(map(half.generation_of, run.numbers)).most_common(1)
     exceptions = {
-        shard.block_name: half.location(run, number, shard)
-        for number, shard in run.shards()
-        if half.generation_of(number) != most or most == ELSEWHERE
+        shard.block_name: half.location(run, shard)
+        for shard in run.shards()
+        if half.generation_of(shard.number) != most or most == ELSEWHERE
     }
     if most == SOURCE:
         blocks = run.blocks and msgspec.structs.replace(run.blocks, stored=None)  # as the source has them now

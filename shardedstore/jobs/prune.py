@@ -21,7 +21,7 @@ from shardedstore.jobs.layouts.registry import layout_of
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.lock import held, superseded
 from shardedstore.jobs.partial import Half, find_job, is_finished, read_config, read_half
-from shardedstore.jobs.shards import shard_runs
+from shardedstore.jobs.shards import location_of, shard_runs
 from shardedstore.jobs.versions import (
     Identity,
     generations,
@@ -336,9 +336,9 @@ def _of_generation(
     half, generation = read_half(place, identity, options), identity.generation
     for run in shard_runs(half.source):
         template = half.template(run, generation)
-        for number, shard in run.shards():
-            location = object_of(at_shard(template, run.division, shard.block_name))
-            record = half.records.get(number)
+        for shard in run.shards():
+            location = object_of(location_of(run, shard, template))
+            record = half.records.get(shard.number)
             name = _name(place, location)
             if name is None:
                 continue

@@ -35,7 +35,7 @@ def find_accepted(plan: Plan, layout: ResultLayout, names: Iterable[str], most: 
     if not wanted and not most:
         return frozenset()
     layout.check_holes()
-    found = {shard.name: number for run in plan.runs for number, shard in run.shards() if shard.name in wanted}
+    found = {shard.name: shard.number for run in plan.runs for shard in run.shards() if shard.name in wanted}
     for name in sorted(wanted - found.keys()):
         raise UsageError(f"accept_failed has {name!r}, and there is no such shard: they are {_some(plan)}")
     if "(base)" in wanted:
@@ -47,7 +47,7 @@ def find_accepted(plan: Plan, layout: ResultLayout, names: Iterable[str], most: 
 
 def _some(plan: Plan) -> str:
     run = plan.runs[-1]
-    shard = next(shard for _, shard in run.shards())
+    shard = next(run.shards())
     return f"named like {shard.name!r}" if run.mounted is None else "none but the base, as nothing is divided"
 
 
@@ -63,9 +63,9 @@ def accept(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
     untried = plan.shard_count - outcome.done - outcome.skipped - count
     causes = {error.shard: error.cause for error in outcome.failures}
     found = {
-        number: Record(0, 0, "", shard=number, failed=causes[shard.name].partition("\n")[0])
+        shard.number: Record(0, 0, "", shard=shard.number, failed=causes[shard.name].partition("\n")[0])
         for run in plan.runs
-        for number, shard in run.shards()
+        for shard in run.shards()
         if shard.name in causes
     }
     _keep(job, plan, found)
@@ -140,13 +140,13 @@ def _records(job: Job, plan: Plan, outcome: Outcome, gone: dict[int, Record]) ->
     missing = tuple(
         ShardError(
             shard.name,
-            GONE if number in records else "it was not recorded as done",
+            GONE if shard.number in records else "it was not recorded as done",
             code="lost-result",
             path=shard.path,
             block=shard.block,
         )
         for run in plan.runs
-        for number, shard in run.shards()
-        if number not in done and number not in gone
+        for shard in run.shards()
+        if shard.number not in done and shard.number not in gone
     )
     raise shards_failed(job, missing, plan.shard_count)

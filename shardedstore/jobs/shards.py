@@ -73,22 +73,22 @@ class Run(msgspec.Struct, frozen=True):
         """The numbers of the shards."""
         return range(self.number, self.number + self.stop - self.first)
 
-    def shards(self) -> Iterator[tuple[int, Shard]]:
-        """Yield the numbers and places of the shards."""
+    def shards(self) -> Iterator[Shard]:
+        """Yield the shards in the order of their numbers."""
         if self.members is not None:
             yield from self._of_members(self.members)
             return
         divided = frozenset(path for path, blocks in (self.mounted or {}).items() if isinstance(blocks, Blocks))
+        is_base = self.mounted is not None
         for number, block in zip(self.numbers, self._indices(), strict=True):
-            is_base = self.mounted is not None
-            yield number, Shard(self.path, self.blocks, block, is_base, self.nbytes, divided, number=number)
+            yield Shard(self.path, self.blocks, block, is_base, self.nbytes, divided, number=number)
 
-    def _of_members(self, members: Members) -> Iterator[tuple[int, Shard]]:
+    def _of_members(self, members: Members) -> Iterator[Shard]:
         for number, i, names in zip(self.numbers, range(self.first, self.stop), members.shards(), strict=True):
             if members.together == 1:
-                yield number, Shard(join(self.path, names[0]), members=names, number=number)
+                yield Shard(join(self.path, names[0]), members=names, number=number)
             else:
-                yield number, Shard(self.path, members=names, bundle=i, number=number)
+                yield Shard(self.path, members=names, bundle=i, number=number)
 
     @property
     def division(self) -> Division | None:
@@ -132,14 +132,26 @@ class Run(msgspec.Struct, frozen=True):
             return msgspec.structs.replace(part, chunks=chunks)
         if not self.exceptions:
             return part
-        names = (shard.block_name for _, shard in part.shards())
+        names = (shard.block_name for shard in part.shards())
         kept = {name: self.exceptions[name] for name in names if name in self.exceptions}
         return msgspec.structs.replace(part, exceptions=kept)
 
 
-def location_of(run: Run, shard: Shard) -> Location:
-    """Return the location of a shard; of several members together, with ``{name}`` for each."""
-    return at_shard(run.location, run.division, shard.block_name, run.exceptions)
+def location_of(run: Run, shard: Shard, template: Location | None = None) -> Location:
+    """Return the location of a shard; of several members together, with ``{name}`` for each.
+
+    Parameters
+    ----------
+    run : Run
+        The shards of one mount.
+    shard : Shard
+        One of them.
+    template : Location, optional
+        The location of all in another store than the run's own.
+    """
+    if template is None:
+        return at_shard(run.location, run.division, shard.block_name, run.exceptions)
+    return at_shard(template, run.division, shard.block_name)
 
 
 def object_at(run: Run, shard: Shard) -> Location:

@@ -161,11 +161,11 @@ def _same_members(then: Run, run: Run, changed: Mapping[str, bool]) -> Iterator[
     assert run.members is not None
     if then.members.together != run.members.together or then.exceptions != run.exceptions:
         return
-    earlier = {(shard.block_name, shard.members): number for number, shard in then.shards()}
-    for number, shard in run.shards():
+    earlier = {(shard.block_name, shard.members): shard.number for shard in then.shards()}
+    for shard in run.shards():
         before = earlier.get((shard.block_name, shard.members))
         if before is not None and not any(join(run.path, name) in changed for name in shard.members):
-            yield before, number
+            yield before, shard.number
 
 
 def _same_blocks(then: Run, run: Run, old: Coords, new: Coords) -> Iterator[tuple[int, int]]:

@@ -17,12 +17,13 @@ from toolz import pipe
 from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError, ShardedStoreError, ShardError
 from shardedstore.jobs.cancellation import Stopped, check, sleep, while_wanted
-from shardedstore.jobs.change_detection import Changed, ChangeDetector, located, look, open_component, opened_runs
+from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
+from shardedstore.jobs.open_shard import open_shard, opened_runs, with_component
 from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.preflight import places_of
-from shardedstore.jobs.shards import Plan, Run, Segment, Task
+from shardedstore.jobs.shards import Plan, Run, Segment, Task, location_of
 from shardedstore.notices import Notice
 from shardedstore.storage.errors import cause_of, chain_of, code_of, systemic
 from shardedstore.storage.folders import STORAGE_ERRORS
@@ -31,7 +32,7 @@ from shardedstore.storage.markers import MARKERS
 from shardedstore.storage.requests import READS, WRITES, Throttled
 from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.entries import of_format, read_entries
-from shardedstore.stores.locations import Location, at_shard, url_of
+from shardedstore.stores.locations import Location, url_of
 from shardedstore.stores.registry import open_location
 from shardedstore.stores.twin_documents import reconciled
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
@@ -155,11 +156,11 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterat
     segment, end = task.segment, time.monotonic() + task.seconds
     failed, row, worker = 0, 0, _worker()
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
-        for number, shard in run.shards():
+        for shard in run.shards():
             begun = time.monotonic()
             if begun > end:
                 return
-            generation = task.again.get(number, 0)
+            generation = task.again.get(shard.number, 0)
             made, attempts = _try_shard(job, run, opened, shard, generation)
             if isinstance(made, ShardError):
                 row = row + 1 if made.remedy else row
@@ -224,7 +225,7 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -
 def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts: int) -> ShardError:
     """Return the error of a shard, with what is known of it as fields."""
     told = [one for one in chain_of(error) if isinstance(one, ShardedStoreError)]
-    location = at_shard(run.location, run.division, shard.block_name, run.exceptions)
+    location = location_of(run, shard)
     return ShardError(
         shard.name,
         cause,
@@ -253,7 +254,7 @@ def _traceback(error: BaseException) -> str:
 def _cause(error: BaseException, run: Run, shard: Shard) -> str:
     """Return what an error says, and where a shard is read from that is damaged and a store by itself."""
     cause = cause_of(error)
-    component = located(run, shard).component if isinstance(error, CorruptError) else ""
+    component = with_component(run, shard).component if isinstance(error, CorruptError) else ""
     return cause if component in cause else f"{cause} (in {component})"
 
 
@@ -261,7 +262,7 @@ class ShardReader:
     """The source of one shard, opened: its entries through the steps of a chain, and what is seen of it meanwhile."""
 
     def __init__(self, job: Job, run: Run, shard: Shard) -> None:
-        self.run, self.component, self.shard = run, open_component(run, shard), located(run, shard)
+        self.run, self.component, self.shard = run, open_shard(run, shard), with_component(run, shard)
         self._chain, self._changed = job.chain, job.changed
         self._detector = ChangeDetector(job.changed, self.component)
         self._sums = None if job.shapes is None else Sums(job.shapes)

@@ -18,7 +18,7 @@ from toolz import merge_with
 
 from shardedstore.codecs.digest import MODULUS, DataDigest, Layout
 from shardedstore.codecs.migrate_document import shared_attributes
-from shardedstore.jobs.change_detection import located, open_component
+from shardedstore.jobs.open_shard import open_shard, with_component
 from shardedstore.jobs.shards import Plan, Run, Segment
 from shardedstore.storage.errors import is_transient
 from shardedstore.storage.retry import Retries, retry
@@ -156,9 +156,9 @@ def take(task: DataTask) -> Taken:
         try:
             opened = _opened(run)
         except UNREADABLE as error:
-            taken.damage += [_damage(run, shard, error) for _, shard in run.shards()]
+            taken.damage += [_damage(run, shard, error) for shard in run.shards()]
             continue
-        for _, shard in run.shards():
+        for shard in run.shards():
             try:
                 taken.add(retry(partial(_take_shard, opened, shard, task), Retries(RETRIES)))
             except UNREADABLE as error:
@@ -191,8 +191,8 @@ def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
     stale = None if shard.members else run.consolidated  # it is dropped where steps may have changed what it is of
     documents = _Documents(shard)
     try:
-        entries = read_entries(open_component(run, shard), shard.blocks, shard.block, stale)
-        for digested in digest_entries(entries, located(run, shard), task.shapes, ComparedChunks):
+        entries = read_entries(open_shard(run, shard), shard.blocks, shard.block, stale)
+        for digested in digest_entries(entries, with_component(run, shard), task.shapes, ComparedChunks):
             if not documents.take(digested.entry):
                 _note(taken, digested, run, shard, task.wanted)
             elif digested.layout is not None:

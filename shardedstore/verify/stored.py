@@ -11,11 +11,11 @@ from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
 from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
-from shardedstore.jobs.change_detection import located, open_component
 from shardedstore.jobs.differences import MAKE_AGAIN, Difference
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.open_shard import open_shard, with_component
 from shardedstore.jobs.shards import Load, Plan, Run, Segment, listed_runs, object_at
 from shardedstore.storage.blobs import nbytes_of, open_blob
 from shardedstore.storage.crc import crc32
@@ -84,8 +84,8 @@ def check_stored(task: StoredTask) -> list[Difference]:
     found: list[Difference] = []
     check = _check_data if task.is_decoded else partial(_check_bytes, layout=task.layout)
     for run in task.segment.runs:
-        for number, shard in run.shards():
-            record = task.records.get(number)
+        for shard in run.shards():
+            record = task.records.get(shard.number)
             if record is None:  # told by the listing
                 continue
             try:
@@ -148,7 +148,7 @@ def _tally_zip(url: str, options: Options = NONE) -> tuple[Written, list[tuple[s
 
 
 def _tally_entries(run: Run, shard: Shard, layout: type[ResultLayout]) -> Written:
-    tally, entries = Tally(), read_entries(open_component(run, shard), shard.blocks, shard.block)
+    tally, entries = Tally(), read_entries(open_shard(run, shard), shard.blocks, shard.block)
     for key, entry in layout.stored(entries, run, shard):
         tally.add(key, memoryview(entry.data).nbytes, crc32(entry.data))
     return tally.written(tally.nbytes)
@@ -163,8 +163,8 @@ def _check_data(run: Run, shard: Shard, record: Record) -> list[Difference]:
     expected = record.digests or {}
     shapes = {} if shard.block is None else {path: written.shape for path, written in expected.items()}
     sums, damaged = Sums(shapes), set[str]()
-    entries = read_entries(open_component(run, shard), shard.blocks, shard.block)
-    for digested in digest_entries(entries, located(run, shard), shapes):
+    entries = read_entries(open_shard(run, shard), shard.blocks, shard.block)
+    for digested in digest_entries(entries, with_component(run, shard), shapes):
         if digested.damage is None:
             sums.add(digested)
         else:

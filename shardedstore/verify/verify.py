@@ -176,7 +176,7 @@ def _key(name: str, task: StoredTask | DataTask) -> str:
 
 def _lost(task: StoredTask | DataTask, error: BaseException) -> Difference:
     """Return the difference of some shards that a task could not look at."""
-    names = [shard.name for run in task.segment.runs for _, shard in run.shards()]
+    names = [shard.name for run in task.segment.runs for shard in run.shards()]
     what = f"{', '.join(names)}: could not be looked at: {type(error).__name__}: {error}"
     return Difference("unread", what, f"see the workers' logs, and {LOOK_AGAIN}", shard=names[0])
 
@@ -264,7 +264,7 @@ def _mark(config: Config, kept: ResultJob, report: Report) -> Report:
         return report
     try:
         runs = shard_runs(kept.layout.as_made(config, kept))
-        found = {number: shard.name for run in runs for number, shard in run.shards() if shard.name in names}
+        found = {shard.number: shard.name for run in runs for shard in run.shards() if shard.name in names}
         with held(kept.folder):
             kept.mark(found)
     except UNREADABLE as error:

@@ -114,5 +114,5 @@ def make_scene(folder: Path, server: S3Server | None) -> Scene:
         place = Place(str(target), sink != "zips")
         expected[sink, recompress] = place.contents(), place.read()
     plan = make_plan(ShardedStore.partition(source, SOURCE.shards).config)
-    names = {number: shard.name for run in plan.runs for number, shard in run.shards()}
+    names = {shard.number: shard.name for run in plan.runs for shard in run.shards()}
     return Scene(folder, source, names, expected, server)

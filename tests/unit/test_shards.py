@@ -45,7 +45,7 @@ def store(request, views, tmp_path):
 
 
 def test_numbered_as_in_jobs(store):
-    names = [shard.name for run in shard_runs(store.config) for _, shard in run.shards()]
+    names = [shard.name for run in shard_runs(store.config) for shard in run.shards()]
     found = store.shards
     assert [shard.name for shard in found] == names
     assert [found[i].name for i in range(len(found))] == names

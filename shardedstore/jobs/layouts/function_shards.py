@@ -85,7 +85,7 @@ class FunctionShards(ShardFolder):
 
     def mount(self, job: Job, run: Run, records: Mapping[int, Record]) -> Mount:
         # docstring inherited
-        located = {shard.block_name: _given(records[number].location) for number, shard in run.shards()}
+        located = {shard.block_name: _given(records[shard.number].location) for shard in run.shards()}
         if run.division is None:
             return Mount(located[""])
         exceptions = {name: held(location, run.members) for name, location in located.items()}

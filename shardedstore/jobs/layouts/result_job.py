@@ -67,7 +67,12 @@ class ResultJob(NamedTuple):
             return
         ledger = ledger_of(self.folder, latest)
         names, records = set(shards.values()), ledger.read()
-        taken = (n for run in shard_runs(from_dict(latest.config)) for n, shard in run.shards() if shard.name in names)
+        taken = (
+            shard.number
+            for run in shard_runs(from_dict(latest.config))
+            for shard in run.shards()
+            if shard.name in names
+        )
         ledger.mark(frozenset(n for n in taken if n in records and self._is_taken(records[n])))
 
     def latest(self) -> Identity:

@@ -19,7 +19,7 @@ from shardedstore.jobs.layouts.result_job import ResultJob, known_records, paren
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.object_sizes import attribute_notices
 from shardedstore.jobs.result_preview import Mixes, Planned, after, blocks_after, held, veiled_base
-from shardedstore.jobs.shards import Plan, Run, object_at, shard_runs, target_of
+from shardedstore.jobs.shards import Plan, Run, location_of, object_at, shard_runs, target_of
 from shardedstore.jobs.versions import (
     Identity,
     check_latest,
@@ -44,7 +44,6 @@ from shardedstore.stores.locations import (
     Mount,
     VeiledOf,
     Zip,
-    at_shard,
     locations,
     object_of,
     origin,
@@ -126,15 +125,15 @@ class ShardFolder(ResultLayout):
     def present(self, run: Run, records: Mapping[int, Record], job: Job, present: Present) -> Iterator[int]:
         # docstring inherited
         templates = dict[int, str]()
-        for number, shard in run.shards():
-            record = records.get(number)
+        for shard in run.shards():
+            record = records.get(shard.number)
             if record is None or not record.is_done:
                 continue
             generation = record.generation or job.generation
             if generation not in templates:
                 templates[generation] = self.template(run, generation)
             if self.sink.is_there(self._named(templates[generation], shard), record, present):
-                yield number
+                yield shard.number
 
     def publish(self, job: Job, plan: Plan, records: Mapping[int, Record]) -> Config:
         """Write the consolidated metadata as a component of its own, and then the config."""
@@ -172,12 +171,13 @@ class ShardFolder(ResultLayout):
         if count == len(run.numbers):
             return Mount(location(most), run.blocks, members=run.members)
         exceptions: dict[str, Location] = {}
-        for number, shard in run.shards():
-            generation, hole = records[number].generation, records[number].failed
+        for shard in run.shards():
+            record = records[shard.number]
+            generation, hole = record.generation, record.failed
             if hole:
                 exceptions[shard.block_name] = Hole(shard.name, hole)
             elif generation != most:
-                exceptions[shard.block_name] = at_shard(location(generation), run.division, shard.block_name)
+                exceptions[shard.block_name] = location_of(run, shard, location(generation))
         if run.division is None:
             return Mount(exceptions[""])
         return Mount(location(most), run.blocks, exceptions, run.members)
@@ -216,7 +216,7 @@ class ShardFolder(ResultLayout):
         cls, config: Config, job: ResultJob | None, seen: Callable[[str], None]
     ) -> Iterator[Difference]:
         # docstring inherited
-        shards = [(shard, object_at(run, shard)) for run in shard_runs(config) for _, shard in run.shards()]
+        shards = [(shard, object_at(run, shard)) for run in shard_runs(config) for shard in run.shards()]
         others = [] if config.consolidated is None else [object_of(config.consolidated)]
         listed = _Sizes(None if job is None else job.folder, [*(location for _, location in shards), *others])
         for shard, location in shards:

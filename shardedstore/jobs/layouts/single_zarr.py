@@ -146,13 +146,13 @@ class SingleZarr(ResultLayout):
         put_back(self.place, self.zarr, self.options, {key for key, _ in sizes})
         found = tally_shards(self._divided(job.chain, plan), sizes)
         for run in plan.runs:
-            for number, shard in run.shards():
-                record = records.get(number)
+            for shard in run.shards():
+                record = records.get(shard.number)
                 if record is None:
                     continue
-                has_lost = found.get(number, Listed()).has_lost(Listed.written([record]))
+                has_lost = found.get(shard.number, Listed()).has_lost(Listed.written([record]))
                 if has_lost or (run.blocks is None and waiting_name(shard) not in waiting):
-                    yield number
+                    yield shard.number
 
     def _divided(self, chain: Chain, plan: Plan) -> Config:
         """Return the Zarr, divided into the shards that it is made of."""
@@ -211,12 +211,12 @@ class SingleZarr(ResultLayout):
         """Return the documents that wait; a shard whose documents can't be read is marked to be made again."""
         documents: dict[str, bytes] = {}
         for run in plan.runs:
-            for number, shard in run.shards() if run.blocks is None else ():
+            for shard in run.shards() if run.blocks is None else ():
                 place = waiting_url(self.url, shard)
                 try:
                     found = _kept(place, self.options)
                 except (FileNotFoundError, CorruptError) as error:
-                    job.ledger.mark(frozenset([number]))
+                    job.ledger.mark(frozenset([shard.number]))
                     raise CorruptError(
                         f"the metadata of shard {shard.name!r} that waits at {place!r} can't be read: {error}; run the job again with "
                         "the same arguments, and it makes this shard again"

@@ -89,8 +89,9 @@ def compare_shards(made: Config, job: ResultJob, sizes: Mapping[str, int]) -> It
     """Yield a difference for each shard that is not as its record says; `made` is the Zarr, divided into its shards."""
     found = tally_shards(made, sizes.items())
     for run in shard_runs(made):
-        for number, shard in run.shards():
-            difference = _compare_shard(shard, found.get(number, Listed()), job.records.get(number), bool(job.notes))
+        for shard in run.shards():
+            listed, record = found.get(shard.number, Listed()), job.records.get(shard.number)
+            difference = _compare_shard(shard, listed, record, bool(job.notes))
             if difference is not None:
                 yield difference
 

@@ -302,9 +302,7 @@ def test_the_tasks_of_a_function_s_result_do_not_grow_with_its_shards(tmp_path, 
         copies = blocks_at(tmp_path / "source.zarr", 200).map_shards(copied)
     segments = shards.make_plan(copies.config).segments()
     assert max(len(pickle.dumps(segment)) for segment in segments) < 4000
-    assert [shard.block for s in segments for run in s.runs for _, shard in run.shards()][1:] == [
-        (i,) for i in range(200)
-    ]
+    assert [shard.block for s in segments for run in s.runs for shard in run.shards()][1:] == [(i,) for i in range(200)]
 
 
 # Shards that fail

@@ -26,7 +26,7 @@ from zarr.storage import MemoryStore
 
 from shardedstore import CorruptError, ShardedStore
 from shardedstore.codecs.digest import MODULUS, DataDigest, Digester, canonical_bytes
-from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.open_shard import open_shard
 from shardedstore.jobs.shards import make_plan
 from shardedstore.stores.entries import Entry, read_entries
 from shardedstore.transforms.base.chain import Shard
@@ -45,8 +45,8 @@ def digests_of(store: Any, shards: Any = ()) -> dict[str, DataDigest]:
     plan = make_plan(ShardedStore.partition(store, list(shards) if isinstance(shards, tuple) else shards).config)
     sums = Sums({run.path: plan.nodes[run.path].meta.shape for run in plan.runs if run.blocks is not None})
     for run in reversed(plan.runs):
-        for _, shard in run.shards():
-            entries = read_entries(open_component(run, shard), shard.blocks, shard.block, run.consolidated)
+        for shard in run.shards():
+            entries = read_entries(open_shard(run, shard), shard.blocks, shard.block, run.consolidated)
             for _ in tap(entries, shard, sums):
                 pass
     return sums.digests

@@ -42,12 +42,12 @@ plans_of_any_size = st.builds(plan_of, st.lists(st.tuples(st.integers(1, 3000), 
 @example(plan_of([(1000, Load(0, 1 << 50))], Load(1, 1)))
 def test_every_shard_is_in_exactly_one_segment(plan):
     found = [
-        (number, shard.path, shard.block, shard.is_base)
+        (shard.number, shard.path, shard.block, shard.is_base)
         for segment in plan.segments()
         for run in segment.runs
-        for number, shard in run.shards()
+        for shard in run.shards()
     ]
-    expected = [(number, shard.path, shard.block, shard.is_base) for run in plan.runs for number, shard in run.shards()]
+    expected = [(shard.number, shard.path, shard.block, shard.is_base) for run in plan.runs for shard in run.shards()]
     assert found == expected
     assert [number for number, *_ in found] == list(range(plan.shard_count))
 
@@ -92,8 +92,8 @@ def test_a_segment_splits_into_its_shards(plan, which):
 def test_a_segment_without_what_is_done_has_the_rest(plan, done):
     segment = plan.segments()[0]
     left = segment.without(frozenset(done))
-    every = [number for run in segment.runs for number, _ in run.shards()]
-    assert [number for run in left.runs for number, _ in run.shards()] == [n for n in every if n not in done]
+    every = [shard.number for run in segment.runs for shard in run.shards()]
+    assert [shard.number for run in left.runs for shard in run.shards()] == [n for n in every if n not in done]
     assert left.number == segment.number
 
 
@@ -161,7 +161,7 @@ def test_a_plan_counts_files_and_bytes(tmp_path):
 
 def test_the_base_is_the_first_shard(tmp_path):
     plan = make_plan(division(cube_at(tmp_path / "source.zarr")).config)
-    assert [shard.is_base for _, shard in plan.runs[0].shards()] == [True]
+    assert [shard.is_base for shard in plan.runs[0].shards()] == [True]
     assert all(run.mounted is None for run in plan.runs[1:])
 
 

@@ -25,8 +25,8 @@ from shardedstore.cli import main
 from shardedstore.config.document import dump, from_dict, parse
 from shardedstore.errors import ConfigError
 from shardedstore.jobs import shards
-from shardedstore.jobs.change_detection import open_component
 from shardedstore.jobs.layouts import shard_folder
+from shardedstore.jobs.open_shard import open_shard
 from shardedstore.jobs.source_comparison import unchanged
 from shardedstore.stores.group import group_documents
 from shardedstore.stores.locations import Config, Directory, Group, Mount, ViewOf, Zip
@@ -869,8 +869,8 @@ def test_300_000_members_are_planned_without_reading_them(tmp_path):
 def test_a_bundle_is_a_store(tmp_path):
     pattern, expected = cells_at(tmp_path, range(5))
     planned = shards.make_plan(gather(ShardedStore.collect(pattern).config, 5))
-    ((_, shard),) = planned.runs[1].shards()
-    check_same_contents(open_component(planned.runs[1], shard), expected)
+    (shard,) = planned.runs[1].shards()
+    check_same_contents(open_shard(planned.runs[1], shard), expected)
 
 
 def test_keys_reach_the_members_and_not_the_config(s3_server, use_environment, tmp_path):

@@ -19,7 +19,7 @@ from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
 from shardedstore import DestinationError, PartitionError, ShardedStore, UsageError
-from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.open_shard import open_shard
 from shardedstore.jobs.shards import make_plan
 from shardedstore.partition.partition import divide
 from shardedstore.stores.entries import read_entries
@@ -190,10 +190,8 @@ def test_every_kind_of_source(name, kind, include, exclude, modelled, tmp_path):
         check_same_contents(check_pickles(view), expected)
     read = {}
     for run in make_plan(view.config).runs:
-        for _, shard in run.shards():
-            read |= {
-                f"{shard.path}/{e.key}".lstrip("/"): bytes(e.data) for e in read_entries(open_component(run, shard))
-            }
+        for shard in run.shards():
+            read |= {f"{shard.path}/{e.key}".lstrip("/"): bytes(e.data) for e in read_entries(open_shard(run, shard))}
     assert read == expected
     for key in {*PROBES, *contents} - expected.keys():
         assert get(view, key) is None
@@ -257,8 +255,8 @@ def test_an_object_store_is_not_listed_where_it_is_left_out(cube, choice):
     config = divide(source, "1 GiB", choice.get("include"), choice.get("exclude"))
     (cube / "simulation" / "fine" / "field" / os.fsdecode(b"\xff")).write_bytes(b"")
     (run,) = make_plan(config).runs
-    ((_, shard),) = run.shards()
-    keys = {entry.key for entry in read_entries(open_component(run, shard))}
+    (shard,) = run.shards()
+    keys = {entry.key for entry in read_entries(open_shard(run, shard))}
     include, exclude = choice.get("include"), ["simulation/fine"] if "exclude" in choice else None
     assert keys == filtered(SOURCES["cube-v3/"].contents(), include, exclude).keys()
     with pytest.raises(Exception, match="utf-8"):

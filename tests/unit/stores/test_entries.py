@@ -10,7 +10,7 @@ from sources import COMBINATIONS, KINDS, SOURCES, Recording, build, cube, others
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from shardedstore import CorruptError, ShardedStore
-from shardedstore.jobs.change_detection import open_component
+from shardedstore.jobs.open_shard import open_shard
 from shardedstore.jobs.shards import make_plan
 from shardedstore.stores.entries import array_folder, read_entries
 from shardedstore.stores.registry import open_location
@@ -25,8 +25,8 @@ METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 def shards_of(store):
     """Every shard of a store, with its component and the entries that a job reads of it."""
     for run in make_plan(store.config).runs:
-        for _, shard in run.shards():
-            component = open_component(run, shard)
+        for shard in run.shards():
+            component = open_shard(run, shard)
             yield shard, component, list(read_entries(component, shard.blocks, shard.block, run.consolidated))
 
 

@@ -21,8 +21,8 @@ from sources import SOURCES, build, cube, to_folder, to_memory
 from zarr.storage import LocalStore
 
 from shardedstore import ConfigError, PartitionError, ShardedStore, UsageError, cli
-from shardedstore.jobs.change_detection import open_component
 from shardedstore.jobs.differences import Difference
+from shardedstore.jobs.open_shard import open_shard
 from shardedstore.storage.retry import Backoff
 from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
@@ -371,9 +371,9 @@ def test_an_error_that_passes_is_no_difference(source, zipped, monkeypatch):
         if not failed:
             failed.append(shard.name)
             raise TimeoutError
-        return open_component(run, shard)
+        return open_shard(run, shard)
 
-    monkeypatch.setattr("shardedstore.verify.data.open_component", fails_once)
+    monkeypatch.setattr("shardedstore.verify.data.open_shard", fails_once)
     assert zipped.verify(source).ok
     assert failed == ["(base)"]
 
