@@ -47,10 +47,10 @@ class BareTasks(Generic[Out]):
 
     def run(self, source: Path, out: Out) -> float:
         from shardedstore.jobs.layouts.registry import choose_layout
-        from shardedstore.jobs.outcome import Outcome
         from shardedstore.jobs.prepare import identity, prepare, start
         from shardedstore.jobs.result import finish
         from shardedstore.jobs.shards import make_plan
+        from shardedstore.jobs.summary import Summary
         from shardedstore.jobs.worker import run_segment
         from shardedstore.partition.partition import divide
         from shardedstore.stores.locations import Directory
@@ -62,7 +62,7 @@ class BareTasks(Generic[Out]):
         job = start(job, plan, identity(plan, job), overwrite=False)
         segments = plan.segments()
         started = time.perf_counter()
-        outcome = Outcome.total(self.pool.imap_unordered(partial(run_segment, job), segments))
+        outcome = Summary.total(self.pool.imap_unordered(partial(run_segment, job), segments))
         took = time.perf_counter() - started
         finish(job, plan, outcome)
         return took

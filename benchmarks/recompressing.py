@@ -129,9 +129,9 @@ class Ours:
 
     def run(self, source: Path, out: Path) -> float:
         from shardedstore.jobs.layouts.registry import choose_layout
-        from shardedstore.jobs.outcome import Outcome
         from shardedstore.jobs.prepare import identity, prepare, start
         from shardedstore.jobs.shards import make_plan
+        from shardedstore.jobs.summary import Summary
         from shardedstore.jobs.worker import run_segment
         from shardedstore.partition.partition import divide
         from shardedstore.stores.locations import Directory
@@ -144,7 +144,7 @@ class Ours:
         plan, job = prepare(plan, chain, choose_layout(chain.sink), overwrite=False, retries=0)
         job = start(job, plan, identity(plan, job), overwrite=False)
         started = time.perf_counter()
-        outcome = Outcome.total(run_segment(job, segment) for segment in plan.segments())
+        outcome = Summary.total(run_segment(job, segment) for segment in plan.segments())
         took = time.perf_counter() - started
         if outcome.failures:
             raise ExceptionGroup("the tasks failed", outcome.failures)

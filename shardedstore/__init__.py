@@ -15,8 +15,9 @@ from shardedstore.errors import (
     UsageError,
 )
 from shardedstore.jobs.job_plan import JobPlan
+from shardedstore.jobs.summary import Summary
 from shardedstore.notices import Notice
-from shardedstore.store import ShardedStore, Summary
+from shardedstore.store import ShardedStore
 from shardedstore.stores.custom import StoreKind
 from shardedstore.transforms.base.array_step import ArrayStep
 from shardedstore.transforms.base.chain import Sink, Step, step

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from zarr.abc.store import Store
@@ -18,16 +17,16 @@ from shardedstore.config.legacy_document import is_legacy
 from shardedstore.display.describe import to_html, to_text
 from shardedstore.display.progress import Shown
 from shardedstore.display.shards import Shards as StoredShards
-from shardedstore.errors import ConfigError, PartitionError, ShardError, UsageError
+from shardedstore.errors import ConfigError, PartitionError, UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.credentials import reading
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.object_sizes import MAX_BASE
-from shardedstore.jobs.outcome import Outcome, Partial
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
 from shardedstore.jobs.prune import Pruned, prune
+from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.notices import Notice
 from shardedstore.partition.collect import collect
@@ -55,29 +54,6 @@ if TYPE_CHECKING:
 
 Target = str | os.PathLike[str]
 GO_ON = "run the same call again, or open what there is with ShardedStore.load(..., partial=True)"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the job that made a store did: shards done, shards found done already, what was written, attempts that failed.
-
-    Of those done, `missing` were done before and not there any more, or of another size; `changed` were done before, and
-    their source is not what it was, as far as that was looked at. `failures` are the errors of shards that failed, with
-    ``on_error="partial"``, and of those that were accepted; `holes` are the names of the latter. `throttled` is how often a server refused a request as it was too busy, and was asked again.
-    `notices` are the warnings about the job, as they were logged when it started.
-    """
-
-    done: int
-    skipped: int
-    entries: int
-    nbytes: int
-    retries: int = 0
-    missing: int = 0
-    changed: int = 0
-    failures: tuple[ShardError, ...] = ()
-    throttled: int = 0
-    notices: tuple[Notice, ...] = ()
-    holes: tuple[str, ...] = ()
 
 
 class ShardedStore(WritableStore):
@@ -141,25 +117,11 @@ class ShardedStore(WritableStore):
         self.look()
 
     @classmethod
-    def _of(cls, config: Config, outcome: Outcome | None = None, partial: Partial | None = None) -> Self:
+    def _of(cls, config: Config, summary: Summary | None = None, partial: Partial | None = None) -> Self:
         store = cls.__new__(cls)
         WritableStore.__init__(store, config, open_location)
-        store.partial = partial
-        if outcome is not None:
-            store.summary = Summary(
-                outcome.done,
-                outcome.skipped,
-                outcome.entries,
-                outcome.nbytes,
-                outcome.retries,
-                outcome.missing,
-                outcome.changed,
-                outcome.failures,
-                outcome.throttled,
-                outcome.notices,
-                () if outcome.partial else tuple(error.shard for error in outcome.failures),
-            )
-            store.partial = outcome.partial
+        store.summary = summary
+        store.partial = partial if summary is None else summary.partial
         return store
 
     @property

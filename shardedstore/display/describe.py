@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from dask.utils import format_bytes
 
 from shardedstore.display.shards import BASE_NAME, grid_of, holder, kind_of
 from shardedstore.display.tables import aligned, terminal_table
-from shardedstore.jobs.outcome import Partial
+from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Group, Location, Mount, holes, show, url_of
 from shardedstore.text import count, shown
@@ -51,19 +51,6 @@ class Row(NamedTuple):
     place: str = ""
     below: tuple[Row, ...] = ()
     more: int = 0
-
-
-class Done(Protocol):
-    """Result of a job; see ``store.Summary``."""
-
-    @property
-    def done(self) -> int: ...
-    @property
-    def skipped(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def failures(self) -> Sequence[object]: ...
 
 
 def describe(config: Config, most: int = MOST) -> Row:
@@ -155,7 +142,7 @@ def _place(mount: Mount, folder: str) -> str:
     return shown(show(location).replace(f"'{folder}/", "'") if folder else show(location))
 
 
-def facts(config: Config, summary: Done | None = None, partial: Partial | None = None) -> list[str]:
+def facts(config: Config, summary: Summary | None = None, partial: Partial | None = None) -> list[str]:
     """Return the other known facts about a store, one in a line, without reading anything."""
     folder = folder_of(config)
     return [
@@ -174,13 +161,13 @@ def _holes(config: Config) -> list[str]:
     return [f"{count(len(names), 'hole')}: {shown(', '.join(names[:MOST_HOLES]), 200)}{more}"] if names else []
 
 
-def _done(summary: Done) -> str:
+def _done(summary: Summary) -> str:
     before = f", {summary.skipped:,} were done before" if summary.skipped else ""
     failed = f", {len(summary.failures):,} failed" if summary.failures else ""
     return f"{count(summary.done, 'shard')} done by the job{before}{failed}; {format_bytes(summary.nbytes)} written"
 
 
-def to_text(head: str, config: Config, summary: Done | None = None, partial: Partial | None = None) -> str:
+def to_text(head: str, config: Config, summary: Summary | None = None, partial: Partial | None = None) -> str:
     """Return the text of a store for a terminal, below a heading."""
     lines = aligned(_lines(describe(config), "  "))
     return "\n".join([head, *lines, *(f"  {fact}" for fact in facts(config, summary, partial))])
@@ -246,7 +233,7 @@ BELOW = f'style="margin-left:.35em;padding-left:.9em;border-left:1px solid {LINE
 HEAD = f'style="padding-bottom:.3em;margin-bottom:.3em;border-bottom:1px solid {LINE}"'
 
 
-def to_html(title: str, config: Config, summary: Done | None = None, partial: Partial | None = None) -> str:
+def to_html(title: str, config: Config, summary: Summary | None = None, partial: Partial | None = None) -> str:
     """Return the HTML of a store for a notebook. All text from data is escaped.
 
     >>> from shardedstore.stores.locations import Directory, Mount

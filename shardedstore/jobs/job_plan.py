@@ -16,10 +16,10 @@ from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd, check_callbac
 from shardedstore.jobs.change_detection import LEVELS, Changed
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.object_sizes import check_base
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.prepare import prepare
 from shardedstore.jobs.result import find_accepted
 from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job
 from shardedstore.notices import Notice
 from shardedstore.storage.options import StorageOptions
@@ -90,7 +90,7 @@ class JobPlan:
     _plan: Plan = field(repr=False)
     _job: Job = field(repr=False)
     _overwrite: bool
-    _wrap: Callable[[Config, Outcome], ShardedStore]
+    _wrap: Callable[[Config, Summary], ShardedStore]
 
     @property
     def chain(self) -> str:
@@ -237,7 +237,7 @@ def _name(part: object) -> str:
     return own or getattr(function, "__name__", type(function).__name__)
 
 
-def _counts(outcome: Outcome) -> dict[str, Any]:
+def _counts(outcome: Summary) -> dict[str, Any]:
     names = ("done", "skipped", "entries", "nbytes", "failures", "retries", "throttled")
     return {name: getattr(outcome, name) for name in names}
 
@@ -248,7 +248,7 @@ class _Events:
     def __init__(self, callbacks: list[Callback], plan: JobPlan) -> None:
         self.callbacks, self.plan = callbacks, plan
         self.started: list[Callback] = []
-        self.total = Outcome()
+        self.total = Summary()
         self.begun = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -261,9 +261,9 @@ class _Events:
             raise
         return self
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Summary) -> None:
         """Tell of some shards that have ended."""
-        self.total = Outcome.total([self.total, replace(outcome, records={})])
+        self.total = Summary.total([self.total, replace(outcome, records={})])
         event = TaskEnd(
             ended=self.total.tried,
             total=self.plan.shard_count,
@@ -312,7 +312,7 @@ def plan_job(
     config: Config,
     chain: Iterable[Step | Sink | StoreFunction],
     notices: Iterable[Notice],
-    wrap: Callable[[Config, Outcome], ShardedStore],
+    wrap: Callable[[Config, Summary], ShardedStore],
     *,
     on_error: OnError,
     changed: Changed,

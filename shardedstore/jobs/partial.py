@@ -23,10 +23,10 @@ from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.layouts.registry import LAYOUTS, layout_of
 from shardedstore.jobs.layouts.shard_folder import as_now
 from shardedstore.jobs.ledger import Record
-from shardedstore.jobs.outcome import Outcome, Partial
 from shardedstore.jobs.result_preview import Mixes, held, veiled_base
 from shardedstore.jobs.shards import Plan, Run, location_of, shard_runs
 from shardedstore.jobs.source_comparison import source_token
+from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.jobs.versions import Identity, identity_name, ledger_of, read_identity, versioned
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
@@ -294,7 +294,7 @@ def _place(mount: Mount) -> object:
     return mount.location, mount.exceptions, mount.members
 
 
-def show_partial(job: Job, plan: Plan, outcome: Outcome, failed: ShardsFailed) -> tuple[Config, Outcome]:
+def show_partial(job: Job, plan: Plan, outcome: Summary, failed: ShardsFailed) -> tuple[Config, Summary]:
     """Return the config that shows what is there of a job some of whose shards failed, and the outcome that tells of it."""
     layout = job.layout
     planned, known = layout.planned(plan, job.chain), layout.records(job.ledger, outcome)

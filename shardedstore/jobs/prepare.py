@@ -19,9 +19,9 @@ from shardedstore.jobs.change_detection import Changed, Recorded, check_level, f
 from shardedstore.jobs.fingerprint import code_digests, described, edited, fingerprint
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.shards import Plan, Segment
 from shardedstore.jobs.source_comparison import divided_otherwise, marks_of, source_token, unchanged
+from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.versions import (
     ONCE,
     Identity,
@@ -251,7 +251,7 @@ class Remaining(NamedTuple):
     """
 
     segments: list[Segment]
-    before: Outcome
+    before: Summary
     again: dict[int, int]
 
 
@@ -260,9 +260,9 @@ def remaining(job: Job, plan: Plan) -> Remaining:
     segments = job.segments(plan)
     records = job.ledger.read()
     if not records:
-        return Remaining(segments, Outcome(), {})
+        return Remaining(segments, Summary(), {})
     done = job.done(plan.runs, records, job.layout.inventory())
     left = [segment.without(done) for segment in segments]
     again = {number: records[number].generation for number in records.keys() - done}
     missing = sum(records[number].is_done for number in again)
-    return Remaining([segment for segment in left if segment.runs], Outcome(skipped=len(done), missing=missing), again)
+    return Remaining([segment for segment in left if segment.runs], Summary(skipped=len(done), missing=missing), again)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from shardedstore.errors import CorruptError, ShardError, ShardsFailed, UsageError
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record, compact
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.prepare import by_segment
 from shardedstore.jobs.shards import Plan, changed_chunks
+from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS
@@ -51,7 +51,7 @@ def _some(plan: Plan) -> str:
     return f"named like {shard.name!r}" if run.mounted is None else "none but the base, as nothing is divided"
 
 
-def accept(job: Job, plan: Plan, outcome: Outcome) -> dict[int, Record]:
+def accept(job: Job, plan: Plan, outcome: Summary) -> dict[int, Record]:
     """Return the records of the shards that failed, where that was accepted: holes in the result.
 
     Raises
@@ -101,7 +101,7 @@ def shards_failed(job: Job, failures: tuple[ShardError, ...], count: int, untrie
 GONE = "what was written is not there any more, or is of another size"
 
 
-def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
+def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
     """Prove that every shard is there, rebuild consolidated metadata, and write the config: the last thing of a job.
 
     Raises
@@ -131,7 +131,7 @@ def finish(job: Job, plan: Plan, outcome: Outcome) -> Config:
     return config
 
 
-def _records(job: Job, plan: Plan, outcome: Outcome, gone: dict[int, Record]) -> dict[int, Record]:
+def _records(job: Job, plan: Plan, outcome: Summary, gone: dict[int, Record]) -> dict[int, Record]:
     """Return the record of every shard, each compared with what stands at the destination but for those in `gone`."""
     records = job.layout.records(job.ledger, outcome)
     done = job.done(plan.runs, records, job.layout.inventory())

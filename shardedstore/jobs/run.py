@@ -26,11 +26,11 @@ from shardedstore.jobs.executors.distributed import ClusterWindow, Window, atten
 from shardedstore.jobs.executors.local import LocalWindow, local_threads
 from shardedstore.jobs.executors.task_sizes import TaskQueue, cut_evenly
 from shardedstore.jobs.executors.tasks import do_task
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.prepare import Remaining, identity, remaining, start
 from shardedstore.jobs.result import finish
 from shardedstore.jobs.shards import Plan, Segment, Task
+from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import IN_A_ROW, Job
 from shardedstore.notices import merge_notices
 from shardedstore.storage.errors import explain
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger("shardedstore")
 Item = TypeVar("Item")
-Watch = Callable[[Outcome], None]
+Watch = Callable[[Summary], None]
 BRANCHES = 32  # of the tree that adds outcomes up
 AGAIN = "call map_shards with the same arguments again, and it goes on from there"
 
 
-def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T]) -> Delayed:
+def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Summary], T]) -> Delayed:
     """Return the whole job as one lazy object: computed, it gives what `wrap` makes of the config, or raises.
 
     It holds no secret options: the workers of the cluster that is active now are given them.
@@ -64,7 +64,7 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
     depth = 0
     while len(level) > 1:
         level = [
-            delayed(Outcome.total)(list(some), dask_key_name=f"add-{depth}-{i}-{token}")
+            delayed(Summary.total)(list(some), dask_key_name=f"add-{depth}-{i}-{token}")
             for i, some in enumerate(partition_all(BRANCHES, level))
         ]
         depth += 1
@@ -72,7 +72,7 @@ def lazy(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome]
     return last
 
 
-def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome], T]) -> T:
+def _end(job: Job, plan: Plan, outcome: Summary, wrap: Callable[[Config, Summary], T]) -> T:
     try:
         config = finish(job, plan, outcome)
     except ShardsFailed as failed:
@@ -93,6 +93,7 @@ def _end(job: Job, plan: Plan, outcome: Outcome, wrap: Callable[[Config, Outcome
             changed=min(job.stale, outcome.done),
             missing=min(outcome.missing + job.lost, outcome.done),
             notices=notices,
+            records={},
         ),
     )
 
@@ -106,7 +107,7 @@ def _namer(job: Job, token: str) -> Callable[[Task], str]:
     return lambda task: f"{job.chain.name} {task.segment.label.replace('-', '_')}-{next(numbers)}-{token}"
 
 
-def run(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Outcome], T], watch: Watch | None = None) -> T:
+def run(job: Job, plan: Plan, overwrite: bool, wrap: Callable[[Config, Summary], T], watch: Watch | None = None) -> T:
     """Run the job now, on the Dask scheduler that is active, and return what `wrap` makes of the config.
 
     Parameters
@@ -136,7 +137,7 @@ def _run(
     job: Job,
     plan: Plan,
     overwrite: bool,
-    wrap: Callable[[Config, Outcome], T],
+    wrap: Callable[[Config, Summary], T],
     watch: Watch | None,
     lost: threading.Event,
 ) -> T:
@@ -153,7 +154,7 @@ def _follow(
     client: Client | None,
     job: Job,
     plan: Plan,
-    wrap: Callable[[Config, Outcome], T],
+    wrap: Callable[[Config, Summary], T],
     watch: Watch | None,
     lost: threading.Event,
 ) -> T:
@@ -173,7 +174,7 @@ def _follow(
                 break
             _check_held(job, lost)
     _check_held(job, lost)
-    return _end(job, plan, Outcome.total(outcomes), wrap)
+    return _end(job, plan, Summary.total(outcomes), wrap)
 
 
 def _check_held(job: Job, lost: threading.Event) -> None:
@@ -239,7 +240,7 @@ def each(
                 yield item, result
 
 
-def _run_tasks(client: Client | None, job: Job, left: Remaining) -> Generator[Outcome]:
+def _run_tasks(client: Client | None, job: Job, left: Remaining) -> Generator[Summary]:
     """Run what is left of a job in tasks, some at a time for each thread, and yield what becomes of each task.
 
     A task that kills its workers is data here: it is split, and its shards are tried one by one. Dask blames all tasks
@@ -259,7 +260,7 @@ def _run_tasks(client: Client | None, job: Job, left: Remaining) -> Generator[Ou
             else:
                 window.launch([(task, name(task)) for task in tasks])
             for key, task, result in window.ended():
-                if isinstance(result, Outcome):
+                if isinstance(result, Summary):
                     queue.learn(task, result)
                     yield result
                 elif task.segment.count > 1 and is_killed(result):
@@ -274,7 +275,7 @@ def _attended(client: Client | None) -> AbstractContextManager[None]:
     return nullcontext() if client is None else attended(client)
 
 
-def _next(queue: TaskQueue, again: list[Task], window: Window[Task, Outcome]) -> list[Task]:
+def _next(queue: TaskQueue, again: list[Task], window: Window[Task, Summary]) -> list[Task]:
     """Return the tasks to launch now."""
     tasks = list[Task]()
     for _ in range(window.room(queue.seconds)):
@@ -285,7 +286,7 @@ def _next(queue: TaskQueue, again: list[Task], window: Window[Task, Outcome]) ->
     return tasks
 
 
-def _failed(segment: Segment, error: BaseException) -> Outcome:
+def _failed(segment: Segment, error: BaseException) -> Summary:
     """Return the failures of a task that did not come back."""
     kind = type(error).__name__
     if is_killed(error):
@@ -296,4 +297,4 @@ def _failed(segment: Segment, error: BaseException) -> Outcome:
         cause = (
             f"{kind}: {error}; is the same shardedstore, with all that the transforms import, installed on the workers?"
         )
-    return Outcome.failed(segment, cause, "killed" if is_killed(error) else "unprepared-worker")
+    return Summary.failed(segment, cause, "killed" if is_killed(error) else "unprepared-worker")

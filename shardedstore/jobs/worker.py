@@ -21,9 +21,9 @@ from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.open_shard import open_shard, opened_runs, with_component
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.preflight import places_of
 from shardedstore.jobs.shards import Plan, Run, Segment, Task, location_of
+from shardedstore.jobs.summary import Summary
 from shardedstore.notices import Notice
 from shardedstore.storage.errors import cause_of, chain_of, code_of, systemic
 from shardedstore.storage.folders import STORAGE_ERRORS
@@ -100,12 +100,12 @@ class Job:
         return self.layout.find_missing(self.generation, places_of(locations))
 
 
-def run_segment(job: Job, segment: Segment) -> Outcome:
+def run_segment(job: Job, segment: Segment) -> Summary:
     """Do the shards of a segment that its records do not name yet; see `run_task`."""
     return run_task(job, Task(segment))
 
 
-def run_task(job: Job, task: Task) -> Outcome:
+def run_task(job: Job, task: Task) -> Summary:
     """Do the shards of a task that no record names yet. A shard that fails is told, never raised.
 
     It ends by `Stopped` when it is not wanted any more.
@@ -116,42 +116,42 @@ def run_task(job: Job, task: Task) -> Outcome:
         outcome = retry(partial(_run_task, job, task), Throttled(WRITES), STORAGE_ERRORS, sleep)
     except STORAGE_ERRORS as error:
         cause = f"its record can't be kept at the destination: {cause_of(error)}"
-        return Outcome.failed(task.segment, cause, code_of(error), systemic(error))
+        return Summary.failed(task.segment, cause, code_of(error), systemic(error))
     throttled, markers = READS.take_refused() + WRITES.take_refused(), MARKERS.take()
     notices = (Notice(MARKED, markers),) if markers else ()
     seconds = time.monotonic() - begun
     return replace(outcome, throttled=throttled, seconds=seconds, notices=notices, worker=_worker())
 
 
-def _run_task(job: Job, task: Task) -> Outcome:
+def _run_task(job: Job, task: Task) -> Summary:
     segment = task.segment
     missing = job.find_missing(run.location for run in segment.runs)
     if missing is not None:
-        return Outcome.failed(segment, missing, "unprepared-worker")
+        return Summary.failed(segment, missing, "unprepared-worker")
     ledger = job.ledger
     if not job.layout.stands(ledger):
         cause = "its destination was removed while the job ran, and may be another job's now"
-        return Outcome.failed(segment, cause, "destination-lost")
+        return Summary.failed(segment, cause, "destination-lost")
     if task.attempt and ledger.claim(segment.number, task.attempt):
         with ledger.writer(segment.number, task.attempt) as append:
-            return Outcome.total(_do_shards(job, task, append))
+            return Summary.total(_do_shards(job, task, append))
     records = ledger.read_segment(segment.number)
     done = job.done(segment.runs, records)
     left = segment.without(done) if done else segment
     if not left.runs:
-        return Outcome(skipped=len(done))
+        return Summary(skipped=len(done))
     with ledger.writer(segment.number) as append:
         gone = [records[number] for run in left.runs for number in run.numbers if number in records]
-        before = Outcome(skipped=len(done), missing=sum(record.is_done for record in gone))
+        before = Summary(skipped=len(done), missing=sum(record.is_done for record in gone))
         again = {**task.again, **{record.shard: record.generation for record in gone}}
-        return Outcome.total([before, *_do_shards(job, Task(left, again=again), append)])
+        return Summary.total([before, *_do_shards(job, Task(left, again=again), append)])
 
 
 def _worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterator[Outcome]:
+def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterator[Summary]:
     """Yield what becomes of each shard; nothing for those that the task leaves when its time is over."""
     segment, end = task.segment, time.monotonic() + task.seconds
     failed, row, worker = 0, 0, _worker()
@@ -164,7 +164,7 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterat
             made, attempts = _try_shard(job, run, opened, shard, generation)
             if isinstance(made, ShardError):
                 row = row + 1 if made.remedy else row
-                yield Outcome(failures=(made,), retries=attempts - 1, row=bool(made.remedy))
+                yield Summary(failures=(made,), retries=attempts - 1, row=bool(made.remedy))
                 failed += 1
                 if failed >= job.max_failures or row >= IN_A_ROW:
                     return
@@ -174,7 +174,7 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterat
             record = msgspec.structs.replace(made, seconds=seconds, attempts=attempts, worker=worker)
             append(record)
             kept = job.layout.returned(record)
-            yield Outcome(1, 0, record.entries, record.nbytes, records=kept, retries=attempts - 1)
+            yield Summary(1, 0, record.entries, record.nbytes, records=kept, retries=attempts - 1)
 
 
 class _ShardPolicy:

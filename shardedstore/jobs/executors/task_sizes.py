@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.shards import Segment, Task
+from shardedstore.jobs.summary import Summary
 from shardedstore.storage.folders import later
 
 PER_THREAD = 4  # tasks of a job for each thread, while shards allow
@@ -75,7 +75,7 @@ class TaskQueue:
         fair = self._left / (PER_THREAD * threads)
         return max(1, int(min(aim(threads) / pace, max(fair, WORTH / pace))))
 
-    def learn(self, task: Task, outcome: Outcome) -> None:
+    def learn(self, task: Task, outcome: Summary) -> None:
         """Measure a task that has ended, and take back the shards that it left."""
         if not outcome.tried:
             return

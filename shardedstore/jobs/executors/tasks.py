@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable
 
 from shardedstore.jobs.cancellation import Stopped, stopping
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.shards import Task
+from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job, run_task
 
 _interrupted: set[str] = set()  # the tokens of jobs in this process that were interrupted
 
 
-def do_task(job: Job, task: Task, token: str = "") -> Outcome:
+def do_task(job: Job, task: Task, token: str = "") -> Summary:
     """Do a task, see `run_task`, until it is cancelled or the job of a token in this process is interrupted.
 
     The outcome that it returns then is discarded.
@@ -23,7 +23,7 @@ def do_task(job: Job, task: Task, token: str = "") -> Outcome:
         with stopping(lambda: token in _interrupted or is_cancelled()):
             return run_task(job, task)
     except Stopped:
-        return Outcome()
+        return Summary()
 
 
 def interrupt(token: str) -> None:

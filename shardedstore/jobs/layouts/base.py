@@ -34,7 +34,7 @@ from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-    from shardedstore.jobs.outcome import Outcome
+    from shardedstore.jobs.summary import Summary
     from shardedstore.jobs.worker import Job
 
 
@@ -221,7 +221,7 @@ class ResultLayout(ABC):
 
     # At its end
 
-    def records(self, ledger: Ledger, outcome: Outcome) -> dict[int, Record]:
+    def records(self, ledger: Ledger, outcome: Summary) -> dict[int, Record]:
         """Return the records of all shards."""
         return ledger.read()
 

@@ -25,7 +25,7 @@ from shardedstore.stores.recognise import locate
 from shardedstore.transforms.base.chain import Chain, Present
 
 if TYPE_CHECKING:
-    from shardedstore.jobs.outcome import Outcome
+    from shardedstore.jobs.summary import Summary
     from shardedstore.jobs.worker import Job
 
 
@@ -151,7 +151,7 @@ class ReturnedShards(FunctionShards):
         # docstring inherited
         return (number for number in run.numbers if number in records)
 
-    def records(self, ledger: Ledger, outcome: Outcome) -> dict[int, Record]:
+    def records(self, ledger: Ledger, outcome: Summary) -> dict[int, Record]:
         # docstring inherited
         return outcome.records
 

@@ -27,8 +27,8 @@ from shardedstore.jobs import cancellation
 from shardedstore.jobs.cancellation import Stopped, check, while_wanted
 from shardedstore.jobs.executors.tasks import do_task, interrupt
 from shardedstore.jobs.layouts.registry import choose_layout
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.shards import Run, Segment, Task
+from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job
 from shardedstore.stores.locations import Directory
 from shardedstore.transforms import ToZip
@@ -200,5 +200,5 @@ def test_an_interrupted_job_has_a_token_of_its_own(source):
     task = Task(Segment(0, (Run(0, "", Directory(str(source))),)))
     assert do_task(job, task, "one").tried == 1
     interrupt("one")
-    assert do_task(job, task, "one") == Outcome()
+    assert do_task(job, task, "one") == Summary()
     assert do_task(job, task, "another").tried == 1

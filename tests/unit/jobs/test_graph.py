@@ -14,8 +14,8 @@ from paths import ROOT
 from shardedstore import ShardsFailed
 from shardedstore.errors import ShardError
 from shardedstore.jobs import shards
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.run import BRANCHES, active_client
+from shardedstore.jobs.summary import Summary
 from shardedstore.transforms import ToZip
 
 
@@ -65,9 +65,9 @@ def test_a_job_may_be_a_part_of_another_graph(tmp_path):
 
 def test_outcomes_add_up():
     error = ShardError("a", "bad")
-    total = Outcome.total([Outcome(1, 2, 3, 4, (error,)), Outcome(10, 20, 30, 40), Outcome(records={1: None})])
-    assert total == Outcome(11, 22, 33, 44, (error,), {1: None})
-    assert Outcome.total([]) == Outcome()
+    total = Summary.total([Summary(1, 2, 3, 4, (error,)), Summary(10, 20, 30, 40), Summary(records={1: None})])
+    assert total == Summary(11, 22, 33, 44, (error,), records={1: None})
+    assert Summary.total([]) == Summary()
 
 
 def test_no_client_is_active_where_there_is_none():

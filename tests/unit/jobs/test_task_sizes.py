@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from shardedstore import Step
 from shardedstore.jobs.executors.task_sizes import LONGEST, PER_THREAD, SHORTEST, TaskQueue, aim, cut_evenly
 from shardedstore.jobs.ledger import Ledger, Record
-from shardedstore.jobs.outcome import Outcome
 from shardedstore.jobs.shards import Load, Segment, make_plan
+from shardedstore.jobs.summary import Summary
 from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import ToZip
 from tests.unit.jobs.test_plan import plan_of
@@ -46,7 +46,7 @@ def simulated(segments, threads, seconds_of):
                     break
                 tried, took = tried + 1, took + seconds_of(number)
             tasks.append((numbers_of(task.segment)[:tried], took))
-            heapq.heappush(running, (now + took, len(tasks), task, Outcome(done=tried, seconds=took)))
+            heapq.heappush(running, (now + took, len(tasks), task, Summary(done=tried, seconds=took)))
         now, _, task, outcome = heapq.heappop(running)
         queue.learn(task, outcome)
     return tasks, now

@@ -1,4 +1,4 @@
-"""What became of the shards of a task: small, and added up on the way back."""
+"""What became of shards: small, and added up on the way from the workers to the user."""
 
 from __future__ import annotations
 
@@ -32,24 +32,61 @@ class Partial:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of some shards; small, and added up on the way back."""
+class Summary:
+    """What became of the shards of a job: of one task in a worker, and of all at the end.
+
+    Attributes
+    ----------
+    done : int
+        The number of shards that were made.
+    skipped : int
+        The number of shards that an earlier run had made.
+    entries, nbytes : int
+        The number of entries and of stored bytes that were written.
+    failures : tuple of ShardError
+        The errors of shards that failed: with ``on_error="partial"``, and where that was accepted.
+    retries : int
+        The number of attempts that were repeated.
+    missing : int
+        The number of shards among `done` that an earlier run had made, and that were gone or of another size.
+    changed : int
+        The number of shards among `done` that an earlier run had made, and whose source has changed.
+    throttled : int
+        The number of requests that a busy server refused, and that were repeated.
+    partial : Partial or None
+        What a store shows of the job, where it has not ended.
+    notices : tuple of Notice
+        The warnings about the job, as they were logged.
+    seconds : float
+        The time that the tasks took in the threads of their workers.
+    worker : str
+        The host and the process of the worker; empty for several.
+    row : int
+        The number of failures since the last shard that was done, of causes that all shards meet.
+    records : dict of int to Record
+        The records of the shards that no ledger keeps, by number, until the job ends.
+    """
 
     done: int = 0
     skipped: int = 0
     entries: int = 0
     nbytes: int = 0
     failures: tuple[ShardError, ...] = ()
-    records: dict[int, Record] = field(default_factory=dict)  # of shards that no ledger keeps
     retries: int = 0
     missing: int = 0
     changed: int = 0
     throttled: int = 0
     partial: Partial | None = None
     notices: tuple[Notice, ...] = ()
-    seconds: float = 0.0  # of the worker's thread
-    worker: str = ""  # that did them, where it was one
-    row: int = 0  # failures since the last shard that was done, of causes that all shards meet
+    seconds: float = 0.0
+    worker: str = ""
+    row: int = 0
+    records: dict[int, Record] = field(default_factory=dict, repr=False)
+
+    @property
+    def holes(self) -> tuple[str, ...]:
+        """The names of the shards that failed and are holes in the result."""
+        return () if self.partial else tuple(error.shard for error in self.failures)
 
     @property
     def tried(self) -> int:
@@ -57,7 +94,7 @@ class Outcome:
         return self.done + self.skipped + len(self.failures)
 
     @classmethod
-    def total(cls, outcomes: Iterable[Outcome]) -> Outcome:
+    def total(cls, outcomes: Iterable[Summary]) -> Summary:
         """Add outcomes up."""
         parts = list(outcomes)
         return cls(
@@ -66,18 +103,18 @@ class Outcome:
             sum(part.entries for part in parts),
             sum(part.nbytes for part in parts),
             tuple(failure for part in parts for failure in part.failures),
-            merge(part.records for part in parts),
             sum(part.retries for part in parts),
             sum(part.missing for part in parts),
             sum(part.changed for part in parts),
             sum(part.throttled for part in parts),
             notices=merge_notices(notice for part in parts for notice in part.notices),
             seconds=sum(part.seconds for part in parts),
+            records=merge(part.records for part in parts),
             row=reduce(lambda row, part: part.row if part.done else row + part.row, parts, 0),
         )
 
     @classmethod
-    def failed(cls, segment: Segment, cause: str, code: str, remedy: str = "") -> Outcome:
+    def failed(cls, segment: Segment, cause: str, code: str, remedy: str = "") -> Summary:
         """Return the failure of every shard of a segment, for one cause; `code` and `remedy` are those of `ShardError`."""
         shards = (shard for run in segment.runs for shard in run.shards())
         failures = (
