@@ -1,1 +1,1 @@
-"""How a user divides a Zarr, or gathers many: patterns, sizes, and what they come to."""
+"""Divide a Zarr into shards, or collect many Zarrs as shards: patterns, sizes and the resulting config."""

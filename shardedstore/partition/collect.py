@@ -1,4 +1,4 @@
-"""Many independent Zarrs as the shards of one: what a pattern stands for."""
+"""Collect many independent Zarrs that match a pattern as the shards of one store."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def collect(
     found = _listed(url, is_zip, options) if names is None else _given(names)
     if not found:
         raise PartitionError(
-            f"nothing matches {url!r}: {'files' if is_zip else 'folders'} of such names were looked for, and there are none"
+            f"nothing matches {url!r}: there are no {'files' if is_zip else 'folders'} with such names"
         )
     template = _template(url)
     location: Location = Zip(template, options) if is_zip else Directory(template, options)
     try:
         mount = Mount(location, members=Members(tuple(found)))
     except ValueError as error:
-        raise UsageError(f"the members of {url!r} can't be named so: {error}") from None
+        raise UsageError(f"the names of the members of {url!r} are not valid: {error}") from None
     nodes = read_nodes(Config(member_at(mount, 0)))
     above = sorted({parent for name in found for parent in parents(name) if parent})
     return Config(Group(nodes[""].meta.zarr_format, {}, tuple(above)), {"": mount})  # type: ignore[arg-type]
@@ -48,9 +48,11 @@ def collect(
 def _check(url: str) -> None:
     folder = url.partition("*")[0]
     if not url.count("*") or any(segment.count("*") > 1 for segment in url.split("/")):
-        raise UsageError(f"{url!r} is no pattern: put * once into a segment, or into several, like 'cells/*.zarr'")
+        raise UsageError(
+            f"{url!r} is not a pattern: put * into one or more segments, once in each, like 'cells/*.zarr'"
+        )
     if "{" in url or "}" in url:
-        raise UsageError(f"{url!r} has braces in its name, which stand for names in a config: rename it")
+        raise UsageError(f"{url!r} has braces in its name, which are placeholders in a config: rename it")
     if is_remote(url) and "/" not in folder.partition("://")[2]:
         raise UsageError(f"{url!r} has * in the name of the bucket: name one bucket")
 
@@ -58,12 +60,12 @@ def _check(url: str) -> None:
 def _given(names: Iterable[str]) -> list[str]:
     found = {*names}
     if isinstance(names, str) or not found or not all(isinstance(name, str) for name in found):
-        raise UsageError(f"names={names!r} are no names of stores: give some texts, like names=['a', 'b']")
+        raise UsageError(f"names={names!r} must be a list of one or more strings, like names=['a', 'b']")
     return sorted(found)
 
 
 def _template(url: str) -> str:
-    """Return the URL of one, in which ``{name}`` is what all stars stand for with what is between them.
+    """Return a URL with ``{name}`` from the first to the last star of a pattern.
 
     >>> _template("/plates/p*/image/*.zarr")
     '/plates/p{name}.zarr'
@@ -72,9 +74,11 @@ def _template(url: str) -> str:
 
 
 def _listed(url: str, is_zip: bool, options: Options) -> list[str]:
-    """Return the names, by listing folder by folder, and of each what lies directly in it."""
+    """Return the names that match a pattern, found by listing one folder after another."""
     if url.startswith(("http://", "https://")):
-        raise UsageError(f"{url!r} is on a web server, which can't be listed: say names=, those that * stands for")
+        raise UsageError(
+            f"{url!r} is on a web server, which can't be listed: give the names that * stands for as names="
+        )
     folder, _, rest = url.partition("*")
     folder, _, start = folder.rpartition("/")
     segments = f"{start}*{rest}".split("/")
@@ -92,7 +96,7 @@ def _listed(url: str, is_zip: bool, options: Options) -> list[str]:
 
 
 def _matching(folder: str, path: str, segment: str, files: bool, options: Options) -> Iterator[str]:
-    """Yield what matches one segment of the pattern in a folder below another."""
+    """Yield the names in a folder that match one segment of the pattern."""
     before, star, after = (unquote_name(part, folder) for part in segment.partition("*"))
     if not star:
         yield before

@@ -1,4 +1,8 @@
-"""A Zarr that does not lie at the root of a zip, as people make zips of folders."""
+"""Divide a Zarr into shards: find it, choose a part of it, and return a config with its mounts.
+
+A source is a Zarr, or a zip with one Zarr in a folder. `include` and `exclude` choose a part of the source; `shards`
+decides how its arrays and groups are divided.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +40,18 @@ from shardedstore.zarr.paths import is_below, join, parents
 from shardedstore.zips import ZipReadStore
 from shardedstore.zips.index import join_inside
 
-SHOWN = 9  # of the Zarrs in a zip that a message names
+SHOWN = 9  # Zarrs in a zip that a message names
 
 
 def find_zarr(source: Location) -> tuple[Location, dict[str, Node]]:
-    """Return a source with its nodes: of a zip without a Zarr at its root, the only one that lies below.
+    """Return a source and its nodes.
+
+    If the source is a zip without a Zarr at its root, the only Zarr in its folders is returned.
 
     Raises
     ------
     PartitionError
-        Where there is no Zarr, or where there are several in folders of a zip.
+        If there is no Zarr, or if there are several in folders of a zip.
     """
     try:
         return source, read_nodes(Config(base=source))
@@ -57,7 +63,10 @@ def find_zarr(source: Location) -> tuple[Location, dict[str, Node]]:
 
 
 def _only_zarr(source: Location) -> Location | None:
-    """Return where the only Zarr below the root of a zip is; None for what is no zip, and where there is none."""
+    """Return the location of the only Zarr in a folder of a zip.
+
+    Return None if the source is not a zip, or has no such Zarr.
+    """
     place, path = (source.source, source.path) if isinstance(source, ViewOf) else (source, "")
     store = open_location(source) if isinstance(place, Zip) else None
     if not isinstance(store, ZipReadStore):
@@ -74,17 +83,17 @@ def _several(store: ZipReadStore, found: list[str]) -> PartitionError:
     names = [join_inside(store.url, join(store.path, path)) for path in found[:SHOWN]]
     more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
     return PartitionError(
-        f"{store.url!r} holds {len(found):,} Zarrs in folders of it: name one of them, {', '.join(map(repr, names))}{more}"
+        f"{store.url!r} holds {len(found):,} Zarrs in its folders: name one of them, {', '.join(map(repr, names))}{more}"
     )
 
 
 def choose(source: Location, nodes: Mapping[str, Node], include: Paths | None, exclude: Paths | None) -> PartOf | None:
-    """Return what of a source is included and not excluded; None for all of it.
+    """Return the part of a source that is included and not excluded; None for the whole source.
 
     Raises
     ------
     PartitionError
-        For a path that is not there, and where nothing would be left.
+        If a path does not exist, or if no array would be left.
     """
     only = None if include is None else matching(include, nodes, "include")
     without = [] if exclude is None else matching(exclude, nodes, "exclude")
@@ -107,7 +116,7 @@ def choose(source: Location, nodes: Mapping[str, Node], include: Paths | None, e
 
 
 def matching(paths: Paths, nodes: Mapping[str, Node], what: str) -> list[str]:
-    """Return the highest of the nodes that some paths and globs match."""
+    """Return the nodes that paths and globs match, without nodes below other matches."""
     found: dict[str, None] = {}
     for pattern in parse_paths(paths, what):
         check_optional(pattern, nodes, what)
@@ -116,7 +125,7 @@ def matching(paths: Paths, nodes: Mapping[str, Node], what: str) -> list[str]:
 
 
 def _beside(store: Store, only: Iterable[str], nodes: Mapping[str, Node]) -> Iterator[str]:
-    """Yield what is no node in the groups above some paths, such as a file that tells of the data."""
+    """Yield the files in the groups above some paths that belong to no node, such as a README."""
 
     async def names(group: str) -> list[str]:
         return [name async for name in store.list_dir(group)]
@@ -128,7 +137,7 @@ def _beside(store: Store, only: Iterable[str], nodes: Mapping[str, Node]) -> Ite
 
 
 def part_at(part: PartOf, path: str) -> PartOf:
-    """Return a part of the same source that is the same below a path: with the paths that matter there.
+    """Return a part of the same source with only the paths that matter below a path.
 
     >>> from shardedstore.stores.locations import Zip
     >>> part = part_at(PartOf(Zip("/a.zip"), ("a", "g/b"), ("g/b/c",)), "g")
@@ -140,21 +149,21 @@ def part_at(part: PartOf, path: str) -> PartOf:
 
 
 def divide(source: Location, shards: Shards, include: Paths | None = None, exclude: Paths | None = None) -> Config:
-    """Return the config of a source, or of a part of it, as a sharded store; see `divide_noting`."""
+    """Return the config of a source, or of a part of it; see `divide_noting`."""
     return divide_noting(source, shards, include, exclude)[0]
 
 
 def divide_noting(
     source: Location, shards: Shards, include: Paths | None = None, exclude: Paths | None = None
 ) -> tuple[Config, tuple[Notice, ...]]:
-    """Return the config of a source, or of a part of it, as a sharded store, and warnings about it.
+    """Return the config of a source, or of a part of it, and warnings about it.
 
-    Its mounts are views, and nothing is copied or listed.
+    The mounts are views: nothing is copied or listed.
 
     Raises
     ------
     PartitionError
-        For what can't be divided as asked, naming the path, and for patterns that match nothing.
+        If an array can't be divided as requested, or if a pattern matches nothing. The message names the path.
     """
     patterns = parse_shards(shards)
     source, nodes = find_zarr(source)
@@ -170,7 +179,7 @@ def divide_noting(
     for pattern in patterns:
         if pattern.path in nodes and pattern.path not in kept:
             raise PartitionError(
-                f"shards names {pattern.text!r}, which include and exclude leave out: take it out of one"
+                f"shards names {pattern.text!r}, which include and exclude leave out: remove it from shards, or include it"
             )
 
     def view(path: str) -> ViewOf:
@@ -182,7 +191,10 @@ def divide_noting(
 
 
 def _check_keys(source: Location, nodes: Mapping[str, Node], mounts: Mapping[str, Mount]) -> None:
-    """Refuse to divide an array of zarr 2 that left the separator of its chunk keys to a NestedDirectoryStore."""
+    """Refuse to divide an array whose chunk keys do not have the separator of its metadata.
+
+    zarr 2 wrote such arrays with a NestedDirectoryStore.
+    """
     store = open_location(source)
     for path, mount in mounts.items():
         meta = nodes[path].meta
@@ -191,8 +203,8 @@ def _check_keys(source: Location, nodes: Mapping[str, Node], mounts: Mapping[str
         key = unlike_key(store, path, meta)
         if key is not None:
             raise PartitionError(
-                f"{path!r} can't be divided: its chunks have keys like {key!r}, which its metadata does not say; write "
-                f'"dimension_separator": "/" into {join(path, ".zarray")}, or leave it whole'
+                f"{path!r} can't be divided: its chunks have keys like {key!r}, but its metadata does not give this separator; "
+                f'write "dimension_separator": "/" into {join(path, ".zarray")}, or leave it whole'
             )
 
 
@@ -208,7 +220,7 @@ def _mounts(
     whole: dict[str, Pattern] = {}
     passing = _passing(patterns, nodes)
     passed: list[Notice] = []
-    small: dict[str, int] = {}  # the arrays that a size leaves in the base
+    small: dict[str, int] = {}  # arrays that are smaller than the size of a shard, and stay in the base
     for path, node in nodes.items():
         pattern = next(
             (p for p in patterns if _applies(p, path, node.meta) and path not in passing.get(p.text, ())), None
@@ -222,7 +234,7 @@ def _mounts(
         elif any(parent in mounts for parent in parents(path)):
             _check_beside(path, pattern, mounts)
         elif pattern.rule == WHOLE:
-            if path:  # the root is whole as it is: the base
+            if path:  # the base holds the root
                 whole[path] = pattern
                 mounts[path] = Mount(view(path))
         else:
@@ -236,7 +248,7 @@ def _mounts(
 
 
 def _overflowing(nodes: Mapping[str, Node], mounts: Mapping[str, Mount], small: dict[str, int]) -> Iterator[str]:
-    """Yield the arrays that sizes left in the base and that are more than it can hold."""
+    """Yield arrays that become shards because small arrays together are too large for the base."""
     homes = MountIndex({path: mount.division for path, mount in mounts.items()})
     others = sum(
         node.meta.nbytes
@@ -254,7 +266,10 @@ def _overflowing(nodes: Mapping[str, Node], mounts: Mapping[str, Mount], small: 
 
 
 def _passing(patterns: list[Pattern], nodes: Mapping[str, Node]) -> dict[str, set[str]]:
-    """Return the arrays that each glob with dimensions passes over, as they are too small, where it means others as well."""
+    """Return the arrays that are too small for each glob with dimensions.
+
+    If all matched arrays are too small, none is passed over.
+    """
     found: dict[str, set[str]] = {}
     for pattern in patterns:
         if isinstance(pattern.rule, Mapping) and not pattern.is_plain:
@@ -272,7 +287,7 @@ def _passing(patterns: list[Pattern], nodes: Mapping[str, Node]) -> dict[str, se
 def _passed(
     patterns: list[Pattern], chosen: Pattern | None, path: str, node: Node, passing: Mapping[str, set[str]]
 ) -> Iterator[Notice]:
-    """Yield a warning where a glob with dimensions comes before what divides an array, and passes over it."""
+    """Yield a warning if a more specific glob with dimensions passed over an array."""
     before = patterns[: patterns.index(chosen)] if chosen is not None else patterns
     for pattern in before if isinstance(node.meta, ArrayMeta) else ():
         if pattern.text in passing and pattern.matches(path):
@@ -297,7 +312,7 @@ def _check_dimensions(pattern: Pattern, nodes: Mapping[str, Node]) -> None:
     unknown = [name for name in dict(pattern.rule) if name not in names]  # type: ignore[arg-type]
     if unknown and metas:
         raise PartitionError(
-            f"shards[{pattern.text!r}] names the dimension {unknown[0]!r}, which no array that it matches has"
+            f"shards[{pattern.text!r}] names the dimension {unknown[0]!r}, but no array that it matches has this dimension"
         )
 
 
@@ -310,18 +325,21 @@ def _check_inside(path: str, pattern: Pattern, parent: str, whole: Pattern) -> N
 
 
 def _check_beside(path: str, pattern: Pattern, mounts: Mapping[str, Mount]) -> None:
-    """Refuse to divide what is named and lies inside an array that is divided; what else does stays in the base."""
+    """Refuse to divide a named array inside an array that is divided.
+
+    Other arrays inside stay in the base.
+    """
     if pattern.path == path:
         outer = next(parent for parent in parents(path) if parent in mounts)
         raise PartitionError(
-            f"shards names {path!r}, which lies inside the array {outer!r}, which is divided: leave one of them out"
+            f"shards names {path!r}, which lies inside {outer!r}, an array that is divided: leave one of them out"
         )
 
 
 def _applies(pattern: Pattern, path: str, meta: ArrayMeta | GroupMeta) -> bool:
-    """Tell whether a pattern says how to divide a node.
+    """Tell whether a pattern decides how a node is divided.
 
-    A size for a group holds for all arrays below; a glob with dimensions only means the arrays that have them.
+    A size for a group applies to all arrays below it. A glob with dimensions applies only to arrays that have them.
     """
     rule = pattern.rule
     if rule == WHOLE:
@@ -338,12 +356,12 @@ def _applies(pattern: Pattern, path: str, meta: ArrayMeta | GroupMeta) -> bool:
 
 
 def _blocks(path: str, node: Node, pattern: Pattern) -> Blocks | None:
-    """Return how an array is divided; None where it stays in the base."""
+    """Return the blocks of an array; None if it stays in the base."""
     meta, rule = node.meta, pattern.rule
     if not isinstance(meta, ArrayMeta):
         if pattern.is_plain and not isinstance(rule, str | int):
             raise PartitionError(
-                f"{path!r} is a group, and can't be divided by a shape: say 'whole', or name its arrays"
+                f"{path!r} is a group, which can't be divided by a shape: use 'whole', or name its arrays"
             )
         return None
     if isinstance(rule, str | int):
@@ -351,7 +369,7 @@ def _blocks(path: str, node: Node, pattern: Pattern) -> Blocks | None:
         return automatic(meta, size or 0)
     shape = shape_of(meta, rule, path)
     if meta.chunks is None or meta.keys is None:
-        raise PartitionError(f"{path!r} has a chunk grid or chunk keys that can't be divided: say 'whole'")
+        raise PartitionError(f"{path!r} has a chunk grid or chunk keys that can't be divided: use 'whole'")
     if not all(meta.shape) or not meta.shape:
         return None  # nothing to divide
     return to_blocks(meta, shape)

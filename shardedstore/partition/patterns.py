@@ -1,4 +1,4 @@
-"""What a user asks for with `shards=`: patterns of paths, and how to divide what they match."""
+"""Patterns and rules of `shards=`: globs of paths, and the sizes or shapes into which matched arrays are divided."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from shardedstore.zarr.paths import check_path
 Rule = str | int | Mapping[str, int] | Sequence[int]
 Shards = str | int | Mapping[str, Rule] | Iterable[str]
 Paths = str | Iterable[str]
-WHOLE = "whole"  # a shard of its own
-BASE = "base"  # in the base, undivided
+WHOLE = "whole"  # one shard
+BASE = "base"  # not divided, and stays in the base
 WORDS = (WHOLE, BASE)
-AUTOMATIC = "1 GiB"  # of what no rule covers
+AUTOMATIC = "1 GiB"  # size of shards if no rule applies
 
 
 class Pattern(NamedTuple):
-    """One line of what the user asked for: a path or glob, and how to divide what it matches.
+    """One rule of `shards=`: a path or glob, and how to divide the arrays that it matches.
 
-    `text` is the glob, without the question mark at its end that makes it `optional`: one that may match nothing.
+    A question mark at the end makes a pattern `optional`: it may match nothing. `text` does not include that mark.
 
     >>> Pattern.of("tp?", "whole"), Pattern("b[[]1]", 1).path, Pattern("{a,b}*", 1).path
     (Pattern(text='tp', rule='whole', optional=True), 'b[1]', None)
@@ -35,29 +35,31 @@ class Pattern(NamedTuple):
 
     @classmethod
     def of(cls, text: str, rule: Rule) -> Pattern:
-        """Return the pattern that a user wrote."""
+        """Return the pattern for a text that a user wrote."""
         optional = len(text) > 1 and text.endswith("?") and not text.endswith("\\?")
         return cls(text[:-1], rule, True) if optional else cls(text, rule)
 
     @property
     def path(self) -> str | None:
-        """The path that it is, with nothing escaped; None for a glob."""
+        """The unescaped path; None if the pattern is a glob."""
         parts = read_glob(self.text)
         return None if any(kind for kind, _ in parts) else "".join(text for _, text in parts)
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a path, which must exist."""
+        """Whether the pattern is a path and not a glob."""
         return self.path is not None
 
     @property
     def specificity(self) -> tuple[bool, int, int]:
-        """Plain paths before globs, then more segments, then more letters that stand for themselves."""
+        """Sort key: paths come after globs, then more segments, then more literal characters."""
         letters = sum(len(text) for kind, text in read_glob(self.text) if not kind)
         return self.is_plain, self.text.count("/") + (self.text != "*"), letters
 
     def matches(self, path: str) -> bool:
-        """Tell whether a path is meant: ``*`` is a part of one segment, ``**`` any segments, ``*`` alone everything.
+        """Tell whether the pattern matches a path.
+
+        ``*`` matches within one segment, ``**`` any number of segments, and ``*`` alone matches everything.
 
         >>> (
         ...     Pattern("a/*", "whole").matches("a/b"),
@@ -69,7 +71,7 @@ class Pattern(NamedTuple):
         return self.text == "*" or _regex(self.text).fullmatch(path) is not None
 
     def finds(self, paths: Iterable[str]) -> bool:
-        """Tell whether one of some paths is meant, or may be missing."""
+        """Tell whether the pattern matches one of some paths, or is optional."""
         return self.optional or any(map(self.matches, paths))
 
 
@@ -82,7 +84,9 @@ _BRACES = {"{": "(?:", ",": "|", "}": ")"}
 
 @lru_cache(maxsize=256)
 def read_glob(glob: str) -> tuple[tuple[str, str], ...]:
-    """Return the parts of a glob: what stands for itself, with the kind ``""``, and what does not, as a regular expression.
+    """Split a glob into parts of kind and text.
+
+    Literal text has the kind ``""``; the text of all other kinds is a regular expression.
 
     >>> read_glob("a*"), read_glob("b[[]1]"), read_glob("{a}"), read_glob("{a,b}")[:3]
     ((('', 'a'), ('*', '[^/]*')), (('', 'b'), ('', '['), ('', '1'), ('', ']')), (('', '{'), ('', 'a'), ('', '}')), (('{', '(?:'), ('', 'a'), (',', '|')))
@@ -107,7 +111,10 @@ def _part(match: re.Match[str], is_paired: bool) -> tuple[str, str]:
 
 
 def _paired(braces: list[str]) -> set[int]:
-    """Return which of a glob's braces and commas say alternatives: pairs with a comma between them."""
+    """Return the positions of braces and commas that form alternatives.
+
+    Braces without a comma between them are literal.
+    """
     found: set[int] = set()
     open_braces: list[list[int]] = []
     for number, brace in enumerate(braces):
@@ -126,9 +133,9 @@ def _regex(glob: str) -> re.Pattern[str]:
 
 
 def parse_shards(shards: Shards) -> list[Pattern]:
-    """Return the patterns that a user's `shards` stands for, the most specific first.
+    """Return the patterns of a user's `shards`, the most specific first.
 
-    What no rule covers is divided by a size, but for no rules at all, which divide nothing.
+    Arrays without a rule are divided by a default size, but empty `shards` divide nothing.
 
     >>> [(pattern.text, pattern.rule) for pattern in parse_shards(["a", "b/*"])], parse_shards([])
     ([('a', 'whole'), ('b/*', 'whole'), ('*', '1 GiB')], [])
@@ -141,7 +148,9 @@ def parse_shards(shards: Shards) -> list[Pattern]:
         case Iterable():
             rules = dict.fromkeys(shards, WHOLE)
         case _:
-            raise PartitionError(f"shards={shards!r} is no size, mapping or list of paths: see ShardedStore.partition")
+            raise PartitionError(
+                f"shards={shards!r} is not a size, a mapping or a list of paths: see ShardedStore.partition"
+            )
     if rules and not rules.keys() & {"*", ""}:
         rules["*"] = AUTOMATIC
     patterns = [make_pattern(text, rule, "shards") for text, rule in rules.items()]
@@ -151,27 +160,29 @@ def parse_shards(shards: Shards) -> list[Pattern]:
 
 
 def parse_paths(paths: Paths, what: str) -> list[Pattern]:
-    """Return the patterns of some paths and globs, given as one text or several; `what` names them in messages.
+    """Return the patterns of one or several paths and globs; `what` names them in messages.
 
     >>> [pattern.text for pattern in parse_paths("a/*", "include")], parse_paths([], "include")
     (['a/*'], [])
     """
     if not isinstance(paths, Iterable):
-        raise PartitionError(f"{what}={paths!r} is no path or list of paths: write it like ['group/array', 'group/*']")
+        raise PartitionError(
+            f"{what}={paths!r} is not a path or a list of paths: write it like ['group/array', 'group/*']"
+        )
     return [make_pattern(text, WHOLE, what) for text in ([paths] if isinstance(paths, str) else paths)]
 
 
 def make_pattern(text: str, rule: Rule, what: str, refuse: type[UsageError] = PartitionError) -> Pattern:
-    """Return the pattern that a user wrote, or raise where it can't be read."""
+    """Return the pattern for a text that a user wrote, or raise an error if it is invalid."""
     if not isinstance(text, str):
-        raise refuse(f"{what} names {text!r}, which is no path: write it like 'group/array'")
+        raise refuse(f"{what} names {text!r}, which is not a path: write it like 'group/array'")
     pattern = Pattern.of(text, rule)
     for path in filter(None, (pattern.text, pattern.path)):
         check_path(path, f"{what} names the path")
     try:
         pattern.matches("")
     except re.error as error:
-        raise refuse(f"{what} names the glob {pattern.text!r}, which can't be read: {error}") from None
+        raise refuse(f"{what} names the glob {pattern.text!r}, which is not valid: {error}") from None
     return pattern
 
 
@@ -190,6 +201,6 @@ def _check_rule(pattern: Pattern) -> None:
         bad = [size for size in sizes if type(size) is not int or (size < 1 and size != -1)]
         if bad or not sizes:
             raise PartitionError(
-                f"shards[{pattern.text!r}] has the size {(bad or ['nothing'])[0]!r}: sizes are whole numbers of elements, "
+                f"shards[{pattern.text!r}] has the size {(bad or ['nothing'])[0]!r}: a size must be a whole number of elements, "
                 "at least 1, or -1 for the whole dimension"
             )

@@ -1,4 +1,7 @@
-"""Whether patterns match anything: one without effect is an error, and the message says what was meant perhaps."""
+"""Match patterns against paths, with errors and hints for patterns that match nothing.
+
+This includes the `arrays=` selections of steps.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ ABSENT = "optional patterns, with '?' at the end, match nothing"
 
 
 def find(pattern: Pattern, paths: Collection[str]) -> list[str]:
-    """Return which of some paths a pattern matches."""
+    """Return the paths that a pattern matches."""
     if pattern.path is not None:
         return [pattern.path] if pattern.path in paths else []
     return [path for path in paths if pattern.matches(path)]
@@ -33,12 +36,15 @@ def check_found(
     kind: str = "group or array",
     refuse: type[UsageError] = PartitionError,
 ) -> list[str]:
-    """Return which of some paths a pattern matches, or raise where it matches none and is not optional."""
+    """Return the paths that a pattern matches.
+
+    An error is raised if a pattern that is not optional matches nothing.
+    """
     if (found := find(pattern, paths)) or pattern.optional:
         return found
     text = pattern.text
     if pattern.is_plain:
-        what = f"{what} names {text!r}, which is no {kind} of the source"
+        what = f"{what} names {text!r}, but the source has no such {kind}"
     else:
         what = f"{what} names the glob {text!r}, which matches no {kind} of the source"
     has = some_of(path for path in paths if path or refuse is not PartitionError)
@@ -48,11 +54,14 @@ def check_found(
 def check_optional(
     pattern: Pattern, paths: Collection[str], what: str, refuse: type[UsageError] = PartitionError
 ) -> None:
-    """Raise for an optional pattern that matches nothing, and would as a glob that ends with any one character."""
+    """Raise an error for a '?' at the end that was meant to match one character.
+
+    This is likely if the optional pattern matches nothing, but would match as a glob.
+    """
     if pattern.optional and not find(pattern, paths) and find(Pattern(f"{pattern.text}?", WHOLE), paths):
         raise refuse(
-            f"{what} names '{pattern.text}?', and a '?' at the end says that it may be missing, as {pattern.text!r} is: for any "
-            f"one letter there write '{pattern.text}[a-z]'"
+            f"{what} names '{pattern.text}?': a '?' at the end means that {pattern.text!r} may be missing, and it is; to match "
+            f"any one letter there, write '{pattern.text}[a-z]'"
         )
 
 
@@ -63,7 +72,7 @@ def absent(patterns: Iterable[Pattern], paths: Collection[str]) -> Iterable[Noti
 
 
 def some_of(paths: Iterable[str]) -> str:
-    """Return how messages name some of the paths of a source."""
+    """Return the first paths of a source as text for messages."""
     return ", ".join(map(repr, islice(paths, 8))) or "none"
 
 
@@ -72,7 +81,9 @@ def _hint(pattern: Pattern, paths: Collection[str], only_named: Collection[str])
     if text in paths:
         return f". To mean {text!r} itself, write {escape_glob(text)!r}"
     if find(pattern, only_named):
-        return f". {find(pattern, only_named)[0]!r} has no document of its own: consolidated metadata alone names it"
+        return (
+            f". {find(pattern, only_named)[0]!r} is only named by consolidated metadata, and has no document of its own"
+        )
     near = get_close_matches(text, list(islice(paths, LOOKED_AT)), 1) or get_close_matches(
         text.strip("*?/"), list(islice(paths, LOOKED_AT)), 1
     )
@@ -87,7 +98,10 @@ WORDS = ("data_vars", "coords")
 
 
 def is_meant(selection: Selection, path: str, coords: Container[str] = ()) -> bool:
-    """Tell whether one of some patterns means a path, and none that starts with ``!`` does; given the coordinates.
+    """Tell whether a selection of patterns includes a path.
+
+    At least one pattern without ``!`` must match the path, and no pattern that starts with ``!``. `coords` are the
+    paths of coordinates.
 
     >>> is_meant("*", "a/b"), is_meant(("*", "!a/*"), "a/b"), is_meant(("a", "b"), "b"), is_meant("!a", "b")
     (True, False, True, True)
@@ -112,7 +126,7 @@ def has_words(selection: Selection, step: str) -> bool:
 
 
 def means_by_glob(selection: Selection, path: str) -> bool:
-    """Tell whether an array is meant without being named."""
+    """Tell whether a selection includes an array only by globs, not by its name."""
     wanted, _ = _patterns(selection, "arrays")
     return not any(p.path == path or p.text in WORDS for p in wanted)
 
@@ -125,9 +139,9 @@ def check_selection(
     is_sample: bool = False,
     coords: frozenset[str] = frozenset(),
 ) -> None:
-    """Raise ChainError for a pattern that can't be read, or that matches none of the source's arrays.
+    """Raise ChainError for an invalid pattern, or one that matches none of the source's arrays.
 
-    With `is_sample` there are arrays that are not known yet, which a glob may match.
+    With `is_sample`, `arrays` is incomplete, so globs may match nothing.
     """
     for pattern in _all(selection, step):
         if pattern.text in WORDS:
@@ -142,15 +156,15 @@ def _check_word(pattern: Pattern, arrays: Collection[str], step: str, coords: fr
     word = pattern.text
     if word in arrays:
         raise ChainError(
-            f"{step} was given arrays={word!r}, which are xarray's {word}, and there is an array of that name: write "
-            f"'[{word[0]}]{word[1:]}' to mean it"
+            f"{step} was given arrays={word!r}, which means xarray's {word}, but there is an array of that name: write "
+            f"'[{word[0]}]{word[1:]}' for this array"
         )
     if not pattern.optional and not any(_means(pattern, path, coords) for path in arrays):
-        raise ChainError(f"{step} was given arrays={word!r}, and the source has none: leave the step out")
+        raise ChainError(f"{step} was given arrays={word!r}, but the source has no {word}: leave the step out")
 
 
 def selection_notices(selection: Selection, arrays: Collection[str], step: str) -> Iterable[Notice]:
-    """Return a warning about patterns that match nothing, as they may."""
+    """Return a warning about optional patterns that match nothing."""
     return absent((pattern for pattern in _all(selection, step) if pattern.text not in WORDS), arrays)
 
 
@@ -161,7 +175,7 @@ def _all(selection: Selection, step: str) -> Iterator[Pattern]:
 
 @lru_cache(maxsize=64)
 def _patterns(selection: Selection, step: str) -> tuple[tuple[Pattern, ...], tuple[Pattern, ...]]:
-    """Return the patterns of what is meant, and of what is not."""
+    """Return the patterns without ``!``, and those with it."""
     texts = (selection,) if isinstance(selection, str) else selection
     patterns = [(text, make_pattern(text.removeprefix("!"), WHOLE, step, ChainError)) for text in texts]
     wanted = tuple(pattern for text, pattern in patterns if not text.startswith("!"))

@@ -1,4 +1,4 @@
-"""How arrays are divided where the user only says a size."""
+"""Divide an array into blocks, by a size in bytes or by a shape in elements."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from shardedstore.zarr.metadata import ArrayMeta
 
 
 def automatic(meta: ArrayMeta, size: int) -> Blocks | None:
-    """Return blocks of about `size` decoded bytes, of whole chunks; None for an array that is no larger.
+    """Return blocks of about `size` decoded bytes, made of whole chunks.
 
-    Leading dimensions are divided first, so that a block is one run of chunks in C order.
+    Leading dimensions are divided first, so that a block is one run of chunks in C order. Return None if the array is
+    not larger than `size`.
 
     >>> from shardedstore.zarr.grid import ChunkKeys
     >>> meta = ArrayMeta(3, (100, 40), (10, 10), ChunkKeys("default", "/"), None, 1)
@@ -32,10 +33,16 @@ def automatic(meta: ArrayMeta, size: int) -> Blocks | None:
 
 
 def overflowing(sizes: Mapping[str, int], others: int, most: int) -> Iterator[str]:
-    """Yield the arrays that are to be shards of their own, the largest first, so that the base holds no more than `most` bytes.
+    """Yield the arrays to take out of the base, so that it holds at most `most` bytes.
 
-    `sizes` are those of the arrays that may be, and `others` of what stays in the base in any case: where that is more already, none
-    are.
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        The sizes in bytes of the arrays that may be taken out. The largest are taken first.
+    others : int
+        The size in bytes of the other arrays in the base. If it is larger than `most`, no array is taken out.
+    most : int
+        The limit in bytes.
 
     >>> list(overflowing({"a": 5, "b": 8, "c": 1}, 2, 8))
     ['b']
@@ -49,7 +56,7 @@ def overflowing(sizes: Mapping[str, int], others: int, most: int) -> Iterator[st
 
 
 def shape_of(meta: ArrayMeta, rule: Mapping[str, int] | Sequence[int], path: str) -> Coords:
-    """Return the shape in elements, -1 for whole, of the shards that a rule asks for."""
+    """Return the shape of shards that a rule asks for, in elements; -1 for a whole dimension."""
     ndim = len(meta.shape)
     if isinstance(rule, Mapping):
         names = meta.dimension_names or ()
@@ -61,7 +68,7 @@ def shape_of(meta: ArrayMeta, rule: Mapping[str, int] | Sequence[int], path: str
     else:
         shape = tuple(rule)
         if len(shape) != ndim:
-            raise PartitionError(f"shards[{path!r}] has {len(shape)} sizes, and the array has {ndim} dimensions")
+            raise PartitionError(f"shards[{path!r}] has {len(shape)} sizes, but the array has {ndim} dimensions")
     for axis, size in enumerate(shape):
         chunk = meta.chunks[axis] if meta.chunks else 1
         if size == -1 or size >= meta.shape[axis] or size % chunk == 0:
@@ -70,20 +77,21 @@ def shape_of(meta: ArrayMeta, rule: Mapping[str, int] | Sequence[int], path: str
         named = meta.dimension_names[axis] if meta.dimension_names else None
         near = f"{below} or {above}" if below else f"{above}"
         raise PartitionError(
-            f"shards of {path!r} are {size} elements along dimension {named if named is not None else axis!r}, which is not a "
-            f"whole number of its chunks of {chunk}: take {near}"
+            f"shards of {path!r} have {size} elements along dimension {named if named is not None else axis!r}, which is not a "
+            f"multiple of its chunk size {chunk}: use {near}"
         )
     return shape
 
 
-SMALL = 100  # times smaller than the largest array that a rule means: not worth an object for each block
+SMALL = 100  # an array this many times smaller than the largest one is not worth an object for each block
 
 
 def is_too_small(meta: ArrayMeta, rule: Mapping[str, int], largest: int) -> bool:
-    """Tell whether an array is too small for a rule that others are divided by, as coordinates are.
+    """Tell whether an array, such as a coordinate, is too small for a rule that divides others.
 
-    It has one dimension and is one block, or its chunks do not fit the rule and it has one chunk along a dimension of it, or
-    it has one dimension, or it is much smaller than the largest.
+    This holds for a one-dimensional array that would be one block. It also holds if the rule does not fit the array's
+    chunks, and the array has one dimension, has one chunk along a dimension of the rule, or is much smaller than the
+    largest array.
     """
     sizes = dict(zip(meta.dimension_names or (), zip(meta.shape, meta.chunks or meta.shape, strict=True), strict=False))
     asked = [(size, *sizes[name]) for name, size in rule.items()]
@@ -95,7 +103,10 @@ def is_too_small(meta: ArrayMeta, rule: Mapping[str, int], largest: int) -> bool
 
 
 def to_blocks(meta: ArrayMeta, shape: Sequence[int]) -> Blocks:
-    """Return the blocks of a shape in elements, of which -1 is whole: the last sharded dimension ends the index."""
+    """Return the blocks of a shape in elements; -1 stands for a whole dimension.
+
+    Dimensions after the last divided one are not part of a block's index.
+    """
     assert meta.chunks is not None
     assert meta.keys is not None
     grid = meta.chunk_grid
@@ -105,7 +116,7 @@ def to_blocks(meta: ArrayMeta, shape: Sequence[int]) -> Blocks:
 
 
 def is_kept(old: Blocks, new: Blocks) -> bool:
-    """Tell whether all chunks that are in both grids are in the same places.
+    """Tell whether chunks that are in both grids have the same positions.
 
     >>> from shardedstore.zarr.grid import ChunkKeys
     >>> keys = ChunkKeys("default", "/")
@@ -114,7 +125,7 @@ def is_kept(old: Blocks, new: Blocks) -> bool:
     ...     is_kept(Blocks((7,), (2,), keys), Blocks((7,), (3,), keys)),
     ... )
     (True, False)
-    >>> is_kept(Blocks((2,), (2,), keys), Blocks((9,), (3,), keys))  # one block, which was not full
+    >>> is_kept(Blocks((2,), (2,), keys), Blocks((9,), (3,), keys))  # the only block was not full
     True
     """
     if old.keys != new.keys or len(old.chunks) != len(new.chunks) or len(old.chunk_grid) != len(new.chunk_grid):

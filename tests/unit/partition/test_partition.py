@@ -347,12 +347,12 @@ def test_locations(tmp_path):
     ("shards", "message"),
     [
         # paths
-        (["temperatur"], r"shards names 'temperatur', which is no group or array of the source; it has 'crs'"),
-        ({"simulation/fine/c": 10}, "names 'simulation/fine/c', which is no group or array"),
+        (["temperatur"], r"shards names 'temperatur', but the source has no such group or array; it has 'crs'"),
+        ({"simulation/fine/c": 10}, "names 'simulation/fine/c', but the source has no such group or array"),
         (["wnd_*"], r"shards names the glob 'wnd_\*', which matches no group or array of the source; it has 'crs'"),
         ({"simulation/*/fild": 32}, "'simulation/.*/fild', which matches no group or array"),
         ({"wnd_*": {"time": 2}, "*": 10}, "which matches no group or array"),
-        (["temperature/c/0"], "names 'temperature/c/0', which is no group or array"),
+        (["temperature/c/0"], "names 'temperature/c/0', but the source has no such group or array"),
         (["a/../b"], r"shards names the path 'a/\.\./b' has a segment '\.\.'"),
         (["/temperature"], "'/temperature' has an empty segment"),
         (["temperature/"], "'temperature/' has an empty segment"),
@@ -360,9 +360,9 @@ def test_locations(tmp_path):
         (["./temperature"], r"'\./temperature' has a segment '\.'"),
         (["../*"], r"'\.\./\*' has a segment '\.\.'"),
         (["a\0"], "has a segment"),
-        ({3: "whole"}, "shards names 3, which is no path"),
-        ([("a", "whole")], r"shards names \('a', 'whole'\), which is no path"),
-        (["temp[z-a]"], r"shards names the glob 'temp\[z-a\]', which can't be read"),
+        ({3: "whole"}, "shards names 3, which is not a path"),
+        ([("a", "whole")], r"shards names \('a', 'whole'\), which is not a path"),
+        (["temp[z-a]"], r"shards names the glob 'temp\[z-a\]', which is not valid"),
         # overlaps
         (
             ["simulation", "simulation/fine"],
@@ -374,12 +374,15 @@ def test_locations(tmp_path):
         # sizes
         (
             {"temperature": {"time": 3}},
-            "temperature' are 3 elements along dimension 'time', .* chunks of 2: take 2 or 4",
+            "temperature' have 3 elements along dimension 'time', .* chunk size 2: use 2 or 4",
         ),
-        ({"temperature": {"x": 2}}, "2 elements along dimension 'x', .* chunks of 3: take 3"),
-        ({"temperature": (4, 1, -1)}, "1 elements along dimension 'y', .* chunks of 2: take 2"),
-        ({"temp*": {"time": 5}}, "5 elements along dimension 'time', .* take 4 or 6"),
-        ({"temperature": {"time": 0}}, r"shards\['temperature'\] has the size 0: sizes are whole numbers of elements"),
+        ({"temperature": {"x": 2}}, "2 elements along dimension 'x', .* chunk size 3: use 3"),
+        ({"temperature": (4, 1, -1)}, "1 elements along dimension 'y', .* chunk size 2: use 2"),
+        ({"temp*": {"time": 5}}, "5 elements along dimension 'time', .* use 4 or 6"),
+        (
+            {"temperature": {"time": 0}},
+            r"shards\['temperature'\] has the size 0: a size must be a whole number of elements",
+        ),
         ({"temperature": {"time": -2}}, "has the size -2"),
         ({"temperature": {"time": 2.0}}, r"has the size 2\.0"),
         ({"temperature": {"time": True}}, "has the size True"),
@@ -388,14 +391,17 @@ def test_locations(tmp_path):
         ({"temperature": (2, -1, 1.5)}, r"has the size 1\.5"),
         ({"temperature": ()}, "has the size 'nothing'"),
         ({"temperature": {}}, "has the size 'nothing'"),
-        ({"temperature": (2, -1)}, r"shards\['temperature'\] has 2 sizes, and the array has 3 dimensions"),
-        ({"crs": (2,)}, r"shards\['crs'\] has 1 sizes, and the array has 0 dimensions"),
+        ({"temperature": (2, -1)}, r"shards\['temperature'\] has 2 sizes, but the array has 3 dimensions"),
+        ({"crs": (2,)}, r"shards\['crs'\] has 1 sizes, but the array has 0 dimensions"),
         # dimensions
         ({"temperature": {"tyme": 2}}, "'temperature' has no dimension 'tyme': it has 'time', 'y', 'x'"),
         ({"crs": {"time": 2}}, "'crs' has no dimension 'time': it has no named dimensions"),
-        ({"temp*": {"tyme": 2}}, r"shards\['temp\*'\] names the dimension 'tyme', which no array that it matches has"),
-        ({"simulation": {"y": 2}}, "'simulation' is a group, and can't be divided by a shape: say 'whole'"),
-        ({"simulation": (2, -1)}, "'simulation' is a group, and can't be divided by a shape"),
+        (
+            {"temp*": {"tyme": 2}},
+            r"shards\['temp\*'\] names the dimension 'tyme', but no array that it matches has this dimension",
+        ),
+        ({"simulation": {"y": 2}}, "'simulation' is a group, which can't be divided by a shape: use 'whole'"),
+        ({"simulation": (2, -1)}, "'simulation' is a group, which can't be divided by a shape"),
         # sizes in bytes
         ("much", r"shards\['\*'\] is 'much': write 'whole', or a size like '512 MiB'"),
         ("", r"shards\['\*'\] is ''"),
@@ -406,8 +412,8 @@ def test_locations(tmp_path):
         (0, r"shards\['\*'\] is 0"),
         (-5, r"shards\['\*'\] is -5"),
         (True, r"shards\['\*'\] is True"),
-        (1.5, r"shards=1\.5 is no size, mapping or list of paths"),
-        (None, "shards=None is no size"),
+        (1.5, r"shards=1\.5 is not a size, a mapping or a list of paths"),
+        (None, "shards=None is not a size"),
         ({"temperature": None}, r"shards\['temperature'\] is None: write 'whole', a size"),
         ({"temperature": 1.5}, r"shards\['temperature'\] is 1\.5"),
     ],
@@ -432,7 +438,7 @@ def test_a_dimension_without_a_name_is_called_by_its_number():
     ids=lambda fields: next(iter(fields)),
 )
 def test_a_grid_that_is_not_known_can_not_be_divided(fields):
-    with pytest.raises(PartitionError, match="'a' has a chunk grid or chunk keys that can't be divided: say 'whole'"):
+    with pytest.raises(PartitionError, match="'a' has a chunk grid or chunk keys that can't be divided: use 'whole'"):
         ShardedStore.partition(to_memory(document(**fields)), {"a": (10, -1)})
 
 

@@ -1,5 +1,7 @@
 """Patterns of paths, everywhere they are taken: what they mean, and that one without effect is an error."""
 
+import re
+
 import dask
 import pytest
 import zarr
@@ -79,11 +81,11 @@ def test_any_name_can_be_escaped(name):
 
 
 UNKNOWN = {
-    "a path": ("tme", r"names 'tme', which is no (group or )?array of the source; it has .*Did you mean 'time'\?"),
+    "a path": ("tme", r"names 'tme', but the source has no such (group or )?array; it has .*Did you mean 'time'\?"),
     "a glob": ("t3*", r"names the glob 't3\*', which matches no (group or )?array of the source"),
     "braces": ("{a,c}", r"names the glob '\{a,c\}', which matches no"),
-    "brackets": ("[b]q", "names '\\[b\\]q', which is no"),
-    "one that is not escaped": ("b[[]1", r"names 'b\[\[\]1', which is no"),
+    "brackets": ("[b]q", "names '\\[b\\]q', but the source has no such"),
+    "one that is not escaped": ("b[[]1", r"names 'b\[\[\]1', but the source has no such"),
 }
 
 
@@ -113,7 +115,7 @@ def test_a_pattern_without_effect_is_an_error_everywhere(folder, tmp_path, case)
     for option in (*options, ("--step", f"recompress:codec=zstd,arrays={text}")):
         done = CliRunner().invoke(main, [*convert, *option])
         assert done.exit_code == 2, done.output
-        assert "of the source; it has" in done.output
+        assert re.search("of the source; it has|the source has no such .*; it has", done.output)
 
 
 def test_a_name_with_brackets_is_escaped(folder, tmp_path):
@@ -122,7 +124,9 @@ def test_a_name_with_brackets_is_escaped(folder, tmp_path):
     assert [*ShardedStore.partition(folder, ["b[[]1]"]).config.shards] == ["b[1]"]
     assert [*ShardedStore.partition(folder, [r"b\[1]"]).config.shards] == ["b[1]"]
     (folder / "b1").rename(tmp_path / "b1")
-    with pytest.raises(PartitionError, match=r"'b\[1\]', which is .* To mean 'b\[1\]' itself, write 'b\[\[\]1\]'"):
+    with pytest.raises(
+        PartitionError, match=r"'b\[1\]', but the source has no .* To mean 'b\[1\]' itself, write 'b\[\[\]1\]'"
+    ):
         ShardedStore.partition(folder, ["b[1]"])
 
 
@@ -144,9 +148,9 @@ def test_an_optional_pattern_may_match_nothing(folder, tmp_path):
 def test_an_old_glob_that_ends_with_a_question_mark_is_refused(folder, tmp_path):
     """It would mean nothing else than before, and leave in the result what was left out."""
     for arguments in {"exclude": "b?"}, {"include": "b?"}:
-        with pytest.raises(PartitionError, match=r"for any one letter there write 'b\[a-z\]'"):
+        with pytest.raises(PartitionError, match=r"to match any one letter there, write 'b\[a-z\]'"):
             ShardedStore.partition(folder, **arguments)
-    with pytest.raises(ChainError, match="for any one letter there write"):
+    with pytest.raises(ChainError, match="to match any one letter there, write"):
         ShardedStore.partition(folder).map_shards(Recompress("zstd", arrays=("*", "!b?")), ToZip(tmp_path / "out"))
 
 
@@ -160,9 +164,9 @@ def test_a_rule_passes_over_what_is_too_small_for_it(folder, tmp_path):
 
 
 def test_a_rule_that_fits_none_of_its_arrays_is_refused(folder):
-    with pytest.raises(PartitionError, match="is not a whole number of its chunks of 8: take 48 or 56"):
+    with pytest.raises(PartitionError, match="is not a multiple of its chunk size 8: use 48 or 56"):
         ShardedStore.partition(folder, {"{tp,t2m}": {"time": 50}})
-    with pytest.raises(PartitionError, match="is not a whole number of its chunks of 96"):
+    with pytest.raises(PartitionError, match="is not a multiple of its chunk size 96"):
         ShardedStore.partition(folder, {"time*": {"time": 48}})
-    with pytest.raises(PartitionError, match="is not a whole number of its chunks of 96"):
+    with pytest.raises(PartitionError, match="is not a multiple of its chunk size 96"):
         ShardedStore.partition(folder, {"*": {"time": 48}, "time": {"time": 48}})

@@ -402,7 +402,7 @@ REFUSED = [
         (8, -1),
         "the function returned int32, but the array has float32: use dtype='int32'",
     ),
-    (MapBlocks(same, arrays="b"), (8, -1), "MapBlocks names 'b', which is no array of the source"),
+    (MapBlocks(same, arrays="b"), (8, -1), "MapBlocks names 'b', but the source has no such array"),
 ]
 
 

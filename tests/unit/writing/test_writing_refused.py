@@ -38,8 +38,8 @@ def test_bad_rules(funcs, message):
     ("shape", "error", "message"),
     [
         (3, UsageError, r"array_shard_funcs\['a'\] divides 3 dimensions, but the array has 2"),
-        ((3, 3), PartitionError, "are 3 elements along dimension 0, which is not a whole number of its chunks"),
-        ((4,), PartitionError, r"shards\['a'\] has 1 sizes, and the array has 2 dimensions"),
+        ((3, 3), PartitionError, "have 3 elements along dimension 0, which is not a multiple of its chunk size"),
+        ((4,), PartitionError, r"shards\['a'\] has 1 sizes, but the array has 2 dimensions"),
         ({"time": 4}, PartitionError, "'a' has no dimension 'time': it has no named dimensions"),
     ],
 )

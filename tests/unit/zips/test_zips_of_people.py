@@ -77,7 +77,7 @@ def test_the_only_zarr_in_a_folder_of_a_zip_is_opened(method, folder, more, cont
 
 def test_several_are_listed_with_what_names_one(contents, tmp_path):
     path = zipped(tmp_path / "x.zip", inside(contents, "b 1.zarr") | inside(contents, "in/a.zarr"))
-    with pytest.raises(PartitionError, match=r"x.zip' holds 2 Zarrs in folders of it: name one of them, '.*x.zip\|zip:b%201.zarr/', '.*x.zip\|zip:in/a.zarr/'"):  # fmt: skip
+    with pytest.raises(PartitionError, match=r"x.zip' holds 2 Zarrs in its folders: name one of them, '.*x.zip\|zip:b%201.zarr/', '.*x.zip\|zip:in/a.zarr/'"):  # fmt: skip
         ShardedStore.partition(path, [])
     for name in ("b%201.zarr/", "in/a.zarr", "in/a.zarr/|zarr:", "in"):
         check(f"{path}|zip:{name}", tmp_path)
