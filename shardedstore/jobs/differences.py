@@ -12,7 +12,7 @@ from shardedstore.zarr.grid import Coords
 
 MAKE_AGAIN = (
     "verify it with mark=True, or on the command line with --mark, and run the job again with the same arguments: it makes "
-    "the shards that are named again, and no others"
+    "only the named shards again"
 )
 
 
@@ -23,9 +23,9 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     ----------
     kind : str
         ``missing`` or ``extra`` (an object, a node, a chunk or a file), ``size`` (of an object), ``record`` (the stored bytes
-        differ from the ledger), ``damaged`` (unreadable), ``unread`` (not read, by an error that may pass), ``data`` (of a chunk),
-        ``layout`` (shape, chunk grid, data type or fill value: not comparable), ``attributes``, ``hole`` (a shard that
-        failed, which was accepted).
+        differ from the ledger), ``damaged`` (unreadable), ``unread`` (not read, by a temporary error), ``data`` (of a chunk),
+        ``layout`` (shape, chunk grid, data type or fill value: not comparable), ``attributes``, ``hole`` (a failed shard that
+        was accepted as missing).
     what : str
         The difference as a sentence.
     advice : str
@@ -39,20 +39,19 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     array : str, optional
         The path of the array or group.
     key : str, optional
-        The key in the whole Zarr, or in the object of the shard where `url` names one.
+        The key in the whole Zarr, or in the shard's object if `url` names it.
     chunk : tuple of int, optional
         The index of the chunk in the array's finest chunk grid.
     url : str, optional
         The object that differs.
     found : dict, optional
-        What the result holds, by name: such as ``nbytes``, ``entries``, ``digest`` or ``shape``; None where that is nothing or
-        not known.
+        Values of the result by name, such as ``nbytes``, ``entries``, ``digest`` or ``shape``; None if missing or unknown.
     expected : dict, optional
-        What the ledger or the source holds, by the same names.
+        Values of the ledger or the source, by the same names.
     cause : str, optional
-        The error that kept the data from being read, or made the hole.
+        The error that prevented reading the data, or that made the hole.
     is_of_source : bool
-        Whether it is in the source, so that the result is not to blame.
+        Whether the source is damaged, and not the result.
     """
 
     kind: str
@@ -77,6 +76,6 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def damaged_shards(differences: Iterable[Difference]) -> tuple[str, ...]:
-    """Return the names of the result's shards with differences."""
+    """Return the names of the result's shards with differences, except holes and unread shards."""
     shards = (d.shard for d in differences if not d.is_of_source and d.kind not in ("unread", "hole"))
     return tuple(dict.fromkeys(shard for shard in shards if shard is not None))

@@ -1,1 +1,1 @@
-"""Whether a result is whole, as it was written, and equal to its source."""
+"""Verification of a result against its ledger or its source."""

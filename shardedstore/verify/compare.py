@@ -1,6 +1,7 @@
-"""The decoded data of two stores, compared by what their shards hold, however each is divided.
+"""Compare the decoded data of two stores, whatever their divisions into shards.
 
-Where the sums over a stretch of an array's chunks differ, its chunks are compared one by one.
+Sums over stretches of each array's chunks are compared first. If the sums of a stretch differ, its chunks are compared one by
+one.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, ArrayMeta, GroupMeta
 from shardedstore.zarr.paths import join
 
-MOST_SEARCHED = 16  # stretches of one array that are searched for the chunks that differ
-MOST_NAMED = 100  # chunks of one array
-MEND = f"copy what is named from the source; or, if a job of this package made it, {MAKE_AGAIN}"
+MOST_SEARCHED = 16  # stretches of one array that are searched for differing chunks
+MOST_NAMED = 100  # differing chunks of one array that are named
+MEND = f"copy the named data from the source; or, if a job of this package made the result, {MAKE_AGAIN}"
 CALLED = {"chunks": "finest chunk grid", "fill": "fill value", "dtype": "data type"}  # the fields of a layout
-WHY = "its data type, fill value or codecs are not known here"
-MEND_SOURCE = "it is the source that can't be read there: mend it, or compare with another copy"
+WHY = "its data type, fill value or codecs are unknown"
+MEND_SOURCE = "the source can't be read there: repair it, or compare with another copy"
 
 
 class Side(NamedTuple):
-    """One of the two stores that are compared, what messages call it, and what was read of it."""
+    """One of the two compared stores: its name in messages, its plan, and the data read from it."""
 
     name: str
     plan: Plan
@@ -52,7 +53,7 @@ class Side(NamedTuple):
     is_source: bool = False
 
     def misses(self, path: str) -> bool:
-        """Tell whether shards that may hold an array could not be read, so that it only seems to miss chunks."""
+        """Tell whether a shard that may hold data of an array could not be read, so that chunks only seem missing."""
         at = home(self.plan.config, path)
         return any(at == damage.home for damage in self.taken.damage if damage.path is None)
 
@@ -61,16 +62,16 @@ class Side(NamedTuple):
         return path not in self.plan.nodes and self.misses(path)
 
     def knows(self, path: str) -> bool:
-        """Tell whether a node is known: some inside arrays by their data alone, as no listing of groups leads to them."""
+        """Tell whether a node is known, by its metadata or, for nodes inside arrays, by its data only."""
         return path in self.plan.nodes or path in self.taken.layouts
 
     @property
     def zarr_format(self) -> int:
-        """That of the root."""
+        """The Zarr format of the root."""
         return self.plan.nodes[""].meta.zarr_format
 
     def nodes(self) -> dict[str, Node | str]:
-        """Return the groups and arrays by path; of those in members a description."""
+        """Return the groups and arrays by path; nodes in members as descriptions."""
         known = {path: node for path, node in self.plan.nodes.items() if not node.is_sample}
         return {**known, **self.taken.nodes}
 
@@ -103,14 +104,14 @@ def _shard_of(at: str, members: Members, path: str) -> str:
 
 
 class Suspects:
-    """The chunks that may differ: the stretches of arrays whose sums do, and those chunks of some that were looked at.
+    """Chunks that may differ: stretches of arrays with different sums, and the single chunks of some stretches.
 
     Parameters
     ----------
     ours, theirs : Side
-        With the chunks of the stretches that `searched` returns.
+        The two stores, with the chunks of the stretches that `searched` returns.
     stretches : mapping of str to set of int
-        By path; see `find_suspects`.
+        Stretches with different sums, by path; see `find_suspects`.
     """
 
     def __init__(self, ours: Side, theirs: Side, stretches: Mapping[str, frozenset[int]]) -> None:
@@ -118,7 +119,7 @@ class Suspects:
         self._searched, self._comparable = searched(stretches), set(_comparable(ours, theirs))
 
     def is_equal(self, path: str, index: Coords) -> bool:
-        """Tell whether both sides are known to hold the same in a chunk, decoded or not."""
+        """Tell whether a chunk is known to be equal on both sides, decoded or not."""
         if path not in self._comparable:
             return False
         stretch = stretch_of(self.ours.taken.layouts[path])(index)
@@ -128,20 +129,20 @@ class Suspects:
         return stretch in self._searched[path] and mine == other
 
     def damage(self, side: Side) -> Iterator[Damage]:
-        """Yield what could not be read of a side, but for chunks that could not on either, and are equal as they are."""
+        """Yield the damage of one side, except undecodable chunks with equal stored bytes on both sides."""
         for damage in side.taken.damage:
             path = damage.path
             if path is None or not all(self.is_equal(path, index) for index in damage.chunks):
                 yield damage
 
     def damaged(self, path: str) -> set[Coords]:
-        """Return the chunks of an array that `damage` tells of."""
+        """Return the chunks of an array that `damage` names, of both sides."""
         told = (damage for side in (self.ours, self.theirs) for damage in self.damage(side) if damage.path == path)
         return {index for damage in told for index in damage.chunks}
 
 
 def compare_damage(suspects: Suspects) -> Iterator[Difference]:
-    """Yield what could not be read, and is not the same on both sides."""
+    """Yield the damage of both sides, except chunks that are equally damaged."""
     for side in (suspects.ours, suspects.theirs):
         for shard, _, what, path, key, kind, chunks in suspects.damage(side):
             text = what if shard in what else f"{shard}: {what}"
@@ -152,21 +153,22 @@ def compare_damage(suspects: Suspects) -> Iterator[Difference]:
 
 
 def compare_files(ours: Side, theirs: Side) -> Iterator[Difference]:
-    """Yield the keys that zarr does not know, and that one side alone has, or that hold something else."""
+    """Yield the files outside zarr's documents and chunks that exist on one side only, or differ."""
     documents = ours.plan.nodes[""].meta.zarr_format == theirs.plan.nodes[""].meta.zarr_format
     mine, other = (_files(side, documents) for side in (ours, theirs))
     for key in sorted(mine.keys() | other.keys()):
         if key not in other and not theirs.misses(key):
-            yield Difference("extra", f"{key!r} is in {ours.name} alone", "", key=key)
+            yield Difference("extra", f"{key!r} is in {ours.name} only", "", key=key)
         elif key not in mine and not ours.misses(key):
-            yield Difference("missing", f"{key!r} is in {theirs.name} alone", MEND, key=key)
+            yield Difference("missing", f"{key!r} is in {theirs.name} only", MEND, key=key)
         elif mine.get(key) != other.get(key) and key in mine and key in other:
             yield Difference("data", f"{key!r} holds other bytes than in {theirs.name}", MEND, key=key)
 
 
 def _files(side: Side, documents: bool) -> dict[str, bytes]:
-    """Return the keys that are no document of a known node, nor its consolidated metadata; none that is called like a
-    document, without `documents`.
+    """Return the files of a side that are neither documents of known nodes nor their consolidated metadata.
+
+    Other files with names of documents are returned only with `documents`.
     """
 
     def is_file(key: str) -> bool:
@@ -179,7 +181,7 @@ def _files(side: Side, documents: bool) -> dict[str, bytes]:
 
 
 def compare_layouts(ours: Side, theirs: Side) -> Iterator[Difference]:
-    """Yield the arrays whose shape, chunk grid, data type or fill value differ: their digests can't be compared."""
+    """Yield the arrays whose digests can't be compared, as shape, chunk grid, data type or fill value differ."""
     for path in sorted(ours.taken.layouts.keys() & theirs.taken.layouts.keys()):
         one, other = ours.taken.layouts[path], theirs.taken.layouts[path]
         for name, mine, its in zip(Layout._fields, one, other, strict=True):
@@ -193,7 +195,7 @@ def compare_layouts(ours: Side, theirs: Side) -> Iterator[Difference]:
 
 
 def find_suspects(ours: Side, theirs: Side) -> dict[str, frozenset[int]]:
-    """Return the stretches in which arrays of both sides differ, by path."""
+    """Return the stretches with different sums, by path."""
     suspects = {}
     for path in _comparable(ours, theirs):
         mine, other = ours.taken.sums.get(path, {}), theirs.taken.sums.get(path, {})
@@ -209,12 +211,12 @@ def _comparable(ours: Side, theirs: Side) -> list[str]:
 
 
 def searched(suspects: Mapping[str, frozenset[int]]) -> dict[str, frozenset[int]]:
-    """Return the stretches that are searched for chunks that differ: of each array, some at its beginning."""
+    """Return the stretches that are searched for differing chunks: the first few of each array."""
     return {path: frozenset(sorted(found)[:MOST_SEARCHED]) for path, found in suspects.items()}
 
 
 def compare_chunks(suspects: Suspects) -> Iterator[Difference]:
-    """Yield the chunks that differ and could be read, where both sides were read chunk by chunk."""
+    """Yield the readable chunks that differ, in stretches that were read chunk by chunk on both sides."""
     ours, theirs = suspects.ours, suspects.theirs
     for path, stretches in suspects.stretches.items():
         mine, other = ours.taken.chunks.get(path, {}), theirs.taken.chunks.get(path, {})
@@ -229,9 +231,9 @@ def compare_chunks(suspects: Suspects) -> Iterator[Difference]:
         for index in named[:MOST_NAMED]:
             shard, key = ours.place(path, index)
             if index not in mine:
-                kind, text = "missing", f"holds nothing but the fill value, and data in {theirs.name}"
+                kind, text = "missing", f"holds only the fill value, but data in {theirs.name}"
             elif index not in other:
-                kind, text = "extra", f"holds data, and nothing but the fill value in {theirs.name}"
+                kind, text = "extra", f"holds data, but only the fill value in {theirs.name}"
             else:
                 kind, text = "data", f"holds other data than in {theirs.name}"
             what = f"{path!r}: chunk {index} ({key!r} in shard {shard!r}) {text}"
@@ -245,14 +247,14 @@ def compare_chunks(suspects: Suspects) -> Iterator[Difference]:
 
 
 def notes(suspects: Suspects) -> Iterator[str]:
-    """Yield what is no difference of data: which chunks that hold the fill value are stored, and what was not decoded."""
+    """Yield notes about facts that are no differences: stored chunks of fill values, and data that were not decoded."""
     ours, theirs = suspects.ours, suspects.theirs
     for path in _comparable(ours, theirs):
         mine, other = ours.taken.digest(path), theirs.taken.digest(path)
         if mine.value == other.value and mine.presence != other.presence:
             yield (
                 f"{path!r}: {mine.stored:,} chunks are stored in {ours.name} and {other.stored:,} in {theirs.name}; the "
-                "others hold nothing but the fill value"
+                "others hold only the fill value"
             )
         depth = depth_of(mine.layout)
         if depth != "decoded":
@@ -267,7 +269,7 @@ def _done(depth: Depth) -> str:
 
 
 def _first(suspects: Suspects, path: str) -> str:
-    """Return what keeps the first chunk from being decoded that can't be on either side."""
+    """Return the error of the first chunk that can't be decoded on either side."""
     for damage in suspects.ours.taken.damage:
         if damage.path == path and all(suspects.is_equal(path, index) for index in damage.chunks):
             return f" ({damage.what})"
@@ -275,7 +277,7 @@ def _first(suspects: Suspects, path: str) -> str:
 
 
 def compared_by(ours: Side, theirs: Side) -> dict[str, str]:
-    """Return by what the arrays of both sides were compared, by path: what most of their chunks allow."""
+    """Return the level of comparison of each array, by path: the level of most of its chunks."""
     return {path: _mostly(ours.taken, path) for path in _comparable(ours, theirs)}
 
 
@@ -287,7 +289,7 @@ def _mostly(taken: Taken, path: str) -> str:
 
 
 def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
-    """Yield the groups and arrays that one side alone has, and those of other attributes."""
+    """Yield the groups and arrays that exist on one side only, or have different attributes."""
     mine, its = ours.nodes(), theirs.nodes()
     axes = _axes(mine) | _axes(its)
     mine, its = _named(mine, axes), _named(its, axes)
@@ -296,12 +298,12 @@ def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
         one, other = mine.get(path), its.get(path)
         if other is None:
             if not theirs.misses_member(path) and path not in theirs.taken.layouts:
-                yield Difference("extra", f"{path!r} is in the result alone", "", array=path)
+                yield Difference("extra", f"{path!r} is in the result only", "", array=path)
         elif one is None:
             if not ours.misses_member(path) and path not in ours.taken.layouts:
-                yield Difference("missing", f"{path!r} is in the source alone", MEND, array=path)
+                yield Difference("missing", f"{path!r} is in the source only", MEND, array=path)
         elif _is_array(one) != _is_array(other):
-            yield Difference("layout", f"{path!r} is a group on one side, and an array on the other", array=path)
+            yield Difference("layout", f"{path!r} is a group on one side and an array on the other", array=path)
         elif _described(one, path, is_foreign) != _described(other, path, is_foreign):
             what = f"{path!r} has other attributes or names of dimensions than in the source"
             yield Difference("attributes", what, array=path)
@@ -311,14 +313,14 @@ Nodes = dict[str, Node | str]
 
 
 def _axes(nodes: Nodes) -> dict[str, tuple[str, ...]]:
-    """Return the names of dimensions that the groups of OME-Zarr give to the levels of images."""
+    """Return the names of the dimensions of images' levels, from the metadata of groups of OME-Zarr."""
     groups = {path: node for path, node in nodes.items() if isinstance(node, Node) and isinstance(node.meta, GroupMeta)}
     found = ((path, compared_attributes(node, path).get("ome")) for path, node in groups.items())
     return {join(path, level): names for path, ome in found if isinstance(ome, dict) for level, names in levels_of(ome)}
 
 
 def _named(nodes: Nodes, axes: dict[str, tuple[str, ...]]) -> Nodes:
-    """Return nodes in which arrays without names of their own have those that OME-Zarr gives them."""
+    """Return the nodes, with dimension names from OME-Zarr for arrays without dimension names."""
 
     def named(path: str, node: Node | str) -> Node | str:
         if isinstance(node, str) or not isinstance(node.meta, ArrayMeta) or node.meta.dimension_names is not None:

@@ -1,6 +1,6 @@
-"""What the shards of a store hold, decoded: read once into sums over stretches of each array's chunks, and added up.
+"""Read the shards of a store, decoded, into sums over stretches of each array's chunks.
 
-Read again, the chunks of some stretches are told one by one.
+A second read returns the chunks of some stretches one by one.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, parse_json, pa
 from shardedstore.zarr.paths import is_below, join
 
 PER_STRETCH = 4096  # chunks
-ARRAY, GROUP = "array", "group"  # what descriptions begin with
-MOST_STRETCHES = 4096  # of one array
+ARRAY, GROUP = "array", "group"  # prefixes of descriptions
+MOST_STRETCHES = 4096  # for each array
 
 
 class DataTask(NamedTuple):
-    """Some shards of one store; with `wanted`, only those stretches of arrays are looked at, chunk by chunk.
+    """Some shards of one store to read; with `wanted`, only these stretches of arrays, chunk by chunk.
 
-    `shapes` are those of the arrays that are divided. `is_foreign` tells that it is compared with one of another format.
+    `shapes` has the shapes of divided arrays. `is_foreign` is True if the other store has another Zarr format.
     """
 
     segment: Segment
@@ -54,12 +54,12 @@ class DataTask(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """What could not be read: a shard, or the chunks of an array in one stored object, which are digested by their bytes."""
+    """A shard that could not be read, or undecodable chunks in one stored object, which are digested as stored bytes."""
 
     shard: str
     home: str  # the path of the shard's mount
     what: str
-    path: str | None = None  # of chunks
+    path: str | None = None  # the array, for chunks
     key: str | None = None
     kind: str = "damaged"
     chunks: tuple[Coords, ...] = ()
@@ -67,10 +67,10 @@ class Damage(NamedTuple):
 
 @dataclass
 class Taken:
-    """What some shards of one store hold: sums of their arrays' chunks by stretch, and hashes of all other keys.
+    """Contents of some shards of one store: sums of their arrays' chunks by stretch, and hashes of all other keys.
 
-    `nodes` are descriptions of the groups and arrays in members, whose documents no one has read before. `lower` are the
-    numbers of each array's chunks that could not be digested at its level, by the level that they were digested at.
+    `nodes` has descriptions of the groups and arrays in members, whose documents were not read before. `lower` has the
+    number of each array's chunks that were digested at a lower level than their array, by level.
     """
 
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Taken:
     lower: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, other: Taken) -> Taken:
-        """Add what other shards of the same store hold."""
+        """Add the contents of other shards of the same store."""
         self.layouts |= other.layouts
         for path, sums in other.sums.items():
             mine = self.sums.setdefault(path, {})
@@ -102,7 +102,7 @@ class Taken:
         return self
 
     def is_right(self) -> bool:
-        """Tell whether all could be read."""
+        """Whether all shards could be read."""
         return not self.damage
 
     def digest(self, path: str) -> DataDigest:
@@ -114,7 +114,7 @@ class Taken:
 def data_tasks(
     plan: Plan, wanted: dict[str, frozenset[int]] | None = None, *, is_foreign: bool = False
 ) -> list[DataTask]:
-    """Return the tasks that read a store; with `wanted`, those shards alone that hold some of these arrays."""
+    """Return the tasks that read a store; with `wanted`, only the shards with data of these arrays."""
     homes = None if wanted is None else {home(plan.config, path) for path in wanted}
     tasks = []
     for segment in plan.segments():
@@ -128,7 +128,7 @@ def data_tasks(
 
 
 def _holding(run: Run, wanted: Iterable[str] | None) -> list[Run]:
-    """Return a run; of one of members, the shards alone that hold some of these arrays."""
+    """Return the runs of the shards with data of these arrays; only runs of members are reduced."""
     members = run.members
     if members is None or wanted is None:
         return [run]
@@ -139,18 +139,18 @@ def _holding(run: Run, wanted: Iterable[str] | None) -> list[Run]:
 
 
 def array_at(plan: Plan, path: str) -> ArrayMeta | None:
-    """Return what is known of an array; None where there is none."""
+    """Return the metadata of an array; None if there is none."""
     node = plan.nodes.get(path)
     return node.meta if node is not None and isinstance(node.meta, ArrayMeta) else None
 
 
 def home(config: Config, path: str) -> str:
-    """Return the path of the mount that holds an array's chunks, or of the base."""
+    """Return the path of the mount that holds an array's chunks; ``""`` for the base."""
     return next((mount for mount in config.shards if path == mount or is_below(path, mount)), "")
 
 
 def take(task: DataTask) -> Taken:
-    """Read some shards. What can't be read is told, never raised."""
+    """Read some shards. Errors are returned as damage, never raised."""
     taken = Taken()
     for run in task.segment.runs:
         try:
@@ -167,7 +167,7 @@ def take(task: DataTask) -> Taken:
 
 
 def _opened(run: Run) -> Run:
-    """Return a run whose source is open, so that the directory of a zip is read once for all of its shards."""
+    """Return a run with an opened source, so that the directory of a zip is read once for all its shards."""
     if not isinstance(run.location, ViewOf) or is_template(run.location):
         return run
     opened = Opened(open_location(run.location.source))
@@ -180,15 +180,15 @@ def _damage(run: Run, shard: Shard, error: Exception) -> Damage:
 
 
 def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
-    """Read one shard, up to what is damaged.
+    """Read one shard, up to the first damage.
 
     Raises
     ------
     Exception
-        For an error that may pass.
+        If the error is temporary.
     """
     taken = Taken()
-    stale = None if shard.members else run.consolidated  # it is dropped where steps may have changed what it is of
+    stale = None if shard.members else run.consolidated  # dropped, as steps may have changed the described nodes
     documents = _Documents(shard)
     try:
         entries = read_entries(open_shard(run, shard), shard.blocks, shard.block, stale)
@@ -214,7 +214,7 @@ class _Documents:
         self._found: dict[str, dict[str, bytes]] = {}
 
     def take(self, entry: Entry) -> bool:
-        """Take an entry if it is a document; those of the groups above members are passed over."""
+        """Take an entry if it is a document; documents of the groups above members are dropped."""
         if self._members is None or entry.coords is not None or not is_document_key(entry.key):
             return False
         folder, _, name = entry.key.rpartition("/")
@@ -223,7 +223,7 @@ class _Documents:
         return True
 
     def describe(self, taken: Taken, is_foreign: bool) -> None:
-        """Note what there is of nodes; documents that make none are files like any other."""
+        """Note the nodes; documents that do not form a node are treated as other files."""
         for folder, documents in self._found.items():
             path = join(self._shard.path, folder)
             meta = parse_node(documents, path)
@@ -234,7 +234,7 @@ class _Documents:
 
 
 def compared_attributes(node: Node, path: str) -> dict[str, Any]:
-    """Return a node's attributes, of OME-Zarr 0.4 as 0.5 has them, so that both are compared as one."""
+    """Return a node's attributes, with those of OME-Zarr 0.4 in the form of 0.5, to compare both versions."""
     if "zarr.json" in node.documents:
         attributes: Any = parse_json(node.documents["zarr.json"], path, "zarr.json").get("attributes") or {}
     else:
@@ -243,9 +243,9 @@ def compared_attributes(node: Node, path: str) -> dict[str, Any]:
 
 
 def description(node: Node, path: str, is_foreign: bool) -> str:
-    """Return a digest of a node's kind, attributes and names of dimensions.
+    """Return a digest of a node's kind, attributes and dimension names.
 
-    Without what Zarr v2 and v3 write in ways of their own, if it is to be compared with a node of another format.
+    If `is_foreign` is set, it leaves out facts that Zarr v2 and v3 write differently.
     """
     attributes = compared_attributes(node, path)
     names = node.meta.dimension_names if isinstance(node.meta, ArrayMeta) else None
@@ -291,7 +291,7 @@ def _note(
 
 @lru_cache(maxsize=64)
 def stretch_of(layout: Layout) -> Callable[[Coords], int]:
-    """Return the function that tells in which stretch of its array a chunk is, in C order.
+    """Return a function that gives the number of a chunk's stretch, in C order.
 
     >>> of = stretch_of(Layout((100, 100), (1, 1), "", ""))
     >>> of((40, 95)), of((40, 96))
@@ -315,5 +315,5 @@ def is_document_key(key: str) -> bool:
 
 
 def total(parts: Iterable[Taken]) -> Taken:
-    """Add up what was read of one store."""
+    """Add up the contents of shards of one store."""
     return reduce(Taken.add, parts, Taken())

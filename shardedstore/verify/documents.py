@@ -1,7 +1,7 @@
-"""Metadata documents of a result that give some readers other values than its decoded chunks are.
+"""Find metadata documents of a result that make some readers see other values than its decoded chunks.
 
-Decoded data are compared by the documents of one Zarr format, as zarr reads them. Readers of the other format, and xarray, which
-masks by attributes, see the other documents as well.
+Decoded data are compared by the documents of one Zarr format, as zarr reads them. Readers of the other format use the other
+documents, and xarray also masks values by attributes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from shardedstore.zarr.metadata import ArrayMeta, parse_json
 from shardedstore.zarr.paths import join
 
 ARRAY_NAMES = {2: ".zarray", 3: "zarr.json"}
-DROP_OTHER = "remove the documents of the format that is wrong; or run the job again to another destination"
+DROP_OTHER = "remove the documents of the wrong format; or run the job again to another destination"
 MIGRATE_AGAIN = "run MigrateV3 again to another destination: versions before 0.5 wrote such documents"
 
 
 def compare_documents(ours: Side, theirs: Side) -> Iterator[Difference]:
-    """Yield the documents of a result that are wrong for some readers, though its decoded chunks are equal to the source's."""
+    """Yield the documents of a result that are wrong for some readers, although its decoded chunks are right."""
     yield from _second_documents(ours)
     for found in _migrated(ours, theirs):
         path, value = found.path, found.masks.get(MASKED)
         if value is not None and value != found.expected.get(MASKED):
-            what = f"{path!r} has the attribute {MASKED} {value!r}, which xarray refuses in Zarr v3, or takes for another value"
+            what = f"{path!r} has the attribute {MASKED} {value!r}, which xarray refuses in Zarr v3, or reads as another value"
         elif found.is_filled_with_a_number and not found.masks:
             what = f"{path!r} shows missing texts as {found.expected[MISSING]!r}, as it lacks the attribute {MISSING}"
         else:
@@ -45,17 +45,17 @@ def compare_documents(ours: Side, theirs: Side) -> Iterator[Difference]:
 
 
 def unmasked(ours: Side, theirs: Side) -> Iterator[str]:
-    """Yield a note for each array whose missing values xarray masks in the source, of Zarr v2, and not in the result, of v3."""
+    """Yield a note for each array whose missing values xarray masks in the v2 source, but not in the v3 result."""
     for path, masks, expected, is_filled_with_a_number in _migrated(ours, theirs):
         if expected and not masks and not is_filled_with_a_number:
             named = ", ".join(f"{name} {value!r}" for name, value in expected.items())
-            yield f"{path!r}: xarray masks missing values in the source, and not in the result, which lacks the attribute {named}"
+            yield f"{path!r}: xarray masks missing values in the source, but not in the result, which lacks the attribute {named}"
 
 
 class Migrated(NamedTuple):
-    """An array of Zarr v3 whose source is of v2: the attributes that xarray masks by, and those that `MigrateV3` writes.
+    """A v3 array with a v2 source: its attributes that control xarray's masking, and those that `MigrateV3` writes.
 
-    `is_filled_with_a_number` tells that the source has texts and a number for those that are missing, as zarr 2 wrote them.
+    `is_filled_with_a_number` is True if the source has texts with a number as fill value, as zarr 2 wrote them.
     """
 
     path: str
@@ -92,7 +92,7 @@ def _arrays(side: Side, zarr_format: int) -> dict[str, Node]:
 
 
 def _second_documents(ours: Side) -> Iterator[Difference]:
-    """Yield the arrays with documents of two formats that do not read the same values."""
+    """Yield the arrays whose documents of two formats give different values."""
     store = open_location(ours.plan.config)
     for zarr_format, name in ARRAY_NAMES.items():
         arrays, other = _arrays(ours, zarr_format), 5 - zarr_format
@@ -100,12 +100,12 @@ def _second_documents(ours: Side) -> Iterator[Difference]:
         for (path, node), data in zip(arrays.items(), found, strict=True):
             assert isinstance(node.meta, ArrayMeta)
             if data is not None and not _reads_alike(store, path, node.meta):
-                what = f"{path!r} has a {ARRAY_NAMES[other]} that reads other values than its {name} does"
+                what = f"{path!r} has a {ARRAY_NAMES[other]} that gives other values than its {name}"
                 yield Difference("layout", what, DROP_OTHER, array=path, key=join(path, ARRAY_NAMES[other]))
 
 
 def _reads_alike(store: Store, path: str, meta: ArrayMeta) -> bool:
-    """Tell whether zarr reads the same at the first, the middle and the last chunk of an array by its documents of both formats."""
+    """Tell whether the documents of both formats give equal values in the first, middle and last chunk of an array."""
     return all(_is_alike(store, path, place) for place in _places(meta))
 
 
@@ -122,7 +122,7 @@ def _is_alike(store: Store, path: str, place: Coords) -> bool:
         try:
             array = zarr.open_array(store, path=path, mode="r", zarr_format=zarr_format)
             found.append(np.asarray(array[place]))
-        except Exception as error:  # noqa: BLE001 (codecs raise whatever they like)
+        except Exception as error:  # noqa: BLE001 (codecs raise errors of any type)
             found.append(np.asarray(type(error).__name__))
     one, other = found
     return one.shape == other.shape and one.astype(object).tolist() == other.astype(object).tolist()

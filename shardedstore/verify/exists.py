@@ -1,4 +1,4 @@
-"""A listing of a result against its ledger: whether all objects are there, with the sizes that were written."""
+"""Check by a listing that all objects of a result exist, with the sizes in its ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardedstore.stores.locations import Config
 
 
 class Existing:
-    """One listing of a result: the differences from its ledger, and a token of all sizes.
+    """One listing of a result: its differences from the ledger, and a token of all sizes.
 
     Parameters
     ----------

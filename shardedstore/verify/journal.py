@@ -1,6 +1,6 @@
-"""What an interrupted `verify` has found to be right, kept in a folder, so that the same call goes on from there.
+"""Journal of verified tasks in a folder, so that the same `verify` can resume after an interruption.
 
-What differed is not kept: it is looked at again, as it may have been mended.
+Tasks with differences are not recorded. They are verified again, as the data may have been repaired.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from shardedstore.storage.folders import STORAGE_ERRORS, Append, Folder
 
 logger = logging.getLogger("shardedstore")
 PLACE = f"{FOLDER}/verify"
-OLD = 7 * 86_400  # seconds after which what was found is not believed any more
-BEGAN = ""  # the key of the time at which a file was begun
-VERSION = 3  # raised when what is kept means something else
+OLD = 7 * 86_400  # seconds after which findings expire
+BEGAN = ""  # the key of the time when a file was started
+VERSION = 3  # increased when the meaning of findings changes
 T = TypeVar("T")
 
 
 class Journal:
-    """The findings of one verify by task, from earlier calls and this one; with no folder, none are kept.
+    """Findings of one verify by task, from earlier calls and this one; without a folder, they are not stored.
 
     Parameters
     ----------
     folder : Folder, optional
+        The folder of the findings.
     what : iterable of str
-        All that tells this verify from another.
+        Values that identify this verify.
     must_keep : bool
-        Whether a folder that can't be written to is an error, or only a note.
+        Whether a read-only folder is an error (True), or only a note (False).
 
     Attributes
     ----------
     is_whole : bool
-        To be set when nothing is left to be looked at: what was kept is then removed.
+        Set this when all tasks are verified. The stored findings are then removed.
     notes : list of str
-        What keeps findings from being kept, and since when those are that were.
+        Reasons why findings could not be stored, and the age of findings from earlier calls.
     """
 
     def __init__(self, folder: Folder | None, what: Iterable[str], must_keep: bool = False) -> None:
@@ -73,12 +74,12 @@ class Journal:
         if self._earlier:
             since = datetime.fromtimestamp(min(filter(None, begun)), UTC).isoformat(timespec="minutes")
             self.notes.append(
-                f"{len(self._earlier):,} tasks were found to be right by a verify that began {since} and was interrupted; "
-                "resume=False (--no-resume) looks at them again"
+                f"{len(self._earlier):,} tasks were found right by an interrupted verify that started {since}; "
+                "resume=False (--no-resume) verifies them again"
             )
 
     def _began(self, folder: Folder, name: str) -> float | None:
-        """Take what a file has kept, unless it is too old to be believed; return when it was begun."""
+        """Load the findings of a file, unless they have expired; return the time when it was started."""
         found = dict(_lines(folder.read(f"{PLACE}/{name}")))
         began = msgspec.json.decode(found.pop(BEGAN, msgspec.Raw(b"0")), type=float)
         if time.time() - began > OLD:
@@ -106,20 +107,20 @@ class Journal:
             work(folder)
         except STORAGE_ERRORS as error:
             self._append = None
-            what = f"what was found can't be kept in {folder.url!r}, so that this could go on after an interruption"
+            what = f"the findings can't be stored in {folder.url!r} to resume after an interruption"
             if self._must_keep:
                 raise DestinationError(f"{what}: {explain(error)}; name another folder as resume=") from error
-            self.notes.append(f"{what}: {explain(error)}; a folder for it can be named as resume=")
+            self.notes.append(f"{what}: {explain(error)}; resume= can name another folder")
 
     def keep(self, key: str, found: object = None) -> None:
-        """Keep what a task has found."""
+        """Store the findings of a task."""
         append = self._append
         if append is not None and self.folder is not None:
             line = msgspec.json.encode([key, found]) + b"\n"
             self._attempt(lambda _: append(line), self.folder)
 
     def known(self, key: str, kind: type[T]) -> T | None:
-        """Return what a task has found in an earlier call, if it has."""
+        """Return the findings of a task in an earlier call; None if there are none."""
         found = self._earlier.pop(key, None)
         return None if found is None else msgspec.json.decode(found, type=kind)
 
@@ -127,5 +128,5 @@ class Journal:
 def _lines(data: bytes) -> Iterator[tuple[str, msgspec.Raw]]:
     decode = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
     for line in data.splitlines():
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # of one that is torn
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # a torn line
             yield decode(line)

@@ -1,7 +1,7 @@
-"""How two arrays are compared: by decoded data, else by decompressed bytes, else by stored bytes.
+"""Levels of comparison of arrays: decoded data, else decompressed bytes, else stored bytes.
 
-Each side takes the deepest level that its metadata allows. A chunk that can't be decoded is digested one level lower, with
-all that tells what its bytes mean, so that it is equal to the same bytes of the same codecs and to nothing else.
+Each side uses the deepest level that its metadata allows. A chunk that can't be decoded is digested one level lower, together
+with the metadata that defines the meaning of its bytes. Therefore it equals only the same bytes with the same codecs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta
 
 Depth = Literal["decoded", "decompressed", "stored"]
-TEXT_CODECS = {"json2", "msgpack2", "categorize"}  # which make bytes of texts, and run no code when they decode
-PLACE = ("shape", "attributes", "dimension_names", "chunk_key_encoding", "dimension_separator")  # what changes no value
+TEXT_CODECS = {"json2", "msgpack2", "categorize"}  # codecs that encode texts, and run no code when they decode
+PLACE = ("shape", "attributes", "dimension_names", "chunk_key_encoding", "dimension_separator")  # fields without values
 
 
 class Level(NamedTuple):
-    """One way to digest a chunk: `decode` raises for what is damaged, `digest` for elements that have no digest."""
+    """One way to digest a chunk: `decode` raises for damaged data, `digest` for elements without a digest."""
 
     depth: Depth
     hasher: Hasher
@@ -43,18 +43,18 @@ class Level(NamedTuple):
 
 
 class ComparedChunks:
-    """How the stored chunks of one array are digested to be compared; the parameters are those of `ArrayChunks`.
+    """Digests the stored chunks of one array for comparison; the parameters are those of `ArrayChunks`.
 
     Attributes
     ----------
     levels : list of Level
-        The deepest first. The last one takes any bytes.
+        The levels, the deepest first. The last level accepts any bytes.
     """
 
     def __init__(self, path: str, document: dict[str, Any], meta: ArrayMeta, shape: Coords | None = None) -> None:
         self.path = path
         self.doc: ArrayDoc | None = None
-        self.grid = (1,) * len(meta.shape)  # of the chunks that are digested, in a stored object
+        self.grid = (1,) * len(meta.shape)  # digested chunks in a stored object, along each dimension
         self.levels = list(self._levels(document, meta, meta.shape if shape is None else shape))
 
     @property
@@ -65,20 +65,20 @@ class ComparedChunks:
     def _levels(self, document: dict[str, Any], meta: ArrayMeta, shape: Coords) -> Iterator[Level]:
         try:
             self.doc = doc = parse(document, self.path)
-        except Exception:  # noqa: BLE001 (of codecs that are not known here, or not in this form)
+        except Exception:  # noqa: BLE001 (unknown codecs, or unknown options of codecs)
             yield from self._levels_of_objects(document, meta, shape)
             return
         self.grid = doc.inner_grid
-        with suppress(Exception):  # of a data type, a fill value or a codec that is not known here
+        with suppress(Exception):  # an unknown data type, fill value or codec
             yield _decoded(doc, shape)
-        with suppress(Exception):  # of a compressor that is not known here
+        with suppress(Exception):  # an unknown compressor
             compression = Compression(described(doc, 1))
             yield _of_bytes("decompressed", compression.decode, shape, doc.chunks, _meaning(doc, ()))
         yield _of_bytes("stored", _as_it_is, shape, doc.chunks, _meaning(doc, doc.compressors))
 
     def _levels_of_objects(self, document: dict[str, Any], meta: ArrayMeta, shape: Coords) -> Iterator[Level]:
-        """Yield the levels for codecs that zarr alone may decode, a whole object at a time."""
-        with suppress(Exception):  # of what zarr does not know either
+        """Yield the levels for codecs that only zarr may decode, one whole object at a time."""
+        with suppress(Exception):  # codecs that zarr does not know either
             level, self.grid = _decoded_by_zarr(document, shape, self.path)
             yield level
         kept = {key: value for key, value in document.items() if key not in PLACE}
@@ -90,7 +90,7 @@ class ComparedChunks:
         first = tuple(map(mul, entry.coords, self.grid))
         try:
             chunks = [(first, entry.data)] if self.doc is None else list(inner_chunks(self.doc, entry))
-        except Exception as error:  # noqa: BLE001 (of an object that can't be taken apart)
+        except Exception as error:  # noqa: BLE001 (an object that can't be split)
             lowest = self.levels[-1]
             return Read(lowest.digest(first, entry.data), error, ((first, lowest.depth),))
         found, errors, lower = list[tuple[Coords, Any]](), list[Exception](), list[tuple[Coords, str]]()
@@ -98,12 +98,12 @@ class ComparedChunks:
             for level in self.levels:
                 try:
                     decoded = level.decode(data)
-                except Exception as error:  # noqa: BLE001 (codecs raise what they like)
+                except Exception as error:  # noqa: BLE001 (codecs raise errors of any type)
                     errors.append(error)
                     continue
                 try:
                     found += level.digest(index, decoded)
-                except (TypeError, ValueError):  # elements that have no digest, such as numbers among texts
+                except (TypeError, ValueError):  # elements without a digest, such as numbers among texts
                     continue
                 if level is not self.levels[0]:
                     lower.append((index, level.depth))
@@ -112,7 +112,7 @@ class ComparedChunks:
 
 
 def depth_of(layout: Layout) -> Depth:
-    """Return the level that an array with this layout is compared at."""
+    """Return the level of comparison of an array with this layout."""
     for depth in ("decompressed", "stored"):
         if layout.dtype.startswith(f'["{depth}",'):
             return depth
@@ -128,7 +128,7 @@ def _decoded(doc: ArrayDoc, shape: Coords) -> Level:
 
 
 def _texts(doc: ArrayDoc, shape: Coords) -> Level:
-    """Return the level of a v2 array of objects that are texts, as MigrateV3 takes them to be."""
+    """Return the level of a v2 array of objects that hold texts, which `MigrateV3` treats as texts."""
     zdtype = parse_dtype({"name": "|O", "object_codec_id": "vlen-utf8"}, zarr_format=2)
     fill = doc.document.get("fill_value")
     fill_value = zdtype.default_scalar() if fill is None else zdtype.from_json_scalar(fill, zarr_format=2)
@@ -145,7 +145,7 @@ def _chunk(digester: Digester, index: Coords, array: Array) -> Found:
 
 
 def _decoded_by_zarr(document: Mapping[str, Any], shape: Coords, path: str) -> tuple[Level, Coords]:
-    """Return the level of objects that are decoded whole, and how many chunks of the finest grid are in one."""
+    """Return the level of objects that are decoded as a whole, and the grid of the finest chunks in one object."""
     stored = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
     filters, serializer, compressors = split_codecs(document["codecs"], path)
     doc = ArrayDoc(dict(document), 3, tuple(document["shape"]), stored, stored, filters, serializer, compressors)
@@ -175,7 +175,7 @@ def _finest(serializer: Any, chunks: Coords) -> Coords:
 
 
 def _meaning(doc: ArrayDoc, compressors: Iterable[Any]) -> dict[str, Any]:
-    """Return all that tells what values the bytes of a chunk have, behind these compressors."""
+    """Return the metadata that defines the values of a chunk's bytes, after decompression by these compressors."""
     if doc.zarr_format == 3:
         kept = {name: doc.document.get(name) for name in ("data_type", "fill_value")}
         return {**kept, "codecs": [*doc.filters, doc.serializer, *compressors]}

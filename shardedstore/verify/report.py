@@ -13,20 +13,36 @@ Level = Literal["exists", "stored", "decoded"]
 LEVELS: tuple[Level, ...] = ("exists", "stored", "decoded")
 BY = {
     "exists": "by names and sizes",
-    "stored": "by the bytes that are stored and the ledger's record of them",
+    "stored": "by the stored bytes and the ledger's record of them",
     "decoded": "by their decoded data",
 }
 RECORDED = "by their decoded data and the ledger's record of them"
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `verify` found.
+    """Result of `verify`.
 
-    `arrays` and `shards` are those of the result; arrays are only counted where they were compared. `notes` say what is
-    worth to know and is no difference, and `digests` are those of the result's arrays by path, where data were decoded.
-    `compared_by` says by path what of the arrays of both sides was compared: ``decoded`` data, or ``decompressed`` or
-    ``stored`` bytes where most chunks allow no more; `notes` say the same of single chunks.
-    `is_recorded` tells that they were compared with the ledger, and `marked` are the shards that the job will make again.
+    Attributes
+    ----------
+    ok : bool
+        Whether there is no difference.
+    level : str
+        The level of comparison.
+    arrays, shards : int
+        The numbers of compared arrays and of shards in the result.
+    differences : tuple of Difference
+        All differences.
+    notes : tuple of str
+        Other facts, which are no differences.
+    digests : dict of str to str
+        Digests of the result's arrays by path, if data were decoded.
+    is_recorded : bool
+        Whether decoded data were compared with the digests in the ledger.
+    marked : tuple of str
+        The shards that the next run of the job will make again.
+    compared_by : dict of str to str
+        The level of comparison of each array by path: ``decoded`` data, or ``decompressed`` or ``stored`` bytes if most
+        of its chunks can't be decoded. `notes` name the other chunks.
     """
 
     ok: bool
@@ -42,22 +58,22 @@ class Report(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, level: Level, shards: int, differences: Iterable[Difference], **others: Any) -> Report:
-        """Return the report of some differences."""
+        """Return a report with these differences."""
         found = tuple(differences)
         return cls(not found, level, others.pop("arrays", 0), shards, found, **others)
 
     @property
     def has_holes_only(self) -> bool:
-        """Whether nothing is wrong but holes, which were accepted."""
+        """Whether the only differences are accepted holes."""
         return not self.ok and all(difference.kind == "hole" for difference in self.differences)
 
     @property
     def damaged_shards(self) -> tuple[str, ...]:
-        """The names of the result's shards that are missing, damaged, or other than they should be."""
+        """The names of the result's shards with differences, except holes and unread shards."""
         return damaged_shards(self.differences)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as it stands in JSON."""
+        """Return the report as a JSON document."""
         made: dict[str, Any] = msgspec.to_builtins(self)
         return made
 
@@ -71,7 +87,7 @@ class Report(msgspec.Struct, frozen=True):
         lines += [f"what to do: {text}" for text in advice]
         if self.marked:
             marked = _count(len(self.marked), "shard")
-            lines.append(f"marked: {marked}: run the job again with the same arguments, and it makes no others")
+            lines.append(f"marked: {marked}: run the job again with the same arguments to make only these again")
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)
 

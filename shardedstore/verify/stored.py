@@ -1,4 +1,4 @@
-"""A job's result against its ledger: whether all of it holds what was written, by stored bytes or by decoded data."""
+"""Compare a job's result with its ledger, by stored bytes or by decoded data."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from shardedstore.transforms.base.datasums import Sums, digest_entries
 from shardedstore.zips import ZipReadStore
 from shardedstore.zips.index import Archive
 
-RETRIES = 2  # of the reads of one shard
+RETRIES = 2  # repeated reads of one shard
 UNREADABLE = (*STORAGE_ERRORS, ShardedStoreError)
-MOST_DAMAGED = 16  # keys of one shard that are named
-LOOK_AGAIN = "verify again: it goes on with what could not be looked at"
+MOST_DAMAGED = 16  # damaged keys of one shard that are named
+LOOK_AGAIN = "verify again: it reads only the unread shards"
 
 
 class StoredTask(NamedTuple):
-    """Some shards of a result, and their records."""
+    """Some shards of a result and their records."""
 
     segment: Segment
     records: dict[int, Record]
@@ -47,23 +47,23 @@ class StoredTask(NamedTuple):
 
 
 def stored_tasks(config: Config, kept: ResultJob, is_decoded: bool) -> list[StoredTask]:
-    """Return the tasks that read a result, divided as it was made, and compare it with its ledger.
+    """Return the tasks that read a result by the shards of its job, and compare them with the ledger.
 
     Raises
     ------
     UsageError
-        Where the ledger's records say nothing of bytes, or of decoded data.
+        If the ledger's records lack checksums, or digests of decoded data.
     """
     if any(not record.digest for record in kept.records.values()):
         raise UsageError(
-            "this result was made by a function of stores, of which the ledger knows no bytes: verify it with "
+            "this result was made by a function of stores, for which the ledger has no checksums: verify it with "
             "against=source, or with level='exists'"
         )
     lacking = sum(record.digests is None for record in kept.records.values())
     if is_decoded and lacking:
         raise UsageError(
             f"the ledger has no digests of the decoded data of {lacking:,} of {len(kept.records):,} shards, which a job keeps "
-            "with map_shards(..., digest=True): give the source as against=, or say level='stored' to compare what is stored"
+            "with map_shards(..., digest=True): give the source as against=, or use level='stored' to compare stored bytes"
         )
     runs = listed_runs(config)
     loads = []
@@ -80,13 +80,13 @@ def _records_of(segment: Segment, records: Mapping[int, Record]) -> dict[int, Re
 
 
 def check_stored(task: StoredTask) -> list[Difference]:
-    """Read some shards, and return how they differ from their records."""
+    """Read some shards, and return their differences from their records."""
     found: list[Difference] = []
     check = _check_data if task.is_decoded else partial(_check_bytes, layout=task.layout)
     for run in task.segment.runs:
         for shard in run.shards():
             record = task.records.get(shard.number)
-            if record is None:  # told by the listing
+            if record is None:  # the listing reports it
                 continue
             try:
                 found += retry(partial(check, run, shard, record), Retries(RETRIES))
@@ -96,7 +96,7 @@ def check_stored(task: StoredTask) -> list[Difference]:
 
 
 def unreadable(shard: str, error: BaseException) -> Difference:
-    """Return the difference of a shard that can't be read: for good, or by an error that may pass or is of access."""
+    """Return the difference for an unreadable shard: damaged, or unread after a temporary error or one of access."""
     is_refused = isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError)
     is_passing = is_transient(error) and getattr(error, "errno", None) != errno.EIO
     cause = str(error) if isinstance(error, ShardedStoreError) else f"{type(error).__name__}: {explain(error)}"
@@ -117,18 +117,18 @@ def _check_bytes(run: Run, shard: Shard, record: Record, layout: type[ResultLayo
         written = _tally_entries(run, shard, layout)
     if (written.entries, written.nbytes) != (record.entries, record.nbytes):
         what = (
-            f"{shard.name}: {written.entries:,} entries of {written.nbytes:,} bytes stand there, where {record.entries:,} of "
-            f"{record.nbytes:,} were written"
+            f"{shard.name}: {written.entries:,} entries of {written.nbytes:,} bytes are stored, but {record.entries:,} entries of "
+            f"{record.nbytes:,} bytes were written"
         )
         found.append(Difference("record", what, MAKE_AGAIN, shard=shard.name))
     elif written.digest != record.digest:
-        what = f"{shard.name}: the keys, sizes or checksums of what stands there are not those that were written"
+        what = f"{shard.name}: the stored keys, sizes or checksums differ from the written ones"
         found.append(Difference("record", what, MAKE_AGAIN, shard=shard.name))
     return found
 
 
 def _tally_zip(url: str, options: Options = NONE) -> tuple[Written, list[tuple[str, str]]]:
-    """Return what a zip's directory says that it holds, and the keys whose bytes are not that, with the cause."""
+    """Return the contents of a zip by its directory, and the keys whose bytes differ from it, with the cause."""
     entries = Archive.open(url, open_blob(url, options)).entries
     keys = sorted(entries, key=lambda key: entries[key].start)
     tally = Tally()
@@ -155,9 +155,9 @@ def _tally_entries(run: Run, shard: Shard, layout: type[ResultLayout]) -> Writte
 
 
 def _check_data(run: Run, shard: Shard, record: Record) -> list[Difference]:
-    """Compare the decoded data of a shard with what its record says of each array.
+    """Compare the decoded data of a shard with the digests in its record.
 
-    A block is digested as one of an array of the shape that it had when it was written, as it may have grown since.
+    A block is digested with the array's shape at the time of writing, as the array may have grown since.
     """
     found: list[Difference] = []
     expected = record.digests or {}
@@ -184,18 +184,18 @@ def _check_data(run: Run, shard: Shard, record: Record) -> list[Difference]:
 
 
 def _compare(stored: DataSum | None, written: DataSum | None) -> tuple[str, str] | None:
-    """Return how an array differs from what was written of it, if it does; which chunks of fill values are stored is no matter."""
+    """Return the difference of an array from its recorded digest, if any; stored chunks of fill values do not matter."""
     if stored is None:
-        return "missing", "is not there"
+        return "missing", "is missing"
     if written is None:
         return "extra", "was not written by the job"
     if (stored.shape, stored.layout) != (written.shape, written.layout):
         return (
             "layout",
-            f"has another shape, chunk grid, data type or fill value than the one of {written.shape} that was written",
+            f"has another shape, chunk grid, data type or fill value than the written array of shape {written.shape}",
         )
     if stored.value == written.value:
         return None
     if stored.stored == written.stored:
         return "data", f"holds other data in its {stored.stored:,} chunks than were written"
-    return "data", f"holds {stored.stored:,} chunks and other data, where {written.stored:,} were written"
+    return "data", f"holds {stored.stored:,} chunks with other data, but {written.stored:,} chunks were written"

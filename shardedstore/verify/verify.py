@@ -1,4 +1,4 @@
-"""Whether a result is what it should be: all there, as it was written, and equal to its source in decoded data."""
+"""`verify`: compare a result with its ledger, or with the decoded data of its source."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check
 
 T = TypeVar("T")
 Task = TypeVar("Task", StoredTask, DataTask)
-SHARD_SIZE = "1 GiB"  # of the shards in which a Zarr is read that is not divided
+SHARD_SIZE = "1 GiB"  # size of the shards for reading an undivided Zarr
 NO_LEDGER = (
-    "no ledger of the job that made this result is found beside it, so there is nothing to compare it with: give its source "
+    "no ledger of the job that made this result was found beside it, so there is nothing to compare it with: give its source "
     "as against="
 )
 
@@ -61,7 +61,7 @@ def verify(
     """Verify a result; see `ShardedStore.verify`."""
     level = level or ("stored" if against is None else "decoded")
     if level not in LEVELS:
-        raise UsageError(f"level={level!r} is not known: say one of {', '.join(LEVELS)}")
+        raise UsageError(f"level={level!r} is not a level: use one of {', '.join(LEVELS)}")
     for given in (config, against):
         if given is not None:
             to_dict(given)  # every component has a location
@@ -76,7 +76,7 @@ def verify(
     ):
         against = _own_source(config, kept)
     if mark and kept is not None:
-        kept.latest()  # refuse before all is read
+        kept.latest()  # raises before any data is read
     place = open_folder(normalize(resume)) if isinstance(resume, str) else kept.folder if kept and resume else None
     journal = partial(Journal, place, must_keep=isinstance(resume, str))
     if level == "decoded" and against is not None:
@@ -88,9 +88,10 @@ def verify(
 
 
 def _own_source(config: Config, kept: ResultJob) -> Config | None:
-    """Return the source that a job had, with what it included; None where the ledger does not tell, or it may not be asked.
+    """Return the source of a job, as far as the job included it; None if it is unknown or must not be opened.
 
-    Its server must be the result's: a ledger may come from anybody, and credentials are for one server.
+    A source on another server than the result is not opened. A ledger may come from anybody, and credentials are for one
+    server.
     """
     if not kept.made.config:
         return None
@@ -114,7 +115,7 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
     if level == "exists" or kept is None:
         return Report.of(level, sum(run.stop for run in shard_runs(config)), existing.differences, notes=others)
     is_decoded = level == "decoded"
-    if kept.layout.data_show_losses and is_decoded:  # other codecs, and chunks of fill values, are no difference
+    if kept.layout.data_show_losses and is_decoded:  # other codecs and stored chunks of fill values are no differences
         existing.differences = [difference for difference in existing.differences if difference.key]
     try:
         made = kept.layout.as_made(config, kept)
@@ -134,7 +135,7 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
                 differences += (difference for difference in found if difference.shard not in told)
         journal.is_whole = _is_whole(differences)
     if any(difference.shard for difference in differences):
-        differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # without the sum of all
+        differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # drop the one of all shards
     arrays = len({path for record in kept.records.values() for path in record.digests or ()}) if is_decoded else 0
     return Report.of(level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded)
 
@@ -156,7 +157,7 @@ def _each(
     journal: Journal,
     plans: list[Plan],
 ) -> Iterator[tuple[Task, T | BaseException]]:
-    """Yield tasks with what is found in each, or with what kept a worker from it, but those that a journal knows first."""
+    """Yield tasks with their findings or errors: first journaled findings, then those of the remaining tasks."""
     left = []
     for task in tasks:
         known = journal.known(_key(name, task), kind)
@@ -175,9 +176,9 @@ def _key(name: str, task: StoredTask | DataTask) -> str:
 
 
 def _lost(task: StoredTask | DataTask, error: BaseException) -> Difference:
-    """Return the difference of some shards that a task could not look at."""
+    """Return the difference for some shards whose task failed."""
     names = [shard.name for run in task.segment.runs for shard in run.shards()]
-    what = f"{', '.join(names)}: could not be looked at: {type(error).__name__}: {error}"
+    what = f"{', '.join(names)}: could not be read: {type(error).__name__}: {error}"
     return Difference("unread", what, f"see the workers' logs, and {LOOK_AGAIN}", shard=names[0])
 
 
@@ -219,12 +220,12 @@ def _compare(config: Config, against: Config, kept: ResultJob | None, open_journ
 
 
 def _plan(config: Config) -> Plan:
-    """Return a plan to read a store by; what is not divided is divided here."""
+    """Return a plan to read a store; an undivided Zarr is divided for reading."""
     return make_plan(config if config.shards else divide(config.base, SHARD_SIZE))
 
 
 def _plan_of_result(config: Config, kept: ResultJob | None) -> Plan:
-    """Return a plan to read a result by: by the shards of its job, if they are known."""
+    """Return a plan to read a result, by the shards of its job if they are known."""
     if kept is not None:
         try:
             return make_plan(kept.layout.as_made(config, kept))
@@ -240,7 +241,7 @@ def _take(
     wanted: dict[str, frozenset[int]] | None = None,
     is_foreign: bool = False,
 ) -> Taken:
-    """Read a store, or some of it chunk by chunk, on the Dask scheduler that is active."""
+    """Read a store, or parts of it chunk by chunk, on the active Dask scheduler."""
     tasks = data_tasks(plan, wanted, is_foreign=is_foreign)
     kept = Journal(None, ()) if journal is None else journal
 
@@ -258,7 +259,7 @@ def _take(
 
 
 def _mark(config: Config, kept: ResultJob, report: Report) -> Report:
-    """Mark the shards of a result that differ, so that its job makes them again."""
+    """Mark the shards with differences, so that the job makes them again."""
     names = set(report.damaged_shards)
     if not names:
         return report

@@ -52,14 +52,15 @@ class ResultJob(NamedTuple):
         return state.hexdigest()
 
     def mark(self, shards: Mapping[int, str]) -> None:
-        """Mark the records of some shards, given their names by number, so that the same call makes them again.
+        """Mark the records of some shards, by number and name, so that the next run of the job makes them again.
 
-        Where a later job has taken them over, it is that one's call, which gives them the names that this result has.
+        If a later job has reused the shards, its records are marked. That job then writes them under the names of this
+        result.
 
         Raises
         ------
         UsageError
-            Where a later job would make another result of all.
+            If a later job makes another result of all shards.
         """
         latest = self.latest()
         if latest.generation == self.made.generation:
@@ -76,7 +77,7 @@ class ResultJob(NamedTuple):
         ledger.mark(frozenset(n for n in taken if n in records and self._is_taken(records[n])))
 
     def latest(self) -> Identity:
-        """Return the job that the same call goes on with: this one, or a later one that goes on from it; see `mark`."""
+        """Return the job that the same call resumes: this one, or a later one that continues it; see `mark`."""
         newest = read_identity(self.folder)
         latest = self.made if newest is None else last_begun(self.folder, newest)
         earlier = latest
@@ -84,8 +85,8 @@ class ResultJob(NamedTuple):
             earlier = read_generation(self.folder, earlier.after)
         if earlier.generation != self.made.generation:
             raise UsageError(
-                f"a later job at {self.folder.url!r} has not ended, and is of another source or chain, so that nothing makes again "
-                "what would be marked: run it to its end and verify its result, or name another destination for one of the two"
+                f"a later job at {self.folder.url!r} has another source or chain and has not ended, so no job would make marked "
+                "shards again: run the later job to its end and verify its result, or use another destination for one of the two"
             )
         return latest
 
@@ -94,7 +95,7 @@ class ResultJob(NamedTuple):
 
 
 def read_job(place: Folder) -> Identity | None:
-    """Return what a job says of a folder; None where there was none, and where this may not be looked for."""
+    """Return the job of a folder; None if there was none, or if the folder can't be read."""
     try:
         return read_identity(place)
     except STORAGE_ERRORS:
@@ -102,7 +103,7 @@ def read_job(place: Folder) -> Identity | None:
 
 
 def known_records(place: Folder, made: Identity) -> dict[int, Record]:
-    """Return the records of a job; those that are marked hold where a later job has taken them over, to make them again."""
+    """Return the records of a job, without marked records, unless a later job has reused the marked shards."""
     records = {number: record for number, record in ledger_of(place, made).read().items() if not record.failed}
     newest = read_identity(place)
     if newest is not None and last_begun(place, newest).generation != made.generation:
@@ -111,6 +112,6 @@ def known_records(place: Folder, made: Identity) -> dict[int, Record]:
 
 
 def parents(url: str) -> Iterator[str]:
-    """Yield the folders above a path or a URL, from the lowest."""
+    """Yield the folders above a path or a URL, starting with the nearest."""
     while (url := url.rpartition("/")[0]) and not url.endswith("/"):
         yield url

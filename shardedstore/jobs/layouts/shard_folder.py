@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from shardedstore.jobs.worker import Job
 
 MOST_PARENTS = 4  # folders above the base in which the ledger is looked for
-TRY_AGAIN = "mend the source and run the job again with the same arguments: it tries the shards that are holes again"
+TRY_AGAIN = "repair the source and run the job again with the same arguments: it tries the holes again"
 
 
 class ShardFolder(ResultLayout):
@@ -227,7 +227,7 @@ class ShardFolder(ResultLayout):
             if difference is not None:
                 yield difference
             elif job is not None and record is None and found is not None:
-                yield Difference.of(shard, "record", f"{shard.name}: the ledger does not say that it is done")
+                yield Difference.of(shard, "record", f"{shard.name}: the ledger has no record of it")
         for location in others:
             yield from _compare_consolidated(location, listed, seen)
 
@@ -277,7 +277,7 @@ def _last_ended(place: Folder, config: Config) -> Identity:
     jobs = generations(place)
     names = ((url_of(location) or "").rpartition("/")[2] for _, location in locations(config))
     named = max(map(generation_in, names))
-    named = named if named in jobs else 1  # a name of the user's own may look like one
+    named = named if named in jobs else 1  # a name that the user chose may look like such a name
     later = (read_generation(place, number) for number in reversed(jobs) if number > named)
     return next((job for job in later if ledger_of(place, job).is_compacted()), None) or read_generation(place, named)
 
@@ -302,7 +302,7 @@ class _Size(NamedTuple):
 
 
 class _Sizes:
-    """The sizes of what stands at some locations: what lies in one folder is listed at once."""
+    """Sizes of components: all components in the folder of the result are listed at once."""
 
     def __init__(self, folder: Folder | None, components: list[Location]) -> None:
         self.root = None if folder is None else folder.url
@@ -321,7 +321,7 @@ class _Sizes:
                         break
 
     def of(self, location: Location) -> _Size | None:
-        """Return how many files and bytes there are; of what can't be listed or is a view, none are counted."""
+        """Return the numbers of files and bytes; None if missing, and zeros for views and web servers."""
         if not isinstance(location, Directory | Zip) or (isinstance(location, Directory) and _is_web(location.url)):
             return _Size(0, 0)
         if self.root is not None and is_within(location.url, self.root):
@@ -340,18 +340,18 @@ def _is_web(url: str) -> bool:
 def _compare(shard: Shard, location: Location, found: _Size | None, record: Record | None) -> Difference | None:
     """Return how a shard's object differs from its record, by its size alone."""
     if isinstance(location, Hole):
-        what = f"{shard.name}: it is a hole, which was accepted: {location.cause}"
+        what = f"{shard.name}: it is an accepted hole: {location.cause}"
         return Difference.of(shard, "hole", what, TRY_AGAIN, cause=location.cause)
     known = record if record is not None and record.digest else None
     expected = None if known is None else {"entries": known.entries, "nbytes": known.nbytes}
     if found is None:
-        what = f"{shard.name}: {show(location)} is not there"
+        what = f"{shard.name}: {show(location)} is missing"
         return Difference.of(shard, "missing", what, url=url_of(location), expected=expected)
     is_folder = isinstance(location, Directory)
     if known is not None and found.nbytes != known.nbytes:
-        what = f"{shard.name}: {show(location)} has {found.nbytes:,} bytes, where {known.nbytes:,} were written"
+        what = f"{shard.name}: {show(location)} has {found.nbytes:,} bytes, but {known.nbytes:,} were written"
     elif known is not None and is_folder and found.files != known.entries:
-        what = f"{shard.name}: {show(location)} has {found.files:,} files, where {known.entries:,} were written"
+        what = f"{shard.name}: {show(location)} has {found.files:,} files, but {known.entries:,} were written"
     else:
         return None
     held = {"entries": found.files, "nbytes": found.nbytes} if is_folder else {"nbytes": found.nbytes}
@@ -362,5 +362,5 @@ def _compare_consolidated(location: Location, listed: _Sizes, seen: Callable[[st
     name, found = "consolidated metadata", listed.of(location)
     seen(f"{name}\0{found}\n")
     if found is None:
-        what = f"{name}: {show(location)} is not there"
+        what = f"{name}: {show(location)} is missing"
         yield Difference("missing", what, MAKE_AGAIN, shard=name, url=url_of(location))

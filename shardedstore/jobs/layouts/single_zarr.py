@@ -61,10 +61,10 @@ CHECK_SECONDS = 1.0  # between two looks whether another job has taken over, whi
 
 
 WRITE_AGAIN = (
-    "verify it at level='stored', which names the shards; or run the job again with the same arguments and overwrite=True, "
+    "verify it with level='stored', which names the shards; or run the job again with the same arguments and overwrite=True, "
     "which writes everything again"
 )
-PUT_AGAIN = "run the job again with the same arguments: it puts the documents in their places"
+PUT_AGAIN = "run the job again with the same arguments: it writes the missing documents"
 OTHERWISE = "verify it with level='exists', or with against=source"
 PUBLISHED = "published.zip"  # the documents of the result that is there
 
@@ -249,7 +249,7 @@ class SingleZarr(ResultLayout):
             if n in records
         }
         over = len(records) - len(kept)
-        text = f"{over:,} shards are not compared: a later job that has not ended writes over them; run it to its end"
+        text = f"{over:,} shards are not compared: a later job that has not ended overwrites them; run it to its end"
         return ResultJob(cls, place, made, kept, (text,) if over else ())
 
     @classmethod
@@ -257,7 +257,7 @@ class SingleZarr(ResultLayout):
         # docstring inherited
         if not job.made.config:
             raise UsageError(
-                f"{show(config.base)}: its ledger does not tell how the job divided its source; {OTHERWISE}"
+                f"{show(config.base)}: its ledger does not have the job's division of the source; {OTHERWISE}"
             )
         nodes = read_nodes(config)
         mounts: dict[str, Mount] = {}
@@ -289,7 +289,7 @@ class SingleZarr(ResultLayout):
                 text, found, expected = f"{base.url!r} {what}", listed.held, written.held
                 yield Difference("size", text, WRITE_AGAIN, url=base.url, found=found, expected=expected)
         for key in sorted(documents - sizes.keys()):
-            yield Difference("missing", f"{key!r} of {base.url!r} is not there", PUT_AGAIN, key=key, url=base.url)
+            yield Difference("missing", f"{key!r} of {base.url!r} is missing", PUT_AGAIN, key=key, url=base.url)
 
     @classmethod
     def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:  # noqa: ARG003 (of other layouts)
@@ -362,7 +362,7 @@ def _kept(url: str, options: Options) -> dict[str, bytes]:
 
 
 def _documents(folder: Folder, options: Options) -> Iterator[str]:
-    """Yield the keys of the documents of one ordinary Zarr, as they were published, or waited beside it."""
+    """Yield the keys of the documents of one ordinary Zarr, as published, or as kept beside it."""
     if (published := published_keys(folder, options)) is not None:
         yield from published
         return
@@ -374,13 +374,13 @@ def _documents(folder: Folder, options: Options) -> Iterator[str]:
 
 
 def _blocks_in(blocks: Blocks, meta: ArrayMeta, path: str) -> Blocks:
-    """Return a source's division into blocks as it is in the result, where a block may be one object."""
+    """Return the blocks of a source in the chunk grid of the result, where a block may be one object."""
     assert meta.keys is not None
     if meta.chunk_grid == blocks.chunk_grid:
         return msgspec.structs.replace(blocks, keys=meta.keys)
     if meta.chunk_grid[: len(blocks.grid)] != blocks.grid:
         raise UsageError(
-            f"{path!r} was made of {blocks.grid} blocks, and which of its {meta.chunk_grid} chunks came from which is not known, "
-            f"as a step has changed their shape; {OTHERWISE}"
+            f"{path!r} was made of {blocks.grid} blocks, but a step changed their shape, so the blocks of its "
+            f"{meta.chunk_grid} chunks are unknown; {OTHERWISE}"
         )
     return Blocks(meta.chunk_grid, (1,) * len(blocks.chunks), meta.keys, blocks.stored)

@@ -18,8 +18,8 @@ from shardedstore.transforms.base.chain import Shard, name_crc
 from shardedstore.transforms.base.single_zarr import LAST, is_consolidated
 
 OTHERS = (
-    "something else writes there, or the source has fewer chunks than when it was written: remove it and what is beside it, "
-    "and run the job again; or name another destination"
+    "another program writes there, or the source has lost chunks since the job: remove the result and the folder beside it, "
+    "and run the job again; or use another destination"
 )
 
 
@@ -99,7 +99,7 @@ def compare_shards(made: Config, job: ResultJob, sizes: Mapping[str, int]) -> It
 def _compare_shard(shard: Shard, listed: Listed, record: Record | None, is_mixed: bool) -> Difference | None:
     """Return how the files of a shard differ from its record; `is_mixed` tells that a later job writes to the same Zarr."""
     if record is None:
-        what = f"{shard.name}: the ledger does not say that it is done"
+        what = f"{shard.name}: the ledger has no record of it"
         return None if is_mixed else Difference.of(shard, "record", what)
     written = Listed.written([record])
     what = f"{shard.name}: it {listed.difference(written)}"

@@ -33,7 +33,7 @@ RESULTS = {
     "grown-v2": ("grown-v2", {"temperature": (4, -1)}, lambda url: [ToZip(url)], {}),
 }
 WRONG = {
-    "two-documents": "'y' has a .zarray that reads other values than its zarr.json does",
+    "two-documents": "'y' has a .zarray that gives other values than its zarr.json",
     "nested": "'raw/0/0' .* can't be decoded",
     "texts": "'t' shows missing texts as '0', as it lacks the attribute missing_value",
     "fills": "'f' has the attribute _FillValue 'NaN', which xarray refuses in Zarr v3",

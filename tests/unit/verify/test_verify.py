@@ -141,7 +141,7 @@ def test_a_loaded_and_moved_result_is_verified_where_it_is(zipped, tmp_path):
     report = ShardedStore.load(tmp_path / "moved").verify()
     assert report.ok
     assert (report.level, report.shards) == ("stored", 24)
-    assert str(report) == "ok: 24 shards, by the bytes that are stored and the ledger's record of them"
+    assert str(report) == "ok: 24 shards, by the stored bytes and the ledger's record of them"
 
 
 def test_any_two_zarrs_are_compared(tmp_path):
@@ -215,7 +215,7 @@ def test_a_changed_chunk_whose_checksum_agrees(source, zipped, tmp_path):
         ("temperature", (2, 0, 1), "temperature/c/2/0/1", SHARD)
     ]
     assert "chunk (2, 0, 1)" in found[0].what
-    assert "copy what is named from the source" in str(zipped.verify(source))
+    assert "copy the named data from the source" in str(zipped.verify(source))
 
 
 def test_chunks_that_changed_places(source, zipped, tmp_path):
@@ -234,7 +234,7 @@ def test_a_chunk_that_is_gone(source, zipped, tmp_path):
     assert {d.shard for d in zipped.verify().differences} == {SHARD}
     (found,) = [d for d in zipped.verify(source).differences if d.kind == "missing"]
     assert (found.array, found.chunk, found.shard) == ("temperature", (2, 0, 1), SHARD)
-    assert "holds nothing but the fill value" in found.what
+    assert "holds only the fill value" in found.what
 
 
 def test_a_key_that_was_added(source, zipped, tmp_path):
@@ -250,7 +250,7 @@ def test_a_zip_that_is_cut_off(source, zipped, tmp_path):
     for report in (zipped.verify(level="exists"), zipped.verify(), zipped.verify(source)):
         found = only(report)
         assert (found.kind, found.shard) == ("size", SHARD)
-        assert "where" in found.what
+        assert "bytes, but" in found.what
     assert "run the job again" in str(report)
 
 
@@ -288,7 +288,7 @@ def test_a_base_that_can_not_be_read(source, zipped, tmp_path):
 
 def test_a_record_that_is_missing(zipped, tmp_path):
     ledger_at(tmp_path / "out").mark(frozenset({3}))
-    assert "the ledger does not say" in only(zipped.verify()).what
+    assert "the ledger has no record of it" in only(zipped.verify()).what
 
 
 def test_files_of_a_copy_in_shards(source, tmp_path):
@@ -343,7 +343,7 @@ def test_what_is_added_to_one_zarr(source, copy, tmp_path):
     (tmp_path / "out.zarr/simulation/note.txt").write_bytes(b"hello")
     extra = only(copy.verify(level="exists"))
     assert extra.kind == "extra"
-    assert "remove it and what is beside it" in str(extra)
+    assert "remove the result and the folder beside it" in str(extra)
     assert (only(copy.verify(source)).kind, only(copy.verify(source)).key) == ("extra", "simulation/note.txt")
     assert only(source.verify(copy)).kind == "missing"
 
@@ -429,7 +429,7 @@ def test_chunks_of_the_fill_value_that_are_not_stored_are_a_note(tmp_path):
     report = ShardedStore.partition(tmp_path / "one").verify(tmp_path / "other")
     assert report.ok
     assert report.notes == (
-        "'a': 4 chunks are stored in the result and 1 in the source; the others hold nothing but the fill value",
+        "'a': 4 chunks are stored in the result and 1 in the source; the others hold only the fill value",
     )
 
 
@@ -457,7 +457,7 @@ def test_the_command_tells_by_its_exit_code(source, zipped, tmp_path):
     (tmp_path / ZIP).unlink()
     done = command(tmp_path / "out", "--level", "exists")
     assert done.exit_code == 1
-    assert f"{SHARD}: '{tmp_path / ZIP}' is not there" in done.stdout
+    assert f"{SHARD}: '{tmp_path / ZIP}' is missing" in done.stdout
     done = command(tmp_path / "source.zarr", "--level", "decoded", "--scheduler", "tcp://127.0.0.1:1")
     assert done.exit_code == 2
 
@@ -484,7 +484,7 @@ def test_the_command_on_a_cluster(source, copy, tmp_path):
 
 def test_without_a_ledger_and_a_source(tmp_path):
     store = ShardedStore.partition(to_folder(CUBE.contents(), tmp_path / "a"))
-    with pytest.raises(UsageError, match=r"no ledger of the job that made this result is found.*against="):
+    with pytest.raises(UsageError, match=r"no ledger of the job that made this result was found.*against="):
         store.verify()
     assert store.verify(level="exists").ok
 
@@ -506,14 +506,14 @@ def test_decoded_data_of_a_job_without_digests(zipped):
 
 
 def test_a_level_that_is_not_known(zipped):
-    with pytest.raises(UsageError, match="level='bytes' is not known: say one of exists, stored, decoded"):
+    with pytest.raises(UsageError, match="level='bytes' is not a level: use one of exists, stored, decoded"):
         zipped.verify(level="bytes")
 
 
 def test_the_bytes_of_one_zarr_whose_ledger_does_not_tell_the_division(source, copy, tmp_path):
     path = tmp_path / "out.zarr.shardedstore/.shardedstore/job-1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "config": {}}))
-    with pytest.raises(UsageError, match=r"does not tell how the job divided its source.*level='exists'"):
+    with pytest.raises(UsageError, match=r"does not have the job's division of the source.*level='exists'"):
         copy.verify()
     assert copy.verify(source).ok
 
