@@ -1,4 +1,4 @@
-"""`ShardedStore`, the public face: any Zarr as shards, mapped with Dask, and opened again from a config."""
+"""`ShardedStore`: partition any Zarr, transform its shards with Dask, and open the result from a config."""
 
 from __future__ import annotations
 
@@ -57,41 +57,41 @@ GO_ON = "run the same call again, or open what there is with ShardedStore.load(.
 
 
 class ShardedStore(WritableStore):
-    """A zarr store made of a base and of component stores mounted at paths in it.
+    """A zarr store made of a base store and of stores that are mounted at paths.
 
-    Made like this it can be written to, as far as its components can. What `partition`, `load`, `from_config` and
-    `map_shards` return is read-only.
+    A store from this constructor is as writable as its components. `partition`, `load`, `from_config` and `map_shards`
+    return read-only stores.
 
     Parameters
     ----------
     base : Store, str or path
-        Holds everything that no component does.
+        The store of all keys that are not below a mount.
     shards : mapping of str to Store, str or path, optional
-        What is mounted at each path; no path may lie inside another.
+        The mounted stores by path; no path may lie inside another.
     array_shard_funcs : mapping of str to (shape, factory), optional
-        Arrays that become shards when they are written, by path: the number of leading dimensions along which each chunk
-        is in a shard of its own, or the shards' shape in elements, like ``(720, -1)`` or ``{"time": 720}``; and a function
-        that returns the store of a shard from the index of its block, like ``"0/2"``, such as
-        ``array_shard_directory_store(prefix)``. The shards appear when the array's metadata is written; each holds the
-        metadata of its own block. What is there is kept when the array is resized or its metadata is written again,
-        and deleted with the array.
+        Rules by path for arrays that are divided into shards when they are written. The shape is the number of leading
+        dimensions that are divided into single chunks, or the shards' shape in elements, like ``(720, -1)`` or
+        ``{"time": 720}``. The factory returns the store of a shard for the index of its block, like ``"0/2"``; an example is
+        ``array_shard_directory_store(prefix)``. Shards are made when the array's metadata is written, and each holds the
+        metadata of its own block. Their chunks stay when the array is resized or its metadata is rewritten, and are deleted
+        with the array.
     read_only : bool
-        Refuse to write.
+        Refuse writes.
 
     Raises
     ------
     UsageError, PartitionError
-        For paths that overlap, and for an array that is there already and is not in such shards.
+        If paths overlap, or if an array already exists and is divided in another way.
 
     Attributes
     ----------
     summary : Summary or None
-        What the job did that made this store.
+        The summary of the job that made this store.
     partial : Partial or None
-        Where the store shows a job that has not ended: how many shards are shown from their new place, and why the others
-        are not.
+        If the store shows the result of an unfinished job: the number of shards that are read from the result, and the reasons
+        for the others.
     notices : tuple of Notice
-        Warnings about how the store was divided, which become those of a job.
+        Warnings about the division of the store, which become notices of its jobs.
     """
 
     summary: Summary | None = None
@@ -126,7 +126,7 @@ class ShardedStore(WritableStore):
 
     @property
     def shards(self) -> StoredShards:
-        """The shards, to look at and to pick from: ``store.shards["temperature", 3].open()``."""
+        """The shards of the store, such as ``store.shards["temperature", 3].open()``."""
         return StoredShards(self.config)
 
     @classmethod
@@ -139,39 +139,39 @@ class ShardedStore(WritableStore):
         exclude: Paths | None = None,
         storage_options: StorageOptions = None,
     ) -> Self:
-        """Look at any Zarr as a collection of shards: nothing is copied, and chunks are not listed.
+        """Divide any Zarr into shards, without copying data or listing chunks.
 
         Parameters
         ----------
         source : Store, str or path
             A zarr store, a local folder or zip, or a URL of an object store.
         shards
-            How to divide it. A size (``"512 MiB"``, or bytes) cuts every larger array into blocks of about that much
-            decoded data, and leaves the rest in the base. A list of paths or globs makes each one whole shard. A
-            mapping gives for each path or glob ``"whole"``, a size, or the shards' size in elements, as a shape or by
-            the names of dimensions; -1 is the whole dimension, and a size must be a whole number of chunks. A rule by
-            dimension names, for a glob, skips arrays that lack them or are too small, with a notice. The most
-            specific pattern wins; ``*`` alone matches everything that is left, and is ``"1 GiB"`` if not given. ``"base"``
-            keeps its arrays undivided in the base. An empty list (``[]``) keeps all arrays there.
+            How to divide it. A size (``"512 MiB"``, or bytes) divides every larger array into blocks of about this decoded
+            size, and keeps smaller arrays in the base. A list of paths or globs makes each match one whole shard. A mapping
+            has a rule for each path or glob: ``"whole"``, ``"base"``, a size, or the shards' shape in elements. ``"base"``
+            keeps arrays undivided in the base. A shape is a tuple, or a mapping by the names of dimensions; -1 means the
+            whole dimension, and other values must be a whole number of chunks. A rule by names for a glob skips arrays that
+            lack the dimensions or are too small, with a notice. The most specific pattern wins. ``*`` alone matches all
+            remaining arrays; its default rule is ``"1 GiB"``. An empty list (``[]``) keeps all arrays in the base.
 
             In globs, ``*`` and ``?`` match within one segment, ``**`` across segments, ``[a-z]`` one letter of a range, and
             ``{a,b}`` one of the alternatives; ``[*]`` is a literal ``*``. A ``?`` at the end is not part of the pattern: it
             allows the pattern to match nothing, which is an error otherwise.
         include : str or list of str, optional
-            Paths or globs of the groups and arrays to keep, with all below them; of the groups above, their metadata
-            documents are kept. None is everything. Files that are no Zarr are kept where their group is.
+            Paths or globs of the groups and arrays to keep, with everything below them. Parent groups keep only their
+            metadata documents. None keeps everything. Other files are kept with their group.
         exclude : str or list of str, optional
-            Paths or globs of the groups and arrays to leave out of what is included, with all below them: they are
-            neither listed nor read, and consolidated metadata does not name them.
+            Paths or globs of the included groups and arrays to leave out, with everything below them. They are neither
+            listed nor read, and consolidated metadata does not name them.
         storage_options : mapping or str, optional
-            Options of the object store by obstore's names, or ``"anonymous"``. What is public, such as an endpoint,
-            stands in the config; all else, such as keys, is held by this process and its workers only. Without them,
-            the environment's are used.
+            Options of the object store by obstore's names, or ``"anonymous"``. Public options, such as an endpoint, are
+            stored in the config. All others, such as keys, stay in this process and its workers. By default, the options of
+            the environment are used.
 
         Raises
         ------
         PartitionError
-            For what can't be divided as asked, and for what is to be kept or left out and is not there.
+            If an array can't be divided by its rule, or if a pattern matches nothing.
         """
         location = locate(source, storage_options)
         try:
@@ -194,35 +194,36 @@ class ShardedStore(WritableStore):
         names: Iterable[str] | None = None,
         storage_options: StorageOptions = None,
     ) -> Self:
-        """Look at many independent Zarrs, of one format, as shards of one Zarr: each is a group or an array below a new root.
+        """Collect many independent Zarrs of one format as shards of one Zarr.
 
-        They are listed once, and only the metadata of the first is read: what is wrong with another, such as a folder that
-        matches and is no Zarr, is told when it is read, by its name.
+        Each Zarr becomes a group or an array below a new root. The Zarrs are listed once, and only the metadata of the first
+        one is read. A problem of another one, such as a matching folder that is not a Zarr, raises an error with its name when
+        it is read.
 
         Parameters
         ----------
         pattern : str or path
-            A local path or a URL of an object store with ``*`` for a part of one segment or of several, like
-            ``"cells/*.zarr"`` or ``"s3://bucket/plates/*/*.zarr"``. What ``*`` stands for is a store's name, with what is
-            between several of them; the groups on the way to it are made. A pattern that ends in .zip or .ozx is of
-            zips, and files match, else folders. Names that begin with a dot don't match ``*``.
+            A local path or a URL of an object store. ``*`` stands for a part of a segment, in one or several segments, like
+            ``"cells/*.zarr"`` or ``"s3://bucket/plates/*/*.zarr"``. The text that ``*`` matches is the member's name; several
+            ``*`` give a path, with new groups on the way. A pattern that ends in ``.zip`` or ``.ozx`` matches files, any other
+            pattern matches folders. ``*`` does not match names that begin with a dot.
         names : iterable of str, optional
-            The names, where they are known: nothing is listed then, as for web servers, which can't be.
+            The names of the members. If they are given, nothing is listed. Web servers need them, as they can't be listed.
         storage_options : mapping or str, optional
             Options of the object store; see `partition`.
 
         Notes
         -----
-        With ``changed="metadata"`` a later job sees the members that are new or gone, and not what has changed inside of
-        one: ``"listing"`` and ``"content"`` do. Consolidated metadata in a member is carried, unless a step may have changed
-        what it is of; there is none of the whole.
+        With ``changed="metadata"``, a later job finds new and removed members, but no changes inside a member; ``"listing"``
+        and ``"content"`` find these too. Consolidated metadata of a member is copied, unless a step may change the documents
+        that it describes. There is no consolidated metadata of the whole collection.
 
         Raises
         ------
         UsageError
-            For what is no such pattern.
+            If the pattern is not valid.
         PartitionError
-            Where nothing matches, or the first that does holds no Zarr.
+            If nothing matches, or the first match is not a Zarr.
         """
         return cls._of(collect(pattern, names, storage_options))
 
@@ -250,36 +251,36 @@ class ShardedStore(WritableStore):
         ----------
         *chain
             Steps and then one sink, such as ``ToZip(url)``; or a single function ``(store, shard_path, chunk_dims) ->
-            store``. It gets a component, its path (``""`` for the base), and the index of an array's block, like
-            ``"0/2"``, or else None.
+            store``. The function gets a shard's store, its path (``""`` for the base), and the index of an array's block,
+            like ``"0/2"``, or None.
         on_error : "finish", "stop" or "partial"
-            With "finish" every shard that can be done is done, before the errors of the others are raised together. With
-            "stop" the first error ends the job; what is done stays done. With "partial" the errors are not raised but
-            warned of, and stand in ``summary.failures``: the store that is returned shows what is done, and for the rest
-            the source, as `load` does with ``partial=True``. No config is written then, and the same call goes on.
+            ``"finish"`` runs all shards and then raises the errors together. ``"stop"`` ends the job at the first error;
+            finished shards stay. ``"partial"`` warns of errors and lists them in ``summary.failures``. The returned store
+            shows finished shards from the result, and all others from the source, as `load` does with ``partial=True``. No
+            config is written then, and the same call resumes the job.
         changed : "metadata", "listing" or "content"
             How to find changes in the source since an earlier run of the same job. Changed shards are made again, under
-            new names, and all others are kept. ``"metadata"`` sees new, grown and
-            redefined arrays, and does the last blocks of a grown one again; it does not see what is written in place.
-            ``"listing"`` sees each key's size and time of change, ETag or CRC-32, and ``"content"`` reads all bytes; both
-            also make again what was last made by a run that looked less closely.
+            new names, and all others are kept. ``"metadata"`` finds new, grown and redefined arrays, and makes the last blocks
+            of a grown array again; it does not find data that were overwritten in place. ``"listing"`` compares each key's
+            size and time of change, ETag or CRC-32. ``"content"`` reads all bytes. Both also make shards again whose last run
+            used a weaker comparison.
         digest : bool
-            Keep digests of the decoded data that is written, so that ``verify(level="decoded")`` needs no source. All that
-            is written is decoded once more for it, without being read again, and what can't be decoded fails its shard.
+            Keep digests of the decoded data, so that ``verify(level="decoded")`` needs no source. Written chunks are decoded
+            in memory for this, without a second read. A chunk that can't be decoded fails its shard.
         max_failures : int
-            The number of failed shards that ends the job. Three failures in a row of a cause that all shards meet, such as
-            refused access or a full disk, end it as well. In a lazy job, the limits hold for each task.
+            The number of failed shards that ends the job. Three successive failures by a cause that concerns all shards, such
+            as refused access or a full disk, end it as well. In a lazy job, the limits hold for each task.
         accept_failed : iterable of str
             The names of shards that may fail, like ``"t2m[5]"``. The config is then published with holes in their places,
             and ``summary.holes`` lists them. Reading a hole raises `HoleError`, and the next run of the same call tries it
             again. The base can't be a hole, nor can shards of one ordinary Zarr, which would be read as fill values.
         max_missing : int
-            How many other shards may be missing in the same way.
+            The number of other shards that may become holes in the same way.
         max_base : str or int
-            How much the base may hold, decoded: as it is one object, one task makes it, and makes it anew as a whole when
-            anything in it changes. A larger one is refused; in one ordinary Zarr, where it is one task only, it is warned of.
+            The largest decoded size of the base. The base is one object: one task makes it, and makes it again as a whole when
+            anything in it changes. A larger base is refused, or gives a notice for one ordinary Zarr.
         retries : int
-            How often a shard is tried again after an error that may pass, such as one of the network.
+            The number of repeated attempts for a shard after a temporary error, such as a network error.
         overwrite : bool
             Write to a destination that holds something else. Existing objects stay beside the new ones, and the new config
             replaces the old one at the end. For one ordinary Zarr: write over the result of the same source and chain.
@@ -288,9 +289,9 @@ class ShardedStore(WritableStore):
             all (False); None writes it for the groups that have some. It is rebuilt, not copied, except in the members of a
             collection. If no shard is mounted below a group, it is in the group's own object, which then opens by it alone.
         to : str or path, optional
-            For a function: the folder for config and ledger. Without it the result is only returned.
+            For a function: the folder for the config and the ledger. Without it, the result is only returned.
         storage_options : mapping or str, optional
-            Options of the object store that `to` leads to; a sink has its own.
+            Options of the object store of `to`; a sink has its own options.
 
         Returns
         -------
@@ -299,7 +300,7 @@ class ShardedStore(WritableStore):
         Raises
         ------
         UsageError
-            For what can't be run.
+            If the job can't run.
 
         See Also
         --------
@@ -356,22 +357,21 @@ class ShardedStore(WritableStore):
     ) -> ShardedStore | Delayed:
         """Run a chain of transforms over every shard with Dask, and return the store of the results.
 
-        The source is never changed. Each shard is published and recorded when it is done, so that the same call after
-        any interruption goes on from there. The config, ``shardedstore.json``, is written last: it is the only proof
-        of success.
+        The source is never changed. Each shard is published and recorded when it is done, so that the same call resumes the
+        job after any interruption. The config, ``shardedstore.json``, is written last: it is the only proof of success.
 
         Parameters
         ----------
         *chain
             Steps and then one sink, such as ``ToZip(url)``, or a function of stores; see `plan`.
         compute : bool
-            Run it now, on the Dask scheduler that is active; otherwise return a lazy Dask object that does it. Secret
-            storage options are given to the workers of the cluster that is active then, and are not in the object.
+            True runs the job now, on the active Dask scheduler. False returns a lazy Dask object that runs it. Secret storage
+            options are sent to the workers of the cluster that is active at that time, and are not in the object.
         progress : bool, "bar" or callable, optional
-            True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` shows a bar in any case. A function is called
-            with the number of shards that have ended, and of all.
+            True shows a bar on a terminal and in a notebook, and lines elsewhere. ``"bar"`` always shows a bar. A function is
+            called with the number of finished shards and the number of all shards.
         callbacks : iterable of Callback
-            Objects that are told of the start of the job, of each task that has ended, and of the end.
+            Callbacks for the start of the job, the end of each task, and the end of the job.
         **options
             Options of `plan`: `on_error`, `changed`, `digest`, `retries`, `max_failures`, `max_base`, `accept_failed`, `max_missing`,
             `overwrite`, `consolidated`, `to` and `storage_options`.
@@ -379,12 +379,12 @@ class ShardedStore(WritableStore):
         Returns
         -------
         ShardedStore or dask.delayed.Delayed
-            The store of the results, whose `summary` says what was done; with ``compute=False`` a lazy object of it.
+            The store of the results, with a `summary` of the job; with ``compute=False``, a lazy object of this store.
 
         Raises
         ------
         UsageError
-            For what can't be run, before anything runs.
+            If the job can't run. Nothing has run then.
         ShardsFailed
             If shards failed, unless ``on_error="partial"`` or the failures were accepted: one error for each shard. No config
             is written, and finished shards stay.
@@ -403,18 +403,18 @@ class ShardedStore(WritableStore):
     def credentials_on(self, client: Client) -> Iterator[None]:
         """Give the workers of a cluster the credentials that reading this store needs, until the block ends.
 
-        Jobs give them by themselves. Other work on the cluster, such as reading with xarray, needs this, as `storage_options`
-        stay in the process that they were given to, and are in no graph and no pickle.
+        Jobs do this by themselves. Other work on the cluster, such as reading with xarray, needs this method, as
+        `storage_options` stay in the process that received them, and are in no graph and no pickle.
 
         Parameters
         ----------
         client : distributed.Client
-            The client of the cluster. Workers that start later get the credentials, too.
+            The client of the cluster. Workers that start later also get the credentials.
 
         Raises
         ------
         UsageError
-            For an asynchronous client.
+            If the client is asynchronous.
 
         Examples
         --------
@@ -433,27 +433,26 @@ class ShardedStore(WritableStore):
         mark: bool = False,
         storage_options: StorageOptions = None,
     ) -> Report:
-        """Compare the result of a job with its ledger, or with its source, on the Dask scheduler that is active.
+        """Compare the result of a job with its ledger, or with its source, on the active Dask scheduler.
 
-        No data is changed, and differences raise no exception: the report names the arrays, shards and chunks, and what to
-        do. After an interruption the same call skips the parts that were already found to be right.
+        No data is changed, and differences raise no exception. The report names the arrays, shards and chunks, and the next
+        step. After an interruption, the same call skips the parts that were found right.
 
         Parameters
         ----------
         against : ShardedStore, Store, str or path, optional
             The source, or any other Zarr.
         level : "exists", "stored" or "decoded", optional
-            ``"exists"``: every object is there, with the size that the ledger says, by one listing. ``"stored"``: all
-            bytes are read, and are those that were written; the default where the source is not given.
-            ``"decoded"``: all data are equal to those of the source, by the digest of decoded data, whatever codecs,
-            format and shards they are in; the default where it is given. Both are read once, and arrays that differ twice.
-            Without the source, the data are compared with the digests that ``map_shards(..., digest=True)`` kept, or where
-            there are none, with the source that the ledger names, as far as the job included it.
+            ``"exists"`` checks by one listing that every object exists, with the size in the ledger. ``"stored"`` reads all
+            bytes and compares them with the ledger; it is the default without a source. ``"decoded"`` compares the decoded
+            data with those of the source by digests, whatever their codecs, format and shards; it is the default with a
+            source. Both stores are read once, and differing arrays twice. Without a source, the data are compared with the
+            digests of ``map_shards(..., digest=True)``, or else with the source in the ledger, as far as the job included it.
         resume : bool or str or path
-            Keep the findings until the end, so that the same call can resume. True keeps them beside the ledger; if that is
-            read-only, none are kept and the report has a note. A path names another folder. False keeps none.
+            Store the findings until the end, so that the same call can resume. True stores them beside the ledger; if that is
+            read-only, they are not stored and the report has a note. A path names another folder. False stores none.
         mark : bool
-            Record in the ledger the shards that differ, so that the same `map_shards` call makes exactly these again.
+            Record the differing shards in the ledger, so that the same `map_shards` call makes exactly these again.
         storage_options : mapping or str, optional
             Options of the object store of `against`; see `partition`.
 
@@ -476,7 +475,7 @@ class ShardedStore(WritableStore):
         Warns
         -----
         UserWarning
-            For an array of `array_shard_funcs` that is not there yet, whose shards it will not lead to.
+            If an array of `array_shard_funcs` does not exist yet, as the config will not lead to its shards.
         """
         config = self.config
         self._warn_of_arrays_to_come()
@@ -485,7 +484,7 @@ class ShardedStore(WritableStore):
     def _warn_of_arrays_to_come(self) -> None:
         for path in self._divided.absent():
             warnings.warn(
-                f"{path!r} is not there yet, and this config will not lead to its shards: save it again when they are",
+                f"{path!r} does not exist yet, so this config will not lead to its shards: save the config again later",
                 stacklevel=3,
             )
 
@@ -496,16 +495,16 @@ class ShardedStore(WritableStore):
         Parameters
         ----------
         config : mapping
-            What `get_config` returned, also that of shardedstore 0.3.1.
+            A config from `get_config`, also one from shardedstore 0.3.1.
         root : str or path, optional
-            The folder that relative URLs start from.
+            The folder for relative URLs.
         allow : iterable of str, optional
-            The only places outside `root` that the config may name; None trusts it.
+            The only places outside `root` that the config may name; None allows all places.
 
         Raises
         ------
         ConfigError
-            For a document that is no config, naming the field.
+            If the document is not a valid config. The error names the field.
         """
         folder = None if root is None else normalize(root)
         places = None if allow is None else [os.fspath(place) for place in allow]
@@ -514,17 +513,17 @@ class ShardedStore(WritableStore):
         return cls._of(configs.from_dict(config, folder, places))
 
     def save(self, path: Target, *, storage_options: StorageOptions = None) -> None:
-        """Write the config to a file or object; components inside its folder are named relative to it.
+        """Write the config to a file or object, with relative URLs for components in the same folder.
 
         Raises
         ------
         ConfigError
-            Where it can't be written, and for what shardedstore 0.3.1 wrote.
+            If the file can't be written, or is a config of shardedstore 0.3.1.
 
         Warns
         -----
         UserWarning
-            For an array of `array_shard_funcs` that is not there yet, whose shards it will not lead to.
+            If an array of `array_shard_funcs` does not exist yet, as the config will not lead to its shards.
         """
         config = self.config
         check_saved(config)
@@ -553,7 +552,7 @@ class ShardedStore(WritableStore):
         Parameters
         ----------
         path : str or path
-            The config's path or URL, which ends in ``.json``, or that of the folder with a ``shardedstore.json`` in it.
+            The config's path or URL, which ends in ``.json``, or the folder that holds a ``shardedstore.json``.
         partial : bool
             Open the latest job's result while the job runs, or after it died. Finished shards are read from the result, and
             the rest from the source, which must be allowed. The data are right at any time. If the chain changes nothing,
@@ -562,18 +561,17 @@ class ShardedStore(WritableStore):
             ``store.partial`` describes this, and is None for a job that has ended. The store is a snapshot: load it again
             to see more.
         root : str or path, optional
-            For a config of shardedstore 0.3.1: the folder that its relative paths start from. Without it, or where they
-            lead to nothing, that is the config's folder, or the working directory.
+            For a config of shardedstore 0.3.1: the folder of its relative paths. By default, or if these paths do not exist,
+            it is the config's folder, or else the working directory.
         allow : iterable of str
-            Places outside the config's folder that it may name, and endpoints that it may send requests to.
+            Places outside the config's folder that it may name, and endpoints that may receive requests.
         storage_options : mapping or str, optional
-            Options of the object store that the config is in; they hold for the components beside it as well. See
-            `partition`.
+            Options of the object store that holds the config; they also apply to the components beside it. See `partition`.
 
         Raises
         ------
         ConfigError
-            For a file that is no config, or names places outside its folder that are not allowed.
+            If the file is not a config, or names other places outside its folder.
         """
         url = normalize(path)
         if not url.endswith(".json") or os.path.isdir(url):
@@ -592,7 +590,9 @@ class ShardedStore(WritableStore):
             cause = getattr(error, "strerror", None) or explain(error)
             hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_zarr(folder, options) else ""
             if isinstance(error, FileNotFoundError) and (half := unfinished(folder or "/", options)):
-                raise ConfigError(f"no config is at {url!r} yet, as the job has not ended: {half}; {GO_ON}") from error
+                raise ConfigError(
+                    f"there is no config at {url!r} yet, as the job has not ended: {half}; {GO_ON}"
+                ) from error
             raise ConfigError(f"no config can be read at {url!r}: {cause}{hint}") from error
         try:
             document = configs.parse(data)
@@ -611,40 +611,40 @@ class ShardedStore(WritableStore):
         dry_run: bool = False,
         storage_options: StorageOptions = None,
     ) -> Pruned:
-        """Remove what earlier jobs have left at a destination: what no config names, and of that only what is ours.
+        """Remove objects of earlier jobs at a destination that no config names.
 
-        These are the objects of earlier jobs that neither a config in the folder names nor the latest job needs, if it has
-        not ended; the ledgers and files of jobs of which nothing is left then; and what killed processes left half
-        written. Objects that are not as a record says are kept, and told. Who has an earlier config open, or a copy of it
-        elsewhere, can't read what only that one names any more.
+        Three kinds of files are removed: objects of earlier jobs, if neither a config in the folder names them nor an
+        unfinished job needs them; the ledgers and files of jobs without remaining objects; and partly written files of killed
+        processes. Files of unknown origin are kept. Objects that differ from their record are kept too, and are
+        listed in the result. Readers that still use an earlier config, or a copy of one elsewhere, lose its objects.
 
         Parameters
         ----------
         path : str or path
             The folder or URL that a job wrote to.
         older_than : float
-            Keep objects that were replaced or written in the last so many seconds, so that readers which opened an earlier
-            result go on. It counts from the moment when a config that does not name them took the place of the last that
-            did, or from the latest that this can have been.
+            Keep objects that were written or replaced in this many seconds before the call, so that readers of an earlier result
+            can finish. An object counts as replaced when the first config without it was written, or at the latest possible
+            time of this.
         dry_run : bool
-            Remove nothing, and say what would be.
+            Return the files that would be removed, and remove nothing.
         storage_options : mapping or str, optional
             Options of the object store; see `partition`.
 
         Raises
         ------
         UsageError
-            Where no job ever wrote.
+            If no job ever wrote to this place.
         DestinationError
-            When a job is at work there, or something can't be removed: what is removed by then stays so.
+            If a job is running there, or if a file can't be removed. Files that were already removed stay removed.
         ConfigError
-            For a config in the folder that can't be read, as it may name what is there.
+            If a config in the folder can't be read, as it may name existing objects.
         """
         url = normalize(path)
         return prune(url, take_options(url, storage_options), older_than=older_than, dry_run=dry_run)
 
     def __str__(self) -> str:
-        return super().__repr__()  # one line, as zarr's own messages and reprs have it in the midst of others
+        return super().__repr__()  # one line, for messages and reprs of zarr
 
     def __repr__(self) -> str:
         return to_text(str(self), self.known_config, self.summary, self.partial)
@@ -661,7 +661,7 @@ class ShardedStore(WritableStore):
 
 
 def _unfinished(location: Location) -> str:
-    """Return how far a job is whose result is no Zarr yet; empty for anything else."""
+    """Return the progress of an unfinished job whose result is not a Zarr yet; empty for anything else."""
     if not isinstance(location, Directory) or location.url.startswith(("http://", "https://")):
         return ""
     if is_zarr(location.url, location.options):
@@ -670,5 +670,5 @@ def _unfinished(location: Location) -> str:
 
 
 def _is_plain(store: Store) -> bool:
-    """Tell whether a store is nothing but a folder to write to, which its absolute path stands for."""
+    """Tell whether a store is a plain writable folder, so that its absolute path can replace it."""
     return type(store) is LocalStore and not store.read_only

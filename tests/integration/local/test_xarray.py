@@ -304,7 +304,7 @@ def test_a_job_that_has_not_ended(tmp_path):
     source = to_folder(CUBE.contents(), tmp_path / "source.zarr")
     ShardedStore.partition(source, {"temperature": {"time": 2}}).map_shards(ToZip(tmp_path / "out"))
     (tmp_path / "out/shardedstore.json").unlink()
-    refused("no config is at .* yet, as the job has not ended", tmp_path / "out", ConfigError)
+    refused("there is no config at .* yet, as the job has not ended", tmp_path / "out", ConfigError)
     found = xr.open_dataset(tmp_path / "out", engine="shardedstore", partial=True, allow=[source])
     assert np.array_equal(found["temperature"], zarr.open(source)["temperature"])
 

@@ -196,7 +196,7 @@ def test_a_view_of_what_has_grown_is_read(tmp_path):
 
 def test_a_config_without_an_array_that_is_to_come_is_warned_of(tmp_path):
     store = divided(tmp_path)
-    with pytest.warns(UserWarning, match="'a' is not there yet, and this config will not lead to its shards"):
+    with pytest.warns(UserWarning, match="'a' does not exist yet, so this config will not lead to its shards"):
         store.save(tmp_path / "a.json")
     zarr.create_group(store)
     make(store)
