@@ -1,1 +1,1 @@
-"""Measurements side by side with other programs. Each `bench_*.py` runs with `python -m benchmarks.bench_...`."""
+"""Benchmarks against other programs. Run each `bench_*.py` with `python -m benchmarks.bench_...`."""

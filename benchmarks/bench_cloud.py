@@ -1,9 +1,9 @@
-"""Copy a directory of many small chunks to S3, or zip it straight to there: shardedstore beside s5cmd and rclone.
+"""Copy a directory of many small chunks to S3, or zip it to S3: compare shardedstore with s5cmd and rclone.
 
     python -m benchmarks.bench_cloud
 
-The server is SeaweedFS on this machine, with its data in memory; it takes its part of the same processors. Each run has
-a bucket of its own. The requests are counted by a proxy, in a run that is not timed.
+The server is SeaweedFS on this machine, with its data in memory; it shares the processors. Each run has a separate
+bucket. A proxy counts the requests, in a run that is not timed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SINKS = {"CopyTo": _copy_to, "ToZip": _to_zip}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the tables."""
+    """Run the benchmark and print the tables."""
     options = parser("bench_cloud", __doc__, rounds=5, shards=4, chunks=2500)
     chosen = options.parse_args(arguments)
     layout = SmallChunks(shards=chosen.shards, chunks=chosen.chunks)
@@ -89,7 +89,7 @@ def _check(expected: Counter[int], size: int, out: Place) -> str | None:
 
 
 def _checksums(out: Place, size: int) -> Iterator[int]:
-    """The CRC-32 of each object, or member of a zip, that has the size of a chunk."""
+    """The CRC-32 of each object or zip member with the size of a chunk."""
     found = [(f["path"], f["size"]) for batch in obstore.list(out.client) for f in batch]
     with ThreadPoolExecutor(8) as pool:
         paths = [path for path, nbytes in found if nbytes == size or path.endswith(".zip")]

@@ -1,10 +1,10 @@
-"""The most memory that a worker process has while it writes one shard of 10 GiB.
+"""Measure the peak memory of a worker process that writes one shard of 10 GiB.
 
     python -m benchmarks.bench_memory
 
-The shard's chunks are hard links of a few files, so that it takes no room; what is made of it does, and is removed
-before the next is made. Each is made by a Dask worker of its own, whose peak is read in the end (`VmHWM` of Linux; the
-`ru_maxrss` of a process begins with that of the one which started it). SeaweedFS is another process.
+The shard's chunks are hard links to a few files, so the source needs little space. Each result needs space, and is removed
+before the next one is written. Each result is written by a separate Dask worker, whose peak is read at the end (`VmHWM` of
+Linux, as the `ru_maxrss` of a process starts with that of its parent). SeaweedFS is another process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = ("ToZip", "ToZip to S3", "CopyTo to S3", "ToShardingCodec", "ToShardingC
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Run the benchmark and print the table."""
     options = parser("bench_memory", __doc__, rounds=1)
     options.add_argument("--gib", type=float, default=10, help="size of the shard (%(default)s)")
     options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="what is made of it (all)")
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _made(kind: str, layout: LinkedChunks, folder: Path) -> tuple[str, ...]:
-    """Make one thing of the shard; return its part of the table."""
+    """Write one result of the shard, and return its rows of the table."""
     from shardedstore import ShardedStore
 
     with ExitStack() as stack:
@@ -73,7 +73,7 @@ def _sink(kind: str) -> Callable[[str], Any]:
 
 
 def _peak() -> int:
-    """The most bytes that this process has had resident."""
+    """The peak resident memory of this process in bytes."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) << 10
 

@@ -1,10 +1,10 @@
-"""Read an array whole: through a ShardedStore of zips, beside the plain directory and zarr's own ZipStore.
+"""Read a whole array through a ShardedStore of zips, from a plain directory and through zarr's ZipStore.
 
     python -m benchmarks.bench_read
 
-The array is opened and read in each run, with zarr's default options, and all values are compared, untimed. First from
-a memory file system, then, fewer chunks, from an S3 server on this machine behind a proxy that has each request wait:
-there zarr's ZipStore reads through an obstore reader, which zarr 3.4 and newer can.
+Each run opens and reads the array with zarr's default options, and then compares all values, untimed. The array is first
+on a memory file system. Then a smaller array is on an S3 server on this machine, behind a proxy that delays each request.
+There, zarr's ZipStore reads through an obstore reader, which needs zarr 3.4 or newer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ READER_BUFFER = 16 << 10
 
 @dataclass(frozen=True)
 class Read:
-    """Open a store and read the array, whole."""
+    """Open a store and read the whole array."""
 
     name: str
     open: Callable[[], Store]
@@ -57,7 +57,7 @@ class Read:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the tables."""
+    """Run the benchmark and print the tables."""
     options = parser("bench_read", __doc__, rounds=7, shards=8, chunks=1000)
     options.add_argument("--far-chunks", type=int, default=32, help="the same for the array on S3 (%(default)s)")
     options.add_argument("--delay", type=float, default=0.05, help="seconds that a request waits (%(default)s)")
@@ -116,7 +116,7 @@ def _remote(layout: SmallChunks, folder: Path, rounds: int, delay: float) -> Non
 
 
 def _prepare(layout: SmallChunks, folder: Path) -> tuple[Path, np.ndarray[Any, Any]]:
-    """Write the array as a directory, as a zip and as a folder of zips; return the last, and the array's values."""
+    """Write the array as a directory, a zip and a folder of zips; return this folder and the array's values."""
     from shardedstore import ShardedStore
     from shardedstore.transforms import ToZip
 

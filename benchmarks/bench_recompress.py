@@ -1,9 +1,9 @@
-"""Recompress chunks, large and small: shardedstore beside the bare codecs, tensorstore and dask.array.
+"""Recompress large and small chunks: compare shardedstore with the bare codecs, tensorstore and dask.array.
 
     python -m benchmarks.bench_recompress
 
-All subjects run turn by turn in one process, each with two threads, on a memory file system. The processor's time,
-which other programs disturb less, stands below the time that has passed.
+All subjects run in turns in one process, each with two threads, on a memory file system. The tables show processor time
+below wall time, as other programs disturb it less.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.recompressing import ARRAY, BareCodecs, DaskArray, FloatChunks, 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the tables."""
+    """Run the benchmark and print the tables."""
     options = parser("bench_recompress", __doc__, rounds=9)
     options.add_argument("--formats", type=int, nargs="*", default=[2, 3], help="Zarr formats (%(default)s)")
     options.add_argument("--shards", type=int, default=2, help="(%(default)s)")
@@ -77,14 +77,14 @@ def _show(
 
 @dataclass
 class WithProcessor:
-    """A subject, and the seconds of processor that each of its runs has taken in this process."""
+    """A subject, and the processor time of each of its runs in seconds."""
 
     subject: Subject[Path]
     processor: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Its line in the table."""
+        """The row of the table."""
         return self.subject.name
 
     def prepare(self) -> str | None:
@@ -99,7 +99,7 @@ class WithProcessor:
         return took
 
     def line(self, seconds: dict[str, list[float]], count: int) -> str:
-        """The median of some seconds, for one chunk."""
+        """The median of some times, for one chunk."""
         return f"{1e6 * statistics.median(seconds[self.name]) / count:,.1f}" if seconds.get(self.name) else "-"
 
 

@@ -1,9 +1,9 @@
-"""What the framework itself costs: a million shards that nothing is done to, and finding a finished job finished.
+"""Measure the overhead of the framework: a million empty shards, and the second run of a finished job.
 
     python -m benchmarks.bench_scale
 
-The shards of the first job are neither read nor written; only their records are. Scheduler, workers and client are
-processes of their own. The second job writes zips of one tiny chunk each. All is in memory file systems.
+The first job neither reads nor writes shards, only their records. Scheduler, workers and client are separate processes.
+The second job writes zips of one tiny chunk each. All files are on memory file systems.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from shardedstore.transforms.base.chain import Sink, Step
 PLAN_SECONDS, PLAN_BYTES = 10.0, 1 << 30
 SHARD_MICROSECONDS = 100.0
 AGAIN_SECONDS = 2.0
-GROWTH_BYTES = 32 << 20  # of the scheduler, from the first third of a run to the last
+GROWTH_BYTES = 32 << 20  # memory growth of the scheduler, from the first third of a run to the last
 Row = tuple[str, ...]
 
 
 @dataclass
 class Samples:
-    """What the scheduler holds, looked at now and then while a job runs."""
+    """Samples of the scheduler's memory and tasks while a job runs."""
 
     client: Client
     seconds: float
@@ -46,7 +46,7 @@ class Samples:
     tasks: list[int] = field(default_factory=list)
 
     def look(self, *_: int) -> None:
-        """Take a sample, when it is time for one."""
+        """Take a sample if it is due."""
         now = time.monotonic()
         if not self.at or now - self.at[-1] > self.seconds:
             self.at.append(now)
@@ -57,13 +57,13 @@ class Samples:
 
     @property
     def growth(self) -> int:
-        """By how many bytes the last third is above the first, at its highest."""
+        """The growth of the peak from the first third to the last in bytes."""
         third = max(1, len(self.nbytes) // 3)
         return max(self.nbytes[-third:]) - max(self.nbytes[:third])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Run the benchmark and print the table."""
     options = parser("bench_scale", __doc__, rounds=1)
     options.add_argument("--shards", type=int, default=1_000_000, help="that nothing is done to (%(default)s)")
     options.add_argument("--zips", type=int, default=10_000, help="shards of the job that writes zips (%(default)s)")
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make(path: Path, shards: int, *, written: bool = False) -> None:
-    """Make a Zarr of one array with a chunk for each shard, none of which is written unless that is asked for."""
+    """Make a Zarr of one array with a chunk for each shard; write the chunks only on request."""
     array = zarr.create_group(path).create_array("a", shape=(shards,), chunks=(1,), dtype="i4", compressors=None)
     if written:
         array[:] = np.arange(1, shards + 1, dtype="i4")
@@ -89,7 +89,7 @@ def _make(path: Path, shards: int, *, written: bool = False) -> None:
 
 @contextmanager
 def _cluster(folder: Path) -> Iterator[Client]:
-    """A scheduler and worker processes of one thread; the client of the cluster is the active one."""
+    """A scheduler and worker processes of one thread, with an active client."""
     worker = {"nthreads": 1, "dashboard": False, "local_directory": str(folder), "memory_limit": 0}
     scheduler = {"dashboard": False}
     with (
@@ -158,7 +158,7 @@ def _row(what: str, found: float, limit: float | None, form: str) -> Row:
 
 
 def _scheduler(dask_scheduler: Any) -> tuple[int, int]:
-    """How many bytes the scheduler has resident, and how many tasks it knows."""
+    """The resident memory of the scheduler in bytes, and the number of its tasks."""
     import psutil
 
     return psutil.Process().memory_info().rss, len(dask_scheduler.tasks)

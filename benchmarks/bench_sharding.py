@@ -1,8 +1,8 @@
-"""Gather small chunks in objects of the sharding codec: shardedstore beside tensorstore, dask.array and zarr.
+"""Pack small chunks into objects of the sharding codec: compare shardedstore with tensorstore, dask.array and zarr.
 
     python -m benchmarks.bench_sharding
 
-All make the same array with the same inner chunks; only shardedstore does so without decoding them.
+All subjects write the same array with the same inner chunks. Only shardedstore does not decode them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.resharders import NEW, DaskArray, TensorStore, Zarr
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the tables."""
+    """Run the benchmark and print the tables."""
     options = parser("bench_sharding", __doc__, rounds=5, shards=8, chunks=1000)
     chosen = options.parse_args(arguments)
     layout = CompressedChunks(shards=chosen.shards, chunks=chosen.chunks)

@@ -1,9 +1,9 @@
-"""What a sharded store costs over its components: routing a key, and opening a config.
+"""Measure the overhead of a sharded store: the routing of keys, and the opening of configs.
 
     python -m benchmarks.bench_store
 
-Routing is measured against the bare component, an object that returns at once: the difference is what each call takes
-longer. Configs of 100 to 1,000,000 shards of one array are saved, loaded, and asked for their first chunk.
+Routing is compared with the bare component, an object that returns at once; the difference is the overhead of a call.
+Configs of 100 to 1,000,000 shards of one array are saved and loaded, and their first chunk is read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Instant(MemoryStore):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the tables."""
+    """Run the benchmark and print the tables."""
     options = parser("bench_store", __doc__, rounds=9).parse_args(arguments)
     print(f"routing; {circumstances(options)}\n")
     _routing(options.rounds)
@@ -104,7 +104,7 @@ def _configs(folder: Path, rounds: int) -> None:
 
 
 def _config(folder: Path, count: int) -> Path:
-    """Save the config of an array in so many folders, of which the last is there."""
+    """Save the config of an array in this number of folders, of which only the last exists."""
     from shardedstore.config.document import dump
     from shardedstore.stores.locations import Config, Directory, Mount
     from shardedstore.zarr.grid import Blocks, ChunkKeys

@@ -1,10 +1,10 @@
-"""Zip many small chunks: shardedstore beside tar, Info-ZIP and the original shardedstore 0.3.1.
+"""Zip many small chunks: compare shardedstore with tar, Info-ZIP and the original shardedstore 0.3.1.
 
     python -m benchmarks.bench_zip
 
-All subjects run turn by turn (A B C, A B C, ...) in one run on a memory file system, so that neither a disk nor a busy
-minute of the machine decides. The tables show medians beside what must be reached. All data is removed at the end; only
-the environment of 0.3.1 stays, in `.cache/`.
+All subjects run in turns (A B C, A B C, ...) on a memory file system, so that neither a disk nor a busy minute of the
+machine decides. The tables show medians and the targets. All data is removed at the end; only the environment of 0.3.1
+stays, in `.cache/`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.peers import InfoZip, Legacy, PlainLoop, Tar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the tables."""
+    """Run the benchmark and print the tables."""
     options = parser("bench_zip", __doc__, rounds=7, shards=32, chunks=1000)
     options.add_argument(
         "--no-legacy", action="store_true", help="leave out 0.3.1, whose environment has to be made first"
@@ -57,7 +57,7 @@ def _check(expected: Counter[int], size: int, out: Path) -> str | None:
 
 
 def _checksums(out: Path, size: int) -> Iterator[int]:
-    """The CRC-32 of each chunk in the archives below `out`: of whatever in them has the size of a chunk."""
+    """The CRC-32 of each member with the size of a chunk in the archives below `out`."""
     for path in out.rglob("*.zip"):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():

@@ -1,7 +1,7 @@
-"""What all benchmarks have in common: subjects measured turn by turn, and the tables of what they took.
+"""Shared parts of the benchmarks: measure subjects in turns, and print tables of their times.
 
-A first round is not counted: it starts what has to be started, and what it has made is compared with the source. What
-fails is told, and the others are measured. A ratio is the median of the ratios of each round.
+The first round is not counted: it starts the processes, and its results are compared with the source. A subject that fails
+is reported, and the others are measured. A ratio is the median of the ratios of all rounds.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ Seconds = dict[str, list[float]]
 
 
 class Subject(Protocol[Out_contra]):
-    """Anything that is measured."""
+    """Protocol of a measured subject."""
 
     @property
     def name(self) -> str:
-        """Its line in the table."""
+        """The row of the table."""
 
     def prepare(self) -> str | None:
-        """Make ready, untimed; return why it can't be measured here, or None."""
+        """Prepare the subject, untimed; return the reason if it can't be measured here, else None."""
 
     def run(self, source: Path, out: Out_contra) -> float:
-        """Do the work once, from the data at `source` into the new place `out`; return the seconds that it took."""
+        """Do the work once, from the data at `source` into the new place `out`; return its time in seconds."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one subject must reach against others: at most `limit` times the time of the fastest; None is only shown."""
+    """Target of a subject: at most `limit` times the time of the fastest other; None only shows the ratio."""
 
     subject: str
     against: str | tuple[str, ...]
@@ -48,7 +48,7 @@ class Target:
     words: str
 
     def line(self, seconds: Seconds) -> tuple[str, ...]:
-        """Its row of the table of ratios."""
+        """The row of the table of ratios."""
         others = (self.against,) if isinstance(self.against, str) else self.against
         against = others[0] if len(others) == 1 else f"the faster of {', '.join(others)}"
         found = [seconds[name] for name in others if name in seconds]
@@ -68,7 +68,7 @@ def measure(
     check: Callable[[Out], str | None],
     rounds: int,
 ) -> tuple[Seconds, dict[str, str]]:
-    """Measure subjects turn by turn: A B C, A B C, ...
+    """Measure subjects in turns: A B C, A B C, ...
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def measure(
 
 
 def report(seconds: Seconds, missing: dict[str, str], targets: Sequence[Target]) -> None:
-    """Print what each subject took, why some were not measured, and what had to be reached."""
+    """Print the times of all subjects, the reasons for missing ones, and the targets."""
     table(
         ("what", "median", "fastest", "slowest"),
         [
@@ -128,7 +128,7 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def parser(name: str, doc: str | None, rounds: int, shards: int = 0, chunks: int = 0) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks have; and, if it is given, for how many shards of how many chunks."""
+    """Return a parser with the common options, and optionally those for the numbers of shards and chunks."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=(doc or "").partition("\n")[0])
     made.add_argument("--workdir", type=Path, default=Path("/dev/shm"), help="where the data lies (%(default)s)")
     made.add_argument("--rounds", type=int, default=rounds, help="rounds that count (%(default)s)")
@@ -139,7 +139,7 @@ def parser(name: str, doc: str | None, rounds: int, shards: int = 0, chunks: int
 
 
 def circumstances(options: argparse.Namespace, rounds: int | None = None) -> str:
-    """Return under which circumstances a benchmark runs, for its first line; `rounds` where they are not the options'."""
+    """Return the conditions of a benchmark for its first line; `rounds` overrides that of the options."""
     return (
         f"{options.rounds if rounds is None else rounds} rounds; {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before;"
         f" on {_file_system(options.workdir)}"
@@ -148,7 +148,7 @@ def circumstances(options: argparse.Namespace, rounds: int | None = None) -> str
 
 @contextmanager
 def working_folder(options: argparse.Namespace, need: int) -> Iterator[Path]:
-    """A folder with room for `need` bytes, which is removed at the end, also when the process is told to end."""
+    """A folder with space for `need` bytes, which is removed at the end, also after a termination signal."""
     if shutil.disk_usage(options.workdir).free < need:
         sys.exit(f"{options.workdir} needs {need / 2**20:,.0f} MiB of free space; choose another with --workdir")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
@@ -158,7 +158,7 @@ def working_folder(options: argparse.Namespace, need: int) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A new folder, and none again afterwards."""
+    """A new folder, which is removed afterwards."""
     path.mkdir()
     try:
         yield path
@@ -167,7 +167,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _file_system(folder: Path) -> str:
-    """The type of the file system that holds `folder`, with a word of warning if it is not in memory."""
+    """The type of the file system of `folder`, with a warning if it is not in memory."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
     except OSError:

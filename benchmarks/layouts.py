@@ -1,6 +1,6 @@
-"""The data that the benchmarks run on: what it looks like, and how it is written.
+"""The data of the benchmarks: its layout, and how to write it.
 
-Files are written directly, not through zarr: it is quicker, and every file is exactly what the layout says.
+Files are written directly and not through zarr. This is faster, and every file follows the layout exactly.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class SmallChunks:
 
     @property
     def payload(self) -> int:
-        """Bytes of all chunks together."""
+        """The size of all chunks together in bytes."""
         return self.shards * self.chunks * self.chunk_bytes
 
     def write(self, root: Path) -> None:
-        """Write an ordinary Zarr of format 3 at `root`, which must be new: a group with the array in it."""
+        """Write an ordinary Zarr of format 3 at a new `root`: a group that holds the array."""
         rows = self.rows(root)
         for row in rows:
             row.mkdir(parents=True)
@@ -60,15 +60,15 @@ class SmallChunks:
         )
 
     def checksums(self, root: Path) -> Iterator[int]:
-        """The CRC-32 of each chunk in what `write` has written."""
+        """The CRC-32 of each chunk that `write` has written."""
         return (zlib.crc32(file.read_bytes()) for row in self.rows(root) for file in row.iterdir())
 
     def rows(self, root: Path) -> list[Path]:
-        """The folder of each shard in what `write` has written."""
+        """The folder of each shard that `write` has written."""
         return [root / ARRAY / "c" / str(shard) for shard in range(self.shards)]
 
     def link_groups(self, root: Path, groups: Path) -> list[str]:
-        """Make the same chunks a collection of Zarrs of format 2 in `groups`: one for each shard, as hard links.
+        """Make a collection of Zarrs of format 2 with the same chunks in `groups`: one for each shard, as hard links.
 
         Returns their names, all equally long. This is the kind of shard that shardedstore 0.3.1 handles without error
         at any size (its array shards go wrong from ten chunks on).
@@ -83,7 +83,7 @@ class SmallChunks:
         return names
 
     def _encoded(self, random: np.random.Generator) -> Iterator[bytes | memoryview]:
-        """The chunks of one shard, as they are stored."""
+        """The stored chunks of one shard."""
         data = memoryview(random.bytes(self.chunks * self.chunk_bytes))
         for chunk in range(self.chunks):
             yield data[chunk * self.chunk_bytes : (chunk + 1) * self.chunk_bytes]
@@ -106,7 +106,7 @@ class SmallChunks:
 
 @dataclass(frozen=True)
 class CompressedChunks(SmallChunks):
-    """The same of numbers that differ little from one to the next, compressed with zstd to about a third."""
+    """The same with slowly changing numbers, which zstd compresses to about a third."""
 
     chunk_bytes: int = 16 * 1024
     """Decoded."""
@@ -127,7 +127,7 @@ class CompressedChunks(SmallChunks):
 
 @dataclass(frozen=True)
 class LinkedChunks(SmallChunks):
-    """The same of few distinct chunks, as hard links, so that the whole takes the room of those."""
+    """The same with few distinct chunks and hard links to them, so that the array needs little space."""
 
     chunk_bytes: int = 1 << 20
     distinct: int = 16

@@ -1,4 +1,4 @@
-"""A sink and a step that do nothing, so that what is left is the framework; in a module that workers import by name."""
+"""A sink and a step that do nothing, to measure the framework alone; workers import this module by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardedstore.transforms.base.zip_shard import write_zip
 
 @dataclass(frozen=True)
 class Nothing(Sink):
-    """Writes the base alone, in which the metadata stands."""
+    """Writes only the base, which holds the metadata."""
 
     url: str
 
@@ -34,7 +34,7 @@ class Nothing(Sink):
 
 @dataclass(frozen=True)
 class Same(Step):
-    """Changes nothing, and is run for blocks without chunks too, which are no shards otherwise."""
+    """Changes nothing, but also runs for blocks without chunks, which are otherwise not shards."""
 
     def __call__(self, entries: Entries, shard: Shard) -> Entries:
         # docstring inherited

@@ -1,6 +1,6 @@
-"""shardedstore itself, as two subjects: its bare tasks in a pool of processes, and the whole on a Dask cluster.
+"""shardedstore as two subjects: its bare tasks in a pool of processes, and complete jobs on a Dask cluster.
 
-It is imported when its turn comes: where that fails, the table says so, and the peers are measured all the same.
+It is imported in its turn. If the import fails, the table says so, and the other programs are still measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORKERS = 2
 
 @contextmanager
 def workers(count: int = WORKERS) -> Iterator[Pool]:
-    """Worker processes of one thread each: a pool of them, and a Dask cluster whose client is active."""
+    """Worker processes of one thread each: a pool, and a Dask cluster with an active client."""
     with (
         multiprocessing.get_context("spawn").Pool(count) as pool,
         LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
@@ -36,7 +36,7 @@ def workers(count: int = WORKERS) -> Iterator[Pool]:
 
 @dataclass(frozen=True)
 class BareTasks(Generic[Out]):
-    """The function that a worker runs for some shards, records and all, with neither Dask nor planning in the time."""
+    """The function that a worker runs for some shards, including records, but without Dask and planning."""
 
     sink: Callable[[Out], Any]
     pool: Pool
@@ -70,7 +70,7 @@ class BareTasks(Generic[Out]):
 
 @dataclass(frozen=True)
 class OnDask(Generic[Out]):
-    """`partition` and `map_shards(...)` as a user writes them, on the Dask client that is active."""
+    """`partition` and `map_shards(...)` as in a user's program, on the active Dask client."""
 
     sink: Callable[[Out], Any]
     name: str = "shardedstore on Dask, 2 workers"

@@ -1,4 +1,4 @@
-"""The other programs that make archives, each doing the same work: what to install, how to run it, how long it took."""
+"""Other programs that make archives: how to install, run and time them for the same work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache"
 
 @dataclass(frozen=True)
 class Tar:
-    """GNU tar: the floor of a copy into archives, since it does nothing to the bytes, not even a checksum."""
+    """GNU tar: the lower limit of a copy into archives, as it does not even compute checksums."""
 
     layout: SmallChunks
     processes: int = 2
@@ -60,7 +60,7 @@ class InfoZip:
 
 @dataclass(frozen=True)
 class Legacy:
-    """`map_shards(to_zip_store_with_prefix(...))` of shardedstore 0.3.1, in a virtual environment of its own.
+    """`map_shards(to_zip_store_with_prefix(...))` of shardedstore 0.3.1, in a separate virtual environment.
 
     It is serial. Only `map_shards` is timed: not the start of Python, nor imports, nor making the stores.
     """
@@ -104,7 +104,7 @@ class Legacy:
         return self._python("import shardedstore; assert shardedstore.__version__ == '0.3.1'").returncode == 0
 
     def _python(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run code in its environment; isolated (`-I`), or it would import the package in the current folder."""
+        """Run code in its environment, isolated (`-I`) so that it does not import the package in the current folder."""
         command = [str(self.python), "-I", "-c", code, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -125,7 +125,7 @@ print(time.perf_counter() - started)
 
 @dataclass(frozen=True)
 class PlainLoop:
-    """The least that Python must do: open, read and close each file, its CRC-32, and write it all in batches.
+    """The minimum for Python: open, read and close each file, compute its CRC-32, and write all data in batches.
 
     Not a rival but a yardstick: what our own task takes on top of this is names, headers, checks and records.
     """
@@ -173,7 +173,7 @@ def _missing(program: str) -> str | None:
 
 
 def _parts(layout: SmallChunks, source: Path, count: int) -> list[list[str]]:
-    """The folders of all shards, relative to the source, as at most `count` runs of about equal length."""
+    """The folders of all shards, relative to the source, in at most `count` groups of about equal length."""
     folders = [str(row.relative_to(source)) for row in layout.rows(source)]
     parts = [folders[n * len(folders) // count : (n + 1) * len(folders) // count] for n in range(count)]
     return [part for part in parts if part]

@@ -1,4 +1,4 @@
-"""The data and the subjects of `bench_recompress`, which all run in this process, with two threads.
+"""The data and the subjects of `bench_recompress`; all run in this process with two threads.
 
 Each subject reads chunks that Blosc has compressed with lz4, and stores them compressed with zstd.
 """
@@ -25,7 +25,7 @@ PARTITION = {ARRAY: (1, -1)}
 
 @dataclass(frozen=True)
 class FloatChunks:
-    """One array of float32 whose neighbours are alike, with a shard for each row of its chunk grid."""
+    """One array of float32 with similar neighbours, and a shard for each row of its chunk grid."""
 
     shards: int
     chunks: int
@@ -53,7 +53,7 @@ class FloatChunks:
         return self.shards * self.chunks
 
     def encoded(self) -> list[bytes]:
-        """All chunks, as they stand in the source."""
+        """All chunks as stored in the source."""
         codec = Blosc("lz4", 5, Blosc.SHUFFLE)
         return [codec.encode(chunk) for row in self.values for chunk in row.reshape(self.chunks, -1)]
 
@@ -93,7 +93,7 @@ class FloatChunks:
 
 @dataclass
 class BareCodecs:
-    """Nothing but the calls of Blosc, in threads and over data in memory: what no program can do without."""
+    """Only the calls of Blosc, in threads and on data in memory: the lower limit for any program."""
 
     layout: FloatChunks
     name: str = f"bare codecs, {THREADS} threads, in memory"
@@ -119,7 +119,7 @@ class BareCodecs:
 
 @dataclass(frozen=True)
 class Ours:
-    """The function that a worker runs for some shards, records and all, with neither Dask nor planning in the time."""
+    """The function that a worker runs for some shards, including records, but without Dask and planning."""
 
     layout: FloatChunks
     name: str = f"shardedstore, one task, {THREADS} threads"
@@ -185,7 +185,7 @@ class Tensorstore:
 
 @dataclass(frozen=True)
 class DaskArray:
-    """`dask.array.from_zarr` and `store`, a task for each chunk, on the scheduler of threads."""
+    """`dask.array.from_zarr` and `store` on the threaded scheduler, with one task for each chunk."""
 
     layout: FloatChunks
     name: str = f"dask.array, {THREADS} threads"

@@ -1,7 +1,7 @@
-"""Other ways to gather an array's chunks in objects of the sharding codec, each with the same chunks and the same codec.
+"""Other programs that pack an array's chunks into objects of the sharding codec, with equal chunks and codecs.
 
-All of them decode every chunk and encode it again. Each writes one object for each row of the chunk grid at a time, as
-writers that share an object would have to wait for each other.
+All of them decode every chunk and encode it again. Each writes one object at a time for each row of the chunk grid, as
+writers that share an object must wait for each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEW = "new.zarr"
 
 
 def _codec(layout: CompressedChunks) -> dict[str, Any]:
-    """How the new array is stored, in zarr's words."""
+    """The parameters of the new array for zarr."""
     length = layout.chunk_bytes // 4
     return {
         "chunks": (1, length),
@@ -33,7 +33,7 @@ def _codec(layout: CompressedChunks) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Zarr:
-    """zarr itself, with one of its pipelines of codecs: `from_array`, a shard at a time."""
+    """zarr with one of its codec pipelines: `from_array`, one shard at a time."""
 
     layout: CompressedChunks
     name: str
@@ -56,7 +56,7 @@ class Zarr:
 
 @dataclass(frozen=True)
 class DaskArray:
-    """`dask.array`: loaded with a block for each shard, and stored in an array with shards, on the active cluster."""
+    """`dask.array` on the active cluster: load one block for each shard, and store them in an array with shards."""
 
     layout: CompressedChunks
     name: str = "dask.array load and store, 2 workers"

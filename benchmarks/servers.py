@@ -1,4 +1,4 @@
-"""The object store of the tests, one server on loopback, for the benchmarks."""
+"""The object store server of the tests on loopback, for the benchmarks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NUMBERS = count()
 
 
 class Place(NamedTuple):
-    """A folder in a bucket: its URL, and the server or the proxy that requests go to."""
+    """A folder in a bucket: its URL, and the server or proxy for requests."""
 
     url: str
     endpoint: str
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """A server with its data below a folder; this process and those that it starts have the credentials."""
+    """A server with its data in a folder; this process and its children have the credentials."""
     with seaweedfs(folder) as server:
         os.environ.update(server.environment())
         yield server
@@ -45,7 +45,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
 
 @contextmanager
 def new_bucket(server: S3Server) -> Iterator[Place]:
-    """A folder in a new bucket, which is removed with its volumes, so that each run finds the same server."""
+    """A folder in a new bucket, which is removed with its volumes, so that all runs see an equal server."""
     name = f"bench-{next(_NUMBERS)}"
     server.make_bucket(name)
     url, client = server.folder(name, "out")
@@ -62,7 +62,7 @@ def new_bucket(server: S3Server) -> Iterator[Place]:
 
 @contextmanager
 def delayed(server: S3Server, seconds: float) -> Iterator[str]:
-    """A proxy, in a process of its own, that has each request wait; gives the endpoint."""
+    """A proxy in a separate process that delays each request; yields its endpoint."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_delay, args=(server.endpoint, seconds, there))
     process.start()

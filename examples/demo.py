@@ -1,4 +1,4 @@
-"""Real ocean and climate data: thousands of chunk files become a few zips, and open again as the same Zarr.
+"""Convert thousands of chunk files of real ocean and climate data to a few zips, and open them as the same Zarr.
 
 Run it with ``make demo``, or by hand after ``pip install '.[demo]'``::
 
@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 from shardedstore import ShardedStore
 from shardedstore.transforms import ToZip
 
-# The groups of the Zarr: from which file each is made, and the chunks of its largest variables.
+# The groups of the Zarr: the source file of each, and the chunks of its largest variables.
 DATASETS = {
     "ocean/surface": ("ostia_monthly.nc", {"time": 1, "latitude": 9, "longitude": 54}),
     "ocean/orca": ("orca2_votemper.nc", {"dim0": 37, "dim1": 45}),
@@ -29,14 +29,14 @@ DATASETS = {
     "air/e1": ("E1_north_america.nc", {"time": 1, "latitude": 19, "longitude": 25}),
 }
 
-# How the Zarr is divided. What is left, such as the coordinates of the ocean's surface, stays in the base.
+# The division of the Zarr. The rest, such as the coordinates of the ocean's surface, stays in the base.
 SHARDS = {
     "ocean/surface/surface_temperature": {"time": 12},  # a year of months in a shard
     "ocean/orca": "whole",  # a small group is one shard
     "air/*/air_temperature": {"time": 60},  # the same for all climate scenarios
 }
 
-# What a reader does, in a process that has nothing to do with the job.
+# The code of a reader, which runs in an independent process.
 READER = """
 import sys, xarray as xr
 from shardedstore import ShardedStore
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="Dask worker processes (default: 2)")
     options = parser.parse_args()
     source, result = options.folder / "source.zarr", options.folder / "zips"
-    sys.stdout.reconfigure(line_buffering=True)  # in order with the progress, which goes to stderr
+    sys.stdout.reconfigure(line_buffering=True)  # keep the order of this output and of the progress on stderr
     start_clean(options.folder)
 
     print(f"1. Writing ocean and climate data as one ordinary Zarr: {source}")
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def start_clean(folder: Path) -> None:
-    """Remove what an earlier demonstration made, and nothing else."""
+    """Remove only the files of an earlier demonstration."""
     marker = folder / ".made-by-the-demo"
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         sys.exit(f"{folder} holds something else: name an empty or a new folder with --folder")
@@ -100,7 +100,7 @@ def write_source(path: Path) -> None:
     for group, (file, chunks) in DATASETS.items():
         dataset = xr.open_dataset(Path(iris_sample_data.path) / file, decode_times=False)
         for variable in dataset.variables.values():
-            variable.encoding.clear()  # how the NetCDF file was written does not matter here
+            variable.encoding.clear()  # drop the encoding of the NetCDF file
             if variable.ndim > 1:
                 variable.encoding["chunks"] = [chunks.get(dim, n) for dim, n in variable.sizes.items()]
         tree[group] = dataset
@@ -110,12 +110,12 @@ def write_source(path: Path) -> None:
 
 
 def start_cluster(workers: int) -> LocalCluster:
-    """Start worker processes on this machine; any other Dask cluster does as well."""
+    """Start worker processes on this machine; any other Dask cluster works too."""
     return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0")
 
 
 def describe(folder: Path) -> str:
-    """Count what is in a folder, in files and in blocks of the disk."""
+    """Count the files in a folder, and their disk usage."""
     sizes = [path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()]
     return f"{len(sizes):,} files, {format_bytes(sum(sizes))} on the disk"
 

@@ -1,9 +1,9 @@
-"""The example of the first shardedstore's README, on today's libraries: written in shards, read back, and mapped to zips.
+"""The example of the README of shardedstore 0.3.1: write in shards, read back, and map the shards to zips.
 
     python examples/original.py [--folder FOLDER] [--zarr-format 2]
 
-Groups and arrays are divided while xarray writes them. Here each chunk along x is a shard of its own, as it had to be then;
-a shape in elements, or a size along a named dimension, works as well, so that chunks need not be 1 there.
+Groups and arrays are divided while xarray writes them. Here each chunk along x is a separate shard, as in version 0.3.1. A
+shape in elements, or a size along a named dimension, works too, so that chunks need not have the size 1 there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore", "The data type .* does not have a Zarr V3 spec
 
 
 def make_tree() -> xr.DataTree:
-    """Return a tree of groups, one of them twice as fine as another."""
+    """Return a tree of groups, one of them with twice the resolution of another."""
     data = xr.DataArray(np.random.default_rng(0).normal(size=(2, 3)), dims=("x", "y"), coords={"x": [10, 20]})
     coarse = xr.Dataset({"foo": data, "bar": ("x", [1, 2]), "baz": np.pi}).chunk({"x": 1, "y": 2})
     fine = coarse.compute().reindex(x=[10, 12, 14, 16, 18, 20], method="nearest").chunk({"x": 1, "y": 2})
@@ -38,11 +38,11 @@ def main(zarr_format: int) -> None:
     """Write, read, serialize and map, in the working directory."""
     tree = make_tree()
 
-    # a monolithic store, to compare with
+    # a monolithic store for comparison
     single_store = LocalStore("single.zarr")
     tree.to_zarr(single_store, zarr_format=zarr_format, mode="w")
 
-    # a sharded store: two arrays in stores of their own, and two arrays in a shard for each x
+    # a sharded store: two arrays in separate stores, and two arrays with a shard for each x
     sharded_store = ShardedStore(
         LocalStore("base.zarr"),
         {"people": LocalStore("shard1.zarr"), "species": LocalStore("shard2.zarr")},

@@ -1,12 +1,12 @@
-"""Real climate data, recompressed and zipped straight to an object store, and opened from there by xarray.
+"""Recompress real climate data, zip it directly to an object store, and open it from there with xarray.
 
-The credentials and the endpoint are those of the environment, as for any S3 client::
+The credentials and the endpoint come from the environment, as for any S3 client::
 
     pip install '.[demo]'
     export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... AWS_REGION=...
     python examples/to_cloud.py s3://bucket/air-temperature
 
-No zip is ever on the disk of a worker: it is uploaded in parts while it is made.
+Zips are never on the disk of a worker: they are uploaded in parts while they are made.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster
 from shardedstore import ShardedStore
 from shardedstore.transforms import Recompress, ToZip
 
-# What a reader does, in a process that has nothing to do with the job; the first chunk costs a few requests.
+# The code of a reader, which runs in an independent process; the first chunk needs a few requests.
 READER = """
 import sys, xarray as xr
 from shardedstore import ShardedStore
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def start_cluster(workers: int) -> LocalCluster:
-    """Start worker processes on this machine; any other Dask cluster does as well."""
+    """Start worker processes on this machine; any other Dask cluster works too."""
     return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0")
 
 
@@ -69,7 +69,7 @@ def write_source(path: Path) -> None:
     """Write a climate scenario as a Zarr of many small chunks."""
     with xr.open_dataset(Path(iris_sample_data.path) / "A1B_north_america.nc", decode_times=False) as dataset:
         for variable in dataset.variables.values():
-            variable.encoding.clear()  # how the NetCDF file was written does not matter here
+            variable.encoding.clear()  # drop the encoding of the NetCDF file
         dataset.air_temperature.encoding["chunks"] = (6, 19, 25)
         dataset.to_zarr(path, zarr_format=3, consolidated=False)
 
