@@ -5,13 +5,16 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 RUNS   ?= 200
+TIMES  ?= 20
 
 BIN := $(VENV)/bin
+
+QUICK := "not slow and not s3 and not cluster"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-quick chaos lint format bench build schema hooks clean distclean
+.PHONY: help demo test test-quick test-wheel fuzz chaos lint format bench build schema hooks clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,8 +27,14 @@ demo: $(VENV)/.installed-demo ## Run the demonstration, examples/demo.py
 test: $(VENV)/.installed-test ## Run all tests and doctests in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-quick: $(VENV)/.installed-test ## Run the tests that need no server and no cluster
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not s3 and not cluster" $(ARGS)
+test-quick: $(VENV)/.installed-test ## Run the unit tests that need no server and no cluster
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m $(QUICK) tests/unit shardedstore $(ARGS)
+
+test-wheel: $(VENV)/.installed-test ## Build the wheel, install it, and use it
+	$(BIN)/python -m pytest tests/integration/local/test_packaging.py $(ARGS)
+
+fuzz: $(VENV)/.installed-test ## Try many more random examples in the unit tests: TIMES=20
+	SHARDEDSTORE_FUZZ=$(TIMES) $(BIN)/python -m pytest -n 2 --dist loadfile -m $(QUICK) -o timeout=7200 tests/unit $(ARGS)
 
 # RUNS is the number of killed processes. The number of other faults is proportional. Each run prints its seed, which repeats the run.
 chaos: $(VENV)/.installed-test ## Kill, pause and starve jobs, and count the losses: RUNS=200

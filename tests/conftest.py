@@ -11,11 +11,12 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 import servers
+from fuzz import examples
 
 from shardedstore.storage.options import revoke
 
 # A machine under load is no failure, and a run is the same as the one before: what it finds can be found again.
-settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=examples(40))
 settings.load_profile("default")
 
 collect_ignore = ["data"]  # what made it needs zarr 2

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def own(dotted: str) -> str | None:
     return "__init__"
 
 
+@cache
 def imports(module: str) -> list[tuple[str, int]]:
     path = FILES[module]
     return list(imported(path.read_text("utf-8"), module, is_package=path.name == "__init__.py"))
@@ -117,34 +119,37 @@ def is_lazy_view(module: str, name: str) -> bool:
     return module == "jobs.job_plan" and package_of(name) == "display"
 
 
-@pytest.mark.parametrize("package", sorted({package_of(module) for module in FILES}))
-def test_package_has_a_layer(package: str) -> None:
-    assert package in RANKS, f"{package!r} is new: add it to LAYERS in {__file__}, below all that import it"
+def every_import() -> Iterator[tuple[str, str, int]]:
+    """Yield each module, and each of our modules that it imports, with the line."""
+    return ((module, name, line) for module in sorted(FILES) for name, line in own_imports(module))
 
 
-@pytest.mark.parametrize("module", sorted(FILES))
-def test_imports_lead_downwards(module: str) -> None:
-    for name, line in own_imports(module):
+def test_packages_have_layers() -> None:
+    new = {package_of(module) for module in FILES} - RANKS.keys()
+    assert not new, f"add these to LAYERS in {__file__}, below all that import them"
+
+
+def test_imports_lead_downwards() -> None:
+    for module, name, line in every_import():
         where = f"{FILES[module]}:{line} imports {name!r}"
         assert name != module, f"{where}: itself"
         if package_of(name) != package_of(module) and not is_lazy_view(module, name):
             assert RANKS[package_of(name)] < RANKS[package_of(module)], f"{where}, which is not below it"
 
 
-@pytest.mark.parametrize("module", sorted(FILES))
-def test_the_engine_knows_no_transform(module: str) -> None:
-    for name, line in own_imports(module):
+def test_the_engine_knows_no_transform() -> None:
+    for module, name, line in every_import():
         if package_of(name) == "transforms" and not name.startswith(PARTS):
             where = f"{FILES[module]}:{line} imports {name!r}"
             assert package_of(module) in MAY_IMPORT_TRANSFORMS, f"{where}: the engine does not know its transforms"
 
 
-@pytest.mark.parametrize("module", sorted(name for name in FILES if not name.startswith(MAY_IMPORT_DASK)))
-def test_dask_is_imported_where_jobs_run(module: str) -> None:
-    for name, line in imports(module):
-        assert name.split(".")[0] not in {"dask", "distributed"} or name.startswith("dask.utils"), (
-            f"{FILES[module]}:{line} imports {name}: only {', '.join(MAY_IMPORT_DASK)} may"
-        )
+def test_dask_is_imported_where_jobs_run() -> None:
+    for module in sorted(name for name in FILES if not name.startswith(MAY_IMPORT_DASK)):
+        for name, line in imports(module):
+            assert name.split(".")[0] not in {"dask", "distributed"} or name.startswith("dask.utils"), (
+                f"{FILES[module]}:{line} imports {name}: only {', '.join(MAY_IMPORT_DASK)} may"
+            )
 
 
 def test_no_cycles() -> None:

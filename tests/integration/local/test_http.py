@@ -60,7 +60,7 @@ def publish(name, folder):
     return "a%20b.zarr"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["cube-v2.", "cube-v3/", "sharding-codec", "root-array-v3"])
 def test_results_are_those_of_a_local_source(name, site, tmp_path):
     folder, proxy = site
     url = f"{proxy.url}/{publish(name, folder)}"

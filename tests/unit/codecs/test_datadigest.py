@@ -15,6 +15,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+from fuzz import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -259,7 +260,7 @@ def test_nans_in_records_are_one():
     assert len(canonical_bytes(raw, dtype)) == 3 * (8 + 8 + 1)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(15))
 @given(st.data())
 def test_one_changed_element_changes_it(data):
     values = data.draw(hnp.arrays("<i4", (5, 6), elements=st.integers(-1, 1)))
@@ -269,7 +270,7 @@ def test_one_changed_element_changes_it(data):
     assert digest_of(values, (2, 4)) != digest_of(changed, (2, 4))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(15))
 @given(hnp.arrays("<f4", (6, 6), elements=st.sampled_from([0.0, -0.0, 1.0, np.nan])), st.sampled_from([0.0, np.nan]))
 def test_a_missing_chunk_is_one_of_the_fill_value(values, fill_value):
     ways = [

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from conformance import get, keys_of
+from fuzz import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paths import ROOT
@@ -180,7 +181,7 @@ def value(data):
         return data
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(config=configs_of(locations))
 def test_both_readers_agree(out, read, config):
     document = {"format": "shardedstore", "version": 1, **config}

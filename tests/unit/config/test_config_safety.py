@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 from config_strategies import DOCUMENTS, configs, mutated, strange
+from fuzz import examples
 from golden_configs import FOLDER, OUT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,9 +24,8 @@ from shardedstore.config.document import dump, from_dict, parse, to_dict
 from shardedstore.stores.locations import Config, Directory, Mount, PartOf, ViewOf, Zip
 from shardedstore.stores.routes import Routes
 
-TIMES = int(os.environ.get("SHARDEDSTORE_FUZZ", "1"))  # SHARDEDSTORE_FUZZ=20: for an hour or so
 many = settings(
-    max_examples=1000 * TIMES,
+    max_examples=examples(100),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
@@ -69,7 +69,7 @@ def test_only_our_own_errors_come_out_of_any_bytes(name, data, at):
         from_dict(parse(whole[:at] + data + whole[at + len(data) :]), OUT)
 
 
-@settings(max_examples=150 * TIMES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configs)
 def test_any_config_comes_back(config):
     document = to_dict(config)
@@ -107,8 +107,8 @@ def grid_of(*sizes, view=True):
 
 
 BOMBS = {
-    "views": (lambda: minimal(base=nested(10**6, lambda inner: {"kind": "view", "source": inner, "path": "a"})), "too deeply"),
-    "stores": (lambda: minimal(base=nested(10**6, lambda inner: {"kind": "sharded", "base": inner})), "too deeply"),
+    "views": (lambda: minimal(base=nested(10**5, lambda inner: {"kind": "view", "source": inner, "path": "a"})), "too deeply"),
+    "stores": (lambda: minimal(base=nested(10**5, lambda inner: {"kind": "sharded", "base": inner})), "too deeply"),
     "a little too deep": (lambda: minimal(base=nested(64, lambda inner: {"kind": "sharded", "base": inner})), "too deeply"),
     "attributes": (lambda: minimal(base={"kind": "group", "attributes": nested(10**5, lambda a: {"a": [a]})}), "too deeply"),
     "inside itself": (inside_itself, "again and again"),
@@ -325,7 +325,7 @@ def test_no_key_is_written_outside(tmp_path, key):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "secret.txt"]
 
 
-@settings(max_examples=500 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(document=mutated(), found=st.lists(keys, min_size=1, max_size=3))
 def test_no_config_leads_out(folder, document, found):
     """What a config names in its folder may be missing, or of another kind."""

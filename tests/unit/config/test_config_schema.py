@@ -5,6 +5,7 @@ import json
 import msgspec
 import pytest
 from config_strategies import DOCUMENTS, configs, mutated
+from fuzz import examples
 from golden_configs import OUT
 from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
@@ -58,13 +59,13 @@ def test_it_accepts_what_a_job_writes(source, tmp_path):
         validator.validate(json.loads((tmp_path / "out" / "shardedstore.json").read_bytes()))
 
 
-@settings(slow, max_examples=50)
+@settings(slow, max_examples=examples(25))
 @given(configs)
 def test_it_accepts_any_config(config):
     validator.validate(json.loads(json.dumps(to_dict(config))))
 
 
-@settings(slow, max_examples=200)
+@settings(slow, max_examples=examples(40))
 @given(mutated())
 def test_what_it_refuses_is_not_read(document):
     if not validator.is_valid(document):

@@ -22,6 +22,7 @@ import pytest
 import zarr
 from conformance import check_pickles, check_read_only, check_same_contents, contents_of, get, keys_of
 from distributed import Client, LocalCluster
+from fuzz import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paths import DATA
@@ -704,7 +705,7 @@ def small(old):
     return documents
 
 
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_it_says_only_own_errors_come_out_and_nothing_else_is_touched(old, small, data):
     document = data.draw(mutated(small))

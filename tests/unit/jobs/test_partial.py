@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 import zarr
 from conformance import check_same_contents
+from fuzz import examples
 from helpers_jobs import (
     Fail,
     Slow,
@@ -117,7 +118,7 @@ def test_all_data_are_right_whatever_is_done(name, chain, tmp_path_factory):
     config = next(tmp_path.rglob(FILE_NAME))
     written = config.read_bytes()
 
-    @settings(max_examples=8, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(4), suppress_health_check=list(HealthCheck))
     @given(st.sets(st.integers(0, count - 1)), st.booleans())
     def check(shards, has_base):
         shards = shards | {0} if has_base else shards

@@ -4,6 +4,7 @@ import pickle
 
 import hypothesis.strategies as st
 import pytest
+from fuzz import examples
 from hypothesis import given, settings
 
 from shardedstore.stores import routes
@@ -54,7 +55,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 
 
 @given(st.sets(PATHS, max_size=6), st.lists(PATHS, max_size=20))
-@settings(max_examples=300)
+@settings(max_examples=examples(60))
 def test_whole_mounts(paths, keys):
     mounts = {path: Mount(Group()) for path in paths if not any(path.startswith(f"{other}/") for other in paths)}
     table = Routes(mounts)

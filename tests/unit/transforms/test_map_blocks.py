@@ -10,6 +10,7 @@ import sources
 import xarray as xr
 import zarr
 from conformance import contents_of, keys_of
+from fuzz import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Delta
@@ -253,7 +254,7 @@ def divisions(draw):
     return shape, chunks, divisors, blocks
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(divisions(), st.sampled_from([2, 3]), st.sampled_from([(0,), (1,), (0, 1)]), st.integers(0, 200))
 def test_the_result_does_not_depend_on_the_division(tmp_path_factory, division, zarr_format, axes, hidden):
     shape, chunks, divisors, blocks = division

@@ -14,6 +14,7 @@ import obstore
 import pytest
 import xarray as xr
 import zarr
+from fuzz import examples
 from helpers_jobs import CUBE, Fail, Slow, cube_at, division, kill_session, python, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -346,7 +347,7 @@ def divided(draw):
     return data, chunks, shards, (*blocks[:whole], *[-1] * (ndim - whole))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(15))
 @given(divided(), st.integers(1, 400))
 def test_chunks_are_where_the_index_says(tmp_path_factory, case, size):
     data, chunks, shards, blocks = case

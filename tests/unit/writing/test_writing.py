@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zarr
 from conformance import contents_of, get, keys_of
+from fuzz import examples
 from helpers_writing import folders, in_memory, make, named, numbers
 from hypothesis import settings
 from hypothesis.stateful import (
@@ -107,14 +108,16 @@ ARRANGEMENTS = ("groups", "arrays", "both", "nested")
 @pytest.mark.filterwarnings("ignore:Object at .* is not recognized:UserWarning")
 def test_zarrs_machine_of_hierarchies(kind):
     run_state_machine_as_test(
-        lambda: ZarrHierarchyStateMachine(arranged(kind)), settings=settings(max_examples=25, stateful_step_count=20)
+        lambda: ZarrHierarchyStateMachine(arranged(kind)),
+        settings=settings(max_examples=examples(8), stateful_step_count=20),
     )
 
 
 @pytest.mark.parametrize("kind", ARRANGEMENTS)
 def test_zarrs_machine_of_stores(kind):
     run_state_machine_as_test(
-        lambda: ZarrStoreStateMachine(arranged(kind)), settings=settings(max_examples=50, stateful_step_count=30)
+        lambda: ZarrStoreStateMachine(arranged(kind)),
+        settings=settings(max_examples=examples(10), stateful_step_count=30),
     )
 
 
@@ -212,7 +215,9 @@ class Arrays(RuleBasedStateMachine):
 
 
 def test_arrays_that_are_sharded_are_as_any(tmp_path):
-    run_state_machine_as_test(lambda: Arrays(tmp_path), settings=settings(max_examples=60, stateful_step_count=25))
+    run_state_machine_as_test(
+        lambda: Arrays(tmp_path), settings=settings(max_examples=examples(12), stateful_step_count=25)
+    )
 
 
 # Arrays that become shards

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dask
 import pytest
+from fuzz import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sources import SOURCES, build, cube, to_folder, types
@@ -142,7 +143,7 @@ def mutated(draw) -> tuple[str, str, bytes]:
     return name, key, json.dumps(document).encode()
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(20), suppress_health_check=list(HealthCheck))
 @given(mutated(), st.sampled_from(sorted(STEPS)), st.sampled_from(sorted(SINKS)))
 def test_any_value_in_a_document_is_read_or_refused(tmp_path_factory, change, steps, sink):
     name, key, data = change
