@@ -5,6 +5,7 @@ Patterns mean the same to Python, JavaScript and JSON Schema: ``$`` would let a 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
@@ -29,3 +30,9 @@ Sizes = Annotated[tuple[Size, ...], Meta(extra_json_schema={"minItems": 1})]
 Names = Annotated[tuple[BelowRoot, ...], Meta(extra_json_schema={"minItems": 1})]
 Index = Annotated[int, Meta(ge=0, le=MOST)]
 Ranges = Annotated[tuple[tuple[Index, Size], ...], Meta(extra_json_schema={"minItems": 1})]
+_SECRET = re.compile(r"(?i)secret|passw|token|credential|signature|api_?key")
+
+
+def may_be_secret(name: str) -> bool:
+    """Tell whether a setting of this name may be secret."""
+    return _SECRET.search(name) is not None

@@ -36,11 +36,10 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import join_url, normalize, unquote_name
-from shardedstore.stores.hierarchy import is_zarr
-from shardedstore.stores.locations import Config, Directory, Location, Mount, show
+from shardedstore.stores.locations import Config, Location, Mount, Place
+from shardedstore.stores.no_zarr import is_zarr
 from shardedstore.stores.recognise import locate
-from shardedstore.stores.registry import open_location
-from shardedstore.stores.routes import BASE, Place
+from shardedstore.stores.routes import BASE, Address
 from shardedstore.transforms.base.chain import Sink, Step, StoreFunction
 from shardedstore.verify.report import Level, Report
 from shardedstore.verify.verify import verify
@@ -109,17 +108,17 @@ class ShardedStore(WritableStore):
         mounts = {check_path(path, "shard"): Mount(locate(store)) for path, store in (shards or {}).items()}
         rules = parse_rules(array_shard_funcs)
         Mounts([*mounts, *rules])
-        stores: dict[Place, Store | Target] = {BASE: base}
+        stores: dict[Address, Store | Target] = {BASE: base}
         stores.update(((path, None), store) for path, store in (shards or {}).items())
         given = {place: store for place, store in stores.items() if isinstance(store, Store) and not _is_plain(store)}
-        super().__init__(Config(locate(base), mounts), open_location, given, rules, is_writable=True)
+        super().__init__(Config(locate(base), mounts), given, rules, is_writable=True)
         self._read_only = read_only
         self.look()
 
     @classmethod
     def _of(cls, config: Config, summary: Summary | None = None, partial: Partial | None = None) -> Self:
         store = cls.__new__(cls)
-        WritableStore.__init__(store, config, open_location)
+        WritableStore.__init__(store, config)
         store.summary = summary
         store.partial = partial if summary is None else summary.partial
         return store
@@ -179,7 +178,7 @@ class ShardedStore(WritableStore):
         except PartitionError as error:
             if half := _unfinished(location):
                 raise PartitionError(
-                    f"{show(location)} is the result of a job that has not ended: {half}; {GO_ON}"
+                    f"{location.show()} is the result of a job that has not ended: {half}; {GO_ON}"
                 ) from error
             raise
         store = cls._of(config)
@@ -662,7 +661,7 @@ class ShardedStore(WritableStore):
 
 def _unfinished(location: Location) -> str:
     """Return the progress of an unfinished job whose result is not a Zarr yet; empty for anything else."""
-    if not isinstance(location, Directory) or location.url.startswith(("http://", "https://")):
+    if not isinstance(location, Place) or not location.is_folder or location.files_url is None:
         return ""
     if is_zarr(location.url, location.options):
         return ""

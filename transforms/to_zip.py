@@ -16,7 +16,7 @@ from shardedstore.notices import Notice, node_name
 from shardedstore.storage.options import Options, StorageOptions
 from shardedstore.storage.urls import carried_name
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Location, Mount, ViewOf, Zip, show, url_of
+from shardedstore.stores.locations import Config, Location, Mount, ViewOf, Zip, url_of
 from shardedstore.stores.members import Members
 from shardedstore.transforms.base.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.transforms.base.portable import name_notices
@@ -52,7 +52,7 @@ def _regrouped(path: str, mount: Mount, count: int) -> Mount:
         return mount
     if mount.exceptions or "{block}" in (url_of(mount.location) or ""):
         raise ChainError(
-            f"the members of {node_name(path)} are already grouped by {members.together} in {show(mount.location)}: leave "
+            f"the members of {node_name(path)} are already grouped by {members.together} in {mount.location.show()}: leave "
             f"out per_zip, or use per_zip={members.together}"
         )
     return msgspec.structs.replace(mount, members=msgspec.structs.replace(members, together=count))
@@ -73,9 +73,10 @@ def _side_by_side(shards: Mapping[str, Mount]) -> Iterator[tuple[str, list[str]]
 
 def _template(location: Location, name: str) -> Location | None:
     """Return the template of a view of a node with this name; None for any other location."""
-    if not isinstance(location, ViewOf) or location.path.rpartition("/")[2] != name:
+    source, path = location.view
+    if not location.divides_source or path.rpartition("/")[2] != name:
         return None
-    return ViewOf(location.source, join(location.path.rpartition("/")[0], "{name}"))
+    return ViewOf(source, join(path.rpartition("/")[0], "{name}"))
 
 
 @dataclass(frozen=True)

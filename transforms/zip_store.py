@@ -12,8 +12,6 @@ from shardedstore.storage.urls import is_within, normalize, object_url, real_url
 from shardedstore.stores.entries import read_entries
 from shardedstore.stores.locations import url_of
 from shardedstore.stores.recognise import locate
-from shardedstore.stores.squeezed import SqueezedBlock
-from shardedstore.stores.views import Block, Remainder
 from shardedstore.transforms.base.zip_shard import write_zip
 from shardedstore.zarr.paths import join
 from shardedstore.zips import ZipReadStore
@@ -46,8 +44,7 @@ def to_zip_store(
         If the zip would be the source, or inside it.
     """
     url = object_url(normalize(prefix), join(shard_path, chunk_dims or "")) + SUFFIX
-    place = shard_store.store if isinstance(shard_store, Block | Remainder | SqueezedBlock) else shard_store
-    source = url_of(locate(place))
+    source = url_of(locate(getattr(shard_store, "store", shard_store)))
     if source is not None and is_within(real_url(url), real_url(source)):
         raise DestinationError(f"{url!r} would be, or be inside, the source {source!r}: choose another prefix")
     write_zip(read_entries(shard_store), url)

@@ -15,12 +15,11 @@ import click
 
 from shardedstore.cli.registry import make_step
 from shardedstore.errors import ShardedStoreError, ShardError, ShardsFailed, UsageError, by_cause, others
-from shardedstore.fields import FILE_NAME
+from shardedstore.fields import FILE_NAME, may_be_secret
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import ANONYMOUS, is_public, near_option, public_names, take_options
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.stores.locations import may_be_secret
 from shardedstore.text import one_line, parse_size
 from shardedstore.transforms.base.chain import Step
 

@@ -11,7 +11,6 @@ from shardedstore.jobs.partial import unfinished
 from shardedstore.jobs.shards import make_plan
 from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import normalize
-from shardedstore.stores.locations import holes
 from shardedstore.text import count
 
 
@@ -33,7 +32,7 @@ def info(what: str, storage: tuple[str, ...]) -> None:
             node_table(plan.nodes, store.config),
             (node_line(path, node, store.config) for path, node in plan.nodes.items()),
         )
-        for hole in holes(store.config):
+        for hole in store.config.holes():
             tell(f"  {hole.shard} is a hole: {hole.cause}")
         if is_config and (half := unfinished(_folder(what), take_options(_folder(what), parse_storage(storage)))):
             click.echo(f"note: a later job has not ended: {half}", err=True)

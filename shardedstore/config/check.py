@@ -6,25 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardedstore.errors import ConfigError
-from shardedstore.stores.locations import (
-    VIEWS,
-    BlockOf,
-    Config,
-    Group,
-    Location,
-    Mount,
-    PartOf,
-    Squeezed,
-    VeiledOf,
-    ViewOf,
-    at_block,
-    is_template_of,
-    origin,
-    show,
-)
+from shardedstore.stores.locations import Config, Location, Mount
 from shardedstore.stores.members import Members
 from shardedstore.zarr.grid import Blocks, block_name, parse_block
-from shardedstore.zarr.paths import Mounts, check_path
+from shardedstore.zarr.paths import Mounts
 
 MOST_LEVELS = 64  # of objects and arrays inside one another
 FEW = 100_000  # objects and arrays, among which it does not matter that some are the same
@@ -80,28 +65,11 @@ def check_config(config: Config) -> None:
 
 
 def _check_location(location: Location) -> None:
-    """Refuse a view or a part that leaves its source, and so perhaps the config's folder, and a nested config as any other."""
-    while isinstance(location, VIEWS):
-        if isinstance(location, BlockOf) and not location.blocks.within(location.block):
-            raise ConfigError(f"the config names {show(location)}, whose grid of blocks is {location.blocks.grid}")
-        if isinstance(location, PartOf):
-            for path in (*(location.only or ()), *location.without):
-                check_path(path, "the config's part of")
-            Mounts(location.only or ())
-            Mounts(location.without)
-        elif isinstance(location, VeiledOf):
-            for path in filter(None, location.paths):
-                check_path(path, "the config's veil of")
-        elif isinstance(location, Squeezed):
-            _check_location(location.array)
-        elif location.path:
-            check_path(location.path, "the config's view of")
-        location = location.source
-    if isinstance(location, Config):
-        check_config(location)
-    elif isinstance(location, Group):
-        for path in location.groups:
-            check_path(path, "the config's group")
+    """Refuse a location that leaves its source, and so perhaps the config's folder, and check a nested config like any other."""
+    location.check()
+    inner = location.origin
+    if isinstance(inner, Config):
+        check_config(inner)
 
 
 def _check_members(path: str, mount: Mount, members: Members) -> None:
@@ -110,18 +78,18 @@ def _check_members(path: str, mount: Mount, members: Members) -> None:
     unknown = next((name for name in mount.exceptions if not members.has_shard(name)), None)
     if unknown is not None:
         raise ConfigError(f"shard {path!r} has no member or shard {unknown!r}")
-    is_told_apart = is_template_of(members, mount.location)
+    is_told_apart = mount.tells_apart(members)
     if len(members.names) > 1 and not is_told_apart and len(mount.exceptions) < members.count:
         raise ConfigError(
-            f"shard {path!r} has {len(members.names):,} members, all at {show(mount.location)}: put {{name}} into its URL or path"
+            f"shard {path!r} has {len(members.names):,} members, all at {mount.location.show()}: put {{name}} into its URL or path"
         )
 
 
 def _check_mount(path: str, mount: Mount) -> None:
-    is_template = mount.division is not None and (mount.blocks is None or not isinstance(mount.location, ViewOf))
+    is_template = mount.division is not None and (mount.blocks is None or not mount.location.divides_source)
     if is_template and _has_templates(mount.location):
         raise ConfigError(
-            f"shard {path!r} has a template with {show(mount.location)}, which has templates of its own: {{block}} or {{name}} would "
+            f"shard {path!r} has a template with {mount.location.show()}, which has templates of its own: {{block}} or {{name}} would "
             "stand for a name in either; divide only one of the two"
         )
     if mount.members is not None:
@@ -136,7 +104,7 @@ def _check_mount(path: str, mount: Mount) -> None:
 
 
 def _has_templates(location: Location) -> bool:
-    inner = origin(location)
+    inner = location.origin
     if not isinstance(inner, Config):
         return False
     mounts = inner.shards.values()
@@ -158,8 +126,8 @@ def _check_blocks(path: str, mount: Mount, blocks: Blocks) -> None:
             raise ConfigError(
                 f"shard {path!r} has an exception for the block {index!r}, which has no chunks by its stored"
             )
-    is_told_apart = isinstance(mount.location, ViewOf) or at_block(mount.location, blocks.index(0)) != mount.location
+    is_told_apart = mount.location.at_block(blocks, blocks.index(0)) != mount.location
     if not is_told_apart and blocks.count - len(mount.exceptions) > 1:
         raise ConfigError(
-            f"shard {path!r} has {blocks.count:,} blocks, all at {show(mount.location)}: put {{block}} into its URL"
+            f"shard {path!r} has {blocks.count:,} blocks, all at {mount.location.show()}: put {{block}} into its URL"
         )

@@ -28,8 +28,8 @@ from shardedstore.storage.urls import (
     quoted_url,
     unreadable,
 )
-from shardedstore.stores.locations import Config, Place, has_braces, locations, map_config, require_location
-from shardedstore.stores.other_json import describe_json
+from shardedstore.stores.locations import Config, Place, has_braces, require_location
+from shardedstore.stores.no_zarr import describe_json
 
 VERSION = 1
 
@@ -44,10 +44,10 @@ def to_dict(config: Config, folder: str | None = None, options: Options | None =
     ConfigError
         For a component that has no location, such as a store in memory, and for attributes that are no JSON.
     """
-    for what, location in locations(config):
+    for what, location in config.locations():
         require_location(location, what)
     if folder is not None:
-        config = map_config(config, lambda place: _relative(place, folder, options))
+        config = config.map_places(lambda place: _relative(place, folder, options))
     try:
         fields = msgspec.to_builtins(config)
     except (TypeError, RecursionError) as error:
@@ -108,7 +108,7 @@ def from_dict(
     except UsageError as error:  # of a path, as anybody might give one
         raise ConfigError(f"the config can't be read: {error}") from None
     allowed = None if allow is None else [normalize(place) for place in (*allow, *_own_places(folder))]
-    return map_config(config, lambda place: _absolute(place, folder, allowed, options))
+    return config.map_places(lambda place: _absolute(place, folder, allowed, options))
 
 
 def _own_places(folder: str | None) -> list[str]:

@@ -26,16 +26,12 @@ from shardedstore.storage.urls import is_remote, is_within, join_url, normalize,
 from shardedstore.stores.locations import (
     BlockOf,
     Config,
-    Directory,
     Location,
     Mount,
     Place,
     Squeezed,
     ViewOf,
-    locations,
-    show,
 )
-from shardedstore.stores.registry import open_location
 from shardedstore.zarr.grid import Blocks, Coords, block_name
 from shardedstore.zarr.metadata import ArrayMeta, parse_node
 from shardedstore.zarr.paths import Mounts, join
@@ -161,9 +157,9 @@ def _first_missing(places: Iterable[Place]) -> str | None:
 
 def _missing(place: Place) -> str | None:
     if not is_remote(place.url):
-        is_there = os.path.isdir if isinstance(place, Directory) else os.path.isfile
+        is_there = os.path.isdir if place.is_folder else os.path.isfile
         return None if is_there(place.url) else f"{place.url!r}, which is not there"
-    urls = [join_url(place.url, name) for name in DOCUMENTS] if isinstance(place, Directory) else [place.url]
+    urls = [join_url(place.url, name) for name in DOCUMENTS] if place.is_folder else [place.url]
     try:
         is_found = any(nbytes_of(url, place.options) is not None for url in urls)
     except (UsageError, *STORAGE_ERRORS) as error:
@@ -219,8 +215,8 @@ def check_saved(config: Config) -> None:
     ConfigError
         Where there are some.
     """
-    for what, location in locations(config):
-        if isinstance(location, Squeezed):
+    for what, location in config.locations():
+        if location.is_legacy:
             raise ConfigError(
                 f"{what} is as shardedstore 0.3.1 wrote it, which is read but not saved: map it first, as with "
                 "store.map_shards(ToZip(url)), whose result has a config of its own"
@@ -317,9 +313,9 @@ def _blocks_in_shards(array: OldShards, blocks: Blocks) -> Iterator[tuple[Coords
 
 def _read_array(path: str, base: Location) -> ArrayMeta:
     """Return the metadata of an array, which the base has."""
-    where = f"the array {path!r} in {show(base)}"
+    where = f"the array {path!r} in {base.show()}"
     try:
-        store, prototype = open_location(base), default_buffer_prototype()
+        store, prototype = base.open(), default_buffer_prototype()
         found = {name: sync(store.get(join(path, name), prototype)) for name in (".zarray", ".zattrs")}
         meta = parse_node({name: data.to_bytes() for name, data in found.items() if data is not None}, path)
     except STORAGE_ERRORS as error:

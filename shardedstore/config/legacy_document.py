@@ -18,7 +18,6 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.stores.hierarchy import Node, walk
 from shardedstore.stores.locations import Config, Directory, Zip
-from shardedstore.stores.registry import open_location
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import Mounts
@@ -223,7 +222,7 @@ def check_keys(old: OldSharded, config: Config) -> None:
     if old.separator != "/" and not any(store.is_nested for store in old.stores()):
         return
     try:
-        nodes = walk(open_location(config))
+        nodes = walk(config.open())
     except PartitionError:
         return  # a web server that does not tell what is there
     except STORAGE_ERRORS as error:

@@ -10,7 +10,7 @@ import msgspec
 
 from shardedstore.config.document import VERSION
 from shardedstore.fields import FORMAT, INDEX
-from shardedstore.stores.locations import Config, Location, Mount
+from shardedstore.stores.locations import AnyLocation, Config, Mount
 
 FILE = Path(__file__).parents[1] / "config.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,7 +24,7 @@ _OF_MOUNTS = {  # what holds between its fields
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a config file, as this version of the package reads it."""
-    (location, config), components = msgspec.json.schema_components([Location, Config])
+    (location, config), components = msgspec.json.schema_components([AnyLocation, Config])
     document = components[config["$ref"].rpartition("/")[2]]
     components[Mount.__name__] |= _OF_MOUNTS
     defs = {name: _named(_described(component), location) for name, component in sorted(components.items())}

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dask.utils import format_bytes
 
-from shardedstore.display.shards import BASE_NAME, grid_of, holder, kind_of
+from shardedstore.display.shards import BASE_NAME, grid_of
 from shardedstore.display.tables import aligned, terminal_table
 from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Group, Location, Mount, holes, show, url_of
+from shardedstore.stores.locations import Config, Location, Mount, url_of
 from shardedstore.text import count, shown
 from shardedstore.zarr.grid import block_name
 from shardedstore.zarr.metadata import ArrayMeta
@@ -112,9 +112,9 @@ def kinds_of(mount: Mount) -> str:
     if mount.division is None:
         return _kind(mount.location, 1)
     others = len(mount.exceptions)
-    kinds = Counter({kind_of(holder(mount.location) or mount.location): mount.count - others})
+    kinds = Counter({mount.location.held.kind: mount.count - others})
     if others <= MOST_LOOKED_AT:
-        kinds.update(kind_of(holder(location) or location) for location in mount.exceptions.values())
+        kinds.update(location.held.kind for location in mount.exceptions.values())
     parts = [f"{number:,} {_words(kind, number)}" for kind, number in kinds.items() if number]
     parts += [f"{others:,} others"] if others > MOST_LOOKED_AT else []
     members = "" if mount.members is None or mount.members.together == 1 else f" of {len(mount.members.names):,} stores"
@@ -123,7 +123,7 @@ def kinds_of(mount: Mount) -> str:
 
 
 def _kind(location: Location, number: int) -> str:
-    return _words(kind_of(location), number)
+    return _words(location.kind, number)
 
 
 def _words(kind: str, number: int) -> str:
@@ -135,11 +135,8 @@ def _place(mount: Mount, folder: str) -> str:
     location = mount.location
     if mount.exceptions and len(mount.exceptions) == mount.count:
         location = next(iter(mount.exceptions.values()))
-    if isinstance(location, Group):
-        return shown(", ".join(location.attributes)) if location.attributes else ""
-    if isinstance(location, Config):
-        return ""
-    return shown(show(location).replace(f"'{folder}/", "'") if folder else show(location))
+    text = location.show_in(folder)
+    return shown(text) if text else ""
 
 
 def facts(config: Config, summary: Summary | None = None, partial: Partial | None = None) -> list[str]:
@@ -156,7 +153,7 @@ def facts(config: Config, summary: Summary | None = None, partial: Partial | Non
 
 def _holes(config: Config) -> list[str]:
     """Return a line about the holes, if there are any."""
-    names = [hole.shard for hole in holes(config)]
+    names = [hole.shard for hole in config.holes()]
     more = f" and {len(names) - MOST_HOLES:,} more" if len(names) > MOST_HOLES else ""
     return [f"{count(len(names), 'hole')}: {shown(', '.join(names[:MOST_HOLES]), 200)}{more}"] if names else []
 

@@ -17,28 +17,17 @@ from shardedstore.display.did_you_mean import did_you_mean
 from shardedstore.display.tables import aligned
 from shardedstore.errors import CorruptError, NoShardError, UsageError
 from shardedstore.partition.patterns import Pattern, parse_paths
-from shardedstore.storage.blobs import nbytes_of
+from shardedstore.stores.base import Remainder
 from shardedstore.stores.locations import (
-    BlockOf,
     Config,
     Group,
     Location,
     Mount,
-    Opened,
-    Own,
-    VeiledOf,
-    ViewOf,
-    Zip,
-    at_block,
     at_shard,
     member_at,
-    object_of,
-    show,
     url_of,
 )
 from shardedstore.stores.members import Division, Members
-from shardedstore.stores.registry import open_location
-from shardedstore.stores.views import Remainder
 from shardedstore.text import count, shown
 from shardedstore.transforms.base.chain import Shard
 from shardedstore.zarr.grid import Blocks, Coords, block_name, parse_block
@@ -69,7 +58,7 @@ class StoredShard(msgspec.Struct, frozen=True):
     @property
     def kind(self) -> str:
         """The kind of the component, as in a config, such as ``"zip"``; for an opened store, its class."""
-        return kind_of(self.location)
+        return self.location.kind
 
     @property
     def url(self) -> str | None:
@@ -85,18 +74,18 @@ class StoredShard(msgspec.Struct, frozen=True):
         CorruptError
             If the zip does not exist.
         """
-        place = object_of(self.location)
-        if not isinstance(place, Zip):
+        place = self.location.held
+        if not place.is_file:
             return None
-        nbytes = nbytes_of(place.url, place.options)
-        if nbytes is None:
+        measured = place.measure()
+        if measured is None:
             raise CorruptError(
-                f"shard {self.name!r} is missing: {show(self.location)} was removed, or is not yet uploaded"
+                f"shard {self.name!r} is missing: {self.location.show()} was removed, or is not yet uploaded"
             )
-        return nbytes
+        return measured[1]
 
     def __repr__(self) -> str:
-        return f"<Shard {shown(self.name)}: {self.kind} {shown(show(self.location))}>"
+        return f"<Shard {shown(self.name)}: {self.kind} {shown(self.location.show())}>"
 
     def open(self) -> Store:
         """Open the shard separately, for reading.
@@ -104,7 +93,7 @@ class StoredShard(msgspec.Struct, frozen=True):
         A block opens as an array of its own. The base opens without its mounts. A shard with several members of a
         collection opens as a group with the names of the members.
         """
-        store = open_location(self.location)
+        store = self.location.open()
         return Remainder(store, self.without) if self.without else store
 
 
@@ -117,9 +106,7 @@ def nth_shard(path: str | None, mount: Mount, i: int) -> tuple[Shard, Location]:
     """Return a shard of a mount by its number, and its location; the path is None for the base."""
     match mount.division:
         case None:
-            return Shard(path or "", is_base=path is None), object_of(
-                mount.location
-            ) if path is None else mount.location
+            return Shard(path or "", is_base=path is None), mount.location.held if path is None else mount.location
         case Members() as members:
             return _of_members(path or "", mount, members, i)
         case blocks:
@@ -128,11 +115,7 @@ def nth_shard(path: str | None, mount: Mount, i: int) -> tuple[Shard, Location]:
 
 
 def _of_block(mount: Mount, blocks: Blocks, block: Coords) -> Location:
-    if (exception := mount.exceptions.get(block_name(block))) is not None:
-        return exception
-    if isinstance(mount.location, ViewOf):
-        return BlockOf(mount.location.source, mount.location.path, blocks, block)
-    return at_block(mount.location, block)
+    return mount.exceptions.get(block_name(block)) or mount.location.at_block(blocks, block)
 
 
 def _of_members(path: str, mount: Mount, members: Members, i: int) -> tuple[Shard, Location]:
@@ -140,28 +123,8 @@ def _of_members(path: str, mount: Mount, members: Members, i: int) -> tuple[Shar
     if members.together == 1:
         return Shard(join(path, name), members=some.names), member_at(mount, i)
     location = at_shard(mount.location, members, name, mount.exceptions)
-    together = holder(location) or Config(Group(), {"": Mount(location, members=some)})
+    together = location.held if location.held != location else Config(Group(), {"": Mount(location, members=some)})
     return Shard(path, members=some.names, bundle=i), together
-
-
-def holder(location: Location) -> Location | None:
-    """Return the location that holds several members of a collection by their names; None if each has its own."""
-    return location.source if isinstance(location, ViewOf) and location.path == "{name}" else None
-
-
-def kind_of(location: Location) -> str:
-    """Return the kind of a component as in a config, or the name of a custom kind; for an opened store, its class.
-
-    >>> kind_of(Zip("/a.zip"))
-    'zip'
-    """
-    if isinstance(location, Opened):
-        return type(location.store).__name__
-    if isinstance(location, VeiledOf):
-        return kind_of(location.source)
-    if isinstance(location, Own):
-        return location.name
-    return str(location.__struct_config__.tag)
 
 
 FIRST, LAST = 4, 1  # numbers of shards at the start and at the end of the repr
@@ -338,7 +301,9 @@ class Shards(Sequence[StoredShard]):
         for number in numbers:
             shard = None if number is None else self._numbered(number)
             rows.append(
-                ("...",) if shard is None else (str(number), shown(shard.name), shard.kind, shown(show(shard.location)))
+                ("...",)
+                if shard is None
+                else (str(number), shown(shard.name), shard.kind, shown(shard.location.show()))
             )
         return rows
 

@@ -13,17 +13,11 @@ from shardedstore.jobs.open_shard import open_shard, opened_runs
 from shardedstore.jobs.shards import Run, Segment
 from shardedstore.storage.crc import crc32
 from shardedstore.stores.entries import read_entries
-from shardedstore.stores.listing import can_list, listing
+from shardedstore.stores.listing import listing
 from shardedstore.stores.locations import (
     Config,
-    Group,
     Location,
-    Own,
-    is_template,
-    origin,
-    show,
 )
-from shardedstore.stores.registry import open_location
 from shardedstore.transforms.base.chain import Entries, Shard, Tally
 
 Changed = Literal["metadata", "listing", "content"]
@@ -39,19 +33,16 @@ def check_level(level: Changed, config: Config) -> None:
     UsageError
     """
     for what, location in _components(config) if level == "listing" else ():
-        place = origin(location)
-        if isinstance(place, Own) and is_template(place):
-            continue  # each is looked at when it is opened
-        if isinstance(place, Config) or not can_list(open_location(place)):
-            shown = "a store of stores" if isinstance(place, Config) else show(place)
+        place = location.origin
+        if not place.has_tags:
             raise UsageError(
-                f"changed={level!r} compares keys with their sizes and tags, and {what}, {shown}, lists none: say "
+                f"changed={level!r} compares keys with their sizes and tags, and {what}, {place.show()}, lists none: say "
                 "changed='metadata', which looks at documents alone, or changed='content', which reads all"
             )
 
 
 def _components(config: Config) -> Iterator[tuple[str, Location]]:
-    if not isinstance(config.base, Group):  # whose documents are in the config
+    if not config.base.is_in_config:  # whose documents are in the config
         yield "the base", config.base
     for path, mount in config.shards.items():
         yield f"shard {path!r}", mount.location

@@ -15,7 +15,7 @@ from shardedstore.jobs.preflight import all_places, places_of
 from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.options import granted
-from shardedstore.stores.locations import Config, locations
+from shardedstore.stores.locations import Config
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -61,7 +61,7 @@ def reading(client: Client, config: Config) -> Iterator[None]:
 
 
 def _urls(config: Config) -> list[str]:
-    return [place.url for place in all_places(location for _, location in locations(config))]
+    return [place.url for place in all_places(location for _, location in config.locations())]
 
 
 def _forget(client: Client, name: str | None) -> None:
@@ -97,7 +97,7 @@ def prove(client: Client, job: Job, plan: Plan) -> None:
     DestinationError
         Naming the workers that can't, and what is missing.
     """
-    places = places_of(location for _, location in locations(plan.config))
+    places = places_of(location for _, location in plan.config.locations())
     found: dict[str, object] = client.sync(_ask, client, partial(job.find_missing, places), PROOF_SECONDS)  # type: ignore[no-untyped-call]
     silent = [worker for worker, what in found.items() if what is SILENT]
     if silent:

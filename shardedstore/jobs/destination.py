@@ -17,7 +17,7 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import BESIDE, is_within, join_url, real_url
-from shardedstore.stores.locations import Config, Directory, Own, locations, origin, url_of
+from shardedstore.stores.locations import Config, Place, url_of
 from shardedstore.transforms.base.chain import Sink
 from shardedstore.zarr.grid import Blocks, parse_block
 
@@ -155,7 +155,7 @@ def check_apart(folder: str, config: Config) -> None:
             raise DestinationError(
                 f"the destination {folder!r} is, or is inside, what the source {template!r} stands for: name a folder outside of it"
             )
-    urls = {url for _, location in locations(config) if (url := url_of(location)) and "{name}" not in url}
+    urls = {url for _, location in config.locations() if (url := url_of(location)) and "{name}" not in url}
     for url in sorted(urls):
         source = real_url(url.partition("{block}")[0].rstrip("/"))
         if is_within(real, source) and not os.path.isfile(url.replace("{block}", "0")):
@@ -200,8 +200,8 @@ def check_unused(url: str, options: Options) -> None:
 
 def _of_members(config: Config) -> set[str]:
     """Return the URLs in which a name stands for many members, and which are folders."""
-    places = {origin(location) for _, location in locations(config)}
-    return {place.url for place in places if isinstance(place, Directory | Own) and "{name}" in place.url}
+    places = {location.origin for _, location in config.locations()}
+    return {place.url for place in places if isinstance(place, Place) and not place.is_file and "{name}" in place.url}
 
 
 def folder_of(url: str) -> str:
@@ -230,6 +230,8 @@ def _inside(place: str, url: str) -> Iterator[str]:
 
 def _directories(config: Config) -> set[str]:
     """Return the folders that a config's sources stand in."""
-    places = {origin(location) for _, location in locations(config)}
-    urls = {place.url for place in places if isinstance(place, Directory | Own) and "{name}" not in place.url}
+    places = {location.origin for _, location in config.locations()}
+    urls = {
+        place.url for place in places if isinstance(place, Place) and not place.is_file and "{name}" not in place.url
+    }
     return {real_url(url.partition("{block}")[0]) for url in urls}

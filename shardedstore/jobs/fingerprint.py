@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from shardedstore.fields import may_be_secret
 from shardedstore.notices import Notice
-from shardedstore.stores.locations import may_be_secret
 from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step
 
 PYTHON = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"  # others have other bytecode

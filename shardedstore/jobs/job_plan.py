@@ -24,7 +24,6 @@ from shardedstore.jobs.worker import Job
 from shardedstore.notices import Notice
 from shardedstore.storage.options import StorageOptions
 from shardedstore.stores.locations import Config
-from shardedstore.stores.sharded import is_view
 from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step, StoreFunction, parse_chain
 
 if TYPE_CHECKING:
@@ -301,7 +300,7 @@ def _check_empty(config: Config, chain: Chain) -> None:
     """Refuse a step that may make chunks in blocks without chunks, where these have no objects to begin with."""
     names = [_name(step) for step in chain.steps if step.needs_empty]
     for path, mount in config.shards.items() if names else ():
-        if mount.blocks is not None and mount.blocks.stored is not None and not is_view(mount):
+        if mount.blocks is not None and mount.blocks.stored is not None and not mount.is_view:
             raise ChainError(
                 f"{names[0]} may make chunks in blocks without chunks, and {path!r} has no objects of such blocks: divide the store anew "
                 "with ShardedStore.partition(store, shards=...) and map that; or set needs_empty = False on the step's class"

@@ -35,18 +35,12 @@ from shardedstore.storage.urls import is_remote, is_within, join_url, quote_name
 from shardedstore.stores.hierarchy import digest, read_nodes
 from shardedstore.stores.http_index import ROOTS
 from shardedstore.stores.locations import (
-    BlockOf,
     Config,
     Location,
     Mount,
     Place,
-    ViewOf,
-    locations,
-    map_places,
-    origin,
     url_of,
 )
-from shardedstore.stores.registry import open_location
 from shardedstore.stores.veiled import VEILED_ROOTS
 from shardedstore.transforms.base.chain import Shard
 
@@ -84,7 +78,7 @@ class Half(NamedTuple):
         def named(place: Place) -> Place:
             return msgspec.structs.replace(place, url=versioned(place.url, generation))
 
-        return map_places(planned, named)
+        return planned.map_places(named)
 
     def shards(self, run: Run) -> Iterator[tuple[int, Location]]:
         """Yield the numbers of the shards of a run, and where they are."""
@@ -97,9 +91,6 @@ class Half(NamedTuple):
             return held(record.location, run.members)
         if generation != SOURCE:
             return veiled_base(location_of(run, shard, self.template(run, generation)), run, self.records)
-        if isinstance(run.location, ViewOf) and shard.block is not None and shard.block_name not in run.exceptions:
-            assert shard.blocks is not None
-            return BlockOf(run.location.source, run.location.path, shard.blocks, shard.block)
         return location_of(run, shard)
 
     def base(self) -> Location:
@@ -151,11 +142,11 @@ def _count_shown(half: Half, run: Run) -> int:
 
 def _is_view(run: Run) -> bool:
     """Tell whether a divided array of the source can be mounted whole."""
-    return bool(run.path) and isinstance(run.location, ViewOf) and not run.exceptions
+    return bool(run.path) and run.location.divides_source and not run.exceptions
 
 
 def _is_v3(base: Location) -> bool:
-    return sync(open_location(base).exists("zarr.json"))
+    return sync(base.open().exists("zarr.json"))
 
 
 def _waiting(half: Half, runs: list[Run]) -> str:
@@ -314,7 +305,7 @@ def _check_allowed(config: Config, place: Folder, allow: Iterable[str]) -> None:
 
 
 def _outside(config: Config, place: Folder) -> list[Location]:
-    found = dict.fromkeys(origin(location) for _, location in locations(config))
+    found = dict.fromkeys(location.origin for _, location in config.locations())
     return [one for one in found if not is_within(url_of(one) or "", place.url)]
 
 

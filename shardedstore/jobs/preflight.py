@@ -14,11 +14,7 @@ from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.errors import explain, status_of
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import Options
-from shardedstore.storage.urls import join_url
-from shardedstore.stores.custom import find_kind
-from shardedstore.stores.http_index import ROOTS
-from shardedstore.stores.locations import Config, Directory, Location, Own, Place, is_template, locations, origin
-from shardedstore.stores.veiled import VEILED_ROOTS
+from shardedstore.stores.locations import Config, Location, Place, is_template
 
 WRITABLE = f"{FOLDER}/writable"
 MOST_SOURCES = 8
@@ -27,9 +23,9 @@ _proven: set[tuple[object, ...]] = set()
 
 def all_places(found: Iterable[Location]) -> Iterator[Place]:
     """Yield the places that components are read from, those of nested stores too."""
-    for location in map(origin, found):
+    for location in (location.origin for location in found):
         if isinstance(location, Config):
-            yield from all_places(inner for _, inner in locations(location))
+            yield from all_places(inner for _, inner in location.locations())
         elif isinstance(location, Place):
             yield location
 
@@ -64,12 +60,12 @@ def _prove(what: tuple[object, ...], find: Callable[[], str | None]) -> str | No
 
 
 def _unreadable(place: Place) -> str | None:
-    if isinstance(place, Own):
-        return _unknown(place)
+    try:
+        proofs = place.proofs
+    except UsageError as error:
+        return str(error)
     cause = "it is not there: is it on a file system that all workers share?"
-    for url in (
-        [join_url(place.url, name) for name in (*ROOTS, *VEILED_ROOTS)] if isinstance(place, Directory) else [place.url]
-    ):
+    for url in proofs:
         try:
             if nbytes_of(url, place.options) is not None:
                 return None
@@ -77,15 +73,7 @@ def _unreadable(place: Place) -> str | None:
             cause = explain(error)
             if status_of(error) != 403:  # which some servers answer for what is missing
                 break
-    return f"the source {place.url!r} can't be read: {cause}"
-
-
-def _unknown(place: Own) -> str | None:
-    try:
-        find_kind(place.name)
-    except UsageError as error:
-        return str(error)
-    return None
+    return f"the source {place.url!r} can't be read: {cause}" if proofs else None
 
 
 def _unwritable(folder: str, options: Options, generation: int) -> str | None:

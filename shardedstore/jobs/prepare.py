@@ -34,8 +34,7 @@ from shardedstore.jobs.worker import MOST_FAILURES, Job
 from shardedstore.notices import merge_notices
 from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Location, PartOf, ViewOf
-from shardedstore.stores.registry import open_location
+from shardedstore.stores.locations import Config, Location
 from shardedstore.stores.twin_documents import both_notices
 from shardedstore.transforms.base.chain import Chain
 from shardedstore.transforms.base.variables import check_sizes
@@ -159,7 +158,7 @@ def prepare(
     nodes: Mapping[str, Node] = plan.nodes
     notices = list(plan.notices)
     if chain.rewrites:
-        notices += both_notices(open_location(_source(plan.config)), nodes)
+        notices += both_notices(_source(plan.config).open(), nodes)
     bound = []
     for step in chain.steps:
         step.check(nodes)
@@ -186,9 +185,9 @@ def prepare(
 def _source(config: Config) -> Location:
     """Return where all documents of a config are: of one that divides a source, in its base, which is read faster."""
     base = config.base
-    wholes = (base, base.source) if isinstance(base, PartOf) else (base,)
+    wholes = (base, base.whole)
     views = (mount.location for mount in config.shards.values())
-    return base if all(isinstance(view, ViewOf) and view.source in wholes for view in views) else config
+    return base if all(view.divides_source and view.view[0] in wholes for view in views) else config
 
 
 def _shapes(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, Coords]:

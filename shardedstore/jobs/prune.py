@@ -37,16 +37,8 @@ from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.publish import abandoned, is_temporary
 from shardedstore.storage.urls import is_remote, is_within, unquote_name
 from shardedstore.stores.locations import (
-    BlockOf,
     Config,
-    Directory,
     Location,
-    PartOf,
-    Squeezed,
-    VeiledOf,
-    ViewOf,
-    at_shard,
-    object_of,
     url_of,
 )
 from shardedstore.stores.veiled import VEIL
@@ -249,7 +241,7 @@ def _named(place: Folder, options: Options, jobs: Iterable[Identity]) -> Iterato
             half = read_half(place, job, options)
             for run in shard_runs(half.source):
                 for number, location in half.shards(run):
-                    if number in half.records and (name := _name(place, object_of(location))) is not None:
+                    if number in half.records and (name := _name(place, location.held)) is not None:
                         yield job.generation, name
 
 
@@ -258,9 +250,9 @@ def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterato
     found: list[Location] = []
     for name in place.names():
         if name.endswith(".json") and (config := _config(place, options, name)) is not None:
-            found += _locations(config)
+            found += _places(config)
     if unfinished is not None:
-        found += _locations(unfinished.source)
+        found += _places(unfinished.source)
         shards = (numbered for run in shard_runs(unfinished.source) for numbered in unfinished.shards(run))
         found += [location for number, location in shards if number in unfinished.records]
     for location in found:
@@ -287,33 +279,12 @@ def _config(place: Folder, options: Options, name: str) -> Config | None:
     return from_dict(document, place.url, None, options)
 
 
-def _locations(config: Config) -> Iterator[Location]:
-    """Yield all components that a config names, also by views and in sharded stores inside it."""
-    yield from _sources(config.base)
-    if config.consolidated is not None:
-        yield from _sources(config.consolidated)
-    for mount in config.shards.values():
-        for location in mount.exceptions.values():
-            yield from _sources(location)
-        if mount.blocks is not None and isinstance(mount.location, ViewOf):  # which is no template
-            yield from _sources(mount.location)
-            continue
-        for name in mount.shard_names():
-            if name not in mount.exceptions:
-                yield from _sources(at_shard(mount.location, mount.division, name))
-
-
-def _sources(location: Location) -> Iterator[Location]:
-    match location:
-        case Config():
-            yield from _locations(location)
-        case Squeezed(source, array):
-            yield from _sources(source)
-            yield from _sources(array)
-        case ViewOf() | PartOf() | VeiledOf() | BlockOf():
-            yield from _sources(location.source)
-        case _:
-            yield location
+def _places(location: Location) -> Iterator[Location]:
+    """Yield the locations that a location is made from in the end, of a config all components, also in sharded stores inside it."""
+    if not location.sources:
+        yield location
+    for source in location.sources:
+        yield from _places(source)
 
 
 def _name(place: Folder, location: Location) -> str | None:
@@ -337,12 +308,12 @@ def _of_generation(
     for run in shard_runs(half.source):
         template = half.template(run, generation)
         for shard in run.shards():
-            location = object_of(location_of(run, shard, template))
+            location = location_of(run, shard, template).held
             record = half.records.get(shard.number)
             name = _name(place, location)
             if name is None:
                 continue
-            files = list(listed.below(name)) if isinstance(location, Directory) else [name]
+            files = list(listed.below(name)) if location.is_folder else [name]
             files = [file for file in files if file in listed.files]
             if name in needed:
                 needed.update(files)
@@ -364,9 +335,8 @@ def _is_own(record: Record | None, generation: int) -> bool:
 
 def _doubt(listed: FileList, files: list[str], location: Location, record: Record | None, generation: int) -> str:
     """Return why files are not sure to be what a job wrote; empty where they are."""
-    is_directory = isinstance(location, Directory)
     if record is None:
-        return "" if generation > 1 and not is_directory else "is in no record"
+        return "" if generation > 1 and not location.is_folder else "is in no record"
     count, nbytes = len(files), sum(listed.files[file].nbytes for file in files)
-    is_as_written = nbytes == record.nbytes and (not is_directory or count == record.entries)
+    is_as_written = nbytes == record.nbytes and (not location.is_folder or count == record.entries)
     return "" if is_as_written else "is not as it was written, or has others beside it"

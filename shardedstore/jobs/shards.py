@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from operator import methodcaller
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,11 +21,10 @@ from shardedstore.errors import PartitionError, UsageError
 from shardedstore.jobs.sparse import Chunks, find_chunks
 from shardedstore.notices import Notice
 from shardedstore.storage.urls import is_remote
+from shardedstore.stores.grown import AGAIN
 from shardedstore.stores.hierarchy import Node, digest, hierarchy_notices, nodes_in_arrays, read_nodes, undocumented
-from shardedstore.stores.locations import Config, Group, Location, Mount, at_shard, object_of, url_of
+from shardedstore.stores.locations import Config, Location, Mount, at_shard, url_of
 from shardedstore.stores.members import Division, Members, MountIndex
-from shardedstore.stores.registry import open_location
-from shardedstore.stores.sharded import AGAIN, is_view
 from shardedstore.transforms.base.chain import Shard, Sink
 from shardedstore.zarr.attributes import left_out
 from shardedstore.zarr.grid import Blocks, Coords
@@ -156,7 +156,7 @@ def location_of(run: Run, shard: Shard, template: Location | None = None) -> Loc
 
 def object_at(run: Run, shard: Shard) -> Location:
     """Return the location of the object that holds a shard."""
-    return object_of(location_of(run, shard))
+    return location_of(run, shard).held
 
 
 def target_of(sink: Sink, run: Run) -> str:
@@ -297,7 +297,7 @@ class Plan(NamedTuple):
     def segments(self, *, to_remote: bool = False) -> list[Segment]:
         """Cut the shards into segments of about equal weight; `to_remote` tells that they go to an object store."""
         total = sum(load.weight for load in self.loads)
-        source = self.runs[-1].location if isinstance(self.config.base, Group) else self.config.base
+        source = self.runs[-1].location if self.config.base.is_in_config else self.config.base
         is_far = to_remote or is_remote(url_of(source) or "")
         most = max(LEAST_WEIGHT // (FAR if is_far else 1), total // MOST_SEGMENTS)
         segments: list[Segment] = []
@@ -341,7 +341,7 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
     mounted = {path: mount.division for path, mount in config.shards.items()}
     for path, blocks in mounted.items():
         if isinstance(blocks, Blocks):
-            _check_array(path, blocks, nodes.get(path), is_view(config.shards[path]))
+            _check_array(path, blocks, nodes.get(path), config.shards[path].is_view)
     chunks = {} if needs_empty else _listed(config)
     config = _without_empty(config, chunks)
     for path, mount in config.shards.items():
@@ -385,7 +385,7 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
 def _base(config: Config, nodes: Mapping[str, Node], path: str | None) -> Location | None:
     """Return the base, where it has attributes of an array that the objects of the array's blocks do not carry."""
     mount = config.shards.get(path or "")
-    if path is None or mount is None or mount.blocks is None or (is_view(mount) and not mount.exceptions):
+    if path is None or mount is None or mount.blocks is None or (mount.is_view and not mount.exceptions):
         return None
     documents = nodes[path].documents if path in nodes else {}
     return config.base if any(left_out(name, data, path) for name, data in documents.items()) else None
@@ -407,7 +407,7 @@ def _by_home(homes: MountIndex, paths: Iterable[str]) -> defaultdict[str | None,
 
 def _listed(config: Config) -> dict[str, Chunks]:
     """Return the chunks of the sparse arrays among the views of a store, by path."""
-    opened = cache(open_location)  # the directory of a zip is read once for all its arrays
+    opened = cache(methodcaller("open"))  # the directory of a zip is read once for all its arrays
     found = ((path, find_chunks(mount, opened)) for path, mount in config.shards.items())
     return {path: chunks for path, chunks in found if chunks is not None}
 

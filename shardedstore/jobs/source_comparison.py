@@ -16,7 +16,7 @@ import msgspec
 from shardedstore.config.document import dump, from_dict
 from shardedstore.jobs.shards import Run, shard_runs
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Group, Location, Mount
+from shardedstore.stores.locations import Config, Mount
 from shardedstore.stores.members import MountIndex
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_json
@@ -63,17 +63,13 @@ def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Mar
     Where all of it is divided otherwise, that is more often a slip than a wish.
     """
     earlier, now = from_dict(before), from_dict(after)
-    if _without_groups(earlier.base) != _without_groups(now.base):
+    if not now.base.is_same(earlier.base):
         return False
     otherwise = set(divided_otherwise(earlier, now, old, new))
     if not otherwise or (earlier.shards.keys() & now.shards.keys()) - otherwise:
         return True
     bases = [next(iter(shard_runs(config))) for config in (earlier, now)]
-    return not isinstance(now.base, Group) and _left_out(bases[0]) == _left_out(bases[1])
-
-
-def _without_groups(base: Location) -> Location:
-    return msgspec.structs.replace(base, groups=()) if isinstance(base, Group) else base
+    return not now.base.is_in_config and _left_out(bases[0]) == _left_out(bases[1])
 
 
 def keeps_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -124,7 +120,7 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
         if run.mounted is not None:
             homes = MountIndex(run.mounted)
             own = (path for path, is_own in changed.items() if is_own)
-            is_left_alike = _left_out(then) == _left_out(run) or isinstance(run.location, Group)
+            is_left_alike = _left_out(then) == _left_out(run) or run.location.is_in_config
             if is_left_alike and all(path in homes for path in own):
                 yield then.number, run.number
         elif run.members is not None and then.members is not None:

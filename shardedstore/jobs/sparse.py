@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
+from operator import methodcaller
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from shardedstore.fields import MOST
 from shardedstore.storage.retry import patiently
-from shardedstore.stores.batch_reader import StoreBatchReader, batch_reader
-from shardedstore.stores.locations import Location, Mount, ViewOf
-from shardedstore.stores.registry import open_location
+from shardedstore.stores.locations import Location, Mount
+from shardedstore.stores.reader import reader_of
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.paths import join
 
@@ -31,24 +31,26 @@ MOST_LISTED = 100_000  # files
 Chunks = dict[Coords, tuple[Coords, ...]]  # by block, in C order
 
 
-def find_chunks(mount: Mount, opened: Callable[[Location], Store] = open_location) -> Chunks | None:
+def find_chunks(mount: Mount, opened: Callable[[Location], Store] = methodcaller("open")) -> Chunks | None:
     """Return the chunks that a view of a divided array has, by block; None where all places are to be looked at.
 
     At least one block is among them, so that the array is always of some shard. `opened` returns the store of a source, which
     may be the source of many arrays.
     """
     blocks, view = mount.blocks, mount.location
-    if blocks is None or mount.exceptions or not isinstance(view, ViewOf):
+    if blocks is None or mount.exceptions or not view.divides_source:
         return None
     places = math.prod(blocks.chunk_grid)
     if places <= MANY or math.prod(blocks.grid) > MOST:
         return None
     most = min(places // PLACES_PER_FILE, MOST_LISTED)
-    store = opened(view.source)
-    if batch_reader(store).guesses or patiently(lambda: sync(_found(store, view.path, blocks))) > MOST_FOUND:
+    source, path = view.view
+    store = opened(source)
+    reader = reader_of(store)
+    if reader.guesses or patiently(lambda: sync(_found(store, path, blocks))) > MOST_FOUND:
         return None
-    keys = patiently(lambda: list(islice(_keys(store, view.path, most), most + 1)))
-    return None if len(keys) > most else _by_block(blocks, keys, view.path)
+    keys = patiently(lambda: list(islice(reader.keys(path, None), most + 1)))
+    return None if len(keys) > most else _by_block(blocks, keys, path)
 
 
 async def _found(store: Store, path: str, blocks: Blocks) -> int:
@@ -57,24 +59,6 @@ async def _found(store: Store, path: str, blocks: Blocks) -> int:
     each = Blocks(grid, (1,) * len(grid), blocks.keys)
     keys = (blocks.keys.encode(each.index(each.count * i // PROBES)) for i in range(PROBES))
     return sum(await asyncio.gather(*(store.exists(join(path, key)) for key in keys)))
-
-
-def _keys(store: Store, path: str, most: int) -> Iterator[str]:
-    """Yield the keys below a path."""
-    reader = batch_reader(store)
-    if isinstance(reader, StoreBatchReader):
-        yield from sync(_first(store, path, most + 1))
-    else:
-        yield from reader.keys(path, None)
-
-
-async def _first(store: Store, path: str, count: int) -> list[str]:
-    found: list[str] = []
-    async for key in store.list_prefix(f"{path}/" if path else ""):
-        found.append(key)
-        if len(found) == count:
-            break
-    return found
 
 
 def _by_block(blocks: Blocks, keys: list[str], path: str) -> Chunks:

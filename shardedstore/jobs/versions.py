@@ -17,7 +17,7 @@ from shardedstore.jobs.source_comparison import Mark, Marks, has_only_grown, is_
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 from shardedstore.storage.urls import BESIDE, join_url
-from shardedstore.stores.locations import Config, Mount, PartOf, origin, show
+from shardedstore.stores.locations import Config, Mount
 
 Described = Sequence[tuple[str, Mapping[str, str]]]  # the parts of a chain by name, each with its options
 
@@ -56,22 +56,14 @@ def unlike_source(there: Mapping[str, Any], now: Mapping[str, Any], old: Marks, 
 
 
 def _unlike_configs(there: Config, now: Config, others: Container[str]) -> Iterator[str]:
-    if show(origin(there.base)) != show(origin(now.base)):
-        yield f"{show(origin(there.base))} there, {show(origin(now.base))} now"
-    elif _kept(there) != _kept(now):
-        yield f"include and exclude keep {_kept(there)} there, {_kept(now)} now"
+    if there.base.origin.show() != now.base.origin.show():
+        yield f"{there.base.origin.show()} there, {now.base.origin.show()} now"
+    elif there.base.selection != now.base.selection:
+        yield f"include and exclude keep {there.base.selection} there, {now.base.selection} now"
     for path in (path for path in {**there.shards, **now.shards} if path not in others):
         rules = [_rule(config.shards.get(path)) for config in (there, now)]
         if rules[0] != rules[1]:
             yield f"{path!r} is {rules[0]} there, {rules[1]} now"
-
-
-def _kept(config: Config) -> str:
-    base = config.base
-    if not isinstance(base, PartOf):
-        return "everything"
-    only = "everything" if base.only is None else ", ".join(base.only)
-    return only + (f" but {', '.join(base.without)}" if base.without else "")
 
 
 def _rule(mount: Mount | None) -> str:

@@ -33,7 +33,6 @@ from shardedstore.storage.requests import READS, WRITES, Throttled
 from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.entries import of_format, read_entries
 from shardedstore.stores.locations import Location, url_of
-from shardedstore.stores.registry import open_location
 from shardedstore.stores.twin_documents import reconciled
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
 from shardedstore.transforms.base.datasums import Sums, tap
@@ -271,7 +270,7 @@ class ShardReader:
         """Yield the entries as the steps leave them."""
         source = self._detector.watch(self._read(), self.shard)
         if self.run.base is not None:
-            source = lengthened(source, self.shard, open_location(self.run.base))
+            source = lengthened(source, self.shard, self.run.base.open())
         entries = pipe(
             while_wanted(reconciled(source, self.shard.path) if self._chain.rewrites else source),
             *(lambda stream, step=step: step(stream, self.shard) for step in self._chain.steps),

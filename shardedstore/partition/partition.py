@@ -29,15 +29,14 @@ from shardedstore.partition.shapes import automatic, is_too_small, overflowing, 
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.stores.entries import is_unsaid, unlike_key
 from shardedstore.stores.hierarchy import NOT_NODES, Node, only_named, read_nodes
-from shardedstore.stores.locations import Config, Location, Mount, PartOf, ViewOf, Zip
+from shardedstore.stores.locations import Config, Location, Mount, PartOf, ViewOf, url_of
 from shardedstore.stores.members import MountIndex
-from shardedstore.stores.part import DOCUMENTS, Part
-from shardedstore.stores.registry import open_location
+from shardedstore.stores.part import Part
+from shardedstore.stores.reader import reader_of
 from shardedstore.text import parse_size
 from shardedstore.zarr.grid import Blocks
-from shardedstore.zarr.metadata import ArrayMeta, GroupMeta
+from shardedstore.zarr.metadata import DOCUMENTS, ArrayMeta, GroupMeta
 from shardedstore.zarr.paths import is_below, join, parents
-from shardedstore.zips import ZipReadStore
 from shardedstore.zips.index import join_inside
 
 SHOWN = 9  # Zarrs in a zip that a message names
@@ -67,23 +66,22 @@ def _only_zarr(source: Location) -> Location | None:
 
     Return None if the source is not a zip, or has no such Zarr.
     """
-    place, path = (source.source, source.path) if isinstance(source, ViewOf) else (source, "")
-    store = open_location(source) if isinstance(place, Zip) else None
-    if not isinstance(store, ZipReadStore):
+    place, path = source.view
+    if not place.is_file:
         return None
     with suppress(*STORAGE_ERRORS):
-        found = store.zarrs()
+        found = reader_of(source.open()).zarrs()
         if len(found) > 1:
-            raise _several(store, found)
+            raise _several(url_of(place) or "", [join(path, folder) for folder in found])
         return ViewOf(place, join(path, found[0])) if found and found[0] else None
     return None
 
 
-def _several(store: ZipReadStore, found: list[str]) -> PartitionError:
-    names = [join_inside(store.url, join(store.path, path)) for path in found[:SHOWN]]
+def _several(url: str, found: list[str]) -> PartitionError:
+    names = [join_inside(url, path) for path in found[:SHOWN]]
     more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
     return PartitionError(
-        f"{store.url!r} holds {len(found):,} Zarrs in its folders: name one of them, {', '.join(map(repr, names))}{more}"
+        f"{url!r} holds {len(found):,} Zarrs in its folders: name one of them, {', '.join(map(repr, names))}{more}"
     )
 
 
@@ -102,7 +100,7 @@ def choose(source: Location, nodes: Mapping[str, Node], include: Paths | None, e
     if only is None and not without:
         return None
     if without != [""]:
-        store = open_location(source)
+        store = source.open()
         if only is not None:
             included = Part(store, only, ())
             without = [path for path in without if included.holds(path)]
@@ -174,7 +172,7 @@ def divide_noting(
         mounts, passed = _mounts(nodes, patterns, lambda path: ViewOf(source, path))
         _check_keys(source, nodes, mounts)
         return Config(base=source, shards=mounts), merge_notices([*notices, *passed])
-    whole = Part(open_location(source), part.only, part.without)
+    whole = Part(source.open(), part.only, part.without)
     kept = {path: node for path, node in nodes.items() if whole.holds(path)}
     for pattern in patterns:
         if pattern.path in nodes and pattern.path not in kept:
@@ -195,7 +193,7 @@ def _check_keys(source: Location, nodes: Mapping[str, Node], mounts: Mapping[str
 
     zarr 2 wrote such arrays with a NestedDirectoryStore.
     """
-    store = open_location(source)
+    store = source.open()
     for path, mount in mounts.items():
         meta = nodes[path].meta
         if mount.blocks is None or not isinstance(meta, ArrayMeta) or not is_unsaid(meta, nodes[path].documents):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
+from obstore.exceptions import BaseError
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from shardedstore.errors import CorruptError
+from shardedstore.stores.entries import Choice, Entry, entries_of, of_format, read_entries
 from shardedstore.stores.group import GroupStore
+from shardedstore.stores.listing import listing
 from shardedstore.stores.members import Members
+from shardedstore.stores.reader import Tag, tags_of
 from shardedstore.zarr.paths import parents
 from shardedstore.zarr.readonly import ReadOnlyStore
 
@@ -70,3 +75,25 @@ class Bundle(ReadOnlyStore):
     def __repr__(self) -> str:
         names = self.members.names
         return f"Bundle({names[0]!r} to {names[-1]!r})"
+
+
+@entries_of.register
+def _(bundle: Bundle, choice: Choice) -> Iterator[Entry]:
+    """Read the group above the members, and then one member after another."""
+    for key, data in bundle.top.documents.items():
+        yield Entry(key, data)
+    for name in bundle.members.names:
+        try:
+            entries = read_entries(bundle.member(name), consolidated=choice.consolidated)
+            for entry in of_format(entries, bundle.zarr_format):
+                yield entry._replace(key=f"{name}/{entry.key}")
+        except CorruptError as error:
+            raise CorruptError(f"the member {name!r}: {error}") from error
+        except (OSError, BaseError) as error:
+            error.add_note(f"the member {name!r}")
+            raise
+
+
+@tags_of.register
+def _(bundle: Bundle) -> Iterator[Tag]:
+    return ((name, 0, listing(bundle.member(name))) for name in bundle.members.names)

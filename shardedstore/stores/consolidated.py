@@ -9,6 +9,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.stores.http import HTTPReadStore
 from shardedstore.stores.http_index import Named, named_by
+from shardedstore.stores.reader import reader_of
 from shardedstore.stores.veiled import Veiled
 from shardedstore.zarr.metadata import CONSOLIDATED_V2
 from shardedstore.zarr.readonly import PROTOTYPE, cut
@@ -27,7 +28,7 @@ class Overlay:
         self.store = store
         self._keys: frozenset[str] | None = None
         self._veiled = store.veil.paths if isinstance(store, Veiled) else None  # the only groups that it can hold
-        self._is_listed = not isinstance(store.store if isinstance(store, Veiled) else store, HTTPReadStore)
+        self._is_listed = not reader_of(store).guesses
         self._named_now: Named | None = None
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:

@@ -9,16 +9,62 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import msgspec
+from msgspec import Meta
 from zarr.abc.store import Store
 
 from shardedstore.entrypoints import find_entry, load_class, registered
 from shardedstore.errors import UsageError
-from shardedstore.fields import Setting
-from shardedstore.storage.options import Options
+from shardedstore.fields import KindName, Setting, Url, may_be_secret
+from shardedstore.storage.options import NONE, Options
+from shardedstore.storage.urls import normalize
+from shardedstore.stores.locate import locate_store
+from shardedstore.stores.location import Location, Opened, Place, is_template
+from shardedstore.stores.reader import reader_of
 
 GROUP = "shardedstore.kinds"
+
+
+class Own(Place, frozen=True, tag="own", omit_defaults=True, repr_omit_defaults=True):
+    """A store of a kind that another package registers under a name."""
+
+    name: Annotated[KindName, Meta(description="The registered name of the kind of store.")]
+    url: Annotated[Url, Meta(description="The path or URL; inside the folder of the config it is relative to it.")]
+    settings: Annotated[
+        dict[str, Setting], Meta(description="The settings of the store besides its URL; they hold no secrets.")
+    ] = {}  # noqa: RUF012 (msgspec copies it)
+    options: Annotated[Options, Meta(description="The public options of the object store.")] = NONE
+
+    def __post_init__(self) -> None:
+        if secret := next(filter(may_be_secret, self.settings), None):
+            raise ValueError(
+                f"the setting {secret!r} would be for all to read: give secrets to the environment instead"
+            )
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.url))
+
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        return open_own(self.name, self.url, self.settings, self.options)
+
+    @property
+    def kind(self) -> str:
+        # docstring inherited
+        return self.name
+
+    @property
+    def has_tags(self) -> bool:
+        # docstring inherited
+        return is_template(self) or reader_of(self.open()).has_tags  # each of many is looked at when it is opened
+
+    @property
+    def proofs(self) -> list[str]:
+        # docstring inherited
+        find_kind(self.name)
+        return []
 
 
 class Found(NamedTuple):
@@ -106,3 +152,16 @@ def locate_own(store: Store) -> Found | None:
 
 def _imported() -> Iterator[str]:
     return (entry.name for entry in registered(GROUP) if entry.module.partition(".")[0] in sys.modules)
+
+
+@locate_store.register(Store)
+def _(store: Store) -> Location:
+    found = locate_own(store)
+    if found is None:
+        return Opened(store)
+    try:
+        return msgspec.convert({"kind": "own", **found._asdict(), "url": normalize(found.url)}, Own)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise UsageError(
+            f"the kind of store {found.name!r} located a {type(store).__name__} where it can't be: {error}"
+        ) from None

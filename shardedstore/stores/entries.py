@@ -6,23 +6,19 @@ Equal input gives an equal stream, whatever kind of component holds it and whate
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import singledispatch
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from obstore.exceptions import BaseError
 from zarr.abc.store import Store
 
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.notices import node_name
 from shardedstore.storage.publish import TEMPORARY, is_temporary
-from shardedstore.stores.batch_reader import BatchReader, batch_reader
-from shardedstore.stores.bundle import Bundle
-from shardedstore.stores.squeezed import SqueezedBlock
-from shardedstore.stores.views import Block, Remainder, View
-from shardedstore.zarr.grid import ENCODINGS, Blocks, ChunkKeys, Coords, block_name
+from shardedstore.stores.reader import Reader, Source, reader_of, source_of
+from shardedstore.zarr.grid import ENCODINGS, Blocks, ChunkKeys, Coords
 from shardedstore.zarr.metadata import (
     CONSOLIDATED_V2,
     METADATA_NAMES,
@@ -94,59 +90,29 @@ def read_entries(
     CorruptError
         When a key was listed and then is not there, or a zip's CRC does not agree, or there is another array inside one.
     """
-    match store:
-        case Bundle():
-            return _bundle_entries(store, consolidated)
-        case Block():
-            return _block_entries(batch_reader(store.store), store)
-        case SqueezedBlock():
-            return _squeezed_entries(store)
-        case View():
-            return _tree_entries(batch_reader(store.store), store.path, None, consolidated, inside)
-        case Remainder():
-            return _tree_entries(batch_reader(store.store), "", store, consolidated, inside)
-    entries = _tree_entries(batch_reader(store), "", None, consolidated, inside)
+    return entries_of(store, Choice(consolidated, inside, blocks, block))
+
+
+class Choice(NamedTuple):
+    """The parameters of `read_entries` beside the store."""
+
+    consolidated: frozenset[str] | None = frozenset()
+    inside: frozenset[str] | None = None
+    blocks: Blocks | None = None
+    block: Coords | None = None
+
+
+@singledispatch
+def entries_of(store: Store, choice: Choice) -> Iterator[Entry]:
+    """Yield the entries of a component, as `read_entries` does."""
+    entries = _tree_entries(source_of(store), choice.consolidated, choice.inside)
+    blocks, block = choice.blocks, choice.block
     if blocks is None or block is None:
         return entries
     return (e if e.coords is None else e._replace(coords=blocks.join(block, e.coords)) for e in entries)
 
 
-def _block_entries(reader: BatchReader, view: Block, stored: Iterator[bytes | None] | None = None) -> Iterator[Entry]:
-    """Read a block of an array without listing anything: which keys there may be is arithmetic.
-
-    `stored` are its chunks, in C order, where they are not beside the metadata that `reader` reads.
-    """
-    documents = _array_documents(reader, view.path)
-    cropped = {name: view.document(name, data) for name, data in documents.items()}
-    array = parse_node(cropped, view.path, _format_above(reader, view.path, documents))
-    assert isinstance(array, ArrayMeta)
-    for name, data in cropped.items():
-        yield Entry(name, data, array)
-    start = f"{view.path}/" if view.path else ""
-    chunks = reader.fetch(map(start.__add__, view.keys())) if stored is None else stored
-    is_empty = True
-    for key, chunk, coords in zip(view.local_keys(), chunks, view.places(), strict=True):
-        if chunk is not None:
-            is_empty = False
-            yield Entry(key, chunk, array, coords)
-    _check_unchanged(reader, view.path, documents)
-    if is_empty and reader.guesses:
-        _check_keys(reader, view.path, view.blocks.keys, view.blocks.box(view.block))
-
-
-def _squeezed_entries(view: SqueezedBlock) -> Iterator[Entry]:
-    reader, left = batch_reader(view.store), math.prod(view.array.blocks.local_grid(view.array.block))
-    for entry in _block_entries(batch_reader(view.array.store), view.array, reader.fetch(view.stored_keys())):
-        left -= entry.coords is not None
-        yield entry
-    if left and None in reader.fetch([".zarray"]):  # that of no array, but each has one
-        raise CorruptError(
-            f"{view.array.path!r} lacks chunks of its block {block_name(view.array.block)!r}, and {view.store!r} is no shard "
-            "any more: is it still there, and mounted?"
-        )
-
-
-def _format_above(reader: BatchReader, path: str, documents: Mapping[str, bytes]) -> int | None:
+def format_around(reader: Reader[Any], path: str, documents: Mapping[str, bytes]) -> int | None:
     """Return the format of the nearest group above an array, where it has documents of both and that decides."""
     for parent in parents(path) if {".zarray", "zarr.json"} <= documents.keys() else ():
         names = [name for name in METADATA_NAMES if name != ".zattrs"]
@@ -157,7 +123,7 @@ def _format_above(reader: BatchReader, path: str, documents: Mapping[str, bytes]
     return None
 
 
-def _check_keys(reader: BatchReader, path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
+def check_keys(reader: Reader[Any], path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
     """Raise where none of an array's possible chunks is there, and some of the first are under keys of another kind."""
     first = list(itertools.islice(itertools.product(*box), MOST_GUESSED))
     guessed = {other.encode(coords): other for other in ENCODINGS for coords in first}
@@ -170,35 +136,20 @@ def _check_keys(reader: BatchReader, path: str, keys: ChunkKeys, box: Sequence[r
             )
 
 
-def _check_unchanged(reader: BatchReader, path: str, documents: dict[str, bytes]) -> None:
+def check_unchanged(reader: Reader[Any], path: str, documents: dict[str, bytes]) -> None:
     """Raise where an array is not as it was before its chunks were read: if it is gone, they only seemed to be missing."""
-    if _array_documents(reader, path) != documents:
+    if array_documents(reader, path) != documents:
         raise CorruptError(f"{path!r} changed while it was read: let no one write to the source, and run it again")
 
 
-def _array_documents(reader: BatchReader, path: str) -> dict[str, bytes]:
+def array_documents(reader: Reader[Any], path: str) -> dict[str, bytes]:
+    """Return the metadata documents of an array by name, or raise CorruptError where there is no array any more."""
     names = [".zarray", ".zattrs", "zarr.json"]
     found = zip(names, reader.fetch([join(path, name) for name in names]), strict=True)
     documents = {name: data for name, data in found if data is not None}
     if not documents.keys() & {".zarray", "zarr.json"}:
         raise CorruptError(f"{path!r} is no array any more: is the source still there, and mounted?")
     return documents
-
-
-def _bundle_entries(bundle: Bundle, consolidated: frozenset[str] | None) -> Iterator[Entry]:
-    """Read the group above the members, and then one member after another."""
-    for key, data in bundle.top.documents.items():
-        yield Entry(key, data)
-    for name in bundle.members.names:
-        try:
-            entries = read_entries(bundle.member(name), consolidated=consolidated)
-            for entry in of_format(entries, bundle.zarr_format):
-                yield entry._replace(key=f"{name}/{entry.key}")
-        except CorruptError as error:
-            raise CorruptError(f"the member {name!r}: {error}") from error
-        except (OSError, BaseError) as error:
-            error.add_note(f"the member {name!r}")
-            raise
 
 
 def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
@@ -217,15 +168,12 @@ def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
 
 
 def _tree_entries(
-    reader: BatchReader,
-    path: str,
-    remainder: Remainder | None,
-    consolidated: frozenset[str] | None,
-    inside: frozenset[str] | None,
+    source: Source, consolidated: frozenset[str] | None, inside: frozenset[str] | None
 ) -> Iterator[Entry]:
     """Read everything below a path: metadata documents breadth first, unknown keys, then the chunks array by array."""
+    reader, path, kept, divided = source
     start = len(path) + 1 if path else 0
-    keys = [key[start:] for key in reader.keys(path, remainder) if not _is_left_behind(key)]
+    keys = [key[start:] for key in reader.keys(path, kept) if not _is_left_behind(key)]
     documents = sorted((key for key in keys if _name(key) in METADATA_NAMES), key=lambda key: (key.count("/"), key))
     if not documents:
         raise CorruptError(f"{node_name(path)} holds no metadata any more: is the source still there, and mounted?")
@@ -237,7 +185,6 @@ def _tree_entries(
     if inside is not None:
         _check_inside(arrays, inside, path)
     skip.update(join(group, CONSOLIDATED_V2) for group in stale if ".zgroup" in nodes.get(group, ()))
-    divided = () if remainder is None else remainder.mounted
     chunks, others = _sort(arrays, nodes, [key for key in keys if key not in skip], divided)
     for key in documents:
         data = nodes[_parent(key)][_name(key)]
@@ -255,17 +202,17 @@ def _tree_entries(
             found.add(array_path)
             yield Entry(key, chunk, array, coords)
     for array_path, array in missing.items():
-        _check_unchanged(reader, join(path, array_path), nodes[array_path])
+        check_unchanged(reader, join(path, array_path), nodes[array_path])
         if array_path not in found and array.keys is not None:
-            _check_keys(reader, join(path, array_path), array.keys, [range(n) for n in array.chunk_grid])
+            check_keys(reader, join(path, array_path), array.keys, [range(n) for n in array.chunk_grid])
 
 
-def _read_chunks(reader: BatchReader, path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
+def _read_chunks(reader: Reader[Any], path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
     keys = [chunk[2] for chunk in chunks]
     return reader.fetch(join(path, key) for key in keys) if reader.guesses else _read(reader, path, keys)
 
 
-def _read(reader: BatchReader, path: str, keys: list[str]) -> Iterator[bytes]:
+def _read(reader: Reader[Any], path: str, keys: list[str]) -> Iterator[bytes]:
     for key, data in zip(keys, reader.fetch(join(path, key) for key in keys), strict=True):
         if data is None:
             raise CorruptError(
@@ -355,7 +302,7 @@ def unlike_key(store: Store, path: str, array: ArrayMeta) -> str | None:
 
     Of a store that can't be listed, None.
     """
-    reader, start = batch_reader(store), len(path) + 1 if path else 0
+    reader, start = reader_of(store), len(path) + 1 if path else 0
     if array.keys is None or reader.guesses:
         return None
     for key in reader.keys(path, None):

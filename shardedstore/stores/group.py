@@ -1,16 +1,54 @@
-"""A group without anything else in it, as a store of its own."""
+"""Groups that stand in the config alone."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from zarr.abc.store import ByteRequest
+from msgspec import Meta
+from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from shardedstore.storage.crc import crc32
+from shardedstore.stores.location import Location
+from shardedstore.stores.reader import Reader, Tag, reader_of
 from shardedstore.zarr.metadata import dump_json
-from shardedstore.zarr.paths import join
+from shardedstore.zarr.paths import check_path, join
 from shardedstore.zarr.readonly import ReadOnlyStore, cut
+
+
+class Group(Location, frozen=True, tag="group", omit_defaults=True):
+    """A group that is stored in the config alone, and holds nothing but empty groups."""
+
+    is_in_config: ClassVar[bool] = True
+
+    zarr_format: Annotated[Literal[2, 3], Meta(description="The Zarr format of the group.")] = 3
+    attributes: Annotated[dict[str, Any], Meta(description="The attributes of the group.")] = {}  # noqa: RUF012 (msgspec copies it)
+    groups: Annotated[tuple[str, ...], Meta(description="The paths of the empty groups below it.")] = ()
+
+    def __hash__(self) -> int:
+        return hash(self.zarr_format)
+
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        return GroupStore(self.zarr_format, self.attributes, self.groups)
+
+    def show(self) -> str:
+        # docstring inherited
+        return "the group in the config"
+
+    def show_in(self, folder: str) -> str:
+        # docstring inherited
+        return ", ".join(self.attributes)
+
+    def is_same(self, other: Location) -> bool:
+        # docstring inherited
+        return type(other) is Group and (self.zarr_format, self.attributes) == (other.zarr_format, other.attributes)
+
+    def check(self) -> None:
+        # docstring inherited
+        for path in self.groups:
+            check_path(path, "the config's group")
 
 
 def group_documents(zarr_format: int, attributes: Mapping[str, Any]) -> dict[str, bytes]:
@@ -60,3 +98,18 @@ class GroupStore(ReadOnlyStore):
         # docstring inherited
         for key in self.documents:
             yield key
+
+
+class GroupReader(Reader[GroupStore]):
+    """Reads the documents of a group in the config."""
+
+    has_tags = True
+
+    def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
+        """Yield sizes, with the CRC-32 as tag."""
+        documents = self.store.documents
+        found = ((key, documents[key]) for key in keys if key in documents)
+        return ((key, len(data), str(crc32(data))) for key, data in found)
+
+
+reader_of.register(GroupStore, GroupReader)

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Container, Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
-import obstore
 from obstore.exceptions import BaseError
 from toolz import keymap
 from zarr.abc.store import Store
@@ -23,20 +20,14 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from shardedstore.errors import CorruptError, PartitionError
-from shardedstore.fields import FILE_NAME, FORMAT
 from shardedstore.notices import Notice
-from shardedstore.storage.blobs import nbytes_of, object_store, open_blob
 from shardedstore.storage.errors import explain
-from shardedstore.storage.options import Options
 from shardedstore.storage.retry import patiently
-from shardedstore.storage.urls import is_remote, object_url
 from shardedstore.stores.consolidated import Overlay
-from shardedstore.stores.http_index import ROOTS
-from shardedstore.stores.locations import Config, Directory, Hole, Location, Mount, member_at, show
+from shardedstore.stores.locations import Config, Location, Mount, member_at
 from shardedstore.stores.members import Members, MountIndex
-from shardedstore.stores.other_json import describe_json
-from shardedstore.stores.registry import open_location
-from shardedstore.stores.subfolders import inner_folders, subfolders
+from shardedstore.stores.no_zarr import instead
+from shardedstore.stores.reader import Reader, reader_of
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import (
     CONSOLIDATED_V2,
@@ -109,7 +100,8 @@ class _Walk:
     """One walk: level by level, first along the folders, then to what consolidated metadata names besides."""
 
     def __init__(self, store: Store, skip: Container[str], known: tuple[str, ...], may_be_implicit: bool) -> None:
-        self.store, self.skip, self.known, self.may_be_implicit = store, skip, known, may_be_implicit
+        self.store, self.reader = store, reader_of(store)
+        self.skip, self.known, self.may_be_implicit = skip, known, may_be_implicit
         self.found: dict[str, Node] = {}
         self.unseen: list[str] = []
         self.seen: set[str] = set()
@@ -141,16 +133,16 @@ class _Walk:
     def _below(self, path: str, above: int | None, node: Node | None) -> Awaitable[list[Place]]:
         """Return what is to be visited below a path; of folders without a document, no more than there is room for."""
         if node is not None and isinstance(node.meta, ArrayMeta):
-            return self._places(path, node.meta.zarr_format, inner_folders(self.store, path, node.meta))
+            return self._places(path, node.meta.zarr_format, _inner_folders(self.reader, path, node.meta))
         if node is not None:
-            return self._places(path, node.meta.zarr_format, subfolders(self.store, path))
+            return self._places(path, node.meta.zarr_format, self.reader.folders(path))
         if not path and not self.may_be_implicit:
             return _nothing()
         self.room -= 1
         if self.room < 0:
             self.unseen.append(path)
             return _nothing()
-        return self._places(path, above, (name async for name in subfolders(self.store, path) if not _CHUNK(name)))
+        return self._places(path, above, (name async for name in self.reader.folders(path) if not _CHUNK(name)))
 
     async def _places(self, path: str, zarr_format: int | None, names: AsyncIterator[str]) -> list[Place]:
         async with self.limit:
@@ -180,6 +172,21 @@ class _Walk:
 
 async def _nothing() -> list[Place]:
     return []
+
+
+async def _inner_folders(reader: Reader[Any], path: str, array: ArrayMeta) -> AsyncIterator[str]:
+    """Yield the names of the folders in an array's own that hold no chunks of it, where no chunks are listed for that."""
+    if reader.knows_folders(path, array):
+        async for name in reader.folders(path):
+            if not _is_of_chunks(name, array):
+                yield name
+
+
+def _is_of_chunks(name: str, array: ArrayMeta) -> bool:
+    """Tell whether a folder may hold chunks: also by the separator that metadata of v2 need not say."""
+    if array.keys is not None and array.keys.name == "default":
+        return name == "c"
+    return name == "c" or (name.isdecimal() and len(array.shape) > 1)
 
 
 def _may_be_node(name: str) -> bool:
@@ -283,21 +290,21 @@ def read_nodes(config: Config) -> dict[str, Node]:
     known = [path for path, mount in config.shards.items() if mount.blocks is not None]
     nodes = _walk_location(config.base, homes, known)
     if not nodes:
-        raise PartitionError(f"{show(config.base)} {_instead(config.base)}")
+        raise PartitionError(f"{config.base.show()} {instead(config.base)}")
     for path, mount in config.shards.items():
         if mount.members is not None:
             nodes.update(_of_members(path, mount, mount.members))
-        elif mount.blocks is None and not isinstance(mount.location, Hole):
+        elif mount.blocks is None and mount.location.hole is None:
             nodes.update(_below(path, mount.location))
     if config.consolidated is not None:
-        _mark_rebuilt(open_location(config.consolidated), nodes)
+        _mark_rebuilt(config.consolidated.open(), nodes)
     return dict(sorted(nodes.items(), key=lambda node: node[0].split("/")))
 
 
 def _of_members(path: str, mount: Mount, members: Members) -> Iterator[tuple[str, Node]]:
     """Yield the nodes of members: of all that are parts of one Zarr, else of the first."""
     places = ((name, member_at(mount, number)) for number, name in enumerate(members.names))
-    there = ((name, place) for name, place in places if not isinstance(place, Hole))
+    there = ((name, place) for name, place in places if place.hole is None)
     for name, place in there if members.parts else islice(there, 1):
         nodes = _below(join(path, name), place)
         yield from ((at, node._replace(is_sample=not members.parts)) for at, node in nodes.items())
@@ -310,57 +317,9 @@ def _below(path: str, location: Location) -> dict[str, Node]:
         advice = ": write it, or leave it out" if isinstance(error.__cause__, FileNotFoundError) else ""
         raise PartitionError(f"shard {path!r}: {error}{advice}") from error
     if not below:
-        raise PartitionError(f"shard {path!r} is {show(location)}, which holds no Zarr: write it, or leave it out")
+        raise PartitionError(f"shard {path!r} is {location.show()}, which holds no Zarr: write it, or leave it out")
     found: dict[str, Node] = keymap(lambda rest: join(path, rest), below)
     return found
-
-
-def is_zarr(url: str, options: Options) -> bool:
-    """Tell whether a folder is a Zarr, as far as it can be seen."""
-    return any(_is_there(object_url(url, name), options) for name in ROOTS)
-
-
-RESULT = "is the result of a job: open it with ShardedStore.load"
-NO_ZARR = "holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
-MOST_JSON = 64 << 20  # bytes of a file that is looked at
-
-
-def _instead(location: Location) -> str:
-    """Return what a location is that holds no Zarr, and the next step."""
-    if not isinstance(location, Directory):
-        return NO_ZARR
-    if not location.url.endswith(".json"):
-        return RESULT if _is_there(object_url(location.url, FILE_NAME), location.options) else NO_ZARR
-    with suppress(OSError, BaseError):
-        nbytes = nbytes_of(location.url, location.options)
-        if nbytes is not None and nbytes > MOST_JSON:
-            return f"is a file of {nbytes:,} bytes, which is no Zarr: name the folder of one"
-        if nbytes is not None:
-            return _of_json(bytes(open_blob(location.url, location.options).read(0, nbytes)))
-    return NO_ZARR
-
-
-def _of_json(data: bytes) -> str:
-    """Return what a JSON file is that was named as a Zarr.
-
-    >>> _of_json(b'{"format": "shardedstore"}'), _of_json(b"")
-    ('is the result of a job: open it with ShardedStore.load', 'is an empty file, which is no Zarr: name the folder of one')
-    """
-    if not data.strip():
-        return "is an empty file, which is no Zarr: name the folder of one"
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        return f"is no JSON ({error}), and no Zarr: name the folder of one"
-    if isinstance(document, dict) and (document.get("format") == FORMAT or {"base", "shards"} <= document.keys()):
-        return RESULT
-    return f"is a JSON file, which is no Zarr: {describe_json(document)}"
-
-
-def _is_there(url: str, options: Options) -> bool:
-    with suppress(OSError, BaseError):
-        return nbytes_of(url, options) is not None
-    return False
 
 
 def _mark_rebuilt(overlay: Store, nodes: dict[str, Node]) -> None:
@@ -390,12 +349,12 @@ def _walk_location(
     location: Location, skip: Container[str], known: Iterable[str] = (), *, may_be_implicit: bool = False
 ) -> dict[str, Node]:
     try:
-        nodes = patiently(lambda: walk(open_location(location), skip, known, may_be_implicit=may_be_implicit))
+        nodes = patiently(lambda: walk(location.open(), skip, known, may_be_implicit=may_be_implicit))
         if not nodes:
-            _check_bucket(location)
+            location.check_there()
         _check_text(nodes)
     except (OSError, BaseError) as error:
-        raise PartitionError(f"{show(location)} can't be read: {explain(error)}") from error
+        raise PartitionError(f"{location.show()} can't be read: {explain(error)}") from error
     return nodes
 
 
@@ -405,12 +364,6 @@ def _check_text(paths: Iterable[str]) -> None:
             path.encode()
         except UnicodeEncodeError:
             raise PartitionError(f"{path!r} has a name that is no UTF-8, and no path in a Zarr: rename it") from None
-
-
-def _check_bucket(location: Location) -> None:
-    """Raise for a bucket that is not there: to those who ask for a key it is as if the key were missing."""
-    if isinstance(location, Directory) and is_remote(location.url) and not location.url.startswith("http"):
-        next(iter(obstore.list(object_store(location.url, location.options), chunk_size=1)), None)
 
 
 def digest(nodes: Mapping[str, Node]) -> str:

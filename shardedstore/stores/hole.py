@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
-from zarr.abc.store import ByteRequest
+from msgspec import Meta
+from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.errors import HoleError
-from shardedstore.stores.locations import Hole
+from shardedstore.stores.location import Location
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
+
+
+class Hole(Location, frozen=True, tag="hole", omit_defaults=True):
+    """A shard that failed and is missing, as the user of the job accepted; reading it is an error."""
+
+    shard: Annotated[str, Meta(description="The name of the shard in messages, such as `temperature[5]`.")]
+    cause: Annotated[str, Meta(description="The error that failed the shard.")] = ""
+
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        return HoleStore(self)
+
+    @property
+    def hole(self) -> Hole:
+        # docstring inherited
+        return self
+
+    def show(self) -> str:
+        # docstring inherited
+        return f"the hole {self.shard!r}"
 
 
 class HoleStore(ReadOnlyStore):

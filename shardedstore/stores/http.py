@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain, islice
 from threading import Lock
 from types import MappingProxyType
@@ -26,10 +26,11 @@ from shardedstore.errors import CorruptError, PartitionError
 from shardedstore.storage.blobs import object_store, size_at
 from shardedstore.storage.errors import status_of
 from shardedstore.storage.options import NONE, Options
+from shardedstore.storage.requests import in_flight
 from shardedstore.storage.urls import join_url, quote_name
 from shardedstore.stores.http_index import ROOTS, Named, chunk_keys, has_one_name, named_by
-from shardedstore.stores.part import DOCUMENTS
-from shardedstore.zarr.metadata import CONSOLIDATED_V2
+from shardedstore.stores.reader import KeyFilter, Reader, reader_of
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS
 from shardedstore.zarr.paths import is_below, join
 from shardedstore.zarr.readonly import ReadOnlyStore, cut
 
@@ -262,3 +263,30 @@ def _options(byte_range: ByteRequest | None) -> GetOptions:
         case SuffixByteRequest(suffix):
             return {"range": {"suffix": suffix}}
     raise ValueError(f"Unexpected byte_range, got {byte_range}.")
+
+
+class HTTPReader(Reader[HTTPReadStore]):
+    """Reads the keys that the metadata on a web server names, and the chunks that may exist."""
+
+    guesses = True
+
+    def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
+        """Yield what can be below the path; an array's chunks are all left, or none of them is."""
+        named = self.store.named
+        documents = {key for key in named.documents if is_below(key, path) and (kept is None or kept.holds(key))}
+        yield from sorted(documents)
+        arrays = [key for key in named.arrays.values() if key in documents]
+        if kept is not None:
+            first = {key: next(chunk_keys(key, named.documents[key]), None) for key in arrays}
+            arrays = [key for key, chunk in first.items() if chunk is None or kept.holds(chunk)]
+        for key, data in zip(arrays, self.fetch(arrays), strict=True):
+            if data is not None:  # it is told when it is read
+                yield from chunk_keys(key, data)
+
+    def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
+        """Get many at once; what the server does not have itself is looked up once."""
+        look = cache(self.store.look)
+        return in_flight(lambda key: self.store.read(key, look), keys)
+
+
+reader_of.register(HTTPReadStore, HTTPReader)

@@ -1,15 +1,24 @@
-"""A folder of an object store as zarr's own store, in which no marker of a folder is listed."""
+"""A folder of an object store: zarr's own store without markers of folders, and its reader."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from zarr.storage import ObjectStore
 
-from shardedstore.storage.markers import is_marked, unmarked
+from shardedstore.storage.markers import MARKERS, is_marked, unmarked
+from shardedstore.storage.requests import in_flight
+from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.zarr.paths import is_below
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+MOST_LISTINGS = 100  # of the folders in one folder; one listing of all, a request for a thousand keys, takes less then
+PAGE = 1000  # keys that a store lists with one request
 
 
 class ObjectFolder(ObjectStore[Any]):
@@ -35,3 +44,85 @@ class ObjectFolder(ObjectStore[Any]):
         for path in dict.fromkeys([*listed["common_prefixes"], *objects]):
             if path != folder:  # the folder's own marker
                 yield path.removeprefix(start).rstrip("/")
+
+
+class ObjectReader(Reader[ObjectStore[Any]]):
+    """Reads an object store with the sync calls of obstore, from threads."""
+
+    has_tags = True
+
+    def __init__(self, store: ObjectStore[Any]) -> None:
+        self.client = store.store
+
+    def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
+        """List everything below the path, a request for a thousand keys, but no folders that are cut out."""
+        return (found["path"] for found in self.objects(path, kept))
+
+    def objects(self, path: str, kept: KeyFilter | None) -> Iterator[ObjectMeta]:
+        """List what `keys` gives, with sizes and tags."""
+        folders = [path]
+        while folders:
+            folder = folders.pop()
+            listed: Iterable[Sequence[ObjectMeta]] = obstore.list(self.client, prefix=folder or None)
+            if kept is not None and kept.is_cut(folder):
+                names = obstore.list_with_delimiter(self.client, prefix=folder or None)
+                left = [below for below in names["common_prefixes"] if not kept.is_mounted(below)]
+                if len(left) <= MOST_LISTINGS:
+                    folders += left
+                    listed = [names["objects"]]
+            for batch in listed:
+                for found in unmarked(self.client, batch, MARKERS.add):
+                    key = found["path"]
+                    if is_below(key, path) and (kept is None or kept.holds(key)):
+                        yield found
+
+    def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
+        """Get many objects at once."""
+
+        def get(key: str) -> bytes | None:
+            try:
+                return bytes(obstore.get(self.client, key).bytes())
+            except FileNotFoundError:
+                return None
+
+        return in_flight(get, keys)
+
+    def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
+        """List from the first key on, and leap to the next where a page has none of them."""
+        wanted = sorted(keys)
+        names, place = set(wanted), 0
+        while place < len(wanted):
+            batch = next(iter(obstore.list(self.client, offset=_before(wanted[place]), chunk_size=PAGE)), None)
+            if not batch:
+                return
+            yield from (_tag(found) for found in batch if found["path"] in names)
+            last = batch[-1]["path"]
+            while place < len(wanted) and wanted[place] <= last:
+                place += 1
+
+    def tags_below(self, path: str, kept: KeyFilter | None) -> Iterator[Tag]:
+        # docstring inherited
+        return map(_tag, self.objects(path, kept))
+
+    async def folders(self, path: str) -> AsyncIterator[str]:
+        # docstring inherited
+        found = await obstore.list_with_delimiter_async(self.client, prefix=path or None)
+        for folder in found["common_prefixes"]:
+            yield folder.rstrip("/").rpartition("/")[2]
+
+
+reader_of.register(ObjectStore, ObjectReader)
+
+
+def _before(key: str) -> str:
+    """Return a name in the same folder before a key, with no chunk's key between them.
+
+    >>> _before("t/c/1/0"), _before("t/c/1/7")
+    ('t/c/1/-', 't/c/1/6z')
+    """
+    start, last = key[:-1], key[-1]
+    return f"{start}-" if last == "0" else f"{start}{chr(ord(last) - 1)}z"
+
+
+def _tag(found: ObjectMeta) -> Tag:
+    return found["path"], found["size"], str(found["e_tag"] or found["last_modified"])

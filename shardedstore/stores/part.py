@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Container, Iterable, Iterator
+from typing import Annotated, Any
 
+from msgspec import Meta
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from shardedstore.stores.views import Left
-from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES, dump_json, parse_json
-from shardedstore.zarr.paths import Mounts, join
+from shardedstore.fields import BelowRoot
+from shardedstore.stores.locate import locate_store
+from shardedstore.stores.location import Derived, Location, Opened
+from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, ArrayMeta, dump_json, parse_json
+from shardedstore.zarr.paths import Mounts, check_path, join
 from shardedstore.zarr.readonly import ReadOnlyStore, cut
 
-DOCUMENTS = (*METADATA_NAMES, CONSOLIDATED_V2)
+
+class PartOf(Derived, frozen=True, tag="part", omit_defaults=True):
+    """The groups and arrays of another component that are selected by their paths."""
+
+    only: Annotated[
+        tuple[BelowRoot, ...] | None,
+        Meta(
+            description="Paths that are selected with everything below them, and with the metadata of the groups above them; null selects everything."
+        ),
+    ] = None
+    without: Annotated[
+        tuple[BelowRoot, ...], Meta(description="Paths that are left out with everything below them.")
+    ] = ()
+
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        return Part(self.source.open(), self.only, self.without)
+
+    @property
+    def whole(self) -> Location:
+        # docstring inherited
+        return self.source
+
+    @property
+    def selection(self) -> str:
+        # docstring inherited
+        only = "everything" if self.only is None else ", ".join(self.only)
+        return only + (f" but {', '.join(self.without)}" if self.without else "")
+
+    def check(self) -> None:
+        # docstring inherited
+        for path in (*(self.only or ()), *self.without):
+            check_path(path, "the config's part of")
+        Mounts(self.only or ())
+        Mounts(self.without)
+        self.source.check()
 
 
 class Part(ReadOnlyStore):
@@ -102,19 +141,19 @@ class Part(ReadOnlyStore):
                     yield name
 
 
-class Rest:
-    """What a bulk reader lists of a part's store: what `remainder` leaves of the part."""
+class _Kept:
+    """The keys of a part, without those that another filter leaves out."""
 
-    def __init__(self, part: Part, remainder: Left | None) -> None:
-        self.part, self.remainder = part, remainder
+    def __init__(self, part: Part, kept: KeyFilter | None) -> None:
+        self.part, self.kept = part, kept
 
     def holds(self, key: str) -> bool:
         # docstring inherited
-        return self.part.holds(key) and (self.remainder is None or self.remainder.holds(key))
+        return self.part.holds(key) and (self.kept is None or self.kept.holds(key))
 
     def is_mounted(self, folder: str) -> bool:
         # docstring inherited
-        return not self.part.holds(folder) or (self.remainder is not None and self.remainder.is_mounted(folder))
+        return not self.part.holds(folder) or (self.kept is not None and self.kept.is_mounted(folder))
 
     def is_cut(self, folder: str) -> bool:
         # docstring inherited
@@ -123,13 +162,53 @@ class Rest:
     def chunk_names(self, folder: str) -> Container[str]:
         # docstring inherited
         if self.part.is_cut(folder):
-            return _Denied(self, folder)
-        return () if self.remainder is None else self.remainder.chunk_names(folder)
+            return _LeftOut(self, folder)
+        return () if self.kept is None else self.kept.chunk_names(folder)
 
 
-class _Denied(Container[str]):
-    def __init__(self, rest: Rest, folder: str) -> None:
-        self.rest, self.folder = rest, folder
+class _LeftOut(Container[str]):
+    def __init__(self, kept: _Kept, folder: str) -> None:
+        self.kept, self.folder = kept, folder
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and not self.rest.holds(join(self.folder, name))
+        return isinstance(name, str) and not self.kept.holds(join(self.folder, name))
+
+
+class PartReader(Reader[Part]):
+    """Reads a part of a store by the reader of the whole."""
+
+    def __init__(self, part: Part) -> None:
+        self.part, self.whole = part, reader_of(part.store)
+        self.fetch, self.tags, self.guesses, self.has_tags = (  # type: ignore[method-assign]
+            self.whole.fetch,
+            self.whole.tags,
+            self.whole.guesses,
+            self.whole.has_tags,
+        )
+
+    def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
+        # docstring inherited
+        return self.whole.keys(path, _Kept(self.part, kept))
+
+    def tags_below(self, path: str, kept: KeyFilter | None) -> Iterator[Tag]:
+        # docstring inherited
+        return self.whole.tags_below(path, _Kept(self.part, kept))
+
+    async def folders(self, path: str) -> AsyncIterator[str]:
+        # docstring inherited
+        async for name in self.whole.folders(path):
+            if self.part.holds(path) and self.part.holds(join(path, name)):
+                yield name
+
+    def knows_folders(self, path: str, array: ArrayMeta) -> bool:
+        # docstring inherited
+        return self.whole.knows_folders(path, array)
+
+
+reader_of.register(Part, PartReader)
+
+
+@locate_store.register
+def _(store: Part) -> Location:
+    inner = locate_store(store.store)
+    return Opened(store) if inner.is_open else PartOf(inner, store.only, store.without)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from shardedstore.stores.locations import Mount
 from shardedstore.stores.members import Members
+from shardedstore.stores.mount import Mount
 from shardedstore.zarr.grid import Blocks, ChunkKeys, Coords
 from shardedstore.zarr.paths import Mounts, check_key
 
 MOST_NUMBERS = 1 << 16  # that a table keeps
 Value = TypeVar("Value")
-Place = tuple[
+Address = tuple[
     str | None, Coords | None
 ]  # a component: the path that it is mounted at, None for the base, and its block
-BASE: Place = (None, None)
+BASE: Address = (None, None)
 
 
 class Routes:
@@ -34,7 +34,7 @@ class Routes:
     def __init__(self, mounts: Mapping[str, Mount]) -> None:
         self.mounts = Mounts(mounts)
         self._places = {path: _place(path, mount) for path, mount in mounts.items()}
-        self._last: tuple[str, Place | Chunks | Names] | None = (
+        self._last: tuple[str, Address | Chunks | Names] | None = (
             None  # the mount that was asked for last: likely the next one's too
         )
 
@@ -45,7 +45,7 @@ class Routes:
             self._places[path] = _place(path, mount)
         self.mounts, self._last = Mounts(self._places), None
 
-    def route(self, key: str) -> tuple[Place, str]:
+    def route(self, key: str) -> tuple[Address, str]:
         """Return what `find` does, or raise UsageError for what is no key: a component might take it for another's file."""
         last = self._last
         if last is not None and type(last[1]) is Chunks and key.startswith(last[0]):  # what is asked for most, in short
@@ -58,7 +58,7 @@ class Routes:
             check_key(key)
         return found
 
-    def find(self, key: str) -> tuple[Place, str]:
+    def find(self, key: str) -> tuple[Address, str]:
         """Return the component of a key, and the key inside it."""
         last = self._last
         if last is not None and key.startswith(last[0]):
@@ -76,7 +76,7 @@ class Routes:
         return place.find(rest) or (BASE, key)
 
 
-def _place(path: str, mount: Mount) -> Place | Chunks | Names:
+def _place(path: str, mount: Mount) -> Address | Chunks | Names:
     if mount.members is not None:
         return Names(path, mount.members)
     return (path, None) if mount.blocks is None else Chunks(path, mount.blocks)
@@ -88,7 +88,7 @@ class Names:
     def __init__(self, path: str, members: Members) -> None:
         self._path, self._members = path, members
 
-    def find(self, key: str) -> tuple[Place, str] | None:
+    def find(self, key: str) -> tuple[Address, str] | None:
         """Return the member that holds a key, and the key inside it; None where none does."""
         found = self._members.find(key)
         return ((self._path, (found[0],)), found[1]) if found is not None and found[1] else None
@@ -103,7 +103,7 @@ class Chunks:
         self._others = range(1, len(blocks.chunks))
         self._heads, self._tails = _Heads(path, blocks), _Tails(blocks)
 
-    def find(self, key: str) -> tuple[Place, str] | None:
+    def find(self, key: str) -> tuple[Address, str] | None:
         """Return the block that holds a chunk, and the chunk's key inside it; None where the key is no chunk of the grid."""
         end = key.find(self._separator, self._first)
         for _ in self._others:
@@ -133,14 +133,14 @@ class _Table(dict[str, Value]):
         raise NotImplementedError
 
 
-class _Heads(_Table[tuple[Place, str]]):
+class _Heads(_Table[tuple[Address, str]]):
     """Of the beginning of a chunk's key, along the leading dimensions: its block, and how the key begins there."""
 
     def __init__(self, path: str, blocks: Blocks) -> None:
         super().__init__()
         self._path, self._blocks = path, blocks
 
-    def work_out(self, key: str) -> tuple[Place, str]:
+    def work_out(self, key: str) -> tuple[Address, str]:
         # docstring inherited
         blocks = self._blocks
         coords = blocks.keys.decode(key, blocks.chunk_grid[: len(blocks.chunks)])

@@ -1,367 +1,90 @@
-"""Arrays that have grown since a config was saved: chunks that it does not lead to are not to be taken for missing."""
+"""Sharded stores: a base and the components that are mounted on it, read as one zarr store."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Container, Iterable, Iterator, Mapping
-from contextlib import aclosing
-from functools import cached_property
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from msgspec import Meta
+from zarr.abc.store import Store
 
-from shardedstore.errors import ConfigError, CorruptError, PartitionError, ShardedStoreError
-from shardedstore.storage.errors import lacks_credentials
-from shardedstore.stores.components import Components, Opener
-from shardedstore.stores.consolidated import Overlay
-from shardedstore.stores.locations import BlockOf, Config, Hole, Location, Mount, ViewOf, show
-from shardedstore.stores.members import Members
-from shardedstore.stores.routes import BASE, Place, Routes
-from shardedstore.stores.views import View
-from shardedstore.zarr.grid import BELOW_C, Blocks, Coords, block_name, parse_block
-from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, parse_node
-from shardedstore.zarr.paths import check_prefix, join
-from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
+from shardedstore.fields import PathText
+from shardedstore.stores.hole import Hole
+from shardedstore.stores.locate import locate_store
+from shardedstore.stores.location import Location, Place
+from shardedstore.stores.mount import Mount
+from shardedstore.stores.routing import RoutedStore
 
-NAMES = ("zarr.json", ".zarray")
-
-AGAIN = (
-    "save the config again from the store that wrote it, or open that one with "
-    "ShardedStore(base, shards, array_shard_funcs)"
-)
+if TYPE_CHECKING:
+    from shardedstore.stores.location import AnyLocation
 
 
-def is_view(mount: Mount) -> bool:
-    """Tell whether an array's blocks are views: all its chunks are in the source then, also those of no block."""
-    return any(isinstance(location, ViewOf | BlockOf) for location in (mount.location, *mount.exceptions.values()))
+class Config(Location, frozen=True, tag="sharded", omit_defaults=True):
+    """A sharded store: a base and the components that are mounted on it."""
 
+    base: Annotated[AnyLocation, Meta(description="The component that holds everything outside the mounted ones.")]
+    shards: Annotated[dict[PathText, Mount], Meta(description="The mounted components, by path.")] = {}  # noqa: RUF012 (msgspec copies it)
+    consolidated: Annotated[
+        AnyLocation | None, Meta(description="The component that holds the rebuilt consolidated metadata.")
+    ] = None
 
-async def check_known(path: str, blocks: Blocks, base: Store) -> None:
-    """Raise ConfigError where an array has chunks by its document in the base that its blocks do not hold."""
-    values = await asyncio.gather(*(base.get(join(path, name), PROTOTYPE) for name in NAMES))
-    found = {name: value.to_bytes() for name, value in zip(NAMES, values, strict=True) if value is not None}
-    try:
-        array = parse_node(found, path)
-    except CorruptError:  # which zarr tells whoever opens the array
-        return
-    if not isinstance(array, ArrayMeta) or _is_within(array, blocks):
-        return
-    now = f"{array.chunk_grid} chunks" if array.keys == blocks.keys else f"{array.chunk_grid} chunks of other keys"
-    raise ConfigError(
-        f"{path!r} has {now} by its document in the base, and {blocks.chunk_grid} by the config, which is older and does not lead "
-        f"to the others: {AGAIN}"
-    )
+    def __hash__(self) -> int:
+        return hash(self.base)
 
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        return RoutedStore(self)
 
-def _is_within(array: ArrayMeta, blocks: Blocks) -> bool:
-    grid = array.chunk_grid
-    if array.keys != blocks.keys or len(grid) != len(blocks.chunk_grid):
-        return False
-    return all(n <= most for n, most in zip(grid, blocks.chunk_grid, strict=True))
+    def show(self) -> str:
+        # docstring inherited
+        return f"the sharded store on {self.base.show()}"
 
-
-class RoutedStore(ReadOnlyStore):
-    """A read-only zarr store that routes zarr's calls to the components of a config, opened when first asked for."""
-
-    def __init__(self, config: Config, opener: Opener) -> None:
-        super().__init__()
-        self._read_only = False  # it refuses to write, but any mode opens it, also zarr's default "a"
-        self._config, self._opener = config, opener
-        self._shards: Mapping[str, Mount] = config.shards
-        self._routes = Routes(self._shards)
-        self._components = Components(config.base, self._shards, opener)
-        self._overlay = None if config.consolidated is None else Overlay(opener(config.consolidated))
+    def show_in(self, folder: str) -> str:
+        # docstring inherited
+        return ""
 
     @property
-    def config(self) -> Config:
-        """What the store is made of."""
-        return self._config
-
-    def component(self, path: str | None, block: Coords | None = None) -> Store:
-        """Return what is mounted at a path, of an array that is divided one block of it; for None the base."""
-        return self._components.at((path, block))
-
-    def _route(self, key: str) -> tuple[Store, str]:
-        """Return the component that holds a key, and the key inside it."""
-        place, rest = self._routes.route(key)
-        return self._components.at(place), rest
-
-    async def _holder(self, key: str) -> tuple[Store, str]:
-        """Return the component that answers for a key: `_route`, but for rebuilt consolidated metadata."""
-        if self._overlay is not None and await self._overlay.holds(key):
-            return self._overlay.store, key
-        return self._route(key)
-
-    async def _consolidated(self) -> frozenset[str]:
-        """Return the keys of rebuilt consolidated metadata."""
-        return frozenset() if self._overlay is None else await self._overlay.keys()
-
-    async def get(
-        self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    def has_tags(self) -> bool:
         # docstring inherited
-        place, rest = self._routes.route(key)
-        try:
-            if self._overlay is not None and (found := await self._overlay.get(key, prototype, byte_range)) is not None:
-                return found
-            data = await self._components.at(place).get(rest, prototype, byte_range)
-        except Exception as error:
-            if (told := self._told(error, place)) is not None:
-                raise told from None
-            raise
-        if data is None:
-            await self._check_missing(key)
-        return data
+        return False
 
-    def _told(self, error: Exception, place: Place) -> ShardedStoreError | None:
-        """Return one message in place of an error of a process without credentials, such as a worker."""
-        if not lacks_credentials(error):
-            return None
-        mount = self._shards.get(place[0] or "") if place != BASE else None
-        location = self._config.base if mount is None else mount.location
-        return ShardedStoreError(
-            f"this process has no credentials for {show(location)}: storage_options stay in the process that they were given "
-            "to. To read on a cluster, read inside of `with store.credentials_on(client):`; or give the credentials to the "
-            "environment of this process. Public data need storage_options='anonymous'"
+    @property
+    def sources(self) -> tuple[Location, ...]:
+        # docstring inherited
+        mounted = (location for mount in self.shards.values() for location in mount.locations())
+        return self.base, *mounted, *filter(None, [self.consolidated])
+
+    def map_places(self, change: Callable[[Place], Place]) -> Config:
+        # docstring inherited
+        return Config(
+            base=self.base.map_places(change),
+            shards={path: mount.map_places(change) for path, mount in self.shards.items()},
+            consolidated=self.consolidated and self.consolidated.map_places(change),
         )
 
-    async def exists(self, key: str) -> bool:
-        # docstring inherited
-        store, rest = await self._holder(key)
-        if await store.exists(rest):
-            return True
-        await self._check_missing(key)
-        return False
+    def locations(self) -> Iterator[tuple[str, Location]]:
+        """Yield all locations, each with its role in words; for nested stores, their locations."""
+        yield from _nested("the base", self.base)
+        for path, mount in self.shards.items():
+            yield from _nested(f"shard {path!r}", mount.location)
+            for index, location in mount.exceptions.items():
+                yield from _nested(f"shard {path!r}, block {index!r}", location)
+        if self.consolidated is not None:
+            yield from _nested("the consolidated metadata", self.consolidated)
 
-    async def getsize(self, key: str) -> int:
-        # docstring inherited
-        store, rest = await self._holder(key)
-        return await store.getsize(rest)
-
-    async def _check_missing(self, key: str) -> None:
-        """Raise ConfigError for what is missing, where it may be a chunk that the array got after the config was saved."""
-        if self._routes.find(key)[0] != BASE:
-            return
-        path, rest = self._routes.mounts.resolve(key) or ("", "")
-        if rest and rest not in METADATA_NAMES:
-            await self._check_known(path)
-
-    async def _check_known(self, path: str) -> None:
-        """Raise ConfigError for an array that has chunks which the config does not lead to."""
-        mount = self._shards.get(path)
-        if mount is not None and mount.blocks is not None and not is_view(mount):
-            await check_known(path, mount.blocks, self._components.at(BASE))
-
-    async def list(self) -> AsyncIterator[str]:
-        # docstring inherited
-        async for key in self.list_prefix(""):
-            yield key
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        # docstring inherited
-        check_prefix(prefix)
-        overlay = await self._consolidated()
-        async for key in self._list_components(prefix):
-            if key not in overlay:
-                yield key
-        for key in overlay:
-            if key.startswith(prefix):
-                yield key
-
-    async def _list_components(self, prefix: str) -> AsyncIterator[str]:
-        async for key in self._list_base(prefix):
-            yield key
-        for path, mount in list(self._shards.items()):  # which may change meanwhile
-            start = f"{path}/" if path else ""
-            if not (start.startswith(prefix) or prefix.startswith(start)):
-                continue
-            if mount.members is not None:
-                async for key in self._list_members(path, mount.members, prefix[len(start) :]):
-                    yield start + key
-                continue
-            if mount.blocks is None:
-                async for key in self._components.at((path, None)).list_prefix(prefix[len(start) :]):
-                    yield start + key
-                continue
-            await self._check_known(path)
-            async for key in self._list_blocks(path, mount, mount.blocks, prefix[len(start) :]):
-                yield start + key
-
-    async def _list_base(self, prefix: str) -> AsyncGenerator[str]:
-        async for key in self._components.at(BASE).list_prefix(prefix):
-            if self._routes.find(key)[0] == BASE:
-                yield key
-
-    async def _list_members(self, path: str, members: Members, prefix: str) -> AsyncIterator[str]:
-        numbers, rest = members.below(prefix), ""
-        found = members.find(prefix)
-        if found is not None and members.names[found[0]] != prefix:  # which other names may begin with, too
-            numbers, rest = iter(found[:1]), found[1]
-        for number in numbers:
-            async for key in self._components.at((path, (number,))).list_prefix(rest):
-                yield f"{members.names[number]}/{key}"
-
-    async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncGenerator[str]:
-        for view, names in _views(mount, blocks):  # one listing of a source for all blocks that are there
-            async for key in View(self._components.source(view.source), view.path).list_prefix(prefix):
-                coords = blocks.keys.decode(key, blocks.chunk_grid)
-                if coords is not None and block_name(blocks.split(coords)[0]) in names:
-                    yield key
-        for block in _apart(mount, blocks):
-            async for key in self._components.at((path, block)).list():
-                local = blocks.keys.decode(key, blocks.local_grid(block))
-                if local is not None and (whole := blocks.keys.encode(blocks.join(block, local))).startswith(prefix):
-                    yield whole
-
-    async def _list_array(self, path: str, mount: Mount) -> AsyncIterator[str]:
-        """Yield the names in the folder of a divided array: where its chunks are all below one name, the first is enough."""
-        assert mount.blocks is not None
-        if mount.blocks.keys != BELOW_C:
-            async for name in super().list_dir(path):
-                yield name
-            return
-        await self._check_known(path)
-        for name in await self._names(path, BASE, path):
-            if name != "c":
-                yield name
-        blocks, base = self._list_blocks(path, mount, mount.blocks, ""), self._list_base(join(path, "c/"))
-        async with aclosing(blocks), aclosing(base):
-            if await anext(blocks, None) is not None or await anext(base, None) is not None:
-                yield "c"
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        # docstring inherited
-        path = prefix.strip("/")
-        check_prefix(path)
-        found = self._routes.mounts.resolve(path)
-        if found is not None and self._shards[found[0]].blocks is not None:
-            async for name in super().list_dir(path) if found[1] else self._list_array(path, self._shards[path]):
-                yield name
-            return
-        place, rest, children = self._folder(path, found)
-        names = dict.fromkeys([*await self._names(path, place, rest), *children])
-        if found is None:
-            names |= dict.fromkeys(await self._children(path))
-        for key in await self._consolidated():
-            folder, _, name = key.rpartition("/")
-            if folder == path:
-                names[name] = None
-        for name in names:
-            if join(path, name) not in self._hidden:
-                yield name
-
-    @cached_property
-    def _hidden(self) -> frozenset[str]:
-        """The groups and arrays that are holes: the names in a group are without them, so that all others open."""
-        found: set[str] = set()
-        for path, mount in self._shards.items():
-            if mount.division is None and isinstance(mount.location, Hole):
-                found.add(path)
-            elif (members := mount.members) is not None:
-                gone = [name for name, location in mount.exceptions.items() if isinstance(location, Hole)]
-                found.update(join(path, member) for name in gone for member in members.in_shard(name))
-        return frozenset(found)
-
-    async def _names(self, path: str, place: Place, rest: str) -> Iterable[str]:
-        """Return the names in a folder of a component; those of rebuilt consolidated metadata where it can't be listed."""
-        try:
-            return [name async for name in self._components.at(place).list_dir(rest)]
-        except PartitionError:
-            names = [] if self._overlay is None else await self._overlay.names(path)
-            if not names:
-                raise
-            return names
-
-    def _folder(self, path: str, found: tuple[str, str] | None) -> tuple[Place, str, Iterable[str]]:
-        """Return the component that a folder lies in, the folder's path there, and which members lie in it."""
-        if found is None:
-            return BASE, path, ()
-        at, rest = found
-        members = self._shards[at].members
-        if members is None:
-            return (at, None), rest, ()
-        inside = members.find(rest)
-        return (BASE, path, members.children(rest)) if inside is None else ((at, (inside[0],)), inside[1], ())
-
-    async def _children(self, path: str) -> Iterable[str]:
-        """Return the names directly below a path of the base that are mounts or lead to some."""
-        return self._routes.mounts.children(path)
-
-    def with_read_only(self, read_only: bool = False) -> Self:
-        # docstring inherited
-        store = object.__new__(type(self))
-        store.__dict__.update(self.__dict__, _read_only=read_only, _is_open=False)
-        return store
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "opener": self._opener, "read_only": self.read_only}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        RoutedStore.__init__(self, state["config"], state["opener"])
-        self._read_only = state["read_only"]
-
-    def _check_writable(self) -> None:
-        super()._check_writable()
-        raise ValueError(f"{type(self).__name__} can't be written to: map it with map_shards to change it")
-
-    async def delete_dir(self, prefix: str) -> None:
-        # docstring inherited
-        self._check_writable()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self.config == other.config
-
-    def __repr__(self) -> str:
-        return in_a_line(type(self).__name__, self.config.base, self._shards)
+    def holes(self) -> Iterator[Hole]:
+        """Yield the holes."""
+        yield from (location.hole for _, location in self.locations() if location.hole is not None)
 
 
-class _Others(Container[str]):
-    """The names of all blocks but some: there may be more than fit in memory."""
-
-    def __init__(self, names: Container[str]) -> None:
-        self._names = names
-
-    def __contains__(self, name: object) -> bool:
-        return name not in self._names
+def _nested(role: str, location: Location) -> Iterator[tuple[str, Location]]:
+    inner = location.origin
+    if isinstance(inner, Config):
+        yield from ((f"{role}: {part}", found) for part, found in inner.locations())
+    else:
+        yield role, location
 
 
-def _apart(mount: Mount, blocks: Blocks) -> Iterator[Coords]:
-    """Yield the blocks that are listed one by one, as they are not views of one source."""
-    names = set(mount.exceptions)
-    if not isinstance(mount.location, ViewOf):
-        names |= set(map(block_name, map(blocks.index, range(blocks.count))))
-    names -= {name for name, found in mount.exceptions.items() if _is_in_place(found, blocks, name)}
-    yield from sorted(map(parse_block, names))
-
-
-def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[ViewOf, Container[str]]]:
-    """Yield what the blocks of a mount are views of, each with the names of its blocks."""
-    if isinstance(mount.location, ViewOf):
-        yield mount.location, _Others(mount.exceptions)
-    views: defaultdict[ViewOf, set[str]] = defaultdict(set)
-    for name, location in mount.exceptions.items():
-        if isinstance(location, BlockOf) and _is_in_place(location, blocks, name):
-            views[ViewOf(location.source, location.path)].add(name)
-    yield from views.items()
-
-
-def _is_in_place(location: Location, blocks: Blocks, name: str) -> bool:
-    """Tell whether a block has the same chunks in its source, by the same keys, as in the array that it is mounted in."""
-    if not isinstance(location, BlockOf):
-        return False
-    box = location.blocks.box(location.block)
-    return location.blocks.keys == blocks.keys and box == blocks.box(parse_block(name))
-
-
-def in_a_line(kind: str, base: Location, mounts: Mapping[str, Mount]) -> str:
-    """Return what a sharded store is made of.
-
-    >>> from shardedstore.stores.locations import Directory
-    >>> in_a_line("ShardedStore", Directory("/base"), {"a": Mount(Directory("/a"))})
-    "<ShardedStore of '/base' and 1 shard at 1 path>"
-    """
-    shards, paths = sum(mount.count for mount in mounts.values()), len(mounts)
-    plurals = "s" * (shards != 1), "s" * (paths != 1)
-    return f"<{kind} of {show(base)} and {shards} shard{plurals[0]} at {paths} path{plurals[1]}>"
+@locate_store.register
+def _(store: RoutedStore) -> Location:
+    return store.config

@@ -6,15 +6,61 @@ them. The metadata beside the chunks is that of no array, so that the array's ow
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, ClassVar
 
+import msgspec
+from msgspec import Meta
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from shardedstore.stores.views import Block
+from shardedstore.errors import CorruptError
+from shardedstore.stores.block import Block, BlockOf, read_block
+from shardedstore.stores.entries import Choice, Entry, entries_of
+from shardedstore.stores.location import Derived, Location, Place
+from shardedstore.stores.reader import Tag, reader_of, tags_of
+from shardedstore.zarr.grid import block_name
 from shardedstore.zarr.metadata import METADATA_NAMES
 from shardedstore.zarr.paths import join
 from shardedstore.zarr.readonly import ReadOnlyStore
+
+
+class Squeezed(Derived, frozen=True, tag="squeezed"):
+    """One block of an array in the form of shardedstore 0.3.1: its chunk keys lack the sharded dimensions."""
+
+    is_legacy: ClassVar[bool] = True
+
+    array: Annotated[BlockOf, Meta(description="The block whose metadata describes the chunks.")]
+
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        array = self.array
+        return SqueezedBlock(self.source.open(), Block(array.source.open(), array.path, array.blocks, array.block))
+
+    def show(self) -> str:
+        # docstring inherited
+        return f"'{self.array.path}[{block_name(self.array.block)}]' in {self.source.show()}"
+
+    @property
+    def sources(self) -> tuple[Location, ...]:
+        # docstring inherited
+        return self.source, self.array
+
+    def check(self) -> None:
+        # docstring inherited
+        self.array.check()
+        self.source.check()
+
+    def map_places(self, change: Callable[[Place], Place]) -> Location:
+        # docstring inherited
+        array = msgspec.structs.replace(self.array, source=self.array.source.map_places(change))
+        return Squeezed(self.source.map_places(change), array)
+
+    def __post_init__(self) -> None:
+        blocks = self.array.blocks
+        if blocks.keys.name != "v2" or len(blocks.chunks) >= len(blocks.chunk_grid):
+            raise ValueError("an array's block is squeezed in Zarr v2 alone, and has a dimension that is not sharded")
 
 
 class SqueezedBlock(ReadOnlyStore):
@@ -66,3 +112,21 @@ class SqueezedBlock(ReadOnlyStore):
         blocks = self.array.blocks
         whole = blocks.keys.encode_box(blocks.box(self.array.block))
         return (key[len(self.left_out) :] for key in whole)
+
+
+@entries_of.register
+def _(view: SqueezedBlock, _choice: Choice) -> Iterator[Entry]:
+    reader, left = reader_of(view.store), math.prod(view.array.blocks.local_grid(view.array.block))
+    for entry in read_block(reader_of(view.array.store), view.array, reader.fetch(view.stored_keys())):
+        left -= entry.coords is not None
+        yield entry
+    if left and None in reader.fetch([".zarray"]):  # that of no array, but each has one
+        raise CorruptError(
+            f"{view.array.path!r} lacks chunks of its block {block_name(view.array.block)!r}, and {view.store!r} is no shard "
+            "any more: is it still there, and mounted?"
+        )
+
+
+@tags_of.register
+def _(view: SqueezedBlock) -> Iterator[Tag]:
+    return reader_of(view.store).tags(view.stored_keys())

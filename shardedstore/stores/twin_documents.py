@@ -15,9 +15,9 @@ from zarr.abc.store import Store
 
 from shardedstore.errors import CorruptError
 from shardedstore.notices import Notice, node_name
-from shardedstore.stores.batch_reader import batch_reader
 from shardedstore.stores.entries import Entry, is_document
 from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.reader import reader_of
 from shardedstore.zarr.grid import ENCODINGS
 from shardedstore.zarr.metadata import (
     CONSOLIDATED_V2,
@@ -87,7 +87,7 @@ def both_notices(store: Store, nodes: Mapping[str, Node]) -> Iterator[Notice]:
     arrays = [path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta) and node.meta.zarr_format == 3]
     old = list[bytes | None]()
     with suppress(OSError, BaseError):  # of a server that does not tell what is missing
-        old = list(batch_reader(store).fetch(join(path, ".zarray") for path in arrays))
+        old = list(reader_of(store).fetch(join(path, ".zarray") for path in arrays))
     found = tuple(path for path, data in zip(arrays, old, strict=False) if data is not None)
     if found:
         yield Notice("documents of Zarr v2 and v3 describe the same array, and the result has those of v3 alone", found)

@@ -7,15 +7,20 @@ opened alone. Design: docs/design/0016-documents-that-lead-to-nothing.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Annotated
 
+from msgspec import Meta
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from shardedstore.fields import PathText
 from shardedstore.storage.urls import BESIDE
-from shardedstore.stores.http import HTTPReadStore
-from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES
-from shardedstore.zarr.paths import is_below, join
+from shardedstore.stores.locate import locate_store
+from shardedstore.stores.location import Derived, Location, Opened
+from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES, ArrayMeta
+from shardedstore.zarr.paths import check_path, is_below, join
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
 
 VEIL = BESIDE  # ends the names of documents that no other reader is to find
@@ -59,6 +64,45 @@ class Veil:
         """Return the keys that there may be of documents that are veiled."""
         names = (*METADATA_NAMES, CONSOLIDATED_V2)
         return tuple(join(path, name) for path in sorted(self.paths) for name in names)
+
+
+class VeiledOf(Derived, frozen=True, tag="veiled"):
+    """Another component, some metadata documents of which are stored under names that other readers do not know."""
+
+    paths: Annotated[
+        tuple[PathText, ...], Meta(description="The paths of the groups and arrays whose documents are renamed.")
+    ]
+
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        return Veiled(self.source.open(), self.paths)
+
+    @property
+    def kind(self) -> str:
+        # docstring inherited
+        return self.source.kind
+
+    @property
+    def held(self) -> Location:
+        # docstring inherited
+        return self.source
+
+    def check(self) -> None:
+        # docstring inherited
+        for path in filter(None, self.paths):
+            check_path(path, "the config's veil of")
+        self.source.check()
+
+
+def veiled(location: Location, paths: Iterable[str]) -> Location:
+    """Return the location of a component whose documents at some paths are veiled; the location itself without paths.
+
+    >>> from shardedstore.stores.zip import Zip
+    >>> veiled(Zip("/out/base.zip"), ["u", "t"]), veiled(Zip("/out/base.zip"), [])
+    (VeiledOf(source=Zip(url='/out/base.zip'), paths=('t', 'u')), Zip(url='/out/base.zip'))
+    """
+    some = tuple(sorted(paths))
+    return VeiledOf(location, some) if some else location
 
 
 class Veiled(ReadOnlyStore):
@@ -114,8 +158,53 @@ class Veiled(ReadOnlyStore):
 
     async def _unlisted(self) -> tuple[str, ...]:
         """Return the keys of veiled documents in what can't be listed."""
-        if not isinstance(self.store, HTTPReadStore):
+        if not reader_of(self.store).guesses:
             return ()
         keys = self.veil.documents()
         there = await asyncio.gather(*map(self.exists, keys))
         return tuple(key for key, is_there in zip(keys, there, strict=True) if is_there)
+
+
+class VeiledReader(Reader[Veiled]):
+    """Reads a veiled component by the reader of the component."""
+
+    def __init__(self, store: Veiled) -> None:
+        self.veil, self.whole = store.veil, reader_of(store.store)
+        self.guesses, self.has_tags = self.whole.guesses, self.whole.has_tags
+
+    def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
+        """Yield the keys that the component's names stand for; where it can't be listed, veiled documents are asked for."""
+        yield from map(self.veil.shown, self.whole.keys(path, kept))
+        if self.guesses:
+            wanted = [key for key in self.veil.documents() if is_below(key, path)]
+            found = zip(wanted, self.fetch(wanted), strict=True)
+            yield from (key for key, data in found if data is not None and (kept is None or kept.holds(key)))
+
+    def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
+        """Read what stands under the component's names."""
+        return self.whole.fetch(map(self.veil.stored, keys))
+
+    def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
+        """Yield sizes and tags, by the names in the component."""
+        return self.whole.tags(map(self.veil.stored, keys))
+
+    def tags_below(self, path: str, kept: KeyFilter | None) -> Iterator[Tag]:
+        """Yield sizes and tags, by the names in the component."""
+        return self.whole.tags_below(path, kept)
+
+    def folders(self, path: str) -> AsyncIterator[str]:
+        # docstring inherited
+        return self.whole.folders(path)
+
+    def knows_folders(self, path: str, array: ArrayMeta) -> bool:
+        # docstring inherited
+        return self.whole.knows_folders(path, array)
+
+
+reader_of.register(Veiled, VeiledReader)
+
+
+@locate_store.register
+def _(store: Veiled) -> Location:
+    inner = locate_store(store.store)
+    return Opened(store) if inner.is_open else veiled(inner, store.veil.paths)

@@ -24,10 +24,9 @@ from shardedstore.storage.errors import is_transient
 from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.entries import Data, Entry, read_entries
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Opened, ViewOf, is_template
+from shardedstore.stores.locations import Config, Opened
 from shardedstore.stores.members import Members
 from shardedstore.stores.ome import upgraded
-from shardedstore.stores.registry import open_location
 from shardedstore.transforms.base.chain import Shard, whole_key
 from shardedstore.transforms.base.datasums import Digested, digest_entries
 from shardedstore.verify.levels import ComparedChunks
@@ -168,10 +167,10 @@ def take(task: DataTask) -> Taken:
 
 def _opened(run: Run) -> Run:
     """Return a run with an opened source, so that the directory of a zip is read once for all its shards."""
-    if not isinstance(run.location, ViewOf) or is_template(run.location):
+    source = run.location.shared_source
+    if source is None:
         return run
-    opened = Opened(open_location(run.location.source))
-    return msgspec.structs.replace(run, location=ViewOf(opened, run.location.path))
+    return msgspec.structs.replace(run, location=run.location.with_source(Opened(source.open())))
 
 
 def _damage(run: Run, shard: Shard, error: Exception) -> Damage:

@@ -17,9 +17,8 @@ from zarr.abc.store import Store
 from shardedstore.codecs.migrate_document import MASKED, MISSING, array_document
 from shardedstore.errors import ChainError
 from shardedstore.jobs.differences import Difference
-from shardedstore.stores.batch_reader import batch_reader
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.registry import open_location
+from shardedstore.stores.reader import reader_of
 from shardedstore.verify.compare import Side
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, parse_json
@@ -93,10 +92,10 @@ def _arrays(side: Side, zarr_format: int) -> dict[str, Node]:
 
 def _second_documents(ours: Side) -> Iterator[Difference]:
     """Yield the arrays whose documents of two formats give different values."""
-    store = open_location(ours.plan.config)
+    store = ours.plan.config.open()
     for zarr_format, name in ARRAY_NAMES.items():
         arrays, other = _arrays(ours, zarr_format), 5 - zarr_format
-        found = batch_reader(store).fetch(join(path, ARRAY_NAMES[other]) for path in arrays)
+        found = reader_of(store).fetch(join(path, ARRAY_NAMES[other]) for path in arrays)
         for (path, node), data in zip(arrays.items(), found, strict=True):
             assert isinstance(node.meta, ArrayMeta)
             if data is not None and not _reads_alike(store, path, node.meta):

@@ -23,9 +23,9 @@ from shardedstore.storage.errors import explain, is_transient
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.retry import Retries, retry
-from shardedstore.stores.batch_reader import batch_reader
 from shardedstore.stores.entries import read_entries
-from shardedstore.stores.locations import Config, Zip
+from shardedstore.stores.locations import Config, Place
+from shardedstore.stores.reader import reader_of
 from shardedstore.transforms.base.chain import Shard, Tally, Written, whole_key
 from shardedstore.transforms.base.datasums import Sums, digest_entries
 from shardedstore.zips import ZipReadStore
@@ -109,7 +109,7 @@ def unreadable(shard: str, error: BaseException) -> Difference:
 def _check_bytes(run: Run, shard: Shard, record: Record, layout: type[ResultLayout]) -> list[Difference]:
     found: list[Difference] = []
     location = object_at(run, shard)
-    if isinstance(location, Zip):
+    if isinstance(location, Place) and location.is_file:
         written, keys = _tally_zip(location.url, location.options)
         for key, what in keys:
             found.append(Difference("damaged", f"{shard.name}: {what}", MAKE_AGAIN, shard=shard.name, key=key))
@@ -134,7 +134,7 @@ def _tally_zip(url: str, options: Options = NONE) -> tuple[Written, list[tuple[s
     tally = Tally()
     for key in keys:
         tally.add(key, entries[key].size, entries[key].crc)
-    reader = batch_reader(ZipReadStore(url, storage_options=options))
+    reader = reader_of(ZipReadStore(url, storage_options=options))
     wrong: list[tuple[str, str]] = []
     at = 0
     while at < len(keys) and len(wrong) < MOST_DAMAGED:

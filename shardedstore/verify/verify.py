@@ -20,7 +20,7 @@ from shardedstore.partition.partition import divide
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.urls import normalize
-from shardedstore.stores.locations import Config, Location, Place, locations, origin
+from shardedstore.stores.locations import Config, Location, Place
 from shardedstore.verify.compare import (
     MEND,
     Side,
@@ -96,12 +96,12 @@ def _own_source(config: Config, kept: ResultJob) -> Config | None:
     if not kept.made.config:
         return None
     source = from_dict(kept.made.config)
-    ours = {_server(location) for _, location in locations(config)}
-    return source if all(_server(location) in (None, *ours) for _, location in locations(source)) else None
+    ours = {_server(location) for _, location in config.locations()}
+    return source if all(_server(location) in (None, *ours) for _, location in source.locations()) else None
 
 
 def _server(location: Location) -> str | None:
-    place = origin(location)
+    place = location.origin
     return place.options.server if isinstance(place, Place) else None
 
 

@@ -14,9 +14,8 @@ from shardedstore.errors import UsageError
 from shardedstore.partition.shapes import shape_of, to_blocks
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import join_url, normalize
-from shardedstore.stores.locations import Directory, Location, Mount, Opened, Place, at_block, show
+from shardedstore.stores.locations import Directory, Location, Mount, Place
 from shardedstore.stores.recognise import locate
-from shardedstore.stores.registry import open_location
 from shardedstore.zarr.grid import Blocks, Coords, block_name, parse_block
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import check_path
@@ -35,7 +34,7 @@ class ShardFactory:
 
     def __call__(self, chunk_dims: str) -> Store:
         url = self.template.url.replace(BLOCK, chunk_dims)
-        return open_location(msgspec.structs.replace(self.template, url=url), read_only=False)
+        return msgspec.structs.replace(self.template, url=url).open(read_only=False)
 
     def __repr__(self) -> str:
         return f"array_shard_store({self.template.url!r})"
@@ -118,7 +117,7 @@ class Rule:
                 f"array_shard_funcs[{self.path!r}] returned {store!r} for the block {name!r}, which is not a zarr store"
             )
         location = locate(store)
-        if not isinstance(location, Directory | Opened):
+        if location.written_to is None:
             raise UsageError(
                 f"array_shard_funcs[{self.path!r}] returned {store!r} for the block {name!r}, which can't be reopened for "
                 "writing: write to folders, such as array_shard_directory_store(prefix), and map these to zips afterwards"
@@ -129,15 +128,15 @@ class Rule:
 def _kept(old: Mount | None, block: Coords) -> Location | None:
     if old is None or old.blocks is None or not old.blocks.within(block):
         return None
-    return at_block(old.exceptions.get(block_name(block), old.location), block)
+    return old.exceptions.get(block_name(block)) or old.location.at_block(old.blocks, block)
 
 
 def _check_distinct(path: str, made: Mapping[str, Location]) -> None:
     seen: dict[object, str] = {}
     for name, location in made.items():
-        if (other := seen.setdefault(_place(location), name)) != name:
+        if (other := seen.setdefault(location.written_to, name)) != name:
             raise UsageError(
-                f"array_shard_funcs[{path!r}] returned the same store, {show(location)}, for the blocks {other!r} and "
+                f"array_shard_funcs[{path!r}] returned the same store, {location.show()}, for the blocks {other!r} and "
                 f"{name!r}: use the index in the factory, so that each block has its own store"
             )
 
@@ -154,21 +153,11 @@ def check_apart(mounts: Mapping[str, Mount], base: Location | None = None) -> No
         found += [(repr(path), location) for location in (mount.location, *mount.exceptions.values())]
     seen: dict[object, str] = {}
     for name, location in found:
-        place = _place(location)
+        place = location.written_to
         if place is not None and (other := seen.setdefault(place, name)) != name:
             raise UsageError(
-                f"{other} and {name} are both in {show(location)}, and would overwrite each other: give each its own place"
+                f"{other} and {name} are both in {location.show()}, and would overwrite each other: give each its own place"
             )
-
-
-def _place(location: Location) -> object:
-    """Return a value that is equal for locations of the same place; None for read-only locations."""
-    match location:
-        case Directory(url):
-            return url
-        case Opened(store):
-            return id(store)
-    return None
 
 
 def compact(locations: Mapping[str, Location], blocks: Blocks) -> Mount:
@@ -185,7 +174,7 @@ def compact(locations: Mapping[str, Location], blocks: Blocks) -> Mount:
         rest = {
             other: location
             for other, location in locations.items()
-            if at_block(template, parse_block(other)) != location
+            if template.at_block(blocks, parse_block(other)) != location
         }
         if not rest:
             return Mount(template, blocks)

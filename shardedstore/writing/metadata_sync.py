@@ -18,8 +18,8 @@ from zarr.core.buffer import Buffer
 
 from shardedstore.errors import UsageError
 from shardedstore.partition.shapes import is_kept
-from shardedstore.stores.components import Components, Opener
-from shardedstore.stores.locations import Mount, at_block, show
+from shardedstore.stores.components import Components
+from shardedstore.stores.locations import Mount
 from shardedstore.stores.routes import BASE
 from shardedstore.writing.divided import NAMES, Change, DividedArrays, Placed, changes
 from shardedstore.zarr.grid import Coords, block_name
@@ -34,8 +34,8 @@ Item = TypeVar("Item")
 class SpreadDocuments:
     """Reads and writes the documents of divided arrays."""
 
-    def __init__(self, divided: DividedArrays, components: Components, opener: Opener) -> None:
-        self._divided, self._components, self._opener = divided, components, opener
+    def __init__(self, divided: DividedArrays, components: Components) -> None:
+        self._divided, self._components = divided, components
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
     @asynccontextmanager
@@ -172,8 +172,9 @@ class SpreadDocuments:
         await each(delete, todo)
 
     def _open(self, mount: Mount, block: Coords) -> Store:
-        location = mount.exceptions.get(block_name(block), mount.location)
-        return self._opener(at_block(location, block), read_only=False)
+        assert mount.blocks is not None
+        location = mount.exceptions.get(block_name(block)) or mount.location.at_block(mount.blocks, block)
+        return location.open(read_only=False)
 
 
 async def each(act: Callable[[Item], Awaitable[None]], items: Iterable[Item]) -> None:
@@ -207,4 +208,5 @@ def _check_kept(before: Placed, after: Placed) -> None:
 
 
 def _at(mount: Mount, block: Coords) -> str:
-    return show(at_block(mount.exceptions.get(block_name(block), mount.location), block))
+    assert mount.blocks is not None
+    return (mount.exceptions.get(block_name(block)) or mount.location.at_block(mount.blocks, block)).show()

@@ -15,12 +15,12 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import SyncError, sync
 
 from shardedstore.errors import UsageError
-from shardedstore.stores.components import Components, Opener
+from shardedstore.stores.components import Components
 from shardedstore.stores.consolidated import CONSOLIDATED
 from shardedstore.stores.locations import Config, Location, Mount
 from shardedstore.stores.recognise import locate
-from shardedstore.stores.routes import BASE, Place
-from shardedstore.stores.sharded import RoutedStore, in_a_line
+from shardedstore.stores.routes import BASE, Address
+from shardedstore.stores.routing import RoutedStore, in_a_line
 from shardedstore.writing.arrayshards import Rule, check_apart
 from shardedstore.writing.divided import NAMES, DividedArrays, Placed
 from shardedstore.writing.metadata_sync import SpreadDocuments, each
@@ -34,7 +34,7 @@ class FollowingStore(RoutedStore):
 
     Parameters
     ----------
-    given : mapping of Place to Store, optional
+    given : mapping of Address to Store, optional
         Components that the user has opened; all others are opened when they are first needed.
     rules : mapping of str to Rule, optional
         Rules that divide arrays, by path.
@@ -45,19 +45,18 @@ class FollowingStore(RoutedStore):
     def __init__(
         self,
         config: Config,
-        opener: Opener,
-        given: Mapping[Place, Store] | None = None,
+        given: Mapping[Address, Store] | None = None,
         rules: Mapping[str, Rule] | None = None,
         *,
         is_writable: bool = False,
     ) -> None:
-        super().__init__(config, opener)
+        super().__init__(config)
         self.supports_writes = self.supports_deletes = is_writable
         self._given, self._mounted = given or {}, dict(config.shards)
         self._shards = self._mounted
-        self._components = Components(config.base, self._mounted, opener, self._given, read_only=not is_writable)
+        self._components = Components(config.base, self._mounted, self._given, read_only=not is_writable)
         self._divided = DividedArrays(rules or {}, self._mounted, self._mount)
-        self._spread = SpreadDocuments(self._divided, self._components, opener)
+        self._spread = SpreadDocuments(self._divided, self._components)
         if is_writable:
             check_apart(self._mounted, config.base)
 
@@ -103,7 +102,7 @@ class FollowingStore(RoutedStore):
         await asyncio.gather(*(store._look() for store in self._given.values() if isinstance(store, FollowingStore)))
         await asyncio.gather(*map(self._spread.refresh, self._divided.rules))
 
-    async def _find(self, key: str) -> tuple[Place, str]:
+    async def _find(self, key: str) -> tuple[Address, str]:
         """Return the place of a key; read the array's document again for a chunk outside its known grid."""
         place, rest = self._routes.route(key)
         if place == BASE and (path := self._divided.holder(key)) is not None:
@@ -178,7 +177,6 @@ class FollowingStore(RoutedStore):
     def __getstate__(self) -> dict[str, Any]:
         return {
             "config": self.known_config,
-            "opener": self._opener,
             "given": dict(self._given),
             "rules": self._divided.rules,
             "known": self._divided.known,
@@ -187,7 +185,7 @@ class FollowingStore(RoutedStore):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        made_of = (state[name] for name in ("config", "opener", "given", "rules"))
+        made_of = (state[name] for name in ("config", "given", "rules"))
         FollowingStore.__init__(self, *made_of, is_writable=state["is_writable"])
         self._divided.known.update(state["known"])
         self._read_only = state["read_only"]
@@ -211,7 +209,7 @@ class WritableStore(FollowingStore):
         else:
             super()._check_writable()
 
-    def _writable(self, place: Place, key: str) -> Store:
+    def _writable(self, place: Address, key: str) -> Store:
         """Return a component to write a key or path; raise ValueError if the component is read-only."""
         store = self._components.at(place)
         if store.read_only:

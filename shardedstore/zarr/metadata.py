@@ -21,6 +21,7 @@ from shardedstore.zarr.paths import parents
 
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 CONSOLIDATED_V2 = ".zmetadata"
+DOCUMENTS = (*METADATA_NAMES, CONSOLIDATED_V2)
 DIMENSIONS = "_ARRAY_DIMENSIONS"  # attribute of v2 arrays in which xarray stores the names of dimensions
 NCZARR = ("_NCZARR_ARRAY", "_nczarr_array")  # fields or attributes in which netCDF-C stores them
 NAMES_OF = {3: METADATA_NAMES[:1], 2: METADATA_NAMES[1:]}  # names of documents by Zarr format

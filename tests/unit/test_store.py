@@ -36,9 +36,8 @@ from zarr.testing.store import StoreTests
 
 from shardedstore import ShardedStore, UsageError
 from shardedstore.stores import components
-from shardedstore.stores.locations import Config, Directory, Mount, Zip
-from shardedstore.stores.registry import open_location
-from shardedstore.stores.sharded import RoutedStore
+from shardedstore.stores.locations import Config, Directory, Mount, Zip, open_location
+from shardedstore.stores.routing import RoutedStore
 from shardedstore.transforms import ToZip
 from shardedstore.writing.writable import WritableStore
 from shardedstore.zarr.grid import Blocks, ChunkKeys
@@ -304,7 +303,7 @@ def test_few_components_stay_open(monkeypatch, most, tmp_path):
     config, seen = view.map_shards(ToZip(tmp_path / "out")).config, []
 
     def opener(location, *, read_only=True):
-        store = open_location(location, read_only=read_only)
+        store = location.open(read_only=read_only)
         seen.append(weakref.ref(store))
         return store
 

@@ -12,9 +12,9 @@ from typing import Any
 from zarr.abc.store import Store
 
 from shardedstore.errors import ChainError
-from shardedstore.stores.batch_reader import batch_reader
 from shardedstore.stores.entries import Entry, is_document
 from shardedstore.stores.hierarchy import consolidate, nodes_of
+from shardedstore.stores.reader import reader_of
 from shardedstore.stores.veiled import Veil
 from shardedstore.transforms.base.chain import Entries, Shard
 from shardedstore.zarr.attributes import carried, completed
@@ -37,7 +37,7 @@ def lengthened(entries: Entries, shard: Shard, base: Store) -> Entries:
     """Yield the entries of a block's object with all attributes of the array, from the base."""
     for entry in entries:
         if is_document(entry) and "/" not in entry.key:
-            (whole,) = batch_reader(base).fetch([join(shard.path, entry.key)])
+            (whole,) = reader_of(base).fetch([join(shard.path, entry.key)])
             if whole is not None:
                 data = completed(entry.key, bytes(entry.data), shard.path, bytes(whole))
                 yield entry._replace(data=data)

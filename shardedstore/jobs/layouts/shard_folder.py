@@ -30,7 +30,6 @@ from shardedstore.jobs.versions import (
     versioned,
 )
 from shardedstore.notices import Notice
-from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.options import StorageOptions
 from shardedstore.storage.urls import is_within, join_url, normalize, object_url, quote_name
@@ -42,12 +41,8 @@ from shardedstore.stores.locations import (
     Hole,
     Location,
     Mount,
+    Place,
     VeiledOf,
-    Zip,
-    locations,
-    object_of,
-    origin,
-    show,
     url_of,
     veiled,
 )
@@ -201,8 +196,8 @@ class ShardFolder(ResultLayout):
     @classmethod
     def find_job(cls, config: Config) -> ResultJob | None:
         """Return the job that wrote the config to one of the folders above the base."""
-        base = origin(config.base)
-        if not isinstance(base, Directory | Zip):
+        base = config.base.origin
+        if not isinstance(base, Place) or not (base.is_file or base.is_folder):
             return None
         for folder in islice(parents(base.url), MOST_PARENTS):
             place = open_folder(folder, base.options)
@@ -217,7 +212,7 @@ class ShardFolder(ResultLayout):
     ) -> Iterator[Difference]:
         # docstring inherited
         shards = [(shard, object_at(run, shard)) for run in shard_runs(config) for shard in run.shards()]
-        others = [] if config.consolidated is None else [object_of(config.consolidated)]
+        others = [] if config.consolidated is None else [config.consolidated.held]
         listed = _Sizes(None if job is None else job.folder, [*(location for _, location in shards), *others])
         for shard, location in shards:
             found = listed.of(location)
@@ -275,7 +270,7 @@ def _last_ended(place: Folder, config: Config) -> Identity:
     None has ended as far as can be seen where none could compact its ledger: then it is the last that an object is named by.
     """
     jobs = generations(place)
-    names = ((url_of(location) or "").rpartition("/")[2] for _, location in locations(config))
+    names = ((url_of(location) or "").rpartition("/")[2] for _, location in config.locations())
     named = max(map(generation_in, names))
     named = named if named in jobs else 1  # a name that the user chose may look like such a name
     later = (read_generation(place, number) for number in reversed(jobs) if number > named)
@@ -288,7 +283,7 @@ def _is_config_of(place: Folder, config: Config) -> bool:
         found = from_dict(parse(place.read(FILE_NAME)), place.url)
     except (FileNotFoundError, UsageError):
         return False
-    one, other = ([(what, show(location)) for what, location in locations(each)] for each in (found, config))
+    one, other = ([(what, location.show()) for what, location in each.locations()] for each in (found, config))
     return one == other and _members(found) == _members(config)
 
 
@@ -309,7 +304,7 @@ class _Sizes:
         self.found: dict[str, _Size] = {}
         if folder is None:
             return
-        folders = {location.url for location in components if isinstance(location, Directory)}
+        folders = {location.files_url for location in components if location.is_folder}
         for name, nbytes in folder.sizes():
             url = object_url(folder.url, name)
             self.found[url] = _Size(1, nbytes)
@@ -322,36 +317,28 @@ class _Sizes:
 
     def of(self, location: Location) -> _Size | None:
         """Return the numbers of files and bytes; None if missing, and zeros for views and web servers."""
-        if not isinstance(location, Directory | Zip) or (isinstance(location, Directory) and _is_web(location.url)):
-            return _Size(0, 0)
-        if self.root is not None and is_within(location.url, self.root):
-            return self.found.get(location.url)
-        if isinstance(location, Zip):
-            nbytes = nbytes_of(location.url, location.options)
-            return None if nbytes is None else _Size(1, nbytes)
-        sizes = [nbytes for _, nbytes in open_folder(location.url, location.options).sizes()]
-        return _Size(len(sizes), sum(sizes)) if sizes else None
-
-
-def _is_web(url: str) -> bool:
-    return url.startswith(("http://", "https://"))
+        url = location.files_url
+        if url is not None and self.root is not None and is_within(url, self.root):
+            return self.found.get(url)
+        measured = location.measure()
+        return None if measured is None else _Size(*measured)
 
 
 def _compare(shard: Shard, location: Location, found: _Size | None, record: Record | None) -> Difference | None:
     """Return how a shard's object differs from its record, by its size alone."""
-    if isinstance(location, Hole):
-        what = f"{shard.name}: it is an accepted hole: {location.cause}"
-        return Difference.of(shard, "hole", what, TRY_AGAIN, cause=location.cause)
+    if location.hole is not None:
+        what = f"{shard.name}: it is an accepted hole: {location.hole.cause}"
+        return Difference.of(shard, "hole", what, TRY_AGAIN, cause=location.hole.cause)
     known = record if record is not None and record.digest else None
     expected = None if known is None else {"entries": known.entries, "nbytes": known.nbytes}
     if found is None:
-        what = f"{shard.name}: {show(location)} is missing"
+        what = f"{shard.name}: {location.show()} is missing"
         return Difference.of(shard, "missing", what, url=url_of(location), expected=expected)
-    is_folder = isinstance(location, Directory)
+    is_folder = location.is_folder
     if known is not None and found.nbytes != known.nbytes:
-        what = f"{shard.name}: {show(location)} has {found.nbytes:,} bytes, but {known.nbytes:,} were written"
+        what = f"{shard.name}: {location.show()} has {found.nbytes:,} bytes, but {known.nbytes:,} were written"
     elif known is not None and is_folder and found.files != known.entries:
-        what = f"{shard.name}: {show(location)} has {found.files:,} files, but {known.entries:,} were written"
+        what = f"{shard.name}: {location.show()} has {found.files:,} files, but {known.entries:,} were written"
     else:
         return None
     held = {"entries": found.files, "nbytes": found.nbytes} if is_folder else {"nbytes": found.nbytes}
@@ -362,5 +349,5 @@ def _compare_consolidated(location: Location, listed: _Sizes, seen: Callable[[st
     name, found = "consolidated metadata", listed.of(location)
     seen(f"{name}\0{found}\n")
     if found is None:
-        what = f"{name}: {show(location)} is missing"
+        what = f"{name}: {location.show()} is missing"
         yield Difference("missing", what, MAKE_AGAIN, shard=name, url=url_of(location))

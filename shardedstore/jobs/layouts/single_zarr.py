@@ -36,7 +36,7 @@ from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import BESIDE, normalize, object_url
 from shardedstore.stores.entries import Entry, is_document
 from shardedstore.stores.hierarchy import consolidate, nodes_of, read_nodes, undocumented
-from shardedstore.stores.locations import Config, Directory, Mount, ViewOf, origin, show
+from shardedstore.stores.locations import Config, Directory, Mount, Place, ViewOf
 from shardedstore.stores.veiled import VEIL
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard, whole_key
 from shardedstore.transforms.base.single_zarr import (
@@ -231,8 +231,8 @@ class SingleZarr(ResultLayout):
 
         A later job that has not ended writes under the same keys: its shards are not those of this result any more.
         """
-        base = origin(config.base)
-        if config.shards or not isinstance(base, Directory):
+        base = config.base.origin
+        if config.shards or not isinstance(base, Place) or not base.is_folder:
             return None
         place = open_folder(cls.folder_at(base.url), base.options)
         if read_job(place) is None:
@@ -257,7 +257,7 @@ class SingleZarr(ResultLayout):
         # docstring inherited
         if not job.made.config:
             raise UsageError(
-                f"{show(config.base)}: its ledger does not have the job's division of the source; {OTHERWISE}"
+                f"{config.base.show()}: its ledger does not have the job's division of the source; {OTHERWISE}"
             )
         nodes = read_nodes(config)
         mounts: dict[str, Mount] = {}
@@ -276,7 +276,7 @@ class SingleZarr(ResultLayout):
         """Yield the differences from the records, and from the documents that waited beside the Zarr."""
         base = config.base
         assert job is not None
-        assert isinstance(base, Directory)
+        assert isinstance(base, Place)
         documents = set(_documents(job.folder, base.options))
         sizes = dict(open_folder(base.url, base.options).sizes())
         listed, written = Listed.of(sizes.items(), documents), Listed.written(job.records.values())

@@ -25,10 +25,9 @@ from shardedstore.jobs.source_comparison import Mark, has_only_grown, unchanged
 from shardedstore.jobs.versions import read_identity
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.options import take_options
+from shardedstore.stores.block import Block
 from shardedstore.stores.listing import listing
 from shardedstore.stores.locations import Config, Directory, Mount, ViewOf
-from shardedstore.stores.registry import open_location
-from shardedstore.stores.views import Block
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
@@ -431,7 +430,7 @@ def test_the_listing_of_a_block_is_that_of_its_keys_alone(separator, bucket, s3_
     blocks = Blocks(shape, (3,), ChunkKeys("default", separator))
     with FaultProxy(s3_server.endpoint) as proxy:
         options = take_options(bucket.url, {"endpoint": proxy.url, "allow_http": True})
-        store = open_location(Directory(bucket.url, options))
+        store = Directory(bucket.url, options).open()
         before = listings(store, blocks, proxy)
         for key, changed in (
             (keys[0], [0]),

@@ -17,12 +17,11 @@ from servers import web
 from sources import SOURCES, to_folder, to_memory, to_zip
 
 from shardedstore import CorruptError, PartitionError, ShardedStore, ShardsFailed
-from shardedstore.stores.batch_reader import batch_reader
 from shardedstore.stores.http import NOWHERE, HTTPReadStore
 from shardedstore.stores.http_index import named_by
 from shardedstore.stores.locations import Directory
+from shardedstore.stores.reader import reader_of
 from shardedstore.stores.recognise import locate
-from shardedstore.stores.registry import open_location
 from shardedstore.transforms import CopyTo, ToZip
 from shardedstore.zips import ZipReadStore
 
@@ -77,7 +76,7 @@ def test_results_are_those_of_a_local_source(name, site, tmp_path):
 def test_the_store_and_its_views_hold_what_is_there(name, site):
     folder, proxy = site
     url = f"{proxy.url}/{publish(name, folder)}"
-    check_same_contents(open_location(Directory(url)), served(name))
+    check_same_contents(Directory(url).open(), served(name))
     check_same_contents(ShardedStore.partition(url, SOURCES[name].shards), served(name))
 
 
@@ -87,7 +86,7 @@ def test_the_store_is_read_only_and_has_a_location(site):
     assert not store.supports_writes
     with pytest.raises(ValueError, match="HTTPReadStore can't be written to: map it with map_shards"):
         store.with_read_only(False)
-    assert open_location(locate(check_pickles(store))) == store
+    assert locate(check_pickles(store)).open() == store
     assert repr(store) == f"HTTPReadStore('{proxy.url}/a%20b.zarr')"
 
 
@@ -354,8 +353,8 @@ def test_consolidated_metadata_that_is_none(metadata):
 def test_all_is_asked_for_at_once_and_in_order(site):
     folder, proxy = site
     store = HTTPReadStore(f"{proxy.url}/{publish('cube-v2/', folder)}")
-    keys = sorted(batch_reader(store).keys("", None))
+    keys = sorted(reader_of(store).keys("", None))
     assert keys == sorted(served("cube-v2/"))
     proxy.rules.append(Rule("", "delay", 0.02))
-    assert list(batch_reader(store).fetch(keys)) == [served("cube-v2/")[key] for key in keys]
+    assert list(reader_of(store).fetch(keys)) == [served("cube-v2/")[key] for key in keys]
     assert proxy.most_at_once() > 8

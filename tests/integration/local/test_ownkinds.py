@@ -23,7 +23,6 @@ from shardedstore.storage.options import Options
 from shardedstore.stores import custom
 from shardedstore.stores.locations import Config, Mount, Opened, Own, ViewOf
 from shardedstore.stores.recognise import locate
-from shardedstore.stores.registry import open_location
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 PAGE = (ROOT / "docs" / "stores.md").read_text("utf-8")
@@ -220,9 +219,9 @@ def test_kinds_that_do_not_work_are_told(installed, tmp_path, capsys):
     }
     for name, message in messages.items():
         with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
-            open_location(Own(name, "/data/a"))
+            Own(name, "/data/a").open()
     with pytest.raises(UsageError, match="'a b' is no name of a table in '/data/a'"):
-        open_location(Own("sqlite", "/data/a", {"table": "a b"}))
+        Own("sqlite", "/data/a", {"table": "a b"}).open()
 
 
 def test_a_worker_that_lacks_the_package_says_so():
@@ -233,7 +232,7 @@ def test_a_worker_that_lacks_the_package_says_so():
 
 def test_nothing_is_installed():
     with pytest.raises(UsageError, match=r"no package that is installed registers it \(there is none\)"):
-        open_location(Own("sqlite", "/data/a"))
+        Own("sqlite", "/data/a").open()
 
 
 def test_what_a_kind_locates(installed, tmp_path, capsys):
@@ -245,7 +244,7 @@ def test_what_a_kind_locates(installed, tmp_path, capsys):
 
     made = SQLiteStore("/data/a.sqlite", "t")
     assert locate(made) == Own("sqlite", "/data/a.sqlite", {"table": "t"})
-    assert open_location(locate(made)) == made
+    assert locate(made).open() == made
     assert "brokenkinds" not in sys.modules
 
 

@@ -34,7 +34,7 @@ from shardedstore.jobs.shards import make_plan
 from shardedstore.storage.options import Options, grant, granted, keywords, revoke, take_options
 from shardedstore.storage.retry import Backoff
 from shardedstore.stores.http import HTTPReadStore
-from shardedstore.stores.locations import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf, show
+from shardedstore.stores.locations import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf
 from shardedstore.stores.members import Members
 from shardedstore.stores.recognise import locate
 from shardedstore.transforms import CopyTo, MigrateV3, ToShardingCodec, ToZip
@@ -300,7 +300,7 @@ def test_no_way_in_leads_out(way, kind, tmp_path, monkeypatch, caplog):
     store = ShardedStore.from_config(to_dict(config))
     store.save(tmp_path / "config.json")
     things = {
-        "the location": repr(found) + str(found) + show(found),
+        "the location": repr(found) + str(found) + found.show(),
         "its pickle": pickle.dumps(found) + cloudpickle.dumps(found) + msgspec.json.encode(found),
         "the config": repr(config) + str(to_dict(config)),
         "what is saved beside it": dump(config, found.url, found.options),

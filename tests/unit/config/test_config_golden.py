@@ -7,7 +7,6 @@ import pytest
 from golden_configs import CLOUD, FOLDER, GOLDEN, MINE, OUT
 
 from shardedstore.config.document import dump, from_dict, parse, to_dict
-from shardedstore.stores.locations import map_config
 
 WRITTEN_OTHERWISE = {"v1-absolute", "v1-defaults-written-out"}  # as a hand or another program may write it
 
@@ -46,7 +45,7 @@ def test_in_an_object_store(name):
         is_inside = place.url.startswith(f"{OUT}/")
         return msgspec.structs.replace(place, url=CLOUD + place.url[len(OUT) :], options=MINE) if is_inside else place
 
-    expected = map_config(GOLDEN[name], moved)
+    expected = GOLDEN[name].map_places(moved)
     assert from_dict(parse(data_of(name)), CLOUD, None, MINE) == expected
     if name not in WRITTEN_OTHERWISE:
         assert dump(expected, CLOUD, MINE) == data_of(name)

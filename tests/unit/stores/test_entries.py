@@ -12,9 +12,10 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 from shardedstore import CorruptError, ShardedStore
 from shardedstore.jobs.open_shard import open_shard
 from shardedstore.jobs.shards import make_plan
+from shardedstore.stores.base import Remainder
+from shardedstore.stores.block import Block
 from shardedstore.stores.entries import array_folder, read_entries
-from shardedstore.stores.registry import open_location
-from shardedstore.stores.views import Block, Remainder, View
+from shardedstore.stores.view import View
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zips import ZipReadStore
@@ -263,7 +264,7 @@ def test_base_and_blocks_share_no_key(source):
     contents = SOURCES[source].contents()
     store = ShardedStore.partition(to_memory(contents), SOURCES[source].shards)
     mounted = {path: mount.blocks for path, mount in store.config.shards.items()}
-    base = contents_of(Remainder(open_location(store.config.base), mounted))
+    base = contents_of(Remainder(store.config.base.open(), mounted))
     held = set()
     for path, mount in store.config.shards.items():
         start = f"{path}/"

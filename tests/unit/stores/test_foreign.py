@@ -15,7 +15,6 @@ from shardedstore import ConfigError, ShardedStore, UsageError
 from shardedstore.storage.options import Options, granted, keywords
 from shardedstore.stores.locations import Config, Directory, Opened, Zip
 from shardedstore.stores.recognise import locate
-from shardedstore.stores.registry import open_location
 from shardedstore.transforms import ToZip
 
 SECRET = "SECRET/that+is=told"
@@ -53,7 +52,7 @@ def test_obstore(name):
     found = locate(ObjectStore(make()))
     assert found == Directory(url, options)
     assert not granted([url])
-    again = open_location(found)
+    again = found.open()
     if isinstance(again, ObjectStore):
         assert locate(again) == found
     assert locate(store_of(Config(found))) == Config(found)
@@ -114,7 +113,7 @@ def test_secrets_of_obstore_are_held_and_not_told(name):
     kept = keywords(f"{found.url}/a", found.options)
     assert SECRET in repr(kept) or "U0VDUkVU" in repr(kept)  # what opens it again
     if not isinstance(store, obs.HTTPStore):
-        again = open_location(found).store
+        again = found.open().store
         assert {**again.config, **store.config} == again.config
 
 

@@ -1,0 +1,322 @@
+"""Locations: descriptions of stores that a config holds and that a worker opens.
+
+Each kind of location is one class, in a file of its own, with all that depends on the kind. `shardedstore.stores.locations` lists
+the kinds. A location names its kind and its URL, never a Python class, and holds no credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+
+import msgspec
+from msgspec import Meta
+from zarr.abc.store import Store
+
+from shardedstore.storage.options import Options
+from shardedstore.storage.urls import fill_url
+from shardedstore.stores.reader import reader_of
+from shardedstore.zarr.grid import Blocks, Coords, block_name
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from shardedstore.stores.hole import Hole
+
+    AnyLocation: TypeAlias = "Location"
+
+
+class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
+    """Description of a store: the protocol of all kinds.
+
+    Attributes
+    ----------
+    is_view : bool
+        Whether the keys are those of another component, so that the source may have more keys than the config knows.
+    divides_source : bool
+        Whether a block of an array at this location is a block of the source; else the location is a template.
+    is_folder, is_file : bool
+        Whether each key is a file or object below the URL, or the whole store is one file or object.
+    is_in_config : bool
+        Whether the config itself holds all of the store, so that nothing is read.
+    is_open : bool
+        Whether this is an open store of this process, which no config can name.
+    is_legacy : bool
+        Whether it has a form of shardedstore 0.3.1 that is read and not saved.
+    """
+
+    is_view: ClassVar[bool] = False
+    divides_source: ClassVar[bool] = False
+    is_folder: ClassVar[bool] = False
+    is_file: ClassVar[bool] = False
+    is_in_config: ClassVar[bool] = False
+    is_open: ClassVar[bool] = False
+    is_legacy: ClassVar[bool] = False
+
+    def open(self, *, read_only: bool = True) -> Store:
+        """Open the store; only folders and object stores can be opened for writing."""
+        raise NotImplementedError
+
+    def show(self) -> str:
+        """Return the name of the location in messages.
+
+        >>> from shardedstore.stores.view import ViewOf
+        >>> from shardedstore.stores.zip import Zip
+        >>> ViewOf(Zip("/data/a.zip"), "t").show()
+        "'t' in '/data/a.zip'"
+        """
+        raise NotImplementedError
+
+    def show_in(self, folder: str) -> str:
+        """Return the name of the location in a table, by its path in a folder where it is there."""
+        return self.show().replace(f"'{folder}/", "'") if folder else self.show()
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind, as configs have it."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether the store lists its keys with sizes and tags, so that ``changed="listing"`` works."""
+        return reader_of(self.open()).has_tags
+
+    @property
+    def origin(self) -> Location:
+        """The location that this is a view or a part of, through all views; the location itself for others.
+
+        >>> from shardedstore.stores.view import ViewOf
+        >>> from shardedstore.stores.zip import Zip
+        >>> ViewOf(ViewOf(Zip("/data/a.zip"), "t"), "u").origin
+        Zip(url='/data/a.zip')
+        """
+        return self
+
+    @property
+    def hole(self) -> Hole | None:
+        """The hole, for a shard that failed and that its user accepted to be missing; None for a store that is there."""
+        return None
+
+    @property
+    def sources(self) -> tuple[Location, ...]:
+        """The locations that this one is made from."""
+        return ()
+
+    @property
+    def whole(self) -> Location:
+        """The location without a selection of groups and arrays."""
+        return self
+
+    @property
+    def selection(self) -> str:
+        """The groups and arrays of `whole` that are kept, in words."""
+        return "everything"
+
+    @property
+    def view(self) -> tuple[Location, str]:
+        """The store that this is a folder of, and the folder's path; for others the location itself and an empty path."""
+        return self, ""
+
+    @property
+    def held(self) -> Location:
+        """The object that a shard stands in: for several members together, the object that holds them by their names."""
+        return self
+
+    @property
+    def shared_source(self) -> Location | None:
+        """The store that several locations may be views of, and that is opened once; None for others and for templates."""
+        return None
+
+    def with_source(self, source: Location) -> Location:
+        """Return the location with another source; the location itself where it has none."""
+        return self
+
+    @property
+    def files_url(self) -> str | None:
+        """The URL of the files that are this store and nothing else; None where they can't be listed."""
+        return None
+
+    def measure(self) -> tuple[int, int] | None:
+        """Return the number of files and their bytes; zeros where they can't be listed, None where there are none."""
+        return 0, 0
+
+    @property
+    def written_to(self) -> object:
+        """A value that locations have in common which are written to in the same place; None where no location can be."""
+        return None
+
+    def is_same(self, other: Location) -> bool:
+        """Tell whether another location leads to the same store, apart from documents that the config itself holds."""
+        return self == other
+
+    def check(self) -> None:
+        """Refuse paths that lead out of a source, and blocks that are outside their grid.
+
+        Raises
+        ------
+        UsageError
+            Also ConfigError.
+        """
+
+    def check_there(self) -> None:
+        """Raise an error of storage where the bucket is missing: a key in it seems to be missing then."""
+
+    def map_places(self, change: Callable[[Place], Place]) -> Location:
+        """Return the location with changed places; for a view or a part, the source's are changed."""
+        return self
+
+    def at_block(self, blocks: Blocks, block: Coords) -> Location:
+        """Return the location of one block of an array at this location.
+
+        >>> from shardedstore.stores.zip import Zip
+        >>> from shardedstore.zarr.grid import ChunkKeys
+        >>> Zip("/data/t/{block}.zip").at_block(Blocks((4, 4), (2, 2), ChunkKeys("v2", ".")), (0, 1))
+        Zip(url='/data/t/0/1.zip')
+        """
+        name = block_name(block)
+        return self.map_places(lambda place: place.at(place.url.replace("{block}", name)))
+
+    def is_in_place(self, blocks: Blocks, block: Coords) -> bool:
+        """Tell whether a block has the same chunks by the same keys in `view` as in the array that it is mounted in."""
+        return False
+
+    def open_block(self, blocks: Blocks, block: Coords, chunks: tuple[Coords, ...] | None = None) -> Store:
+        """Open one block; `chunks` are the coordinates of the chunks that the source has, where they are known."""
+        return self.at_block(blocks, block).open()
+
+    def at_member(self, block: str, name: str) -> Location:
+        """Return the location of one member, from the template of all, in which ``{block}`` and ``{name}`` stand for names.
+
+        >>> from shardedstore.stores.view import ViewOf
+        >>> from shardedstore.stores.zip import Zip
+        >>> ViewOf(Zip("/out/{block}.zip"), "{name}").at_member("0", "a")
+        ViewOf(source=Zip(url='/out/0.zip'), path='a')
+        """
+        return self.map_places(lambda place: place.at(fill_url(place.url, block=block, name=name)))
+
+    @property
+    def names_members(self) -> bool:
+        """Whether ``{name}`` stands in the location."""
+        return "{name}" in (url_of(self) or "")
+
+    def beside_others(self) -> Location:
+        """Return a folder of an object store as a view of the folder that it lies in, so that one client reads many.
+
+        >>> from shardedstore.stores.directory import Directory
+        >>> Directory("s3://bucket/cells/a%20b.zarr").beside_others()
+        ViewOf(source=Directory(url='s3://bucket/cells'), path='a b.zarr')
+        """
+        return self
+
+
+class Place(Location, frozen=True):
+    """A location with a URL and public storage options."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def url(self) -> str: ...
+
+        @property
+        def options(self) -> Options: ...
+
+    def show(self) -> str:
+        # docstring inherited
+        return repr(self.url)
+
+    def at(self, url: str) -> Self:
+        """Return the place at another URL."""
+        return msgspec.structs.replace(self, url=url)
+
+    def map_places(self, change: Callable[[Place], Place]) -> Location:
+        # docstring inherited
+        return change(self)
+
+    @property
+    def proofs(self) -> list[str]:
+        """The URLs of which at least one is there while the store can be read; none where that is not known.
+
+        Raises
+        ------
+        UsageError
+            Where this process can't open stores of the kind.
+        """
+        return [self.url]
+
+
+class Derived(Location, frozen=True):
+    """A location that is made from another."""
+
+    source: Annotated[AnyLocation, Meta(description="The component that this one is made from.")]
+
+    def show(self) -> str:
+        # docstring inherited
+        return self.source.show()
+
+    @property
+    def origin(self) -> Location:
+        # docstring inherited
+        return self.source.origin
+
+    @property
+    def sources(self) -> tuple[Location, ...]:
+        # docstring inherited
+        return (self.source,)
+
+    def check(self) -> None:
+        # docstring inherited
+        self.source.check()
+
+    def with_source(self, source: Location) -> Location:
+        # docstring inherited
+        return msgspec.structs.replace(self, source=source)
+
+    def map_places(self, change: Callable[[Place], Place]) -> Location:
+        # docstring inherited
+        return msgspec.structs.replace(self, source=self.source.map_places(change))
+
+    def at_member(self, block: str, name: str) -> Location:
+        # docstring inherited
+        return msgspec.structs.replace(self, source=self.source.at_member(block, name))
+
+
+class Opened(Location, frozen=True):
+    """An open store without a location, such as a store in memory: it can be read here, and not be sent to a worker."""
+
+    is_open: ClassVar[bool] = True
+
+    store: Store
+
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        return self.store
+
+    def show(self) -> str:
+        # docstring inherited
+        return repr(self.store)
+
+    @property
+    def kind(self) -> str:
+        # docstring inherited
+        return type(self.store).__name__
+
+    @property
+    def written_to(self) -> object:
+        # docstring inherited
+        return id(self.store)
+
+
+def url_of(location: Location) -> str | None:
+    """Return the URL of a location, or of the source of a view; None for a store without a URL."""
+    place = location.origin
+    return place.url if isinstance(place, Place) else None
+
+
+def is_template(location: Location) -> bool:
+    """Tell whether the URL of a location stands for many, one for each block or member."""
+    return has_braces(url_of(location) or "")
+
+
+def has_braces(url: str) -> bool:
+    """Tell whether a name of a block or a member stands in a URL in braces."""
+    return "{block}" in url or "{name}" in url

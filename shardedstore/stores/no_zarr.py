@@ -1,0 +1,120 @@
+"""Places that hold no Zarr: a description of the place, and how its data are reached, for messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from obstore.exceptions import BaseError
+
+from shardedstore.fields import FILE_NAME, FORMAT
+from shardedstore.storage.blobs import nbytes_of, open_blob
+from shardedstore.storage.options import Options
+from shardedstore.storage.urls import object_url
+from shardedstore.stores.http_index import ROOTS
+from shardedstore.stores.location import Location, Place
+
+
+def is_zarr(url: str, options: Options) -> bool:
+    """Tell whether a folder is a Zarr, as far as it can be seen."""
+    return any(_is_there(object_url(url, name), options) for name in ROOTS)
+
+
+RESULT = "is the result of a job: open it with ShardedStore.load"
+NO_ZARR = "holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
+MOST_JSON = 64 << 20  # bytes of a file that is looked at
+
+
+def instead(location: Location) -> str:
+    """Return what a location is that holds no Zarr, and the next step."""
+    if not isinstance(location, Place) or not location.is_folder:
+        return NO_ZARR
+    if not location.url.endswith(".json"):
+        return RESULT if _is_there(object_url(location.url, FILE_NAME), location.options) else NO_ZARR
+    with suppress(OSError, BaseError):
+        nbytes = nbytes_of(location.url, location.options)
+        if nbytes is not None and nbytes > MOST_JSON:
+            return f"is a file of {nbytes:,} bytes, which is no Zarr: name the folder of one"
+        if nbytes is not None:
+            return _of_json(bytes(open_blob(location.url, location.options).read(0, nbytes)))
+    return NO_ZARR
+
+
+def _of_json(data: bytes) -> str:
+    """Return what a JSON file is that was named as a Zarr.
+
+    >>> _of_json(b'{"format": "shardedstore"}'), _of_json(b"")
+    ('is the result of a job: open it with ShardedStore.load', 'is an empty file, which is no Zarr: name the folder of one')
+    """
+    if not data.strip():
+        return "is an empty file, which is no Zarr: name the folder of one"
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON ({error}), and no Zarr: name the folder of one"
+    if isinstance(document, dict) and (document.get("format") == FORMAT or {"base", "shards"} <= document.keys()):
+        return RESULT
+    return f"is a JSON file, which is no Zarr: {describe_json(document)}"
+
+
+def _is_there(url: str, options: Options) -> bool:
+    with suppress(OSError, BaseError):
+        return nbytes_of(url, options) is not None
+    return False
+
+
+FOLDER = "name the folder that it lies in"
+
+
+def describe_json(document: object) -> str:
+    """Return what a JSON document is, and the next step, as far as it can be told.
+
+    >>> describe_json({"version": 1, "refs": {}})
+    'it is a set of references by Kerchunk: open it with fsspec or VirtualiZarr, and write a Zarr from there first'
+    >>> describe_json([1, 2])
+    'it is a list'
+    """
+    if not isinstance(document, Mapping):
+        kinds = {list: "a list", str: "a text", int: "a number", float: "a number", type(None): "null"}
+        return f"it is {kinds.get(type(document), repr(document))}"
+    return next((text for is_kind, text in KINDS if is_kind(document)), "it is some other program's")
+
+
+def _is_kerchunk(document: Mapping[str, Any]) -> bool:
+    is_flat = any(key.rpartition("/")[2] in (".zgroup", ".zarray", "zarr.json") for key in document)
+    return is_flat or isinstance(document.get("refs"), Mapping)
+
+
+KINDS = (
+    (
+        lambda document: "zarr_consolidated_format" in document,
+        f"it is the consolidated metadata of a Zarr: {FOLDER}",
+    ),
+    (
+        lambda document: "zarr_format" in document or "node_type" in document,
+        f"it is a metadata document of a Zarr: {FOLDER}",
+    ),
+    (
+        _is_kerchunk,
+        "it is a set of references by Kerchunk: open it with fsspec or VirtualiZarr, and write a Zarr from there first",
+    ),
+    (
+        lambda document: "scales" in document and "num_channels" in document,
+        "it is the info file of a precomputed volume of Neuroglancer: write it as a Zarr first, with tensorstore for example",
+    ),
+    (
+        lambda document: "stac_version" in document,
+        "it is an item, a collection or a catalogue of STAC: name the URL of the Zarr among its assets",
+    ),
+    (
+        lambda document: "n5" in document or {"dimensions", "blockSize"} <= document.keys(),
+        "it is the metadata of an N5, which is no Zarr: write it as a Zarr first, with z5py or tensorstore for example",
+    ),
+    (
+        lambda document: "driver" in document or "kvstore" in document,
+        "it is a spec of tensorstore: name the Zarr that it opens",
+    ),
+    (lambda document: str(document.get("type", "")).startswith("Feature"), "it is GeoJSON"),
+)

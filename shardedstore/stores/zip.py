@@ -1,0 +1,104 @@
+"""Zips with a member for each key, on a local disk or in an object store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+from zarr.abc.store import Store
+from zarr.storage import ZipStore
+
+from shardedstore.fields import Url
+from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.options import NONE, Options
+from shardedstore.storage.requests import in_flight
+from shardedstore.storage.urls import normalize
+from shardedstore.stores.locate import locate_store
+from shardedstore.stores.location import Location, Opened, Place
+from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.stores.view import open_folder_of, view_of
+from shardedstore.zarr.metadata import ArrayMeta
+from shardedstore.zips import ZipReadStore
+
+
+class Zip(Place, frozen=True, tag="zip", omit_defaults=True, repr_omit_defaults=True):
+    """A zip with a member for each key, on a local disk or in an object store."""
+
+    is_file: ClassVar[bool] = True
+
+    url: Annotated[Url, Meta(description="The path or URL; inside the folder of the config it is relative to it.")]
+    options: Annotated[Options, Meta(description="The public options of the object store.")] = NONE
+
+    def open(self, *, read_only: bool = True) -> Store:
+        # docstring inherited
+        return ZipReadStore(self.url, storage_options=self.options)
+
+    @property
+    def files_url(self) -> str | None:
+        # docstring inherited
+        return self.url
+
+    def measure(self) -> tuple[int, int] | None:
+        # docstring inherited
+        nbytes = nbytes_of(self.url, self.options)
+        return None if nbytes is None else (1, nbytes)
+
+
+class ZipReader(Reader[ZipReadStore]):
+    """Reads the members of a zip in the order of the keys; the zip's directory has all names."""
+
+    has_tags = True
+
+    def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
+        """Yield the names below the path."""
+        for key in self.store.names(f"{path}/" if path else ""):
+            if kept is None or kept.holds(key):
+                yield key
+
+    def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
+        """Read member by member, with the CRC checked."""
+        store = self.store
+        if not store.is_remote:
+            return (store.read_sync(key) if store.holds(key) else None for key in keys)
+        return in_flight(lambda key: store.read_sync(key) if store.holds(key) else None, keys)
+
+    def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
+        """Yield sizes, with the CRC-32 as tag."""
+        store = self.store
+        return ((key, store.entry_size(key), str(store.entry_crc(key))) for key in keys if store.holds(key))
+
+    async def folders(self, path: str) -> AsyncIterator[str]:
+        # docstring inherited
+        start = f"{path}/" if path else ""
+        parts = (key[len(start) :].partition("/") for key in self.store.names(start))
+        for name in dict.fromkeys(name for name, slash, _ in parts if slash):
+            yield name
+
+    def zarrs(self) -> list[str]:
+        # docstring inherited
+        return self.store.zarrs()
+
+    def knows_folders(self, path: str, array: ArrayMeta) -> bool:
+        # docstring inherited
+        return True
+
+
+reader_of.register(ZipReadStore, ZipReader)
+
+
+@open_folder_of.register
+def _(store: ZipReadStore, path: str) -> Store:
+    return store.at(path)
+
+
+@locate_store.register
+def _(store: ZipReadStore) -> Location:
+    return view_of(Zip(store.url, store.options), store.path)
+
+
+@locate_store.register
+def _(store: ZipStore) -> Location:
+    path: object = store.path  # or an open file, for newer versions of zarr
+    return Zip(normalize(path)) if isinstance(path, str | os.PathLike) else Opened(store)
