@@ -1,4 +1,4 @@
-"""Configs for Hypothesis: valid ones of every kind, and documents that are nearly so."""
+"""Hypothesis strategies for configs: valid ones of every kind, and almost valid documents."""
 
 import copy
 import json
@@ -142,7 +142,7 @@ locations = st.recursive(
 )
 configs = configs_of(locations)
 
-# What is put into a document in the place of what belongs there
+# Values that replace valid ones in a document
 strange = st.recursive(
     json_leaves
     | st.floats()
@@ -190,7 +190,7 @@ def places_of(document, place=()):
 
 @st.composite
 def mutated(draw):
-    """A golden document after some changes: values replaced, removed, put under another name, or taken from another document."""
+    """A golden document with some values replaced, removed, renamed, or taken from another document."""
     document = copy.deepcopy(DOCUMENTS[draw(st.sampled_from(sorted(DOCUMENTS)))])
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.sampled_from([place for place in places_of(document) if place]))

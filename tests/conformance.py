@@ -1,4 +1,4 @@
-"""What every store must pass that should look like some given keys and bytes: functions, not a base class."""
+"""Checks for any store that must show given keys and bytes: functions, not a base class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def contents_of(store: Store) -> dict[str, bytes]:
 
 
 def folders_of(keys: Mapping[str, bytes]) -> list[str]:
-    """All prefixes that end before a slash; the root is the empty one."""
+    """All prefixes that end before a slash; the root is empty."""
     return sorted({"", *(key[:i] for key in keys for i, letter in enumerate(key) if letter == "/")})
 
 
@@ -43,7 +43,7 @@ def names_in(keys: Mapping[str, bytes], folder: str) -> set[str]:
 
 
 def check_same_contents(store: Store, expected: Mapping[str, bytes]) -> None:
-    """The store lists these keys and no others, each once, and returns these bytes."""
+    """Check that the store lists exactly these keys, each once, and returns these bytes."""
     listed = keys_of(store)
     assert sorted(listed) == sorted(expected)
     check_values(store, expected)
@@ -73,7 +73,7 @@ def check_values(store: Store, expected: Mapping[str, bytes]) -> None:
 
 
 def check_listings(store: Store, expected: Mapping[str, bytes]) -> None:
-    """Listing below any folder, and in it, gives each key or name once."""
+    """Check that listings below and in any folder give each key or name once."""
 
     async def read():
         folders = folders_of(expected)
@@ -103,7 +103,7 @@ def check_missing(store: Store, keys: list[str]) -> None:
 
 
 def check_read_only(store: Store) -> None:
-    """The store refuses to write, in whatever mode it is opened."""
+    """Check that the store refuses writes, whatever its mode."""
     assert not store.supports_writes
     assert not store.supports_deletes
     for opened, message in ((store, "can't be written to"), (store.with_read_only(True), "opened in read-only mode")):
@@ -116,7 +116,7 @@ def check_read_only(store: Store) -> None:
 
 
 def check_pickles(store: Store) -> Store:
-    """A copy from a pickle is equal; it is returned, to be looked at further."""
+    """Check that an unpickled copy is equal, and return it."""
     copy = pickle.loads(pickle.dumps(store))
     assert copy == store
     assert copy.read_only == store.read_only

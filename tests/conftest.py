@@ -1,4 +1,4 @@
-"""What all tests share: the modules beside this file can be imported by name, and servers are started once a session."""
+"""Shared fixtures; modules beside this file can be imported by name, and servers start once for each session."""
 
 import os
 import sys
@@ -15,11 +15,11 @@ from fuzz import examples
 
 from shardedstore.storage.options import revoke
 
-# A machine under load is no failure, and a run is the same as the one before: what it finds can be found again.
+# Slow machines must not fail tests, and runs are deterministic, so that failures can be repeated.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=examples(40))
 settings.load_profile("default")
 
-collect_ignore = ["data"]  # what made it needs zarr 2
+collect_ignore = ["data"]  # its generator needs zarr 2
 
 MARKED_BY_FIXTURE = {"s3_server": "s3", "azure_server": "azure"}
 FOLDERS = (str(number) for number in count())
@@ -55,7 +55,7 @@ def azure_server(tmp_path_factory):
 
 @pytest.fixture
 def use_environment(monkeypatch):
-    """A function that gives this process some variables, and no others of object stores."""
+    """A function that sets environment variables of object stores, and removes all others of them."""
 
     def use(environment):
         for name in os.environ:
@@ -69,19 +69,19 @@ def use_environment(monkeypatch):
 
 @pytest.fixture
 def no_credentials():
-    """Forget the credentials that this process was given, so that it holds only the test's own."""
+    """Forget earlier credentials of this process, so that it holds only those of the test."""
     revoke("")
 
 
 @pytest.fixture
 def bucket(s3_server, use_environment):
-    """An empty folder of a bucket: its URL, to which the environment leads, and a client."""
+    """An empty folder of a bucket: its URL, with credentials in the environment, and a client."""
     use_environment(s3_server.environment())
     return s3_server.folder("tests", next(FOLDERS))
 
 
 @pytest.fixture
 def container(azure_server, use_environment):
-    """An empty folder of a container in Azure: its URL, to which the environment leads, and a client."""
+    """An empty folder of a container in Azure: its URL, with credentials in the environment, and a client."""
     use_environment(azure_server.environment())
     return azure_server.folder("tests", next(FOLDERS))

@@ -1,7 +1,7 @@
-"""An HTTP proxy in front of one server, which delays, refuses, cuts off and loses what its rules say.
+"""An HTTP proxy in front of one server that delays, refuses, cuts off and loses requests by rules.
 
-Heads and bodies pass as they are, so that signatures stay valid, and every request is logged. Each connection of a
-client's has a thread, and a connection to the server. The body of a request is held in memory, that of an answer is not.
+Heads and bodies pass unchanged, so that signatures stay valid, and every request is logged. Each client connection has a
+thread and a connection to the server. Bodies of requests are held in memory, bodies of answers are not.
 
     with FaultProxy(server.endpoint) as proxy:
         proxy.rules += [Rule("", "delay", 0.05), Rule("^PUT .*zip", "status", 503, fraction=0.1)]
@@ -27,11 +27,11 @@ from http_wire import Connection, Head
 CODES = {503: "SlowDown", 500: "InternalError", 429: "TooManyRequests", 403: "AccessDenied", 401: "ExpiredToken"}
 
 Action = Literal[
-    "delay",  # wait for `value` seconds before all else: delays add up, of other actions the first is taken
+    "delay",  # wait for `value` seconds first: delays add up, but only the first other action is taken
     "status",  # answer `value`, without asking the server
     "hang",  # never answer
-    "gone",  # reset the connection without asking the server, and then all requests for `value` seconds
-    "lose",  # let the server do what was asked, and reset the connection instead of giving its answer
+    "gone",  # reset the connection without asking the server, and all connections for the next `value` seconds
+    "lose",  # let the server process the request, but reset the connection instead of answering
     "reset",  # reset the connection after `value` bytes of the answer's body
     "truncate",  # end the connection in good order after `value` bytes of the answer's body
 ]
@@ -39,11 +39,11 @@ Action = Literal[
 
 @dataclass
 class Rule:
-    """What happens to requests in whose line, ``GET /path?query``, a pattern is found.
+    """Action for requests whose line, ``GET /path?query``, matches a pattern.
 
-    Of those that match, the first `skip` are spared, and all before a first request in whose line `after` is found; of
-    the rest a `fraction` is taken, and `count` at most. Which ones is drawn from the proxy's seed, the line and how often
-    it came before, so that it does not depend on threads.
+    The first `skip` matches are spared, and all requests before the first one that matches `after`. Of the rest, a `fraction` is
+    taken, at most `count`. The choice depends on the proxy's seed, the line and the number of its earlier occurrences, and not
+    on threads.
     """
 
     pattern: str
@@ -59,7 +59,7 @@ class Rule:
 
 @dataclass
 class Request:
-    """A line of the log: what was asked, when (on the monotonic clock), and what the client got; 0 is no answer."""
+    """A line of the log: the request, its time (monotonic clock) and the client's status; 0 means no answer."""
 
     method: str
     path: str
@@ -72,7 +72,7 @@ class Request:
 
 
 class FaultProxy:
-    """A proxy that listens at `url` for as long as its `with` block lasts."""
+    """A proxy that listens at `url` in its `with` block."""
 
     def __init__(self, upstream: str, *rules: Rule, seed: int = 0) -> None:
         parts = urlsplit(upstream)
@@ -104,7 +104,7 @@ class FaultProxy:
         self.log, self.rules = [], []
 
     def most_at_once(self) -> int:
-        """Return how many requests waited for their answers at the same time, at most."""
+        """Return the largest number of requests that waited for answers at the same time."""
         times = [time for request in list(self.log) for time in ((request.started, 1), (request.answered, -1))]
         most = waiting = 0
         for _, step in sorted(times):
@@ -113,11 +113,11 @@ class FaultProxy:
         return most
 
     def asked(self, head: Head) -> Head:
-        """Return the head of a request as the server is to get it."""
+        """Return the head of a request for the server."""
         return head
 
     def answered(self, head: Head) -> Head:
-        """Return the head of an answer as the client is to get it."""
+        """Return the head of an answer for the client."""
         return head
 
     def _accept(self) -> None:
@@ -165,7 +165,7 @@ class FaultProxy:
             connection.close()
 
     def _exchange(self, client: Connection, server: Connection, head: Head) -> bool:
-        """Pass on one request and its answer; tell whether the connection goes on."""
+        """Forward one request and its answer; return whether the connection stays open."""
         started = time.monotonic()
         if head.fields.get("expect", "").lower() == "100-continue":
             client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -198,7 +198,7 @@ class FaultProxy:
         return "close" not in (head.fields.get("connection", "") + answer.fields.get("connection", "")).lower()
 
     def _decide(self, request: Request) -> tuple[float, Action | None, int]:
-        """Log a request, and return for how long it waits and what happens then."""
+        """Log a request, and return its delay and its action."""
         line = f"{request.method} {request.path}"
         with self._lock:
             self.log.append(request)
@@ -240,7 +240,7 @@ def _refuse(client: Connection, request: Request, status: int) -> None:
 
 
 def _pass_on(client: Connection, server: Connection, answer: Head, request: Request, limit: float) -> bool:
-    """Pass on an answer with `limit` bytes of its body; tell whether that was all, and the connections can go on."""
+    """Forward an answer with `limit` bytes of its body; return whether it was complete and connections stay open."""
     if request.method == "HEAD" or answer.status in (204, 304):
         client.send(answer.raw)
         return True

@@ -1,4 +1,4 @@
-"""What each golden file must give for ever: the files are never changed, and a new feature comes with a new file."""
+"""The expected store of each golden file: files are never changed, and new features get new files."""
 
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from shardedstore.stores.members import Members
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 FOLDER = Path(__file__).parent / "data" / "config"
-OUT = "/data/out"  # where the files are taken to stand
+OUT = "/data/out"  # assumed place of the files
 CLOUD = "s3://bucket/out"
-MINE = Options(endpoint="https://objects.example.org", region="eu-1")  # how the latter is reached
+MINE = Options(endpoint="https://objects.example.org", region="eu-1")  # options of the latter
 
 TIME = Blocks((40, 3, 2), (4,), ChunkKeys("default", "/"))
 PLANES = Blocks((40, 3, 2), (4, 2), ChunkKeys("default", "/"))

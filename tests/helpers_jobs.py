@@ -1,4 +1,4 @@
-"""What the tests of jobs share: steps and functions that worker processes import by name, and a cluster of processes."""
+"""Helpers of job tests: steps and functions that workers import by name, and a cluster of processes."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ HERE = Path(__file__).parent
 CUBE = SOURCES["cube-v3/"]
 CUBE_SHARDS = sum(CUBE.mounts.values()) + 1  # and the base
 PROTOTYPE = default_buffer_prototype()
-TARGET = "SHARDEDSTORE_TEST_TARGET"  # where `copied` puts what it makes
+TARGET = "SHARDEDSTORE_TEST_TARGET"  # destination of `copied`
 
 
-# Steps. `shard` is the name of the one that they change, as messages call it.
+# Steps. `shard` is the name of the changed shard, as in messages.
 
 
 @dataclass(frozen=True)
 class Fail(Step):
-    """Fails for one shard, until a file is there."""
+    """Fails for one shard until a file exists."""
 
     shard: str
     mended: str = "/nonexistent"
@@ -61,7 +61,7 @@ class Fail(Step):
 
 @dataclass(frozen=True)
 class FailFirst(Step):
-    """Fails for one shard with an OSError, the first times; each attempt leaves a file in a folder."""
+    """Fails for one shard with an OSError in the first attempts; each attempt leaves a file in a folder."""
 
     shard: str
     attempts: str
@@ -76,7 +76,7 @@ class FailFirst(Step):
 
 @dataclass(frozen=True)
 class Poison(Step):
-    """Ends the process of the worker that runs one shard; each attempt leaves a file in a folder."""
+    """Ends the worker process that runs one shard; each attempt leaves a file in a folder."""
 
     shard: str
     attempts: str
@@ -84,14 +84,14 @@ class Poison(Step):
     def __call__(self, entries: Entries, shard: Shard) -> Entries:
         if shard.name == self.shard:
             mark(self.attempts)
-            time.sleep(0.2)  # a worker that dies while Dask's nanny still starts it may not be started again
+            time.sleep(0.2)  # Dask's nanny may not restart a worker that dies during its start
             os._exit(77)
         return entries
 
 
 @dataclass(frozen=True)
 class KillOnce(Step):
-    """Kills its process at some entry of one shard, until a file is there."""
+    """Kills its process at some entry of one shard until a file exists."""
 
     shard: str
     at: int
@@ -106,7 +106,7 @@ class KillOnce(Step):
 
 @dataclass(frozen=True)
 class Remove(Step):
-    """Removes a file when it sees the first entry of a shard, so that what was listed is not there any more."""
+    """Removes a listed file at the first entry of a shard."""
 
     shard: str
     file: str
@@ -120,7 +120,7 @@ class Remove(Step):
 
 @dataclass(frozen=True)
 class Slow(Step):
-    """Takes time over every shard, half of it after the last entry."""
+    """Takes time for every shard, half of it after the last entry."""
 
     seconds: float
 
@@ -132,7 +132,7 @@ class Slow(Step):
 
 @dataclass(frozen=True)
 class Seen(Step):
-    """Leaves a file in a folder for every shard that it runs."""
+    """Leaves a file in a folder for every shard."""
 
     folder: str
 
@@ -146,18 +146,18 @@ def unchanged(entries: Entries, shard: Shard) -> Entries:
 
 
 def mark(folder: str) -> int:
-    """Leave a file, and return how many there are."""
+    """Leave a file, and return the number of files."""
     os.makedirs(folder, exist_ok=True)
     count = len(os.listdir(folder)) + 1
     Path(folder, f"{count}-{os.getpid()}-{time.monotonic_ns()}").touch()
     return count
 
 
-# Functions of stores, the form of the original.
+# Functions of stores, as in shardedstore 0.3.1.
 
 
 def copied(store: Store, shard_path: str, chunk_dims: str | None) -> Store:
-    """Copy a component to a folder of its own."""
+    """Copy a component to a separate folder."""
     place = Path(os.environ[TARGET], shard_path or "base", *(chunk_dims or "whole").split("/"), "copy")
 
     async def copy() -> LocalStore:
@@ -170,7 +170,7 @@ def copied(store: Store, shard_path: str, chunk_dims: str | None) -> Store:
 
 
 def forgotten(store: Store, shard_path: str, chunk_dims: str | None) -> Store:
-    """Return a store that no one else can open."""
+    """Return a store that no other process can open."""
     return MemoryStore()
 
 
@@ -186,7 +186,7 @@ def division(path: Path, source: Source = CUBE) -> ShardedStore:
 
 
 def undisturbed(folder: Path, *steps: Step) -> dict[str, bytes]:
-    """The files that a job writes when nothing happens to it."""
+    """The files of an undisturbed job."""
     with dask.config.set(scheduler="synchronous"):
         division(cube_at(folder / "source.zarr")).map_shards(*steps, ToZip(folder / "out"))
     return files_of(folder / "out")
@@ -200,7 +200,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def check_zips_as_of_a_folder(far: Folder, source: Source, folder: Path) -> None:
-    """A source in an object store is the same Zarr as one in a local folder, and gives zips of the same bytes."""
+    """Check that a source in an object store equals one in a local folder, and gives zips with equal bytes."""
     contents = source.contents()
     upload(far.client, contents)
     view = ShardedStore.partition(far.url, source.shards)
@@ -221,7 +221,7 @@ def temporaries(folder: Path) -> list[Path]:
 
 
 def blocks_source(store: Store, count: int) -> None:
-    """One array of many chunks, each a shard when it is asked for, and nothing else."""
+    """A Zarr with one array of many chunks, each of which can be a shard."""
     root = zarr.create_group(store)
     root.create_array("a", data=np.arange(1, count + 1, dtype="i4"), chunks=(1,), dimension_names=("x",))
 
@@ -241,7 +241,7 @@ def environment() -> dict[str, str]:
 
 
 def python(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
-    """Start a Python process at the head of a session of its own."""
+    """Start a Python process as the leader of a new session."""
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, *arguments],
@@ -254,9 +254,9 @@ def python(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """End a process that `python` started, and all that it started, with SIGKILL.
+    """Kill a process from `python` and its children with SIGKILL.
 
-    Python's resource tracker ends by itself then, and removes the semaphores that the others leave in /dev/shm.
+    Python's resource tracker then ends by itself, and removes their semaphores in /dev/shm.
     """
     try:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -281,7 +281,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60, what: str =
 
 
 class Cluster:
-    """A scheduler and workers, each a process that was started from the command line."""
+    """A scheduler and workers as processes that are started from the command line."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
@@ -317,7 +317,7 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
 
 
 def slow_job(source: str, destination: str, seconds: str = "0.1", scheduler_file: str = "") -> None:
-    """Run a job whose every shard takes some time, on two worker processes; in a process of its own."""
+    """Run a job with slow shards on two worker processes, in a separate process."""
     shards.LEAST_WEIGHT = 1
     store = division(Path(source))
     made = (
@@ -336,12 +336,12 @@ def start_slow_job(source: Path, destination: Path, log: Path, scheduler_file: s
 
 
 def quietly(**variables: str) -> dict[str, str]:
-    """An environment in which Dask does not tell of workers and schedulers that miss each other while they end."""
+    """An environment in which Dask does not log lost connections between ending workers and schedulers."""
     return {**os.environ, "DASK_LOGGING__DISTRIBUTED": "critical", **variables}
 
 
 def ledger_at(url: object, generation: int = 1) -> Ledger:
-    """The ledger of a job, which is empty where none has begun."""
+    """The ledger of a job, which is empty if no job has started."""
     folder = open_folder(str(url))
     known = generation in generations(folder)
     return ledger_of(folder, read_generation(folder, generation)) if known else Ledger(folder, generation)

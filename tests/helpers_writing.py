@@ -1,4 +1,4 @@
-"""What the tests of writing have in common: stores that divide the array 'a', and what is written to it."""
+"""Helpers of writing tests: stores that divide the array 'a', and data for it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ DATA = np.arange(1, 33, dtype="i4").reshape(8, 4)
 
 
 def in_memory():
-    """A factory of stores in memory, one for each block, and always the same."""
+    """A factory of stores in memory that always returns the same store for a block."""
     made = {}
 
     def factory(block):
@@ -26,12 +26,12 @@ def folders(root, shape=1):
 
 
 def divided(root, shape=1, shards=None):
-    """A store in folders below a root; each call is as another process would open it."""
+    """A store in folders below a root; each call opens it as another process would."""
     return ShardedStore(root / "base", shards, folders(root, shape))
 
 
 def named(zarr_format):
-    """What gives a new array names of its dimensions."""
+    """The options that name the dimensions of a new array."""
     return {"dimension_names": ("x", "y")} if zarr_format == 3 else {"attributes": {"_ARRAY_DIMENSIONS": ["x", "y"]}}
 
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as it is on the wire: connections, heads and bodies, which can be passed on as they came."""
+"""HTTP/1.1 connections, heads and bodies in their raw form, for forwarding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Connection:
         self.send = sock.sendall
 
     def has_ended(self) -> bool:
-        """Tell whether the other side has closed, when nothing is expected from it."""
+        """Tell whether the other side has closed an idle connection."""
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -36,7 +36,7 @@ class Connection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def shut(self) -> None:
-        """Wake the thread that reads."""
+        """Wake the reading thread."""
         with suppress(OSError):  # it is shut already
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -54,7 +54,7 @@ class Head(NamedTuple):
 
     @classmethod
     def read(cls, stream: BinaryIO) -> Head | None:
-        """Read a head; None where the other side has closed."""
+        """Read a head; None if the other side has closed."""
         lines = []
         while (line := stream.readline(PIECE)) != b"\r\n":
             if not line:
@@ -69,7 +69,7 @@ class Head(NamedTuple):
         return int(self.words[1])
 
     def body(self, stream: BinaryIO, otherwise: float) -> Iterator[bytes]:
-        """Yield the body as it is on the wire; of `otherwise` bytes where the head does not tell."""
+        """Yield the raw body; it has `otherwise` bytes if the head does not give its length."""
         if "chunked" in self.fields.get("transfer-encoding", ""):
             size = -1
             while size:

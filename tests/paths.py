@@ -1,4 +1,4 @@
-"""Where this checkout and the files of its tests are."""
+"""Paths of this checkout and of its test files."""
 
 from pathlib import Path
 

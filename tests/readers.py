@@ -1,4 +1,4 @@
-"""What other readers of Zarr v3 find in an array on a local disk."""
+"""Arrays on a local disk as other readers of Zarr v3 read them."""
 
 import numpy as np
 import pytest

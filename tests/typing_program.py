@@ -1,4 +1,4 @@
-"""A program as a user writes it, which mypy and pyright check: it passes without a cast."""
+"""A user's program, which mypy and pyright check without a cast."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Same(Step):
 
 
 def convert(source: Path, folder: Path) -> tuple[int, Delayed]:
-    """Convert a Zarr in several ways, and return the number of shards that were done and a lazy job."""
+    """Convert a Zarr in several ways, and return the number of finished shards and a lazy job."""
     store = ShardedStore.partition(source, {"t": (2,), "*": "512 MiB"})
     plan: JobPlan = store.plan(Same(), Recompress("zstd", level=5), ToZip(folder / "planned"), retries=1)
     made: ShardedStore = plan.run(progress=True)

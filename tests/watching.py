@@ -1,4 +1,4 @@
-"""Which files are opened, listed or changed, as Python itself tells: the proof that nothing else was touched."""
+"""Record the files that are opened, listed or changed, by Python's audit hooks."""
 
 import os
 import sys
@@ -36,12 +36,12 @@ def _remember(event, arguments):
         touched.append(event)
 
 
-sys.addaudithook(_remember)  # for good, but it is quick
+sys.addaudithook(_remember)  # permanent, but fast
 
 
 @contextmanager
 def watched():
-    """What is opened, listed or changed meanwhile; `PATHS` has no `os.stat`, for which Python tells nobody."""
+    """Record opened, listed and changed paths in the block; `os.stat` has no audit event."""
     global touched  # noqa: PLW0603
     touched = found = []
     try:
@@ -51,7 +51,7 @@ def watched():
 
 
 def outside(found, folder):
-    """Which of some paths are not in a folder; modules that are imported late are no component's."""
+    """Return the paths outside a folder, without modules that are imported late."""
     code = tuple(
         map(
             os.path.realpath,

@@ -1,4 +1,4 @@
-"""Jobs that are killed, paused and starved of what they need, again and again, and what was lost by it: nothing.
+"""Fault injection: jobs are killed, paused and starved of resources, and must not lose data.
 
-Run by ``make chaos``, which prints its seed and a table. Each trial draws all that it does from the seed and its number.
+Run it with ``make chaos``, which prints its seed and a table. Each trial is determined by the seed and its number.
 """

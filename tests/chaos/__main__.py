@@ -1,4 +1,4 @@
-"""``python -m chaos --runs 200 --seed 1``: all trials, and a table. It ends with 1 when anything was lost."""
+"""``python -m chaos --runs 200 --seed 1``: run all trials and print a table. The exit code is 1 if data was lost."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from chaos.faults import all_faults
 from chaos.place import make_scene
 from chaos.report import Row, as_markdown
 
-MOST_LOG = 20_000  # characters of a log that are shown
+MOST_LOG = 20_000  # shown characters of a log
 
 
 def main() -> int:
-    """Run what the command line says."""
+    """Run the trials of the command line."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--runs", type=int, default=200, help="how often processes are killed")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000), help="what everything is drawn from")

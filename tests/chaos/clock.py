@@ -1,4 +1,4 @@
-"""Workers whose clock jumps by days, forth and back, while they work: all of the process sees it, compiled code too."""
+"""Workers whose clock jumps by days, forward and back, for the whole process including compiled code."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DAYS = (-400, -3, 0, 3, 400)
 
 
 def can_jump() -> bool:
-    """Tell whether there is a compiler for the library that moves a process's clock."""
+    """Tell whether a compiler exists for the library that changes a process's clock."""
     return sys.platform == "linux" and shutil.which("cc") is not None
 
 
 def jumping(scene: Scene, seed: str, sink: str) -> Trial:
-    """Move the clock of both workers several times in the course of a job."""
+    """Change the clock of both workers several times during a job."""
     trial = make_trial(scene, seed, sink, seconds=0.1)
     file, library = trial.folder / "clock", trial.folder / "clock.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, SOURCE], check=True)
@@ -39,7 +39,7 @@ def jumping(scene: Scene, seed: str, sink: str) -> Trial:
                 open_file.write(struct.pack("=q", days * 86_400))
             trial.tell(f"{days:+} days")
             trial.look()
-        # distributed gives up a worker whose heartbeats wait for a clock that went back; a nanny would start another
+        # distributed removes a worker whose clock went back, as its heartbeats stop; a nanny would start another worker
         trial.wait(lambda: all(worker.poll() is not None for worker in workers), client)
         if client.is_alive():
             trial.tell("all workers were given up")

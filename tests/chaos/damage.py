@@ -1,4 +1,4 @@
-"""A file of the source that vanishes, is cut short or becomes garbage while its shard is read, and is mended later."""
+"""A source file that vanishes, is cut short or becomes garbage while its shard is read, and is restored later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.place import Scene
 from chaos.trial import Trial, make_trial
 
 KINDS = ("vanishes", "is cut short", "becomes garbage")
-VICTIMS = (  # shards of several chunks, and the last one of each
+VICTIMS = (  # shards of several chunks, and the last chunk of each
     ("temperature[0/0]", "temperature/c/1/0/1"),
     ("temperature[1/2]", "temperature/c/3/2/1"),
     ("simulation/fine", "simulation/fine/field/c/2/1"),
@@ -19,8 +19,8 @@ VICTIMS = (  # shards of several chunks, and the last one of each
 
 
 def damaged(scene: Scene, seed: str, kind: str) -> Trial:
-    """Damage the last chunk of a shard when its first one was read; the chain decodes all."""
-    changed = "listing" if kind == "vanishes" else "metadata"  # a chunk that is not there is a Zarr's right
+    """Damage the last chunk of a shard after its first chunk was read; the chain decodes all chunks."""
+    changed = "listing" if kind == "vanishes" else "metadata"  # a missing chunk is valid in a Zarr
     trial = make_trial(scene, seed, "zips", recompress=True, changed=changed)
     try:
         source = trial.folder / "source.zarr"

@@ -1,4 +1,4 @@
-"""A destination's disk that gets full, has no inodes left, or can only be read, while a job writes to it."""
+"""A destination's disk that becomes full, runs out of inodes, or becomes read-only while a job writes to it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from chaos.trial import Trial, make_trial
 from shardedstore.fields import FILE_NAME
 from shardedstore.storage.urls import BESIDE
 
-Fill = Callable[[Trial, Path], list[Path]]  # makes a disk full, and returns the files that do
-SIZE, INODES = 2 << 20, 1000  # of the disk: more than a result needs
-LEFT_BYTES, LEFT_INODES = (8 << 10, 120 << 10), (12, 60)  # what is left of them for the job, which needs more
+Fill = Callable[[Trial, Path], list[Path]]  # fills a disk, and returns the files that fill it
+SIZE, INODES = 2 << 20, 1000  # size of the disk: more than a result needs
+LEFT_BYTES, LEFT_INODES = (8 << 10, 120 << 10), (12, 60)  # remaining for the job, which needs more
 
 
 @cache
 def can_mount() -> bool:
-    """Tell whether this process may mount a disk of its own."""
+    """Tell whether this process may mount a disk."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with _mounted(Path(folder)):
@@ -34,7 +34,7 @@ def can_mount() -> bool:
 
 
 def full(scene: Scene, seed: str, sink: str) -> Trial:
-    """Fill the disk but for a little, run a job into it, and make room."""
+    """Fill most of the disk, run a job into it, and free the space."""
 
     def fill(trial: Trial, disk: Path) -> list[Path]:
         data = bytes(SIZE - trial.random.randint(*LEFT_BYTES))
@@ -45,7 +45,7 @@ def full(scene: Scene, seed: str, sink: str) -> Trial:
 
 
 def without_inodes(scene: Scene, seed: str, sink: str) -> Trial:
-    """Use up the disk's inodes but for a few, run a job into it, and make room."""
+    """Use most inodes of the disk, run a job into it, and free the inodes."""
 
     def fill(trial: Trial, disk: Path) -> list[Path]:
         fillers = [disk / f"filler-{i}" for i in range(INODES - trial.random.randint(*LEFT_INODES))]
@@ -57,7 +57,7 @@ def without_inodes(scene: Scene, seed: str, sink: str) -> Trial:
 
 
 def read_only(scene: Scene, seed: str, sink: str) -> Trial:
-    """Have a disk be read-only from some moment of a job on, and then writable again."""
+    """Make a disk read-only at some moment of a job, and writable again later."""
     trial = make_trial(scene, seed, sink)
     with ExitStack() as stack:
         disk = stack.enter_context(_mounted(trial.folder / "disk"))
@@ -68,7 +68,7 @@ def read_only(scene: Scene, seed: str, sink: str) -> Trial:
         line = trial.random.randint(1, 40)
         trial.wait(lambda: len(trial.trace()) >= line, client)
         end = time.monotonic() + 10
-        while not _remounted(disk, "ro") and time.monotonic() < end:  # which is refused while a file is written
+        while not _remounted(disk, "ro") and time.monotonic() < end:  # the system refuses this while a file is written
             time.sleep(0.001)
         trial.tell("read-only")
         trial.look()
@@ -93,7 +93,7 @@ def _starved(scene: Scene, seed: str, sink: str, fill: Fill, message: str) -> Tr
 
 
 def _go_on_when_mended(trial: Trial, client: Any, mend: Callable[[], object], message: str) -> None:
-    """Expect that a job fails, which tells why and shows no result; then take the cause away, and go on."""
+    """Expect a job to fail with the cause and without a result; then remove the cause, and resume."""
     if trial.ended(client):
         trial.lost.append("the job ended well where it can't")
     target = Path(trial.work.target)

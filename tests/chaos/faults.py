@@ -1,4 +1,4 @@
-"""All trials of a run: which fault, by which function, how often."""
+"""All trials of a run: the faults, their functions and their numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chaos.trial import Trial
 
 
 class Planned(NamedTuple):
-    """A trial that is to be run: the fault as the table calls it, the trial's seed, which is its name, and what runs it."""
+    """A planned trial: the fault's name in the table, the seed, which is the trial's name, and the function to run."""
 
     fault: str
     seed: str
@@ -20,7 +20,7 @@ class Planned(NamedTuple):
 
 
 def kills(seed: int, runs: int) -> Iterator[Planned]:
-    """Yield `runs` trials: each kind of process for each kind of destination, and then all over again."""
+    """Yield `runs` trials: each kind of process with each kind of destination, repeatedly."""
     for number in range(runs):
         who, turn = killing.WHO[number % len(killing.WHO)], number // len(killing.WHO)
         sink, in_cloud = killing.DESTINATIONS[turn % len(killing.DESTINATIONS)]
@@ -47,7 +47,7 @@ def pauses(seed: int, runs: int) -> Iterator[Planned]:
 
 
 def disks_and_files(seed: int, runs: int) -> Iterator[Planned]:
-    """Yield `runs` trials of each kind that can be made on this machine."""
+    """Yield `runs` trials of each kind that can run on this machine."""
     for number in range(runs):
         sink = ("zips", "copy", "sharding")[number % 3]
         for kind, fault, run in (
@@ -75,6 +75,6 @@ def storms_of_s3(seed: int, runs: int) -> Iterator[Planned]:
 
 
 def all_faults(seed: int, runs: int) -> list[Planned]:
-    """Return all trials, with processes killed `runs` times and all else in proportion."""
+    """Return all trials: `runs` trials with killed processes, and all others in proportion."""
     few = -(-runs // 20)
     return [*kills(seed, runs), *pauses(seed, few), *disks_and_files(seed, few), *storms_of_s3(seed, few)]

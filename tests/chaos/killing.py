@@ -10,14 +10,14 @@ from chaos.processes import Cluster, kill
 from chaos.trial import Trial, make_trial
 from chaos.work import SHARDS
 
-LINES = 2 * SHARDS  # that the trace has when all is read
+LINES = 2 * SHARDS  # of the trace when everything is read
 DESTINATIONS = (("zips", False), ("copy", False), ("sharding", False), ("zips", True), ("copy", True))
 WHO = ("a worker", "all workers", "the scheduler", "the client", "everything")
-WEIGHTS = (1, 600, 3000)  # of a task: a shard each, a few, and most of them
+WEIGHTS = (1, 600, 3000)  # weights of a task: one shard, a few, and most of them
 
 
 def killed(scene: Scene, seed: str, who: str, sink: str, in_cloud: bool) -> Trial:
-    """Kill some processes of a job and run it again, which may be killed as well, until it ends."""
+    """Kill some processes of a job and run it again, possibly with more kills, until it ends."""
     trial = make_trial(scene, seed, sink, in_cloud=in_cloud, weights=WEIGHTS)
     cluster: Cluster | None = None
     try:
@@ -34,11 +34,11 @@ def killed(scene: Scene, seed: str, who: str, sink: str, in_cloud: bool) -> Tria
 
 
 def _killed(trial: Trial, cluster: Cluster, who: str) -> bool:
-    """Run a job, kill someone, and wait for what becomes of it; tell whether it has ended well."""
+    """Run a job, kill some processes, and wait for its end; return whether it succeeded."""
     before = len(trial.trace())
     line = trial.random.randint(before, max(before, LINES) + 2)
     delay = trial.random.uniform(0, 1 if line == before else 0.1)
-    orphans = trial.random.random() < 0.5  # what is left of a cluster without a scheduler goes on for a while
+    orphans = trial.random.random() < 0.5  # the rest of a cluster without a scheduler continues for a while
     client = cluster.run(trial.work)
     trial.wait(lambda: len(trial.trace()) >= line, client)
     time.sleep(delay)

@@ -1,4 +1,4 @@
-"""Workers that the scheduler gives up, and that write all the same: they stand still and wake up later, or are cut off."""
+"""Workers that the scheduler has removed and that still write, as they were stopped or cut off."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from chaos.trial import Trial, make_trial
 from chaos.wire import Wire
 from chaos.work import BEGUN, READ, SHARDS
 
-WAKE_SECONDS = 10.0  # after which a worker that woke has written what it was at, or given up
+WAKE_SECONDS = 10.0  # time for a continued worker to write its shard or give up
 
 
 def paused(scene: Scene, seed: str, sink: str, in_cloud: bool) -> Trial:
-    """Stop a worker in the middle of a shard until another has begun it: then both write it."""
+    """Stop a worker in the middle of a shard until another has started the shard; then both write it."""
     trial = make_trial(scene, seed, sink, in_cloud=in_cloud, seconds=0.2)
-    late = trial.random.random() < 0.5  # it wakes when the job has ended, or at once
+    late = trial.random.random() < 0.5  # continue it when the job has ended, or at once
     try:
         cluster = trial.cluster()
         client = cluster.run(trial.work)
@@ -38,7 +38,7 @@ def paused(scene: Scene, seed: str, sink: str, in_cloud: bool) -> Trial:
 
 
 def cut_off(scene: Scene, seed: str, sink: str, in_cloud: bool) -> Trial:
-    """Cut a worker off from the scheduler, which gives it up, while it goes on with what it has."""
+    """Cut a worker off from the scheduler, which removes it, while it continues with its tasks."""
     trial = make_trial(scene, seed, sink, in_cloud=in_cloud, seconds=0.4)
     try:
         cluster = trial.cluster(workers=1)
@@ -62,9 +62,9 @@ def cut_off(scene: Scene, seed: str, sink: str, in_cloud: bool) -> Trial:
 
 
 def overtaken(scene: Scene, seed: str) -> Trial:
-    """Stop a worker of one job, and wake it when another job has taken the destination over, with another chain."""
+    """Stop a worker of one job, and continue it when another job with another chain uses the destination."""
     trial = make_trial(scene, seed, "zips", seconds=0.2)
-    alone = trial.random.random() < 0.5  # without the scheduler that could tell it to end
+    alone = trial.random.random() < 0.5  # without a scheduler that could end it
     try:
         cluster = trial.cluster()
         client = cluster.run(trial.work)
@@ -83,7 +83,7 @@ def overtaken(scene: Scene, seed: str) -> Trial:
 
 
 def _stopped(trial: Trial, cluster: Cluster, client: Any) -> tuple[Any, str]:
-    """Stop one of the workers when it is at a shard, and return both."""
+    """Stop one of the workers during a shard, and return both."""
     worker = trial.random.choice(cluster.workers)
     count = trial.random.randrange(1, SHARDS // 3)
     trial.wait(lambda: _of(trial, worker, BEGUN) >= count, client)
@@ -95,12 +95,12 @@ def _stopped(trial: Trial, cluster: Cluster, client: Any) -> tuple[Any, str]:
 
 
 def _of(trial: Trial, worker: Any, wanted: str) -> int:
-    """Return how many lines of a kind the trace has of a worker."""
+    """Return the number of lines of a kind from a worker in the trace."""
     return sum(event == wanted and pid == str(worker.pid) for event, pid, _ in trial.trace())
 
 
 def _let_write(trial: Trial, worker: Any, shard: str, log: str) -> None:
-    """Wait until a worker that woke has read its shard, or is gone, and then until it has published it."""
+    """Wait until a continued worker has read and published its shard, or has died."""
     line = [READ, str(worker.pid), shard]
     trial.wait(lambda: line in trial.trace(log), worker, WAKE_SECONDS)
     trial.tell(f"woke, and {'wrote' if line in trial.trace(log) else 'gave up'} {shard}")

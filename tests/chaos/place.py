@@ -1,4 +1,4 @@
-"""Where a trial writes to, on a local disk or in an object store, and what stands there."""
+"""The destination of a trial, on a local disk or in an object store, and its contents."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.publish import is_temporary
 from shardedstore.storage.urls import BESIDE, is_remote
 
-KINDS = (("zips", False), ("copy", False), ("sharding", False), ("zips", True))  # sinks, and whether it is recompressed
+KINDS = (
+    ("zips", False),
+    ("copy", False),
+    ("sharding", False),
+    ("zips", True),
+)  # sinks, and whether data are recompressed
 NO_JOB = Ledger(open_folder("/nonexistent"), 1)
 
 
 @dataclass(frozen=True)
 class Place:
-    """The destination of a job: its URL, and whether it is one ordinary Zarr with its ledger beside it."""
+    """The destination of a job: its URL, and whether it is one ordinary Zarr with the ledger beside it."""
 
     url: str
     is_one_zarr: bool
 
     @property
     def folders(self) -> dict[str, Folder]:
-        """All that the job writes to, by a name for it."""
+        """All folders that the job writes to, by name."""
         found = {"": open_folder(self.url)}
         return found | ({BESIDE: open_folder(self.url + BESIDE)} if self.is_one_zarr else {})
 
@@ -47,11 +52,11 @@ class Place:
         return NO_JOB if identity is None else ledger_of(folder, identity)
 
     def records(self) -> dict[int, Record]:
-        """The shards that are recorded as done."""
+        """The shards with a record of success."""
         return {number: record for number, record in self.ledger.read().items() if not record.failed}
 
     def contents(self) -> dict[str, bytes]:
-        """All that a reader of the result can come upon, and the config; not what is the next job's alone."""
+        """All files that a reader of the result can find, and the config, but not the files of the next job."""
         found: dict[str, bytes] = {}
         with ThreadPoolExecutor(8) as pool:
             for start, folder in self.folders.items():
@@ -64,11 +69,11 @@ class Place:
         }
 
     def read(self) -> dict[str, bytes]:
-        """All that the result shows as a Zarr."""
+        """The contents of the result as a Zarr."""
         return contents_of(ShardedStore.load(self.url + BESIDE if self.is_one_zarr else self.url, allow=[self.url]))
 
     def temporaries(self) -> list[str]:
-        """The files of a local disk that killed processes left."""
+        """Files that killed processes left on a local disk."""
         if is_remote(self.url):
             return []
         walks = (os.walk(self.url + end) for end in ("", BESIDE))
@@ -94,7 +99,7 @@ class Scene:
     server: S3Server | None
 
     def environment(self, endpoint: str = "", **more: str) -> dict[str, str]:
-        """The variables that lead processes to the server, or to a proxy before it."""
+        """Environment variables for the server, or for a proxy in front of it."""
         if self.server is None:
             return more
         found = self.server.environment()
@@ -102,7 +107,7 @@ class Scene:
 
 
 def make_scene(folder: Path, server: S3Server | None) -> Scene:
-    """Build the source, and run each kind of job once without any fault, in this process."""
+    """Build the source, and run each kind of job once without faults, in this process."""
     source = cube_at(folder / "source.zarr")
     expected = {}
     for sink, recompress in KINDS:

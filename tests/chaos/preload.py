@@ -1,4 +1,4 @@
-"""What the process imports that schedulers, workers and clients are forked from: all, and no thread is started."""
+"""Imports of the process from which schedulers, workers and clients are forked; they start no thread."""
 
 import distributed.deploy
 import obstore.store

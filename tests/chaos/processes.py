@@ -1,4 +1,4 @@
-"""Schedulers, workers and clients as processes that start in milliseconds: forked from one that has imported everything."""
+"""Schedulers, workers and clients that start in milliseconds, forked from a process with all imports."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from chaos.work import Work
 
 TESTS = Path(__file__).parents[1]
 START_SECONDS = 30.0
-SHOW = signal.SIGUSR1  # has a process write to its log where its threads are
-WORKER_TTL = "3s"  # without a sign of life; distributed makes it five seconds at least
+SHOW = signal.SIGUSR1  # makes a process write the stacks of its threads to its log
+WORKER_TTL = "3s"  # without a heartbeat; distributed uses at least five seconds
 SETTINGS = {
     "distributed.comm.timeouts.connect": "3s",
     "distributed.scheduler.worker-ttl": WORKER_TTL,
@@ -35,7 +35,7 @@ _context = multiprocessing.get_context("forkserver")
 
 
 def prepare() -> None:
-    """Start the process that all others are forked from, where it does not run already."""
+    """Start the process from which all others are forked, unless it already runs."""
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), str(TESTS.parent), path]))
     try:
@@ -49,7 +49,7 @@ def prepare() -> None:
 
 
 class Cluster:
-    """A scheduler, workers of one thread each, and the clients that were started for it, each a process."""
+    """A scheduler, workers of one thread each, and their clients, as processes."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], workers: int = 2) -> None:
         self.folder, self.environment = folder, dict(environment)
@@ -66,13 +66,13 @@ class Cluster:
             self.add_worker()
 
     def add_worker(self, address: str = "") -> Any:
-        """Start a worker, which reaches the scheduler at an address, if it is given."""
+        """Start a worker, optionally with another address for the scheduler."""
         arguments = address or self.address, str(self.folder), self.environment
         self.workers.append(_forked(_run_worker, self.folder / "log", *arguments))
         return self.workers[-1]
 
     def add_worker_with(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start a worker that has some variables from its very beginning, as what is preloaded needs; it is not forked."""
+        """Start a worker with environment variables for preloaded libraries; it is not forked."""
         path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
@@ -86,14 +86,14 @@ class Cluster:
         return process
 
     def replace_dead_workers(self) -> None:
-        """Start a worker for each that is gone."""
+        """Start a worker for each one that has died."""
         dead = [worker for worker in self.workers if not worker.is_alive()]
         self.workers = [worker for worker in self.workers if worker not in dead]
         for _ in dead:
             self.add_worker()
 
     def run(self, work: Work) -> Any:
-        """Start a client that does some work, and return its process."""
+        """Start a client with some work, and return its process."""
         self.clients.append(_forked(_run_client, self.folder / "log", self.address, work, self.environment))
         return self.clients[-1]
 
@@ -103,7 +103,7 @@ class Cluster:
 
 
 def kill(*processes: Any) -> None:
-    """End processes with SIGKILL, all at once, also those that are stopped, and wait until they are gone."""
+    """Kill processes at once with SIGKILL, including stopped ones, and wait for their end."""
     for process in processes:
         process.kill()
     for process in processes:
@@ -111,12 +111,12 @@ def kill(*processes: Any) -> None:
 
 
 def stop(process: Any) -> None:
-    """Have a process stand still."""
+    """Stop a process with SIGSTOP."""
     os.kill(process.pid, signal.SIGSTOP)
 
 
 def go_on(process: Any) -> None:
-    """Have a process go on that stands still."""
+    """Continue a stopped process."""
     os.kill(process.pid, signal.SIGCONT)
 
 
@@ -133,7 +133,7 @@ def _forked(target: Any, log: Path, *arguments: Any) -> Any:
 
 
 def _logged(target: Any, log: str, arguments: Any) -> None:
-    """Run a function in a new process, of which all that it says is appended to a file."""
+    """Run a function in a new process, and append its output to a file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -1,4 +1,4 @@
-"""What the trials of each fault came to, as a table."""
+"""The results of the trials of each fault, as a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.work import SHARDS
 
 @dataclass
 class Row:
-    """What the trials of one fault came to. `shards` is the number of shards that their results are made of."""
+    """The results of the trials of one fault. `shards` is the number of shards in these results."""
 
     fault: str
     tried: int = 0

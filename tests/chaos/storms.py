@@ -1,4 +1,4 @@
-"""An object store that refuses, hangs, cuts connections off, loses its answers, or is gone for a while."""
+"""An object store that refuses requests, hangs, cuts connections, loses answers, or is down for a while."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.place import Scene
 from chaos.trial import BUCKET, Trial, make_trial
 from chaos.work import SOURCE
 
-PATIENCE = {"AWS_TIMEOUT": "2s", "AWS_CONNECT_TIMEOUT": "2s"}  # of a request, so that one that hangs is given up
+PATIENCE = {"AWS_TIMEOUT": "2s", "AWS_CONNECT_TIMEOUT": "2s"}  # timeout of a request, for requests that hang
 STORMS = {
     "S3 answers 10 % with 500, 503 or 429": (
         Rule("", "status", 503, fraction=0.06),
@@ -30,7 +30,7 @@ GONE = "S3 is gone for 20 s"
 
 
 def storm(scene: Scene, seed: str, fault: str, sink: str, gone: float = 20) -> Trial:
-    """Read from and write to an object store behind a proxy that has its rules from the beginning to the end."""
+    """Read from and write to an object store behind a proxy with rules during the whole job."""
     assert scene.server is not None
     trial = make_trial(scene, seed, sink, in_cloud=True)
     folder = scene.server.folder(BUCKET, f"{trial.folder.name}/source.zarr")

@@ -1,4 +1,4 @@
-"""Some trials of every kind of fault; ``make chaos`` runs hundreds, and prints what they came to."""
+"""Some trials of every kind of fault; ``make chaos`` runs hundreds and prints their results."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -42,14 +42,14 @@ def scene(tmp_path_factory, s3_server):
 
 @pytest.fixture(scope="module")
 def trials(request, scene):
-    """The trials of the tests that are to run, some at a time: most of each is waiting."""
+    """The trials of the selected tests, several at a time, as they mostly wait."""
     names = [item.callspec.params["name"] for item in request.session.items if "trials" in item.fixturenames]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {name: pool.submit(TRIALS[name], scene, f"{SEED}/{name}") for name in names if not cannot(name)}
 
 
 def cannot(name):
-    """Why a trial can't be made on this machine."""
+    """The reason why a trial can't run on this machine."""
     if name in ON_DISKS and not disks.can_mount():
         return "only root can mount a disk that gets full"
     if name == CLOCK and not clock.can_jump():

@@ -1,4 +1,4 @@
-"""One trial: a job that goes on from fault to fault until it ends, and then the proof that nothing was lost."""
+"""One trial: a job that is resumed after each fault until it ends, and the proof that nothing was lost."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from shardedstore.storage.unfinished import UNFINISHED
 from shardedstore.storage.urls import is_remote
 
 BUCKET = "tests"
-END_SECONDS = 60.0  # that one attempt may take
+END_SECONDS = 60.0  # limit of one attempt
 MOST_ATTEMPTS = 20
-PAUSE_SECONDS = 1.0  # between two attempts
+PAUSE_SECONDS = 1.0  # pause between two attempts
 
 
 @dataclass
 class Trial:
-    """What one trial does, and what it saw.
+    """One trial and its observations.
 
     Attributes
     ----------
@@ -54,16 +54,16 @@ class Trial:
 
     @property
     def place(self) -> Place:
-        """Where the result is."""
+        """The place of the result."""
         return Place(self.work.target, self.work.sink != "zips")
 
     @property
     def log(self) -> str:
-        """All that the processes have said."""
+        """The output of all processes."""
         return (self.folder / "log").read_text(errors="replace")
 
     def cluster(self, workers: int = 2) -> Cluster:
-        """Start a cluster, which is killed with the end of the trial."""
+        """Start a cluster, which is killed at the end of the trial."""
         self.clusters.append(Cluster(self.folder, self.environment, workers))
         return self.clusters[-1]
 
@@ -73,50 +73,50 @@ class Trial:
             self.clusters.pop().kill()
 
     def become(self, **changes: Any) -> None:
-        """Go on with another job, whose shards leave a trace of their own."""
+        """Continue with another job, whose shards have a separate trace."""
         self.work = replace(self.work, log=f"{self.work.log}-2", **changes)
         self.known.clear()
 
     def trace(self, log: str = "") -> list[list[str]]:
-        """Return what the steps of the job have written, or of another: what happened, in which process, to which shard."""
+        """Return the trace of this or another job: the events, each with its process and shard."""
         try:
             return [line.split(" ") for line in Path(log or self.work.log).read_text().splitlines()]
         except FileNotFoundError:
             return []
 
     def begun(self) -> Counter[str]:
-        """Return how often each shard was begun."""
+        """Return the number of starts of each shard."""
         return Counter(shard for event, _, shard in self.trace() if event == BEGUN)
 
     @property
     def again(self) -> int:
-        """How many shards were begun that had been begun before."""
+        """The number of repeated starts of shards."""
         return self.begun().total() - len(self.begun())
 
     def look(self) -> None:
-        """Remember what is recorded now: it must not be done again."""
+        """Remember the present records: their shards must not be done again."""
         records = self.place.records()
         lines = len(self.trace())
         for number, record in records.items():
             self.known.setdefault(number, (record, lines))
 
     def look_for_uploads(self) -> None:
-        """Remember whether processes that are all dead may have left parts of uploads: the next run must say so."""
+        """Remember whether killed processes may have left parts of uploads, which the next run must report."""
         if is_remote(self.place.url) and self.place.ledger.unfinished():
             self.must_tell = UNFINISHED.partition("%s")[0]
 
     def tell(self, text: str) -> None:
-        """Add to the story."""
+        """Add an event to the story."""
         self.story.append(f"{text} at {len(self.trace())}")
 
     def wait(self, condition: Callable[[], object], process: Any = None, seconds: float = 30) -> None:
-        """Wait for a condition, or for the end of a process."""
+        """Wait for a condition or for the end of a process."""
         end = time.monotonic() + seconds
         while not condition() and time.monotonic() < end and (process is None or process.is_alive()):
             time.sleep(0.005)
 
     def ended(self, client: Any) -> bool:
-        """Wait for a client, and tell whether it has done its job."""
+        """Wait for a client, and return whether it has done its job."""
         client.join(END_SECONDS)
         if client.is_alive():
             os.kill(client.pid, SHOW)
@@ -129,7 +129,7 @@ class Trial:
         return bool(client.exitcode == 0)
 
     def finish(self, cluster: Cluster | None = None) -> None:
-        """Make the same call until it ends well, with no further fault of processes, and check what it has made."""
+        """Repeat the same call without further faults until it succeeds, and check its result."""
         for _ in range(MOST_ATTEMPTS):
             cluster = cluster or self.cluster()
             if self.ended(cluster.run(self.work)):
@@ -141,9 +141,9 @@ class Trial:
         self.lost.append(f"the same call did not end well in {MOST_ATTEMPTS} attempts")
 
     def check(self, *, objects: bool = True) -> None:
-        """Compare the result with that of an undisturbed job, and the ledger with what was seen of it before.
+        """Compare the result with that of an undisturbed job, and the ledger with its earlier records.
 
-        Without `objects`, only what the result shows is compared, not by which objects it does.
+        Without `objects`, only the contents as a Zarr are compared, and not the objects.
         """
         expected, shown = self.scene.expected[self.work.sink, self.work.recompress]
         if objects:
@@ -172,7 +172,7 @@ class Trial:
 def make_trial(
     scene: Scene, seed: str, sink: str, *, in_cloud: bool = False, weights: tuple[int, ...] = (1,), **options: Any
 ) -> Trial:
-    """Return a trial with a destination and a folder of its own, whose job is drawn from its seed."""
+    """Return a trial with a separate destination and folder, and a job that its seed determines."""
     random = Random(seed)
     folder = scene.folder / seed.replace("/", "-")
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A wire between a worker and its scheduler that can be cut: what is sent then arrives nowhere, and no one is told."""
+"""A connection between a worker and its scheduler that can be cut: messages are then lost silently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 class Wire:
-    """Passes on connections to an address, until `cut` is set; it listens at `address` while its `with` block lasts."""
+    """A proxy for connections to an address, until `cut` is set; it listens at `address` in its `with` block."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
@@ -53,7 +53,7 @@ class Wire:
 
 
 def _carry(one: socket.socket, other: socket.socket) -> bool:
-    """Pass on what one end has sent; tell whether there may be more."""
+    """Forward data from one end; return whether there may be more."""
     try:
         data = one.recv(1 << 16)
         other.sendall(data)

@@ -1,4 +1,4 @@
-"""What a client is told to do: one job, given by names and numbers alone, and a step that leaves a trace of each shard."""
+"""The work of a client: one job, described by names and numbers, and a step that leaves a trace of each shard."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BEGUN, READ = "begun", "read"
 
 @dataclass(frozen=True)
 class Trace(Step):
-    """Leaves a line in a file when a shard is begun, and one when all of it was read; and takes time.
+    """Writes a line to a file at the start and at the end of reading a shard, and takes time.
 
-    Half of the time is between the entries, and half after the last one. What a file beside it says, as JSON, happens
-    when the first chunk of a shard was read: ``{"shard": ..., "remove": path}`` or ``{..., "path": path, "data": hex}``.
+    Half of the time is between the entries, and half after the last one. A JSON file beside it has a command to run after the
+    first chunk of a shard was read: ``{"shard": ..., "remove": path}`` or ``{..., "path": path, "data": hex}``.
     """
 
     log: str
@@ -50,7 +50,7 @@ class Trace(Step):
 
 @dataclass(frozen=True)
 class Work:
-    """A job: where from, where to, how fast. `weight` is that of a task, of which 1 is a shard each."""
+    """A job: source, destination and speed. `weight` is that of a task; 1 gives one shard for each task."""
 
     source: str
     target: str
@@ -63,7 +63,7 @@ class Work:
     changed: str = "metadata"
 
     def run(self) -> ShardedStore:
-        """Run it on the scheduler that is active."""
+        """Run the job on the active scheduler."""
         before, shards.LEAST_WEIGHT = shards.LEAST_WEIGHT, self.weight
         try:
             return self._run()

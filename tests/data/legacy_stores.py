@@ -1,10 +1,10 @@
-"""How legacy-stores.tar.gz was made: by shardedstore 0.3.1 itself, as test_legacy.py reads it.
+"""Generator of legacy-stores.tar.gz for test_legacy.py, by shardedstore 0.3.1 itself.
 
 In an environment of Python 3.11 with shardedstore 0.3.1, zarr 2.18.7, numcodecs 0.15.2 and fsspec, run in an empty folder::
 
     python legacy_stores.py && tar czf legacy-stores.tar.gz --exclude='*.tar.gz' *
 
-Configs hold absolute paths, which stand as ``@HERE@`` in what is kept.
+Configs hold absolute paths, which the archive has as ``@HERE@``.
 """
 
 import json
@@ -26,7 +26,7 @@ def numbers(shape, dtype="<i4"):
 
 
 def fill(store, arrays):
-    """Write arrays through the store, as 0.3.1 is used; the chunks of each are one along what is sharded, else two."""
+    """Write arrays through the store as in 0.3.1; chunks have size 1 along sharded dimensions, else 2."""
     root = zarr.open_group(store, mode="a")
     root.attrs["made"] = "by 0.3.1"
     for path, (values, sharded) in arrays.items():
@@ -35,7 +35,7 @@ def fill(store, arrays):
 
 
 def keep(name, store, arrays, *, corrupt=False):
-    """Keep the config and the values, once 0.3.1 has read them back; what it corrupted, it does not."""
+    """Keep the config and the values if 0.3.1 reads them back correctly."""
     config = json.loads(json.dumps(store.get_config()))
     again = zarr.open_group(ShardedStore.from_config(config), mode="r") if not corrupt else None
     for path, (values, _) in arrays.items():
@@ -55,7 +55,7 @@ DIMS = {path: sharded for path, (_, sharded) in ARRAYS.items() if sharded}
 
 
 def write(name, make, separator, arrays=ARRAYS, *, corrupt=False):
-    """Make a store whose components `make` makes at their paths."""
+    """Make a store with components that `make` makes at their paths."""
     dims = {path: sharded for path, (_, sharded) in arrays.items() if sharded}
     funcs = {path: (n, lambda chunk, path=path: make(f"{name}/{path}/{chunk}.zarr")) for path, n in dims.items()}
     shards = (
@@ -76,7 +76,7 @@ write("fs", FSStore, None, {**ARRAYS, "image/s0": (ARRAYS["image/s0"][0], 0)})
 write("fs-slash", lambda path: FSStore(path, dimension_separator="/"), "/")
 write("fs-url", lambda path: FSStore(f"file://{HERE}/{path}", key_separator="."), ".")
 
-# Zips, which its map_shards made: of a store that was read from a config, as it fails for others.
+# Zips by its map_shards, of a store from a config, as map_shards fails for others.
 loose = write("loose", lambda path: DirectoryStore(path, dimension_separator="."), ".")
 zipped = ShardedStore.from_config(loose.get_config()).map_shards(to_zip_store_with_prefix("zips"))
 zipped._update_internal_state()
@@ -115,7 +115,7 @@ store = ShardedStore(
 fill(store, lower)
 keep("lower", store, lower)
 
-# Ten chunks along a sharded dimension are the most that it writes right: indices of two digits collide.
+# It writes at most ten chunks along a sharded dimension correctly: indices of two digits collide.
 dotted = lambda path: DirectoryStore(path, dimension_separator=".")  # noqa: E731
 write("ten", dotted, ".", {"t": (numbers((10, 3)), 1)})
 write("twelve", dotted, ".", {"t": (numbers((12, 3)), 1)}, corrupt=True)
@@ -128,11 +128,11 @@ write(
 )
 write(
     "eleven", dotted, ".", {"t": (numbers((11, 3)), 1), "u": (numbers((2, 11, 3)), 2)}
-)  # alone, the last is kept apart
-write("twelve-first", dotted, ".", {"t": (numbers((12, 3, 3)), 2)})  # whose 10.0 and 11.0 are in the base, uncut
+)  # separately, the last is kept apart
+write("twelve-first", dotted, ".", {"t": (numbers((12, 3, 3)), 2)})  # its 10.0 and 11.0 are in the base, uncropped
 write("twelve-whole", DirectoryStore, None, {"t": (numbers((2, 12, 3)), 2)})  # all of it in the base
 
-# An array that was made anew, smaller; and one that was there before it was sharded, so that the base has some blocks.
+# An array that was replaced by a smaller one, and one that existed before it was sharded, with blocks in the base.
 write("shrunk", dotted, ".", {"t": (numbers((6, 3)), 1)})
 store = ShardedStore(
     dotted("shrunk/again.zarr"),
@@ -154,7 +154,7 @@ values = numbers((4, 3))
 values[1:3] = numbers((2, 3)) + 99
 keep("part", store, {"t": (values, 1)})
 
-# What zarr 2 knew from the class of the store alone: an FSStore that cuts keys at dots, and metadata that says no separator.
+# Facts that zarr 2 took from the store's class: an FSStore that splits keys at dots, and metadata without a separator.
 store = ShardedStore(dotted("cut/base.zarr"), {"people": FSStore("cut/people.zarr", dimension_separator="/")})
 arrays = {"people/map": (numbers((4, 4)), 0)}
 fill(store, arrays)

@@ -1,11 +1,11 @@
-"""How results-0.4.0.tar.gz was made: by shardedstore 0.4.0, as test_results_of_0_4_0.py reads it.
+"""Generator of results-0.4.0.tar.gz for test_results_of_0_4_0.py, by shardedstore 0.4.0.
 
 In an environment of shardedstore 0.4.0 and zarr 3.1, run in an empty folder::
 
     python results_0_4_0.py && tar czf results-0.4.0.tar.gz --exclude='*.tar.gz' --exclude='*.py' *
 
-`sources` holds what was converted, `results` the right results, and `wrong` results of 0.4.0 that are wrong. Configs and manifests hold
-absolute paths, which stand as ``@HERE@`` in what is kept. The chains are those of CHAINS in the test.
+`sources` holds the sources, `results` the correct results, and `wrong` results that 0.4.0 wrote wrongly. Configs and
+manifests hold absolute paths, which the archive has as ``@HERE@``. The chains are those of CHAINS in the test.
 """
 
 import json
@@ -37,7 +37,7 @@ def dimensions(zarr_format, *names):
 
 
 def cube(name, zarr_format, *, consolidated=True, length=10):
-    """A hierarchy with an array that is divided, a group that is one shard, and missing chunks."""
+    """A hierarchy with a divided array, a group that is one shard, and missing chunks."""
     root = zarr.create_group(f"sources/{name}", zarr_format=zarr_format, attributes={"title": "a cube"})
     options = {"shape": (length, 6), "chunks": (2, 3), "dtype": "<f4", "fill_value": -1}
     root.create_array("temperature", **options, **dimensions(zarr_format, "time", "x"))[...] = numbers((length, 6))

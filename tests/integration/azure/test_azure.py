@@ -1,4 +1,4 @@
-"""Sources in Azure's object store, on Azurite, its own emulator: `pytest --azure`."""
+"""Sources in Azure's object store, on its emulator Azurite: `pytest --azure`."""
 
 from base64 import b64encode
 from dataclasses import replace
@@ -39,7 +39,7 @@ def test_a_zip_takes_one_request_more_to_open(container, azure_server, use_envir
         assert contents_of(view.map_shards(ToZip(tmp_path / "out"))) == contents
 
 
-# Azure answers a HEAD, with which a zip is opened, without saying why.
+# Azure's answer to a HEAD, which opens a zip, has no reason.
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -70,7 +70,7 @@ def test_a_container_that_is_not_there(name, words, container):
 
 @pytest.mark.parametrize("kind", ["zips", "one", "shards"])
 def test_results_in_azure(kind, container, azure_server, use_environment, tmp_path):
-    """By options alone: the key is held by this process, and the account and the endpoint stand in the config."""
+    """By options only: this process holds the key, and the config has the account and the endpoint."""
     contents, shards = SOURCES["others-v3"].contents(), SOURCES["others-v3"].shards
     use_environment({})
     options = {

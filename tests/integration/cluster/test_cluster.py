@@ -46,16 +46,16 @@ WORKERS = 2
 
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
-    """The sources of tests are small: without this, each job would be one task."""
+    """Make tasks small, as the small sources of tests would otherwise be one task."""
     monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    """A cluster of two worker processes that gives up a task when it has killed two of them."""
+    """A cluster of two worker processes that fails a task after it has killed two workers."""
     settings = {
         "distributed.scheduler.allowed-failures": 1,
-        "distributed.deploy.lost-worker-timeout": "1 hour",  # or it is given up when it dies twice in 15 seconds
+        "distributed.deploy.lost-worker-timeout": "1 hour",  # or Dask may not restart a worker that dies twice in 15 seconds
     }
     with (
         dask.config.set(settings),
@@ -86,7 +86,7 @@ def tasks_known(client):
     return client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
 
 
-# One cluster, and all goes well
+# One cluster without faults
 
 
 def test_the_bytes_are_the_same_on_a_cluster(client, source, tmp_path, expected):
@@ -116,7 +116,7 @@ def test_the_work_is_done_in_the_workers(client, source, tmp_path):
     runs = client.run(lambda dask_worker: len(dask_worker.state.tasks))
     assert len(set(before.values())) == WORKERS
     assert os.getpid() not in before.values()
-    assert set(runs.values()) == {0}  # all was released
+    assert set(runs.values()) == {0}  # all futures were released
 
 
 def test_a_local_scheduler_may_be_asked_for(client, source, tmp_path, expected):
@@ -134,9 +134,9 @@ def test_few_tasks_are_known_at_a_time_and_none_at_the_end(client, tmp_path):
         counts.append(len(tasks_known(client)))
 
     blocks_at(tmp_path / "source.zarr", 60).map_shards(ToZip(tmp_path / "out"), progress=look)
-    assert len(counts) > MOST_PER_THREAD * WORKERS  # it counts shards as they end
+    assert len(counts) > MOST_PER_THREAD * WORKERS  # it counts finished shards
     assert 1 < max(counts) <= MOST_PER_THREAD * WORKERS < 61
-    wait_until(lambda: tasks_known(client) == [])  # the scheduler hears of the last release after it
+    wait_until(lambda: tasks_known(client) == [])  # the scheduler gets the last release later
 
 
 def test_the_dashboard_shows_the_chain_and_the_path(client, source, tmp_path):
@@ -164,7 +164,7 @@ def test_an_exception_in_the_client_cancels_what_is_under_way(client, tmp_path):
     with pytest.raises(KeyboardInterrupt, match="enough"):
         blocks_at(tmp_path / "source.zarr", 30).map_shards(Slow(0.02), ToZip(tmp_path / "out"), progress=stop)
     assert not (tmp_path / "out" / FILE_NAME).exists()
-    again = blocks_at(tmp_path / "again.zarr", 3).map_shards(ToZip(tmp_path / "again"))  # the cluster goes on
+    again = blocks_at(tmp_path / "again.zarr", 3).map_shards(ToZip(tmp_path / "again"))  # the cluster still works
     assert again.summary.done == 4
 
 
@@ -200,7 +200,7 @@ def test_an_error_that_passes_is_tried_again_in_the_worker(client, source, tmp_p
 
 @pytest.fixture
 def no_second_try(client):
-    """A task that is on a worker when it dies is given up, even when it only waits there."""
+    """A task fails after its workers died, even if it only waited on them."""
     client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0))
     yield
     client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 1))
@@ -214,7 +214,7 @@ def test_shards_that_wait_on_a_worker_when_it_dies_are_not_blamed(client, tmp_pa
         )
     assert [error.shard for error in caught.value.exceptions] == ["a[9]"]
     assert len(files_of(tmp_path / "out")) == 30
-    assert len(list(attempts.iterdir())) == 2  # among others, and alone
+    assert len(list(attempts.iterdir())) == 2  # with others, and alone
 
 
 @pytest.fixture(params=[1, 1 << 20], ids=["a task a shard", "many shards a task"])
@@ -229,7 +229,7 @@ def test_a_shard_that_kills_its_workers_takes_no_other_with_it(client, source, t
     (error,) = caught.value.exceptions
     assert error.shard == poisoned
     assert error.cause.startswith("KilledWorker: ")
-    assert len(list(attempts.iterdir())) <= 6  # a task gives up at the second death
+    assert len(list(attempts.iterdir())) <= 6  # a task fails at the second death
     files = files_of(tmp_path / "out")
     lost = {"temperature/1/1.zarr.zip", FILE_NAME}
     assert files == {name: data for name, data in expected.items() if name not in lost}
@@ -261,7 +261,7 @@ def test_a_worker_that_is_killed_during_a_lazy_job_is_not_missed(client, source,
     check_same_contents(result, CUBE.contents())
 
 
-# A scheduler and workers of their own
+# A separate scheduler and workers
 
 
 def test_separate_processes_give_the_same_bytes(source, tmp_path, expected):
@@ -278,7 +278,7 @@ def test_separate_processes_give_the_same_bytes(source, tmp_path, expected):
 
 
 class DiesOnce(NamedTuple):
-    """A job whose first worker dies while all are asked."""
+    """A job whose first worker dies while all workers are checked."""
 
     mark: str
 
@@ -362,7 +362,7 @@ def test_a_shard_is_not_made_again_when_a_worker_leaves(client, tmp_path):
     blocks_at(tmp_path / "source.zarr", 60).map_shards(
         Slow(0.02), Seen(str(seen)), ToZip(tmp_path / "out"), progress=leave
     )
-    assert 61 <= len(list(seen.iterdir())) <= 61 + 1  # what it was at is done again, and what was done is not
+    assert 61 <= len(list(seen.iterdir())) <= 61 + 1  # its current shard is done again, finished shards are not
 
 
 def test_a_job_waits_for_the_first_worker(source, tmp_path, expected, monkeypatch):

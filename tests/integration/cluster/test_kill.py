@@ -1,4 +1,4 @@
-"""A job whose processes are killed half-way goes on from there, and ends with the bytes of an undisturbed one."""
+"""Jobs that are resumed after their processes were killed, with the bytes of an undisturbed job."""
 
 import os
 import re
@@ -32,7 +32,7 @@ from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
-SECONDS = 0.1  # that every shard takes
+SECONDS = 0.1  # for every shard
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def go_on(source, out):
 
 
 def check_half(out, expected):
-    """What stands under a final name is whole, although nothing else is."""
+    """Files under final names are complete, whatever else is missing."""
     done = {name: data for name, data in files_of(out).items() if name in zips(out)}
     assert 0 < len(done) < CUBE_SHARDS
     assert done.items() <= expected.items()
@@ -86,7 +86,7 @@ def test_all_processes_are_killed_twice_and_the_same_call_goes_on(source, tmp_pa
     result = go_on(source, out)
     assert CUBE_SHARDS * 2 / 3 <= before == result.summary.skipped
     assert result.summary.done == CUBE_SHARDS - before
-    assert left <= 2 * 2  # of each worker that was killed, the shard that it was at
+    assert left <= 2 * 2  # the current shard of each killed worker
     assert temporaries(out) == []
     assert files_of(out) == expected
     kept = [name for name, inode in stats.items() if (out / name).stat().st_ino == inode]
@@ -119,7 +119,7 @@ def identity_of(source):
 
 
 def test_only_the_client_is_killed(source, tmp_path, expected):
-    """The scheduler drops what the client asked for; the cluster serves the next client."""
+    """The scheduler drops the tasks of the client; the cluster serves the next client."""
     out = tmp_path / "out"
     with cluster(tmp_path / "cluster") as made:
         process = start_slow_job(source, out, tmp_path / "log", str(made.file), SECONDS)
@@ -137,7 +137,7 @@ def test_only_the_client_is_killed(source, tmp_path, expected):
 
 
 def test_only_the_scheduler_is_killed(source, tmp_path, expected):
-    """The job ends with an error, and what the workers had done by then is gone on with."""
+    """The job ends with an error, and the next run uses the finished shards."""
     out = tmp_path / "out"
     with cluster(tmp_path / "cluster") as made:
         process = start_slow_job(source, out, tmp_path / "log", str(made.file), SECONDS)
@@ -155,7 +155,7 @@ def test_only_the_scheduler_is_killed(source, tmp_path, expected):
 
 
 def test_a_worker_is_killed_for_good(source, tmp_path, expected):
-    """Nothing starts it again: what it was at is done by the other."""
+    """It is not restarted: the other worker does its shard."""
     out = tmp_path / "out"
     with cluster(tmp_path / "cluster") as made:
         process = start_slow_job(source, out, tmp_path / "log", str(made.file), SECONDS)
@@ -164,7 +164,9 @@ def test_a_worker_is_killed_for_good(source, tmp_path, expected):
         assert process.wait(60) == 0
     told = re.search(r"done (\d+) skipped (\d+)", (tmp_path / "log").read_text())
     assert told is not None
-    assert int(told[1]) + int(told[2]) == CUBE_SHARDS  # a task that was recorded but not told is found done
+    assert (
+        int(told[1]) + int(told[2]) == CUBE_SHARDS
+    )  # a recorded shard is done, even if its worker died before its task ended
     assert int(told[2]) <= 1
     assert files_of(out) == expected
     assert temporaries(out) == []

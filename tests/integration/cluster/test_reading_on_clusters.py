@@ -1,4 +1,4 @@
-"""Reading a store on a cluster: workers hold its credentials inside of a block, and say what is missing without them."""
+"""Reading a store on a cluster: workers hold its credentials in a block, and errors name missing ones outside."""
 
 import pickle
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    """Two worker processes, whose environment has no credentials; requests to the cloud's own address fail at once."""
+    """Two worker processes without credentials in their environment; requests to the cloud's address fail at once."""
     for name, value in {"AWS_METADATA_ENDPOINT": "http://metadata.invalid"}.items():
         monkeypatch.setenv(name, value)
     with (
@@ -49,7 +49,7 @@ def test_workers_hold_credentials_until_the_block_ends(client, tmp_path):
         {"format": "shardedstore", "version": 1, "base": {"kind": "directory", "url": "s3://bucket/reading"}}
     )
     assert held(client, "s3://bucket/reading/a") == [False, False]
-    with store.credentials_on(client):  # nothing to give
+    with store.credentials_on(client):  # no credentials
         assert held(client, "s3://bucket/reading/a") == [False, False]
     take_options("s3://bucket/reading", {"secret_access_key": CANARY})
     with store.credentials_on(client):

@@ -1,4 +1,4 @@
-"""Jobs that are told to stop: what runs ends soon, nothing is left that the next run does not remove, and it goes on."""
+"""Stopped jobs: tasks end soon, the next run removes all remains, and resumes the job."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ from shardedstore.stores.locations import Directory
 from shardedstore.transforms import ToZip
 from shardedstore.transforms.base.chain import parse_chain
 
-SECONDS = 0.3  # that every shard takes; all are one task, which takes as long as all of them
+SECONDS = 0.3  # for every shard; all shards are one task
 PROGRAM = """
 import signal, sys, dask
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background has them ignore
@@ -76,7 +76,7 @@ def zips(out):
 
 
 def check_still(out):
-    """Nothing is written any more, after what little may still be under way."""
+    """Check that nothing more is written, after the last running writes."""
     time.sleep(2 * cancellation.LOOK + SECONDS)
     before = zips(out)
     time.sleep(4 * SECONDS)
@@ -88,7 +88,7 @@ def check_goes_on(source, out, expected):
     before = zips(out)
     with dask.config.set(scheduler="synchronous"):
         result = division(source).map_shards(Slow(SECONDS), ToZip(out))
-    assert before - 1 <= result.summary.skipped <= before  # the last may not have been recorded
+    assert before - 1 <= result.summary.skipped <= before  # the last shard may lack a record
     assert result.summary.done + result.summary.skipped == CUBE_SHARDS
     assert {name for name in files_of(out) if name.endswith(".zip")} == {n for n in expected if n.endswith(".zip")}
     assert temporaries(out) == []
@@ -108,7 +108,7 @@ def test_a_client_that_is_told_to_end_leaves_a_cluster_that_does_nothing(how, so
             kill_session(process)
         check_still(out)
         with Client(scheduler_file=str(made.file)) as client:
-            assert len(client.nthreads()) == 2  # they are not ours to end
+            assert len(client.nthreads()) == 2  # they belong to somebody else
             assert client.submit(os.getpid).result(20) > 0
     if how == signal.SIGINT:
         text = log.read_text()
@@ -137,7 +137,7 @@ def test_threads_stop_with_the_process_that_they_are_in(source, tmp_path, expect
     try:
         wait_until(lambda: zips(out) >= 3, what="three zips")
         process.send_signal(signal.SIGINT)
-        process.wait(5)  # where the threads would take some seconds more
+        process.wait(5)  # the threads would need some seconds more
     finally:
         kill_session(process)
     assert "call map_shards with the same arguments again" in log.read_text()
@@ -147,7 +147,7 @@ def test_threads_stop_with_the_process_that_they_are_in(source, tmp_path, expect
 
 @pytest.mark.cluster
 def test_a_worker_that_is_told_to_end_is_not_missed(source, tmp_path, expected):
-    """As a batch system does with one at the end of its time; nothing starts it again."""
+    """As a batch system ends a worker at its time limit; nothing restarts it."""
     out, log = tmp_path / "out", tmp_path / "log"
     with cluster(tmp_path / "cluster") as made:
         process = start(source, out, made.file, log)
@@ -184,7 +184,7 @@ def test_what_a_thread_does_is_stopped_and_not_what_others_do():
         items = while_wanted(range(5))
         assert next(items) == 0
         unwanted.set()
-        assert next(items) == 1  # it looks now and then
+        assert next(items) == 1  # it polls
         other = threading.Thread(target=check)
         other.start()
         other.join()

@@ -1,4 +1,4 @@
-"""The benchmarks run, on next to no data: what they say of speed then means nothing, and is not looked at."""
+"""Smoke tests of the benchmarks on tiny data; their times are not checked."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A source that has changed since: what has is made again under new names, and all else is kept."""
+"""Changed sources: changed shards are made again under new names, and all others are kept."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ def synchronous():
 
 @pytest.fixture(params=[2, 3])
 def source(request, tmp_path):
-    """Ten steps of time in blocks of four, a group that is one shard, and a small array in the base."""
+    """Ten time steps in blocks of four, a group that is one shard, and a small array in the base."""
     return make(tmp_path / "source.zarr", request.param)
 
 
@@ -90,7 +90,7 @@ def test_a_grown_array_is_made_again_from_its_last_block_on(source, tmp_path, co
     append(source, 7)
     result = convert(source, out, compute=compute)
     result = result if compute else result.compute()
-    assert counts(result) == (4, 3, 2, 0)  # the base, the last block and two new ones; of those, two were there before
+    assert counts(result) == (4, 3, 2, 0)  # the base, the last block and two new ones; two of these existed before
     after = files_of(out)
     assert {name: after[name] for name in before if name != FILE_NAME} == {
         name: data for name, data in before.items() if name != FILE_NAME
@@ -98,7 +98,7 @@ def test_a_grown_array_is_made_again_from_its_last_block_on(source, tmp_path, co
     assert after.keys() - before.keys() == {"__base__~2.zarr.zip", *(f"t/{i}~2.zarr.zip" for i in (2, 3, 4))}
     check_is(result, source)
     check_is(ShardedStore.load(out), source)
-    np.testing.assert_array_equal(zarr.open_group(old)["t"][:], old_t)  # who has the old config open is not disturbed
+    np.testing.assert_array_equal(zarr.open_group(old)["t"][:], old_t)  # readers of the old config are not disturbed
     assert counts(convert(source, out)) == (0, 7, 0, 0)
 
 
@@ -184,7 +184,7 @@ def shrunk(root):
     root["t"].resize((6, 6))
 
 
-CHANGES = {  # what is done, and what is kept
+CHANGES = {  # shards that are made, and shards that are kept
     retitled: (1, 4),
     with_another_array: (1, 4),
     without_an_array: (1, 4),
@@ -250,7 +250,7 @@ def test_a_job_that_died_before_it_took_over_does_so_when_it_goes_on(source, tmp
     check_is(result, source)
 
 
-# Looking closer
+# Stronger comparisons
 
 
 def edit(source):
@@ -357,12 +357,12 @@ def test_another_word_is_refused(source, tmp_path):
         convert(source, tmp_path / "out", changed="all")
 
 
-# The law
+# Properties
 
 
 @st.composite
 def growths(draw):
-    """A shape, another of as many dimensions, chunks and blocks of them."""
+    """Two shapes with the same number of dimensions, their chunks and blocks."""
     ndim = draw(st.integers(1, 3))
     old, new = (tuple(draw(st.integers(1, 12)) for _ in range(ndim)) for _ in range(2))
     new = tuple(draw(st.sampled_from(pair)) for pair in zip(old, new, strict=True))
@@ -390,7 +390,7 @@ def test_blocks_that_are_kept_hold_the_same_elements(growth):
         assert same or index not in kept_at
         if old == new:
             assert index in kept_at
-    if old != new:  # and the last blocks before and now are not kept
+    if old != new:  # the last blocks before and after the change are not kept
         lead = len(blocks)
         edges = [(a, n - 1) for a in range(lead) if old[a] != new[a] for n in (before.grid[a], after.grid[a])]
         assert not any(index[a] == last for index in kept_at for a, last in edges)
@@ -423,7 +423,7 @@ def test_an_object_is_known_by_its_tag(bucket, tmp_path):
 
 @pytest.mark.parametrize("separator", ["/", "."])
 def test_the_listing_of_a_block_is_that_of_its_keys_alone(separator, bucket, s3_server, tmp_path):
-    """As many requests as pages, not as keys, and none for the pages between."""
+    """One request for each listed page, not for each key, and none for other pages."""
     shape = (40, 60)
     keys = [f"t/{separator.join(['c', str(i), str(j)])}" for i in range(shape[0]) for j in range(shape[1])]
     upload(bucket.client, {key: key.encode() for key in [*keys, "t/zarr.json", "u/c/0"]})
@@ -446,7 +446,7 @@ def test_the_listing_of_a_block_is_that_of_its_keys_alone(separator, bucket, s3_
 
 
 def listings(store, blocks, proxy):
-    """The listing of each block, which takes a few requests."""
+    """The listing of each block needs a few requests."""
     found = []
     for index in range(14):
         proxy.clear()
@@ -455,11 +455,11 @@ def listings(store, blocks, proxy):
     return found
 
 
-# What else looks at a destination meanwhile
+# Other readers of the destination during a job
 
 
 def half_done(source, out, **options):
-    """Convert, but for one block that fails."""
+    """Convert all blocks but one, which fails."""
     with pytest.raises(ShardsFailed):
         convert(source, out, Fail("t[1]", str(out.parent / "mended")), retries=0, **options)
 
@@ -470,7 +470,7 @@ def go_on(source, out):
 
 
 def test_half_of_a_job_is_not_shown_with_a_source_that_has_changed(source, tmp_path):
-    """Its blocks would be of the old shape, and the rest of the array seem to be missing."""
+    """Otherwise, its blocks would have the old shape, and the rest of the array would seem missing."""
     half_done(source, tmp_path / "out")
     assert ShardedStore.load(tmp_path / "out", partial=True, allow=[source]).partial.done == 4
     append(source, 7)

@@ -1,4 +1,4 @@
-"""The command line: what it says, what it writes, and its exit codes."""
+"""The command line: its output, its files and its exit codes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from shardedstore.display import progress
 from shardedstore.transforms import ToZip
 
 SHARDS = ("--shards", "t=time:60", "--shards", "s=whole")
-COUNT = 12  # shards that these make: the base, s, and ten of t
+COUNT = 12  # the shards: the base, s, and ten of t
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_config_is_converted(source: Path, tmp_path: Path) -> None:
 
 
 def run_script_without_stdin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the installed command, if there is one here, with its standard input closed."""
+    """Run the command, if it is installed, with a closed standard input."""
     script = Path(sys.executable).parent / "shardedstore"
     start = [str(script), *arguments] if script.exists() else command(*arguments)
     shell = ["/bin/sh", "-c", 'exec "$@" <&-', "sh"]
@@ -77,7 +77,7 @@ def same(source: Path, result: Path) -> None:
 
 
 def error_line(result: Result | subprocess.CompletedProcess[str], code: int) -> str:
-    """The one line of an error, of a command that ended with an exit code and without a traceback."""
+    """The line of an error, after checks of the exit code and that there is no traceback."""
     done = result.exit_code if isinstance(result, Result) else result.returncode
     assert done == code, result.stderr
     assert result.stdout == ""
@@ -86,7 +86,7 @@ def error_line(result: Result | subprocess.CompletedProcess[str], code: int) -> 
     return line
 
 
-# what is quick: help, dry runs and bad input
+# fast commands: help, dry runs and bad input
 
 
 def test_help_names_commands_rules_and_exit_codes() -> None:
@@ -204,7 +204,7 @@ def test_bad_options(source: Path) -> None:
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
 def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # of the process of the tests
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test's own process
     done = invoke("convert", source, source.parent / "out", "--to", "zip", "--scheduler", address)
     line = error_line(done, cli.UNUSABLE)
     assert f"no Dask scheduler answers at {address!r}" in line
@@ -232,7 +232,7 @@ def test_options_that_make_no_sense(source: Path, options: tuple[str, ...], mess
     assert not (source.parent / "out").exists()
 
 
-# a whole life of one destination
+# the life of one destination
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
     chunk = source / "t" / "c" / "25" / "0"
     data = chunk.read_bytes()
     chunk.unlink()
-    chunk.symlink_to("0")  # to itself, which nobody can read
+    chunk.symlink_to("0")  # a loop to itself, which can't be read
     arguments = "convert", source.name, "out", "--to", "zip", "--workers", "2", *SHARDS
 
     failed = run(*arguments, cwd=folder)
@@ -335,14 +335,14 @@ def test_plain_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str
 def test_terminal_has_a_bar(source: Path) -> None:
     arguments = command("convert", source, source.parent / "out", "--to", "zip", "--workers", "1", *SHARDS)
     child, terminal = pty.fork()
-    if child == 0:  # nothing but exec, since the parent may have threads
+    if child == 0:  # exec at once, since the parent may have threads
         os.execve(sys.executable, arguments, {**os.environ, "TERM": "xterm", "COLUMNS": "80"})
     shown = b""
     end = time.monotonic() + 60
     while time.monotonic() < end and select.select([terminal], [], [], 60)[0]:
         try:
             part = os.read(terminal, 1 << 16)
-        except OSError:  # how Linux tells that the other side is closed
+        except OSError:  # the sign of a closed other side on Linux
             break
         if not part:
             break
@@ -360,7 +360,7 @@ def test_terminal_has_a_bar(source: Path) -> None:
 
 # processes
 
-# A shell that starts the tests in the background makes them ignore SIGINT, and all that they start.
+# A shell that starts the tests in the background makes them and their children ignore SIGINT.
 FROM_TERMINAL = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -371,7 +371,7 @@ main()
 
 @pytest.fixture
 def stuck(source: Path) -> Iterator[Path]:
-    """A source with a chunk whose reading never ends, until `unstick` makes it as it was."""
+    """A source with a chunk whose reading never ends until `unstick` restores it."""
     chunk = source / "t" / "c" / "29" / "0"
     chunk.rename(source.parent / "chunk")
     os.mkfifo(chunk)
@@ -385,7 +385,7 @@ def unstick(source: Path) -> None:
 
 
 def start_stuck(stuck: Path, *options: str) -> subprocess.Popen[str]:
-    """Start a job as the leader of a group of processes, and wait until it has written a shard of t."""
+    """Start a job as the leader of a process group, and wait until it has written a shard of t."""
     out = stuck.parent / "out"
     process = subprocess.Popen(
         [sys.executable, "-c", FROM_TERMINAL, "convert", stuck, out, "--to", "zip", *SHARDS, *options],
@@ -421,7 +421,7 @@ def group_members(group: int) -> list[int]:
 def test_stopped_half_way(stuck: Path, how: signal.Signals) -> None:
     process = start_stuck(stuck, "--workers", "1")
     if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # Ctrl-C reaches the workers as well
+        os.killpg(process.pid, how)  # Ctrl-C reaches the workers too
     else:
         process.terminate()
     _, shown = process.communicate(timeout=60)
@@ -481,7 +481,7 @@ def test_cluster_of_others(source: Path, tmp_path: Path) -> None:
         ended = [int(line.removesuffix(f" of {COUNT} shards")) for line in lines]
         assert (ended[0], ended[-1]) == (0, COUNT)
         assert ended == sorted(ended)
-        assert all(process.poll() is None for process in processes)  # the cluster is not ours to end
+        assert all(process.poll() is None for process in processes)  # the cluster belongs to somebody else
         same(source, tmp_path / "out")
     finally:
         for process in reversed(processes):

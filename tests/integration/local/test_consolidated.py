@@ -1,4 +1,4 @@
-"""`map_shards(consolidated=...)`: where consolidated metadata is written, and that none is left where none is wanted."""
+"""`map_shards(consolidated=...)`: the places of consolidated metadata, and its absence if it is not wanted."""
 
 import json
 import warnings
@@ -24,13 +24,13 @@ def synchronous():
 
 
 def mapped(tmp_path, name, **options):
-    """A job over a source, of which one group with consolidated metadata may be a shard, and one is not."""
+    """A job with one group with consolidated metadata that may be a shard, and one that is not."""
     path = cube_at(tmp_path / "source.zarr", SOURCES[name])
     return ShardedStore.partition(path, ["simulation"]).map_shards(ToZip(tmp_path / "out"), **options)
 
 
 def names_with_some(store):
-    """The groups that have consolidated metadata, by what is stored."""
+    """The groups with consolidated metadata in the stored files."""
     found = {key.removesuffix(".zmetadata").rstrip("/") for key in keys_of(store) if key.endswith(".zmetadata")}
     contents = contents_of(store)
     documents = {key: json.loads(data) for key, data in contents.items() if key.endswith("zarr.json")}
@@ -38,10 +38,10 @@ def names_with_some(store):
 
 
 def consolidated_by_zarr(contents):
-    """What `zarr.consolidate_metadata` makes of a source without any."""
+    """The consolidated metadata of `zarr.consolidate_metadata` for a source without any."""
     store = to_memory(contents)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is no part of the specification of v3 yet
+        warnings.simplefilter("ignore")  # it is not part of the specification of v3 yet
         zarr.consolidate_metadata(store)
     return zarr.open_group(store, mode="r", use_consolidated=True).metadata.consolidated_metadata.to_dict()
 
@@ -89,7 +89,7 @@ def test_none_is_as_the_source(tmp_path, zarr_format, name):
 
 @FORMATS
 def test_the_same_call_with_another_choice_goes_on(tmp_path, zarr_format):
-    """The shards are the same, but for one that holds consolidated metadata, which is made again under another name."""
+    """The shards are equal, except one with consolidated metadata, which is made again under another name."""
     mapped(tmp_path, f"consolidated-v{zarr_format}")
     before = files_of(tmp_path / "out")
     result = mapped(tmp_path, f"consolidated-v{zarr_format}", consolidated=False)
@@ -120,7 +120,7 @@ def test_what_can_not_be_is_refused(tmp_path):
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_what_only_consolidated_metadata_leads_to_is_changed_as_the_rest_is(tmp_path, zarr_format):
-    """As where a group between has lost its document."""
+    """For example, a group in between has lost its document."""
     group = zarr.create_group(tmp_path / "a.zarr", zarr_format=zarr_format)
     group.create_array("g/h/a", data=np.arange(6), chunks=(2,))
     group.create_array("b", data=np.arange(4))

@@ -1,4 +1,4 @@
-"""Consolidated metadata of a group that is whole in one object stands in the object, which opens by it alone."""
+"""Consolidated metadata of a group in one object: it is in the object, which opens separately."""
 
 import itertools
 import warnings
@@ -30,7 +30,7 @@ def synchronous():
 
 
 def make(path, zarr_format, groups=("", "g", "g/h")):
-    """An array at the root, and groups in one another; some have consolidated metadata."""
+    """An array at the root, and nested groups, some with consolidated metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         root = zarr.create_group(path, zarr_format=zarr_format, attributes={"title": "x"})
@@ -44,7 +44,7 @@ def make(path, zarr_format, groups=("", "g", "g/h")):
 
 
 def opened(result, mount=None):
-    """What the base, or what is mounted at a path, holds; opened by zarr alone."""
+    """The contents of the base or of a mount, opened by zarr alone."""
     location = result.config.base if mount is None else result.config.shards[mount].location
     location = getattr(location, "source", location)
     return ZipStore(location.url, mode="r") if ".zip" in location.url else LocalStore(location.url, read_only=True)
@@ -60,7 +60,7 @@ def is_consolidated(store, group):
 
 
 def described(store, group):
-    """What consolidated metadata says of each node, as zarr reads it."""
+    """The nodes in consolidated metadata, as zarr reads it."""
     found = zarr.open_group(store, mode="r", path=group, use_consolidated=True)
     return sorted(
         (path, str(node.metadata.attributes), getattr(node, "shape", ()))
@@ -120,7 +120,7 @@ def test_equal_input_gives_equal_bytes(tmp_path, zarr_format):
 @FORMATS
 @pytest.mark.parametrize("shards", [{"g/*": 1}, {"g/h": "whole"}])
 def test_a_group_above_what_is_mounted_has_none_in_its_object(tmp_path, zarr_format, shards):
-    """It would name what is not there."""
+    """Otherwise, it would name missing nodes."""
     store = ShardedStore.partition(make(tmp_path / "in.zarr", zarr_format, ("", "g")), shards)
     result = store.map_shards(ToZip(tmp_path / "out"))
     base = opened(result)

@@ -1,4 +1,4 @@
-"""A chunk that can't be read is named by its key in the source, also where the shard's own keys count from zero."""
+"""Errors name unreadable chunks by their keys in the source, even if the shard's keys start at zero."""
 
 import json
 import shutil
@@ -26,12 +26,12 @@ def same(chunk, position):
     return chunk
 
 
-CUT = b"\x28\xb5"  # the beginning of zstd
+CUT = b"\x28\xb5"  # the magic number of zstd
 RULE = {"a": (4, -1), "*": "whole"}
 
 
 def write(folder: Path, zarr_format: int = 3, **options) -> Path:
-    """An array of four by three chunks, and an array in a group; the chunk at 3, 1 is to be damaged."""
+    """An array of four by three chunks, and an array in a group; the tests damage the chunk at 3, 1."""
     root = zarr.create_group(folder, zarr_format=zarr_format)
     values = np.arange(1, 49, dtype="i4").reshape(8, 6)
     root.create_array("a", data=values, chunks=(2, 2), compressors=zarr_codec(zarr_format), **options)
@@ -120,11 +120,11 @@ def test_a_file_of_no_bytes_among_chunks_that_are_packed(tmp_path):
     assert "shard 'a[1]': 'a/c/3/1' can't be decoded with any codec: ValueError: it has 0 bytes" in cause
 
 
-# Shards that are stores by themselves
+# Shards with their own stores
 
 
 def result(tmp_path: Path, layout: str) -> tuple[ShardedStore, Path]:
-    """A result whose blocks are components, and the component of the second one."""
+    """A result with blocks as components, and the component of the second block."""
     source = ShardedStore.partition(write(tmp_path / "source"), RULE)
     out = tmp_path / "made"
     if layout == "zip":

@@ -1,4 +1,4 @@
-"""An edited function under the same name: a job that goes on with the old result says so."""
+"""An edited function under the same name: a job that resumes the old result warns."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def synchronous():
 
 
 def function(source: str, name: str = "f", **names: object):
-    """A function as it stands in a cell of a notebook."""
+    """A function as in a cell of a notebook."""
     module = types.ModuleType("notebook")
     vars(module).update(names, np=np)
     exec(compile(source, "<cell>", "exec"), vars(module))

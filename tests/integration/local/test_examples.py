@@ -80,7 +80,7 @@ def test_climate_data_goes_to_the_cloud_and_is_opened_from_there(bucket, tmp_pat
 @pytest.mark.parametrize("zarr_format", ["2", "3"])
 def test_the_original_example(zarr_format: str, tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLES / "original.py", "--folder", tmp_path / "new", "--zarr-format", zarr_format]
-    for times in range(2):  # what an earlier run has left is written over
+    for times in range(2):  # files of an earlier run are overwritten
         done = subprocess.run(command, env=quietly(), capture_output=True, text=True, timeout=110, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("8 zips: zip_stores/people.zarr.zip, ")

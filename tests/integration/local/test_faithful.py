@@ -1,4 +1,4 @@
-"""What must never be lost or mixed up, whatever the source looks like and whatever happens beside the job."""
+"""No data is lost or mixed up, whatever the source and whatever happens during the job."""
 
 import contextlib
 import json
@@ -138,7 +138,7 @@ def test_two_jobs_that_start_at_once_do_not_share_a_generation(tmp_path):
 
 
 class Watched:
-    """A folder at which something happens before one of the looks at it."""
+    """A folder that runs a function before one of its accesses."""
 
     def __init__(self, folder, look, happen):
         self.folder, self.left, self.happen = folder, look, happen
@@ -172,14 +172,14 @@ def test_a_job_that_starts_between_two_looks_is_seen(tmp_path, look, overwrite):
 
 
 def begun(store, out):
-    """A job whose destination is open, and what it is of."""
+    """A job with an open destination, and its source."""
     plan, chain = make_plan(store.config), Chain((), ToZip(out))
     plan, job = prepare(plan, chain, choose_layout(chain.sink), False, 2)
     return start(job, plan, identity(plan, job), False), plan
 
 
 def test_workers_of_a_job_whose_destination_was_removed_are_not_heard(tmp_path):
-    """They may wake when another job of the same number is at work there."""
+    """They may continue when another job with the same number runs there."""
     old, plan = begun(array_of_eight(tmp_path / "a.zarr"), tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     source = array_of_eight(tmp_path / "b.zarr")
@@ -217,7 +217,7 @@ def test_a_job_that_was_overtaken_does_not_switch_the_config_back(tmp_path):
     def overtake(done, total):
         if not (tmp_path / "out" / "shardedstore.json").exists() and done:
             lazy = store.map_shards(ToZip(tmp_path / "out", zip64=True), overwrite=True, compute=False)
-            lazy.compute()  # which holds no lock
+            lazy.compute()  # it holds no lock
 
     with pytest.raises(DestinationError, match="another job took over the destination"):
         store.map_shards(ToZip(tmp_path / "out"), progress=overtake)

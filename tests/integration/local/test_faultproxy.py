@@ -1,4 +1,4 @@
-"""The proxy changes nothing but what its rules say, and says what went through it."""
+"""The proxy of the tests: it disturbs requests by its rules only, and logs all of them."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from faultproxy import FaultProxy, Rule
 
 
 class Storage(BaseHTTPRequestHandler):
-    """Keeps what is put; ends its connection after ``/short``, and tells of the last request's headers."""
+    """A server that stores PUT bodies, ends connections after ``/short``, and returns the last request's headers."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -61,7 +61,7 @@ class Server(ThreadingHTTPServer):
         self.closed.set()
 
     def handle_error(self, request, client_address):
-        """Say nothing of connections that the proxy has cut."""
+        """Do not log connections that the proxy has cut."""
 
 
 @pytest.fixture

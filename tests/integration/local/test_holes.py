@@ -1,4 +1,4 @@
-"""Shards that failed and were accepted to be missing: recorded as holes, told everywhere, never read as fill values."""
+"""Holes, which are accepted failures: they are recorded and shown everywhere, and never read as fill values."""
 
 import json
 
@@ -93,7 +93,7 @@ def test_the_next_run_tries_a_hole_again(source, tmp_path):
     assert (tmp_path / "out" / FILE_NAME).read_bytes() == before
     with pytest.raises(ShardsFailed, match="1 of 8 shards failed"):
         convert(source, tmp_path / "out")
-    assert ShardedStore.load(tmp_path / "out").verify().has_holes_only  # what was published stands
+    assert ShardedStore.load(tmp_path / "out").verify().has_holes_only  # published objects stay
     (source / "t/c/3/1").write_bytes(right)
     result = convert(source, tmp_path / "out")
     assert (result.summary.done, result.summary.missing, result.summary.holes) == (1, 0, ())
@@ -202,7 +202,7 @@ def test_a_job_over_a_result_with_holes_does_not_take_them_for_data(source, tmp_
 
 
 def test_readers_of_version_1_refuse_a_hole(source, tmp_path):
-    """To a reader that does not know the kind, the config names an unknown one, which the page says to refuse."""
+    """A reader without this kind must refuse it as an unknown kind, as the page says."""
     damage(source)
     convert(source, tmp_path / "out", max_missing=1)
     document = json.loads((tmp_path / "out" / FILE_NAME).read_text())

@@ -1,4 +1,4 @@
-"""Sources on a web server, which can't be listed: what is there is known from metadata."""
+"""Sources on a web server, which can't be listed: their keys follow from metadata."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from shardedstore.transforms import CopyTo, ToZip
 from shardedstore.zips import ZipReadStore
 
 HASTY = {"retry_config": {"max_retries": 0}}
-NAMES = [name for name in SOURCES if not name.startswith("others")]  # with files that no metadata names
+NAMES = [name for name in SOURCES if not name.startswith("others")]  # with files outside metadata
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def synchronous():
 
 @cache
 def served(name):
-    """A source as its owner would publish it: a group has consolidated metadata, at the root alone."""
+    """A source with consolidated metadata at the root only, as its owner would publish it."""
     store = to_memory(SOURCES[name].contents())
     if not name.startswith("root-array"):
         with warnings.catch_warnings(action="ignore"):
@@ -47,7 +47,7 @@ def served(name):
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder that is served, and a proxy before it that can be told what to disturb."""
+    """A served folder behind a proxy with rules."""
     folder = tmp_path / "site"
     folder.mkdir()
     with web(folder) as url, FaultProxy(url) as proxy:
@@ -169,7 +169,7 @@ def test_what_is_left_out_is_not_asked_for(site, tmp_path):
 
 
 CHUNK = r"GET /.*/temperature/c/2/0/0$"
-HURT = "temperature[1/0]"  # the shard that it is of
+HURT = "temperature[1/0]"  # its shard
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_an_error_that_passes_is_retried(site, tmp_path):
 def test_chunks_of_a_source_that_vanishes_are_not_missing(shards, documents, site, tmp_path):
     folder, proxy = site
     publish("missing-v2", folder)
-    if not documents:  # they are those of the consolidated metadata
+    if not documents:  # they come from the consolidated metadata
         for key in ("sparse/.zarray", "sparse/.zattrs"):
             (folder / "a b.zarr" / key).unlink()
     store = ShardedStore.partition(f"{proxy.url}/a%20b.zarr", shards, storage_options=HASTY)
@@ -318,7 +318,7 @@ def test_a_zip(methods, tmp_path):
             ShardedStore.partition(f"{url}/nothing.zip")
 
 
-# What is named
+# Named nodes
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "consolidated-v3"])

@@ -1,4 +1,4 @@
-"""`map_shards` on the local schedulers: the same result and the same bytes, lazily or at once, whatever fails."""
+"""`map_shards` on the local schedulers: equal results and bytes, lazily or at once, and failures."""
 
 import errno
 import os
@@ -59,7 +59,7 @@ GO_ON = "call map_shards with the same arguments again"
 
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
-    """The sources of tests are small: without this, each job would be one task."""
+    """Make tasks small, as the small sources of tests would otherwise be one task."""
     monkeypatch.setattr(shards, "LEAST_WEIGHT", 1 << 18)
 
 
@@ -122,7 +122,7 @@ def test_the_result_holds_what_the_source_holds(tmp_path, name):
 
 
 def rebuilt(store, expected):
-    """The documents that hold consolidated metadata: their text may differ, and test_publish looks into it."""
+    """The documents with consolidated metadata: their text may differ, and test_publish checks it."""
     contents = contents_of(store)
     return {
         key: contents[key]
@@ -228,7 +228,7 @@ def test_computing_twice_is_harmless(source, tmp_path, expected):
 
 @pytest.mark.usefixtures("synchronous")
 def test_computing_twice_is_harmless_without_a_fingerprint(source, tmp_path, expected):
-    """Dask itself runs the first task again when the worker that holds its result dies."""
+    """Dask runs the first task again if the worker with its result dies."""
     nameless = step(lambda entries, shard: entries)
     job = division(source).map_shards(nameless, ToZip(tmp_path / "out"), compute=False)
     job.compute()
@@ -295,7 +295,7 @@ def test_tasks_hold_no_credentials(source, tmp_path, monkeypatch):
 
 
 def test_the_tasks_of_a_function_s_result_do_not_grow_with_its_shards(tmp_path, monkeypatch):
-    """Each block of such a result has a location of its own, and a task needs those of its own shards only."""
+    """Each block of such a result has its own location, and a task needs only the locations of its shards."""
     monkeypatch.setattr(shards, "MOST_SHARDS", 10)
     monkeypatch.setenv(helpers_jobs.TARGET, str(tmp_path / "copies"))
     with dask.config.set(scheduler="synchronous"):
@@ -362,7 +362,7 @@ def test_the_same_call_does_only_what_failed(source, tmp_path, expected):
 
 
 def unreadable(path: Path) -> None:
-    """Opening it fails, for root as well."""
+    """Opening it fails, even for root."""
     path.unlink()
     os.mknod(path, stat.S_IFSOCK | 0o600)
 
@@ -432,7 +432,7 @@ def test_errors_survive_a_pickle(source, tmp_path):
     assert isinstance(copy, ShardedStoreError)
 
 
-# Errors that may pass
+# Temporary errors
 
 
 @pytest.mark.usefixtures("synchronous")
@@ -573,7 +573,7 @@ def test_a_function_of_the_main_module_can_not_be_gone_on_with(source, tmp_path,
         division(source).map_shards(copied, to=tmp_path / "out")
 
 
-# What is refused before anything is written
+# Refusals before anything is written
 
 
 @pytest.mark.parametrize(

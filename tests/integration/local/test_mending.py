@@ -1,4 +1,4 @@
-"""A result that has lost something, or holds something damaged, is mended by the same call: in every state, by every sink."""
+"""The same call repairs results with missing or damaged objects, in every state and for every sink."""
 
 import dask
 import numpy as np
@@ -16,9 +16,7 @@ SINKS = {
     "CopyTo-shards": lambda out: CopyTo(out, layout="shards"),
     "ToShardingCodec": lambda out: ToShardingCodec(out, object_size="1 KiB"),
 }
-GROWING = [
-    name for name in SINKS if name != "ToShardingCodec"
-]  # the one that doesn't go on with a source that has grown
+GROWING = [name for name in SINKS if name != "ToShardingCodec"]  # the sink that can't continue with a grown source
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +36,7 @@ def source(tmp_path):
 
 
 class Case:
-    """A job that can be made to fail for one shard, and its result."""
+    """A job that can fail for one shard, and its result."""
 
     def __init__(self, name, source, tmp_path):
         self.name, self.source, self.out, self.mended = name, source, tmp_path / "out", tmp_path / "mended"
@@ -122,7 +120,7 @@ def test_a_finished_result(case, harm):
     summary = case.run().summary
     assert (summary.done, summary.missing) == (1, harm is not damage_and_mark)
     assert files_of(case.out) == before
-    assert values(result) == case.values() == expected  # the reader that was open, and one that comes now
+    assert values(result) == case.values() == expected  # a reader that was open, and a new one
     assert case.load().verify().ok
     assert case.run().summary.done == 0
 
@@ -130,7 +128,7 @@ def test_a_finished_result(case, harm):
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
 @pytest.mark.parametrize("is_begun", [True, False], ids=["unfinishable", "before"])
 def test_a_result_whose_successor_can_not_end(growing, harm, is_begun):
-    """What is served is mended at once, though no new config is written; then the new one ends."""
+    """Served objects are repaired at once, although no new config is written; then the new job ends."""
     result = growing.run()
     expected, before = values(result), growing.victim().read_bytes()
     growing.mended.unlink()
@@ -143,7 +141,7 @@ def test_a_result_whose_successor_can_not_end(growing, harm, is_begun):
     assert values(result) == growing.values() == expected
     assert growing.load().verify().ok
     ledger = ledger_at(f"{growing.out}{BESIDE}" if growing.name == "CopyTo" else growing.out, 2)
-    assert not ledger.is_compacted()  # which would say that it has ended
+    assert not ledger.is_compacted()  # this would mean that it has ended
     growing.mended.touch()
     assert growing.run().summary.done == 1
     assert growing.values() == values(zarr.storage.LocalStore(growing.source, read_only=True))

@@ -1,4 +1,4 @@
-"""A result is the same whatever its arrays are called, on a disk, on a web server and in a bucket, and when it is moved between them."""
+"""Unusual names of arrays: results are equal on disks, web servers and in buckets, also after a move between them."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ NAMES = [
     "plus+x", "amp&x", "semi;x", "eq=x", 'quo"te', "apo'x", "br{ace}", "[x]", "<x>", "pipe|x", "caret^x", "tick`x", "til~x",
     "at@x", "col:on", "star*x", "!25", "!", "comma,x", "$x", "(x)", "a!2541", " lead", "trail ", "dot.", "{block}", "{name}",
 ]  # fmt: skip
-CARRIED = [name for name in NAMES if name.isprintable()]  # in folders, of which a client must name each file
+CARRIED = [name for name in NAMES if name.isprintable()]  # in folders, where a client must name each file
 SINKS = {
     "zips": ToZip,
     "flat zips": lambda url, **options: ToZip(url, name="{path}-{block}.zip", **options),
@@ -26,7 +26,7 @@ SINKS = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Arrays that are divided, whole and in the base, of each name."""
+    """Arrays of each name: divided, whole and in the base."""
     folder = tmp_path_factory.mktemp("names") / "in.zarr"
     root = zarr.create_group(folder)
     for number, name in enumerate(NAMES):
@@ -80,7 +80,7 @@ def test_names_that_no_client_of_an_object_store_writes_are_refused(source):
 
 
 def copy(before, after):
-    """Copy objects by their names, as tools do."""
+    """Copy objects by their names, like copying tools."""
     source, target = open_folder(str(before), NONE), open_folder(str(after), NONE)
     for name, _ in source.sizes():
         target.write(name, source.read(name))

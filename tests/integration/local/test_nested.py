@@ -1,4 +1,4 @@
-"""Sharded stores inside sharded stores: written, read, moved, restricted, divided, mapped and verified as any component."""
+"""Sharded stores inside sharded stores: all operations work as for any other component."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def inside(path, contents=CONTENTS):
 
 @pytest.fixture
 def out(tmp_path):
-    """A result of zips below a store of loose files, which is below another: all in one folder."""
+    """A result of zips inside a store of files inside another store, all in one folder."""
     out = tmp_path / "out"
     ShardedStore.partition(to_folder(CONTENTS, tmp_path / "a.zarr"), BELOW).map_shards(ToZip(out / "zips"))
     to_folder(CONTENTS, out / "loose.zarr")
@@ -120,12 +120,12 @@ def test_a_component_in_memory_is_named_through_all(tmp_path):
     "source", ["cube-v2.", "cube-v3/", "others-v3", "consolidated-v2", "sharding-codec", "root-array-v3"]
 )
 def test_a_sharded_store_is_divided(source, tmp_path):
-    """Anew, whatever it is made of: the shards are views of it."""
+    """A new division does not depend on its components: the shards are views."""
     contents = SOURCES[source].contents()
     first = ShardedStore.partition(to_folder(contents, tmp_path / "a.zarr"), SOURCES[source].shards)
     first.map_shards(ToZip(tmp_path / "zips"))
     zips = ShardedStore.load(tmp_path / "zips")
-    contents = contents_of(zips)  # with consolidated metadata that was rebuilt
+    contents = contents_of(zips)  # with rebuilt consolidated metadata
     again = ShardedStore.partition(zips, 100)
     for mount in again.config.shards.values():
         assert isinstance(mount.location, ViewOf)

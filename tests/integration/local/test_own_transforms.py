@@ -1,4 +1,4 @@
-"""The page about transforms of one's own: every example is run as it stands there, and its result is read by zarr."""
+"""Run every example of the page about custom transforms, and read the results with zarr."""
 
 import json
 import os
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 
 def make_source(folder: Path, zarr_format: int) -> None:
-    """Temperatures in time, of which some are missing, and a group beside them; a desktop has left files in both."""
+    """Temperatures over time, some missing, and a group beside them; both contain files of a desktop system."""
     root = zarr.create_group(folder, zarr_format=zarr_format)
     data = np.random.default_rng(0).normal(280, 9, (TIMES, 6, 8)).astype("f4")
     names = {"dimension_names": ("time", "lat", "lon")} if zarr_format == 3 else {}
@@ -58,7 +58,7 @@ def make_source(folder: Path, zarr_format: int) -> None:
 def run_scripts(folder: Path, scripts: list[str]) -> None:
     for name, text in MODULES.items():
         (folder / name).write_text(text)
-    # In one process, for the time that imports take, and each with a namespace of its own.
+    # In one process, to import only once, but each with a separate namespace.
     program = "import sys, json\nfor script in json.load(sys.stdin): exec(compile(script, script, 'exec'), {})"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -74,7 +74,7 @@ def run_scripts(folder: Path, scripts: list[str]) -> None:
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["v2", "v3"])
 def folder(request, tmp_path_factory):
-    """Where all scripts of the page have been run."""
+    """The folder in which all scripts of the page have run."""
     made = tmp_path_factory.mktemp("page")
     make_source(made / "my.zarr", request.param)
     run_scripts(made, SCRIPTS)
@@ -83,7 +83,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
-    """The modules of the page, to be imported."""
+    """The folder of the page's modules, for imports."""
     for name, text in MODULES.items():
         (tmp_path / name).write_text(text)
         monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
@@ -98,7 +98,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def same(one: zarr.Group, two: zarr.Group) -> None:
-    """The same arrays, attributes and values, as zarr reads them."""
+    """Check that zarr reads the same arrays, attributes and values."""
     before, after = (dict(group.members(max_depth=None)) for group in (one, two))
     assert before.keys() == after.keys()
     for name, node in before.items():
@@ -185,7 +185,7 @@ def test_functions_of_stores(folder):
 
 
 def test_another_process_finds_all_done(folder):
-    """So all chains have fingerprints: nothing is written anew but by the function without `to=`."""
+    """All chains have fingerprints, so only the function without `to=` writes again."""
 
     def seen():
         paths = (path for path in folder.rglob("*") if path.is_file() and FOLDER not in path.parts)
@@ -240,7 +240,7 @@ def test_the_audit_finds_an_empty_chunk(modules):
 
 @pytest.mark.parametrize("name", ["cube-v2.", "cube-v3/", "others-v2", "others-v3", "sharding-codec"])
 def test_decrypting_gives_the_bytes_that_were_encrypted(modules, monkeypatch, name):
-    """However the source was divided before, and the result is after."""
+    """For any division of the source and of the result."""
     from encryption import Decrypt, Encrypt
 
     monkeypatch.setenv(KEY, "0123456789abcdef" * 4)

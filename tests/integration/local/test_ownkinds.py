@@ -1,4 +1,4 @@
-"""Kinds of stores that other packages add: the package on the page about stores, as it stands there, and broken ones."""
+"""Kinds of stores from other packages: the package of the page about stores, and broken packages."""
 
 import json
 import os
@@ -64,7 +64,7 @@ BROKEN_KINDS = {
 
 
 def install(folder, name, module, entries):
-    """What pip leaves of a package: a module, and its metadata."""
+    """Write an installed package: a module and its metadata."""
     (folder / f"{name}.py").write_text(module)
     info = folder / f"{name}-1.5.dist-info"
     info.mkdir(parents=True)
@@ -74,7 +74,7 @@ def install(folder, name, module, entries):
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder as of site-packages, with the page's package, one of which nothing works, and one that takes a name again."""
+    """A site-packages folder with the page's package, a broken package, and one that reuses a name."""
     folder = tmp_path / "site"
     folder.mkdir()
     name, _, value = TOML.splitlines()[1].partition(" = ")
@@ -87,7 +87,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def installed(site, monkeypatch):
-    """The packages are installed in this process, too."""
+    """Install the packages in this process too."""
     monkeypatch.syspath_prepend(site)
     yield
     for name in ("sqlitezarr", "brokenkinds", "otherkinds"):
@@ -102,7 +102,7 @@ def to_sqlite(contents, path, table="zarr"):
 
 
 def python(code, site, folder, *arguments):
-    """Run a script that has the packages installed, and return what it prints."""
+    """Run a script with the packages installed, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=quietly(PYTHONPATH=os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])),
@@ -152,7 +152,7 @@ def test_another_process_opens_it_and_imports_nothing_else(site, tmp_path, insta
 
 
 def test_blocks_of_it(site, tmp_path, installed):
-    """A template as of any other kind, mapped on processes that know nothing of it but its name."""
+    """A template of this kind, mapped on processes that know only its name."""
     contents = build(cube, "v3/")
     view = ShardedStore.partition(to_folder(contents, tmp_path / "a.zarr"), {"temperature": {"time": 4}})
     (tmp_path / "t").mkdir()

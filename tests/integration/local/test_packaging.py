@@ -1,4 +1,4 @@
-"""What a user installs: the archives that are built from this checkout, and what importing them brings along."""
+"""The built archives of this checkout, and the modules that importing them loads."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-# Run before each script, so that an editable installation of this checkout does not answer for the wheel.
+# Run before each script, so that it imports the wheel and not an editable installation of this checkout.
 WITHOUT_CHECKOUT = (
     f"import os, sys; sys.path = [p for p in sys.path if os.path.realpath(p) != {os.path.realpath(ROOT)!r}]"
 )
@@ -37,7 +37,7 @@ def check(*command: str | Path, cwd: Path, **env: str) -> str:
 
 
 def build(folder: Path, *options: str) -> Path:
-    """The wheel that ``python -m build`` puts into `folder`; without options: an sdist, and the wheel from it."""
+    """Build a wheel with ``python -m build`` in `folder`; without options, build an sdist and the wheel from it."""
     check(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, *options, ROOT, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -50,7 +50,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel installed in it, without its dependencies, which are those of the running Python."""
+    """A folder with the installed wheel; its dependencies come from the running Python."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     check(*pip, "--no-index", "--no-deps", "--target", folder, wheel, cwd=folder)
@@ -58,7 +58,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(script: str, installed: Path, tmp_path: Path) -> str:
-    """Run `script` in a new Python that has the installed wheel and not this checkout."""
+    """Run `script` in a new Python with the installed wheel and without this checkout."""
     return check(sys.executable, "-c", f"{WITHOUT_CHECKOUT}\n{script}", cwd=tmp_path, PYTHONPATH=str(installed))
 
 
@@ -130,7 +130,7 @@ def test_importing_leaves_distributed_out(installed: Path, tmp_path: Path) -> No
 
 
 def test_opening_a_result_leaves_distributed_out(installed: Path, tmp_path: Path) -> None:
-    """A result is made in one process and read in another, which is the one that counts."""
+    """One process makes a result and another reads it."""
     make = """
 import dask, numpy, zarr
 from shardedstore import ShardedStore

@@ -1,4 +1,4 @@
-"""What is published, opened alone by zarr, is right or refuses: no file is a Zarr that opens and has fill values for data."""
+"""Published files opened separately by zarr: they give right values or errors, never fill values for data."""
 
 import os
 import warnings
@@ -54,7 +54,7 @@ def make(folder, zarr_format, consolidated):
 
 
 def arrays_in(store):
-    """Every array that zarr opens in a store: from the root, from consolidated metadata, and where any document lies."""
+    """Every array that zarr opens in a store: from the root, by consolidated metadata, and at any document."""
     documents = {key for key in names_in(store) if key.rpartition("/")[2].startswith(("zarr.json", ".z"))}
     for zarr_format in {3 if "zarr.json" in key else 2 for key in documents}:
         for path in sorted({key.rpartition("/")[0] for key in documents}):
@@ -79,7 +79,7 @@ def opened(function, store, **options):
 
 def members(group):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that are no nodes
+        warnings.simplefilter("ignore")  # for files that are not nodes
         return [(name, node) for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)]
 
 
@@ -95,7 +95,7 @@ def names_in(store):
 
 
 def published(out):
-    """Every zip and every outermost folder of files of a result, by name, and of what stands beside one ordinary Zarr."""
+    """Every zip and outermost folder of a result, by name, including those beside one ordinary Zarr."""
     for folder, folders, files in os.walk(out):
         if Path(folder).name.endswith(".zarr"):
             yield os.path.relpath(folder, out), LocalStore(folder, read_only=True)
@@ -106,7 +106,7 @@ def published(out):
 
 
 def expected(name, path, config, source):
-    """What an array of a published object must hold, by the object's name."""
+    """The expected contents of an array in a published object, by the object's name."""
     stem = name.partition(".zarr")[0].partition(".zip")[0].partition(".ozx")[0].partition("~")[0]
     if stem in ("__base__", "__consolidated__", "."):
         return source[path][...]

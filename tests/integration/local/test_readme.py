@@ -1,4 +1,4 @@
-"""Run the examples of the README and of the guides in docs/, as they stand there."""
+"""Run the examples of the README and of the guides in docs/."""
 
 import re
 import shlex
@@ -40,7 +40,7 @@ def page(name: str) -> list[str]:
 
 @pytest.fixture
 def era5(tmp_path: Path) -> Path:
-    """A year of hours: large enough for the README's sizes, and small on the disk, since most chunks are missing."""
+    """A year of hours: large enough for the README's sizes, but small on disk, as most chunks are missing."""
     path = tmp_path / "era5.zarr"
     root = zarr.create_group(path)
     for name in ("temperature", "wind_u", "wind_v", "rain"):
@@ -141,7 +141,7 @@ def test_commands(era5: Path, bucket) -> None:
 
 
 def test_clouds(era5: Path, bucket, s3_server, use_environment) -> None:
-    """The example of storage options, on a server that holds public data and takes the results."""
+    """The example of storage options, on a server with public data that accepts the results."""
     (script,) = page("clouds.md")
     use_environment({"AWS_ENDPOINT_URL": s3_server.endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"})
     upload(

@@ -1,4 +1,4 @@
-"""What can't be done is refused before the first shard, and what is no Zarr is told for what it is."""
+"""Refusals before the first shard, and clear errors for sources that are not Zarrs."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def one_process():
         yield
 
 
-# How closely a source is looked at
+# Levels of comparison of sources
 
 
 @pytest.mark.parametrize("compute", [True, False])
@@ -45,7 +45,7 @@ def test_a_listing_of_a_web_server(compute, tmp_path):
 
 
 def test_a_listing_of_a_shard_elsewhere(tmp_path):
-    """The base can be listed, and one component can't."""
+    """The base can be listed, but one component can't."""
     to_folder(CUBE.contents(), tmp_path / "source")
     zarr.create_group(tmp_path / "base")
     with web(tmp_path / "source") as url:
@@ -82,7 +82,7 @@ LONG = "n" * 255
     "sink", [ToZip, CopyTo, lambda out: CopyTo(out, layout="shards")], ids=["zip", "zarr", "shards"]
 )
 def test_names_that_a_disk_does_not_take(sink, tmp_path):
-    """A shard has a file of its own, whose name is longer; blocks and the base have others."""
+    """A shard has its own file with a longer name; blocks and the base have other names."""
     (tmp_path / "source").mkdir()
     zarr.create_group(tmp_path / "source").create_array("a", data=np.arange(4), chunks=(1,))
     (tmp_path / "source/a").rename(tmp_path / "source" / LONG)
@@ -112,7 +112,7 @@ def test_names_that_are_no_text(tmp_path):
         ShardedStore.partition(folder)
 
 
-# Files that are no Zarrs
+# Files that are not Zarrs
 
 FILES = {
     "kerchunk": ({"version": 1, "refs": {".zgroup": "{}"}}, "references by Kerchunk"),

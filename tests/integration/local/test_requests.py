@@ -1,4 +1,4 @@
-"""How many requests opening takes, the first chunk and listing a group: as many for a large array as for a small one."""
+"""Numbers of requests to open a store, read a chunk and list a group: independent of the array's size."""
 
 import shutil
 import warnings
@@ -80,7 +80,7 @@ def names(store, path):
 
 
 def counted(url, log):
-    """What is read and listed, and the requests that it took by the time that it was there."""
+    """The operations, and the largest number of requests for each."""
     zarr_format = 3 if "v3" in url else 2
     store = ShardedStore.load(url)
     value = zarr.open_group(store, mode="r", zarr_format=zarr_format)["a"][0, 0]
@@ -99,7 +99,7 @@ def test_a_web_server(kind, zarr_format, tmp_path):
     with web(tmp_path) as url, FaultProxy(url) as proxy:
         for count in (SMALL, LARGE):
             proxy.log.clear()
-            if kind is as_written:  # which has no consolidated metadata, and so no names
+            if kind is as_written:  # it has no consolidated metadata, and therefore no names
                 store = ShardedStore.load(f"{proxy.url}/v{zarr_format}/{count}")
                 value = zarr.open_group(store, mode="r", zarr_format=zarr_format)["a"][0, 0]
                 found.append((value, len(proxy.log), [], [], 0))
@@ -137,7 +137,7 @@ def test_an_object_store(kind, bucket, s3_server, use_environment, tmp_path):
 
 @pytest.mark.parametrize("consolidated", [True, False])
 def test_a_source_on_a_web_server(consolidated, tmp_path):
-    """Of a folder that is no result: a root array, as a group needs consolidated metadata to be divided."""
+    """For a plain folder: a root array, as dividing a group needs consolidated metadata."""
     found = []
     for count in (SMALL, LARGE):
         make(tmp_path / f"{count}.zarr", count, 3, consolidated=consolidated)
@@ -173,7 +173,7 @@ def test_a_collection_on_a_web_server(tmp_path):
 
 
 def test_the_documents_are_those_of_the_result_wherever_it_is(tmp_path):
-    """Each group's own consolidated metadata too, and what it says of a result that is divided again."""
+    """Also the consolidated metadata of each group, and that of a result that is divided again."""
     make(tmp_path / "source.zarr", SMALL, 3)
     with warnings.catch_warnings(action="ignore"):
         zarr.consolidate_metadata(tmp_path / "source.zarr", path="g")

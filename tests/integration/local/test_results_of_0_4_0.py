@@ -1,4 +1,4 @@
-"""Results that version 0.4.0 wrote open, are proven, and are gone on from; see data/results_0_4_0.py."""
+"""Results of version 0.4.0: they open, are verified, and jobs resume them; see data/results_0_4_0.py."""
 
 import itertools
 import re
@@ -18,7 +18,7 @@ ARCHIVE = DATA / "results-0.4.0.tar.gz"
 SHARDS = {"temperature": {"time": 4}, "simulation/*": "whole"}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:zarr")
 
-# The result, its source, how that was divided, the chain, and the options of the job.
+# The result, its source, the division, the chain, and the options of the job.
 RESULTS = {
     "zips-v2": ("cube-v2", SHARDS, lambda url: [ToZip(url)], {}),
     "zips-v3": ("cube-v3", SHARDS, lambda url: [ToZip(url)], {}),
@@ -51,7 +51,7 @@ def unpacked(tmp_path_factory):
 
 @pytest.fixture
 def here(unpacked, tmp_path):
-    """Everything in a folder of the test's own, whose path stands in the configs and manifests."""
+    """All files in a separate folder, whose path is in the configs and manifests."""
     shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
     for path in itertools.chain(tmp_path.glob("**/*.json"), tmp_path.glob("**/.z*")):
         if b"@HERE@" in (data := path.read_bytes()):

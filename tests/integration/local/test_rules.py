@@ -1,4 +1,4 @@
-"""Rules that change, and variables that come and go, between two runs of one job: what is kept, and what is made again."""
+"""Changed rules, and new and removed variables, between two runs of one job: kept shards and new ones."""
 
 import shutil
 
@@ -61,14 +61,14 @@ def added_where_it_grows(source, rules):
     return added(source, rules)
 
 
-CHANGES = {  # what is done to the source, the rules after it, and how many shards are made: by ToZip, and by CopyTo
+CHANGES = {  # the change of the source, the new rules, and the number of shards that ToZip and CopyTo make
     "nothing": (lambda source, rules: rules, 0, 0),
     "a changed rule": (lambda source, rules: {**rules, "b": {"time": 2}}, 5, 5),
     "a changed rule that is whole": (
         lambda source, rules: {**rules, "b": "whole"},
         2,
         2,
-    ),  # and the base, with its metadata
+    ),  # the base too, with its metadata
     "a removed rule": (lambda source, rules: {"t": rules["t"], "b": rules["b"]}, 1, 1),  # the base
     "a later rule": (lambda source, rules: {**rules, "small": "whole"}, 2, 2),
     "a later rule in a group": (lambda source, rules: {"t": rules["t"], "b": rules["b"], "fixed/a": (4,)}, 3, 3),

@@ -1,4 +1,4 @@
-"""A secret is looked for wherever a job could leave it: files, graph, logs, errors, reprs, pickles, fingerprints."""
+"""Secrets must not appear in files, graphs, logs, errors, reprs, pickles or fingerprints."""
 
 import logging
 import os
@@ -57,17 +57,17 @@ OPTIONS = {
 
 
 def forms(secret: str) -> list[bytes]:
-    """A secret as it could be written: as it is, in other letters, quoted, in base64, and if it is in digits, as bytes."""
+    """Forms of a secret: plain, in other case, quoted, in base64, and as bytes if it is hexadecimal."""
     plain = [secret.encode(), secret.encode().hex().encode(), repr(secret.encode()).encode()]
     if re.fullmatch("[0-9a-f]{64}", secret):
         plain += [bytes.fromhex(secret), repr(bytes.fromhex(secret))[2:-1].encode(), secret.upper().encode()]
-    # base64 depends on where in a group of three the secret starts, so its middle is looked for at all three
+    # base64 depends on the secret's position in groups of three bytes, so its middle is encoded at all three
     shifted = [b64encode(b"\0" * shift + part)[4:-4] for part in plain for shift in range(3)]
     return plain + [part for part in shifted if len(part) > 8]
 
 
 def leaks(secret: str, things: dict[str, object]) -> list[str]:
-    """The names of the things that hold a secret."""
+    """The names of the objects that hold a secret."""
     wanted = forms(secret)
 
     def holds(thing: object) -> bool:
@@ -84,12 +84,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def told(error: BaseException) -> str:
-    """All that an exception says, with its causes and tracebacks."""
+    """The text of an exception with its causes and tracebacks."""
     return "".join(traceback.format_exception(error)) + repr(error)
 
 
 def of_scheduler(client: Client) -> bytes:
-    """What the scheduler remembers: the names of tasks and what they run, its events, its log and the workers'."""
+    """The memory of the scheduler: tasks and their functions, events, its log and those of workers."""
 
     def look(dask_scheduler):
         tasks = {str(key): state.run_spec for key, state in dask_scheduler.tasks.items()}
@@ -101,7 +101,7 @@ def of_scheduler(client: Client) -> bytes:
 
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
-    """The sources of tests are small: without this, each job would be one task."""
+    """Make tasks small, as the small sources of tests would otherwise be one task."""
     monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
     monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0.001))
 
@@ -112,7 +112,7 @@ def log_all(folder: str) -> None:
 
 @pytest.fixture
 def client(tmp_path):
-    """Two worker processes, with all that they log in files."""
+    """Two worker processes that log to files."""
     logs = tmp_path / "logs"
     logs.mkdir()
     with (
@@ -131,7 +131,7 @@ def client(tmp_path):
 
 @pytest.fixture
 def encryption(tmp_path, monkeypatch):
-    """The module of the page, as workers can import it; the key is in the environment."""
+    """The module of the page, which workers can import; the key is in the environment."""
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "encryption.py").write_text(MODULES["encryption.py"])
@@ -203,7 +203,7 @@ class Hidden(Step):
 
 
 def test_a_field_that_is_hidden_is_pickled_all_the_same():
-    """What the page says of such fields; and a search that finds nothing would find this."""
+    """The page's advice for such fields, which also proves that the search works."""
     chain = [Hidden(CANARY), ToZip("out")]
     things = {
         "repr": repr(chain),
@@ -245,10 +245,10 @@ def test_what_is_secret_in_storage_options_stays_out(make):
         things["fingerprint"] = fingerprint(parse_chain([MigrateV3(), thing]))
         things["location"] = repr(thing.location("s3://bucket/x/0.zip"))
     assert leaks(CANARY, things) == []
-    assert b"127.0.0.1:9" in things["pickle"]  # what is public is there
+    assert b"127.0.0.1:9" in things["pickle"]  # public options are there
 
 
-# Every way in, to every kind of location
+# Every entry point, for every kind of location
 
 CLOUD = {"access_key_id": f"id-{CANARY}", "secret_access_key": CANARY, "session_token": f"t-{CANARY}"}
 AZURE = {"account_name": "mine", "account_key": b64encode(CANARY.encode()).decode()}
@@ -312,7 +312,7 @@ def test_no_way_in_leads_out(way, kind, tmp_path, monkeypatch, caplog):
     secrets = [CANARY, AZURE["account_key"]]
     for secret in secrets:
         assert leaks(secret, {**things, **files(tmp_path)}) == []
-    if way != "the environment":  # what was given is held for the very place
+    if way != "the environment":  # given options are held for exactly this place
         assert any(leaks(secret, {"held": keywords(f"{found.url}/x", found.options)}) for secret in secrets)
 
 
@@ -345,7 +345,7 @@ def test_no_way_in_leads_out(way, kind, tmp_path, monkeypatch, caplog):
     ],
 )
 def test_what_holds_a_secret_for_all_to_read_is_refused(give, caplog):
-    """And not told in the error, either."""
+    """The error does not contain it either."""
     with pytest.raises(
         ValueError, match=r"holds credentials|unknown field `secret_access_key`|for all to read"
     ) as refused:
@@ -405,7 +405,7 @@ def test_workers_forget_what_they_were_given_with_the_last_job_that_needs_it(cli
             assert known() == [True, True]
         assert known() == [True, True]
     assert known() == [False, False]
-    assert leaks(CANARY, keywords(f"{url}/a", Options())) != []  # this process was given them by the user
+    assert leaks(CANARY, keywords(f"{url}/a", Options())) != []  # the user gave them to this process
 
 
 def test_what_was_given_last_is_used_and_then_what_was_given_before():

@@ -1,4 +1,4 @@
-"""Nodes with documents of Zarr v2 and of v3, as ``zarr migrate v3`` leaves them: no reader of a result sees fill values."""
+"""Nodes with documents of both formats, as after ``zarr migrate v3``: no reader of a result sees fill values."""
 
 import json
 import logging
@@ -52,7 +52,7 @@ SINKS = {
 
 
 def source_at(folder, kind, *, consolidated=False):
-    """A Zarr with documents of v2, of v3, or of both; an array at the root group and one in a group."""
+    """A Zarr with documents of v2, v3 or both; one array in the root group and one in another group."""
     zarr_format = 3 if kind == "v3" else 2
     root = zarr.create_group(folder, zarr_format=zarr_format, attributes={"title": "both"})
     for group, name in (root, "y"), (root.create_group("g"), "z"):
@@ -66,7 +66,7 @@ def source_at(folder, kind, *, consolidated=False):
 
 
 def read(path, name, zarr_format):
-    """What zarr reads of an array, by the documents of one format, from the root and directly; None for an error each time."""
+    """The values that zarr reads by the documents of one format, from the root and directly; None for an error."""
     values = []
     try:
         values.append(zarr.open_group(path, mode="r", zarr_format=zarr_format)[name][...])
@@ -94,7 +94,7 @@ CASES = [
 
 
 def refused(steps, sink, kind):
-    """What is refused before anything runs, and the words for it."""
+    """The message if the job is refused, else None."""
     if steps == "migrate":
         return "Zarr v3 already"
     if sink == "codec" and kind == "v2":
@@ -122,7 +122,7 @@ def test_every_reader_gets_the_values_or_an_error(tmp_path, steps, sink, kind, s
                 for values in read(store, name, zarr_format):
                     assert values is None or np.array_equal(values, expected(steps)), (name, zarr_format, values)
                     found[zarr_format] = found.get(zarr_format, False) or values is not None
-        assert found[formats[-1]]  # by the newer of the formats that there were
+        assert found[formats[-1]]  # by the newer of the formats
         if steps == "none" and sink != "codec":
             assert all(found[zarr_format] for zarr_format in formats)
     if sink in ("zip", "shards") and shards == BLOCKS:
@@ -131,7 +131,7 @@ def test_every_reader_gets_the_values_or_an_error(tmp_path, steps, sink, kind, s
 
 
 def check_block(path, number, steps):
-    """Each block alone is right by the documents of each format that it has."""
+    """Each block is right separately, by the documents of each of its formats."""
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
     whole = expected(steps)
     half = len(whole) // 2
@@ -157,7 +157,7 @@ def test_a_copy_of_a_whole_has_both_as_they_are(tmp_path, sink):
 
 
 def test_consolidated_metadata_of_v2_does_not_outlive_what_it_says(tmp_path):
-    """A .zmetadata that describes chunks as they were would give a reader of v2 other values."""
+    """A .zmetadata that describes the old chunks would give wrong values to a v2 reader."""
     source = source_at(tmp_path / "s.zarr", "both", consolidated=True)
     result = ShardedStore.partition(source).map_shards(ToShardingCodec(tmp_path / "out", object_size=64))
     assert not (tmp_path / "out" / ".zmetadata").exists()
@@ -206,7 +206,7 @@ def check_fails(match, store, *chain):
 
 @pytest.mark.parametrize("damage", [other_shape, other_chunks, other_keys, a_group])
 def test_documents_that_describe_different_arrays_are_refused(tmp_path, damage):
-    """Two arrays may stand in one folder: neither is dropped."""
+    """Two arrays may share one folder: neither is dropped."""
     source = source_at(tmp_path / "s.zarr", "both")
     damage(source / "y")
     match = "'y' has documents of Zarr v2 and v3 that describe different"
@@ -219,7 +219,7 @@ def test_documents_that_describe_different_arrays_are_refused(tmp_path, damage):
 
 
 def test_below_a_group_of_v2_the_documents_of_v2_are_the_ones_that_stay(tmp_path):
-    """Readers look for what the group above has: dropping that would take the array out of the hierarchy."""
+    """Readers use the format of the parent group: dropping its documents would remove the array."""
     source = source_at(tmp_path / "s.zarr", "both")
     for folder in ("", "g"):
         (source / folder / "zarr.json").unlink()
@@ -232,7 +232,7 @@ def test_below_a_group_of_v2_the_documents_of_v2_are_the_ones_that_stay(tmp_path
 
 
 def test_a_node_of_v2_alone_below_a_group_of_both_is_still_found(tmp_path):
-    """The groups above it keep their documents of v2, by which readers of v2 find it."""
+    """Its parent groups keep their v2 documents, so that v2 readers find it."""
     source = source_at(tmp_path / "s.zarr", "both")
     (source / "g/z/zarr.json").unlink()
     ShardedStore.partition(source).map_shards(Recompress("zstd"), CopyTo(tmp_path / "out"))
@@ -243,7 +243,7 @@ def test_a_node_of_v2_alone_below_a_group_of_both_is_still_found(tmp_path):
 
 
 def test_a_group_is_migrated_by_the_document_that_is_read(tmp_path):
-    """That of the format of the group above, also where the group leads to nodes of v2 alone."""
+    """The format of the parent group, even if this group contains only v2 nodes."""
     zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
     group = zarr.create_group(tmp_path / "a.zarr" / "tw", zarr_format=2, attributes={"which": "v2"})
     group.create_array("a", data=np.arange(4), chunks=(2,))

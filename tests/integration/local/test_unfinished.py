@@ -1,4 +1,4 @@
-"""A job that has not ended says so wherever its result is looked at, and a destination says how it differs."""
+"""Unfinished jobs are reported wherever their result is opened, and destinations report their differences."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Several real processes, and several event loops and threads, write to one sharded store."""
+"""Several processes, event loops and threads write to one sharded store."""
 
 import asyncio
 import multiprocessing
@@ -66,7 +66,7 @@ def test_each_process_has_an_array(processes, tmp_path):
 
 
 def write_rows(store, first, step):
-    """Write every `step`th pair of rows, as soon as the array has them."""
+    """Write every `step`th pair of rows as soon as it is in the array."""
     for row in range(first, 40, step):
         while (array := zarr.open_array(store, path="a", mode="r+")).shape[0] < row + 2:
             pass
@@ -89,7 +89,7 @@ def test_regions_are_written_while_the_array_grows(processes, tmp_path):
 
 
 def make_again(root, value):
-    """Replace the array as mode "w" does; return why that was refused, and None where a folder went meanwhile."""
+    """Replace the array like mode "w"; return the refusal, or None if a folder disappeared meanwhile."""
     try:
         options = {"shape": (8, 4), "chunks": (2, 2), "dtype": "i4", "fill_value": -1, "overwrite": True}
         zarr.create_array(divided(root), name="a", **options)[...] = value
@@ -101,7 +101,7 @@ def make_again(root, value):
 
 
 def test_one_array_is_made_by_all_at_once(processes, tmp_path):
-    """Each chunk is as one of them wrote it, or not there; who finds what is another's is told."""
+    """Each chunk equals that of one writer, or is missing; a writer that meets another's shards gets an error."""
     done = 0
     for attempt in range(8):
         root = tmp_path / str(attempt)
@@ -109,7 +109,7 @@ def test_one_array_is_made_by_all_at_once(processes, tmp_path):
         failed = list(processes.map(make_again, [root] * 3, [1, 2, 3]))
         done += failed.count("")
         assert all(re.search("which already holds|does not hold the first", why) for why in failed if why)
-        with suppress(UsageError, FileNotFoundError):  # the last one deleted it, or its first shard
+        with suppress(UsageError, FileNotFoundError):  # the last writer deleted it, or its first shard
             array = zarr.open_array(divided(root), path="a", mode="r")
             for chunk in np.ndindex(4, 2):
                 box = tuple(slice(2 * i, 2 * i + 2) for i in chunk)

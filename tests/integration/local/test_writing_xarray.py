@@ -1,4 +1,4 @@
-"""xarray writes through a `ShardedStore` in all its modes, from several worker processes at once, as to a folder."""
+"""xarray writes through a `ShardedStore` in all modes and from several workers, like to a folder."""
 
 import warnings
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is current
 
 @pytest.fixture(scope="module")
 def workers():
-    """Two worker processes, the default scheduler while the module's tests run."""
+    """Two worker processes as the default scheduler of this module's tests."""
     with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster, Client(cluster) as client:
         yield client
 
@@ -106,7 +106,7 @@ def test_appending(stores, zarr_format, workers, tmp_path):
 
 
 def test_regions_from_several_processes(stores, zarr_format, workers):
-    """Metadata first, and then each region from a process of its own, which gets the store pickled."""
+    """Metadata first, then each region from a separate process with the pickled store."""
     for store in stores:
         dataset().to_zarr(store, mode="w", zarr_format=zarr_format, compute=False, consolidated=True)
 

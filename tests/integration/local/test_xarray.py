@@ -1,4 +1,4 @@
-"""xarray's engine: a config opens by its path or URL with no other code, and is the same as what it was made of."""
+"""The xarray engine: configs open by path or URL, and equal their source."""
 
 import json
 import os
@@ -27,7 +27,7 @@ CHUNKS = {"time": 6, "latitude": 9}
 
 
 def real_data(path, zarr_format, *, consolidated):
-    """Real air and ocean data, as groups of one Zarr, and of the first some at the root."""
+    """Real air and ocean data as groups of one Zarr, and some air data at the root."""
     air, ocean = (
         xr.open_dataset(Path(iris_sample_data.path, f"{name}.nc"), decode_times=False)
         for name in ("A1B_north_america", "ostia_monthly")
@@ -68,7 +68,7 @@ def out(source, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """One result, for what is not a matter of formats."""
+    """One result, for tests that do not depend on the format."""
     folder = tmp_path_factory.mktemp("plain")
     source = real_data(folder / "real.zarr", 3, consolidated=False)
     ShardedStore.partition(source, SHARDS).map_shards(ToZip(folder / "out"))
@@ -79,7 +79,7 @@ def original(source, consolidated, **options):
     return xr.open_dataset(source, engine="zarr", consolidated=consolidated, **options)
 
 
-# All that opens
+# Everything that opens
 
 
 def test_a_dataset(source, out, consolidated):
@@ -174,7 +174,7 @@ def test_many_at_once(tmp_path):
 
 
 def test_the_dimensions_of_nczarr(tmp_path):
-    """They stand in the array's document alone, which xarray asks for in a way of its own."""
+    """They are only in the array's document, which xarray requests in its own way."""
     array = zarr.create_array(tmp_path / "nc.zarr", name="t", data=np.arange(6.0), chunks=(2,), zarr_format=2)
     document = tmp_path / "nc.zarr" / array.path / ".zarray"
     document.write_text(json.dumps(json.loads(document.read_text()) | {"_NCZARR_ARRAY": {"dimrefs": ["/x"]}}))
@@ -309,7 +309,7 @@ def test_a_job_that_has_not_ended(tmp_path):
     assert np.array_equal(found["temperature"], zarr.open(source)["temperature"])
 
 
-# What importing brings along
+# Imported modules
 
 IMPORTS = """
 import sys

@@ -207,7 +207,7 @@ def options_of(server, identity=ADMIN):
 
 @pytest.fixture
 def folder(s3_server, bucket, use_environment):
-    """The URL of an empty folder to which nothing in the environment leads."""
+    """The URL of an empty folder without credentials in the environment."""
     use_environment({})
     return bucket.url
 
@@ -248,7 +248,7 @@ match sys.argv[3]:
         assert len(store.config.shards) == 6
         ShardedStore.load(f"{folder}/out", storage_options=options).save(f"{folder}/copy.json", storage_options=options)
 """
-    for what in ("zip", "partition", "load"):  # each in a process that knows nothing yet
+    for what in ("zip", "partition", "load"):  # each in a new process
         arguments = [folder, json.dumps(options), what]
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -268,7 +268,7 @@ def test_a_config_elsewhere_keeps_endpoints_and_asks_before_it_follows_one(folde
 
 @pytest.mark.cluster
 def test_secrets_reach_workers_and_nothing_else(folder, s3_server, tmp_path):
-    """The workers' environment has none of them, and what the job writes neither."""
+    """Neither the workers' environment nor the files of the job contain them."""
     store = partitioned("others-v3", tmp_path / "source")
     options = options_of(s3_server)
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
@@ -373,7 +373,7 @@ def test_two_jobs_that_start_at_once_claim_two_generations(bucket):
 
 
 def test_an_object_that_is_made_twice_as_an_answer_was_lost_is_there_once(bucket):
-    """The server says of the second request that there is one already: it is our own."""
+    """The server refuses the second request, as the object exists: it is our own."""
     place = open_folder(bucket.url)
     place.write("a.json", b"mine", create=True)
     place.write("a.json", b"mine", create=True)
@@ -382,7 +382,7 @@ def test_an_object_that_is_made_twice_as_an_answer_was_lost_is_there_once(bucket
 
 
 def test_a_listing_that_breaks_off_is_made_again(bucket, s3_server, tmp_path):
-    """Obstore takes up the body of an object again, but no listing."""
+    """Obstore resumes the body of an object, but no listing."""
     upload(bucket.client, CUBE.contents())
     with FaultProxy(s3_server.endpoint) as proxy:
         options = {"endpoint": proxy.url, "allow_http": True}

@@ -1,4 +1,4 @@
-"""Empty objects that stand for folders, as consoles, `aws s3 sync` and Hadoop leave them in buckets: they are no part of a Zarr."""
+"""Folder markers, empty objects of consoles, `aws s3 sync` and Hadoop in buckets: they do not belong to a Zarr."""
 
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -33,14 +33,14 @@ def arrays(store):
 
 
 def put(server, bucket, key, data=b""):
-    """Put an object of any name; a client of obstore can't put one that ends in a slash."""
+    """Put an object of any name, as obstore can't put names that end in a slash."""
     with urlopen(Request(f"{server.endpoint}/{bucket}/{quote(key)}", data=data, method="PUT"), timeout=5):
         pass
 
 
 @pytest.fixture
 def marked(s3_server, use_environment, request):
-    """A Zarr with an empty file that is one, and markers of both kinds."""
+    """A Zarr with a real empty file, and markers of both kinds."""
     use_environment(s3_server.environment())
     name = request.node.name.translate(str.maketrans("[]- ", "____"))
     folder = s3_server.folder("open", name)
@@ -87,7 +87,7 @@ def test_a_source_is_as_it_was_when_only_markers_have_come(marked, s3_server, tm
     "sink", [CopyTo, lambda url: CopyTo(url, layout="shards"), ToZip], ids=["copy", "shards", "zip"]
 )
 def test_a_destination_may_have_markers(s3_server, use_environment, tmp_path, sink, request):
-    """A console makes one where somebody creates the folder for the result."""
+    """A console makes a marker when a user creates the folder for the result."""
     use_environment(s3_server.environment())
     name = f"made-{request.node.callspec.id}"
     put(s3_server, "open", f"{name}/")
@@ -108,7 +108,7 @@ def test_a_destination_may_have_markers(s3_server, use_environment, tmp_path, si
 
 
 def test_an_object_with_the_name_of_a_marker_is_an_object(s3_server, use_environment, tmp_path):
-    """Both can be there: the object is carried once, whatever it holds."""
+    """Both can exist: the object is copied once, whatever it holds."""
     use_environment(s3_server.environment())
     folder = s3_server.folder("open", "both")
     upload(folder.client, build(arrays))

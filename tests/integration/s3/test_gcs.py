@@ -1,6 +1,6 @@
-"""Google Cloud Storage's client, on an S3 server that takes unsigned requests: its XML API differs in a few header fields.
+"""The client of Google Cloud Storage on an S3 server, as its XML API differs in a few header fields only.
 
-So this proves our side and obstore's, and not Google's.
+This tests our code and obstore's, but not Google's.
 """
 
 import json
@@ -22,7 +22,7 @@ from shardedstore.transforms import CopyTo, ToZip
 
 
 class GoogleFront(FaultProxy):
-    """Has an S3 server look like Google's."""
+    """Makes an S3 server look like Google's."""
 
     def asked(self, head):
         raw = re.sub(rb"(?i)\r\nx-goog-if-generation-match: 0\r\n", b"\r\nif-none-match: *\r\n", head.raw)
@@ -39,7 +39,7 @@ class GoogleFront(FaultProxy):
 
 @pytest.fixture
 def google(s3_server, use_environment, tmp_path):
-    """The URL of an empty folder in a bucket of Google's, to which the environment leads."""
+    """The URL of an empty folder in a Google bucket, with credentials in the environment."""
     with GoogleFront(s3_server.endpoint) as front:
         key = {
             "gcs_base_url": front.url,

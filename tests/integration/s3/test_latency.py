@@ -1,4 +1,4 @@
-"""How many requests reading makes, and how many at once, where each takes 50 ms: counted by a proxy before a real server."""
+"""Numbers of requests for reading, in total and at once, with 50 ms each; a proxy counts them."""
 
 from dataclasses import replace
 
@@ -19,19 +19,19 @@ from shardedstore.transforms import ToZip
 from shardedstore.zips import ZipReadStore
 
 DELAY = 0.05  # seconds
-FEW, MANY = 64, 1500  # chunks: the directory of a zip of many is longer than what its end is guessed to be
+FEW, MANY = 64, 1500  # chunks: the directory of a large zip is longer than the first read of its end
 
 
 @pytest.fixture
 def proxy(bucket, s3_server, use_environment):
-    """What stands between this process and the server; `bucket.client` goes around it."""
+    """The proxy between this process and the server; `bucket.client` bypasses it."""
     with FaultProxy(s3_server.endpoint, Rule("", "delay", DELAY)) as proxy:
         use_environment(replace(s3_server, endpoint=proxy.url).environment())
         yield proxy
 
 
 def chunks_source(store, count):
-    """One array, of chunks that hold their numbers."""
+    """One array whose chunks hold their numbers."""
     zarr.create_array(store, data=expected(count), chunks=(100,), compressors=None)
 
 

@@ -85,7 +85,7 @@ def test_a_source_that_anyone_may_read(bucket, s3_server, use_environment, tmp_p
 
 
 def refusal(url, **options):
-    """What a partition of a source says that can't be read: one line that names it, without debugging or secrets."""
+    """The message for an unreadable source: one line with its name, without debug output or secrets."""
     with pytest.raises(PartitionError, match=r"can't be read: ") as raised:
         ShardedStore.partition(url, **options)
     message = str(raised.value)

@@ -1,4 +1,4 @@
-"""Writing through a sharded store to a real S3 server: by URLs, and by stores that the user opened."""
+"""Writing through a sharded store to a real S3 server, by URLs and by opened stores."""
 
 import pickle
 

@@ -41,7 +41,7 @@ def function(entries, shard):
 
 
 def install(folder: Path, name: str, module: str, entries: dict[str, str]) -> None:
-    """What pip leaves of a package: a module, and its metadata."""
+    """Write an installed package: a module and its metadata."""
     (folder / f"{name}.py").write_text(module)
     info = folder / f"{name}-1.5.dist-info"
     info.mkdir(parents=True)

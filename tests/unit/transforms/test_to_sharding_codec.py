@@ -326,7 +326,7 @@ def test_an_array_in_a_grid_or_of_keys_unknown_is_copied(tmp_path, change):
     assert contents_at(convert(contents, tmp_path, {})) == contents
 
 
-# The law
+# Properties
 
 
 @st.composite
