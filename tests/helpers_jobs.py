@@ -37,7 +37,7 @@ from shardedstore.transforms.base.chain import Entries, Shard
 
 HERE = Path(__file__).parent
 CUBE = SOURCES["cube-v3/"]
-CUBE_SHARDS = sum(CUBE.mounts.values()) + 1  # and the base
+CUBE_SHARDS = sum(CUBE.mounts.values()) + 1  # the base too
 PROTOTYPE = default_buffer_prototype()
 TARGET = "SHARDEDSTORE_TEST_TARGET"  # destination of `copied`
 

@@ -18,7 +18,7 @@ from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.base.chain import Entries, Shard, Sink
 
 SOURCE = SOURCES["cube-v3/"]
-SHARDS = sum(SOURCE.mounts.values()) + 1  # and the base
+SHARDS = sum(SOURCE.mounts.values()) + 1  # the base too
 
 SINKS: dict[str, Callable[[str], Sink]] = {"zips": ToZip, "copy": CopyTo, "sharding": ToShardingCodec}
 BEGUN, READ = "begun", "read"

@@ -1,4 +1,4 @@
-"""Messages say what is wrong and what to do, in the words of the face that is used; a job that is done exits with 0."""
+"""Messages name the problem and the next step, in the words of the API or the command; finished jobs exit with 0."""
 
 import errno
 import os
@@ -84,7 +84,7 @@ def test_options_of_the_client_are_taken(given, monkeypatch):
     object_store(url, take_options(url, given))
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     client = keywords(url, take_options(url, given))["client_options"]
-    assert client.keys() == {"allow_http", *given}  # the environment's holds beside it
+    assert client.keys() == {"allow_http", *given}  # other options come from the environment
 
 
 def test_an_option_that_obstore_does_not_know_is_suggested():
@@ -97,7 +97,7 @@ XML = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}
 
 @pytest.fixture
 def refusing():
-    """A server that refuses all, with an answer that a test sets."""
+    """A server that refuses all requests, with an answer that a test sets."""
 
     class Handler(BaseHTTPRequestHandler):
         answer = XML.format("AccessDenied", "Access Denied.")

@@ -1,4 +1,4 @@
-"""Transforms by name: the package's own, and those of packages that are installed, found by a real Python."""
+"""Transforms by name, of this package and of installed packages, in real Python processes."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def install(folder: Path, name: str, module: str, entries: dict[str, str]) -> No
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder as of site-packages: a package that works, one that can't be imported, and two that share a name."""
+    """A site-packages folder: a working package, one that can't be imported, and two that share a name."""
     folder = tmp_path / "site"
     folder.mkdir()
     install(
@@ -89,7 +89,7 @@ class Picky(Step):
 
 
 def python(code: str, site: Path, *arguments: object) -> str:
-    """Run a script that has some packages installed, and return what it prints."""
+    """Run a script with some packages installed, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])},

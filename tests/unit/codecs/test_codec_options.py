@@ -1,4 +1,4 @@
-"""Options of codecs that implementations read differently, or write as texts: values come out as their writer meant them."""
+"""Codec options that implementations read differently, or write as texts: values stay as the writer meant them."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ def _in_this_thread():
 
 
 def v2_array(folder, written, said, dtype="<f8", compressor=None, said_compressor=None, values=VALUES):
-    """An array of chunks that codecs of numcodecs have encoded, and a document that says others."""
+    """An array with chunks from numcodecs, and a document that names other codecs."""
     folder.mkdir(parents=True)
     document = {
         "zarr_format": 2,
@@ -48,7 +48,7 @@ def shuffle(**options):
     return {"id": "shuffle", **options}
 
 
-# What a document says, and the size of the elements that are shuffled by it.
+# The option in a document, and the size of the shuffled elements.
 SHUFFLES = {
     "zero": ((shuffle(elementsize=0),), shuffle(elementsize=8)),
     "absent": ((shuffle(),), shuffle(elementsize=8)),
@@ -70,12 +70,12 @@ STEPS = {
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("said", SHUFFLES)
 def test_a_shuffle_without_a_size_is_of_whole_elements(tmp_path, said, steps):
-    """So netCDF-C shuffles, whatever the document says; numcodecs takes 0 for no shuffle, and 4 where nothing is said."""
+    """netCDF-C shuffles by the element size, whatever the document says; numcodecs uses 0 for no shuffle, 4 by default."""
     configs, written = SHUFFLES[said]
     source = v2_array(tmp_path / "s.zarr", [written], configs, compressor={"id": "zlib", "level": 1})
     store = ShardedStore.partition(source)
     new = store.map_shards(STEPS[steps], CopyTo(tmp_path / "out"))
-    if steps != "chunks":  # which leaves the document as it is
+    if steps != "chunks":  # this leaves the document unchanged
         assert np.array_equal(zarr.open_array(tmp_path / "out", mode="r")[...], VALUES)
     else:
         assert (tmp_path / "out/.zarray").read_bytes() == (source / ".zarray").read_bytes()
@@ -127,7 +127,7 @@ def test_a_shuffle_may_stand_where_the_compressor_does(tmp_path):
 )
 @pytest.mark.parametrize("step", [Recompress("lzma"), COPY], ids=["recompress", "chunks"])
 def test_options_that_are_absent_or_texts(tmp_path, compressor, said, step):
-    """Decoders read them alike, or find what they need in the chunk; what is encoded again is read by the document."""
+    """Decoders read them equally, or by the chunk's header; chunks that are encoded again are read by the document."""
     source = v2_array(tmp_path / "s.zarr", [], [], compressor=compressor, said_compressor=said)
     store = ShardedStore.partition(source)
     new = store.map_shards(step, CopyTo(tmp_path / "out"))
@@ -136,7 +136,7 @@ def test_options_that_are_absent_or_texts(tmp_path, compressor, said, step):
     document["compressor"] = {
         k: int(v) if isinstance(v, str) and v.isdigit() else v for k, v in document["compressor"].items()
     }
-    (tmp_path / "out/.zarray").write_text(json.dumps(document))  # zarr knows no numbers in texts
+    (tmp_path / "out/.zarray").write_text(json.dumps(document))  # zarr refuses numbers as texts
     assert np.array_equal(zarr.open_array(tmp_path / "out", mode="r")[...], VALUES)
 
 
@@ -199,7 +199,7 @@ def test_a_shuffle_of_zarr_v3(tmp_path, options, sink):
 
 @pytest.mark.parametrize("codec", ["bytes", {"name": "bytes"}, {"name": "bytes", "configuration": {}}])
 def test_bytes_that_say_no_order_are_little(tmp_path, codec):
-    """As zarr reads them; tensorstore refuses them."""
+    """The values are those of zarr; tensorstore refuses the arrays."""
     source = v3_array(tmp_path / "s.zarr", [codec], lambda data: data.astype("<f8").tobytes())
     store = ShardedStore.partition(source)
     new = store.map_shards(COPY, Recompress("zstd"), CopyTo(tmp_path / "out"))

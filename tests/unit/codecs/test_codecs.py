@@ -1,4 +1,4 @@
-"""What lies below `ArrayStep`: descriptions of codecs, the sharding codec's objects, and threads in order."""
+"""Parts below `ArrayStep`: codec configurations, objects of the sharding codec, and ordered threads."""
 
 import json
 import threading
@@ -101,7 +101,7 @@ def test_what_is_no_codec_is_told(codec):
 
 
 class Flip(BytesBytesCodec):
-    """A codec that zarr alone knows."""
+    """A codec that only zarr knows."""
 
     is_fixed_size = True
 
@@ -122,7 +122,7 @@ class Flip(BytesBytesCodec):
 
 
 class Numbered(Codec):
-    """A codec that numcodecs alone knows."""
+    """A codec that only numcodecs knows."""
 
     codec_id = "numbered"
 

@@ -1,4 +1,4 @@
-"""The digest of decoded data: its laws, its definition computed by another program, and how it comes from a stream."""
+"""The digest of decoded data: its properties, an independent implementation, and digests from streams."""
 
 import hashlib
 import itertools
@@ -64,7 +64,7 @@ def digest_of(values: np.ndarray, chunks: tuple[int, ...], *, zarr_format: int =
     return str(digest)
 
 
-# The definition, as docs/data-digest.md has it, by one who knows NumPy and zarr's reader alone.
+# An independent implementation of docs/data-digest.md, with NumPy and zarr's reader only.
 
 
 def by_the_book(array: zarr.Array) -> int:
@@ -120,7 +120,7 @@ def test_another_program_gets_the_same(name):
 
 
 def test_values_that_stand_for_ever():
-    """A change of any of these is another version of the digest."""
+    """A change of any of these needs a new version of the digest."""
     numbers = digest_of(np.arange(1, 36, dtype="f4").reshape(7, 5), (2, 2))
     texts = np.array(["ä", "", "b"], dtype=object)
     store = MemoryStore()
@@ -140,7 +140,7 @@ def test_the_example_of_the_page(capsys):
     assert f"Its digest is `{digest}`" in page
 
 
-# Laws
+# Properties
 
 
 def same_everywhere(values: np.ndarray, chunks: tuple[int, ...], ways: list[dict[str, Any]]) -> None:
@@ -333,7 +333,7 @@ def test_division_into_shards_is_no_part_of_it(name):
 
 
 def streamed(change: Callable[[bytes], bytes]) -> tuple[list[Entry], list[Entry], Sums]:
-    """The entries of an array before and after the tap, one chunk changed."""
+    """The entries of an array before and after the tap, with one changed chunk."""
     store = MemoryStore()
     root = zarr.create_group(store)
     root.create_array("a", data=np.arange(1, 9), chunks=(2,))

@@ -1,4 +1,4 @@
-"""The types of elements in v2 documents that zarr 3 or NumPy do not know: chunks are compressed anew, and no filter is to blame."""
+"""Data types in v2 documents that are unknown to zarr 3 or NumPy: chunks can still be recompressed."""
 
 import json
 import subprocess
@@ -65,7 +65,7 @@ def test_every_type_is_compressed_anew(name, codec, tmp_path):
     assert [bytes(made.decode((tmp_path / "out" / key).read_bytes())) for key in "01"] == raw(size)
     assert result.verify(store).ok
     if codec == "blosc":
-        assert (tmp_path / "out/0").read_bytes()[3] == (size or 1)  # the size of elements in the header of Blosc
+        assert (tmp_path / "out/0").read_bytes()[3] == (size or 1)  # the element size in Blosc's header
 
 
 def test_arrays_of_different_lengths(tmp_path):
@@ -99,7 +99,7 @@ for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4", "float
 
 
 def test_the_plan_does_not_depend_on_what_is_imported():
-    """As workers may have imported something else: a package that makes NumPy know more types."""
+    """Workers may have imported a package that adds data types to NumPy."""
     pytest.importorskip("ml_dtypes")
     said = [
         subprocess.run([sys.executable, "-c", before + PLANNED], capture_output=True, text=True, check=True, timeout=90)

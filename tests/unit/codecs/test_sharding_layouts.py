@@ -1,4 +1,4 @@
-"""All layouts of the sharding codec that steps take apart: indexes of every kind, and objects inside objects."""
+"""All layouts of the sharding codec that steps split: all kinds of indexes, and nested objects."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ def sharding(shape, index="plain", location="end", codecs=()):
 
 
 def nested(index="plain", location="end"):
-    """Objects of (8, 6) elements, with objects of (4, 3) in them, of chunks of (2, 1)."""
+    """Objects of (8, 6) elements that hold objects of (4, 3) elements with chunks of (2, 1)."""
     return sharding((4, 3), "big", codecs=[sharding((2, 1), index, location)])
 
 
@@ -104,7 +104,7 @@ def test_every_layout_keeps_its_form_and_gets_what_the_step_makes(tmp_path, layo
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_divided_into_blocks_and_packed(tmp_path, layout):
-    """Larger objects have the same inner chunks, or the objects that there were, where these hold objects themselves."""
+    """Larger objects have the same inner chunks, or the old objects if these are nested."""
     source = ShardedStore.partition(array_at(tmp_path / "s.zarr", layout), {"": (16, 12)})
     for number, steps in enumerate([(), (Recompress("gzip"),)]):
         new = source.map_shards(*steps, ToShardingCodec(tmp_path / f"{number}"))

@@ -1,4 +1,4 @@
-"""The config: what it describes comes back from it, it can be moved, and what is none gives one clear error."""
+"""The config: round trips, moves, and one clear error for documents that are not valid."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def changed(place, value):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder as a job leaves it: zips of the base, of a group and of an array's blocks; the second block elsewhere."""
+    """A folder like a job's result: zips of the base, a group and an array's blocks, with the second block elsewhere."""
     contents = build(cube, "v3/")
     view = ShardedStore.partition(to_memory(contents), {"simulation/fine": "whole", "temperature": {"time": 4}})
     blocks = view.config.shards["temperature"].blocks
@@ -68,7 +68,7 @@ def folder(tmp_path):
     return out
 
 
-# What is written is read
+# Round trips
 
 
 @pytest.mark.parametrize("kind", [to_folder, to_zip])
@@ -111,7 +111,7 @@ def test_saving_what_was_loaded_gives_the_same(folder):
 
 
 def test_what_is_on_another_server_is_not_relative():
-    """Though its URL begins alike: a relative one is reached as the config is."""
+    """Although its URL begins with the same text; only relative URLs use the config's options."""
     here, there = Options(endpoint="https://here"), Options(endpoint="https://there", region="x")
     config = Config(Zip("s3://bucket/out/a.zip", here), {"b": Mount(Zip("s3://bucket/out/b.zip", there))})
     document = to_dict(config, "s3://bucket/out", here)
@@ -193,7 +193,7 @@ def test_a_component_in_memory_is_named(tmp_path):
         store.get_config()
 
 
-# What is no config
+# Documents that are not configs
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_a_template_in_a_template_is_refused(view):
     }
     with pytest.raises(ConfigError, match=r"shard 't' has a template with the sharded store .* divide only one"):
         ShardedStore.from_config(document)
-    document["shards"]["t"]["location"] = {"kind": "view", "path": "t", "source": inner}  # which is no template
+    document["shards"]["t"]["location"] = {"kind": "view", "path": "t", "source": inner}  # this is not a template
     ShardedStore.from_config(document)
     document["shards"]["t"] = {"location": inner, "members": {"names": ["a"]}}
     with pytest.raises(ConfigError, match="shard 't' has a template with"):
@@ -319,7 +319,7 @@ def test_names_stand_in_a_sharded_store_of_a_template():
 
 
 def test_a_component_over_the_whole_base_is_refused():
-    """Only blocks of an array can be mounted at the root: a whole component there would hide the base."""
+    """Only blocks of an array can be mounted at the root, as a whole component would hide the base."""
     document = {
         "format": "shardedstore",
         "version": 1,
@@ -344,7 +344,7 @@ def test_places_can_be_allowed(allowed):
 
 @pytest.mark.parametrize("url", ["%2e%2e/other/a.zip", "a/.%2E/../b.zip", ".\t./a.zip", "a#b", "a\\..\\b", "a?b"])
 def test_a_client_of_an_object_store_is_not_led_elsewhere(url):
-    """It would resolve dots that are quoted, and drop tabs and what follows a number sign."""
+    """It would resolve quoted dots, and drop tabs and everything after a number sign."""
     with pytest.raises(ConfigError, match=r"has a segment '\.\.?'|write %|holds credentials"):
         from_dict(changed(URL, url), "s3://bucket/out", ["s3://bucket/era5.zarr"])
 

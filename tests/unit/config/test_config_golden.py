@@ -1,4 +1,4 @@
-"""Files of the config's version 1, which must open for ever, each to exactly what it was made from."""
+"""Golden files of config version 1, which must always open to exactly the same store."""
 
 import json
 
@@ -8,7 +8,7 @@ from golden_configs import CLOUD, FOLDER, GOLDEN, MINE, OUT
 
 from shardedstore.config.document import dump, from_dict, parse, to_dict
 
-WRITTEN_OTHERWISE = {"v1-absolute", "v1-defaults-written-out"}  # as a hand or another program may write it
+WRITTEN_OTHERWISE = {"v1-absolute", "v1-defaults-written-out"}  # as written by hand or by another program
 
 
 def data_of(name):
@@ -26,7 +26,7 @@ def test_what_is_read(name):
 
 @pytest.mark.parametrize("name", sorted(GOLDEN.keys() - WRITTEN_OTHERWISE))
 def test_what_is_written(name):
-    """For ever byte by byte: a config of version 1 is not changed by reading and writing it."""
+    """Reading and writing a config of version 1 keeps it byte for byte."""
     assert dump(GOLDEN[name], OUT) == data_of(name)
 
 
@@ -39,7 +39,7 @@ def test_a_document_of_the_programs_own(name):
 
 @pytest.mark.parametrize("name", sorted(GOLDEN.keys() - {"v1-absolute"}))
 def test_in_an_object_store(name):
-    """What is relative lies in the folder, wherever that is, and is reached as the folder is."""
+    """Relative URLs are in the config's folder, and use its options."""
 
     def moved(place):
         is_inside = place.url.startswith(f"{OUT}/")

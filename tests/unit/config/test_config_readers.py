@@ -1,4 +1,4 @@
-"""The reader on the page about the config and the package agree on whatever a config can say of components that are there."""
+"""The reader of the page about the config agrees with the package on all configs of existing components."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from shardedstore.zarr.grid import Blocks, ChunkKeys, block_name
 from shardedstore.zarr.metadata import METADATA_NAMES
 
 PAGE = (ROOT / "docs" / "config.md").read_text("utf-8")
-GRID = (4, 3, 2)  # of the chunks of the cube's temperature
+GRID = (4, 3, 2)  # for the chunks of the cube's temperature
 NAMES = {"v3-slash": "v3/", "v3-dot": "v3.", "v2-slash": "v2/", "v2-dot": "v2."}
 KEYS = {
     name: ChunkKeys("default" if name.startswith("v3") else "v2", "/" if name.endswith("slash") else ".")

@@ -1,4 +1,4 @@
-"""Whatever a config says and whatever key is asked for: our own errors come out, soon, and nothing outside is touched."""
+"""Any config and any key give only our own errors, quickly, without access to other files."""
 
 import asyncio
 import copy
@@ -52,7 +52,7 @@ def test_only_our_own_errors_come_out_of_a_document(document, allow, root):
         store = ShardedStore.from_config(document, root=root, allow=allow)
         assert ShardedStore.from_config(store.get_config()) == store
         repr(store)
-    assert outside(found, "/nowhere") == []  # nothing is opened before it is asked for
+    assert outside(found, "/nowhere") == []  # nothing is opened before the first access
     assert repr(document) == repr(given_document)  # NaN is not NaN
 
 
@@ -96,7 +96,7 @@ def inside_itself():
 
 
 def shared(levels):
-    """Small as Python has it, and too large to be written."""
+    """Small in Python's notation, but too large to write out."""
     return minimal(base=nested(levels, lambda inner: {"kind": "sharded", "base": inner, "consolidated": inner}))
 
 
@@ -136,7 +136,7 @@ def test_bombs(bomb):
         assert tracemalloc.get_traced_memory()[1] < 1 << 30
     finally:
         tracemalloc.stop()
-        while isinstance(document, dict) and bomb in ("views", "stores"):  # whose own end would be as deep
+        while isinstance(document, dict) and bomb in ("views", "stores"):  # its own message would be as deep
             document = document.pop("base", None) or document.pop("source", None)
 
 
@@ -224,7 +224,7 @@ keys = st.sampled_from(HOSTILE) | st.text(max_size=20) | st.builds(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with stores of all kinds of components in it, and beside it what nobody may read."""
+    """A folder with stores of all kinds of components, and a file beside it that must not be read."""
     top = tmp_path_factory.mktemp("safety")
     (top / "secret.txt").write_bytes(SECRET)
     contents = build(cube, "v3/")
@@ -262,7 +262,7 @@ def store(folder):
 
 
 async def ask(store, key):
-    """Ask for a key in every way; return what is not one of our own errors."""
+    """Request a key in every way; return errors that are not our own."""
     prototype = default_buffer_prototype()
 
     async def listed(names):
@@ -283,7 +283,7 @@ async def ask(store, key):
             ShardedStoreError,
             FileNotFoundError,
             NotADirectoryError,
-        ) as error:  # as zarr's, for the size of nothing
+        ) as error:  # like zarr, for the size of a missing key
             yield error
 
 
@@ -302,7 +302,7 @@ def test_no_key_leads_out(store, folder, found):
 
 @pytest.mark.parametrize("key", HOSTILE)
 def test_no_key_is_written_outside(tmp_path, key):
-    """Nor deleted."""
+    """It is not deleted either."""
     (tmp_path / "secret.txt").write_bytes(SECRET)
     to_folder(build(cube, "v3/"), tmp_path / "in" / "a.zarr")
     store = ShardedStore(tmp_path / "in" / "a.zarr", {"simulation/fine": tmp_path / "in" / "fine"})
@@ -315,12 +315,12 @@ def test_no_key_is_written_outside(tmp_path, key):
             store.delete(key),
             store.delete_dir(key),
         ):
-            with suppress(ShardedStoreError, ValueError, OSError):  # as zarr's own stores
+            with suppress(ShardedStoreError, ValueError, OSError):  # like zarr's stores
                 await asked
 
     with watched() as paths:
         asyncio.run(run())
-    assert outside(filter(os.path.isabs, paths), tmp_path / "in") == []  # rmtree goes by open folders
+    assert outside(filter(os.path.isabs, paths), tmp_path / "in") == []  # rmtree uses open folders
     assert (tmp_path / "secret.txt").read_bytes() == SECRET
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "secret.txt"]
 
@@ -328,7 +328,7 @@ def test_no_key_is_written_outside(tmp_path, key):
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(document=mutated(), found=st.lists(keys, min_size=1, max_size=3))
 def test_no_config_leads_out(folder, document, found):
-    """What a config names in its folder may be missing, or of another kind."""
+    """Components in the config's folder may be missing, or of another kind."""
     document = json.loads(json.dumps(document).replace("/data/out", str(folder)))
 
     async def run(store):

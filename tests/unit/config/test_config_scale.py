@@ -1,4 +1,4 @@
-"""A config with a million shards: small, opened at once, and only those shards are looked at that are asked for."""
+"""A config with a million shards: it is small, opens quickly, and accesses only the requested shards."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def contents(write):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An array of which two shards are there, and of the others nothing; and many arrays beside it that are not there."""
+    """An array with two existing shards and many missing ones, and many missing arrays beside it."""
     made = tmp_path_factory.mktemp("million") / "out"
     whole = contents(lambda group: group.create_array("t", shape=(MILLION, 4), chunks=(1, 2), dtype="i4"))
     to_zip(whole, made / "__base__.zarr.zip")
@@ -78,7 +78,7 @@ def test_only_what_is_asked_for_is_touched(folder, number, component):
 
 
 def test_it_opens_at_once(folder):
-    """A tenth of a second is what it may take; a machine that is busy gets ten times as much, a walk over all takes more."""
+    """The limit is ten times the target of 0.1 s, for busy machines; a walk over all shards takes longer."""
     taken = []
     for _ in range(5):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The JSON Schema that the package holds: made from the code, and of one mind with the reader."""
+"""The JSON Schema of the package: it is generated from the code, and agrees with the reader."""
 
 import json
 
@@ -118,7 +118,7 @@ def test_what_both_refuse(what):
 
 
 def test_a_document_is_a_nested_store_but_for_its_name():
-    """So that a change of one is one of the other."""
+    """A change of one must change the other."""
     fields = SCHEMA["properties"].keys() - {"format", "version"}
     assert fields == {field.name for field in msgspec.structs.fields(Config)}
     for name in fields:

@@ -1,4 +1,4 @@
-"""The page about the config: its examples are read, and the reader on it agrees with the package."""
+"""The page about the config: its examples are valid, and its reader agrees with the package."""
 
 import json
 import re
@@ -162,7 +162,7 @@ def test_the_reader_agrees_on_what_is_rare(reader, tmp_path):
 
 
 def test_the_reader_agrees_on_names_with_braces(reader, tmp_path):
-    """What a name brings in is part of a file's name, and is not replaced again."""
+    """A member's name that holds a placeholder is not replaced again."""
     names = ["a", "{block}", "{name}", "{name}{block}"]
     for i, name in enumerate(names):
         to_folder({"zarr.json": f'"{name}"'.encode()}, tmp_path / "alone" / name / f"{name}.zarr")

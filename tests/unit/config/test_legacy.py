@@ -1,7 +1,7 @@
-"""Configs that shardedstore 0.3.1 wrote: the same data, or an explanation, and nothing imported or touched that they name.
+"""Configs of shardedstore 0.3.1: equal data or a clear error, without importing the modules that they name.
 
-data/legacy-0.3.1.tar.gz and data/legacy-stores.tar.gz hold stores that it wrote, and their values as they were read back by it
-(how, is in data/legacy_stores.py). Of each, ``<name>.json`` is the config, and ``<name>.npz`` has the arrays.
+data/legacy-0.3.1.tar.gz and data/legacy-stores.tar.gz hold its stores, and the values that it read back from them; see
+data/legacy_stores.py. ``<name>.json`` is the config of a store, and ``<name>.npz`` has its arrays.
 """
 
 import copy
@@ -42,7 +42,7 @@ from shardedstore.stores.locations import BlockOf, Config, Directory, Mount, Squ
 from shardedstore.transforms import Recompress, ToZip
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
-RELATIVE = ["dot", "none", "slash"]  # whose configs hold relative paths
+RELATIVE = ["dot", "none", "slash"]  # stores with relative paths in their configs
 ABSOLUTE = ["eleven", "fs", "fs-slash", "fs-url", "inner", "loose", "nested", "part", "shrunk", "ten", "twelve-first"]
 ABSOLUTE += ["twelve-whole", "zips"]
 READABLE = [*RELATIVE, *ABSOLUTE]
@@ -50,7 +50,7 @@ READABLE = [*RELATIVE, *ABSOLUTE]
 
 @pytest.fixture(scope="session")
 def old(tmp_path_factory):
-    """A folder with all stores that 0.3.1 wrote, which nobody changes."""
+    """A folder with all stores of 0.3.1, which tests must not change."""
     return unpack(tmp_path_factory.mktemp("old"))
 
 
@@ -65,7 +65,7 @@ def unpack(folder):
 
 @pytest.fixture
 def copied(old, tmp_path):
-    """Stores of 0.3.1 in a folder of this test's own."""
+    """Stores of 0.3.1 in a separate folder for this test."""
     return unpack(tmp_path / "old")
 
 
@@ -89,7 +89,7 @@ def refused(document, match, **options):
         ShardedStore.from_config(document, **options)
 
 
-# What it reads
+# Data that it reads
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -102,7 +102,7 @@ def test_the_values_are_those_that_0_3_1_read_back(old, name):
 def test_listings_agree_with_what_is_read(old, name):
     store = ShardedStore.load(old / f"{name}.json")
     check_same_contents(store, contents_of(store))
-    for path, values in values_of(old, name).items():  # no chunk holds the fill value alone
+    for path, values in values_of(old, name).items():  # no chunk holds only the fill value
         array = zarr.open_group(store, mode="r")[path]
         chunks = [key for key in keys_of(store) if key.startswith(f"{path}/") and "/." not in key]
         assert len(chunks) == np.prod(
@@ -142,7 +142,7 @@ def test_each_block_is_an_array_alone(old):
 
 
 def test_what_no_shard_has_is_read_from_the_base(old):
-    """Without a separator, its shards were named 0/0 and its chunks 0.0: so all chunks went to the base."""
+    """Without a separator, its shards had names like 0/0 and its chunks like 0.0, so all chunks went to the base."""
     store = ShardedStore.load(old / "none.json")
     assert "image/s0" not in store.config.shards
     assert get(store, "image/s0/1.2.0.0") == (old / "none/base.zarr/image/s0/1.2.0.0").read_bytes()
@@ -189,7 +189,7 @@ def test_arrays_that_were_not_written_have_no_shards(old):
 
 
 def test_a_zip_that_0_3_1_would_have_overwritten_is_only_read(copied):
-    """It wrote the zip's mode to the config, and opened it with that again."""
+    """It wrote the zip's mode to the config, and opened the zip in this mode again."""
     document = document_of(copied, "zips")
     document["config"]["args"][0]["config"]["kwargs"]["mode"] = "w"
     before = (copied / "zips.zarr.zip").read_bytes()
@@ -207,7 +207,7 @@ def test_nothing_is_made_by_looking(copied):
     check_read_only(store)
 
 
-# What it refuses
+# Refusals
 
 
 @pytest.mark.parametrize(("name", "dimension"), [("twelve", 0), ("twelve-slash", 1)])
@@ -346,7 +346,7 @@ def test_deep_nesting_is_refused(old):
     refused(document, "nested too deeply", root=old)
 
 
-# Where it looks
+# Search for relative paths
 
 
 def test_relative_paths_are_tried_in_three_places(old, tmp_path, monkeypatch):
@@ -379,7 +379,7 @@ def test_a_copy_that_lacks_something_is_not_mixed_with_another(copied, old, monk
 
 
 def test_a_working_directory_that_is_gone_is_no_place(old, tmp_path):
-    """In a process of its own, as others may look at it in this one."""
+    """In a separate process, as other tests may use it in this one."""
     (tmp_path / "gone").mkdir()
     load = "os.rmdir(os.getcwd()); print(len(ShardedStore.load(sys.argv[1]).config.shards))"
     script = f"import os, sys; from shardedstore import ShardedStore; {load}"
@@ -435,7 +435,7 @@ def test_a_store_in_a_bucket(old, bucket, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"allow=\['s3://"):
         ShardedStore.load(tmp_path / "fs.json")
     check_values(ShardedStore.load(tmp_path / "fs.json", allow=[bucket.url]), values_of(old, "fs"))
-    monkeypatch.chdir(old)  # where a config from the network must not lead
+    monkeypatch.chdir(old)  # a config from the network must not lead there
     upload(bucket.client, {"alone/slash.json": (old / "slash.json").read_bytes()})
     with pytest.raises(ConfigError, match=r"slash/base.zarr' is outside what the config may name"):
         ShardedStore.load(f"{bucket.url}/alone/slash.json")
@@ -461,7 +461,7 @@ def files_below(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# What is done with it
+# Operations on it
 
 
 @pytest.mark.parametrize("name", ["dot", "eleven", "inner", "none", "part", "slash", "zips"])
@@ -554,7 +554,9 @@ def test_a_shard_that_is_gone_is_not_read_as_fill_values(copied):
         list(read_entries(store.component("image/s0", (0, 1))))
     for path in (copied / "dot/s0/0.2.zarr").glob("[0-9]*"):
         path.unlink()
-    assert len(list(read_entries(store.component("image/s0", (0, 2))))) == 2  # there, and without chunks: fill values
+    assert (
+        len(list(read_entries(store.component("image/s0", (0, 2))))) == 2
+    )  # existing arrays without chunks: fill values
 
 
 def test_it_is_pickled(old):
@@ -575,7 +577,7 @@ def test_it_is_not_saved(old, tmp_path):
 
 
 def test_its_document_is_that_of_an_ordinary_config(old):
-    """A job keeps it, to show the source where it is not done."""
+    """A job keeps it, to show the source of unfinished shards."""
     store = ShardedStore.load(old / "dot.json")
     again = ShardedStore.from_config(json.loads(json.dumps(store.get_config())))
     assert again.config == store.config
@@ -598,7 +600,7 @@ def test_a_squeezed_block_makes_sense():
     refused(document, r"names '/etc', which is outside", allow=["/a", "/b"])
 
 
-# Whatever a document says
+# Arbitrary documents
 
 
 WATCHED: list[str] = []
@@ -615,7 +617,7 @@ sys.addaudithook(watch)
 
 @contextmanager
 def watched():
-    """Keep the names of the files and modules that are opened."""
+    """Record the names of opened files and modules."""
     WATCHED.clear()
     WATCHING[0] = True
     try:
@@ -673,7 +675,7 @@ def places_in(value, at=()):
 
 @st.composite
 def mutated(draw, documents):
-    """One of some documents with some values replaced, removed, swapped, or put in the place of others."""
+    """A document with some values replaced, removed, swapped or copied to other places."""
     document = copy.deepcopy(draw(st.sampled_from(documents)))
     for _ in range(draw(st.integers(1, 3))):
         *above, last = draw(st.sampled_from([place for place in places_in(document) if place] or [("name",)]))
@@ -694,7 +696,7 @@ def mutated(draw, documents):
 
 @pytest.fixture(scope="session")
 def small(old):
-    """Documents with all that there is in few shards; of each, the path in the file of its folder."""
+    """Documents with all features in few shards, each with the path of its folder."""
     documents = [
         json.loads(json.dumps(document_of(old, name))) for name in ("dot", "none", "inner", "zips", "fs-slash", "lower")
     ]

@@ -1,4 +1,4 @@
-"""What people see of a store: its tree in the terminal and in a notebook, made of the config alone."""
+"""The tree of a store in the terminal and in a notebook, made from the config only."""
 
 import re
 import time
@@ -23,7 +23,7 @@ BAD = "<script>alert('1')</script>&\n\x1b[31m"
 
 
 class Page(HTMLParser):
-    """The tags, attributes and texts of a page, which must nest; nothing of it may be loaded or run."""
+    """The tags, attributes and texts of a page; tags must nest, and nothing may be loaded or run."""
 
     def __init__(self, page):
         super().__init__()
@@ -215,19 +215,19 @@ def test_long_lists_are_cut():
     assert "... and 1,234 more" in to_html("", flat)
     grouped = Config(Zip("/z/base.zip"), {f"g{i % 40}/h{i % 7}/a{i}": Mount(Zip("/z.zip")) for i in range(10_000)})
     tree = describe.describe(grouped)
-    assert most_below(tree) == 25  # and the base
+    assert most_below(tree) == 25  # the base too
     assert size_of(tree) < 100
     assert [(row.name, row.more) for row in tree.below[1:3]] == [("g0", 6), ("g1", 6)]
     assert tree.more == 16
 
 
 def test_nothing_is_read_and_it_takes_no_time():
-    """No such place exists, and the time is that of a config, not of its shards."""
+    """The places do not exist, and the time depends on the config, not on the shards."""
     mounts = {f"g{i % 50}/a{i}": Mount(Zip(f"s3://none.invalid/{i}/{{block}}.zip"), million()) for i in range(10_000)}
     store = store_of(Config(Zip("s3://none.invalid/base.zip"), mounts))
     start = time.perf_counter()
     shown = repr(store) + store._repr_html_() + repr(store.shards)
-    assert time.perf_counter() - start < 2  # some 50 ms
+    assert time.perf_counter() - start < 2  # about 50 ms
     assert "1,000,000 zips" in shown
     assert "10,000,000,001 shards" in shown
     assert len(shown) < 100_000

@@ -1,4 +1,4 @@
-"""Warnings about a job: logged once when it starts, kept in the summary, printed by the command line."""
+"""Notices of a job: logged once at its start, kept in the summary, and printed by the command line."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""Callbacks: what a job tells of itself while it runs."""
+"""Callbacks of running jobs."""
 
 import dask
 import pytest
@@ -13,7 +13,7 @@ SHARDS = 7
 
 
 class Keep(Callback):
-    """Keeps what it is told."""
+    """Records its events."""
 
     def __init__(self):
         self.plans, self.tasks, self.ends = [], [], []

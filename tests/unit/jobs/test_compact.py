@@ -1,4 +1,4 @@
-"""A ledger that is compacted holds the same records, whatever is interrupted or goes on beside it."""
+"""A compacted ledger holds the same records, whatever is interrupted or runs at the same time."""
 
 import shutil
 import subprocess
@@ -113,7 +113,7 @@ def test_what_was_made_again_wins_over_what_was_taken_over(tmp_path):
 
 
 class Interrupted(LocalFolder):
-    """Ends after some writes and removals."""
+    """Raises after some writes and removals."""
 
     def step(self):
         left = self.left
@@ -207,7 +207,7 @@ def test_in_an_object_store_what_tells_of_a_writer_that_died_stays(bucket):
 
 
 def test_of_two_compacted_files_the_later_one_wins(tmp_path):
-    """One that was interrupted has not removed what it was gathered from."""
+    """An interrupted compaction has not removed its input."""
     ledger = Ledger(open_folder(str(tmp_path)), 1)
     write(ledger, 0, record(1))
     ledger.compact()

@@ -1,4 +1,4 @@
-"""The Dask graph: a tree of bounded tasks, and which client it would use."""
+"""The Dask graph: a tree of bounded tasks, and the choice of the client."""
 
 import logging
 import pickle

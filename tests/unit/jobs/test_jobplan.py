@@ -1,4 +1,4 @@
-"""`ShardedStore.plan`: what a job will do, checked once, and run or made lazy from there."""
+"""`ShardedStore.plan`: plans are checked once, and then run or made lazy."""
 
 import asyncio
 import json

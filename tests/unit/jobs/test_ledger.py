@@ -1,4 +1,4 @@
-"""The ledger: a job goes on from where it was, and a destination that holds something else is left alone."""
+"""The ledger: jobs resume, and destinations with other files are not changed."""
 
 import json
 import os
@@ -133,7 +133,7 @@ def test_records_are_kept_when_the_attempt_ends_with_an_error(tmp_path):
 
 
 def test_a_record_is_in_the_file_at_once(tmp_path):
-    """So that no more than the shard at work is lost when the process is killed."""
+    """When the process is killed, only the current shard is lost."""
     ledger = Ledger(open_folder(str(tmp_path)), 1)
     with ledger.writer(0) as append:
         append(record(1))
@@ -173,7 +173,7 @@ def test_objects_of_a_later_generation_have_other_names(name, generation, expect
     assert versioned(name, generation) == expected
 
 
-# Going on
+# Resuming
 
 
 def states(folder):
@@ -229,7 +229,7 @@ def test_a_config_that_is_lost_is_written_again(source, tmp_path):
 
 
 def test_an_output_that_vanishes_during_the_job_is_no_success(source, tmp_path):
-    """The config is written when each output stands where its record says, and not before."""
+    """The config is written only when each output exists at the place in its record."""
     lost = tmp_path / "out" / "height" / "0.zarr.zip"
 
     def remove(ended, total):
@@ -255,7 +255,7 @@ def test_a_ledger_that_can_not_be_written_is_a_failure_of_its_shards(source, tmp
     assert not (tmp_path / "out" / FILE_NAME).exists()
 
 
-# A destination that holds something else
+# A destination with other files
 
 
 def other_files(source, out):
@@ -362,7 +362,7 @@ def test_each_job_beside_others_has_a_generation(source, tmp_path):
 
 
 def test_the_names_of_another_generation_are_not_taken_again(source, tmp_path):
-    """A result that was copied without its ledger looks like foreign files, and its config must still open."""
+    """A result that was copied without its ledger looks like foreign files, but its config must still open."""
     out, copy = tmp_path / "out", tmp_path / "copy"
     division(source).map_shards(ToZip(out))
     division(source).map_shards(ToZip(out, zip64=True), overwrite=True)
@@ -377,7 +377,7 @@ def test_the_names_of_another_generation_are_not_taken_again(source, tmp_path):
 
 
 def test_a_shard_whose_name_looks_like_a_generation_is_not_overwritten(tmp_path):
-    """The first job has a shard "a~2", and the second is the second job of a shard "a"."""
+    """The first job has a shard "a~2", and the second job would name its shard "a" like this."""
     for name in "a~2", "a":
         root = zarr.create_group(tmp_path / f"{name}.zarr")
         root.create_group(name, attributes={"name": name})
@@ -475,7 +475,7 @@ def test_nothing_is_written_by_a_check(tmp_path):
 
 
 def test_opening_twice_is_opening_once(tmp_path):
-    """The task that opens the destination may run twice, also where something else is there."""
+    """The task that opens the destination may run twice, also if other files are there."""
     (tmp_path / "notes.txt").touch()
     wanted = Identity("s", "c")
     first = open_destination(open_folder(str(tmp_path)), wanted, True)

@@ -1,4 +1,4 @@
-"""One job at a time at a destination, and another after it, whatever became of the first."""
+"""The lock: one job at a time at a destination, and another one after it in any case."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def number_of(place):
 
 
 def latest(place):
-    """What the latest lock says of its holder."""
+    """The holder in the latest lock."""
     return msgspec.json.decode(place.read(file_of(number_of(place))), type=Holder)
 
 
@@ -65,12 +65,12 @@ def write(place, number, holder, **changes):
 
 
 def elsewhere(place, **changes):
-    """Make it look as if another machine held the lock."""
+    """Pretend that another machine holds the lock."""
     write(place, number_of(place), latest(place), machine="another", **changes)
 
 
 class Watched(LocalFolder):
-    """A folder that calls a function with the holder that is about to be written, and again with the one that was."""
+    """A folder that calls a function with the holder before and after it is written."""
 
     def __init__(self, path, before=lambda *_: None, after=lambda *_: None):
         super().__init__(str(path))
@@ -115,7 +115,7 @@ def test_two_that_come_at_once_do_not_both_get_it(tmp_path):
 
 @pytest.mark.parametrize("reaped", [True, False])
 def test_what_a_killed_process_of_this_machine_held_is_taken_over_at_once(tmp_path, reaped):
-    """Also one that nobody has waited for, as in a container without an init."""
+    """Also a zombie process, as in a container without an init."""
     process = start_holder(str(tmp_path))
     place = open_folder(str(tmp_path))
     with pytest.raises(DestinationError, match=rf"process {process.pid},"), held(place):
@@ -129,7 +129,7 @@ def test_what_a_killed_process_of_this_machine_held_is_taken_over_at_once(tmp_pa
 
 
 def test_what_this_process_could_not_free_is_not_held(tmp_path):
-    """Else a notebook whose connection was lost at the end would wait for itself."""
+    """Otherwise, a notebook that lost its connection at the end would wait for itself."""
 
     def lost(holder, create):
         if holder.free:
@@ -175,7 +175,7 @@ def test_an_interrupt_that_comes_when_the_lock_is_made_leaves_none(tmp_path):
 
 
 def test_a_number_that_was_removed_is_not_taken_while_a_later_one_is_held(tmp_path):
-    """One that has watched the lock for a while makes the next number, which has come and gone."""
+    """A process that has watched the lock for a while makes the next number, which already existed and was removed."""
     place, parent = open_folder(str(tmp_path)), psutil.Process(os.getppid())
     others = []
 
@@ -223,7 +223,7 @@ def test_a_second_run_of_a_job_is_refused_while_the_first_is_at_work(tmp_path):
 
 
 def test_a_stopped_process_is_not_taken_for_dead(tmp_path):
-    """A machine that sleeps, or a process that a debugger holds: the same process goes on later."""
+    """A sleeping machine, or a process in a debugger: the same process continues later."""
     process = start_holder(str(tmp_path))
     try:
         os.kill(process.pid, signal.SIGSTOP)

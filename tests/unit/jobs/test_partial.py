@@ -1,4 +1,4 @@
-"""A half-finished job opens: what is done from its new place, the rest from the source, with equal data at every moment."""
+"""Unfinished jobs open with right data at any time: finished shards from the result, the rest from the source."""
 
 import pickle
 import time
@@ -91,7 +91,7 @@ def load(out, source, **options):
 
 
 def undo(out, shards):
-    """Put a job that has ended back to where only some of its shards were done."""
+    """Reset an ended job to a state in which only some of its shards are done."""
     place = open_folder(str(out))
     if not place.names(FOLDER):
         place = open_folder(f"{out}.shardedstore")
@@ -165,7 +165,7 @@ def test_a_job_that_runs_can_be_read_at_any_moment(chain, tmp_path):
 
 
 def slow_job(source, out, chain):
-    """A job every shard of which takes a while; in a process of its own."""
+    """A job with slow shards, in a separate process."""
     cube = next(case for name, case in SOURCES.items() if name.startswith("cube"))
     with patch("shardedstore.jobs.shards.LEAST_WEIGHT", 1), dask.config.set(scheduler="threads", num_workers=2):
         division(Path(source), cube).map_shards(*SLOW[chain](out))
@@ -205,7 +205,7 @@ def test_a_changed_array_is_shown_as_a_whole_when_it_is_done(tmp_path):
         return store.partial, {name: str(group[name].compressors) for name in ("temperature", "wind_u")}
 
     before = codecs()[1]
-    assert codecs(*runs["temperature"])[1] == before  # the base, which has its metadata, is not done
+    assert codecs(*runs["temperature"])[1] == before  # the base, which holds its metadata, is not done
     partial, half = codecs(0, *runs["temperature"][:-1])
     assert half == before
     assert partial.shown == 1
@@ -246,11 +246,11 @@ def test_consolidated_metadata_is_shown_only_where_it_is_right(tmp_path):
 def test_a_job_that_has_ended_is_its_result(tmp_path):
     divided, out = blocks_at(tmp_path / "source.zarr", 3), tmp_path / "out"
     result = divided.map_shards(ToZip(out))
-    assert ShardedStore.load(out, partial=True).config == result.config  # and the source need not be allowed
+    assert ShardedStore.load(out, partial=True).config == result.config  # the source need not be allowed
     assert ShardedStore.load(out, partial=True).partial is None
     undo_records = ledger_at(out)
     records = undo_records.read()
-    undo_to(out, records, range(4))  # it was killed before the ledger was compacted
+    undo_to(out, records, range(4))  # it was killed before it compacted the ledger
     assert ShardedStore.load(out, partial=True).config == result.config
     copy = divided.map_shards(CopyTo(tmp_path / "out.zarr"))
     assert ShardedStore.load(tmp_path / "out.zarr", partial=True).config == copy.config

@@ -1,4 +1,4 @@
-"""The plan: shards numbered, weighed by arithmetic, and cut into segments."""
+"""The plan: numbers, computed weights and segments of shards."""
 
 import itertools
 import pickle
@@ -23,7 +23,7 @@ BASE = Directory("/source")
 
 
 def plan_of(mounts: list[tuple[int, Load]], base: Load) -> Plan:
-    """A plan of arrays, each of so many blocks and so much load."""
+    """A plan of arrays with given numbers of blocks and sizes."""
     runs, loads, number = [Run(0, "", BASE, mounted={})], [base], 1
     for i, (count, load) in enumerate(mounts):
         runs.append(Run(number, f"a{i}", BASE, Blocks((count,), (1,), KEYS), 0, count))
@@ -140,7 +140,7 @@ def test_a_million_shards_are_planned_in_seconds(tmp_path):
 
 
 def test_shards_are_weighed_without_a_listing(tmp_path):
-    """Chunks that are missing weigh as much as those that are there."""
+    """Missing chunks weigh as much as existing ones."""
     source = cube_at(tmp_path / "source.zarr")
     plan = make_plan(division(source).config)
     for chunk in source.glob("temperature/c/**/*"):

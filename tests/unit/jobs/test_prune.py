@@ -1,4 +1,4 @@
-"""Pruning removes what no config names, and nothing that is not known to be ours."""
+"""Pruning removes objects that no config names, and keeps files of unknown origin."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def jobs(place):
 
 
 def changed(label):
-    """A step that makes another job of it."""
+    """A step that makes it another job."""
     return step(unchanged, name=label, version="1")
 
 
@@ -70,7 +70,7 @@ def test_objects_that_a_later_job_took_the_place_of_are_removed(source, out):
     assert pruned.names[:4] == sorted(FIRST)
     assert (pruned.kept, pruned.nbytes >= size) == ([], True)
     assert jobs(out) == ["job-2.json", "2"]
-    assert [path.name for path in (out / FOLDER).glob("lock-*")] == ["lock-3.json"]  # that of pruning itself
+    assert [path.name for path in (out / FOLDER).glob("lock-*")] == ["lock-3.json"]  # the lock of pruning itself
     assert ShardedStore.load(out).verify(source).ok
     assert ShardedStore.prune(out).names == []
     source.map_shards(changed("third"), ToZip(out), overwrite=True)
@@ -116,7 +116,7 @@ def test_what_a_job_that_has_not_ended_needs_stays(source, out):
     result = source.map_shards(ToZip(out))
     with pytest.raises(
         ShardsFailed
-    ):  # its source is the first job's result, and the config in the folder is the first's
+    ):  # its source is the first job's result, and the config in the folder is that of the first job
         result.map_shards(Fail("a[1]"), ToZip(out), overwrite=True)
     (out / "shardedstore.json").unlink()
     assert ShardedStore.prune(out).names == []
@@ -150,7 +150,7 @@ def test_files_of_others_stay(source, out, tmp_path):
     assert all(path.read_text() == "mine" for path in (*others, linked))
     assert not (out / "a/2.zarr").exists()
     assert not (out / "__base__.zarr").exists()
-    assert (out / "a/1.zarr/zarr.json").exists()  # as a whole it is not what was written
+    assert (out / "a/1.zarr/zarr.json").exists()  # as a whole, it differs from the written bytes
     assert all(text.endswith("has others beside it") for text in pruned.kept)
     assert {text.split("/")[1] for text in pruned.kept} == {"1.zarr"}
     assert ShardedStore.load(out).verify(source).ok
@@ -173,7 +173,7 @@ HOUR = 3600.0
 
 
 def age(place, hours, of=""):
-    """Set back the times of change of all files, or of those whose names begin like this."""
+    """Set the modification times of all files, or of files with this prefix, to an earlier time."""
     at = time.time() - hours * HOUR
     for name, _ in open_folder(str(place)).sizes():
         if name.startswith(of):
@@ -238,7 +238,7 @@ def test_what_a_job_left_that_died_counts_from_when_it_was_written_or_given_up(s
 def test_of_times_that_disagree_the_latest_counts(source, out, of):
     source.map_shards(ToZip(out))
     source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
-    if of == "shardedstore.json":  # a ledger that could not be compacted does not tell
+    if of == "shardedstore.json":  # unknown with a ledger that could not be compacted
         for name in ledger_of(place := open_folder(str(out)), read_generation(place, 2)).compacted():
             os.rename(out / name, out / name.replace("compacted-", "0/0-").replace(".zst", ""))
     age(out, 99)

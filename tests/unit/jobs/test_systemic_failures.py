@@ -1,4 +1,4 @@
-"""Failures that all shards meet stop a job after three in a row, with one message; failures of single shards do not."""
+"""Three successive failures by a common cause stop a job with one message; failures of single shards do not."""
 
 import errno
 import os
@@ -75,7 +75,7 @@ def test_an_error_keeps_its_remedy_on_its_way():
 
 @dataclass(frozen=True)
 class FailFor(Step):
-    """Fails for the shards of some numbers, by the name of an error above; until a file is there."""
+    """Fails for shards with some numbers, by the name of an error above, until a file exists."""
 
     error: str
     every: int = 1
@@ -102,7 +102,7 @@ def test_three_in_a_row_stop_a_job_with_one_message(name, on_error, tmp_path):
         assert len(caught.value.exceptions) < 10
         assert str(caught.value).count("failed: ") == 1
     mended.touch()
-    assert store.map_shards(*chain).summary.done == COUNT  # nothing of it is remembered
+    assert store.map_shards(*chain).summary.done == COUNT  # earlier failures are not counted
 
 
 @pytest.mark.parametrize(("name", "every"), [("corrupt", 1), ("404", 1), ("no space", 4)])
@@ -130,7 +130,7 @@ def test_a_job_that_ends_at_its_most_failures_says_so(most, tmp_path):
     message = rf"stopped at max_failures={most} \(--max-failures\): call map_shards"
     with pytest.raises(ShardsFailed, match=message) as caught:
         store.map_shards(FailFor("value"), ToZip(tmp_path / "out"), max_failures=most)
-    assert most <= len(caught.value.exceptions) < 10 * most  # each task that is in flight ends at as many
+    assert most <= len(caught.value.exceptions) < 10 * most  # each running task also ends after this number
 
 
 def test_the_command_line_has_the_option():

@@ -1,4 +1,4 @@
-"""Tasks keep every thread busy: their sizes, the workers that take part, and the records that several tasks keep."""
+"""Tasks keep every thread busy: their sizes, their workers, and records of one segment by several tasks."""
 
 import heapq
 import math
@@ -30,9 +30,9 @@ def numbers_of(segment: Segment) -> list[int]:
 
 
 def simulated(segments, threads, seconds_of):
-    """Run tasks on threads of a clock that only counts: return the tasks and the seconds that all took.
+    """Simulate tasks on threads with a counted clock; return the tasks and the total time in seconds.
 
-    As many tasks wait as run, as on a cluster.
+    The number of waiting tasks equals that of running ones, as on a cluster.
     """
     queue, tasks, running, waiting, now = TaskQueue(segments), [], [], [], 0.0
     while queue or running or waiting:
@@ -110,7 +110,7 @@ def test_a_lazy_job_of_few_shards_has_a_task_for_each(tmp_path):
     assert len([key for key in job.__dask_graph__() if key.startswith("ToZip")]) == 9
 
 
-# Who takes part. Steps are met by name, as they are pickled on their way.
+# The workers of tasks. Steps find shared state by name, as they are pickled.
 
 MEETINGS: dict[str, threading.Barrier] = {}
 SEEN: dict[str, set[object]] = {}
@@ -118,7 +118,7 @@ SEEN: dict[str, set[object]] = {}
 
 @dataclass(frozen=True)
 class Together(Step):
-    """The first shards wait for one another: if not all of them run at the same time, they fail."""
+    """The first shards wait for each other, and fail unless all of them run at the same time."""
 
     name: str
     count: int
@@ -225,7 +225,7 @@ def check_attempts(url: str) -> None:
     assert not attempt(ledger, "aa", 2, 4)
     assert set(ledger.read()) == set(ledger.read_segment(0)) == {1, 2, 3, 4}
     assert not ledger.unfinished()
-    assert ledger.claim(0, "cc")  # and its worker dies
+    assert ledger.claim(0, "cc")  # its worker dies
     assert set(ledger.read()) == {1, 2, 3, 4}
     ledger.compact()
     assert set(ledger.read()) == set(ledger.read_segment(0)) == {1, 2, 3, 4}

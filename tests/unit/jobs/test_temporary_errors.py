@@ -1,4 +1,4 @@
-"""Errors that may go away: those of users' steps, and errors that come from one."""
+"""Temporary errors: raised by users' steps, or caused by one."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from shardedstore.transforms import ToZip
 
 
 def raised_from(error, cause):
-    """An error as it is when it was raised from another."""
+    """An error that was raised from another error."""
     try:
         raise error from cause
     except type(error) as found:
@@ -24,7 +24,7 @@ def raised_from(error, cause):
 
 
 def raised_while(error, before, *, is_hidden=False):
-    """An error as it is when it was raised while another was handled."""
+    """An error that was raised while another error was handled."""
     try:
         try:
             raise before
@@ -72,7 +72,7 @@ def test_errors_that_come_from_one_another_are_looked_at_once():
 
 @dataclass(frozen=True)
 class Busy(Step):
-    """Raises some errors for each shard, one at each attempt, by their places in the tables above."""
+    """Raises errors for each shard, one at each attempt, by their places in the tables above."""
 
     folder: str
     passing: bool

@@ -1,4 +1,4 @@
-"""Attributes of arrays: all are in the base, and a block's object carries those that a reader of it needs."""
+"""Attributes of arrays: the base has all, and a block's object has those that its readers need."""
 
 import json
 import zipfile
@@ -118,7 +118,7 @@ def test_one_ordinary_zarr_has_all_attributes(folder, tmp_path, steps):
     assert attributes_of(LocalStore(tmp_path / "b.zarr")) == {
         **migrated,
         "_FillValue": -1,
-    }  # which v2 has as its fill value
+    }  # v2 has this as its fill value
 
 
 @FORMATS

@@ -1,4 +1,4 @@
-"""What stays in the base: nothing large that no one asked for."""
+"""The base: it holds nothing large without a request."""
 
 import json
 
@@ -22,7 +22,7 @@ def synchronous():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Arrays of 2 GiB and one that can't be divided, none of them with a stored chunk."""
+    """Arrays of 2 GiB and one that can't be divided, all without stored chunks."""
     group = zarr.create_group(tmp_path / "source.zarr")
     for name in "tp", "t2m", "g/u":
         group.create_array(name, shape=(8, GIB // 4), chunks=(1, GIB // 4), dtype="i1", dimension_names=("time", "x"))
@@ -98,7 +98,7 @@ def test_small_arrays_that_are_said_to_be_in_the_base_stay_there(tmp_path):
 
 
 def test_the_base_of_one_zarr_is_warned_of(folder, tmp_path):
-    """It is no object there, but one task."""
+    """There it is one task, but not one object."""
     result = ShardedStore.partition(folder, []).map_shards(CopyTo(tmp_path / "out"))
     (notice,) = result.summary.notices
     assert "one task makes the whole base, 6.00 GiB decoded" in notice.text

@@ -1,4 +1,4 @@
-"""Collections: many independent Zarrs under one root, looked at, mapped one by one or many to a zip, and gone on with."""
+"""Collections: many independent Zarrs under one root are opened, mapped one by one or in groups, and resumed."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def synchronous():
 
 
 def cell(store, made):
-    """A small Zarr: an array at its root, another in a group, and a file that is no Zarr."""
+    """A small Zarr: an array at its root, another in a group, and another file."""
     zarr_format, number = made
     group = zarr.create_group(store, zarr_format=zarr_format, attributes={"number": number})
     group.create_array("image", data=np.arange(10) + number, chunks=(3,))
@@ -59,7 +59,7 @@ def contents_of_cell(zarr_format, number):
 
 
 def cells_at(folder, numbers=range(COUNT), zarr_format=3, form="cell {number:03}.zarr"):
-    """Put cells into a folder, and return the pattern of them all, and the keys and bytes that their collection has."""
+    """Write cells to a folder; return their pattern, and the keys and bytes of their collection."""
     expected = group_documents(zarr_format, {})
     for number in numbers:
         contents = contents_of_cell(zarr_format, number)
@@ -398,7 +398,7 @@ def test_each_zip_is_a_zarr_alone_and_the_same_whatever_runs_it(tmp_path):
 
 
 def test_a_result_is_mapped_again(tmp_path):
-    """Also where several stand in one zip: the zip stays the shard, or its members get new ones where they can."""
+    """Also with several members in one zip: the zip stays the shard, or its members are grouped again if possible."""
     pattern, expected = cells_at(tmp_path / "in")
     first = ShardedStore.collect(pattern).map_shards(ToZip(tmp_path / "a", per_zip=5))
     for sink in (ToZip(tmp_path / "b"), CopyTo(tmp_path / "c", layout="shards"), CopyTo(tmp_path / "d")):
@@ -415,7 +415,7 @@ def test_a_result_is_mapped_again(tmp_path):
 
 
 def nested(store, _path, _block):
-    """A function of stores that gives what it gets."""
+    """A function of stores that returns its argument."""
     target = zarr.storage.LocalStore(f"{os.environ['SHARDEDSTORE_TEST_TARGET']}/{_path or 'base'}-{_block}")
 
     async def copy():
@@ -487,7 +487,7 @@ def test_where_a_collection_may_be_mapped_to(tmp_path):
     assert is_equal(store.map_shards(ToZip(tmp_path / "out")), [1, 2])
 
 
-# What is wrong with a member
+# Problems of members
 
 
 @pytest.mark.parametrize("per_zip", [None, 5])
@@ -536,7 +536,7 @@ def test_a_half_finished_job_with_a_step_shows_members_of_both(tmp_path):
     assert new.level != old.level
 
 
-# What changes
+# Changes
 
 
 @pytest.mark.parametrize("per_zip", [None, 5])
@@ -721,7 +721,7 @@ def test_what_does_not_lie_side_by_side_keeps_zips_of_its_own(tmp_path):
         ToZip("out", per_zip=0)
 
 
-# Elsewhere
+# Other destinations
 
 
 def test_a_collection_in_an_object_store(bucket, tmp_path):
@@ -779,7 +779,7 @@ def test_on_a_cluster(tmp_path, monkeypatch):
 
 
 def slow_collection(pattern, out, per_zip):
-    """Map a collection on two worker processes, slowly; in a process of its own."""
+    """Map a collection slowly on two worker processes, in a separate process."""
     shards.LEAST_WEIGHT = 1
     with (
         dask.config.set(scheduler=None),
@@ -917,7 +917,7 @@ def test_another_number_in_a_zip_is_another_job(tmp_path):
 
 
 def test_a_lost_member_does_not_end_a_job_that_had_not_ended(tmp_path, monkeypatch):
-    """The config of the job before names the member that is gone, and is not taken for that of the latest."""
+    """The config of the earlier job names the removed member, and is not that of the latest job."""
     pattern, _ = cells_at(tmp_path / "in")
     sink = ToZip(tmp_path / "out")
     ShardedStore.collect(pattern).map_shards(sink)
@@ -956,7 +956,7 @@ def test_what_is_taken_over_of_a_collection(tmp_path):
     assert taken(config("b", "c"), config("a", "c", "d")) == [(0, 0), (2, 2)]
     pairs = {"together": 2}
     assert taken(config(*"bcde", **pairs), config(*"abcde", **pairs)) == [(0, 0)]
-    assert taken(config(*"bcde", **pairs), config(*"01bcde", **pairs)) == [(0, 0)]  # the same two, of another number
+    assert taken(config(*"bcde", **pairs), config(*"01bcde", **pairs)) == [(0, 0)]  # the same two, with another number
     assert taken(config(*"bcde", **pairs), config(*"bcdef", **pairs)) == [(0, 0), (1, 1), (2, 2)]
     assert taken(config(*"bcdef", **pairs), config(*"bcdefg", **pairs)) == [(0, 0), (1, 1), (2, 2)]
     assert taken(config(*"bc"), config(*"bc", **pairs)) == [(0, 0)]

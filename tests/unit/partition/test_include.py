@@ -1,4 +1,4 @@
-"""`include` and `exclude`: what is left out is in no view, no listing and no result, and is neither listed nor read."""
+"""`include` and `exclude`: excluded nodes are in no view, listing or result, and are neither listed nor read."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def cube(tmp_path):
     return to_folder(SOURCES["cube-v3/"].contents(), tmp_path / "cube.zarr")
 
 
-# The model: by the keys of the whole and the paths of its nodes alone
+# The model, which uses only the keys of the hierarchy and the paths of its nodes
 
 
 def nodes_of(contents):
@@ -55,13 +55,13 @@ def nodes_of(contents):
 
 
 def is_meant_itself(path, pattern):
-    """Whether a node is meant by a path or a glob without ``**``."""
+    """Tell whether a path or a glob without ``**`` matches a node."""
     is_as_deep = path.count("/") == pattern.count("/")
     return is_as_deep and all(map(fnmatchcase, path.split("/"), pattern.split("/")))
 
 
 def is_meant(path, patterns):
-    """Whether a node, or one that it lies in, is meant by paths and globs without ``**``."""
+    """Tell whether paths or globs without ``**`` match a node or one of its parents."""
     parts = path.split("/")
     above = ["/".join(parts[: i + 1]) for i in range(len(parts))]
     return any(is_meant_itself(place, pattern) for place in above for pattern in patterns)
@@ -74,7 +74,7 @@ def kept(nodes, include, exclude):
 
 
 def filtered(contents, include, exclude):
-    """The keys and values that should be there: a key belongs to the innermost node that it lies in."""
+    """The expected keys and values: a key belongs to the innermost node that contains it."""
     nodes = nodes_of(contents)
     left = kept(nodes, include, exclude)
 
@@ -104,7 +104,7 @@ def is_consolidated(key, data):
 
 
 def parsed(contents):
-    """Contents to compare: the text of consolidated metadata may differ, and what zarr writes of nested groups."""
+    """Comparable contents: the text of consolidated metadata may differ, also for nested groups."""
     return {
         key: json.loads(data) if isinstance(data, bytes) and is_consolidated(key, data) else data
         for key, data in contents.items()
@@ -123,7 +123,7 @@ def without_nested(contents):
 
 @st.composite
 def choices(draw):
-    """A source, and what of it is included and excluded."""
+    """A source with its includes and excludes."""
     name = draw(st.sampled_from(NAMES))
     nodes = sorted(nodes_of(SOURCES[name].contents()) - {""})
     globs = ["*/*", "s*", "simulation/*", "*/fine", "*_[a-z]", "[!s]*", "*/*/field", "nothing*"]
@@ -221,11 +221,11 @@ def test_nothing_is_changed_where_nothing_is_left_out(cube):
         assert ShardedStore.partition(cube, 100, **choice).config == plain.config
 
 
-# What is left out is neither listed nor read
+# Excluded nodes are neither listed nor read
 
 
 def unlistable(cube):
-    """Add to an array a link to a folder that it lies in, which no reader may walk into, and chunks that can't be read."""
+    """Add unreadable chunks to an array, and a link to a parent folder, which no reader may follow."""
     array = cube / "simulation" / "fine" / "field"
     (array / "c" / "0" / "cycle").symlink_to(array)
     (array / "c" / "1").rename(array / "c" / "9")
@@ -250,7 +250,7 @@ def test_without_it_the_job_would_have_failed(cube, tmp_path):
 
 @pytest.mark.parametrize("choice", [{"exclude": "simulation/fine"}, {"include": ["temperature", "simulation/coarse"]}])
 def test_an_object_store_is_not_listed_where_it_is_left_out(cube, choice):
-    """Nor is it where obstore lists: that refuses to list a folder in which a name is no UTF-8."""
+    """It is not listed by obstore either, which refuses folders with names that are not UTF-8."""
     source = Opened(ObjectStore(ObstoreLocal(cube)))
     config = divide(source, "1 GiB", choice.get("include"), choice.get("exclude"))
     (cube / "simulation" / "fine" / "field" / os.fsdecode(b"\xff")).write_bytes(b"")
@@ -273,7 +273,7 @@ def test_opening_a_view_asks_for_nothing_that_is_left_out():
     assert [key for _, key in source.calls if key.startswith(("simulation", "wind_"))] == []
 
 
-# What comes later
+# Later additions
 
 
 def add_array(cube, name):
@@ -356,7 +356,7 @@ def test_another_choice_is_another_source(cube, tmp_path):
 
 
 def test_a_few_of_many_arrays_are_a_small_config(tmp_path):
-    """100 arrays or 100,000: what is kept is named, not what is left out."""
+    """The config names included nodes, not excluded ones, with 100 arrays or 100,000."""
     contents = {"zarr.json": b'{"zarr_format": 3, "node_type": "group"}'}
     array = SOURCES["cube-v3/"].contents()["crs/zarr.json"]
     contents |= {f"array_{i}/zarr.json": array for i in range(500)}

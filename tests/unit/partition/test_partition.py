@@ -1,4 +1,4 @@
-"""How a Zarr is divided, and that the divided view is the same Zarr: over every source, every kind of store."""
+"""Partitions: the rules, and that the divided view is the same Zarr for every source and kind of store."""
 
 import json
 import os
@@ -36,12 +36,12 @@ def divided(source, store):
 
 
 def mounts_of(store):
-    """The paths that are mounted, with the number of shards of each."""
+    """The mounted paths with their numbers of shards."""
     return {path: 1 if m.blocks is None else m.blocks.count for path, m in store.config.shards.items()}
 
 
 def grids_of(store):
-    """The paths that are mounted, with the grid of blocks of each; None for a path that is whole."""
+    """The mounted paths with their grids of blocks; None for a whole path."""
     return {path: None if m.blocks is None else m.blocks.grid for path, m in store.config.shards.items()}
 
 
@@ -101,7 +101,7 @@ def test_zarr_sees_the_same(source, tmp_path):
     memory = to_memory(contents)
     view = divided(source, to_folder(contents, tmp_path))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of types that have no specification yet
+        warnings.simplefilter("ignore")  # data types without a specification
         if "" in groups_of(contents):
             expected, seen = (zarr.open_group(store, mode="r") for store in (memory, view))
             assert dict(seen.attrs) == dict(expected.attrs)
@@ -145,14 +145,14 @@ def test_xarray_sees_the_same(source, tmp_path):
 
 
 def test_xarray_sees_what_was_written(tmp_path):
-    """Not only what the same reader sees in the source: the data that was given to xarray."""
+    """Compared with the original data of xarray, not only with the source through the same reader."""
     view = divided("dataset-v3", to_folder(SOURCES["dataset-v3"].contents(), tmp_path))
     with xr.open_datatree(view, engine="zarr") as seen:
         xr.testing.assert_equal(seen.load(), tree())
 
 
 def test_source_is_seen_as_it_is_now(tmp_path):
-    """Nothing is copied: a chunk that is written later is there."""
+    """Nothing is copied: a chunk that is written later is visible."""
     folder = to_folder(build(cube, "v3/"), tmp_path)
     view = ShardedStore.partition(folder, {"temperature": {"time": 2}})
     (folder / "temperature/c/3/2/1").write_bytes(b"new")
@@ -160,7 +160,7 @@ def test_source_is_seen_as_it_is_now(tmp_path):
 
 
 def test_zip_is_opened_once(tmp_path, monkeypatch):
-    """However many blocks a view has, their zip's directory is read once."""
+    """The directory of a zip is read once, for any number of blocks of a view."""
     contents, path = build(cube, "v3/"), tmp_path / "a.zip"
     view = ShardedStore.partition(to_zip(contents, path), 16)
     assert sum(mounts_of(view).values()) > 50
@@ -170,7 +170,7 @@ def test_zip_is_opened_once(tmp_path, monkeypatch):
     assert opened == [str(path)]
 
 
-# Which calls it takes
+# Calls on it
 
 
 def calls_are_of_metadata_only(calls, contents):
@@ -226,7 +226,7 @@ def test_a_chunk_takes_one_get(source):
     assert recording.calls == [("get", "temperature/c/3/2/1")]
 
 
-# What `shards` means
+# Meaning of `shards`
 
 
 FIELDS = {"simulation/coarse/field", "simulation/fine/field"}
@@ -294,7 +294,7 @@ def test_more_segments_are_more_specific(source):
 
 
 def test_star_is_what_is_left(source):
-    """In `{..., "*": "whole"}` each of the others at the top is a shard, and the root is not one of them."""
+    """In `{..., "*": "whole"}`, each other node at the top is a shard, but not the root."""
     view = ShardedStore.partition(source, {"temperature": {"time": 4}, "*": "whole"})
     assert grids_of(view) == {
         "temperature": (2,),
@@ -340,7 +340,7 @@ def test_locations(tmp_path):
     assert ShardedStore.partition(tmp_path / "c.zip").config.base == Directory(f"{tmp_path}/c.zip")
 
 
-# What can't be divided
+# Refused divisions
 
 
 @pytest.mark.parametrize(
@@ -447,7 +447,7 @@ def test_any_number_is_a_size(source, text):
     assert isinstance(ShardedStore.partition(source, text), ShardedStore)
 
 
-# Sources that are none
+# Invalid sources
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Patterns of paths, everywhere they are taken: what they mean, and that one without effect is an error."""
+"""Patterns of paths in all parameters: their meaning, and errors for patterns without effect."""
 
 import re
 
@@ -27,7 +27,7 @@ def synchronous():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A cube over time with coordinates of that name, small and large chunks, and names with letters of globs."""
+    """A cube over time with coordinates of that name, small and large chunks, and names with glob characters."""
     group = zarr.create_group(tmp_path / "source.zarr")
 
     def add(path, shape, chunks, names):
@@ -146,7 +146,7 @@ def test_an_optional_pattern_may_match_nothing(folder, tmp_path):
 
 
 def test_an_old_glob_that_ends_with_a_question_mark_is_refused(folder, tmp_path):
-    """It would mean nothing else than before, and leave in the result what was left out."""
+    """It would have the same meaning as before, and keep the excluded nodes in the result."""
     for arguments in {"exclude": "b?"}, {"include": "b?"}:
         with pytest.raises(PartitionError, match=r"to match any one letter there, write 'b\[a-z\]'"):
             ShardedStore.partition(folder, **arguments)

@@ -1,4 +1,4 @@
-"""Arrays whose grids have far more places than there are chunks: blocks without chunks are no shards, and are nowhere."""
+"""Sparse arrays, with few chunks in large grids: blocks without chunks are not shards, and are never listed."""
 
 import json
 import os
@@ -210,7 +210,7 @@ def test_growth(source, tmp_path):
     array.resize((SIZE + 20, SIZE, SIZE))
     put(array, {(SIZE + 15, 1, 1): 6})
     result = mapped(source, sink)
-    assert (result.summary.done, result.summary.skipped) == (3, 1)  # the base, the last block before, and the new one
+    assert (result.summary.done, result.summary.skipped) == (3, 1)  # the base, the old last block, and the new one
     check(ShardedStore.load(tmp_path / "out"), {**POINTS, (SIZE + 15, 1, 1): 6})
     assert result.verify(ShardedStore.partition(source, SHARDS)).ok
 
@@ -275,7 +275,7 @@ def test_a_view_shows_what_its_source_has_now(source, tmp_path):
 def test_an_array_that_is_not_so_sparse_is_listed_no_further(source, monkeypatch):
     config = ShardedStore.partition(source, SHARDS).config
     assert make_plan(config).shard_count == 3
-    monkeypatch.setattr(sparse, "MOST_LISTED", len(POINTS))  # the array's document is one more
+    monkeypatch.setattr(sparse, "MOST_LISTED", len(POINTS))  # and the array's document
     assert make_plan(config).shard_count == 101
     monkeypatch.setattr(sparse, "MOST_LISTED", len(POINTS) + 1)
     assert make_plan(config).shard_count == 3
@@ -285,7 +285,7 @@ def test_an_array_that_is_not_so_sparse_is_listed_no_further(source, monkeypatch
     ("stored", "shards"), [(range(0), 2), (range(3, 40), 3), (range(3, 400), 101)], ids=["none", "few", "many"]
 )
 def test_blocks_of_a_small_grid(stored, shards, tmp_path):
-    """Of 2,000 places, in a hundred blocks and the base."""
+    """For 2,000 places, in a hundred blocks and the base."""
     array = zarr.create_group(tmp_path / "source.zarr").create_array(
         "a", shape=(2000,), chunks=(1,), dtype="i4", fill_value=-1
     )
