@@ -1,4 +1,4 @@
-"""The packages import one another in one direction only: each from the layers below it."""
+"""Packages import only from the layers below them."""
 
 import ast
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from paths import ROOT
 
 PACKAGE = ROOT / "shardedstore"
 
-# The packages and modules below `shardedstore`, from the lowest: each imports from the lines above its own. A set holds
+# The packages and modules below `shardedstore`, from the lowest layer: each imports only from the lines above it. The packages
 # packages that do not import one another.
 LAYERS = (
     {"errors", "fields", "text"},
@@ -32,7 +32,7 @@ LAYERS = (
     {"__main__"},
 )
 RANKS = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
-PARTS = "transforms.base"  # the parts of transforms, which the engine may import; it knows no transform
+PARTS = "transforms.base"  # shared parts of transforms; the engine may import these, but no transform
 MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "cli", "transforms"}
 MAY_IMPORT_DASK = ("jobs.executors", "jobs.run", "jobs.job_plan", "jobs.credentials", "cli")
 
@@ -43,12 +43,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
-# The link is named beside the package, since rglob does not follow it.
+# The link is listed separately, since rglob does not follow it.
 FILES = {module_name(path): path for top in (PACKAGE, PACKAGE / "transforms") for path in top.rglob("*.py")}
 
 
 def package_of(module: str) -> str:
-    """The package or module right below ours that a module stands in: ``zips`` for ``zips.index``."""
+    """The package or module directly below ours that contains a module: ``zips`` for ``zips.index``."""
     return module.partition(".")[0]
 
 
@@ -57,7 +57,7 @@ def is_type_checking(test: ast.expr) -> bool:
 
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below `node`, function bodies too, without what only a type checker reads."""
+    """Every node below `node`, including function bodies, but without code for type checkers."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and is_type_checking(child.test):
             for other in child.orelse:
@@ -69,7 +69,7 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[str, int]]:
-    """The absolute dotted names that the source of `module` imports, each with its line."""
+    """The absolute dotted names of the imports in the source of `module`, each with its line."""
     above = ["shardedstore", *([] if module == "__init__" else module.split("."))]
     package = above if is_package else above[:-1]
     for node in statements(ast.parse(source)):
@@ -90,9 +90,9 @@ def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[
 
 
 def own(dotted: str) -> str | None:
-    """Which of our modules a dotted name stands for: ``shardedstore.zarr.grid.Block`` is ``grid``; None for another's.
+    """The module of ours for a dotted name: ``grid`` for ``shardedstore.zarr.grid.Block``; None for other packages.
 
-    What is no module is a name in the package itself, ``__init__``, which stands above all others.
+    Any other name belongs to the package itself, ``__init__``, which is above all others.
     """
     top, *rest = dotted.split(".")
     if top != "shardedstore":
@@ -115,7 +115,7 @@ def own_imports(module: str) -> list[tuple[str, int]]:
 
 
 def is_lazy_view(module: str, name: str) -> bool:
-    """Tell whether a plan imports how it is shown, inside the methods that show it."""
+    """Tell whether this is the import of the display in the methods of a plan that show it."""
     return module == "jobs.job_plan" and package_of(name) == "display"
 
 

@@ -1,4 +1,4 @@
-"""What a failed shard says: its facts as fields, and the code of its cause."""
+"""Errors of failed shards: their fields, and the codes of their causes."""
 
 import errno
 import json

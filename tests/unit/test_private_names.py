@@ -1,4 +1,4 @@
-"""Tests use public names only, so that the inside of a module can change without them."""
+"""Tests use public names only, so that the internals of modules can change."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ PATCHES = {"setattr", "delattr", "getattr", "patch", "object"}
 
 
 def private(text: str) -> str | None:
-    """Return the last part of a dotted name where it is private."""
+    """Return the last part of a dotted name if it is private."""
     name = text.rpartition(".")[2]
     return name if re.fullmatch(r"_[A-Za-z]\w*", name) and name not in ALLOWED else None
 

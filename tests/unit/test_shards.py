@@ -1,4 +1,4 @@
-"""``store.shards``: numbered as jobs number them, found by all their names, and each opened alone."""
+"""``store.shards``: numbers as in jobs, lookup by all names, and opening of single shards."""
 
 import pickle
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_each_is_a_zarr_of_its_own(store):
     assert "zarr.json" in base
     assert ("temperature/zarr.json" in base) != (
         "temperature/zarr.json.shardedstore" in base
-    )  # as it is veiled in results
+    )  # the veiled name in results
     assert not any(key.startswith(("simulation/coarse", "temperature/c/")) for key in base)
 
 

@@ -1,4 +1,4 @@
-"""`ShardedStore` as a zarr store: zarr's own tests of stores, and what of it is not a matter of partitions."""
+"""`ShardedStore` as a zarr store: zarr's own tests of stores, and behaviour that is independent of partitions."""
 
 import asyncio
 import gc
@@ -54,7 +54,7 @@ def blocked(root, path, grid, chunks, name, separator):
     return Mount(Directory(f"{root}/{path or 'root'}/{{block}}"), blocks)
 
 
-# What is mounted, for the keys that zarr's tests use: "zarr.json", "c/0", "foo/c/0.0", "foo/0/0", "a/b/c/zarr.json" ...
+# Mounts for the keys in zarr's tests: "zarr.json", "c/0", "foo/c/0.0", "foo/0/0", "a/b/c/zarr.json" ...
 ARRANGEMENTS = {
     "base": lambda root: {},
     "groups": lambda root: {path: whole(root, path) for path in ("foo/c", "foo/0", "a/b", "c")},
@@ -73,7 +73,7 @@ ARRANGEMENTS = {
 
 
 def file_of(root, mounts, key):
-    """Where a key is to be stored: found out anew, by trying all chunks of all blocks."""
+    """The place of a key, by an independent search through all chunks of all blocks."""
     for path, mount in mounts.items():
         rest = key.removeprefix(f"{path}/") if path else key
         if path and rest == key:
@@ -90,7 +90,7 @@ def file_of(root, mounts, key):
 
 
 class Arranged(ShardedStore):
-    """The store with mounts that are there from the start, whatever their arrays' metadata say."""
+    """The store with mounts from the start, without regard to their arrays' metadata."""
 
     def __init__(self, root, arrangement, read_only=False):
         self.root, self.arrangement = root, arrangement
@@ -107,7 +107,7 @@ class Arranged(ShardedStore):
 
 
 class TestShardedStore(StoreTests[Arranged, cpu.Buffer]):
-    """Here keys are written and read past all of the store's own code, in the files where they belong."""
+    """Keys are written and read directly in their files, without the store's own code."""
 
     store_cls = Arranged
     buffer_cls = cpu.Buffer
@@ -138,7 +138,7 @@ class TestShardedStore(StoreTests[Arranged, cpu.Buffer]):
         assert store.supports_listing
 
     def test_keys_went_where_they_belong(self, store):
-        """The other tests prove something of an arrangement only where its components are used."""
+        """Check that the other tests use the components of each arrangement."""
         for key in ("c/5", "c/0/1", "foo/c/7", "a/b/c/3", "a/b/c/zarr.json"):
             sync(self.set(store, key, cpu.Buffer.from_bytes(key.encode())))
             assert get(store, key) == key.encode()
@@ -159,14 +159,14 @@ class TestShardedStore(StoreTests[Arranged, cpu.Buffer]):
 
 
 def split(contents, path):
-    """The contents without what is below a path, and what is below it."""
+    """Split contents into the keys outside a path and those below it."""
     inside = {key.removeprefix(f"{path}/"): data for key, data in contents.items() if key.startswith(f"{path}/")}
     return {key: data for key, data in contents.items() if not key.startswith(f"{path}/")}, inside
 
 
 @pytest.mark.parametrize("source", ["cube-v2.", "cube-v3/", "consolidated-v2", "others-v3"])
 def test_components_make_one_zarr(source, tmp_path):
-    """A base in memory, a folder, a zip and objects: what is listed is joined from all of them."""
+    """A base in memory, a folder, a zip and objects: listings join all of them."""
     contents = SOURCES[source].contents()
     base, fine = split(contents, "simulation/fine")
     base, coarse = split(base, "simulation/coarse")
@@ -188,7 +188,7 @@ def test_components_make_one_zarr(source, tmp_path):
 
 
 def test_a_group_of_mounts_alone_is_listed():
-    """The base has nothing in a group that leads to a mount."""
+    """The base has no key in the parent group of a mount."""
     base, fine = split(build(cube, "v3/"), "simulation/fine")
     base = {key: data for key, data in base.items() if not key.startswith("simulation")}
     store = ShardedStore(to_memory(base), {"simulation/fine": to_memory(fine)})
@@ -228,14 +228,14 @@ def test_no_components():
 
 
 def test_a_store_of_stores():
-    """A component may be a sharded store itself."""
+    """A component may be a sharded store."""
     contents = build(cube, "v3/")
     base, simulation = split(contents, "simulation")
     inner = ShardedStore.partition(to_memory(simulation), ["fine"])
     check_same_contents(ShardedStore(ShardedStore.partition(to_memory(base), 100), {"simulation": inner}), contents)
 
 
-# Consolidated metadata of its own
+# Its own consolidated metadata
 
 
 def test_rebuilt_consolidated_metadata_goes_before(tmp_path):
@@ -250,7 +250,7 @@ def test_rebuilt_consolidated_metadata_goes_before(tmp_path):
 
 
 def test_blocks_of_a_view_that_are_elsewhere(tmp_path):
-    """A half-finished job: what is done is read from its new place, and is not listed twice."""
+    """An unfinished job: finished shards are read from the result, and are not listed twice."""
     contents = build(cube, "v3/")
     view = ShardedStore.partition(to_folder(contents, tmp_path / "a"), {"temperature": {"time": 4, "y": 2}}).config
     done = contents_of(store_of(view).component("temperature", (1, 0)))
@@ -288,7 +288,7 @@ def test_repr(tmp_path):
 
 
 def test_components_are_opened_when_they_are_asked_for(tmp_path):
-    """None exists, and the store can be made; a config of a million shards opens at once."""
+    """No component exists, but the store can be made; a config of a million shards opens quickly."""
     blocks = Blocks((10**6,), (1,), ChunkKeys("default", "/"))
     store = store_of(Config(Directory("/no/base"), {"a": Mount(Directory("/no/{block}"), blocks)}))
     with pytest.raises(FileNotFoundError, match="/no/77"):
@@ -323,7 +323,7 @@ def test_the_component_that_was_used_last_stays_open(monkeypatch):
 
 
 def test_listing_a_view_lists_its_source_once():
-    """Not once for every block: that would be the square of the number of chunks."""
+    """The work must not grow with the square of the number of chunks."""
     recording = Recording(to_memory(build(cube, "v3/")))
     store = ShardedStore.partition(recording, {"temperature": (2, 2, 3)})
     recording.calls.clear()
@@ -333,7 +333,7 @@ def test_listing_a_view_lists_its_source_once():
 
 
 def test_reading_at_once(tmp_path):
-    """Many coroutines of zarr's read one array: each gets what it asked for."""
+    """Many coroutines of zarr read one array: each gets its own chunk."""
     group = zarr.create_group(tmp_path / "a")
     add_array(group, "a", numbers(16, 16), (2, 2))
     store = ShardedStore.partition(tmp_path / "a", {"a": (4, 4)})

@@ -1,4 +1,4 @@
-"""Requests to object stores: a bound for the whole process, lowered by a server that is too busy, and patience with it."""
+"""Requests to object stores: a limit for the process, which busy servers lower, and retries."""
 
 import threading
 import time
@@ -20,18 +20,18 @@ from shardedstore.transforms import CopyTo, ToZip
 QUICK = Backoff(0.05, 0.4)
 SLOW_DOWN = BaseError("Server returned non-2xx status code: 503 Service Unavailable: <Code>SlowDown</Code>")
 NOT_BY_OBSTORE = {"retry_config": {"max_retries": 0}}
-DATA = r"^(PUT|POST) .*(\.zip|/c/|/ledger/)"  # what workers write, and not what the client does alone
+DATA = r"^(PUT|POST) .*(\.zip|/c/|/ledger/)"  # writes of workers, not those of the client
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Pauses are short, and no test hears what another's server said."""
+    """Use short pauses, and forget the state of earlier tests' servers."""
     for shared in READS, WRITES:
         shared.__init__()
         monkeypatch.setattr(shared, "backoff", QUICK)
 
 
-# The bound
+# The limit
 
 
 def test_the_bound_is_that_of_all_threads_together():
@@ -62,7 +62,9 @@ def test_the_bound_is_that_of_all_threads_together():
 def test_refusals_lower_the_bound_and_what_goes_well_raises_it():
     now = [100.0]
     shared = Limiter(64, clock=lambda: now[0])
-    assert all(shared.refused(SLOW_DOWN, now[0]) for _ in range(50))  # of all that were in flight: one wish
+    assert all(
+        shared.refused(SLOW_DOWN, now[0]) for _ in range(50)
+    )  # all requests in flight together lower the limit once
     assert shared.bound == 32
     for _ in range(10):
         now[0] += AT_ONCE
@@ -70,7 +72,7 @@ def test_refusals_lower_the_bound_and_what_goes_well_raises_it():
     assert shared.bound == 1
     for _ in range(40):
         shared.went_well()
-    assert 7 < shared.bound < 10  # one more for each bound's worth
+    assert 7 < shared.bound < 10  # one more after each number of requests that equals the limit
     for _ in range(4000):
         shared.went_well()
     assert shared.bound == 64
@@ -91,7 +93,7 @@ def test_patience_ends_with_a_server_that_never_answers_otherwise():
     count = len(asked)
     with pytest.raises(BaseError, match="SlowDown"):
         shared.call(request, threading.Event())
-    assert len(asked) == count + 1  # nobody waits again for a server that is known to be gone
+    assert len(asked) == count + 1  # nothing waits again for a server that is known to be down
 
 
 def test_who_waits_for_a_server_gives_up_when_the_rest_has_failed():
@@ -148,7 +150,7 @@ def test_a_job_on_a_server_that_is_too_busy_takes_longer_and_ends_well(sink, opt
         result = store.map_shards(sink(f"{bucket.url}/out", storage_options=options), retries=0)
     assert contents_of(result) == contents_of(store)
     assert result.summary.done == CUBE_SHARDS
-    assert proxy.rules[0].fired  # which requests are drawn depends on names that are random
+    assert proxy.rules[0].fired  # the choice of requests depends on random names
 
 
 @pytest.mark.s3
@@ -164,9 +166,9 @@ def test_a_job_outlives_a_time_in_which_all_is_refused(code, bucket, proxy, tmp_
         result = store.map_shards(ToZip(f"{bucket.url}/out", storage_options=NOT_BY_OBSTORE), retries=0)
     outage.join()
     assert contents_of(ShardedStore.load(f"{bucket.url}/out")) == contents_of(store)
-    assert result.summary.retries == 0  # no shard is blamed
+    assert result.summary.retries == 0  # no shard fails for it
     assert result.summary.throttled == rule.fired
-    assert 3 <= rule.fired < 150  # some seconds of a few threads that wait longer each time
+    assert 3 <= rule.fired < 150  # a few threads wait some seconds, longer each time
 
 
 @pytest.mark.s3

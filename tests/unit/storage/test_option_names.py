@@ -50,7 +50,7 @@ def test_names_can_be_mixed():
 
 
 def test_a_name_of_another_provider_stays():
-    """S3 alone has a session token by the name `token`: obstore refuses it for others."""
+    """Only S3 has a session token with the name `token`; obstore refuses it for other stores."""
     assert keywords("gs://a", take_options("gs://a", {"token": "/home/me/key.json"})) == {"token": "/home/me/key.json"}
 
 

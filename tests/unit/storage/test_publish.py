@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the consolidated metadata that is rebuilt at the end."""
+"""Files that appear complete or not at all, and the rebuilt consolidated metadata."""
 
 import ctypes
 import json
@@ -73,7 +73,7 @@ def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
 
 
 def test_many_files_are_stored_or_it_is_told(tmp_path, monkeypatch):
-    """The descriptor that is synced must be older than the first file, as it knows of no error from before."""
+    """The synced descriptor must be older than the first file, as it does not report earlier errors."""
     opened, synced = [], []
     real = os.open
     monkeypatch.setattr(
@@ -103,7 +103,7 @@ def test_a_temporary_file_tells_whose_it_is(tmp_path):
 
 
 def temporary(host: str = "") -> str:
-    """The name of a temporary of a process that is no more."""
+    """The name of a temporary file of a dead process."""
     return f"{TEMPORARY}{host or socket.gethostname()}-4711-0123abcd.tmp"
 
 
@@ -183,12 +183,12 @@ def test_a_source_without_consolidated_metadata_gets_none(tmp_path, zarr_format)
 
 
 def test_rebuilt_metadata_is_that_of_the_result_not_of_the_source(consolidated):
-    """What the source said of a group is not copied: it is read from the components."""
+    """The source's consolidated metadata of a group is not copied: it is rebuilt from the components."""
     source, result = consolidated
     key = ".zmetadata" if (source / ".zmetadata").exists() else "zarr.json"
     document = json.loads(get(result, key))
     members = document["metadata"] if key == ".zmetadata" else document["consolidated_metadata"]["metadata"]
     for name, member in members.items():
         path = name if key == ".zmetadata" else f"{name}/zarr.json"
-        if path != "simulation/zarr.json":  # which has consolidated metadata of its own
+        if path != "simulation/zarr.json":  # it has its own consolidated metadata
             assert member == json.loads(get(result, path)), name

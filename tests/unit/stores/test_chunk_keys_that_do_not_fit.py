@@ -1,4 +1,4 @@
-"""Chunks under other keys than their array's document says: they are read as zarr 2 read them, refused, or left as they are."""
+"""Chunks with other keys than in their array's document: read like zarr 2, refused, or copied unchanged."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ def array_of(store, keys):
 
 
 def contents_of(said, stored):
-    """An array whose document says keys of one kind, and whose chunks have those of another."""
+    """An array with a document for one kind of keys, and chunks with another kind."""
     said, stored = build(array_of, said), build(array_of, stored)
     documents = {
         key: data for key, data in said.items() if key.rpartition("/")[2] in (".zarray", "zarr.json") or "/" not in key
@@ -47,7 +47,7 @@ def contents_of(said, stored):
 
 
 def unsaid(contents):
-    """As before zarr 2.8, and with a store that knows the separator."""
+    """As written before zarr 2.8, and by a store with its own separator."""
     document = json.loads(contents["a/.zarray"])
     document.pop("dimension_separator", None)
     return {**contents, "a/.zarray": json.dumps(document).encode()}
@@ -96,7 +96,7 @@ def test_a_step_refuses_the_array_by_name(tmp_path, said, stored):
 def test_every_step_refuses_it_wherever_it_lies(tmp_path, step, said, put):
     stored = "v3-v2." if said == "v3/" else "v3/"
     source = put(contents_of(said, stored), tmp_path / "s.zarr.zip" if put is to_zip else tmp_path / "s.zarr")
-    divisions = [{}, {"a": (2, 6)}] if said == "v3/" else [{}]  # the chunks that do not fit are the base's
+    divisions = [{}, {"a": (2, 6)}] if said == "v3/" else [{}]  # the base has the chunks that do not fit
     for number, shards in enumerate(divisions):
         folder = tmp_path / f"out{number}"
         chain = (ToShardingCodec(folder, object_size=64),) if step is None else (step, ToZip(folder))
@@ -127,7 +127,7 @@ def get(store, key):
     "step", [Recompress("zstd", level=2), MapChunks(lambda data, _: data, name="same"), MigrateV3()]
 )
 def test_chunks_below_folders_are_read_as_zarr_2_read_them(tmp_path, step, put):
-    """Zarr 2 asked the store for a separator that the document does not say; what comes out says it."""
+    """Zarr 2 took a separator that the document lacks from the store; the result has it in its document."""
     source = put(NESTED, tmp_path / "s.zarr.zip" if put is to_zip else tmp_path / "s.zarr")
     store = ShardedStore.partition(source)
     new = store.map_shards(step, CopyTo(tmp_path / "out"))
@@ -163,7 +163,7 @@ def test_a_plain_copy_of_it_is_as_it_was(tmp_path):
 
 
 def test_what_is_not_certain_is_refused(tmp_path):
-    """Some chunks below folders and some beside each other: zarr 2 would have read either, by the store."""
+    """Chunks with both separators: zarr 2 would have read those of its store."""
     source = to_folder({**NESTED, "a/0.0": NESTED["a/0/0"]}, tmp_path / "s.zarr")
     check_fails(LOOKS, ShardedStore.partition(source), Recompress("zstd"), CopyTo(tmp_path / "out"))
 
@@ -183,7 +183,7 @@ def test_it_can_not_be_divided_before_its_document_says_it(tmp_path, put):
 @pytest.mark.parametrize("shards", [{}, {"a": (2, 6)}], ids=["whole", "blocks"])
 @pytest.mark.parametrize("contents", [NESTED, contents_of("v3/", "v3-v2.")], ids=["v2", "v3"])
 def test_a_web_server_that_can_not_be_listed_loses_none(tmp_path, contents, shards):
-    """Every key by the metadata is missing there, which is a copy without data if nobody looks further."""
+    """All keys of the metadata are missing, so an unchecked copy would have no data."""
     folder = to_folder(contents, tmp_path / "s.zarr")
     zarr.consolidate_metadata(folder)
     with web(folder) as server:
@@ -203,7 +203,7 @@ def test_an_array_without_chunks_on_a_web_server_is_copied(tmp_path):
 
 
 def test_files_that_only_resemble_chunks_are_other_files(tmp_path):
-    """Numbers outside of the grid, names with more or fewer parts, and one dimension, where both separators give the same."""
+    """Numbers outside the grid, names with more or fewer parts, and one dimension, where separators do not matter."""
     contents = contents_of("v3/", "v3/")
     contents |= {f"a/{name}": b"x" for name in ("2.0", "0", "0.0.0", "c/0/x", "00.0", "thumb.0.0")}
     ShardedStore.partition(to_folder(contents, tmp_path / "s.zarr")).map_shards(

@@ -1,4 +1,4 @@
-"""The stream of entries: all shards of a Zarr together hold what it holds, and each in its order."""
+"""The stream of entries: all shards together have the contents of the Zarr, each in order."""
 
 import json
 import os
@@ -24,7 +24,7 @@ METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
 def shards_of(store):
-    """Every shard of a store, with its component and the entries that a job reads of it."""
+    """Every shard of a store, with its component and the entries that a job reads."""
     for run in make_plan(store.config).runs:
         for shard in run.shards():
             component = open_shard(run, shard)
@@ -32,7 +32,7 @@ def shards_of(store):
 
 
 def whole_key(shard, entry):
-    """The key in the source of an entry; None for a block's own metadata."""
+    """The key of an entry in the source; None for a block's own metadata."""
     start = f"{shard.path}/" if shard.path else ""
     if shard.blocks is None:
         return start + entry.key
@@ -40,7 +40,7 @@ def whole_key(shard, entry):
 
 
 def without_consolidated(contents):
-    """What the entries of a source hold: its keys and bytes, with documents as JSON."""
+    """The contents of a source's entries: keys and bytes, with documents as JSON."""
     kept = {}
     for key, data in contents.items():
         name = key.rpartition("/")[2]
@@ -79,7 +79,7 @@ def test_shards_together_hold_what_the_source_holds(source, kind, tmp_path):
 @pytest.mark.parametrize("kind", ["path", "zip", "any", "ObjectStore"])
 @pytest.mark.parametrize("source", ["cube-v2.", "cube-v3/", "others-v2", "others-v3", "root-array-v3", "types-v2"])
 def test_order(source, kind, tmp_path):
-    """Metadata first, parents before what is in them; then what is no chunk; then each array's chunks in C order."""
+    """Check the order: metadata from parents to children, then other files, then each array's chunks in C order."""
     store = ShardedStore.partition(KINDS[kind](SOURCES[source].contents(), tmp_path), SOURCES[source].shards)
     for _, _, entries in shards_of(store):
         keys = [entry.key for entry in entries]
@@ -94,7 +94,7 @@ def test_order(source, kind, tmp_path):
 
 
 def array_path(entry):
-    """The path inside the shard of the array that a chunk belongs to."""
+    """The path of a chunk's array inside the shard."""
     key = entry.array.keys.encode(entry.coords)
     return entry.key[: len(entry.key) - len(key)]
 
@@ -146,7 +146,7 @@ def test_the_stream_is_the_same_for_every_kind_of_store(kind, tmp_path):
     "source", ["cube-v2.", "cube-v2/", "cube-v3/", "cube-v3.", "missing-v3", "root-array-v2", "sharding-codec"]
 )
 def test_blocks_are_arrays_of_their_own(source, tmp_path):
-    """The block's metadata is cropped, and zarr reads it as that part of the whole."""
+    """The block's metadata is cropped, and zarr reads this part of the whole array."""
     contents = SOURCES[source].contents()
     store = ShardedStore.partition(to_memory(contents), SOURCES[source].shards)
     for shard, component, entries in shards_of(store):
@@ -191,7 +191,7 @@ def test_coordinates_are_those_of_the_whole():
 
 
 def test_an_array_that_has_changed_is_refused():
-    """A block is what it was when the array was divided, or an error."""
+    """A block equals that at the time of the division, or raises an error."""
     blocks = Blocks((9, 3, 2), (2,), ChunkKeys("default", "/"))
     with pytest.raises(
         CorruptError,
@@ -232,7 +232,7 @@ def test_an_empty_store_is_an_error():
 
 
 class Vanishing(WrapperStore):
-    """A store of which a key is listed, and then is not there."""
+    """A store with a key that is listed but then missing."""
 
     async def get(self, key, prototype, byte_range=None):
         return None if key == "temperature/c/1/1/1" else await super().get(key, prototype, byte_range)
@@ -260,7 +260,7 @@ def test_a_link_to_a_folder_above_is_refused(tmp_path):
 
 @pytest.mark.parametrize("source", ["others-v2", "others-v3"])
 def test_base_and_blocks_share_no_key(source):
-    """`Remainder` holds a key if, and only if, no mounted component does."""
+    """`Remainder` holds a key if and only if no mounted component does."""
     contents = SOURCES[source].contents()
     store = ShardedStore.partition(to_memory(contents), SOURCES[source].shards)
     mounted = {path: mount.blocks for path, mount in store.config.shards.items()}

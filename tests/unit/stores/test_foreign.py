@@ -1,4 +1,4 @@
-"""The locations of stores that zarr, obstore and fsspec have opened: the same Zarr opens from them, anywhere."""
+"""Locations of stores from zarr, obstore and fsspec: they open the same Zarr in any process."""
 
 import json
 import pickle
@@ -111,7 +111,7 @@ def test_secrets_of_obstore_are_held_and_not_told(name):
     held = repr(granted([found.url]))
     assert SECRET in held or "U0VDUkVU" in held
     kept = keywords(f"{found.url}/a", found.options)
-    assert SECRET in repr(kept) or "U0VDUkVU" in repr(kept)  # what opens it again
+    assert SECRET in repr(kept) or "U0VDUkVU" in repr(kept)  # the code that opens it again
     if not isinstance(store, obs.HTTPStore):
         again = found.open().store
         assert {**again.config, **store.config} == again.config
@@ -198,7 +198,7 @@ def test_memory_of_a_factory_is_refused(tmp_path):
 
 
 class Cloud(AsyncFileSystem):
-    """A file system that is far away, as far as its name and options tell."""
+    """A remote file system, by its name and options."""
 
     protocol = ("s3", "s3a")
     cachable = False

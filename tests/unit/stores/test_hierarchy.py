@@ -1,7 +1,7 @@
-"""Groups and arrays that a listing of groups alone does not lead to: each part of a job sees the same ones.
+"""Hidden groups and arrays, which no listing of groups finds: all parts of a job handle the same ones.
 
-They lie below groups without a document, inside arrays, in the other format than the group above, or only consolidated
-metadata names them.
+They are below groups without a document, inside arrays, or in another format than their parent, or only consolidated metadata
+names them.
 """
 
 import itertools
@@ -34,14 +34,14 @@ def synchronous():
 
 
 def add(root, path, zarr_format):
-    """Write an array of a format at a path, whatever there is above it."""
+    """Write an array of a format at a path, without groups above it."""
     zarr.create_array(root / "new", data=DATA, chunks=(2, 4), zarr_format=zarr_format)
     shutil.copytree(root / "new", root / path, dirs_exist_ok=True)
     shutil.rmtree(root / "new")
 
 
 def hidden(folder, kind, zarr_format):
-    """Write a Zarr with an array at A/a that is hidden in one way, and one at b that is not."""
+    """Write a Zarr with a hidden array at A/a, and a visible one at b."""
     root = folder / "source.zarr"
     group = zarr.create_group(root, zarr_format=zarr_format)
     group.create_array("b", data=DATA, chunks=(2, 4))
@@ -126,7 +126,7 @@ def test_info_counts_them(tmp_path):
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_consolidated_metadata_of_the_result_opens(zarr_format, tmp_path):
-    """A reader refuses consolidated metadata that names a node without the groups above it."""
+    """Readers refuse consolidated metadata that names a node without its parent groups."""
     for kind in KINDS:
         (tmp_path / kind).mkdir()
         view = ShardedStore.partition(hidden(tmp_path / kind, kind, zarr_format))
@@ -179,7 +179,7 @@ def test_folders_that_are_no_groups_are_looked_into_up_to_a_limit(tmp_path, monk
 
 
 def test_an_array_inside_another_is_not_changed_unseen(tmp_path):
-    """Its name is that of a folder of chunks, which is not listed: copies are right, and steps refuse."""
+    """Its name is that of a chunk folder, which is not listed: copies are right, and steps refuse it."""
     source = hidden(tmp_path, "inside", 2)
     (source / "A/a").rename(source / "A/0")
     view = ShardedStore.partition(source)

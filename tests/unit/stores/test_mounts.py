@@ -1,4 +1,4 @@
-"""Which component a path belongs to, against a model that tries every mount."""
+"""The component of a path, compared with a model that tries every mount."""
 
 import pytest
 from hypothesis import assume, given

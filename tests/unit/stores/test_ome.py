@@ -1,4 +1,4 @@
-"""What is valid OME-Zarr 0.5: the hierarchies that the predicate takes, and the one sentence for each that it does not."""
+"""Validation of OME-Zarr 0.5: accepted hierarchies, and one sentence for each refused one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_valid(make):
 
 
 def of_image(path: str, value: Any):
-    """Make an image of which one value in its metadata is another."""
+    """Make an image with one changed value in its metadata."""
 
     def make(root: zarr.Group) -> None:
         ome = copy.deepcopy(IMAGE)

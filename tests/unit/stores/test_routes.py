@@ -1,4 +1,4 @@
-"""Routing by tables is what arithmetic says, for any grid and any key."""
+"""Routing by tables equals routing by arithmetic, for any grid and key."""
 
 import pickle
 
@@ -24,7 +24,7 @@ def divided(draw):
 
 
 def rests():
-    """Keys inside an array: of chunks, nearly so, and others."""
+    """Keys inside an array: chunk keys, similar keys and others."""
     numbers = st.lists(
         st.one_of(st.integers(-1, 13).map(str), st.sampled_from(["01", "+1", "1_0", "", "c", "²"])), max_size=5
     )

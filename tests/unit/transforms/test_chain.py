@@ -1,4 +1,4 @@
-"""What is a chain, and what tells one from another."""
+"""Valid chains, and the identity of chains."""
 
 import functools
 import subprocess
@@ -90,7 +90,7 @@ class Newer(Slow):
 
 
 class Scale(Step):
-    """Not a dataclass, so nothing tells two of them apart."""
+    """Not a dataclass, so that two instances can't be distinguished."""
 
     def __init__(self, factor):
         self.factor = factor
@@ -100,7 +100,7 @@ class Scale(Step):
 
 
 class Plain(Step):
-    """Not a dataclass either, but all of them are alike."""
+    """Not a dataclass either, but all instances are equal."""
 
     def __call__(self, entries, shard):
         return entries
@@ -171,7 +171,7 @@ def wrapped(store, path, index):
 
 
 def test_a_function_in_another_s_clothes_has_no_fingerprint():
-    """Its name leads to another function, so nothing tells what it does."""
+    """Its name leads to another function, so that it can't be identified."""
     assert token(wrapped) is None
 
 

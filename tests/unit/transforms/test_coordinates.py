@@ -1,4 +1,4 @@
-"""Coordinates in steps: `arrays="data_vars"` and `"coords"` as xarray takes them, warnings, and sizes that disagree."""
+"""Coordinates in steps: `arrays="data_vars"` and `"coords"` as in xarray, notices, and conflicting sizes."""
 
 import dask
 import numpy as np
@@ -46,7 +46,7 @@ def plus_one(data, position):
 
 
 def changed(before, after):
-    """The variables of a group that are not as they were."""
+    """The changed variables of a group."""
     return {name for name in before.variables if not before.variables[name].equals(after.variables[name])}
 
 

@@ -158,7 +158,7 @@ def test_files_of_other_names_are_told_though_count_and_bytes_are_the_same(sourc
 
 
 def test_a_shard_is_not_mixed_with_what_an_earlier_run_left(tmp_path):
-    """A chunk that the source has no more would be read instead of the fill value."""
+    """Otherwise, a chunk that the source has lost would be read instead of the fill value."""
     array = zarr.create_array(tmp_path / "source", shape=(4,), chunks=(1,), dtype="i4")
     array[:] = 1
     chain = Fail("[1]", str(tmp_path / "mended")), CopyTo(tmp_path / "out", layout="shards")
@@ -199,7 +199,7 @@ def test_a_source_is_known_by_its_other_urls(url):
 
 
 def test_nothing_opens_a_copy_that_is_being_made_again(source, tmp_path):
-    """Else a reader would see chunks of both runs under the metadata of the first."""
+    """Otherwise, a reader would see chunks of both runs with the metadata of the first one."""
     store, mended = division(source), tmp_path / "mended"
     mended.touch()
     chain = Fail(blocks(store)[1], str(mended)), CopyTo(tmp_path / "copy")
@@ -296,7 +296,7 @@ def test_a_killed_copy_is_gone_on_with(source, tmp_path):
 )
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_files_whose_names_end_like_those_of_metadata_are_files(tmp_path, zarr_format, name):
-    """AppleDouble writes such names, and people who keep an old document."""
+    """AppleDouble writes such names, and users who keep an old document."""
     source = tmp_path / "s.zarr"
     zarr.create_group(source, zarr_format=zarr_format).create_array("a", data=np.arange(4))
     zarr.consolidate_metadata(source)

@@ -1,4 +1,4 @@
-"""`MapBlocks`: the values are those of NumPy and xarray on the whole array, however it is divided."""
+"""`MapBlocks`: values equal those of NumPy and xarray on the whole array, for any division."""
 
 import json
 import pickle
@@ -83,7 +83,7 @@ def source(folder, data, zarr_format=3, **options):
 
 
 def mapped(folder, shards, *chain):
-    """Return what a job makes of a partition, opened from its config."""
+    """Return the result of a job over a partition, opened from its config."""
     ShardedStore.partition(folder, {"deep/a": shards}).map_shards(*chain)
     return ShardedStore.load(f"{chain[-1].url}/shardedstore.json")
 
@@ -124,7 +124,7 @@ def test_a_whole_array_is_stored_as_zarr_stores_the_result(kind, name, end):
     zarr_format, options = OPTIONS[kind]
     step, expected = MAPS[name]
     data = numbers[: end[0], : end[1]].astype("f4")
-    data[data < 100] = 0  # chunks of nothing but the fill value
+    data[data < 100] = 0  # chunks with only the fill value
     store = write(zarr_format, data, **{"fill_value": 0, **options})
     if name == "to integers" and kind == "v2 delta":
         with pytest.raises(ChainError, match="its codecs are valid only for float32"):
@@ -162,7 +162,7 @@ def test_arrays_come_in_order_with_those_of_which_no_chunk_is_stored():
 
 
 def tree(zarr_format, folder):
-    """A dataset of which the rows and columns are to be coarsened."""
+    """A dataset for coarsening along rows and columns."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(6, 16, 23)).astype("f4")
     dataset = xr.Dataset(
@@ -220,7 +220,7 @@ def test_xarray_coarsens_to_the_same(zarr_format, shards, tmp_path):
     expected = dataset.coarsen(y=2, x=2, boundary="trim").mean()
     xr.testing.assert_allclose(xr.open_zarr(new, consolidated=True).load(), expected)
     again = ShardedStore.load(tmp_path / "out" / "shardedstore.json")
-    copied = again.map_shards(ToZip(tmp_path / "copy"))  # the new blocks are what a job needs to know
+    copied = again.map_shards(ToZip(tmp_path / "copy"))  # a job needs to know the new blocks
     xr.testing.assert_allclose(xr.open_zarr(copied, consolidated=True).load(), expected)
     assert all(zarr.open_array(copied, path=name, mode="r").dtype == "f4" for name in ("a", "height"))
 
@@ -246,7 +246,7 @@ def test_objects_of_the_sharding_codec_are_not_made_of_other_blocks(tmp_path):
 
 @st.composite
 def divisions(draw):
-    """An array's shape, its chunks, a divisor for each dimension, and blocks that become whole chunks."""
+    """An array's shape and chunks, a divisor for each dimension, and blocks that become whole chunks."""
     divisors = draw(st.tuples(*[st.integers(1, 3)] * 2))
     chunks = draw(st.tuples(*[st.integers(1, 3)] * 2))
     blocks = tuple(d * c * draw(st.integers(1, 2)) for d, c in zip(divisors, chunks, strict=True))
@@ -346,7 +346,7 @@ def test_chunks_outside_of_an_array_do_not_come_into_it(tmp_path):
 
 
 def test_a_result_that_ends_before_the_last_block(tmp_path):
-    """The last blocks of nine rows in blocks of four becomes nothing when the last row is trimmed."""
+    """Of nine rows in blocks of four, the last block vanishes when the last row is trimmed."""
     folder = source(tmp_path / "source.zarr", numbers[:9, :4], chunks=(2, 4))
     step = MapBlocks(lambda b, p: b[: len(b) // 2 * 2 : 2], shape=lambda shape: (shape[0] // 2, shape[1]))
     new = mapped(folder, (4, -1), step, ToZip(tmp_path / "out"))
@@ -360,7 +360,7 @@ def test_metadata_commutes_with_cropping(zarr_format):
     contents = contents_of(write(zarr_format, numbers.astype("f4"), **names))
     documents = {key: data for key, data in contents.items() if key in {"zarr.json", ".zarray", ".zattrs"}}
     name = "zarr.json" if zarr_format == 3 else ".zarray"
-    shard = Shard("", is_base=True, divided=frozenset([""]))  # so that there are no chunks but the documents
+    shard = Shard("", is_base=True, divided=frozenset([""]))  # so that there are documents, but no chunks
     cropped = {**documents, name: crop_document(documents[name], (8, 20), "", name)}
     made, then = (
         {e.key: bytes(e.data) for e in step(read_entries(sources.to_memory(c)), shard)} for c in (cropped, documents)
@@ -517,7 +517,7 @@ def test_fingerprints():
 
     assert of() is None
     assert of(name="x", shape=2) == of(name="x", shape=2) != of(name="x", shape=3)
-    assert of(name="x", shape=twice) == of(name="x", shape=one_row) is not None  # the name stands for both
+    assert of(name="x", shape=twice) == of(name="x", shape=one_row) is not None  # the name identifies both
 
 
 def test_blocks_of_another_chain_are_not_taken_for_whole_chunks():

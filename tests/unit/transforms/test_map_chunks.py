@@ -1,4 +1,4 @@
-"""`MapChunks`, and `ArrayStep` for decoded chunks: the values are those of NumPy on the whole array."""
+"""`MapChunks`, and `ArrayStep` for decoded chunks: values equal those of NumPy on the whole array."""
 
 import json
 import pickle
@@ -108,7 +108,7 @@ def test_a_function_that_changes_nothing_changes_no_byte(name, threads):
     store = write(zarr_format, data, **options)
     made, old = run(MapChunks(same, threads=threads), store), contents_of(store)
     np.testing.assert_array_equal(read(made), read(old))
-    if "sharded" not in name:  # zarr orders inner chunks in another way
+    if "sharded" not in name:  # zarr orders inner chunks differently
         assert made == old
 
 
@@ -297,14 +297,14 @@ def test_in_a_chain_with_recompress(tmp_path):
 
 
 class Uppercase(ArrayStep):
-    """Changes attributes alone."""
+    """Changes only attributes."""
 
     def metadata(self, meta):
         return meta.replace(attributes={key.upper(): value for key, value in meta.attributes.items()})
 
 
 class Marked(ArrayStep):
-    """Gives attributes to arrays that have none."""
+    """Adds attributes to arrays without attributes."""
 
     def metadata(self, meta):
         return meta.replace(attributes={"marked": meta.path})

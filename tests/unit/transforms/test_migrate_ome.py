@@ -1,4 +1,4 @@
-"""`MigrateOME`: what it makes of OME-Zarr 0.4 is valid OME-Zarr 0.5, for each kind of hierarchy, division and sink."""
+"""`MigrateOME`: its results are valid OME-Zarr 0.5, for each kind of hierarchy, division and sink."""
 
 from __future__ import annotations
 

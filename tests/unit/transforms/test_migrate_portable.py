@@ -1,4 +1,4 @@
-"""`MigrateV3(chunk_keys="default", portable=True)`: keys and codecs that all readers of Zarr v3 have in common."""
+"""`MigrateV3(chunk_keys="default", portable=True)`: keys and codecs that all readers of Zarr v3 support."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.transforms.test_padding import texts, write
 
 numbers = np.arange(35).reshape(5, 7)
 PORTABLE = MigrateV3(chunk_keys="default", portable=True)
-# Data, filters and compressor, and the codecs that come out behind the one that makes bytes; None where chunks are kept.
+# Data, filters and compressor, and the resulting codecs after the bytes codec; None if chunks are kept.
 CASES = {
     "zlib": (numbers, [], Zlib(4), [("gzip", {"level": 4})]),
     "zlib's own level": (numbers, [], Zlib(-1), [("gzip", {"level": 5})]),
@@ -58,7 +58,7 @@ def test_codecs_and_keys(name, tmp_path):
         for (_, options), (_, some) in zip(codecs, expected, strict=True):
             assert options | some == options
     assert made.verify(source).ok
-    if name != "texts":  # for which tensorstore has no type
+    if name != "texts":  # tensorstore has no such type
         kvstore = {"driver": "file", "path": str(tmp_path / "out" / "a")}
         read = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result().read().result()
         assert read.tolist() == data.tolist()

@@ -1,4 +1,4 @@
-"""`MigrateV3`: zarr and xarray read in v3 what they read in v2, and almost every chunk has the bytes that it had."""
+"""`MigrateV3`: zarr and xarray read equal values in v2 and v3, and almost every chunk keeps its bytes."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def records(dtype):
     return array
 
 
-# Arrays whose chunks pass on as they are: data, and options of an array in v2.
+# Arrays whose chunks stay unchanged: data, and options of the v2 array.
 SAME = {name: (data, options) for name, (data, options) in V2.items() if name != "quantized"} | {
     "f2": (numbers.astype("f2"), {}),
     "i1": (numbers.astype("i1"), {}),
@@ -89,9 +89,9 @@ SAME = {name: (data, options) for name, (data, options) in V2.items() if name !=
     "infinity": (numbers / 2, {"fill_value": -math.inf}),
     "slashes": (numbers, {"chunk_key_encoding": {"name": "v2", "separator": "/"}}),
 }
-# Those whose chunks are made anew.
+# Arrays whose chunks are encoded again.
 ANEW = {
-    "big delta": (numbers.astype(">i4"), {"filters": [Delta(">i4")]}),  # which zarr reads, and would write wrongly
+    "big delta": (numbers.astype(">i4"), {"filters": [Delta(">i4")]}),  # zarr reads these, but would write them wrongly
     "little in big": (numbers.astype(">f8"), {"filters": [FixedScaleOffset(0, 10, dtype=">f8", astype="<i2")]}),
     "another order of bytes": (numbers.astype(">i4"), {"filters": [Delta("<i4")]}),
     "bytes, then arrays": (numbers, {"filters": [Shuffle(8), Delta("i8")]}),
@@ -101,14 +101,14 @@ ANEW = {
     "fortran base64": (numbers.astype("f4"), {"order": "F", "filters": [Base64()]}),
     "categories": (texts[:, :4], {"filters": [Categorize([*np.unique(texts)], dtype=texts.dtype, astype="u1")]}),
 }
-# Zarr 3.1 writes them wrongly: it gives a filter what transpose gives, which is in another order in memory.
+# Zarr 3.1 writes them wrongly: it passes the output of transpose, in another memory order, to a filter.
 if tuple(map(int, zarr.__version__.split(".")[:2])) < (3, 2):
     ANEW |= {name: SAME.pop(name) for name in ("fortran delta", "fortran bits", "two filters")}
 COMPRESSORS = [None, Blosc(), Blosc("zstd", 3, shuffle=-1), Zstd(5), GZip(3), Zlib(2), LZ4(), BZ2(3)]
 
 
 def write(data, options, compressor=None, attributes=None):
-    """Write an array of Zarr v2 with zarr, of which one chunk is missing, and return its contents."""
+    """Write a v2 array with one missing chunk with zarr, and return its contents."""
     options = dict(options)
     config = {"write_empty_chunks": False, "order": options.pop("order", "C")}
     dtype = str if data.dtype.kind == "T" else data.dtype
@@ -131,7 +131,7 @@ def write(data, options, compressor=None, attributes=None):
 
 
 def run(contents, step=None, shard=None):
-    """Return the keys and the bytes that the step makes of some contents."""
+    """Return the keys and bytes of the step's result for some contents."""
     entries = read_entries(sources.to_memory(contents))
     return {entry.key: bytes(entry.data) for entry in (step or MigrateV3())(entries, shard or Shard("", is_base=True))}
 
@@ -148,7 +148,7 @@ NAMES = {".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json"}
 
 
 def shown(array):
-    """The elements of an array as text, in which NaN equals NaN."""
+    """The elements of an array as text, so that NaN equals NaN."""
     return str(np.asarray(array[...]).tolist())
 
 
@@ -156,7 +156,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:zarr", "ignore:.*Za
 
 
 def made_of(*array):
-    """An array of Zarr v2 that passes the check: its contents, what is made of them, and that opened, which reads the same."""
+    """Migrate a v2 array, check that it reads equal values; return its contents, the result, and the opened result."""
     contents = write(*array)
     MigrateV3().check(walk(sources.to_memory(contents)))
     made = run(contents)
@@ -186,7 +186,7 @@ def test_chunks_that_are_made_anew(name, compressor):
     assert len(new.compressors) == (compressor is not None)
 
 
-# What zarr's own migration can't do, or does wrong: it takes the byte order of "little in big" for that of the array.
+# Arrays that zarr's own migration can't handle, or changes: it confuses the byte orders of "little in big".
 NOT_BY_ZARR = {
     *("texts", "null texts", "null", "shuffled", "as netCDF4", "arrays, then bytes", "checksum", "fortran shuffled"),
 }
@@ -462,7 +462,7 @@ def test_what_is_no_node_passes_on():
     entries = [*MigrateV3()(read_entries(sources.to_memory(contents)), Shard("", is_base=True))]
     assert [entry.key for entry in entries] == [
         entry.key for entry in read_entries(sources.to_memory(run(contents)))
-    ]  # in the order of a source that was v3 from the first
+    ]  # in the order of an original v3 source
 
 
 def test_a_group_that_has_no_document_has_none_after_it():
@@ -493,7 +493,7 @@ def test_documents_of_both_formats_are_told(tmp_path):
 
 
 def objects(codec, values=None, padding="", fill_value=None):
-    """The contents of an array of objects, as zarr-python 2 wrote them."""
+    """The contents of an array of objects as written by zarr-python 2."""
     values = texts.astype(object) if values is None else values
     document = {
         "zarr_format": 2,
@@ -552,7 +552,7 @@ def test_bytes_of_any_length_pass_on():
     assert opened(made)[...].tolist() == values.tolist()
 
 
-# What is refused, and told
+# Refusals and notices
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""What xarray reads of a Zarr v2, it reads of what `MigrateV3` makes of it: names, values and what is missing.
+"""xarray reads equal names, values and missing values before and after `MigrateV3`.
 
-Each document is written by hand, beside what zarr 2 and netCDF-C write: a table of data types, fill values and attributes.
+Documents are written by hand, by zarr 2 and by netCDF-C: a table of data types, fill values and attributes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FILLS: dict[str, list[Any]] = {
     "U": ["", "1"],
     "S": ["", "MQ=="],
 }
-# Attributes `_FillValue` as people's files have them, of any type beside any data.
+# Attributes `_FillValue` as in real files, of any type beside any data.
 ATTRIBUTES = [
     "",
     "NaN",
@@ -70,7 +70,7 @@ Variables = list[tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]]
 
 
 def contents(variables: Variables) -> dict[str, bytes]:
-    """Return a group of some arrays: their documents, attributes and chunks."""
+    """Return a group with some arrays: their documents, attributes and chunks."""
     made = {".zgroup": b'{"zarr_format": 2}'}
     for i, (doc, attributes, chunks) in enumerate(variables):
         made |= {f"v{i}/.zarray": json.dumps(doc).encode(), f"v{i}/.zattrs": json.dumps(attributes).encode()}
@@ -79,7 +79,7 @@ def contents(variables: Variables) -> dict[str, bytes]:
 
 
 def plain(dtype: str, fill: Any, attributes: dict[str, Any]) -> Any:
-    """Return an array of which the chunk in the middle is missing."""
+    """Return an array whose middle chunk is missing."""
     numbers = np.array([0, 1, 3, 0])
     data = numbers.astype(dtype) if dtype[1] not in "Mm" else numbers.astype("i8").view(f"<{dtype[1:]}")
     chunks = {"0": data[:2].tobytes(), "2": data[2:].tobytes()}
@@ -99,7 +99,7 @@ def opened(some: dict[str, bytes], zarr_format: int, **options: Any) -> xr.Datas
 
 
 def check(variables: Variables, told: str = "", **options: Any) -> None:
-    """Check that xarray reads the same after the step, of all arrays but those that a notice of this text names."""
+    """Check that xarray reads equal values after the step, except for arrays in a notice with this text."""
     before = contents(variables)
     was, now = opened(before, 2, **options), opened(migrated(before), 3, **options)
     notices = dict(iter(MigrateV3().notices(walk(sources.to_memory(before)))))
@@ -151,7 +151,7 @@ def objects(codec: str, fill: Any, attributes: dict[str, Any], missing: bool = T
 @pytest.mark.parametrize("codec", PADDED)
 def test_objects(codec, missing):
     given = [{}, *({"_FillValue": value} for value in ATTRIBUTES)]
-    fills = TEXT_FILLS if codec == "vlen-utf8" else ["", None, "MA=="]  # zarr reads no others of bytes
+    fills = TEXT_FILLS if codec == "vlen-utf8" else ["", None, "MA=="]  # zarr reads no other bytes
     check(
         [objects(codec, fill, one, missing) for fill in fills for one in given[: 99 if fill is None else 2]],
         told=MISSING_BYTES,

@@ -1,4 +1,4 @@
-"""Zips named as OME-Zarr's are whole and valid OME-Zarr 0.5, or refused by name."""
+"""Zips of OME-Zarr are whole and valid OME-Zarr 0.5, or are refused by name."""
 
 import json
 import zipfile
@@ -30,7 +30,7 @@ def image(folder, ome=OME, attributes=None):
 
 
 def plate(folder):
-    """Two images below a group that is no image."""
+    """Two images below a group that is not an image."""
     for name in ("a", "b"):
         image(folder / "images" / name)
     return zarr.open_group(folder, mode="a", zarr_format=3).require_group("images") and folder

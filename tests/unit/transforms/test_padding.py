@@ -1,4 +1,4 @@
-"""What pads a chunk at the edge of its array may be anything: no step takes it for data, or converts it as such."""
+"""Chunks at the edge of an array may have any padding: no step treats it as data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIVISIONS: list[Any] = [["a"], {"a": 1}]
 def write(
     folder: Path, data: Any, chunks: Any, padding: Any, filters: Any = (), compressor: Any = None, fill: Any = 0
 ) -> None:
-    """Write an array of Zarr v2 whose chunks are padded with something else than its fill value."""
+    """Write a v2 array whose chunks are padded with another value than the fill value."""
     document = {"zarr_format": 2, "shape": data.shape, "chunks": chunks, "dtype": data.dtype.str, "fill_value": fill}
     configs = {"filters": [codec.get_config() for codec in filters] or None, "order": "C"}
     configs["compressor"] = None if compressor is None else compressor.get_config()

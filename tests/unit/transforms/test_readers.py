@@ -1,4 +1,4 @@
-"""What the table of readers says, tried on the readers that are installed, and told by array before a job runs."""
+"""The table of readers: checked with installed readers, and used for notices by array before a job runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def told(folder: Any, reader: Any, *kinds: str) -> bool:
 
 
 def is_read(folder: Any) -> bool:
-    """Tell whether zarr writes and reads elements there."""
+    """Tell whether zarr writes and reads these elements."""
     try:
         array = zarr.open_array(folder)
         array[:4] = array[4:]

@@ -1,4 +1,4 @@
-"""`Recompress`: every chunk has the bytes that zarr itself writes with that codec."""
+"""`Recompress`: every chunk has the bytes that zarr writes with this codec."""
 
 import inspect
 import json
@@ -119,12 +119,12 @@ with warnings.catch_warnings():
 
 
 def shown(value):
-    """A test's id, equal in every process: zarr shows a set in the repr of its codecs."""
+    """A test id that is equal in every process, as reprs of zarr's codecs contain sets."""
     return repr(value) if isinstance(value, Recompress) else type(value).__name__
 
 
 def write(data, compressors, zarr_format, **options):
-    """Write an array with zarr, of which one chunk is missing, and return its store."""
+    """Write an array with one missing chunk with zarr, and return its store."""
     store = MemoryStore()
     options = {"chunks": (2, 3), "zarr_format": zarr_format, "config": {"write_empty_chunks": False}, **options}
     if "order" in options and zarr_format == 2:
@@ -139,7 +139,7 @@ def write(data, compressors, zarr_format, **options):
 
 
 def run(step, store, shard=None):
-    """Return the keys and the bytes that a step makes of a store."""
+    """Return the keys and bytes of a step's result for a store."""
     return {entry.key: bytes(entry.data) for entry in step(read_entries(store), shard or Shard("", is_base=True))}
 
 
@@ -149,7 +149,7 @@ def checked(step, store):
 
 
 def comparable(contents):
-    """What must be equal: documents as JSON, inner chunks by their place, gzip's time aside."""
+    """Comparable contents: documents as JSON, inner chunks by their place, and gzip without its time."""
     doc = json.loads(contents.get("zarr.json") or contents[".zarray"])
     parsed = parse(doc, "")
     found = {}
@@ -191,7 +191,7 @@ def test_a_checksum_at_the_end_is_kept(step, codec, options):
     wanted = [*([] if codec is None else [codec]), Crc32cCodec()]
     source = write(NUMBERS["f4"], [GzipCodec(), Crc32cCodec()], 3, **options)
     made = checked(step, source)
-    if step.codec == "gzip":  # its time is a part of the checksum
+    if step.codec == "gzip":  # its time is part of the checksum
         assert without_checksums(made) == without_checksums(contents_of(write(NUMBERS["f4"], wanted, 3, **options)))
     else:
         assert comparable(made) == comparable(contents_of(write(NUMBERS["f4"], wanted, 3, **options)))
@@ -237,7 +237,7 @@ def test_gzip_has_no_time():
 def test_what_has_the_codec_passes_on_untouched(step, codec, zarr_format):
     contents = contents_of(write(NUMBERS["f4"], codec, zarr_format))
     name = ".zarray" if zarr_format == 2 else "zarr.json"
-    contents[name] = json.dumps(json.loads(contents[name])).encode()  # not as zarr or we would write it
+    contents[name] = json.dumps(json.loads(contents[name])).encode()  # neither zarr nor this package writes it
     contents = {key: data if key.startswith((".z", "zarr")) else b"not to be decoded" for key, data in contents.items()}
     assert checked(step, sources.to_memory(contents)) == contents
 
@@ -502,7 +502,7 @@ def test_v2_filters_are_those_of_zarr(name, asked, filters, codec, options, expe
     data, old = V2[name]
     source = write(data, Blosc(cname="lz4", clevel=1, shuffle=1), 2, **old)
     if name == "offset":
-        data = zarr.open_array(source, mode="r")[...]  # what its filter has made of it
+        data = zarr.open_array(source, mode="r")[...]  # the filter's output
     filters = v2_filters(data, asked, filters)
     made = checked(Recompress(codec, filters=asked, **options), source)
     new = write(
@@ -540,7 +540,7 @@ V3_FILTERS = [
 
 
 def is_kept_by_zarr(data, filters):
-    """Tell whether it does: zarr 3.1 does not where a filter or a serializer flattens what transpose gives."""
+    """Tell whether zarr can read it: zarr 3.1 can't if a filter or serializer flattens the output of transpose."""
     got = zarr.open_array(write(data, None, 3, filters=filters), mode="r")[:4]
     return np.array_equal(got, data[:4])
 
@@ -571,7 +571,7 @@ def test_v3_filters_are_those_of_zarr(name, asked, filters, options, codec):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_zarr_could_not_read_is_refused():
     store = write(numbers.astype("u1"), None, 3)
-    step = Recompress(filters=Delta("u1", astype="i2"))  # zarr 3.1 forgets the byte order of what the filter gives
+    step = Recompress(filters=Delta("u1", astype="i2"))  # zarr 3.1 loses the byte order of the filter's output
     if zarr.__version__ < "3.2":
         with pytest.raises(ChainError, match=r"can't encode '' \(uint8\) with delta: ValueError: .*endian"):
             step.check(walk(store))

@@ -1,4 +1,4 @@
-"""`ToShardingCodec`: one ordinary Zarr v3 whose objects hold many chunks, as they were, for every reader of Zarr v3."""
+"""`ToShardingCodec`: one ordinary Zarr v3 whose objects hold unchanged chunks, for every reader of Zarr v3."""
 
 import itertools
 import json
@@ -45,18 +45,18 @@ def _in_this_thread():
 
 
 def convert(contents, folder, shards, *steps, size=SMALL):
-    """Write a source to a folder, map it, and return the place of the result."""
+    """Write a source to a folder, map it, and return the path of the result."""
     source = to_folder(contents, folder / "source.zarr")
     ShardedStore.partition(source, shards).map_shards(*steps, ToShardingCodec(folder / "out.zarr", object_size=size))
     return folder / "out.zarr"
 
 
 def contents_at(folder):
-    """All that lies in a folder, as the sources have it."""
+    """The contents of a folder in the form of the sources."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-# What a Zarr v3 holds, by zarr's own reading of its metadata, and the specification's of the sharding codec
+# The contents of a Zarr v3, by zarr's metadata and the specification of the sharding codec
 
 
 def documents_of(contents):
@@ -73,18 +73,18 @@ def boxes(shape, chunks):
 
 
 def split(data, count):
-    """The inner chunks of an object whose index is at its end."""
+    """The inner chunks of an object with its index at the end."""
     index = data[-16 * count - 4 :]
     assert google_crc32c.value(index[:-4]) == int.from_bytes(index[-4:], "little")
     values = struct.unpack(f"<{2 * count}Q", index[:-4])
     pairs = list(zip(values[::2], values[1::2], strict=True))
     stored = [pair for pair in pairs if pair != (MISSING, MISSING)]
-    assert sum(size for _, size in stored) + len(index) == len(data)  # each byte is a chunk's, or the index
+    assert sum(size for _, size in stored) + len(index) == len(data)  # each byte belongs to a chunk or to the index
     return [None if pair == (MISSING, MISSING) else data[pair[0] : sum(pair)] for pair in pairs]
 
 
 def chunks_of(contents):
-    """The encoded chunks of each array by their place in its grid, inner ones where there are some; and all other keys."""
+    """The encoded (inner) chunks of each array by their place in its grid, and all other keys."""
     rest = {key: data for key, data in contents.items() if key.rpartition("/")[2] not in METADATA_NAMES}
     found = {}
     for path, meta in arrays_of(contents).items():
@@ -105,7 +105,7 @@ def chunks_of(contents):
 
 
 def zarrs_own(source, result):
-    """The document that zarr writes for an array with the chunks of one and the objects of the other."""
+    """The document that zarr writes for an array with these chunks and objects."""
     store = MemoryStore()
     zarr.create_array(
         store,
@@ -127,12 +127,12 @@ def zarrs_own(source, result):
 
 
 def is_read_by_zarr(dtype):
-    """Zarr 3.1 can't read records under the sharding codec, nor write them."""
+    """Zarr 3.1 can neither read nor write structured elements under the sharding codec."""
     return dtype.kind != "V" or not zarr.__version__.startswith("3.1.")
 
 
 def check_equal(out, contents, reader):
-    """The reader finds in every array what zarr finds in the source."""
+    """The reader finds the same values in every array as zarr in the source."""
     source = MemoryStore({key: zarr.core.buffer.cpu.Buffer.from_bytes(data) for key, data in contents.items()})
     arrays = arrays_of(contents)
     for path in arrays:
@@ -194,12 +194,12 @@ def test_objects_follow_the_shards_and_elsewhere_the_size(tmp_path):
     out = convert(SOURCES["cube-v3/"].contents(), tmp_path, SOURCES["cube-v3/"].shards)
     shards = {path: zarr.open_array(out / path, mode="r").shards for path in arrays_of(contents_at(out))}
     assert shards == {
-        "temperature": (4, 2, 6),  # {"time": 4, "y": 2}, and the rest whole: up to whole chunks
+        "temperature": (4, 2, 6),  # {"time": 4, "y": 2}, and the rest whole: rounded up to whole chunks
         "wind_u": (3, 5, 2),  # (3, -1, 2)
         "wind_v": (3, 5, 2),
         "height": (10,),  # 40 bytes of 4
         "crs": None,
-        "simulation/coarse/field": (2, 4),  # in a group shard, by the sink's own size
+        "simulation/coarse/field": (2, 4),  # in a group shard, by the sink's object_size
         "simulation/fine/field": (2, 4),
     }
 
@@ -253,7 +253,7 @@ def test_v2_is_refused_and_goes_through_migrate_v3(tmp_path, name):
     )
 
 
-# Arrays that use the sharding codec already, and those that are not known
+# Arrays that already use the sharding codec, and unknown arrays
 
 
 def sharded(inner, index_location="end"):
@@ -331,7 +331,7 @@ def test_an_array_in_a_grid_or_of_keys_unknown_is_copied(tmp_path, change):
 
 @st.composite
 def divided(draw):
-    """An array, some of whose chunks are missing, and how it is divided into shards, in elements."""
+    """An array with missing chunks, and its division into shards in elements."""
     ndim = draw(st.integers(1, 3))
     chunks = tuple(draw(st.integers(1, 3)) for _ in range(ndim))
     shape = tuple(draw(st.integers(1, 9)) for _ in range(ndim))
@@ -362,7 +362,7 @@ def test_chunks_are_where_the_index_says(tmp_path_factory, case, size):
     np.testing.assert_array_equal(by_tensorstore(out / "b"), -data)
 
 
-# Jobs that fail, die and go on
+# Jobs that fail, die and resume
 
 
 def undisturbed(folder, *steps):
@@ -407,12 +407,12 @@ def slow_job(folder):
         return store.map_shards(Slow(0.1), ToShardingCodec(f"{folder}/out.zarr", object_size=SMALL))
 
 
-# What can't be done
+# Refusals
 
 
 @dataclass(frozen=True)
 class Reordered(Step):
-    """Gives the entries of a shard in another order."""
+    """Yields the entries of a shard in another order."""
 
     chunks_first: bool
 
@@ -475,7 +475,7 @@ def test_the_fingerprint_knows_the_size_but_not_the_place():
 
 @pytest.mark.s3
 def test_objects_in_the_cloud(bucket, tmp_path):
-    """Names that a URL must quote, objects of several parts, and the bytes of a local result."""
+    """Names with URL quoting, multipart objects, and equal bytes as in a local result."""
     data = np.random.default_rng(1).integers(0, 255, (40, 1 << 19), "u1")
     contents = build(in_the_cloud, data.tobytes())
     local = convert(contents, tmp_path, {"a b%20": (32, -1)}, size="4 MiB")
@@ -497,7 +497,7 @@ def in_the_cloud(store, data):
 
 
 def test_a_chunk_of_no_bytes_is_not_taken_for_a_missing_one(tmp_path):
-    """A reader of a part of an object would give fill values, where the source raises."""
+    """Otherwise, a reader of a part of an object would give fill values where the source raises."""
     root = zarr.create_group(tmp_path / "source.zarr")
     root.create_array("a", data=np.arange(1, 9), chunks=(2,))
     (tmp_path / "source.zarr" / "a" / "c" / "2").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""`ToZip`: how its zips are named, and what they hold."""
+"""`ToZip`: the names and contents of its zips."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def zips(source, tmp_path_factory):
-    """The zips of an ordinary job, by name."""
+    """The zips of a normal job, by name."""
     out = tmp_path_factory.mktemp("zips") / "out"
     with dask.config.set(scheduler="synchronous"):
         division(source).map_shards(ToZip(out))
@@ -281,7 +281,7 @@ def test_a_block_of_which_no_chunk_is_stored_is_a_zip_of_metadata(tmp_path):
 
 
 def test_a_disk_that_is_full_leaves_no_file(source, tmp_path, monkeypatch):
-    """A write that is cut short without an error is seen by the size of the file."""
+    """The size of the file reveals a write that was cut short without an error."""
     monkeypatch.setattr(outputs, "writev_all", lambda descriptor: lambda parts: None)
     with pytest.raises(ExceptionGroup, match="24 of 24 shards failed") as caught:
         division(source).map_shards(ToZip(tmp_path / "out"))
@@ -313,7 +313,7 @@ def image_at(folder, version="0.5"):
 
 @pytest.mark.parametrize("version", ["0.5", "0.6.dev2"])
 def test_zips_of_ome_zarr_follow_the_rfc(tmp_path, version):
-    """Stored, zip64 throughout, the root's zarr.json first and the others breadth first, and a comment that says so."""
+    """Check for stored entries, zip64, the root's zarr.json first, the others breadth first, and the comment."""
     store = ShardedStore.partition(image_at(tmp_path / "image.zarr", version), "1 GiB")
     result = store.map_shards(ToZip(tmp_path / "out", name="{path}.ozx"))
     (path,) = (tmp_path / "out").rglob("*.ozx")

@@ -1,4 +1,4 @@
-"""Arrays that are rare in the wild, run through steps: what comes out is what zarr reads of the source."""
+"""Unusual arrays in steps: results equal the values that zarr reads from the source."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_filters_of_another_byte_order_are_migrated_and_run(tmp_path, step, dtyp
 
 @pytest.mark.parametrize("step", STEPS)
 def test_filters_with_which_zarr_does_not_keep_values_are_refused(tmp_path, step):
-    """Zarr 3.1 takes any array for one of the byte order that the filter says."""
+    """Zarr 3.1 treats any array as one with the byte order of the filter."""
     options = {"filters": [zarr_numcodecs.Delta(dtype=">u4")], "serializer": BytesCodec(endian="big")}
     array = zarr.create_array(tmp_path / "a.zarr", shape=(6,), chunks=(3,), dtype="u4", **options)
     array[...] = np.arange(1, 7)

@@ -1,4 +1,4 @@
-"""`to_zip_store`: the function of stores that shardedstore had first, in real jobs."""
+"""`to_zip_store`: the function of stores from shardedstore 0.3.1, in real jobs."""
 
 import pickle
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_the_result_holds_what_the_source_holds(tmp_path, name):
     store.map_shards(ToZip(tmp_path / "out"))
     made = sorted(path.read_bytes() for name, path in zips_below(tmp_path / "zips").items() if name != "cube.zarr.zip")
     others = zips_below(tmp_path / "out")
-    del others["__base__.zarr.zip"]  # has other names for the documents of divided arrays
+    del others["__base__.zarr.zip"]  # it has other names for the documents of divided arrays
     assert made == sorted(path.read_bytes() for path in others.values())
 
 
@@ -90,7 +90,7 @@ def test_on_a_cluster(tmp_path):
 
 
 def test_a_store_of_ones_own(tmp_path):
-    """Any zarr store is a component, and what is there under the name is replaced."""
+    """Any zarr store can be a component, and an existing zip is replaced."""
     folder = LocalStore(tmp_path / "a.zarr")
     for number in (1, 2):
         zarr.create_array(folder, data=np.full((4, 4), number), chunks=(2, 2), overwrite=True)

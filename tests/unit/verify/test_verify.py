@@ -1,4 +1,4 @@
-"""`verify`: equal results are found equal by every level, and each kind of damage is found and named."""
+"""`verify`: equal results are equal at every level, and each kind of damage is found and named."""
 
 import json
 import re
@@ -102,7 +102,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def rewrite(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
-    """Write a zip anew with other members, so that its own checksums agree."""
+    """Rewrite a zip with other members, so that its own checksums agree."""
     with zipfile.ZipFile(path) as file:
         members = {name: file.read(name) for name in file.namelist()}
     change(members)
@@ -112,12 +112,12 @@ def rewrite(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
 
 
 def offset(path: Path, name: str) -> int:
-    """Where the data of a member begin."""
+    """The offset of a member's data."""
     with zipfile.ZipFile(path) as file:
         return file.getinfo(name).header_offset + 30 + len(name)
 
 
-# What is equal
+# Equal results
 
 
 @pytest.mark.parametrize(("name", "chain"), CASES)
@@ -152,7 +152,7 @@ def test_a_loaded_and_moved_result_is_verified_where_it_is(zipped, tmp_path):
 
 
 def test_any_two_zarrs_are_compared(tmp_path):
-    """Neither was made by a job, and the formats differ."""
+    """No job made them, and the formats differ."""
     old, new = (ShardedStore.partition(to_folder(build(cube, keys), tmp_path / keys[:2])) for keys in ("v2.", "v3/"))
     report = old.verify(new)
     assert report.ok
@@ -160,12 +160,12 @@ def test_any_two_zarrs_are_compared(tmp_path):
 
 
 def test_a_result_that_was_made_again_has_a_ledger_of_its_own(source, zipped, tmp_path):
-    """The names of a later job's objects, and its records, are not those of the first."""
+    """The objects and records of a later job have other names than those of the first."""
     again = source.map_shards(Recompress("gzip", level=1), ToZip(tmp_path / "out"), overwrite=True)
     assert "~2" in again.config.base.source.url
     assert again.verify().ok
     with pytest.raises(UsageError, match="no ledger of the job that made this result"):
-        zipped.verify()  # another has taken its place there
+        zipped.verify()  # another shard is at its place there
     assert zipped.verify(source).ok
 
 
@@ -196,11 +196,11 @@ def test_the_report_is_json(source, zipped):
     assert len(document["digests"]) == report.arrays == 7
 
 
-# What is not: a result of zips
+# Different results: zips
 
 SHARD = "temperature[1/0]"
 ZIP = "out/temperature/1/0.zarr.zip"
-CHUNK = "c/0/0/1"  # in the block; in the whole it is 2/0/1
+CHUNK = "c/0/0/1"  # in the block; in the whole array it is 2/0/1
 
 
 def test_a_flipped_byte_in_a_zip(source, zipped, tmp_path):
@@ -356,7 +356,7 @@ def test_what_is_added_to_one_zarr(source, copy, tmp_path):
 
 
 def test_a_chunk_of_one_zarr_under_another_name(source, copy, tmp_path):
-    """Number and sizes are as they were."""
+    """The number and the sizes of files are unchanged."""
     array = tmp_path / "out.zarr/temperature/c"
     (array / "2/0/1").rename(array / "2/0/11")
     found = {difference.shard: difference.kind for difference in copy.verify(level="exists").differences}
@@ -486,7 +486,7 @@ def test_the_command_on_a_cluster(source, copy, tmp_path):
     ]
 
 
-# What can't be verified
+# Results that can't be verified
 
 
 def test_without_a_ledger_and_a_source(tmp_path):
@@ -506,7 +506,7 @@ def test_a_result_whose_config_was_edited_has_no_ledger(zipped, tmp_path):
 
 
 def test_decoded_data_of_a_job_without_digests(zipped):
-    """They are compared with the job's own source."""
+    """They are compared with the job's source."""
     report = zipped.verify(level="decoded")
     assert report.ok
     assert report.arrays > 0

@@ -1,4 +1,4 @@
-"""`verify` by the ledger alone: decoded data without a source, going on after an interruption, and marks."""
+"""`verify` with the ledger only: decoded data without a source, resuming after an interruption, and marks."""
 
 import json
 import re
@@ -38,7 +38,7 @@ from tests.unit.verify.test_verify import (
     rewrite,
 )
 
-__all__ = ["one_process"]  # a fixture that every test here uses
+__all__ = ["one_process"]  # a fixture for every test here
 
 MORE: dict[str, Callable[[Path], list]] = {
     **CHAINS,
@@ -56,7 +56,7 @@ def halved(block, position):
 def digested(name: str, chain: str, tmp_path: Path) -> ShardedStore:
     made_from = SOURCES[name]
     folder, rules, include = to_folder(made_from.contents(), tmp_path / "source.zarr"), made_from.shards, None
-    if "halved" in chain:  # so that no other array has the dimension
+    if "halved" in chain:  # no other array has this dimension
         rules, include = {"temperature": rules["temperature"]}, "temperature"
     source = ShardedStore.partition(folder, rules, include=include)
     return source.map_shards(*MORE[chain](tmp_path / "out"), digest=True)
@@ -92,7 +92,7 @@ def test_what_was_written_is_there(name, chain, tmp_path):
 
 @pytest.mark.parametrize("name", ["cube-v3/", "cube-v2.", "sharding-codec", "types-v2", "types-v3"])
 def test_the_sums_of_all_records_are_the_digests_of_the_arrays(name, tmp_path):
-    """What passed on its way adds up to what is read from the result."""
+    """Digests of written data equal those of the data read from the result."""
     result = digested(name, "ToZip", tmp_path)
     totals: dict[str, list[int]] = {}
     for record in records(tmp_path / "out").values():
@@ -165,7 +165,7 @@ def test_a_shape_that_was_changed(source, tmp_path):
 
 
 def test_other_codecs_and_chunks_of_fill_values_are_no_difference(tmp_path):
-    """It is the values that are compared: bytes that another program wrote are found equal."""
+    """Values are compared: other bytes with equal values are found equal."""
     root = zarr.create_group(tmp_path / "source.zarr")
     data = np.zeros((4, 4), "i4")
     data[0, 0] = 1
@@ -209,7 +209,7 @@ def test_a_function_of_stores_has_no_digests(source, tmp_path, monkeypatch):
 
 
 def test_an_array_that_has_grown(tmp_path):
-    """Blocks that were taken over were digested as those of an array of the old shape."""
+    """Reused blocks were digested with the old shape of the array."""
     root = zarr.create_group(tmp_path / "source.zarr")
     array = root.create_array("a", shape=(8,), dtype="i4", chunks=(2,), dimension_names=("x",))
     array[:] = np.arange(1, 9)
@@ -231,18 +231,18 @@ def test_an_array_that_has_grown(tmp_path):
         assert report.ok, str(report)
 
 
-# Going on after an interruption
+# Resuming after an interruption
 
 
 WORK = {name: getattr(verify, name) for name in ("check_stored", "take")}
 
 
 class Interrupted(BaseException):
-    """What ends a process, like KeyboardInterrupt, which pytest takes for its own."""
+    """An exception that ends a process like KeyboardInterrupt, which pytest handles itself."""
 
 
 class Interrupts:
-    """Ends a verify when it has looked at some tasks."""
+    """Ends a verify after some tasks."""
 
     def __init__(self, monkeypatch, name: str, after: int) -> None:
         self.work, self.after, self.seen = WORK[name], after, 0
@@ -289,13 +289,13 @@ def test_it_goes_on(way, work, chain, tmp_path, monkeypatch):
     assert (first.seen > 5, first.seen + second.seen) == (True, whole.seen)
     third = Interrupts(monkeypatch, work, -1)
     assert verified(result, way, tmp_path) == expected
-    assert third.seen == whole.seen  # the one before had ended, so this began anew
+    assert third.seen == whole.seen  # the previous one had ended, so this one started again
 
 
 @pytest.mark.usefixtures("small_tasks")
 @pytest.mark.parametrize(("way", "work"), WAYS)
 def test_what_differs_is_found_again(way, work, zipped, tmp_path, monkeypatch):
-    """It is no matter whether it was looked at before the interruption or after it."""
+    """The result does not depend on whether a task ran before or after the interruption."""
     for shard in ("temperature/0/0", "wind_v/1/0/1"):
         path = next((tmp_path / "out").glob(f"{shard}*.zip"))
         flip(path, path.stat().st_size // 3)
@@ -359,7 +359,7 @@ def test_a_folder_can_be_named(zipped, tmp_path, monkeypatch):
         assert seen.seen == 3
         monkeypatch.setattr(verify, "check_stored", seen.work)
     (file,) = [path for path in (tmp_path / "notes").rglob("*.jsonl") if path.stat().st_size][:1]
-    assert len(file.read_text().splitlines()) == 1 + 3  # when it was begun, and what was right
+    assert len(file.read_text().splitlines()) == 1 + 3  # the start time, and the findings
     assert zipped.verify(resume=tmp_path / "notes").ok
     assert not list((tmp_path / "notes").rglob("*.jsonl"))
     assert set((tmp_path / "out").rglob("*")) == before
@@ -378,7 +378,7 @@ def test_two_zarrs_go_on_in_a_folder_that_is_named(tmp_path, monkeypatch, small_
 
 
 def test_a_result_that_can_not_be_written_to_is_verified(zipped, tmp_path):
-    (tmp_path / "out/.shardedstore/verify").write_bytes(b"")  # in the way of the folder
+    (tmp_path / "out/.shardedstore/verify").write_bytes(b"")  # a file in place of the folder
     report = zipped.verify()
     assert report.ok
     (note,) = report.notes
@@ -404,7 +404,7 @@ def test_a_torn_line_is_passed_over(zipped, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("small_tasks")
 def test_what_could_not_be_looked_at_is_no_damage(zipped, tmp_path, monkeypatch):
-    """A network that is gone for a while: the next call goes on with what is left."""
+    """The network is down for a while: the next call continues with the remaining tasks."""
     monkeypatch.setattr("shardedstore.storage.retry.BACKOFF", Backoff(0))
 
     def fails(url, options):
@@ -520,7 +520,7 @@ def test_in_an_object_store(chain, source, bucket, tmp_path, monkeypatch, small_
 
 
 def test_a_later_job_that_had_nothing_to_make_numbers_the_shards_anew(tmp_path):
-    """Its ledger holds, although no object has its name."""
+    """Its ledger is valid, although no object has its name."""
     for i, name in enumerate("abcd"):
         zarr.create_array(tmp_path / f"in/{name}.zarr", data=np.arange(10**i))
     sink, pattern = ToZip(tmp_path / "out"), str(tmp_path / "in/*.zarr")

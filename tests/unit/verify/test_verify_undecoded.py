@@ -1,4 +1,4 @@
-"""`verify` against a source that zarr can't decode: by the deepest level that both sides allow, and never by less than it says."""
+"""`verify` against a source that zarr can't decode: at the deepest common level, which the report names."""
 
 import json
 import shutil
@@ -97,7 +97,7 @@ OLD = {
 
 
 def differing(folder: Path) -> None:
-    """Change one value of an array of two chunks; the other bytes stay."""
+    """Change one value in an array of two chunks; the other bytes stay."""
     chunk = folder / "1"
     raw = bytearray(zlib.decompress(chunk.read_bytes()))
     raw[-1] ^= 1
@@ -159,7 +159,7 @@ PACKED = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PACKED)
 def test_forms_of_the_sharding_codec_are_compared_decoded(name, tmp_path):
-    """Equal values in other objects, and one value that differs."""
+    """Equal values in other objects, and one different value."""
     for place, codecs in (("one", PACKED[name]), ("other", [BYTES, GZIP])):
         folder = write(tmp_path / place, v3("int32", codecs, chunk=4 if place == "one" else 2, shape=[8]), {})
         zarr.open_array(folder, mode="r+")[:] = np.array([1, 2, 0, 0, 3, 4, 5, 6])
@@ -200,7 +200,7 @@ def test_a_copy_is_equal_where_a_codec_is_missing(name, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_codec_that_fails_when_it_decodes(tmp_path):
-    """pcodec, whose library is not installed here: zarr knows the codec, and fails for each chunk."""
+    """The codec pcodec without its library: zarr knows the codec, but fails for each chunk."""
     codecs = [{"name": "numcodecs.pcodec", "configuration": {}}]
     chunks = {"c/0": b"pco!1234", "c/1": b"pco!5678"}
     folder = write(tmp_path / "source", v3("int32", codecs), chunks)
@@ -290,7 +290,7 @@ def test_an_object_that_can_not_be_taken_apart(tmp_path):
 
 
 def test_the_ledger_of_digests_is_as_it_was(tmp_path):
-    """Digests of what can't be decoded are of its stored bytes there, as they were before."""
+    """Digests of undecodable arrays are those of their stored bytes."""
     source = ShardedStore.partition(OLD["bfloat16"](tmp_path / "source"))
     result = source.map_shards(CopyTo(tmp_path / "out"), digest=True)
     assert result.verify(level="decoded").ok

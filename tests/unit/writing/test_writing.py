@@ -1,4 +1,4 @@
-"""Writing through a `ShardedStore`: zarr's own tests and state machines, and arrays that become shards as they are made."""
+"""Writing through a `ShardedStore`: zarr's own tests and state machines, and arrays that are divided when written."""
 
 import pickle
 from pathlib import Path
@@ -31,11 +31,11 @@ from shardedstore import (
 from shardedstore.errors import ConfigError
 from shardedstore.transforms import ToZip
 
-# zarr's own tests: components that are stores in memory, folders, and a sharded store
+# zarr's own tests: components in memory, folders, and a sharded store
 
 
 class Nested(ShardedStore):
-    """A store one of whose components is sharded itself."""
+    """A store with a sharded component."""
 
     def __init__(self, root, read_only=False):
         self.root = root
@@ -84,7 +84,7 @@ class TestNested(StoreTests[Nested, cpu.Buffer]):
 
 
 def arranged(kind):
-    """A store with components at the names that zarr's machines come upon first."""
+    """A store with components at the first names of zarr's state machines."""
     groups = {"A": MemoryStore(), "2": MemoryStore(), "0/0": MemoryStore()}
     arrays = {"1": (1, in_memory()), "B": (1, in_memory()), "a/0": (1, in_memory()), "": (1, in_memory())}
     match kind:
@@ -122,7 +122,7 @@ def test_zarrs_machine_of_stores(kind):
 
 
 class Arrays(RuleBasedStateMachine):
-    """Arrays that are made, resized, written, replaced and deleted are those of a store that is not sharded."""
+    """Arrays that are made, resized, written, replaced and deleted equal those in a plain store."""
 
     def __init__(self, root):
         super().__init__()
@@ -136,7 +136,7 @@ class Arrays(RuleBasedStateMachine):
         self.names = ("t", "g/u", "v", "h/w", "plain")
 
     def both(self, act):
-        """Do something to both, and return what both then gave; errors must be of one type."""
+        """Apply an operation to both stores, and return both results; errors must have the same type."""
         results = []
         for store in (self.store, self.model):
             try:
@@ -220,7 +220,7 @@ def test_arrays_that_are_sharded_are_as_any(tmp_path):
     )
 
 
-# Arrays that become shards
+# Arrays that are divided into shards
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -260,9 +260,7 @@ def test_resizing_keeps_what_is_there(tmp_path):
     before = (tmp_path / "a/0.zarr/zarr.json").stat().st_mtime_ns
     array.append(numbers(6, 4))
     assert np.array_equal(array[...], np.concatenate([numbers(6, 4)] * 2))
-    assert (
-        tmp_path / "a/0.zarr/zarr.json"
-    ).stat().st_mtime_ns == before  # only the shards that have changed are written
+    assert (tmp_path / "a/0.zarr/zarr.json").stat().st_mtime_ns == before  # only changed shards are written
     assert zarr.open_array(tmp_path / "a/1.zarr").shape == (4, 4)
     array.resize((3, 4))
     assert np.array_equal(array[...], numbers(6, 4)[:3])

@@ -1,4 +1,4 @@
-"""What zarr's own functions do through a sharded store is what they do to a folder, and nothing is left behind."""
+"""zarr's functions have the same effect on a sharded store as on a folder, without remains."""
 
 import logging
 import warnings
@@ -57,7 +57,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Both zarr.json")  # of the root's, as in a folder
+@pytest.mark.filterwarnings("ignore:Both zarr.json")  # for the root, as in a folder
 def test_overwriting_with_other_chunks_keys_and_formats(tmp_path):
     store = divided(tmp_path, (4, -1))
     zarr.create_group(store)
@@ -114,7 +114,7 @@ def test_stores_around_it_and_inside(wrap, tmp_path):
 
 
 def test_zips_that_are_written_are_closed(tmp_path):
-    """Also when more shards than are kept open were in use since."""
+    """Also if more shards were used since than are kept open."""
     store = ShardedStore(
         ZipStore(tmp_path / "base.zip", mode="w"), {"h": ZipStore(tmp_path / "h.zip", mode="w")}, folders(tmp_path)
     )
@@ -140,7 +140,7 @@ def test_a_group_with_shards_below_it_is_deleted(tmp_path):
 
 
 def test_all_is_deleted_with_the_root(tmp_path):
-    """Wherever the shards are, and by another process than the one that made them."""
+    """For any place of the shards, and also by another process."""
     shards = {"g": tmp_path / "g"}
     other, store = (divided(tmp_path, 1, shards) for _ in range(2))
     zarr.create_group(store).create_group("g").create_array("x", data=DATA)

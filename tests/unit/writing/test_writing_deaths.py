@@ -1,4 +1,4 @@
-"""A process that dies at every single step of writing: nothing that was there is lost, and who does the same again ends it."""
+"""A process that dies at any step of writing: no data is lost, and repeating the operation completes it."""
 
 import itertools
 
@@ -19,7 +19,7 @@ class DeadError(Exception):
 
 
 class World:
-    """Stores in memory by name, and a number of changes of them after which everybody who makes another one dies."""
+    """Stores in memory by name, with a number of changes after which each further change raises `Death`."""
 
     def __init__(self, stores=None, left=None):
         self.stores, self.left = stores or {}, left
@@ -31,7 +31,7 @@ class World:
         return Mortal(self.stores.setdefault(name, MemoryStore()), self)
 
     def sharded(self, shape):
-        """The sharded store as another process opens it."""
+        """The sharded store as opened by another process."""
         return ShardedStore(self.at("base"), None, {"a": (shape, self.at)})
 
     def change(self):
@@ -73,7 +73,7 @@ class Mortal(WrapperStore):
 
 
 class Acts:
-    """What may be interrupted, in one format."""
+    """The operations that may be interrupted, in one format."""
 
     def __init__(self, zarr_format):
         self.zarr_format = zarr_format
@@ -113,11 +113,11 @@ EXPECTED = {
     "shrink": DATA[:1],
     "describe": DATA,
 }
-KEPT = {"append": DATA, "shrink": DATA[:1], "describe": DATA}  # what is there at any time
+KEPT = {"append": DATA, "shrink": DATA[:1], "describe": DATA}  # always present
 
 
 def shards_of(store):
-    """Yield what each shard is alone, and the shape that its block has in the whole."""
+    """Yield each shard's own array, and the shape of its block in the whole array."""
     whole, blocks = zarr.open_array(store, path="a", mode="r"), store.config.shards["a"].blocks
     for block in map(blocks.index, range(blocks.count)):
         alone = zarr.open_array(store.component("a", block), mode="r")
@@ -125,7 +125,7 @@ def shards_of(store):
 
 
 def check_what_is_left(store, act, zarr_format):
-    """What was there is there, and no shard says less than the whole."""
+    """Check that old data exists, and that no shard's document describes less than the whole array's."""
     group = zarr.open_group(store, mode="a", zarr_format=zarr_format)
     if act in KEPT:
         kept, found = KEPT[act], group["a"][...]
@@ -176,7 +176,7 @@ def test_death_at_every_step(act, shape, zarr_format):
         world.left = None
         after = world.sharded(shape)
         check_what_is_left(after, act, zarr_format)
-        getattr(acts, act)(after if deaths % 2 else world.sharded(shape))  # which has not read what is left
+        getattr(acts, act)(after if deaths % 2 else world.sharded(shape))  # this store has not read the remains
         check_done(world, shape, act)
     assert deaths > 1
     check_done(world.copy(left=None), shape, act)

@@ -1,4 +1,4 @@
-"""Stores and configs that lag behind: another process has written meanwhile, and nothing is read or written wrongly."""
+"""Outdated stores and configs: another process has written meanwhile, and all reads and writes are still right."""
 
 import asyncio
 import pickle
@@ -25,7 +25,7 @@ def one(tmp_path):
 
 @pytest.fixture
 def other(one, tmp_path):
-    """A store that was opened when there was no array yet."""
+    """A store that was opened before the array existed."""
     return divided(tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_what_it_does_not_know_is_listed_and_mapped(one, other, tmp_path):
 
 
 def test_a_chunk_beyond_what_is_known_is_not_lost(one, other, tmp_path):
-    """Who knows the array's new shape from elsewhere reads and writes the right shard."""
+    """A reader that knows the array's new shape reads and writes the right shard."""
     array = make(one)
     assert get(other, "a/zarr.json") is not None
     array.append(DATA)
@@ -79,7 +79,7 @@ def test_a_chunk_beyond_what_is_known_is_not_lost(one, other, tmp_path):
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_consolidated_metadata_that_another_process_wrote_is_gone_by(zarr_format, tmp_path):
-    """Through it zarr never reads an array's own document."""
+    """With it, zarr never reads an array's own document."""
     one, other, third = (divided(tmp_path, (4, -1)) for _ in range(3))
     zarr.create_group(one, zarr_format=zarr_format)
     make(one, zarr_format=zarr_format)
@@ -119,7 +119,7 @@ def test_a_listing_goes_on_while_arrays_are_made(tmp_path):
 
 @pytest.fixture
 def older(one):
-    """A config, and the array as it can be resized since."""
+    """A config, and the array for a later resize."""
     array = make(one)
     return ShardedStore.from_config(one.get_config()), array
 
@@ -184,7 +184,7 @@ def test_what_is_missing_and_no_chunk_is_missing(older):
 
 
 def test_a_view_of_what_has_grown_is_read(tmp_path):
-    """All its chunks are in the source, those that were never written as well."""
+    """All its chunks are in the source, also chunks that were never written."""
     array = make(LocalStore(tmp_path / "a.zarr"))
     view = ShardedStore.partition(tmp_path / "a.zarr/a", {"": (4, -1)})
     array.resize((16, 4))

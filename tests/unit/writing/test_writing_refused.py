@@ -1,4 +1,4 @@
-"""What would lose data, or could not be found again, is refused before anything is written, and the message says why."""
+"""Writes that would lose or hide data are refused before anything is written, with the reason."""
 
 import pickle
 
@@ -14,7 +14,7 @@ from zarr.storage import LocalStore, MemoryStore, ZipStore
 from shardedstore import PartitionError, ShardedStore, UsageError, array_shard_directory_store
 from shardedstore.transforms import ToZip
 
-# Rules, and the stores that they give
+# Rules and their stores
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_one_place_for_two(how, tmp_path):
                 ShardedStore(tmp_path / "base", {"g": ONE, "h": ONE})
 
 
-# Arrays that are there already
+# Existing arrays
 
 
 @pytest.mark.parametrize("where", ["in the base", "below another prefix", "in shards of another shape"])
@@ -158,7 +158,7 @@ def test_a_group_in_place_of_an_array(tmp_path):
 
 
 def test_chunks_of_an_array_that_was_deleted_by_its_document_alone(tmp_path):
-    """They would be taken for the new array's."""
+    """They would become chunks of the new array."""
     store = divided(tmp_path)
     zarr.create_group(store)
     make(store)
@@ -189,7 +189,7 @@ def copy(source, store, keys):
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_copying_key_by_key_begins_with_the_document(zarr_format, tmp_path):
-    """Chunks that came first would be in the base, and not be looked for there any more."""
+    """Chunks that were written first would be in the base, and would not be found there."""
     source = MemoryStore()
     zarr.create_group(source, zarr_format=zarr_format)
     make(source, zarr_format=zarr_format)
@@ -237,11 +237,11 @@ def test_chunks_before_the_names_of_dimensions_in_v2(pickled, tmp_path):
     assert files(tmp_path / "base/a") == [".zarray", ".zattrs"]
 
 
-# Components that can't be written to
+# Read-only components
 
 
 def test_a_part_that_is_read_only(tmp_path):
-    """Nothing is deleted where not all can be."""
+    """Nothing is deleted unless everything can be deleted."""
     zarr.create_group(LocalStore(tmp_path / "h"))
     store = divided(tmp_path, 1, {"h": LocalStore(tmp_path / "h", read_only=True)})
     zarr.create_group(store)

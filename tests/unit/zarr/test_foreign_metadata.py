@@ -1,4 +1,4 @@
-"""Whatever a metadata document says: the package reads it, or tells what is wrong with it, by an error of its own."""
+"""Arbitrary metadata documents: the package reads them, or raises its own error with the reason."""
 
 import copy
 import functools
@@ -53,7 +53,7 @@ SINKS: dict[str, Callable[[Path], object]] = {
 
 @functools.cache
 def documents() -> dict[str, dict[str, bytes]]:
-    """The documents of small Zarrs: of arrays and groups, of both formats, consolidated and with the sharding codec."""
+    """Documents of small Zarrs: arrays and groups, both formats, consolidated metadata and the sharding codec."""
     return {
         "cube, v2": build(cube, "v2."),
         "cube, v3": build(cube, "v3/"),
@@ -64,7 +64,7 @@ def documents() -> dict[str, dict[str, bytes]]:
 
 
 def exercise(folder: Path, out: Path, steps: str, sink: str) -> None:
-    """Look at a Zarr in all ways, run a job over it, and verify its result."""
+    """Inspect a Zarr in all ways, run a job over it, and verify its result."""
     store = ShardedStore.partition(folder, "1 KiB")
     repr(store)
     store._repr_html_()
@@ -93,7 +93,7 @@ def is_refused(folder: Path, out: Path, steps: str, sink: str) -> str | None:
 OWN = tuple(f"{name}: " for name, kind in vars(errors).items() if isinstance(kind, type))
 
 
-# Values that real writers and careless hands have left
+# Values from real writers and from careless editing
 
 HUGE = 10**30
 VALUES = [
@@ -133,7 +133,7 @@ NAMES = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 
 @st.composite
 def mutated(draw) -> tuple[str, str, bytes]:
-    """The name of a Zarr, the key of a document in it, and what stands there instead."""
+    """The name of a Zarr, the key of a document in it, and its replacement."""
     name = draw(st.sampled_from(sorted(documents())))
     key = draw(st.sampled_from(sorted(k for k in documents()[name] if k.rpartition("/")[2] in NAMES)))
     document = json.loads(documents()[name][key])

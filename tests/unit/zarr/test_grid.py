@@ -1,4 +1,4 @@
-"""Chunk keys and blocks: every key belongs to exactly one block, and comes back from it."""
+"""Chunk keys and blocks: every key belongs to exactly one block, and can be computed back."""
 
 import itertools
 import math
@@ -96,7 +96,7 @@ NOT_NUMBERS = [
 @pytest.mark.parametrize("keys", ENCODINGS, ids=named)
 @pytest.mark.parametrize("axis", [0, 1])
 def test_what_zarr_does_not_write_is_no_chunk(keys, text, axis):
-    """In a grid of (4, 4): also what Python's int would read, and what is outside the grid."""
+    """For a grid of (4, 4): also numbers that Python's int accepts, and keys outside the grid."""
     numbers = ["3", "3"]
     assert keys.decode(keys.encode((3, 3)), (4, 4)) == (3, 3)
     numbers[axis] = text

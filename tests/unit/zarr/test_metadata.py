@@ -1,4 +1,4 @@
-"""What is known of a node from its documents, for documents that zarr wrote and for damaged ones."""
+"""Metadata of nodes, from documents of zarr and from damaged documents."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def test_version_3_is_read_before_version_2():
     assert node_of(contents, "temperature").zarr_format == 3
 
 
-# Documents that are changed
+# Changed documents
 
 
 @pytest.mark.parametrize(("keys", "name"), [("v2.", ".zarray"), ("v3/", "zarr.json")])
@@ -145,7 +145,7 @@ def test_consolidated_metadata_is_rebuilt_as_zarr_writes_it(zarr_format, group):
     assert key == "/".join([*([group] if group else []), {2: ".zmetadata", 3: "zarr.json"}[zarr_format]])
     rebuilt, expected = json.loads(data), json.loads(contents[key])
     below = expected["metadata"] if zarr_format == 2 else expected["consolidated_metadata"]["metadata"]
-    for document in below.values():  # zarr adds to each group's that it has no consolidated metadata of its own
+    for document in below.values():  # zarr adds to each group that it has no consolidated metadata
         document.pop("consolidated_metadata", None)
     assert rebuilt == expected
 
@@ -181,7 +181,7 @@ def places(document):
 @pytest.mark.parametrize("name", [".zarray", "zarr.json", ".zgroup"])
 @given(st.data())
 def test_damaged_documents_are_refused_or_read(name, data):
-    """Whatever stands in a document: it is an array, a group, or one clear error."""
+    """Any document gives an array, a group, or one clear error."""
     contents = build(cube, "v3/" if name == "zarr.json" else "v2.")
     document = json.loads(contents[name if name == ".zgroup" else f"temperature/{name}"])
     place = data.draw(st.sampled_from(list(places(document))))

@@ -49,14 +49,14 @@ def archive(entries, **options):
 
 
 class Stream(io.BytesIO):
-    """Where nothing can be written afterwards: sizes follow the data, in data descriptors."""
+    """Output that can't seek: sizes follow the data, in data descriptors."""
 
     def tell(self):
         raise io.UnsupportedOperation
 
 
 def foreign(entries, *, method=zipfile.ZIP_STORED, comment=b"", extra=b"", zip64=False, stream=False):
-    """A zip as the standard library writes it."""
+    """A zip by the standard library."""
     written = Stream() if stream else io.BytesIO()
     with zipfile.ZipFile(written, "w") as file:
         file.comment = comment
@@ -70,7 +70,7 @@ def foreign(entries, *, method=zipfile.ZIP_STORED, comment=b"", extra=b"", zip64
 
 
 class Recorded:
-    """A ByteSource that remembers what was asked of it."""
+    """A ByteSource that records its requests."""
 
     def __init__(self, data):
         self.data = data
@@ -130,7 +130,7 @@ def rewrite(url, key, data):
 
 
 class Rewritten(ZipReadStore):
-    """The reader with a `set` that writes the whole zip anew: most of zarr's tests fill a store in this way."""
+    """The reader with a `set` that rewrites the whole zip, as most of zarr's tests fill stores by `set`."""
 
     def __init__(self, url, *, read_only=False, **kwargs):
         super().__init__(url, **kwargs)
@@ -406,8 +406,8 @@ def test_sizes_and_offsets_over_4_gib(tmp_path, monkeypatch):
 def extra_lengths(file):
     """The lengths of the extra fields of each entry, in the directory and in the local header.
 
-    Each entry must fill the space up to the next one's header, or the directory: readers that index a zip with one
-    request take the lengths in the directory for those in the local headers only where this is so of all entries.
+    Each entry must fill the space up to the next header or the directory. Only then, readers that index a zip with one request use
+    the lengths in the directory instead of those in the local headers.
     """
     found = {}
     with zipfile.ZipFile(file) as opened:
@@ -438,7 +438,7 @@ def test_no_entry_has_extra_fields_that_it_does_not_need(zip64, count):
 
 @pytest.mark.parametrize("zip64", [False, True])
 def test_threads_read_what_they_should_through_one_zipfile(tmp_path, zip64):
-    """Also where Python passes over the extra fields of local headers by a step from where another thread has gone."""
+    """Also if Python skips extra fields of local headers relative to the position of another thread."""
     path = tmp_path / "a.zip"
     entries = {f"c/{i}": bytes([i % 251]) * 3000 for i in range(400)}
     path.write_bytes(archive(entries, zip64=zip64))
@@ -461,13 +461,13 @@ def test_where_the_directory_has_the_same_extra_fields_a_byte_range_takes_one_re
 
 
 def test_a_data_descriptor_of_the_length_of_extra_fields_is_told_from_them():
-    """The directory alone can't tell where the data begins then."""
+    """The start of the data does not follow from the directory alone."""
     stream = foreign({"t/c/0": b"0123456789", "t/c/1": b"abc"}, stream=True)
     with zipfile.ZipFile(io.BytesIO(stream)) as file:
         start, infos = file.start_dir, file.infolist()
     directory = b""
     at = start
-    for info in infos:  # of which each gets an extra field of the 16 bytes that a data descriptor has
+    for info in infos:  # each gets an extra field of 16 bytes, the size of a data descriptor
         header = bytearray(stream[at : at + 46 + len(info.filename)])
         struct.pack_into("<H", header, 30, 16)
         directory += bytes(header) + b"\x99\x99\x0c\x00" + bytes(12)
@@ -647,7 +647,7 @@ victims = pytest.mark.parametrize("victim", VICTIMS.values(), ids=VICTIMS.keys()
 
 
 def assert_never_wrong(data):
-    """No value but a right one, and no exception but ours."""
+    """Only right values, and only our own exceptions."""
     store = opened(data)
     with suppress(CorruptError):
         for name in store.names():
@@ -703,7 +703,7 @@ def test_a_byte_range_is_right_or_refused_when_what_is_around_the_data_is_damage
 
 
 def edited(where, field, value, data=VICTIMS["plain"]):
-    """A zip with a byte replaced, `field` bytes after the last place that begins with `where`."""
+    """A zip with one replaced byte, `field` bytes after the last occurrence of `where`."""
     at = data.rindex(where) + field
     return data[:at] + bytes([value]) + data[at + 1 :]
 

@@ -1,4 +1,4 @@
-"""Zips as people make them: with the Zarr's folder inside, of macOS and Windows, with more entries than they count, and with bytes around."""
+"""Zips of other programs: with the Zarr's folder inside, by macOS and Windows, with wrong counts and other bytes."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def inside(contents, folder):
 
 
 def check(what, tmp_path, **options):
-    """The Zarr is opened, mapped, saved in a config and loaded again."""
+    """Check that the Zarr opens, and can be mapped, saved in a config and loaded again."""
     store = ShardedStore.partition(what, {"g/a": (2, -1)}, **options)
     np.testing.assert_array_equal(zarr.open_group(store, mode="r")["g/a"], DATA)
     result = store.map_shards(ToZip(tmp_path / f"out{next(NUMBERS)}"), changed="listing")
@@ -120,7 +120,7 @@ def test_backslashes_are_separators_where_nothing_else_is(contents, tmp_path):
 
 @pytest.mark.parametrize("entries", [65536, 65537, 131080])
 def test_more_entries_than_the_record_counts(entries):
-    """Archive Utility of macOS counts from 0 again, and writes no zip64 record."""
+    """Archive Utility of macOS counts modulo 65,536, and writes no zip64 record."""
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as file:
         for number in range(entries):
