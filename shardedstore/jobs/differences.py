@@ -50,8 +50,10 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
         Values of the ledger or the source, by the same names.
     cause : str, optional
         The error that prevented reading the data, or that made the hole.
+    shards : tuple of str
+        The names of all shards, if the difference is of several; `shard` is the first.
     is_of_source : bool
-        Whether the source is damaged, and not the result.
+        Whether the source is to blame, not the result.
     """
 
     kind: str
@@ -68,6 +70,7 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     found: dict[str, Any] | None = None
     expected: dict[str, Any] | None = None
     cause: str | None = None
+    shards: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, shard: Shard, kind: str, what: str, advice: str = MAKE_AGAIN, **others: Any) -> Self:

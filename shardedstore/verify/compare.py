@@ -75,7 +75,7 @@ class Side(NamedTuple):
         known = {path: node for path, node in self.plan.nodes.items() if not node.is_sample}
         return {**known, **self.taken.nodes}
 
-    def place(self, path: str, index: Coords) -> tuple[str, str]:
+    def place(self, path: str, index: Coords) -> tuple[Shard, str]:
         """Return the shard and the key of the stored object that holds a chunk."""
         at = home(self.plan.config, path)
         meta = array_at(self.plan, path)
@@ -83,24 +83,26 @@ class Side(NamedTuple):
         if mount is not None and mount.members is not None:
             return _shard_of(at, mount.members, path), path
         if meta is None or meta.chunks is None or meta.keys is None:
-            return at or "(base)", path
+            return Shard(at, is_base=not at), path
         chunks = self.taken.layouts[path].chunks
         stored = tuple(i * c // s for i, c, s in zip(index, chunks, meta.chunks, strict=True))
         if mount is None:
-            name = "(base)"
+            shard = Shard("", is_base=True)
         elif mount.blocks is None:
-            name = at
+            shard = Shard(at)
         else:
-            name = Shard(at, mount.blocks, mount.blocks.split(stored)[0]).name
-        return name, join(path, meta.keys.encode(stored))
+            shard = Shard(at, mount.blocks, mount.blocks.split(stored)[0])
+        return shard, join(path, meta.keys.encode(stored))
 
 
-def _shard_of(at: str, members: Members, path: str) -> str:
-    """Return the name of the shard that holds an array in a member."""
+def _shard_of(at: str, members: Members, path: str) -> Shard:
+    """Return the shard that holds an array in a member."""
     found = members.find(path[len(at) :].lstrip("/"))
     if found is None:
-        return "(base)"
-    return join(at, members.names[found[0]]) if members.together == 1 else f"{at}[{members.shard_of(found[0])}]"
+        return Shard("", is_base=True)
+    if members.together == 1:
+        return Shard(join(at, members.names[found[0]]))
+    return Shard(at, bundle=members.shard_of(found[0]))
 
 
 class Suspects:
@@ -145,11 +147,11 @@ def compare_damage(suspects: Suspects) -> Iterator[Difference]:
     """Yield the damage of both sides, except chunks that are equally damaged."""
     for side in (suspects.ours, suspects.theirs):
         for shard, _, what, path, key, kind, chunks in suspects.damage(side):
-            text = what if shard in what else f"{shard}: {what}"
+            text = f"{side.name}: {what}" if shard.name in what else f"{side.name}: {shard.name}: {what}"
             advice = LOOK_AGAIN if kind == "unread" else MEND_SOURCE if side.is_source else MEND
             chunk = chunks[0] if len(chunks) == 1 else None
-            where = Difference(kind, f"{side.name}: {text}", advice, shard=shard, array=path, key=key, chunk=chunk)
-            yield msgspec.structs.replace(where, is_of_source=side.is_source)
+            where = {"array": path, "key": key, "chunk": chunk, "cause": what, "is_of_source": side.is_source}
+            yield Difference.of(shard, kind, text, advice, **where)
 
 
 def compare_files(ours: Side, theirs: Side) -> Iterator[Difference]:
@@ -158,11 +160,19 @@ def compare_files(ours: Side, theirs: Side) -> Iterator[Difference]:
     mine, other = (_files(side, documents) for side in (ours, theirs))
     for key in sorted(mine.keys() | other.keys()):
         if key not in other and not theirs.misses(key):
-            yield Difference("extra", f"{key!r} is in {ours.name} only", "", key=key)
+            yield Difference("extra", f"{key!r} is in {ours.name} only", "", key=key, found=_digest(mine[key]))
         elif key not in mine and not ours.misses(key):
-            yield Difference("missing", f"{key!r} is in {theirs.name} only", MEND, key=key)
+            yield Difference(
+                "missing", f"{key!r} is in {theirs.name} only", MEND, key=key, expected=_digest(other[key])
+            )
         elif mine.get(key) != other.get(key) and key in mine and key in other:
-            yield Difference("data", f"{key!r} holds other bytes than in {theirs.name}", MEND, key=key)
+            what, sides = f"{key!r} holds other bytes than in {theirs.name}", (_digest(mine[key]), _digest(other[key]))
+            yield Difference("data", what, MEND, key=key, found=sides[0], expected=sides[1])
+
+
+def _digest(value: bytes | int) -> dict[str, str]:
+    """Return the digest of a file or a chunk, as a difference holds it."""
+    return {"digest": value.hex() if isinstance(value, bytes) else f"{value:x}"}
 
 
 def _files(side: Side, documents: bool) -> dict[str, bytes]:
@@ -190,7 +200,7 @@ def compare_layouts(ours: Side, theirs: Side) -> Iterator[Difference]:
                 what = (
                     f"{path!r} has the {called} {mine} in {ours.name} and {its} in {theirs.name}: it is not comparable"
                 )
-                yield Difference("layout", what, array=path)
+                yield Difference("layout", what, array=path, found={name: mine}, expected={name: its})
                 break
 
 
@@ -236,8 +246,10 @@ def compare_chunks(suspects: Suspects) -> Iterator[Difference]:
                 kind, text = "extra", f"holds data, but only the fill value in {theirs.name}"
             else:
                 kind, text = "data", f"holds other data than in {theirs.name}"
-            what = f"{path!r}: chunk {index} ({key!r} in shard {shard!r}) {text}"
-            yield Difference(kind, what, MEND, shard=shard, array=path, key=key, chunk=index)
+            what = f"{path!r}: chunk {index} ({key!r} in shard {shard.name!r}) {text}"
+            found, expected = (_digest(side[index]) if index in side else None for side in (mine, other))
+            where = {"array": path, "key": key, "chunk": index, "found": found, "expected": expected}
+            yield Difference.of(shard, kind, what, MEND, **where)
         left = [f"{len(named) - MOST_NAMED:,} more chunks"] if len(named) > MOST_NAMED else []
         if len(stretches) > MOST_SEARCHED:
             size = f"{len(stretches) - MOST_SEARCHED:,} more stretches of at least {PER_STRETCH:,} chunks"
@@ -298,12 +310,13 @@ def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
         one, other = mine.get(path), its.get(path)
         if other is None:
             if not theirs.misses_member(path) and path not in theirs.taken.layouts:
-                yield Difference("extra", f"{path!r} is in the result only", "", array=path)
+                yield Difference("extra", f"{path!r} is in the result only", "", array=path, found=_kind(one))
         elif one is None:
             if not ours.misses_member(path) and path not in ours.taken.layouts:
-                yield Difference("missing", f"{path!r} is in the source only", MEND, array=path)
+                yield Difference("missing", f"{path!r} is in the source only", MEND, array=path, expected=_kind(other))
         elif _is_array(one) != _is_array(other):
-            yield Difference("layout", f"{path!r} is a group on one side and an array on the other", array=path)
+            what = f"{path!r} is a group on one side and an array on the other"
+            yield Difference("layout", what, array=path, found=_kind(one), expected=_kind(other))
         elif _described(one, path, is_foreign) != _described(other, path, is_foreign):
             what = f"{path!r} has other attributes or names of dimensions than in the source"
             yield Difference("attributes", what, array=path)
@@ -328,6 +341,11 @@ def _named(nodes: Nodes, axes: dict[str, tuple[str, ...]]) -> Nodes:
         return node._replace(meta=msgspec.structs.replace(node.meta, dimension_names=axes.get(path)))
 
     return {path: named(path, node) for path, node in nodes.items()} if axes else nodes
+
+
+def _kind(node: Node | str | None) -> dict[str, str] | None:
+    """Return the kind of a node, as a difference holds it."""
+    return None if node is None else {"node": "array" if _is_array(node) else "group"}
 
 
 def _is_array(node: Node | str) -> bool:

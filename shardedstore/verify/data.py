@@ -55,7 +55,7 @@ class DataTask(NamedTuple):
 class Damage(NamedTuple):
     """A shard that could not be read, or undecodable chunks in one stored object, which are digested as stored bytes."""
 
-    shard: str
+    shard: Shard
     home: str  # the path of the shard's mount
     what: str
     path: str | None = None  # the array, for chunks
@@ -174,8 +174,8 @@ def _opened(run: Run) -> Run:
 
 
 def _damage(run: Run, shard: Shard, error: Exception) -> Damage:
-    found = unreadable(shard.name, error)
-    return Damage(shard.name, run.path, found.what, kind=found.kind)
+    found = unreadable(shard, error)
+    return Damage(shard, run.path, found.what, kind=found.kind)
 
 
 def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
@@ -265,7 +265,7 @@ def _note(
     entry, path, layout, found, damage, lower = digested
     if damage is not None and sum(known.path == path for known in taken.damage) < MOST_DAMAGED:
         places = tuple(index for index, _ in lower)
-        taken.damage.append(Damage(shard.name, run.path, damage, path, whole_key(entry, shard), chunks=places))
+        taken.damage.append(Damage(shard, run.path, damage, path, whole_key(entry, shard), chunks=places))
     for _, depth in lower:
         depths = taken.lower.setdefault(path, {})
         depths[depth] = depths.get(depth, 0) + 1

@@ -40,7 +40,8 @@ def compare_documents(ours: Side, theirs: Side) -> Iterator[Difference]:
             what = f"{path!r} shows missing texts as {found.expected[MISSING]!r}, as it lacks the attribute {MISSING}"
         else:
             continue
-        yield Difference("attributes", what, MIGRATE_AGAIN, array=path, key=join(path, "zarr.json"))
+        mine, its, key = dict(found.masks), dict(found.expected), join(path, "zarr.json")
+        yield Difference("attributes", what, MIGRATE_AGAIN, array=path, key=key, found=mine, expected=its)
 
 
 def unmasked(ours: Side, theirs: Side) -> Iterator[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
 from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError, ShardedStoreError, UsageError
-from shardedstore.jobs.differences import MAKE_AGAIN, Difference
+from shardedstore.jobs.differences import Difference
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Record
@@ -24,7 +25,7 @@ from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.entries import read_entries
-from shardedstore.stores.locations import Config, Place
+from shardedstore.stores.locations import Config, Location, Place, url_of
 from shardedstore.stores.reader import reader_of
 from shardedstore.transforms.base.chain import Shard, Tally, Written, whole_key
 from shardedstore.transforms.base.datasums import Sums, digest_entries
@@ -91,19 +92,19 @@ def check_stored(task: StoredTask) -> list[Difference]:
             try:
                 found += retry(partial(check, run, shard, record), Retries(RETRIES))
             except UNREADABLE as error:
-                found.append(unreadable(shard.name, error))
+                found.append(unreadable(shard, error))
     return found
 
 
-def unreadable(shard: str, error: BaseException) -> Difference:
+def unreadable(shard: Shard, error: BaseException) -> Difference:
     """Return the difference for an unreadable shard: damaged, or unread after a temporary error or one of access."""
     is_refused = isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError)
     is_passing = is_transient(error) and getattr(error, "errno", None) != errno.EIO
     cause = str(error) if isinstance(error, ShardedStoreError) else f"{type(error).__name__}: {explain(error)}"
-    what = cause if shard in cause else f"{shard}: {cause}"
+    what = cause if shard.name in cause else f"{shard.name}: {cause}"
     if is_refused or is_passing:
-        return Difference("unread", what, LOOK_AGAIN, shard=shard)
-    return Difference("damaged", what, MAKE_AGAIN, shard=shard)
+        return Difference.of(shard, "unread", what, LOOK_AGAIN, cause=cause)
+    return Difference.of(shard, "damaged", what, cause=cause)
 
 
 def _check_bytes(run: Run, shard: Shard, record: Record, layout: type[ResultLayout]) -> list[Difference]:
@@ -112,7 +113,8 @@ def _check_bytes(run: Run, shard: Shard, record: Record, layout: type[ResultLayo
     if isinstance(location, Place) and location.is_file:
         written, keys = _tally_zip(location.url, location.options)
         for key, what in keys:
-            found.append(Difference("damaged", f"{shard.name}: {what}", MAKE_AGAIN, shard=shard.name, key=key))
+            text = f"{shard.name}: {what}"
+            found.append(Difference.of(shard, "damaged", text, key=key, url=location.url, cause=what))
     else:
         written = _tally_entries(run, shard, layout)
     if (written.entries, written.nbytes) != (record.entries, record.nbytes):
@@ -120,11 +122,18 @@ def _check_bytes(run: Run, shard: Shard, record: Record, layout: type[ResultLayo
             f"{shard.name}: {written.entries:,} entries of {written.nbytes:,} bytes are stored, but {record.entries:,} entries of "
             f"{record.nbytes:,} bytes were written"
         )
-        found.append(Difference("record", what, MAKE_AGAIN, shard=shard.name))
+        sides = ({"entries": one.entries, "nbytes": one.nbytes} for one in (written, record))
+        found.append(_recorded(shard, location, what, *sides))
     elif written.digest != record.digest:
         what = f"{shard.name}: the stored keys, sizes or checksums differ from the written ones"
-        found.append(Difference("record", what, MAKE_AGAIN, shard=shard.name))
+        found.append(_recorded(shard, location, what, {"digest": written.digest}, {"digest": record.digest}))
     return found
+
+
+def _recorded(
+    shard: Shard, location: Location, what: str, found: dict[str, Any], expected: dict[str, Any]
+) -> Difference:
+    return Difference.of(shard, "record", what, url=url_of(location), found=found, expected=expected)
 
 
 def _tally_zip(url: str, options: Options = NONE) -> tuple[Written, list[tuple[str, str]]]:
@@ -170,17 +179,22 @@ def _check_data(run: Run, shard: Shard, record: Record) -> list[Difference]:
         else:
             damaged.add(digested.path)
             key = whole_key(digested.entry, shard)
-            found.append(
-                Difference("damaged", digested.damage, MAKE_AGAIN, shard=shard.name, array=digested.path, key=key)
-            )
+            where = {"array": digested.path, "key": key, "cause": digested.damage}
+            found.append(Difference.of(shard, "damaged", digested.damage, **where))
     stored = sums.recorded()
     for path in sorted((stored.keys() | expected.keys()) - damaged):
         difference = _compare(stored.get(path), expected.get(path))
         if difference is not None:
             kind, what = difference
             what = f"{path!r} in shard {shard.name!r} {what}"
-            found.append(Difference(kind, what, MAKE_AGAIN, shard=shard.name, array=path))
+            mine, recorded = _held(stored.get(path)), _held(expected.get(path))
+            found.append(Difference.of(shard, kind, what, array=path, found=mine, expected=recorded))
     return found
+
+
+def _held(array: DataSum | None) -> dict[str, Any] | None:
+    """Return the digest of an array, as a difference holds it."""
+    return None if array is None else msgspec.structs.asdict(array)
 
 
 def _compare(stored: DataSum | None, written: DataSum | None) -> tuple[str, str] | None:

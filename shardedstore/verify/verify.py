@@ -21,6 +21,7 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.locations import Config, Location, Place
+from shardedstore.transforms.base.chain import Shard
 from shardedstore.verify.compare import (
     MEND,
     Side,
@@ -122,7 +123,7 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
     except UNREADABLE as error:
         if isinstance(error, UsageError) and not existing.differences:
             raise
-        return Report.of(level, len(kept.records), [*existing.differences, unreadable("(base)", error)])
+        return Report.of(level, len(kept.records), [*existing.differences, unreadable(Shard("", is_base=True), error)])
     count = sum(run.stop for run in shard_runs(made))
     tasks = stored_tasks(made, kept, is_decoded)
     differences, told = existing.differences, {difference.shard for difference in existing.differences}
@@ -177,9 +178,10 @@ def _key(name: str, task: StoredTask | DataTask) -> str:
 
 def _lost(task: StoredTask | DataTask, error: BaseException) -> Difference:
     """Return the difference for some shards whose task failed."""
-    names = [shard.name for run in task.segment.runs for shard in run.shards()]
-    what = f"{', '.join(names)}: could not be read: {type(error).__name__}: {error}"
-    return Difference("unread", what, f"see the workers' logs, and {LOOK_AGAIN}", shard=names[0])
+    shards = [shard for run in task.segment.runs for shard in run.shards()]
+    names, cause = tuple(shard.name for shard in shards), f"{type(error).__name__}: {error}"
+    what, advice = f"{', '.join(names)}: could not be read: {cause}", f"see the workers' logs, and {LOOK_AGAIN}"
+    return Difference.of(shards[0], "unread", what, advice, shards=names, cause=cause)
 
 
 def _compare(config: Config, against: Config, kept: ResultJob | None, open_journal: Open) -> Report:
@@ -192,8 +194,10 @@ def _compare(config: Config, against: Config, kept: ResultJob | None, open_journ
     try:
         result = _plan_of_result(config, kept)
     except UNREADABLE as error:
-        cause = f"the result's metadata can't be read: {type(error).__name__}: {explain(error)}"
-        return Report.of("decoded", count, [*differences, Difference("damaged", cause, MEND, shard="(base)")])
+        cause = f"{type(error).__name__}: {explain(error)}"
+        what = f"the result's metadata can't be read: {cause}"
+        unread = Difference.of(Shard("", is_base=True), "damaged", what, MEND, cause=cause)
+        return Report.of("decoded", count, [*differences, unread])
     told = {difference.shard for difference in differences}
     plans = (dump(plan.config, None).decode() + plan.source for plan in (result, source))
     tokens = ["" if kept is None else kept.token, "" if existing is None else existing.token]
@@ -250,10 +254,8 @@ def _take(
             if isinstance(found, Taken):
                 yield found
                 continue
-            lost = _lost(task, found)
-            yield Taken(
-                damage=[Damage(str(lost.shard), run.path, lost.what, kind="unread") for run in task.segment.runs]
-            )
+            what = _lost(task, found).what
+            yield Taken(damage=[Damage(next(run.shards()), run.path, what, kind="unread") for run in task.segment.runs])
 
     return total(parts())
 
