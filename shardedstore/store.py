@@ -21,10 +21,10 @@ from shardedstore.errors import ConfigError, PartitionError, UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.change_detection import Changed
-from shardedstore.jobs.credentials import reading
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job, load_partial, unfinished
+from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.jobs.worker import MOST_FAILURES
@@ -420,7 +420,9 @@ class ShardedStore(WritableStore):
         >>> with store.credentials_on(client):  # doctest: +SKIP
         ...     xr.open_zarr(store, chunks={}).mean("time").compute()
         """
-        with reading(client, self.config):
+        from shardedstore.jobs.executors.credentials import credentials_on  # imports distributed
+
+        with credentials_on(client, source_urls(self.config)):
             yield
 
     def verify(

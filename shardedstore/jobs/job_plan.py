@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 from shardedstore.config import document as configs
 from shardedstore.errors import ChainError, UsageError
-from shardedstore.jobs import run as graph
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd, check_callbacks
 from shardedstore.jobs.change_detection import LEVELS, Changed
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.prepare import prepare
 from shardedstore.jobs.result import find_accepted
+from shardedstore.jobs.run import delay_job, run_job
 from shardedstore.jobs.shards import Plan, make_plan
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job
@@ -159,14 +159,14 @@ class JobPlan:
         shown = progress_callback(progress)
         events = _Events(check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown], self)
         with events:
-            return graph.run(self._job, self._plan, self._overwrite, self._wrap, events.add)
+            return run_job(self._job, self._plan, self._overwrite, self._wrap, events.add)
 
     def to_delayed(self) -> Delayed:
         """Return the job as one lazy Dask object, which gives the store of the results when it is computed.
 
         Secret storage options are given to the workers of the cluster that is active now, and are not in the object.
         """
-        return graph.lazy(self._job, self._plan, self._overwrite, self._wrap)
+        return delay_job(self._job, self._plan, self._overwrite, self._wrap)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known of the job, as JSON can hold it.

@@ -36,6 +36,11 @@ def places_of(found: Iterable[Location]) -> tuple[Place, ...]:
     return tuple(islice(places, MOST_SOURCES))
 
 
+def source_urls(config: Config) -> list[str]:
+    """Return the URLs that the components of a store are read from, those of nested stores too."""
+    return [place.url for place in all_places(location for _, location in config.locations())]
+
+
 def find_unreadable(sources: Iterable[Place]) -> str | None:
     """Return why this process can't read some sources; None where it can, which is then not tried again."""
     places = tuple(sources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,9 +16,11 @@ from toolz import merge
 from shardedstore.config.document import from_dict, to_dict
 from shardedstore.errors import DestinationError
 from shardedstore.jobs.change_detection import Changed, Recorded, check_level, find_changed
+from shardedstore.jobs.executors.base import Executor, TaskList
 from shardedstore.jobs.fingerprint import code_digests, described, edited, fingerprint
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
+from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.shards import Plan, Segment
 from shardedstore.jobs.source_comparison import divided_otherwise, marks_of, source_token, unchanged
 from shardedstore.jobs.summary import Summary
@@ -46,10 +48,6 @@ logger = logging.getLogger("shardedstore")
 MOST_NAMED = 8
 
 FEW = 8  # segments that are read one by one, where a ledger may have thousands
-
-Found = tuple[Recorded, frozenset[int] | BaseException]
-
-Each = Callable[[Callable[[Recorded], frozenset[int]], list[Recorded]], Iterable[Found]]
 
 
 def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = frozenset()) -> int:
@@ -86,7 +84,7 @@ def by_segment(segments: list[Segment], records: Mapping[int, Record]) -> Iterat
             yield segment, found
 
 
-def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], each: Each) -> frozenset[int]:
+def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], executor: Executor) -> frozenset[int]:
     """Return the numbers of the recorded shards whose source is not what it was.
 
     One that was not looked at so closely when it was made is taken to have changed.
@@ -102,7 +100,8 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], each
     tasks: list[Recorded] = []
     for segment, found in by_segment(plan.segments(), {n: r for n, r in records.items() if n not in stale}):
         tasks.append(Recorded(segment, {record.shard: record.source for record in found}))
-    for task, result in each(partial(find_changed, changed), tasks):
+    looked = executor.map_unordered(partial(find_changed, changed), TaskList("look", tasks), source_urls(plan.config))
+    for task, result in looked:
         if isinstance(result, BaseException):
             raise DestinationError(
                 f"whether the source of the shards at {task.segment.label!r} has changed can't be told: {result}; "
@@ -124,12 +123,6 @@ def find_unwanted(job: Job, plan: Plan, ledger: Ledger) -> frozenset[int]:
 
 def _wants(groups: Collection[str], record: Record) -> bool:
     return all(group in groups for group in record.consolidated)
-
-
-def one_by_one(work: Callable[[Recorded], frozenset[int]], tasks: list[Recorded]) -> Iterator[Found]:
-    """Do the tasks here, one after another."""
-    for task in tasks:
-        yield task, work(task)
 
 
 logger = logging.getLogger("shardedstore")
@@ -212,11 +205,11 @@ def identity(plan: Plan, job: Job) -> Identity:
     )
 
 
-def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = one_by_one) -> Job:
+def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, executor: Executor) -> Job:
     """Open the destination for writing, and return the job with its generation there.
 
     What `prepare` saw of it is looked at again: a lazy job may run much later, when another has written there. Shards
-    that an earlier job made are taken over where their source is as it was; `each` is how the source is looked at.
+    that an earlier job made are taken over where their source is as it was; the executor runs the tasks that look at the source.
     The plan's notices are logged.
     """
     for notice in plan.notices:
@@ -230,7 +223,7 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, each: Each = 
         find_unwanted(job, plan, ledger) if layout.has_objects else frozenset[int]()
     )  # others hold no such metadata
     if job.changed != "metadata" and (records := ledger.read()):
-        changed |= find_stale(job.changed, plan, records, each)
+        changed |= find_stale(job.changed, plan, records, executor)
     if changed:
         code = found.code or wanted.code
         wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)

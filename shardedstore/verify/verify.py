@@ -10,11 +10,13 @@ import msgspec
 
 from shardedstore.config.document import dump, from_dict, to_dict
 from shardedstore.errors import UsageError
-from shardedstore.jobs import run as graph
 from shardedstore.jobs.differences import Difference
+from shardedstore.jobs.executors.active import active_executor
+from shardedstore.jobs.executors.base import TaskList
 from shardedstore.jobs.layouts.registry import find_job
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.lock import held
+from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.shards import Plan, make_plan, shard_runs
 from shardedstore.partition.partition import divide
 from shardedstore.storage.errors import explain
@@ -128,8 +130,7 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
     tasks = stored_tasks(made, kept, is_decoded)
     differences, told = existing.differences, {difference.shard for difference in existing.differences}
     with open_journal([level, dump(made, None).decode(), kept.token, existing.token]) as journal:
-        plans = [Plan(made, {}, (), ())]
-        for task, found in _each("stored", check_stored, tasks, list[Difference], _is_right, journal, plans):
+        for task, found in _each("stored", check_stored, tasks, list[Difference], _is_right, journal, made):
             if isinstance(found, BaseException):
                 differences.append(_lost(task, found))
             else:
@@ -156,7 +157,7 @@ def _each(
     kind: type[T],
     is_right: Callable[[T], bool],
     journal: Journal,
-    plans: list[Plan],
+    config: Config,
 ) -> Iterator[tuple[Task, T | BaseException]]:
     """Yield tasks with their findings or errors: first journaled findings, then those of the remaining tasks."""
     left = []
@@ -166,7 +167,8 @@ def _each(
             left.append(task)
         else:
             yield task, known
-    for task, found in graph.each(work, left, f"verify {name}", plans):
+    results = active_executor().map_unordered(work, TaskList(f"verify {name}", left), source_urls(config))
+    for task, found in results:
         if not isinstance(found, BaseException) and is_right(found):
             journal.keep(_key(name, task), found)
         yield task, found
@@ -250,7 +252,7 @@ def _take(
     kept = Journal(None, ()) if journal is None else journal
 
     def parts() -> Iterator[Taken]:
-        for task, found in _each(name, take, tasks, Taken, Taken.is_right, kept, [plan]):
+        for task, found in _each(name, take, tasks, Taken, Taken.is_right, kept, plan.config):
             if isinstance(found, Taken):
                 yield found
                 continue

@@ -5,7 +5,7 @@ import obstore.store
 import zarr.storage
 
 import chaos.work
-import shardedstore.jobs.executors.plugin
+import shardedstore.jobs.executors.distributed
 import shardedstore.jobs.run
 import shardedstore.transforms
 

@@ -34,7 +34,7 @@ LAYERS = (
 RANKS = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
 PARTS = "transforms.base"  # shared parts of transforms; the engine may import these, but no transform
 MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "cli", "transforms"}
-MAY_IMPORT_DASK = ("jobs.executors", "jobs.run", "jobs.job_plan", "jobs.credentials", "cli")
+MAY_IMPORT_DASK = ("jobs.executors", "cli")
 
 
 def module_name(path: Path) -> str:

@@ -1,119 +1,122 @@
-"""Warns when a cluster has had no workers for a minute: a job would wait for them in silence."""
+"""Tasks on a Dask cluster: a bounded window of them, and tasks that kill their workers."""
 
 from __future__ import annotations
 
-import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self
 
 import dask
+import distributed
 from dask.utils import parse_timedelta
 
 from shardedstore.errors import ShardedStoreError
+from shardedstore.jobs.executors.base import Check, Item, KilledWorker, Result, Tasks, unique_names
+from shardedstore.jobs.executors.cancellable import run_cancellable
+from shardedstore.jobs.executors.credentials import credentials_on
+from shardedstore.jobs.executors.worker_monitor import check_workers, warn_without_workers
 
 if TYPE_CHECKING:
     from dask.typing import Key
     from distributed import Client, Future
 
-logger = logging.getLogger("shardedstore")
-
-LOOK = 5.0  # seconds between two looks
-
-ABSENT = 60.0  # seconds without any worker after which it is told
-
-
-@contextmanager
-def attended(client: Client) -> Iterator[None]:
-    """Warn while the block runs, once each time, when the cluster has had no worker for a minute."""
-    ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(client, ended), name="shardedstore-attendance", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
-def _watch(client: Client, ended: threading.Event) -> None:
-    gone: float | None = None
-    told = False
-    while not ended.wait(LOOK):
-        with suppress(Exception):  # a scheduler that is gone is told by the job itself
-            if client.nthreads():  # type: ignore[no-untyped-call]
-                if told:
-                    logger.warning("the cluster has workers again, and the job goes on")
-                gone, told = None, False
-                continue
-            gone = gone or time.monotonic()
-            if not told and time.monotonic() - gone >= ABSENT:
-                logger.warning(
-                    "the cluster at %s has had no workers for %d s, and the job waits for them: start some, or see in "
-                    "their logs why they ended. The job can also be stopped: it goes on later from what is done",
-                    client.scheduler.address if client.scheduler else "",
-                    ABSENT,
-                )
-                told = True
-
-
-Item = TypeVar("Item")
-
-T = TypeVar("T")
-
-Made_co = TypeVar("Made_co", covariant=True)
-
 PER_THREAD = 2  # tasks in flight for each thread of the cluster, at least
-
 MOST_PER_THREAD = 10
-
 THREADS_SECONDS = 1.0  # between looking how many threads the cluster has
 
 
-class Window(Protocol[Item, Made_co]):
-    """A bounded number of tasks, wherever they run.
+class DistributedExecutor:
+    """Runs tasks on the workers of a cluster. A task that kills its workers is a result here, and ends no other task."""
 
-    Attributes
-    ----------
-    threads : int
-        How many tasks run at a time, now.
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def map_unordered(
+        self,
+        work: Callable[[Item], Result],
+        tasks: Tasks[Item, Result],
+        urls: Iterable[str] = (),
+        check: Check | None = None,
+    ) -> Generator[tuple[Item, Result | BaseException]]:
+        """Run a function on tasks; see `Executor.map_unordered`."""
+        with credentials_on(self._client, urls), warn_without_workers(self._client):
+            if check is not None:
+                check_workers(self._client, check)
+            with _Window(self._client, partial(run_cancellable, work, ""), tasks.label) as window:
+                yield from _run(window, tasks)
+
+
+def _run(window: _Window[Item, Result], tasks: Tasks[Item, Result]) -> Generator[tuple[Item, Result | BaseException]]:
+    """Run tasks, and those again whose workers died, until each has a result."""
+    queue = _Retries(tasks)
+    while queue or window:
+        window.launch(queue.take(window.room(tasks.seconds), window))
+        for task, result in window.ended():
+            if isinstance(result, distributed.KilledWorker):
+                if queue.convicts(task):
+                    yield task, _killed(result)
+                continue
+            if not isinstance(result, BaseException):
+                tasks.learn(task, result)
+            yield task, result
+
+
+class _Retries(Generic[Item, Result]):
+    """The tasks of a call, and those that run again because their workers died.
+
+    A task of several shards is split. Dask blames all tasks that wait for a worker when it dies, so a task is only blamed
+    when it was alone on the cluster.
     """
 
-    @property
-    def threads(self) -> int: ...
+    def __init__(self, tasks: Tasks[Item, Result]) -> None:
+        self._tasks = tasks
+        self._parts: list[Item] = []
+        self._suspects: list[Item] = []
+        self._alone: Item | None = None
 
-    def __enter__(self) -> Self: ...
+    def __bool__(self) -> bool:
+        return bool(self._tasks or self._parts or self._suspects)
 
-    def __exit__(self, *error: object) -> None: ...
+    def take(self, room: int, window: _Window[Item, Result]) -> list[Item]:
+        """Return the tasks to launch now: a suspect when nothing else is left to run."""
+        taken: list[Item] = []
+        while len(taken) < room and (self._parts or self._tasks):
+            taken.append(self._parts.pop() if self._parts else self._tasks.take(window.threads))
+        if taken or window:
+            return taken
+        self._alone = self._suspects.pop()
+        return [self._alone]
 
-    def __len__(self) -> int:
-        """Return how many tasks are in flight."""
-
-    def room(self, seconds: float | None = None) -> int:
-        """Return how many tasks may be launched now, when a task takes so long."""
-
-    def launch(self, tasks: list[tuple[Item, str]]) -> None:
-        """Submit some tasks under their names."""
-
-    def ended(self) -> Iterator[tuple[str, Item, Made_co | BaseException]]:
-        """Wait for some tasks, and yield their names, items and results; nothing after a while in which none ended."""
+    def convicts(self, task: Item) -> bool:
+        """Return whether a task is to blame for the death of its workers; if that is not sure, keep it for another run."""
+        parts = self._tasks.split(task)
+        if len(parts) == 1 and task is self._alone:
+            return True
+        (self._parts if len(parts) > 1 else self._suspects).extend(parts)
+        return False
 
 
-class ClusterWindow(Generic[Item, T]):
+def _killed(error: BaseException) -> KilledWorker:
+    return KilledWorker(
+        f"each worker that ran it died; is it out of memory, or does a transform end the process? ({error})"
+    )
+
+
+class _Window(Generic[Item, Result]):
     """A bounded number of tasks on a cluster; each call to the scheduler is for all tasks that it can be for.
 
     An adaptive cluster grows by the seconds of work that its scheduler knows of for each thread. So of short tasks more
     are in flight, up to twice those seconds.
     """
 
-    def __init__(self, client: Client, function: Callable[[Item], T]) -> None:
-        self.client, self.function = client, function
-        self.flying: dict[Key, tuple[Future[T], str, Item]] = {}
-        self._completed: SimpleQueue[Future[T]] = SimpleQueue()
+    def __init__(self, client: Client, work: Callable[[Item], Result], label: Callable[[Item], str]) -> None:
+        self.client, self.work, self.name = client, work, unique_names(label)
+        self.flying: dict[Key, tuple[Future[Result], Item]] = {}
+        self._completed: SimpleQueue[Future[Result]] = SimpleQueue()
         self._threads, self._counted = 1, -math.inf
         self._ahead = 2 * parse_timedelta(dask.config.get("distributed.adaptive.target-duration", "5s"))
 
@@ -137,33 +140,33 @@ class ClusterWindow(Generic[Item, T]):
             self._counted = time.monotonic()
         return self._threads
 
-    def room(self, seconds: float | None = None) -> int:
+    def room(self, seconds: float | None) -> int:
         """Return how many tasks may be launched now, when a task takes so long."""
         wanted = PER_THREAD if seconds is None else math.ceil(self._ahead / max(seconds, 1e-3))
         return min(MOST_PER_THREAD, max(PER_THREAD, wanted)) * self.threads - len(self.flying)
 
-    def launch(self, tasks: list[tuple[Item, str]]) -> None:
-        """Submit some tasks under their names."""
+    def launch(self, tasks: list[Item]) -> None:
+        """Submit some tasks."""
         if tasks:
-            items, keys = (list(some) for some in zip(*tasks, strict=True))
-            futures = self.client.map(self.function, items, key=keys, pure=False)
-            for key, future, item in zip(keys, futures, items, strict=True):
-                self.flying[key] = future, key, item
+            keys = list(map(self.name, tasks))
+            futures = self.client.map(self.work, tasks, key=keys, pure=False)
+            for key, future, task in zip(keys, futures, tasks, strict=True):
+                self.flying[key] = future, task
                 future.add_done_callback(self._completed.put)  # type: ignore[no-untyped-call]
 
-    def ended(self) -> Iterator[tuple[str, Item, T | BaseException]]:
-        """Wait for some tasks, release them, and yield their names, items and results.
+    def ended(self) -> Iterator[tuple[Item, Result | BaseException]]:
+        """Wait for some tasks, release them, and yield them with their results.
 
         It gives up after a while, so that workers which have come meanwhile get tasks.
         """
         batch = self._batch()
         for future, result in zip(batch, self._results(batch), strict=True):
-            _, key, item = self.flying.pop(future.key)
+            _, task = self.flying.pop(future.key)
             future.release()  # type: ignore[no-untyped-call]
-            yield key, item, result
+            yield task, result
 
-    def _batch(self) -> list[Future[T]]:
-        batch: list[Future[T]] = []
+    def _batch(self) -> list[Future[Result]]:
+        batch: list[Future[Result]] = []
         try:
             batch.append(self._completed.get(timeout=THREADS_SECONDS))
             while True:
@@ -171,7 +174,7 @@ class ClusterWindow(Generic[Item, T]):
         except Empty:
             return batch
 
-    def _results(self, batch: list[Future[T]]) -> list[T | BaseException]:
+    def _results(self, batch: list[Future[Result]]) -> list[Result | BaseException]:
         """Return what tasks gave, or their exceptions.
 
         They are asked for here, as `as_completed(with_results=True)` never gives one whose scheduler dies on its way.
@@ -186,11 +189,6 @@ class ClusterWindow(Generic[Item, T]):
         if self.client.status in ("closing", "closed"):  # so that all results are cancellations, which blame no shard
             raise _lost()
         return [found[future.key] for future in batch]
-
-
-def is_killed(error: BaseException) -> bool:
-    """Tell whether an error is that of a task which each worker that ran it died of."""
-    return type(error).__name__ == "KilledWorker"
 
 
 def _lost() -> ShardedStoreError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing.pool
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures import ThreadPoolExecutor as Threads
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
 
 import cloudpickle  # type: ignore[import-untyped]
 import dask
@@ -19,31 +20,39 @@ from dask.local import MultiprocessingPoolExecutor, get_sync
 from dask.system import CPU_COUNT
 
 from shardedstore.errors import ShardedStoreError
-from shardedstore.jobs.executors.tasks import interrupt
+from shardedstore.jobs.executors.base import Check, Item, Result, Tasks
+from shardedstore.jobs.executors.cancellable import interrupt, run_cancellable
 
-Item = TypeVar("Item")
-T = TypeVar("T")
 SHORT = 0.05  # seconds; of shorter tasks each thread has a second one waiting
 
 
-class LocalWindow(Generic[Item, T]):
-    """A bounded number of tasks on the local scheduler that Dask is configured to use.
+class LocalExecutor:
+    """Runs tasks on the local scheduler that Dask is configured to use: threads, processes, or the calling thread."""
 
-    A thread or process gets its next task as soon as it has ended one.
+    def map_unordered(
+        self,
+        work: Callable[[Item], Result],
+        tasks: Tasks[Item, Result],
+        urls: Iterable[str] = (),
+        check: Check | None = None,
+    ) -> Generator[tuple[Item, Result | BaseException]]:
+        """Run a function on tasks; see `Executor.map_unordered`. Exceptions of the function are raised."""
+        with _Window(work) as window:
+            while tasks or window:
+                window.fill(tasks)
+                for task, result in window.ended():
+                    tasks.learn(task, result)
+                    yield task, result
 
-    Parameters
-    ----------
-    function : callable
-        Makes the result of an item; what it raises, `ended` raises.
-    token : str
-        Names the job to `interrupt`, so that its running tasks end soon when the window is left by an exception.
-    """
 
-    def __init__(self, function: Callable[[Item], T], token: str) -> None:
-        self._token = token
-        self._pool, self._is_own, self._work = _scheduler(function)
+class _Window(Generic[Item, Result]):
+    """A bounded number of tasks. A thread or process gets its next task as soon as it has ended one."""
+
+    def __init__(self, work: Callable[[Item], Result]) -> None:
+        self._token = secrets.token_hex(4)
+        self._pool, self._is_own, self._submit = _scheduler(partial(run_cancellable, work, self._token))
         self.threads = _threads_of(self._pool)
-        self.flying: dict[Future[T], tuple[str, Item]] = {}
+        self.flying: dict[Future[Result], Item] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -59,21 +68,24 @@ class LocalWindow(Generic[Item, T]):
     def __len__(self) -> int:
         return len(self.flying)
 
-    def room(self, seconds: float | None = None) -> int:
-        """Return how many tasks may be launched now, when a task takes so long."""
+    def fill(self, tasks: Tasks[Item, Result]) -> None:
+        """Submit as many tasks as may be in flight."""
+        for _ in range(self._room(tasks.seconds)):
+            if not tasks:
+                break
+            task = tasks.take(self.threads)
+            self.flying[self._submit(self._pool, task)] = task
+
+    def _room(self, seconds: float | None) -> int:
+        """Return how many tasks may be submitted now, when a task takes so long."""
         ahead = seconds is not None and seconds < SHORT and not isinstance(self._pool, _Here)
         return (1 + ahead) * self.threads - len(self.flying)
 
-    def launch(self, tasks: list[tuple[Item, str]]) -> None:
-        """Submit some tasks under their names."""
-        for item, key in tasks:
-            self.flying[self._work(self._pool, item)] = key, item
-
-    def ended(self) -> Iterator[tuple[str, Item, T]]:
-        """Wait for a task to end, and yield the names, items and results of those that have."""
+    def ended(self) -> Iterator[tuple[Item, Result]]:
+        """Wait for a task to end, and yield the tasks and results of all that have."""
         done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
         for future in done:
-            key, item = self.flying.pop(future)
+            task = self.flying.pop(future)
             try:
                 result = future.result()
             except BrokenExecutor as error:
@@ -81,7 +93,7 @@ class LocalWindow(Generic[Item, T]):
                     "a process of the local Dask scheduler died; is it out of memory, or does a transform end it? Run the job "
                     "on a distributed client, which loses only the shard that does it: what is done stays"
                 ) from error
-            yield key, item, result
+            yield task, result
 
 
 class _Here(Executor):
@@ -135,11 +147,11 @@ def _processes(number: int) -> Executor:
     return ProcessPoolExecutor(number, mp_context=context, initializer=initializer)
 
 
-def _submit(function: Callable[[Item], T], pool: Executor, item: Item) -> Future[T]:
+def _submit(function: Callable[[Item], Result], pool: Executor, item: Item) -> Future[Result]:
     return pool.submit(function, item)
 
 
-def _submit_in_context(function: Callable[[Item], T], pool: Executor, item: Item) -> Future[T]:
+def _submit_in_context(function: Callable[[Item], Result], pool: Executor, item: Item) -> Future[Result]:
     return pool.submit(copy_context().run, function, item)
 
 
@@ -151,7 +163,7 @@ def _call(function: bytes, item: bytes) -> Any:
     return cloudpickle.loads(function)(cloudpickle.loads(item))
 
 
-def _compute(function: Callable[[Item], T], item: Item) -> T:
+def _compute(function: Callable[[Item], Result], item: Item) -> Result:
     """Run a function on a scheduler that is neither threads nor processes."""
     (made,) = dask.base.compute(delayed(function)(item))  # type: ignore[no-untyped-call]
     return made  # type: ignore[no-any-return]

@@ -28,7 +28,7 @@ def aim(threads: int) -> float:
 
 
 class TaskQueue:
-    """The shards of a job that no task has yet.
+    """The shards of a job that no task has yet: `Tasks` of an executor.
 
     The first tasks have one shard each. Later tasks have as many as fit into the seconds to aim at, and toward the end of
     the job fewer, so that all threads end at about the same time. Shards of about the same size are taken to be alike.
@@ -39,6 +39,8 @@ class TaskQueue:
         What is left to do.
     again
         The generations of shards that are to be made again; see `Task`.
+    name
+        The name of the job on the dashboard, such as that of its chain.
 
     Attributes
     ----------
@@ -46,8 +48,10 @@ class TaskQueue:
         The seconds that a task takes; None while nothing is known.
     """
 
-    def __init__(self, segments: Iterable[Segment], again: Mapping[int, int] = MappingProxyType({})) -> None:
-        self._segments, self._again = deque(segments), again
+    def __init__(
+        self, segments: Iterable[Segment], again: Mapping[int, int] = MappingProxyType({}), name: str = ""
+    ) -> None:
+        self._segments, self._again, self._name = deque(segments), again, name
         self._left = sum(segment.count for segment in self._segments)
         self._given = 0
         self._paces: dict[int, float] = {}  # seconds a shard, by the size of shards
@@ -87,6 +91,23 @@ class TaskQueue:
             self._segments.appendleft(rest)
             self._left += rest.count
 
+    def cut_evenly(self, threads: int) -> Iterator[Task]:
+        """Yield tasks for so many threads, all of one size: without measuring, as for a lazy job."""
+        most = max(1, self._left // max(LEAST_TASKS, PER_THREAD * threads))
+        for segment in self._segments:
+            rest: Segment | None = segment
+            while rest is not None:
+                part, rest = rest.cut(most)
+                yield Task(part)
+
+    def split(self, task: Task) -> list[Task]:
+        """Return a task for each shard, which looks for the records of the task that it is a part of."""
+        return list(map(Task, task.segment.split()))
+
+    def label(self, task: Task) -> str:
+        """Return the name of the job, and the path of the task's first shard."""
+        return f"{self._name} {task.segment.label.replace('-', '_')}"
+
 
 def _size(segment: Segment) -> int:
     return segment.runs[0].nbytes.bit_length()
@@ -94,14 +115,3 @@ def _size(segment: Segment) -> int:
 
 def _newer(before: float | None, found: float) -> float:
     return found if before is None else before + NEWEST * (found - before)
-
-
-def cut_evenly(segments: list[Segment], threads: int) -> Iterator[Segment]:
-    """Yield parts of segments, enough for so many threads: without measuring, as for a lazy job."""
-    total = sum(segment.count for segment in segments)
-    most = max(1, total // max(LEAST_TASKS, PER_THREAD * threads))
-    for segment in segments:
-        rest: Segment | None = segment
-        while rest is not None:
-            part, rest = rest.cut(most)
-            yield part

@@ -33,11 +33,10 @@ from helpers_jobs import (
 
 from shardedstore import ShardedStore, ShardsFailed
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import credentials, shards
-from shardedstore.jobs.executors import distributed
+from shardedstore.jobs import shards
+from shardedstore.jobs.executors import distributed, worker_monitor
+from shardedstore.jobs.executors.active import active_client
 from shardedstore.jobs.executors.distributed import MOST_PER_THREAD
-from shardedstore.jobs.run import active_client
-from shardedstore.jobs.shards import make_plan
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
@@ -278,25 +277,24 @@ def test_separate_processes_give_the_same_bytes(source, tmp_path, expected):
 
 
 class DiesOnce(NamedTuple):
-    """A job whose first worker dies while all workers are checked."""
+    """A check that kills the first worker while all workers are checked."""
 
     mark: str
 
-    def find_missing(self, places):
+    def __call__(self):
         with suppress(FileExistsError):
             os.close(os.open(self.mark, os.O_CREAT | os.O_EXCL))
             os._exit(1)
 
 
-def test_a_worker_that_dies_while_all_are_asked_is_not_missed(client, source, tmp_path):
-    credentials.prove(client, DiesOnce(str(tmp_path / "mark")), make_plan(division(source).config))
+def test_a_worker_that_dies_while_all_are_asked_is_not_missed(client, tmp_path):
+    worker_monitor.check_workers(client, DiesOnce(str(tmp_path / "mark")))
     assert (tmp_path / "mark").exists()
     client.wait_for_workers(WORKERS)
 
 
 def test_a_worker_that_does_not_answer_is_told_and_left_out(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(credentials, "PROOF_SECONDS", 8)
-    store = blocks_at(tmp_path / "source.zarr", 3)
+    monkeypatch.setattr(worker_monitor, "PROOF_SECONDS", 8)
     with (
         cluster(tmp_path / "cluster") as made,
         Client(scheduler_file=str(made.file)) as client,
@@ -305,7 +303,7 @@ def test_a_worker_that_does_not_answer_is_told_and_left_out(tmp_path, monkeypatc
         stopped, (address, process) = [], next(iter(client.run(os.getpid).items()))
         os.kill(process, signal.SIGSTOP)
         try:
-            credentials.prove(client, DoesNothing(), make_plan(store.config))
+            worker_monitor.check_workers(client, DoesNothing())
             stopped = [record.getMessage() for record in caplog.records if record.name == "shardedstore"]
         finally:
             os.kill(process, signal.SIGCONT)
@@ -314,15 +312,15 @@ def test_a_worker_that_does_not_answer_is_told_and_left_out(tmp_path, monkeypatc
 
 
 class DoesNothing(NamedTuple):
-    """A job that every worker can do."""
+    """A check that every worker passes."""
 
-    def find_missing(self, places):
+    def __call__(self):
         return None
 
 
 def test_that_there_are_no_workers_is_told_once_each_time(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(distributed, "LOOK", 0.05)
-    monkeypatch.setattr(distributed, "ABSENT", 0.3)
+    monkeypatch.setattr(worker_monitor, "LOOK", 0.05)
+    monkeypatch.setattr(worker_monitor, "ABSENT", 0.3)
     monkeypatch.setattr(distributed, "THREADS_SECONDS", 0.1)
     caplog.set_level("WARNING", "shardedstore")
     with (

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 import dask
 import pytest
@@ -25,11 +26,10 @@ from helpers_jobs import (
 
 from shardedstore.jobs import cancellation
 from shardedstore.jobs.cancellation import Stopped, check, while_wanted
-from shardedstore.jobs.executors.tasks import do_task, interrupt
+from shardedstore.jobs.executors.cancellable import interrupt, run_cancellable
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.shards import Run, Segment, Task
-from shardedstore.jobs.summary import Summary
-from shardedstore.jobs.worker import Job
+from shardedstore.jobs.worker import Job, run_task
 from shardedstore.stores.locations import Directory
 from shardedstore.transforms import ToZip
 from shardedstore.transforms.base.chain import parse_chain
@@ -196,9 +196,9 @@ def test_what_a_thread_does_is_stopped_and_not_what_others_do():
 
 def test_an_interrupted_job_has_a_token_of_its_own(source):
     chain = parse_chain([lambda *_: None])
-    job = Job(chain, choose_layout(chain.sink))
+    work = partial(run_task, Job(chain, choose_layout(chain.sink)))
     task = Task(Segment(0, (Run(0, "", Directory(str(source))),)))
-    assert do_task(job, task, "one").tried == 1
+    assert run_cancellable(work, "one", task).tried == 1
     interrupt("one")
-    assert do_task(job, task, "one") == Summary()
-    assert do_task(job, task, "another").tried == 1
+    assert run_cancellable(work, "one", task) is None
+    assert run_cancellable(work, "another", task).tried == 1

@@ -27,10 +27,11 @@ from zarr.storage import ObjectStore
 from shardedstore import ChainError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.config.document import dump, from_dict, to_dict
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import credentials, shards, worker
+from shardedstore.jobs import shards
+from shardedstore.jobs.executors.credentials import credentials_on
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.jobs.layouts.registry import choose_layout
-from shardedstore.jobs.shards import make_plan
+from shardedstore.jobs.preflight import source_urls
 from shardedstore.storage.options import Options, grant, granted, keywords, revoke, take_options
 from shardedstore.storage.retry import Backoff
 from shardedstore.stores.http import HTTPReadStore
@@ -392,16 +393,15 @@ def test_what_is_secret_is_for_one_account():
 def test_workers_forget_what_they_were_given_with_the_last_job_that_needs_it(client, tmp_path):
     url = "s3://bucket/lent"
     take_options(url, {"secret_access_key": CANARY})
-    made = make_plan(division(cube_at(tmp_path / "source.zarr")).config)
-    chain = parse_chain([ToZip(url)])
-    job = worker.Job(chain, choose_layout(chain.sink))
+    layout = choose_layout(parse_chain([ToZip(url)]).sink)
+    urls = [*source_urls(division(cube_at(tmp_path / "source.zarr")).config), *layout.written_urls]
 
     def known():
         return [bool(leaks(CANARY, given)) for given in client.run(keywords, f"{url}/a", Options()).values()]
 
     assert known() == [False, False]
-    with credentials.access(client, made, job.layout.written_urls):
-        with credentials.access(client, made, job.layout.written_urls):
+    with credentials_on(client, urls):
+        with credentials_on(client, urls):
             assert known() == [True, True]
         assert known() == [True, True]
     assert known() == [False, False]

@@ -14,7 +14,8 @@ from paths import ROOT
 from shardedstore import ShardsFailed
 from shardedstore.errors import ShardError
 from shardedstore.jobs import shards
-from shardedstore.jobs.run import BRANCHES, active_client
+from shardedstore.jobs.executors.active import active_client
+from shardedstore.jobs.executors.delayed import BRANCHES
 from shardedstore.jobs.summary import Summary
 from shardedstore.transforms import ToZip
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardedstore import Step
-from shardedstore.jobs.executors.task_sizes import LONGEST, PER_THREAD, SHORTEST, TaskQueue, aim, cut_evenly
+from shardedstore.jobs.executors.task_sizes import LONGEST, PER_THREAD, SHORTEST, TaskQueue, aim
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.shards import Load, Segment, make_plan
 from shardedstore.jobs.summary import Summary
@@ -99,9 +99,8 @@ def test_a_segment_is_cut_in_two(counts, at):
 
 @given(st.integers(1, 3000), st.integers(1, 100))
 def test_a_lazy_job_has_tasks_for_all_threads(count, threads):
-    segments = equal_shards(count)
-    parts = list(cut_evenly(segments, threads))
-    assert [n for part in parts for n in numbers_of(part)] == list(range(count + 1))
+    parts = list(TaskQueue(equal_shards(count)).cut_evenly(threads))
+    assert [n for part in parts for n in numbers_of(part.segment)] == list(range(count + 1))
     assert len(parts) >= min(count + 1, PER_THREAD * threads, 128)
 
 

@@ -258,7 +258,6 @@ class Interrupts:
 @pytest.fixture
 def small_tasks(monkeypatch):
     monkeypatch.setattr("shardedstore.jobs.shards.LEAST_WEIGHT", 1)
-    monkeypatch.setattr("shardedstore.jobs.run.BRANCHES", 1)
 
 
 WAYS = [("stored", "check_stored"), ("decoded", "check_stored"), ("against", "take")]

@@ -1,4 +1,4 @@
-"""Tasks as Dask runs them: what goes on in a thread, which nobody can end, ends soon when its task is cancelled."""
+"""Tasks that end soon when they are cancelled, although no one can end the thread that runs them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import sys
 from collections.abc import Callable
 
 from shardedstore.jobs.cancellation import Stopped, stopping
-from shardedstore.jobs.shards import Task
-from shardedstore.jobs.summary import Summary
-from shardedstore.jobs.worker import Job, run_task
+from shardedstore.jobs.executors.base import Item, Result
 
-_interrupted: set[str] = set()  # the tokens of jobs in this process that were interrupted
+_interrupted: set[str] = set()  # the tokens of calls in this process that were interrupted
 
 
-def do_task(job: Job, task: Task, token: str = "") -> Summary:
-    """Do a task, see `run_task`, until it is cancelled or the job of a token in this process is interrupted.
+def run_cancellable(work: Callable[[Item], Result], token: str, task: Item) -> Result:
+    """Run a function on a task until Dask cancels the task, or until the token is interrupted in this process.
 
-    The outcome that it returns then is discarded.
+    A cancelled task returns None, which is discarded.
     """
     is_cancelled = _of_this_task()
     try:
         with stopping(lambda: token in _interrupted or is_cancelled()):
-            return run_task(job, task)
+            return work(task)
     except Stopped:
-        return Summary()
+        return None  # type: ignore[return-value]
 
 
 def interrupt(token: str) -> None:
-    """Have the tasks of a token that run in threads of this process end soon."""
+    """End the tasks of a token that run in threads of this process soon."""
     _interrupted.add(token)
 
 

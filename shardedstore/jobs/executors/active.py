@@ -1,0 +1,62 @@
+"""The executor that fits the active Dask scheduler."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import dask
+
+from shardedstore.errors import UsageError
+from shardedstore.jobs.executors.base import Executor
+from shardedstore.jobs.executors.local import LocalExecutor
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def active_executor() -> Executor:
+    """Return the executor for the distributed client that Dask would use now, or for its local scheduler.
+
+    Raises
+    ------
+    UsageError
+        For an asynchronous client.
+    """
+    client = active_client()
+    if client is None:
+        return LocalExecutor()
+    from shardedstore.jobs.executors.distributed import DistributedExecutor  # imports distributed
+
+    return DistributedExecutor(client)
+
+
+def active_client() -> Client | None:
+    """Return the distributed client that Dask would use now, without importing distributed.
+
+    Raises
+    ------
+    UsageError
+        For an asynchronous client.
+    """
+    client = default_client()
+    if client is not None and client.asynchronous:
+        raise UsageError(
+            "the active Dask client is asynchronous, and this call would block its event loop: make a synchronous client of the same "
+            "scheduler in another thread, as in `await asyncio.to_thread(work)` with `with Client(address):` in `work`; or run a job as "
+            "`await client.compute(store.map_shards(..., compute=False))`"
+        )
+    return client
+
+
+def default_client() -> Client | None:
+    """Return the distributed client that Dask would use now, also an asynchronous one."""
+    scheduler = dask.config.get("scheduler", None)
+    if "distributed" not in sys.modules or scheduler not in (None, "distributed", "dask.distributed"):
+        return None
+    import distributed
+
+    try:
+        return distributed.default_client()  # type: ignore[no-any-return, no-untyped-call]
+    except ValueError:
+        return None

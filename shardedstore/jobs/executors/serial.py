@@ -1,0 +1,25 @@
+"""Tasks one after another in this thread, as inside of a lazy job, whose scheduler runs other tasks beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+
+from shardedstore.jobs.executors.base import Check, Item, Result, Tasks
+
+
+class SerialExecutor:
+    """Runs tasks in the calling thread."""
+
+    def map_unordered(
+        self,
+        work: Callable[[Item], Result],
+        tasks: Tasks[Item, Result],
+        urls: Iterable[str] = (),
+        check: Check | None = None,
+    ) -> Generator[tuple[Item, Result | BaseException]]:
+        """Run a function on tasks; see `Executor.map_unordered`."""
+        while tasks:
+            task = tasks.take(1)
+            result = work(task)
+            tasks.learn(task, result)
+            yield task, result

@@ -1,0 +1,99 @@
+"""The workers of a cluster: each is checked before the first task, and a cluster without workers is reported."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from shardedstore.errors import DestinationError
+from shardedstore.jobs.executors.base import Check
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+logger = logging.getLogger("shardedstore")
+LOOK = 5.0  # seconds between two looks
+ABSENT = 60.0  # seconds without any worker after which there is a warning
+PROOF_SECONDS = 15.0  # in which every worker must answer
+SILENT = object()
+
+
+@contextmanager
+def warn_without_workers(client: Client) -> Iterator[None]:
+    """Warn while the block runs, once each time, when the cluster has had no worker for a minute."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(client, ended), name="shardedstore-worker-monitor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch(client: Client, ended: threading.Event) -> None:
+    gone: float | None = None
+    told = False
+    while not ended.wait(LOOK):
+        with suppress(Exception):  # a scheduler that is gone is told by the job itself
+            if client.nthreads():  # type: ignore[no-untyped-call]
+                if told:
+                    logger.warning("the cluster has workers again, and the job goes on")
+                gone, told = None, False
+                continue
+            gone = gone or time.monotonic()
+            if not told and time.monotonic() - gone >= ABSENT:
+                logger.warning(
+                    "the cluster at %s has had no workers for %d s, and the job waits for them: start some, or see in "
+                    "their logs why they ended. The job can also be stopped: it goes on later from what is done",
+                    client.scheduler.address if client.scheduler else "",
+                    ABSENT,
+                )
+                told = True
+
+
+def check_workers(client: Client, check: Check) -> None:
+    """Ask each worker whether it can run the tasks.
+
+    A worker that does not answer in time is left out, with a warning: each task checks the same again.
+
+    Raises
+    ------
+    DestinationError
+        Naming the workers that can't, and what is missing.
+    """
+    found: dict[str, object] = client.sync(_ask, client, check, PROOF_SECONDS)  # type: ignore[no-untyped-call]
+    silent = [worker for worker, what in found.items() if what is SILENT]
+    if silent:
+        logger.warning(
+            "%d of %d workers do not answer: %s; the job begins without them. If they do not come back, end them",
+            len(silent), len(found), ", ".join(silent[:4]),
+        )  # fmt: skip
+    # An OSError is of a worker that died meanwhile, as workers may.
+    missing = {worker: what for worker, what in found.items() if isinstance(what, str | BaseException)}
+    missing = {worker: what for worker, what in missing.items() if not isinstance(what, OSError)}
+    if missing:
+        shown = "; ".join(f"{worker}: {what}" for worker, what in list(missing.items())[:4])
+        raise DestinationError(f"{len(missing)} of {len(found)} workers can't do the job: {shown}")
+
+
+async def _ask(client: Client, function: Callable[[], object], seconds: float) -> dict[str, object]:
+    """Return what a function gives in each worker, what is raised there, or `SILENT`."""
+    workers = list(await client.nthreads())  # type: ignore[no-untyped-call]
+    asked = [asyncio.ensure_future(client.run(function, workers=[worker], on_error="return")) for worker in workers]
+    if not asked:
+        return {}
+    await asyncio.wait(asked, timeout=seconds)
+    return {worker: _answer(task, worker) for worker, task in zip(workers, asked, strict=True)}
+
+
+def _answer(task: asyncio.Future[dict[str, object]], worker: str) -> object:
+    if not task.done():
+        task.cancel()
+        return SILENT
+    error = task.exception()
+    return task.result().get(worker) if error is None else error
