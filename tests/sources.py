@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
 from obstore.store import MemoryStore as ObstoreMemory
 from zarr.abc.store import Store
@@ -26,6 +25,9 @@ from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore, Zip
 from shardedstore import ShardedStore
 from shardedstore.config.document import to_dict
 from shardedstore.stores.locations import Config
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Contents = dict[str, bytes]
 
@@ -125,6 +127,8 @@ def dataset(store: Store, zarr_format: int) -> None:
 
 
 def tree() -> xr.DataTree:
+    import xarray as xr  # with pandas: processes that run shards do without
+
     time = np.arange("2020-01-01", "2020-01-08", dtype="M8[D]").astype("M8[ns]")
     cube = xr.Dataset(
         {"temperature": (("time", "y", "x"), numbers(7, 5, 4)), "crs": 4326},

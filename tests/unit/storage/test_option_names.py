@@ -3,14 +3,9 @@
 import pytest
 
 from shardedstore import UsageError
-from shardedstore.storage import options as access
-from shardedstore.storage.options import FSSPEC_NAMES, Options, is_public, keywords, take_options
+from shardedstore.storage.options import FSSPEC_NAMES, Options, is_public, keywords, revoke, take_options
 
-
-@pytest.fixture(autouse=True)
-def nothing_is_held(monkeypatch):
-    monkeypatch.setattr(access, "_held", {})
-
+pytestmark = pytest.mark.usefixtures("no_credentials")
 
 SAME = {
     "s3 keys": (
@@ -36,10 +31,10 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_names_of_fsspec_mean_the_same(name, monkeypatch):
+def test_names_of_fsspec_mean_the_same(name):
     url, of_fsspec, of_obstore = SAME[name]
     given = keywords(url, take_options(url, of_fsspec))
-    monkeypatch.setattr(access, "_held", {})
+    revoke("")
     assert given == keywords(url, take_options(url, of_obstore)) != {}
 
 
