@@ -73,14 +73,14 @@ def measure(
     Parameters
     ----------
     place : callable
-        Gives the context of one run: a new place to write to.
+        Returns the context of one run, with a new folder to write to.
     check : callable
-        Says what is wrong with what the first, uncounted run has made; None if nothing is.
+        Returns the error in the results of the first, uncounted run; None if they are right.
 
     Returns
     -------
     seconds, missing : dict
-        The seconds of each subject in each round, and for each that could not be measured the reason.
+        The seconds of each subject in each round, and the reason for each subject that could not be measured.
     """
     seconds: Seconds = {}
     missing: dict[str, str] = {}

@@ -27,7 +27,7 @@ class SmallChunks:
     """One array of many small, incompressible chunks; each row of its chunk grid is one shard.
 
     The array has two dimensions, so that a shard is one folder of chunk files, `data/c/<shard>/<chunk>`, which any
-    program can be pointed at. (With a third dimension each chunk would have a folder of its own.)
+    program can read. (With a third dimension, each chunk would be in a separate folder.)
     """
 
     shards: int = 32
@@ -70,8 +70,8 @@ class SmallChunks:
     def link_groups(self, root: Path, groups: Path) -> list[str]:
         """Make a collection of Zarrs of format 2 with the same chunks in `groups`: one for each shard, as hard links.
 
-        Returns their names, all equally long. This is the kind of shard that shardedstore 0.3.1 handles without error
-        at any size (its array shards go wrong from ten chunks on).
+        Returns their names, which have equal lengths. shardedstore 0.3.1 handles such shards correctly at any size (its
+        array shards are wrong from ten chunks on).
         """
         names = [f"g{shard:04}" for shard in range(self.shards)]
         for name, row in zip(names, self.rows(root), strict=True):

@@ -127,7 +127,7 @@ print(time.perf_counter() - started)
 class PlainLoop:
     """The minimum for Python: open, read and close each file, compute its CRC-32, and write all data in batches.
 
-    Not a rival but a yardstick: what our own task takes on top of this is names, headers, checks and records.
+    This is a reference, not a competitor: our own task adds names, headers, checks and records.
     """
 
     layout: SmallChunks
@@ -147,7 +147,7 @@ class PlainLoop:
 
 
 def _copy_with_crc(job: tuple[Path, Path, int]) -> int:
-    """Two sizes matter: a read that asks for 1 MiB made all take 2.1 times as long, a batch of 512 files 1.6 times."""
+    """Two sizes matter: reads of 1 MiB take 2.1 times as long in total, batches of 512 files 1.6 times."""
     folder, target, size = job
     crc = 0
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,6 +1,6 @@
 """The data and the subjects of `bench_recompress`; all run in this process with two threads.
 
-Each subject reads chunks that Blosc has compressed with lz4, and stores them compressed with zstd.
+Each subject reads chunks with Blosc's lz4, and stores them with Blosc's zstd.
 """
 
 from __future__ import annotations

@@ -287,7 +287,7 @@ def _made(server: S3Server, bucket: str) -> bool:
     try:
         server.make_bucket(bucket)
     except HTTPError as error:
-        return error.code == 409  # it is there already
+        return error.code == 409  # it already exists
     except OSError:
         return False
     return True

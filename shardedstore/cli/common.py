@@ -119,7 +119,7 @@ def user_errors(subject: str = "") -> Iterator[None]:
     except ShardsFailed as failed:
         for line in failures(failed.exceptions):
             click.echo(f"error: {line}", err=True)
-        click.echo(f"error: {failed.message.partition(AGAIN)[0]}: run the same command again to go on", err=True)
+        click.echo(f"error: {failed.message.partition(AGAIN)[0]}: run the same command again to resume", err=True)
         sys.exit(FAILED)
     except (ShardedStoreError, OSError) as error:
         text = one_line(error)
@@ -127,7 +127,7 @@ def user_errors(subject: str = "") -> Iterator[None]:
         click.echo(f"error: {text}" if named else f"error: {subject}: {text}", err=True)
         sys.exit(UNUSABLE)
     except KeyboardInterrupt:
-        click.echo("stopped: run the same command again, and it goes on from there", err=True)
+        click.echo("stopped: run the same command again to resume", err=True)
         sys.exit(STOPPED)
 
 

@@ -262,7 +262,7 @@ def run(plan: JobPlan, sink: Sink, *, changed: str, workers: int | None, schedul
     if result.partial is not None:
         click.echo(f"error: {result.partial}", err=True)
         click.echo(
-            f"error: no config was written; ShardedStore.load({place!r}, partial=True, allow=[...]) opens what there is",
+            f"error: no config was written; ShardedStore.load({place!r}, partial=True, allow=[...]) opens the finished shards",
             err=True,
         )
         sys.exit(FAILED)

@@ -88,8 +88,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Scene:
-    """What trials share: a scratch folder, a source and its shards' names by number, what undisturbed jobs make of it (objects
-    and what they show), by sink and whether it is recompressed, and an S3 server, if one runs.
+    """Shared state of trials: a scratch folder, a source with its shards' names by number, and optionally an S3 server.
+
+    It also has the results of undisturbed jobs (objects and contents), by sink and by whether data are recompressed.
     """
 
     folder: Path

@@ -31,13 +31,13 @@ class Trial:
     Attributes
     ----------
     known : dict
-        The records that were seen before a fault: by shard number, with the lines that the trace had by then.
+        The records before a fault, by shard number, with the number of lines in the trace at that time.
     lost : list of str
-        What is wrong, each in a line.
+        The errors, each in a line.
     must_tell : str
-        What the log must say at the end.
+        Text that the log must contain at the end.
     story : list of str
-        What happened, each with the number of lines that the trace had by then.
+        The events, each with the number of lines in the trace at that time.
     """
 
     scene: Scene

@@ -268,7 +268,7 @@ def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
     assert failed.returncode == cli.FAILED
     lines = failed.stderr.splitlines()
     assert lines[:2] == [f"0 of {COUNT} shards", f"{COUNT} of {COUNT} shards"]
-    assert lines[-1].endswith("run the same command again to go on")
+    assert lines[-1].endswith("run the same command again to resume")
     assert any(line.startswith("error: shard 't[8]' failed: ") for line in lines)
     assert all(line.startswith("error: ") for line in lines[2:])
     assert not (out / "shardedstore.json").exists()
@@ -428,7 +428,7 @@ def test_stopped_half_way(stuck: Path, how: signal.Signals) -> None:
     assert process.returncode == cli.STOPPED, shown
     assert shown.splitlines() == [
         f"0 of {COUNT} shards",
-        "stopped: run the same command again, and it goes on from there",
+        "stopped: run the same command again to resume",
     ]
     end = time.monotonic() + 10
     while group_members(process.pid) and time.monotonic() < end:

@@ -340,7 +340,7 @@ def streamed(change: Callable[[bytes], bytes]) -> tuple[list[Entry], list[Entry]
     store._store_dict["a/c/2"] = cpu.Buffer.from_bytes(change(store._store_dict["a/c/2"].to_bytes()))
     sums, before, after = Sums(), list(read_entries(store)), []
     for entry in tap(iter(before), Shard(""), sums):
-        after.append(entry)  # noqa: PERF402 (what came before an error is looked at)
+        after.append(entry)  # noqa: PERF402 (entries before an error are checked)
     return before, after, sums
 
 
