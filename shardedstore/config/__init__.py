@@ -1,1 +1,1 @@
-"""The config: its document, what it must not say, and its JSON Schema."""
+"""The config of a sharded store: its JSON document, checks and JSON Schema, and configs of shardedstore 0.3.1."""

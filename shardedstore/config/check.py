@@ -1,4 +1,4 @@
-"""What a config must not say, although each of its fields is of the right type."""
+"""Checks of a config beyond the types of its fields: nesting, paths, blocks, members and templates."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from shardedstore.stores.members import Members
 from shardedstore.zarr.grid import Blocks, block_name, parse_block
 from shardedstore.zarr.paths import Mounts
 
-MOST_LEVELS = 64  # of objects and arrays inside one another
-FEW = 100_000  # objects and arrays, among which it does not matter that some are the same
+MOST_LEVELS = 64  # of nested objects and arrays
+FEW = 100_000  # objects and arrays of one level, up to which repeated objects are accepted
 _JSON = (str, bool, int, float, type(None), dict, list, tuple)
 
 
 def check_json(document: Mapping[str, Any]) -> None:
-    """Refuse what no JSON file could hold, and what is nested without end or too deeply to be followed.
+    """Refuse a document with values that JSON does not have, or with too deep or endless nesting.
 
     >>> check_json({"a": {1: 2}})
     Traceback (most recent call last):
-    shardedstore.errors.ConfigError: the config can't be read: it has the name 1, which is no text
+    shardedstore.errors.ConfigError: the config can't be read: it has the name 1, which is not a string
     """
     level: list[Any] = [document]
     for _ in range(MOST_LEVELS):
@@ -30,12 +30,12 @@ def check_json(document: Mapping[str, Any]) -> None:
         values = [value for part in level for value in (part.values() if isinstance(part, dict) else part)]
         strange = next((kind for kind in set(map(type, values)) if not issubclass(kind, _JSON)), None)
         if strange is not None:
-            raise ConfigError(f"the config can't be read: it holds a {strange.__name__}, which is no JSON")
+            raise ConfigError(f"the config can't be read: it holds a {strange.__name__}, which is not a type of JSON")
         level = [value for value in values if isinstance(value, dict | list | tuple)]
         if not level:
             return
         if len(level) > FEW and len(set(map(id, level))) < len(level) / 2:
-            raise ConfigError("the config can't be read: the same objects stand in it again and again")
+            raise ConfigError("the config can't be read: it holds the same objects many times")
     raise ConfigError(f"the config can't be read: it is nested too deeply, in more than {MOST_LEVELS} levels")
 
 
@@ -43,16 +43,18 @@ def _check_names(names: dict[Any, Any]) -> None:
     if any(type(name) is not str for name in names):
         strange = next((name for name in names if not isinstance(name, str)), None)
         if strange is not None:
-            raise ConfigError(f"the config can't be read: it has the name {strange!r}, which is no text")
+            raise ConfigError(f"the config can't be read: it has the name {strange!r}, which is not a string")
 
 
 def check_config(config: Config) -> None:
-    """Refuse paths, blocks and members that can't be, a template that gives several one place, and what leads out of a source.
+    """Refuse invalid paths, blocks, members and templates, and views that leave their source.
+
+    A template is invalid if it gives several shards the same place.
 
     Raises
     ------
     UsageError
-        Naming the shard.
+        The message names the shard.
     """
     Mounts(config.shards)
     for path, mount in config.shards.items():
@@ -65,7 +67,10 @@ def check_config(config: Config) -> None:
 
 
 def _check_location(location: Location) -> None:
-    """Refuse a location that leaves its source, and so perhaps the config's folder, and check a nested config like any other."""
+    """Refuse a view or a part that leaves its source, and check a nested config.
+
+    A view that leaves its source could also leave the config's folder.
+    """
     location.check()
     inner = location.origin
     if isinstance(inner, Config):
@@ -89,8 +94,8 @@ def _check_mount(path: str, mount: Mount) -> None:
     is_template = mount.division is not None and (mount.blocks is None or not mount.location.divides_source)
     if is_template and _has_templates(mount.location):
         raise ConfigError(
-            f"shard {path!r} has a template with {mount.location.show()}, which has templates of its own: {{block}} or {{name}} would "
-            "stand for a name in either; divide only one of the two"
+            f"shard {path!r} has a template with {mount.location.show()}, which has templates of its own: {{block}} or {{name}} is "
+            "ambiguous; divide only one of the two"
         )
     if mount.members is not None:
         _check_members(path, mount, mount.members)
@@ -117,14 +122,14 @@ def _check_blocks(path: str, mount: Mount, blocks: Blocks) -> None:
     for index in mount.exceptions:
         try:
             block = parse_block(index)
-            known = blocks.within(block) and block_name(block) == index  # int reads more: 01, +1, 1_0
+            known = blocks.within(block) and block_name(block) == index  # int also accepts 01, +1 and 1_0
         except ValueError:
             known = False
         if not known:
             raise ConfigError(f"shard {path!r} has no block {index!r}: its grid of blocks is {blocks.grid}")
         if not blocks.holds(block):
             raise ConfigError(
-                f"shard {path!r} has an exception for the block {index!r}, which has no chunks by its stored"
+                f"shard {path!r} has an exception for the block {index!r}, but its field stored says that it has no chunks"
             )
     is_told_apart = mount.location.at_block(blocks, blocks.index(0)) != mount.location
     if not is_told_apart and blocks.count - len(mount.exceptions) > 1:

@@ -1,7 +1,8 @@
-"""The config: one JSON document that describes a whole sharded store, and nothing that runs.
+"""The config document: JSON that describes a whole sharded store, and contains no code.
 
-It is decoded and checked field by field; it can name kinds of components from a table, but no Python module, class or
-argument. The shards of one array are one template and a grid, so that a million of them take some hundred bytes.
+It is decoded and checked field by field. It names kinds of stores from a table, but no Python modules, classes or
+arguments. All shards of an array are described by one template and a grid, so a million of them take some hundred
+bytes.
 """
 
 from __future__ import annotations
@@ -35,14 +36,21 @@ VERSION = 1
 
 
 def to_dict(config: Config, folder: str | None = None, options: Options | None = None) -> dict[str, Any]:
-    """Return the JSON document, with URLs inside `folder` relative to it.
+    """Return the JSON document of a config, with URLs inside `folder` relative to it.
 
-    With `options`, those that `folder` is reached with, this is so only of what is on the same server.
+    Parameters
+    ----------
+    config : Config
+        The config.
+    folder : str, optional
+        The folder from which relative URLs start.
+    options : Options, optional
+        The options with which `folder` is reached. If given, only URLs on the same server become relative.
 
     Raises
     ------
     ConfigError
-        For a component that has no location, such as a store in memory, and for attributes that are no JSON.
+        For a store without a location, such as one in memory, and for attributes that JSON cannot hold.
     """
     for what, location in config.locations():
         require_location(location, what)
@@ -51,8 +59,8 @@ def to_dict(config: Config, folder: str | None = None, options: Options | None =
     try:
         fields = msgspec.to_builtins(config)
     except (TypeError, RecursionError) as error:
-        raise ConfigError(f"the config has attributes that can't stand in JSON: {error}") from None
-    del fields["kind"]  # it is a sharded store, as the format says
+        raise ConfigError(f"the config has attributes that JSON can't hold: {error}") from None
+    del fields["kind"]  # given by the format
     return {"format": FORMAT, "version": VERSION, **fields}
 
 
@@ -64,19 +72,19 @@ def from_dict(
     Parameters
     ----------
     document : dict
-        What `to_dict` returned.
+        A document in the form that `to_dict` returns.
     folder : str, optional
-        The folder, or the URL of one, that relative URLs start from.
+        The folder or URL from which relative URLs start.
     allow : iterable of str, optional
-        Places outside `folder` that the config may name, and endpoints; None is everywhere, for documents of the
-        program's own.
+        Places outside `folder`, and endpoints, that the config may name. None allows everything, for documents that the
+        program made itself.
     options : Options
-        Those of the folder, and so of relative URLs.
+        The options of the folder, which are also used for relative URLs.
 
     Raises
     ------
     ConfigError
-        For anything else, naming the field.
+        If the document is not a valid config. The message names the field.
     """
     if not isinstance(document, Mapping):
         raise ConfigError(f"this is not a shardedstore config: it is not a JSON object; {describe_json(document)}")
@@ -91,11 +99,11 @@ def from_dict(
         raise ConfigError(f"the config's version is {version!r}, which is not a version: is the file damaged?")
     if version > VERSION:
         raise ConfigError(
-            f"the config's version is {version}, and this shardedstore reads {VERSION}: install a newer one"
+            f"the config's version is {version}, but this shardedstore reads version {VERSION}: install a newer one"
         )
     if has_braces(folder or ""):
         raise ConfigError(
-            f"the config's folder {folder!r} has a part that stands for a block's or member's name: rename it"
+            f"the config's folder {folder!r} has a part in braces, which is a placeholder in a config: rename it"
         )
     try:
         config = msgspec.convert({**fields, "kind": "sharded"}, Config)
@@ -105,14 +113,14 @@ def from_dict(
         check_config(config)
     except ConfigError:
         raise
-    except UsageError as error:  # of a path, as anybody might give one
+    except UsageError as error:  # of an invalid path
         raise ConfigError(f"the config can't be read: {error}") from None
     allowed = None if allow is None else [normalize(place) for place in (*allow, *_own_places(folder))]
     return config.map_places(lambda place: _absolute(place, folder, allowed, options))
 
 
 def _own_places(folder: str | None) -> list[str]:
-    """Return where a config may point: its folder, and the ordinary Zarr that it stands beside."""
+    """Return the places that a config may always name: its folder, and the ordinary Zarr beside it."""
     if not folder:
         return []
     return [folder, folder.removesuffix(BESIDE)] if folder.endswith(BESIDE) else [folder]
@@ -122,7 +130,7 @@ def parse(data: bytes) -> object:
     """Return the content of a JSON file, or raise ConfigError."""
     if not data.strip():
         raise ConfigError(
-            "this is not a shardedstore config: it is not JSON, but empty; restore it, or make the result again"
+            "this is not a shardedstore config: it is not JSON, because the file is empty; restore it, or make the result again"
         )
     try:
         return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_unique)
@@ -131,11 +139,11 @@ def parse(data: bytes) -> object:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not allowed in JSON")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, or refuse one that readers may read differently."""
+    """Return a JSON object, or refuse one with repeated names, which readers treat differently."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
@@ -144,15 +152,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def dump(config: Config, folder: str | None, options: Options | None = None) -> bytes:
-    """Return the bytes of a config file that stands in `folder`; names of members and ranges of blocks stand on one line."""
+    """Return the bytes of a config file in `folder`.
+
+    Names of members and ranges of blocks are written on one line.
+    """
     try:
         return _text(to_dict(config, folder, options), "\n").encode() + b"\n"
     except ValueError as error:
-        raise ConfigError(f"the config has attributes that can't stand in JSON: {error}") from None
+        raise ConfigError(f"the config has attributes that JSON can't hold: {error}") from None
 
 
 def _text(value: Any, line: str, field: str = "") -> str:
-    """Return JSON with two spaces for each level; `line` begins a line of this one."""
+    """Return JSON indented by two spaces; `line` is the line break and indentation of this level."""
     inner = f"{line}  "
     if isinstance(value, dict) and value:
         items = [f"{json.dumps(key)}: {_text(item, inner, key)}" for key, item in value.items()]
@@ -163,7 +174,7 @@ def _text(value: Any, line: str, field: str = "") -> str:
 
 
 def relative_url(url: str, folder: str) -> str:
-    """Return a URL relative to a folder that it lies in; another is left as it is.
+    """Return a URL relative to a folder that contains it; other URLs are unchanged.
 
     >>> relative_url("s3://bucket/out/a/0.zip", "s3://bucket/out"), relative_url("/data/a", "/out")
     ('a/0.zip', '/data/a')
@@ -210,13 +221,13 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
         )
     if not _is_absolute(url):
         if folder is None:
-            raise ConfigError(f"the config has the relative URL {url!r}: say root=, the folder that it starts from")
+            raise ConfigError(f"the config has the relative URL {url!r}: give the folder that it starts from as root=")
         if ".." in url.split("/"):
             raise ConfigError(f"the config's URL {url!r} has a segment '..': it must stay inside the config's folder")
         if not is_remote(folder):
             return os.path.normpath(join_url(folder, url))
         url = join_url(folder, quoted_url(url))
-        allowed = None  # it lies in the folder: `normalize` refuses what would lead out of it
+        allowed = None  # the URL is inside the folder, because `normalize` refuses '..'
     try:
         absolute = normalize(url)
     except UsageError as error:
@@ -224,6 +235,6 @@ def _absolute_url(url: str, folder: str | None, allowed: list[str] | None) -> st
     if allowed is not None and not any(is_within(absolute, place) for place in allowed):
         raise ConfigError(
             f"the config names {absolute!r}, which is outside its own folder: if that is right, load it with "
-            f"allow=[{absolute!r}], or with allow=[...] of a folder that it lies in"
+            f"allow=[{absolute!r}], or with allow=[...] of a folder that contains it"
         )
     return absolute

@@ -1,7 +1,7 @@
-"""Where the components of a config are that shardedstore 0.3.1 wrote, and whether it may name them.
+"""Configs of shardedstore 0.3.1 as configs of today: locate their stores, check permissions, and convert their shards.
 
-All relative paths started from one working directory then, and so they start from one folder now: the first in which all of
-them are, so that what an old copy elsewhere lacks is never made up from another.
+All relative paths of such a config start from one working directory. Here they start from one folder: the first one
+that contains all the stores. A store that is missing in an old copy is therefore never taken from another place.
 """
 
 from __future__ import annotations
@@ -38,13 +38,24 @@ from shardedstore.zarr.paths import Mounts, join
 
 AT_ONCE = 32
 
-DOCUMENTS = (".zgroup", ".zarray")  # of which the root of each store of zarr 2 has one
+DOCUMENTS = (".zgroup", ".zarray")  # the root of each zarr 2 store has one of these
 
 
 class Around(NamedTuple):
-    """What is around a config: where relative paths may start from, and which other places may be named, None for all.
+    """The surroundings of a config: folders for relative paths, and places that it may name.
 
-    `options` are those of the config's folder, and so of what is in it.
+    Attributes
+    ----------
+    root : str or None
+        The folder that the user gave for relative paths.
+    folder : str or None
+        The config's folder.
+    allow : tuple of str or None
+        The places that the config may name; None for all.
+    options : Options
+        The options of the config's folder, which are also used for stores in it.
+    here : str or None
+        The working directory.
     """
 
     root: str | None = None
@@ -54,45 +65,48 @@ class Around(NamedTuple):
     here: str | None = None
 
     def starts(self) -> dict[str, str | None]:
-        """Return the three places that relative paths may start from, by what they are."""
+        """Return the three folders that relative paths may start from, by description."""
         return {"root=": self.root, "the config's folder": self.folder, "the working directory": self.here}
 
     def may_name(self, url: str) -> bool:
-        """Tell whether the config may name a place; one from the network must not lead to the working directory."""
+        """Tell whether the config may name a place.
+
+        A config from the network must not name the working directory.
+        """
         if is_remote(url) and ".." in url.split("/"):
             return False
         own = (self.root, self.folder, None if is_remote(self.folder or "") else self.here)
         return self.allow is None or any(is_within(url, place) for place in (*self.allow, *own) if place is not None)
 
     def place(self, store: OldStore, url: str) -> Place:
-        """Return the place of a store, reached as the config is where it is in the config's folder."""
+        """Return the place of a store; a store in the config's folder gets the folder's options."""
         return store.kind(url, self.options if self.folder is not None and is_within(url, self.folder) else NONE)
 
 
 def look_around(
     root: str | None = None, folder: str | None = None, allow: Iterable[str] | None = None, options: Options = NONE
 ) -> Around:
-    """Return what is around a config now."""
+    """Return the current surroundings of a config."""
     here = None
-    with suppress(OSError):  # it was removed
+    with suppress(OSError):  # the working directory may have been removed
         here = os.getcwd()
     return Around(root, folder, None if allow is None else tuple(map(normalize, allow)), options, here)
 
 
 def find_places(stores: Iterable[OldStore], around: Around) -> dict[OldStore, Place]:
-    """Return where each store is.
+    """Return the place of each store.
 
     Raises
     ------
     ConfigError
-        For what is nowhere, and for what may not be named.
+        For a store that does not exist, or that the config may not name.
     """
     stores = list(dict.fromkeys(stores))
     absolute = {store: around.place(store, _absolute(store, around)) for store in stores if _is_absolute(store.path)}
     if missing := _first_missing(absolute.values()):
         raise ConfigError(
-            f"the config names {missing}: shardedstore 0.3.1 wrote absolute paths, so if the store was moved, write where it "
-            "is now, or paths relative to the config"
+            f"the config names {missing}: shardedstore 0.3.1 wrote absolute paths, so if the store was moved, write its new "
+            "path, or paths relative to the config"
         )
     return absolute | _find_relative([store for store in stores if store not in absolute], around)
 
@@ -109,7 +123,7 @@ def _absolute(store: OldStore, around: Around) -> str:
     if not around.may_name(url):
         raise ConfigError(
             f"the config names {url!r}, which is neither in its own folder nor in the working directory: if that is right, "
-            f"load it with allow=[{url!r}], or with allow=[...] of a folder that it lies in"
+            f"load it with allow=[{url!r}], or with allow=[...] of a folder that contains it"
         )
     return url
 
@@ -130,15 +144,15 @@ def _find_relative(stores: list[OldStore], around: Around) -> dict[OldStore, Pla
             return places
     lost = any(store.name == "FSStore" for store in stores)
     raise ConfigError(
-        "the config's relative paths are found together in none of three places:\n"
+        "none of three folders contains all stores that the config names by relative paths:\n"
         + "".join(f"  {reason}\n" for reason in reasons)
-        + "say root=, the folder that they start from, or allow=[...] of what they may lead to"
-        + ("; of an FSStore, shardedstore 0.3.1 left out the scheme, such as s3://: write it before the path" * lost)
+        + "give the folder that they start from as root=, or the places that they may lead to as allow=[...]"
+        + ("; for an FSStore, shardedstore 0.3.1 left out the scheme, such as s3://: write it before the path" * lost)
     )
 
 
 def _join(start: str, path: str) -> str:
-    """Return where a relative path leads from a folder.
+    """Resolve a relative path from a folder.
 
     >>> _join("/data/old", "../a.zarr"), _join("s3://bucket/old", "a b/../c.zarr")
     ('/data/a.zarr', 's3://bucket/old/c.zarr')
@@ -150,7 +164,10 @@ def _join(start: str, path: str) -> str:
 
 
 def _first_missing(places: Iterable[Place]) -> str | None:
-    """Return what is wrong with the first place that is not there, by one look at each, many at once."""
+    """Return a description of the first place that does not exist, or None.
+
+    Places are checked concurrently, by one request each.
+    """
     with ThreadPoolExecutor(AT_ONCE) as threads:
         return next((missing for missing in threads.map(_missing, places) if missing is not None), None)
 
@@ -158,18 +175,18 @@ def _first_missing(places: Iterable[Place]) -> str | None:
 def _missing(place: Place) -> str | None:
     if not is_remote(place.url):
         is_there = os.path.isdir if place.is_folder else os.path.isfile
-        return None if is_there(place.url) else f"{place.url!r}, which is not there"
+        return None if is_there(place.url) else f"{place.url!r}, which does not exist"
     urls = [join_url(place.url, name) for name in DOCUMENTS] if place.is_folder else [place.url]
     try:
         is_found = any(nbytes_of(url, place.options) is not None for url in urls)
     except (UsageError, *STORAGE_ERRORS) as error:
         return f"{place.url!r}, which can't be read: {explain(error)}"
-    return None if is_found else f"{place.url!r}, which is not there"
+    return None if is_found else f"{place.url!r}, which does not exist"
 
 
 Places = Mapping[OldStore, Place]
 
-SPARED = "to open all else, take such arrays out of the config's array_shards and array_shard_dims, and their folders out of the base"
+SPARED = "to open the rest, remove such arrays from the config's array_shards and array_shard_dims, and their folders from the base"
 
 
 def parse_legacy(
@@ -179,23 +196,26 @@ def parse_legacy(
     allow: Iterable[str] | None = None,
     options: Options = NONE,
 ) -> Config:
-    """Return the config that stands for one of shardedstore 0.3.1; the metadata of arrays that are in shards is read.
+    """Convert a config of shardedstore 0.3.1.
+
+    The metadata of arrays with shards is read.
 
     Parameters
     ----------
     document : dict
-        What its ``get_config`` returned.
+        The document that its ``get_config`` returned.
     root, folder : str, optional
-        The folders, or URLs, that relative paths start from: they are tried in this order, and the working directory then.
+        The folders or URLs from which relative paths start. They are tried in this order, then the working directory.
     allow : iterable of str, optional
-        Other places that the config may name; None is everywhere, for documents of the program's own.
+        Other places that the config may name. None allows everything, for documents that the program made itself.
     options : Options
-        Those of `folder`.
+        The options of `folder`.
 
     Raises
     ------
     ConfigError
-        For what is not as 0.3.1 wrote it, for what is not there or may not be named, and for arrays that it corrupted.
+        For a document that 0.3.1 did not write, for stores that do not exist or may not be named, and for arrays that
+        0.3.1 corrupted.
     """
     try:
         old = parse_document(document)
@@ -208,18 +228,18 @@ def parse_legacy(
 
 
 def check_saved(config: Config) -> None:
-    """Refuse to save a config with arrays as shardedstore 0.3.1 wrote them.
+    """Refuse to save a config with arrays in the form of shardedstore 0.3.1.
 
     Raises
     ------
     ConfigError
-        Where there are some.
+        If there are such arrays.
     """
     for what, location in config.locations():
         if location.is_legacy:
             raise ConfigError(
-                f"{what} is as shardedstore 0.3.1 wrote it, which is read but not saved: map it first, as with "
-                "store.map_shards(ToZip(url)), whose result has a config of its own"
+                f"{what} has the form of shardedstore 0.3.1, which can be read but not saved: map it first, as with "
+                "store.map_shards(ToZip(url)), and save the result's config"
             )
 
 
@@ -229,7 +249,7 @@ def _config(old: OldSharded, places: Places) -> Config:
     for path, array in old.arrays.items():
         at = path.lower() if isinstance(old.base, OldStore) and old.base.is_lower else path
         if at in shards:
-            raise ConfigError(f"the config has {path!r} twice: its base writes all keys in lower case")
+            raise ConfigError(f"the config has {path!r} twice, because its base writes all keys in lower case")
         mount = _mount(at, array, base, places)
         if mount is not None:
             shards[at] = mount
@@ -242,7 +262,7 @@ def _config(old: OldSharded, places: Places) -> Config:
 
 
 def _check_apart(old: OldSharded, places: Places) -> None:
-    """Refuse shards of arrays that were written to a place of another component: they have overwritten one another."""
+    """Refuse array shards at the place of another store, because they overwrote each other."""
     found = [("the base", old.base), *((f"shard {path!r}", one) for path, one in old.shards.items())]
     owners = {places[one].url: what for what, one in found if isinstance(one, OldStore)}
     for path, array in old.arrays.items():
@@ -252,8 +272,8 @@ def _check_apart(old: OldSharded, places: Places) -> None:
             what, url = f"shard {path!r}, block {block_name(index)!r}", places[one].url
             if url in owners:
                 raise ConfigError(
-                    f"{owners[url]} and {what} are both in {url!r}: shardedstore 0.3.1 has written the chunks of one over those of "
-                    f"the other, and what is there is not what was written. Write them anew from where they came from; {SPARED}"
+                    f"{owners[url]} and {what} are both in {url!r}: shardedstore 0.3.1 overwrote chunks of one with chunks of the "
+                    f"other, so the data are damaged. Write them again from their origin; {SPARED}"
                 )
             owners[url] = what
 
@@ -263,18 +283,21 @@ def _location(old: Old, places: Places) -> Location:
 
 
 def _mount(path: str, array: OldShards, base: Location, places: Places) -> Mount | None:
-    """Return what is mounted for an array: views of the base, and exceptions for what is in a shard; None where nothing is."""
+    """Return the mount of an array: a view of the base, with its shards as exceptions.
+
+    Return None if the array has no chunks in shards.
+    """
     meta = _read_array(path, base) if array.stores else None
     if meta is None or 0 in meta.shape:
         return None
     assert meta.keys is not None
     if not array.count < len(meta.shape):
         raise ConfigError(
-            f"the array {path!r} has {len(meta.shape)} dimensions, and its shards are named for {array.count}: is it another "
-            "one now?"
+            f"the array {path!r} has {len(meta.shape)} dimensions, but the names of its shards have {array.count}: was the array "
+            "replaced?"
         )
     if array.separator not in (None, meta.keys.separator):
-        return None  # 0.3.1 compared them with keys like 0.0 where the names are like 0/0: all chunks are in the base
+        return None  # 0.3.1 compared names with other separators than the keys have, so all chunks are in the base
     blocks = Blocks(meta.chunk_grid, (1,) * array.count, meta.keys)
     _check_collisions(path, array, blocks)
     exceptions: dict[str, Location] = {}
@@ -285,24 +308,30 @@ def _mount(path: str, array: OldShards, base: Location, places: Places) -> Mount
 
 
 def _check_collisions(path: str, array: OldShards, blocks: Blocks) -> None:
-    """Refuse an array some of whose chunks have overwritten others: 10 and 11, say, are both 1 by their first characters."""
+    """Refuse an array with chunks that overwrote others.
+
+    shardedstore 0.3.1 used only the first character of an index: 10 and 11 were both 1.
+    """
     length, most = blocks.grid[-1], _most(blocks)
     longest = max((index[-1] + 1 for index in array.stores), default=0)
     if max(length, longest) > most:
         raise ConfigError(
             f"the array {path!r} has {max(length, longest)} chunks along dimension {array.count - 1}, which is sharded: "
-            f"shardedstore 0.3.1 took each index for one digit, so that chunks from index 10 on have overwritten others, and "
-            f"what is there is not what was written. Write {path!r} anew from where it came from; {SPARED}"
+            f"shardedstore 0.3.1 used only the first digit of each index, so chunks from index 10 on overwrote others, and the "
+            f"data are damaged. Write {path!r} again from its origin; {SPARED}"
         )
 
 
 def _most(blocks: Blocks) -> int:
-    """Return how many chunks it kept apart along the last sharded dimension: with dots one more, as .0 is not 0 in a folder."""
+    """Return the number of chunks that 0.3.1 kept apart along the last sharded dimension.
+
+    With dots it is one more, because .0 and 0 are different names in a folder.
+    """
     return 11 if blocks.keys.separator == "." else 10
 
 
 def _blocks_in_shards(array: OldShards, blocks: Blocks) -> Iterator[tuple[Coords, Coords]]:
-    """Yield the blocks that are in shards, each with the index of its shard: that of its first characters."""
+    """Yield the blocks that are in shards, each with the index of its shard."""
     for index in sorted(array.stores):
         if max(index) < 10 and blocks.within(index):
             yield index, index
@@ -312,7 +341,7 @@ def _blocks_in_shards(array: OldShards, blocks: Blocks) -> Iterator[tuple[Coords
 
 
 def _read_array(path: str, base: Location) -> ArrayMeta:
-    """Return the metadata of an array, which the base has."""
+    """Return the metadata of an array in the base."""
     where = f"the array {path!r} in {base.show()}"
     try:
         store, prototype = base.open(), default_buffer_prototype()
@@ -323,5 +352,5 @@ def _read_array(path: str, base: Location) -> ArrayMeta:
     except ShardedStoreError as error:
         raise ConfigError(f"{where} can't be read: {error}") from None
     if not isinstance(meta, ArrayMeta) or meta.chunks is None or meta.keys is None:
-        raise ConfigError(f"the config has shards of {where}, and there is no such array: is it another base?")
+        raise ConfigError(f"the config has shards of {where}, but there is no such array: was the base replaced?")
     return meta

@@ -1,6 +1,6 @@
-"""What stands in a config that shardedstore 0.3.1 wrote: decoded and checked field by field, and nothing imported or opened.
+"""The config document of shardedstore 0.3.1: decoded and checked field by field, without imports or access to stores.
 
-It names the classes of zarr 2, of which those are read that keep each key in a file or in a member of a zip.
+It names store classes of zarr 2. Those that keep each key in a file or in a zip entry are supported.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ Fields = TypeVar("Fields")
 
 @dataclass(frozen=True)
 class OldStore:
-    """One store of zarr 2: its class and its path, as they stand there.
+    """A zarr 2 store: its class and path as given in the document.
 
-    `is_nested` tells that it writes dots in chunk keys as slashes, and `is_lower` that it writes all keys in lower case.
+    `is_nested` means that the store writes dots in chunk keys as slashes. `is_lower` means that it writes all keys in
+    lower case.
     """
 
     name: str
@@ -50,13 +51,16 @@ class OldStore:
 
     @property
     def kind(self) -> type[Directory | Zip]:
-        """What it is here."""
+        """The kind of location that opens the store."""
         return STORES[self.name]
 
 
 @dataclass(frozen=True)
 class OldShards:
-    """The shards of one array by their indices; `separator` is that of their names, None where only one dimension is sharded."""
+    """The shards of one array, by index.
+
+    `separator` is the separator in the names of shards; None if only one dimension is sharded.
+    """
 
     count: int
     separator: str | None
@@ -65,7 +69,7 @@ class OldShards:
 
 @dataclass(frozen=True)
 class OldSharded:
-    """A sharded store: its base, what is mounted on it, and its arrays' shards."""
+    """A sharded store: its base, its mounts, and the shards of its arrays."""
 
     base: Old
     separator: Literal[".", "/"] | None
@@ -73,7 +77,7 @@ class OldSharded:
     arrays: dict[str, OldShards]
 
     def stores(self) -> Iterator[OldStore]:
-        """Yield all stores in it."""
+        """Yield all zarr 2 stores in it, including nested ones."""
         for part in (
             self.base,
             *self.shards.values(),
@@ -113,28 +117,28 @@ class _ShardedOptions(msgspec.Struct):
 
 
 def is_legacy(document: object) -> bool:
-    """Tell whether a JSON document looks like what shardedstore 0.3.1 wrote."""
+    """Tell whether a JSON document looks like a config of shardedstore 0.3.1."""
     return isinstance(document, dict) and "format" not in document and {"name", "module", "config"} <= document.keys()
 
 
 def parse_document(document: object, what: str = "the config") -> OldSharded:
-    """Return what a config of shardedstore 0.3.1 says.
+    """Parse a config of shardedstore 0.3.1.
 
     Raises
     ------
     ConfigError
-        For all else, naming the component and the field.
+        For any other document. The message names the store and the field.
     """
     described = _fields(document, _Described, what)
     if (described.name, described.module) != ("ShardedStore", "shardedstore"):
-        raise ConfigError(f"{what} is of {described.module}.{described.name}, and not of shardedstore.ShardedStore")
+        raise ConfigError(f"{what} is for a {described.module}.{described.name}, not for a shardedstore.ShardedStore")
     return _sharded(described.config, "" if what == "the config" else f"{what}: ")
 
 
 def _sharded(given: _Arguments, within: str) -> OldSharded:
     what = f"{within}the sharded store"
     if len(given.args) != 1:
-        raise ConfigError(f"{what} has {len(given.args)} args: its base, and nothing else, must stand there")
+        raise ConfigError(f"{what} has {len(given.args)} args, but must have one: its base")
     options = _fields(given.kwargs, _ShardedOptions, what)
     try:
         Mounts([*options.shards, *options.array_shards])
@@ -162,17 +166,19 @@ def _array_shards(path: str, stores: dict[str, Any], count: int | None, within: 
     indices: dict[str, Coords] = {}
     for name in stores:
         if not _INDEX.fullmatch(name):
-            raise ConfigError(f"{what} has a shard {name!r}, which is no index of one, such as '0.1' or '0/1'")
+            raise ConfigError(
+                f"{what} has a shard {name!r}, but names of shards must be indices, such as '0.1' or '0/1'"
+            )
         indices[name] = tuple(map(int, re.split(r"[./]", name)))
     counts = {len(index) for index in indices.values()} | ({count} if count is not None else set())
     if len(counts) > 1:
         raise ConfigError(
-            f"{what} has array_shard_dims {count}, and shards named like {next(iter(stores))!r}: they must agree, one number "
-            "for each sharded dimension"
+            f"{what} has array_shard_dims {count}, but shards named like {next(iter(stores))!r}: names must have one number for "
+            "each sharded dimension"
         )
     separators = {separator for name in stores for separator in "./" if separator in name}
     if len(separators) > 1:
-        raise ConfigError(f"{what} has shards named with '.' and with '/': they can't be of one array")
+        raise ConfigError(f"{what} has shards named with '.' and with '/', but must have one separator")
     return OldShards(
         next(iter(counts), 0),
         next(iter(separators), None),
@@ -186,12 +192,12 @@ def _component(given: object, what: str) -> Old:
         return parse_document(given, what)
     if described.name not in STORES or described.module.partition(".")[0] != "zarr":
         raise ConfigError(
-            f"{what} is a {described.module}.{described.name}, which is not known here: known are shardedstore.ShardedStore, "
-            f"and zarr's {', '.join(STORES)}. Copy it to a folder with zarr 2, and name that as a DirectoryStore"
+            f"{what} is a {described.module}.{described.name}, which is not supported: use shardedstore.ShardedStore, or "
+            f"zarr's {', '.join(STORES)}. Copy it to a folder with zarr 2, and name the folder as a DirectoryStore"
         )
     args = described.config.args
     if len(args) != 1 or not _is_path(args[0]):
-        raise ConfigError(f"{what} has the args {args!r}: its path, and nothing else, must stand there")
+        raise ConfigError(f"{what} has the args {args!r}, but must have one: its path")
     options = _fields(described.config.kwargs, _StoreOptions, what)
     is_nested = described.name == "FSStore" and options.key_separator == "/"
     return OldStore(described.name, args[0], is_nested, options.normalize_keys)
@@ -207,24 +213,26 @@ def _is_path(given: object) -> bool:
 def _fields(given: object, into: type[Fields], what: str) -> Fields:
     try:
         return msgspec.convert(given, into)
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # a name that is no Unicode, as JSON can write it
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # JSON can contain names that are not valid Unicode
         raise ConfigError(f"{what} can't be read: {error}") from None
 
 
 def check_keys(old: OldSharded, config: Config) -> None:
-    """Refuse arrays whose chunks have slashes in their keys, and whose metadata says dots; it is looked at where there may be some.
+    """Refuse arrays whose chunk keys have slashes although their metadata says dots.
+
+    The metadata is read only if the config can have such arrays.
 
     Raises
     ------
     ConfigError
-        Where there are some, or that can't be read.
+        If there are such arrays, or if the metadata cannot be read.
     """
     if old.separator != "/" and not any(store.is_nested for store in old.stores()):
         return
     try:
         nodes = walk(config.open())
     except PartitionError:
-        return  # a web server that does not tell what is there
+        return  # a web server that cannot be listed
     except STORAGE_ERRORS as error:
         raise ConfigError(f"the metadata can't be read: {explain(error)}") from error
     except ShardedStoreError as error:
@@ -232,8 +240,8 @@ def check_keys(old: OldSharded, config: Config) -> None:
     for path, node in nodes.items():
         if _has_dots(node) and ((_is_unsaid(node) and old.separator == "/") or _holder(old, path).is_nested):
             raise ConfigError(
-                f"the array {path!r} has its chunks below keys like 0/0, and its metadata does not say so, as shardedstore "
-                f'0.3.1 knew it from the class of the store: write "dimension_separator": "/" into {path}/.zarray'
+                f"the array {path!r} has chunk keys like 0/0, but its metadata does not give this separator, because shardedstore "
+                f'0.3.1 took it from the class of the store: write "dimension_separator": "/" into {path}/.zarray'
             )
 
 
@@ -247,7 +255,7 @@ def _is_unsaid(node: Node) -> bool:
 
 
 def _holder(old: Old, path: str) -> OldStore:
-    """Return the store that has the metadata of an array."""
+    """Return the store that holds the metadata of an array."""
     while isinstance(old, OldSharded):
         found = Mounts(old.shards).resolve(path)
         old, path = (old.base, path) if found is None else (old.shards[found[0]], found[1])

@@ -1,4 +1,4 @@
-"""The JSON Schema of the config, made from the code; ``make schema`` writes it to the file that the package holds."""
+"""The JSON Schema of the config, generated from the code; ``make schema`` writes it to the packaged file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shardedstore.stores.locations import AnyLocation, Config, Mount
 FILE = Path(__file__).parents[1] / "config.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _HAS = {name: {"required": [name], "properties": {name: {"type": "object"}}} for name in ("blocks", "members")}
-_OF_MOUNTS = {  # what holds between its fields
+_OF_MOUNTS = {  # conditions that involve several fields
     "not": {"allOf": [_HAS["blocks"], _HAS["members"]]},
     "if": _HAS["blocks"],
     "then": {"properties": {"exceptions": {"propertyNames": {"pattern": INDEX}}}},
@@ -23,7 +23,7 @@ _OF_MOUNTS = {  # what holds between its fields
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a config file, as this version of the package reads it."""
+    """Return the JSON Schema of a config file for this version of the package."""
     (location, config), components = msgspec.json.schema_components([AnyLocation, Config])
     document = components[config["$ref"].rpartition("/")[2]]
     components[Mount.__name__] |= _OF_MOUNTS
@@ -54,7 +54,7 @@ def _described(component: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(value: Any, location: Any) -> Any:
-    """Return a schema that refers to the table of all kinds wherever it holds a copy of the table."""
+    """Replace copies of the table of all kinds by references to it."""
     if isinstance(value, dict):
         described = {"description": value["description"]} if "description" in value else {}
         if value == {**described, **location}:
@@ -64,7 +64,7 @@ def _named(value: Any, location: Any) -> Any:
 
 
 def text() -> str:
-    """Return the content of the file."""
+    """Return the content of the schema file."""
     return json.dumps(schema(), indent=2) + "\n"
 
 

@@ -216,7 +216,7 @@ URL = "shards.simulation/coarse.location.url"
         ("version", 0, "version is 0, which is not"),
         ("version", "1", "version is '1', which is not"),
         ("version", True, "version is True, which is not"),
-        ("version", 2, "the config's version is 2, and this shardedstore reads 1: install a newer one"),
+        ("version", 2, "the config's version is 2, but this shardedstore reads version 1: install a newer one"),
         ("base", ..., "missing required field `base`"),
         ("base", None, r"Expected .*`\$\.base`"),
         ("base.kind", ..., r"missing required field `kind` - at `\$\.base`"),
@@ -284,7 +284,7 @@ def test_views_stay_below_their_path():
 
 def test_a_folder_whose_name_would_be_replaced():
     with pytest.raises(
-        ConfigError, match=r"the config's folder '/data/\{block\}' has a part that stands for a block's or"
+        ConfigError, match=r"the config's folder '/data/\{block\}' has a part in braces, which is a placeholder"
     ):
         ShardedStore.from_config(golden(), root="/data/{block}")
 
@@ -332,7 +332,9 @@ def test_a_component_over_the_whole_base_is_refused():
 
 @pytest.mark.parametrize("place", [URL, "base.url", "consolidated.url"])
 def test_relative_urls_need_a_root(place):
-    with pytest.raises(ConfigError, match=r"has the relative URL '__base__.zarr.zip': say root=, the folder"):
+    with pytest.raises(
+        ConfigError, match=r"has the relative URL '__base__.zarr.zip': give the folder that it starts from as root="
+    ):
         ShardedStore.from_config(golden())
 
 

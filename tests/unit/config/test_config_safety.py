@@ -111,12 +111,12 @@ BOMBS = {
     "stores": (lambda: minimal(base=nested(10**5, lambda inner: {"kind": "sharded", "base": inner})), "too deeply"),
     "a little too deep": (lambda: minimal(base=nested(64, lambda inner: {"kind": "sharded", "base": inner})), "too deeply"),
     "attributes": (lambda: minimal(base={"kind": "group", "attributes": nested(10**5, lambda a: {"a": [a]})}), "too deeply"),
-    "inside itself": (inside_itself, "again and again"),
-    "shared": (lambda: shared(50), "again and again"),
+    "inside itself": (inside_itself, "the same objects many times"),
+    "shared": (lambda: shared(50), "the same objects many times"),
     "a huge grid": (lambda: grid_of(10**30), "Expected `int` <= 9223372036854775807"),
     "no integer": (lambda: grid_of(1e300), "Expected `int`, got `float`"),
-    "no JSON": (lambda: minimal(base={"kind": "group", "attributes": {"a": {1, 2}}}), "holds a set, which is no JSON"),
-    "no text": (lambda: minimal(base={"kind": "group", "attributes": {1: 2}}), "has the name 1, which is no text"),
+    "no JSON": (lambda: minimal(base={"kind": "group", "attributes": {"a": {1, 2}}}), "holds a set, which is not a type of JSON"),
+    "no text": (lambda: minimal(base={"kind": "group", "attributes": {1: 2}}), "has the name 1, which is not a string"),
     "one place for all": (lambda: minimal(shards={"t": {**grid_of(2)["shards"]["t"], "location": {"kind": "zip", "url": "/a"}}}), "put {block} into its URL"),
     "a path without end": (lambda: minimal(shards={"a/" * 100_000 + "a": {"location": {"kind": "zip", "url": "/data/a"}}}), "more than 2,048 bytes"),
     "digits": (lambda: minimal(shards={"t": {**grid_of(2)["shards"]["t"], "exceptions": {"9" * 9999: {"kind": "zip", "url": "/a"}}}}), "has no block"),
@@ -180,8 +180,8 @@ def test_the_largest_grid_is_routed_by_arithmetic(view):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format":"shardedstore","version":1,"base":{"kind":"group","attributes":{"a":NaN}}}', "NaN is no JSON"),
-        ('{"format":"shardedstore","version":1,"base":{"kind":"group","attributes":{"a":-Infinity}}}', "-Infinity is no JSON"),
+        ('{"format":"shardedstore","version":1,"base":{"kind":"group","attributes":{"a":NaN}}}', "NaN is not allowed in JSON"),
+        ('{"format":"shardedstore","version":1,"base":{"kind":"group","attributes":{"a":-Infinity}}}', "-Infinity is not allowed in JSON"),
         ('{"format":"shardedstore","version":' + "1" * 5000 + "}", "it is not JSON"),
         ('{"format":"shardedstore","version":1,"base":{"kind":"zip","url":"a","url":"b"}}', "'url' twice in one object"),
         ('{"format":"shardedstore","version":1,"base":{"kind":"zip","url":"a.zip"}}'.encode("utf-16"), "it is not JSON"),
@@ -197,7 +197,7 @@ def test_what_python_reads_and_others_do_not(tmp_path, text, message):
 def test_what_is_no_json_is_not_saved(tmp_path, value):
     from shardedstore.stores.locations import Group
 
-    with pytest.raises(ConfigError, match="has attributes that can't stand in JSON"):
+    with pytest.raises(ConfigError, match="has attributes that JSON can't hold"):
         dump(Config(Group(attributes={"a": {"b": [value]}})), None)
 
 

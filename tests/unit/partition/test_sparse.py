@@ -325,7 +325,7 @@ def test_an_exception_for_a_block_without_chunks_is_refused(source, tmp_path):
     document = json.loads(file.read_bytes())
     document["shards"]["a"]["exceptions"] = {"5": {"kind": "zip", "url": "a/x.zip"}}
     file.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match="'5', which has no chunks"):
+    with pytest.raises(ConfigError, match="'5', but its field stored says that it has no chunks"):
         ShardedStore.load(tmp_path / "out")
 
 
