@@ -366,7 +366,7 @@ def _marked(records: Iterable[Record], numbers: frozenset[int]) -> Iterator[Reco
         yield msgspec.structs.replace(record, marked=True) if record.shard in numbers else record
 
 
-def compact(ledger: Ledger) -> None:
+def try_compact(ledger: Ledger) -> None:
     """Compact a ledger, if that can be done: nothing depends on it."""
     try:
         ledger.compact()

@@ -23,7 +23,7 @@ from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.layouts.registry import LAYOUTS, layout_of
 from shardedstore.jobs.layouts.shard_folder import as_now
 from shardedstore.jobs.ledger import Record
-from shardedstore.jobs.result_preview import Mixes, held, veiled_base
+from shardedstore.jobs.result_preview import Mixes, members_at, veiled_base
 from shardedstore.jobs.shards import Plan, Run, location_of, shard_runs
 from shardedstore.jobs.source_comparison import source_token
 from shardedstore.jobs.summary import Partial, Summary
@@ -88,7 +88,7 @@ class Half(NamedTuple):
         """Return where a shard is now; of several members, with ``{name}`` for each."""
         record, generation = self.records.get(shard.number), self.generation_of(shard.number)
         if record is not None and record.location is not None:
-            return held(record.location, run.members)
+            return members_at(record.location, run.members)
         if generation != SOURCE:
             return veiled_base(location_of(run, shard, self.template(run, generation)), run, self.records)
         return location_of(run, shard)

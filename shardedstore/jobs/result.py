@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from shardedstore.errors import CorruptError, ShardError, ShardsFailed, UsageError
 from shardedstore.jobs.layouts.base import ResultLayout
-from shardedstore.jobs.ledger import Record, compact
+from shardedstore.jobs.ledger import Record, try_compact
 from shardedstore.jobs.prepare import by_segment
 from shardedstore.jobs.shards import Plan, changed_chunks
 from shardedstore.jobs.summary import Summary
@@ -127,7 +127,7 @@ def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
         )
     records = _records(job, plan, outcome, gone)
     config = job.layout.publish(job, plan, records)
-    compact(job.ledger)
+    try_compact(job.ledger)
     return config
 
 

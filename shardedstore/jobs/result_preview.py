@@ -31,7 +31,7 @@ class Planned(msgspec.Struct, frozen=True, omit_defaults=True):
     config: dict[str, Any] = {}
 
 
-def held(location: Location, members: Members | None) -> Location:
+def members_at(location: Location, members: Members | None) -> Location:
     """Return where members are that stand together at a location; what is no such thing is there itself."""
     return location if members is None or members.together == 1 else ViewOf(location, "{name}")
 

@@ -13,7 +13,7 @@ from shardedstore.errors import UsageError
 from shardedstore.jobs.differences import Difference
 from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.executors.base import TaskList
-from shardedstore.jobs.layouts.registry import find_job
+from shardedstore.jobs.layouts.registry import find_result_job
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.lock import held
 from shardedstore.jobs.preflight import source_urls
@@ -68,7 +68,7 @@ def verify(
     for given in (config, against):
         if given is not None:
             to_dict(given)  # every component has a location
-    kept = find_job(config)
+    kept = find_result_job(config)
     if kept is None and (mark or level == "stored" or (level == "decoded" and against is None)):
         raise UsageError(NO_LEDGER)
     if (

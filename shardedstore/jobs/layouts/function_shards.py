@@ -13,7 +13,7 @@ from shardedstore.jobs.layouts.base import ShardSource
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.ledger import Ledger, NoLedger, Record
 from shardedstore.jobs.preflight import find_unreadable
-from shardedstore.jobs.result_preview import Planned, held
+from shardedstore.jobs.result_preview import Planned, members_at
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.versions import Identity
 from shardedstore.notices import Notice
@@ -88,7 +88,7 @@ class FunctionShards(ShardFolder):
         located = {shard.block_name: _given(records[shard.number].location) for shard in run.shards()}
         if run.division is None:
             return Mount(located[""])
-        exceptions = {name: held(location, run.members) for name, location in located.items()}
+        exceptions = {name: members_at(location, run.members) for name, location in located.items()}
         return Mount(next(iter(exceptions.values())), run.blocks, exceptions, run.members)
 
 

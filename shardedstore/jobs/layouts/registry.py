@@ -41,7 +41,7 @@ def choose_layout(
     return found.of(sink, to, storage_options)
 
 
-def find_job(config: Config) -> ResultJob | None:
+def find_result_job(config: Config) -> ResultJob | None:
     """Return the job that made a result; None where its ledger is not found."""
     return next((job for layout in LAYOUTS.values() if (job := layout.find_job(config)) is not None), None)
 

@@ -18,7 +18,7 @@ from shardedstore.jobs.layouts.base import ResultLayout, ShardSource, refuse_to
 from shardedstore.jobs.layouts.result_job import ResultJob, known_records, parents, read_job
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.object_sizes import attribute_notices
-from shardedstore.jobs.result_preview import Mixes, Planned, after, blocks_after, held, veiled_base
+from shardedstore.jobs.result_preview import Mixes, Planned, after, blocks_after, members_at, veiled_base
 from shardedstore.jobs.shards import Plan, Run, location_of, object_at, shard_runs, target_of
 from shardedstore.jobs.versions import (
     Identity,
@@ -94,7 +94,7 @@ class ShardFolder(ResultLayout):
             name = target_of(self.sink, run)
             blocks = run.blocks and blocks_after(run.blocks, nodes.get(run.path))
             location = self.sink.location(object_url(folder, name))
-            return Mount(held(location, run.members), blocks, members=run.members)
+            return Mount(members_at(location, run.members), blocks, members=run.members)
 
         base, *others = ((run.path, mount(run)) for run in plan.runs)
         formats = {path: node.meta.zarr_format for path, node in plan.nodes.items()}
@@ -157,7 +157,7 @@ class ShardFolder(ResultLayout):
         """Return where a run is: as the most of its shards, and those of other generations by name."""
 
         def location(generation: int) -> Location:
-            return held(self.sink.location(self.template(run, generation or job.generation)), run.members)
+            return members_at(self.sink.location(self.template(run, generation or job.generation)), run.members)
 
         found = Counter(records[number].generation for number in run.numbers if not records[number].failed)
         most, count = next(iter(found.most_common(1)), (0, 0))

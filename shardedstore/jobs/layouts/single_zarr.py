@@ -15,7 +15,7 @@ from shardedstore.jobs.destination import check_lengths, check_new_zarr, check_u
 from shardedstore.jobs.differences import Difference
 from shardedstore.jobs.layouts.base import ResultLayout, ShardSource, refuse_to
 from shardedstore.jobs.layouts.result_job import ResultJob, known_records, read_job
-from shardedstore.jobs.layouts.zarr_listing import Listed, compare_shards, tally_shards
+from shardedstore.jobs.layouts.zarr_listing import ZarrListing, compare_shards, tally_shards
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.result_preview import Planned, after, blocks_after
 from shardedstore.jobs.shards import Plan, Run
@@ -150,7 +150,7 @@ class SingleZarr(ResultLayout):
                 record = records.get(shard.number)
                 if record is None:
                     continue
-                has_lost = found.get(shard.number, Listed()).has_lost(Listed.written([record]))
+                has_lost = found.get(shard.number, ZarrListing()).has_lost(ZarrListing.written([record]))
                 if has_lost or (run.blocks is None and waiting_name(shard) not in waiting):
                     yield shard.number
 
@@ -279,7 +279,7 @@ class SingleZarr(ResultLayout):
         assert isinstance(base, Place)
         documents = set(_documents(job.folder, base.options))
         sizes = dict(open_folder(base.url, base.options).sizes())
-        listed, written = Listed.of(sizes.items(), documents), Listed.written(job.records.values())
+        listed, written = ZarrListing.of(sizes.items(), documents), ZarrListing.written(job.records.values())
         seen(f"{listed}\n")
         what = listed.difference(written)
         if what is not None:
@@ -305,7 +305,7 @@ class SingleZarr(ResultLayout):
 
 def _check_written(zarr: Folder, documents: Container[str], records: Mapping[int, Record]) -> None:
     """Refuse to publish where other files stand than were written."""
-    difference = Listed.of(zarr.sizes(), documents).difference(Listed.written(records.values()))
+    difference = ZarrListing.of(zarr.sizes(), documents).difference(ZarrListing.written(records.values()))
     if difference is not None:
         raise CorruptError(
             f"{zarr.url!r} {difference}: something else writes there or removes from it, or the source has fewer "

@@ -23,7 +23,7 @@ OTHERS = (
 )
 
 
-class Listed(NamedTuple):
+class ZarrListing(NamedTuple):
     """The files of one ordinary Zarr without its metadata: their number and bytes, and the sum of `name_crc` over them."""
 
     files: int = 0
@@ -31,7 +31,7 @@ class Listed(NamedTuple):
     names: int = 0
 
     @classmethod
-    def of(cls, sizes: Iterable[tuple[str, int]], documents: Container[str]) -> Listed:
+    def of(cls, sizes: Iterable[tuple[str, int]], documents: Container[str]) -> ZarrListing:
         """Return what a listing has, given the keys of the documents."""
         count = total = names = 0
         for key, nbytes in sizes:
@@ -40,11 +40,11 @@ class Listed(NamedTuple):
         return cls(count, total, names)
 
     @classmethod
-    def written(cls, records: Collection[Record]) -> Listed:
+    def written(cls, records: Collection[Record]) -> ZarrListing:
         """Return what some records say that was written."""
         return cls(*(sum(getattr(record, name) for record in records) for name in ("entries", "nbytes", "names")))
 
-    def has_lost(self, written: Listed) -> bool:
+    def has_lost(self, written: ZarrListing) -> bool:
         """Tell whether some of what was written is gone, or of another size: not that there is more."""
         return self != written and self.files <= written.files
 
@@ -53,10 +53,10 @@ class Listed(NamedTuple):
         """The numbers of entries and of their bytes."""
         return {"entries": self.files, "nbytes": self.nbytes}
 
-    def difference(self, written: Listed) -> str | None:
+    def difference(self, written: ZarrListing) -> str | None:
         """Return how this differs from what was written, if it does.
 
-        >>> Listed(2, 99, 7).difference(Listed(2, 99, 8))
+        >>> ZarrListing(2, 99, 7).difference(ZarrListing(2, 99, 8))
         'holds 2 files of 99 bytes without its metadata, of other names or sizes, where 2 of 99 were written'
         """
         if self == written:
@@ -68,7 +68,7 @@ class Listed(NamedTuple):
         )
 
 
-def tally_shards(config: Config, sizes: Iterable[tuple[str, int]]) -> dict[int, Listed]:
+def tally_shards(config: Config, sizes: Iterable[tuple[str, int]]) -> dict[int, ZarrListing]:
     """Return what a listing of one ordinary Zarr has of each shard, by number, without its metadata.
 
     `config` divides the Zarr into the shards that it was made of.
@@ -82,7 +82,7 @@ def tally_shards(config: Config, sizes: Iterable[tuple[str, int]]) -> dict[int, 
             total[0] += 1
             total[1] += nbytes
             total[2] += name_crc(key, nbytes)
-    return {number: Listed(*total) for number, total in totals.items()}
+    return {number: ZarrListing(*total) for number, total in totals.items()}
 
 
 def compare_shards(made: Config, job: ResultJob, sizes: Mapping[str, int]) -> Iterator[Difference]:
@@ -90,18 +90,18 @@ def compare_shards(made: Config, job: ResultJob, sizes: Mapping[str, int]) -> It
     found = tally_shards(made, sizes.items())
     for run in shard_runs(made):
         for shard in run.shards():
-            listed, record = found.get(shard.number, Listed()), job.records.get(shard.number)
+            listed, record = found.get(shard.number, ZarrListing()), job.records.get(shard.number)
             difference = _compare_shard(shard, listed, record, bool(job.notes))
             if difference is not None:
                 yield difference
 
 
-def _compare_shard(shard: Shard, listed: Listed, record: Record | None, is_mixed: bool) -> Difference | None:
+def _compare_shard(shard: Shard, listed: ZarrListing, record: Record | None, is_mixed: bool) -> Difference | None:
     """Return how the files of a shard differ from its record; `is_mixed` tells that a later job writes to the same Zarr."""
     if record is None:
         what = f"{shard.name}: the ledger has no record of it"
         return None if is_mixed else Difference.of(shard, "record", what)
-    written = Listed.written([record])
+    written = ZarrListing.written([record])
     what = f"{shard.name}: it {listed.difference(written)}"
     if listed.has_lost(written):
         kind = "missing" if listed.files < written.files else "size"
