@@ -6,7 +6,7 @@ one add kinds by name; see `shardedstore.stores.custom`.
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import TYPE_CHECKING, Union
 
 from shardedstore.errors import ConfigError
 from shardedstore.stores import local, location, mount, sharded
@@ -29,7 +29,10 @@ from shardedstore.stores.zip import Zip
 KINDS = (Directory, Zip, Own, Group, Hole, ViewOf, PartOf, VeiledOf, BlockOf, Squeezed, Config)
 
 # msgspec resolves the annotations of a struct in its module, and a config holds the kinds of this table alone.
-AnyLocation: Any = Union[KINDS]  # noqa: UP007 (of a tuple)
+if TYPE_CHECKING:
+    from shardedstore.stores.location import AnyLocation
+else:
+    AnyLocation = Union[KINDS]  # noqa: UP007 (of a tuple)
 for module in (location, mount, sharded):
     vars(module)["AnyLocation"] = AnyLocation
 

@@ -19,7 +19,7 @@ from shardedstore.storage.options import NONE, Options, StorageOptions, take_opt
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Location
+from shardedstore.stores.locations import AnyLocation, Config, Location
 from shardedstore.zarr.grid import Blocks, Coords, block_name
 from shardedstore.zarr.paths import join
 
@@ -145,7 +145,7 @@ class Written(msgspec.Struct, frozen=True):
     entries: int
     nbytes: int
     digest: str
-    location: Location | None = None
+    location: AnyLocation | None = None
     names: int = 0
 
 
