@@ -198,5 +198,5 @@ def test_what_a_later_job_of_another_chain_would_make_is_not_marked(source, tmp_
     with pytest.raises(ShardsFailed):
         store.map_shards(Fail("t[1]"), ToZip(case.out), retries=0, overwrite=True)
     flip(case.victim())
-    with pytest.raises(UsageError, match="of another source or chain"):
+    with pytest.raises(UsageError, match="another source or chain"):
         result.verify(mark=True)
