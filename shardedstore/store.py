@@ -23,7 +23,7 @@ from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.object_sizes import MAX_BASE
-from shardedstore.jobs.partial import find_job, load_partial, unfinished
+from shardedstore.jobs.partial import find_job_folder, load_partial, unfinished
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.jobs.summary import Partial, Summary
@@ -581,7 +581,7 @@ class ShardedStore(WritableStore):
         options = take_options(folder or "/", storage_options)
         places = [os.fspath(place) for place in allow]
         try:
-            if partial and (job := find_job(folder or "/", options)) is not None:
+            if partial and (job := find_job_folder(folder or "/", options)) is not None:
                 if (found := load_partial(job, options, places)) is not None:
                     return cls._of(found[0], partial=found[1])
                 folder = job.url

@@ -9,7 +9,7 @@ from functools import partial
 from operator import itemgetter
 from typing import ClassVar, NamedTuple
 
-from shardedstore.codecs.array_document import parse
+from shardedstore.codecs.array_document import parse_array_document
 from shardedstore.codecs.migrate_codecs import Style
 from shardedstore.codecs.migrate_document import array_document, group_document
 from shardedstore.codecs.reencode import Reencoder, inner
@@ -18,7 +18,7 @@ from shardedstore.notices import Notice, node_name
 from shardedstore.stores.entries import Entry, array_folder, check_fits
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.ome import old_attributes
-from shardedstore.transforms.base.chain import Entries, Shard, Step, at_entry, source_of, undecodable
+from shardedstore.transforms.base.chain import Entries, Shard, Step, at_entry, shard_source, undecodable
 from shardedstore.transforms.base.parallel import map_in_order
 from shardedstore.transforms.base.portable import reader_notices
 from shardedstore.zarr.grid import Coords
@@ -169,7 +169,9 @@ class _Migrated(NamedTuple):
         try:
             return self.renamed(entry)._replace(data=coder.encode(array[inner(size)]))
         except Exception as error:
-            failed = ShardedStoreError(f"shard {shard.name!r}: MigrateV3 fails on {source_of(entry, shard)}: {error}")
+            failed = ShardedStoreError(
+                f"shard {shard.name!r}: MigrateV3 fails on {shard_source(entry, shard)}: {error}"
+            )
             raise at_entry(failed, entry, shard) from error
 
     def _local(self, key: str) -> Coords:
@@ -241,7 +243,9 @@ def _documents(
     reencoder = None
     if layout.recodes:
         old = parse_json(documents[".zarray"], path, ".zarray")
-        reencoder = Reencoder(parse(old, path), parse(parse_json(data, path, "zarr.json"), path))
+        reencoder = Reencoder(
+            parse_array_document(old, path), parse_array_document(parse_json(data, path, "zarr.json"), path)
+        )
     arrays[folder] = _Migrated(folder, meta, made, reencoder)
     return [Entry(key, data, made)]
 

@@ -131,10 +131,10 @@ def user_errors(subject: str = "") -> Iterator[None]:
         sys.exit(STOPPED)
 
 
-def parse_shards(options: tuple[str, ...]) -> Any:
+def parse_shard_options(options: tuple[str, ...]) -> Any:
     """Return the value of `shards` for the --shards options.
 
-    >>> parse_shards(()), parse_shards(("t=time:720", "w_*=720,-1", "s/*=whole", "9 MiB"))
+    >>> parse_shard_options(()), parse_shard_options(("t=time:720", "w_*=720,-1", "s/*=whole", "9 MiB"))
     ('1 GiB', {'t': {'time': 720}, 'w_*': (720, -1), 's/*': 'whole', '*': '9 MiB'})
     """
     rules: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from shardedstore.cli.common import (
     make_steps,
     notes_on_stderr,
     open_any,
-    parse_shards,
+    parse_shard_options,
     parse_storage,
     tell,
     tell_table,
@@ -205,7 +205,7 @@ def convert(
         else:
             if is_remote(source) or is_remote(destination):
                 click.echo("note: the workers use the credentials of their own environment", err=True)
-            run(plan, sink, changed=options["changed"], **workers)
+            run_plan(plan, sink, changed=options["changed"], **workers)
 
 
 CHANGED_AS = (
@@ -232,14 +232,16 @@ def open_shards(
             return what
     return ShardedStore.partition(
         what,
-        parse_shards(shards),
+        parse_shard_options(shards),
         include=list(include) or None,
         exclude=list(exclude) or None,
         storage_options=options if what is source else None,
     )
 
 
-def run(plan: JobPlan, sink: Sink, *, changed: str, workers: int | None, scheduler: str | None, verbose: bool) -> None:
+def run_plan(
+    plan: JobPlan, sink: Sink, *, changed: str, workers: int | None, scheduler: str | None, verbose: bool
+) -> None:
     """Run the job and print its result."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # at a batch system's time limit, end the workers as well
     with notes_on_stderr(), warnings.catch_warnings(), cluster(workers, scheduler, verbose):

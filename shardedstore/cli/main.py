@@ -7,8 +7,8 @@ import click
 from shardedstore.cli.common import warnings_on_stderr
 from shardedstore.cli.convert import convert
 from shardedstore.cli.info import info
-from shardedstore.cli.prune import prune
-from shardedstore.cli.verify import verify
+from shardedstore.cli.prune import prune_command
+from shardedstore.cli.verify import verify_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,5 +19,5 @@ def main(context: click.Context) -> None:
     context.with_resource(warnings_on_stderr())
 
 
-for command in (convert, info, verify, prune):
+for command in (convert, info, verify_command, prune_command):
     main.add_command(command)

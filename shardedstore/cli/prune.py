@@ -11,13 +11,15 @@ from shardedstore.store import ShardedStore
 from shardedstore.text import count, parse_seconds
 
 
-@click.command()
+@click.command("prune")
 @click.argument("destination")
 @click.option("--dry-run", is_flag=True, help="List the files that would be removed, and remove nothing.")
 @click.option("--older-than", metavar="AGE", help="Keep files that were replaced in this time, such as 36h or 7d.")
 @click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store; see convert.")
 @click.option("--verbose", is_flag=True, help="List each file.")
-def prune(destination: str, *, dry_run: bool, older_than: str | None, storage: tuple[str, ...], verbose: bool) -> None:
+def prune_command(
+    destination: str, *, dry_run: bool, older_than: str | None, storage: tuple[str, ...], verbose: bool
+) -> None:
     """Remove the files of earlier jobs at DESTINATION.
 
     Three kinds of files are removed: objects that later objects replaced and that no config in the folder names, the

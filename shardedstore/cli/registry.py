@@ -29,13 +29,13 @@ BUILT_IN: dict[str, Transform] = {
 _NEXT_OPTION = re.compile(r",(?=\s*[A-Za-z_]\w*=)|\Z")
 
 
-def names() -> list[str]:
+def transform_names() -> list[str]:
     """Return the names of all transforms, first of this package, then of others."""
     others = {entry.name for entry in registered(GROUP)} - BUILT_IN.keys()
     return [*BUILT_IN, *sorted(others)]
 
 
-def find(name: str) -> Transform:
+def find_transform(name: str) -> Transform:
     """Return the class of a transform.
 
     Raises
@@ -47,7 +47,7 @@ def find(name: str) -> Transform:
         return BUILT_IN[name]
     entry = find_entry(GROUP, name, "transform")
     if entry is None:
-        raise UsageError(f"{name!r} is not an installed transform: use one of {', '.join(names())}")
+        raise UsageError(f"{name!r} is not an installed transform: use one of {', '.join(transform_names())}")
     return load_class(entry, (Step, Sink), "transform", "neither a subclass of Step nor of Sink")
 
 
@@ -65,7 +65,7 @@ def make_step(text: str) -> Step:
     Recompress('zstd', level=5, arrays='wind_*')
     """
     name, _, options = text.partition(":")
-    kind = find(name)
+    kind = find_transform(name)
     if not issubclass(kind, Step):
         raise UsageError(f"{name!r} is a sink, not a step: give it as --to {name}")
     made: Step = _make(name, kind, (), parse_options(options, name))
@@ -86,7 +86,7 @@ def make_sink(text: str, url: str, **given: Any) -> Sink:
     't.{block}.zip'
     """
     name, _, options = text.partition(":")
-    kind = find(name)
+    kind = find_transform(name)
     if not issubclass(kind, Sink):
         raise UsageError(f"{name!r} is a step, not a sink: give it as --step {name}, and a sink as --to")
     parsed = parse_options(options, name)

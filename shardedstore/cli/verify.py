@@ -9,7 +9,7 @@ import sys
 import click
 
 from shardedstore.cli.cluster import cluster
-from shardedstore.cli.common import FAILED, HOLES, open_any, parse_shards, parse_storage, tell, user_errors
+from shardedstore.cli.common import FAILED, HOLES, open_any, parse_shard_options, parse_storage, tell, user_errors
 from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.storage.blobs import nbytes_of
@@ -19,7 +19,7 @@ from shardedstore.store import ShardedStore
 from shardedstore.verify.report import LEVELS, Level
 
 
-@click.command()
+@click.command("verify")
 @click.argument("result")
 @click.option("--against", metavar="SOURCE", help="The source, or any other Zarr that should hold the same data.")
 @click.option("--shards", multiple=True, metavar="RULE", help="Divide SOURCE by this rule for reading; see convert.")
@@ -42,7 +42,7 @@ from shardedstore.verify.report import LEVELS, Level
 @click.option("--no-resume", is_flag=True, help="Keep no findings, and start from the beginning.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--verbose", is_flag=True, help="Show the logs of the workers.")
-def verify(
+def verify_command(
     result: str,
     *,
     against: str | None,
@@ -93,7 +93,7 @@ def verify(
             if shards and "*" in against:
                 raise UsageError(f"--shards divides one Zarr, but {against!r} stands for many: leave it out")
             if shards:
-                other = ShardedStore.partition(against, parse_shards(shards), storage_options=source_options)
+                other = ShardedStore.partition(against, parse_shard_options(shards), storage_options=source_options)
             else:
                 other, is_config = open_any(against, source_options)
                 if not is_config and "*" not in against:  # use the same default division as convert

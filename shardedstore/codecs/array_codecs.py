@@ -26,7 +26,7 @@ from zarr.registry import get_codec_class, get_pipeline_class
 from zarr.storage import MemoryStore
 
 from shardedstore.codecs.array_document import ORDERS, ArrayDoc, data_type, endian_of, name_of, options_of
-from shardedstore.codecs.array_info import described, encoded_dtype, itemsize_of, read_fill_value
+from shardedstore.codecs.array_info import compressor_configs, encoded_dtype, itemsize_of, read_fill_value
 from shardedstore.codecs.bytes_codecs import Compression
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_node
@@ -52,7 +52,7 @@ class ChunkCodec:
 
     def __init__(self, doc: ArrayDoc, arrays: bool) -> None:
         dtype = encoded_dtype(doc) if doc.zarr_format == 2 else None
-        self.compression = Compression(described(doc, itemsize_of(doc)), dtype)
+        self.compression = Compression(compressor_configs(doc, itemsize_of(doc)), dtype)
         self.raw_nbytes = raw_nbytes(doc)
         self.shape = doc.chunks
         if arrays:

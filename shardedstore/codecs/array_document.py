@@ -97,10 +97,10 @@ class ArrayDoc:
         """Return the document of an array with the same codecs and a single chunk."""
         document = {**self.document, "shape": list(shape)}
         if self.zarr_format == 2:
-            return parse({**document, "chunks": list(shape)}, "")
+            return parse_array_document({**document, "chunks": list(shape)}, "")
         grid = {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
         codecs = [*self.filters, self.serializer, *self.compressors]
-        return parse({**document, "chunk_grid": grid, "codecs": codecs}, "")
+        return parse_array_document({**document, "chunk_grid": grid, "codecs": codecs}, "")
 
     def _with_codecs(self, codecs: list[Any]) -> ArrayDoc:
         document = dict(self.document)
@@ -108,7 +108,7 @@ class ArrayDoc:
             document["codecs"] = codecs
         else:
             document["codecs"] = _inside(document["codecs"][0], codecs)
-        return parse(document, "")
+        return parse_array_document(document, "")
 
 
 def _inside(sharding: Any, codecs: list[Any]) -> list[Any]:
@@ -134,7 +134,7 @@ def endian_of(codec: Any) -> Any:
     return options_of(codec).get("endian", "little")
 
 
-def parse(document: Mapping[str, Any], path: str) -> ArrayDoc:
+def parse_array_document(document: Mapping[str, Any], path: str) -> ArrayDoc:
     """Parse a document, and resolve ambiguous options of its codecs.
 
     Raises

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from zarr.dtype import parse_dtype
 
-from shardedstore.codecs.array_document import ArrayDoc, data_type, name_of, options_of, parse
+from shardedstore.codecs.array_document import ArrayDoc, data_type, name_of, options_of, parse_array_document
 from shardedstore.codecs.codec_config import (
     CRC32C,
     OBJECT_CODECS,
@@ -152,7 +152,7 @@ def _format(doc: ArrayDoc) -> Literal[2, 3]:
     return 2 if doc.zarr_format == 2 else 3
 
 
-def described(doc: ArrayDoc, itemsize: int) -> list[Config]:
+def compressor_configs(doc: ArrayDoc, itemsize: int) -> list[Config]:
     """Return the configurations of all bytes-to-bytes codecs."""
     return [from_json(codec, doc.zarr_format, itemsize) for codec in doc.compressors]
 
@@ -173,11 +173,11 @@ def write_grid(doc: ArrayDoc, shape: Coords, chunks: Coords, path: str) -> Array
     if chunks != doc.chunks and doc.index is not None:
         raise ChainError(f"{path!r} uses the sharding codec, whose chunks can't be changed: leave chunks= out")
     if doc.zarr_format == 2:
-        return parse({**doc.document, "shape": list(shape), "chunks": list(chunks)}, path)
+        return parse_array_document({**doc.document, "shape": list(shape), "chunks": list(chunks)}, path)
     document = {**doc.document, "shape": list(shape)}
     if chunks != doc.chunks:
         document["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": list(chunks)}}
-    return parse(document, path)
+    return parse_array_document(document, path)
 
 
 def write_filters(doc: ArrayDoc, filters: tuple[Config, ...]) -> ArrayDoc:

@@ -19,7 +19,7 @@ from zarr.dtype import parse_dtype
 from zarr.registry import get_codec_class
 
 from shardedstore.codecs.array_codecs import few_elements, opened, read_one_chunk, write_one_chunk
-from shardedstore.codecs.array_document import AnyType, ArrayDoc, data_type, name_of, parse
+from shardedstore.codecs.array_document import AnyType, ArrayDoc, data_type, name_of, parse_array_document
 from shardedstore.codecs.array_info import encoded_dtype
 from shardedstore.codecs.codec_config import LARGEST, Config, complete, from_json, to_json
 from shardedstore.codecs.reencode import Reencoder
@@ -38,7 +38,7 @@ LEVEL = 5  # replaces the level of a compressor that has another scale
 NO_TYPE = {"pickle": "pickled Python objects", "vlen-array": "arrays of different lengths"}
 
 
-class Layout(NamedTuple):
+class MigratedArray(NamedTuple):
     """An array in v3: its document, and whether its chunks are encoded again.
 
     Attributes
@@ -77,7 +77,7 @@ class Style(NamedTuple):
 AS_IT_IS = Style()
 
 
-def layout(document: Mapping[str, Any], path: str, style: Style = AS_IT_IS) -> Layout:
+def layout(document: Mapping[str, Any], path: str, style: Style = AS_IT_IS) -> MigratedArray:
     """Return a v2 array's document and codecs in v3.
 
     Raises
@@ -102,8 +102,8 @@ def layout(document: Mapping[str, Any], path: str, style: Style = AS_IT_IS) -> L
         return _layout(text, style, path)  # raises the same error with the path
 
 
-def _layout(text: str, style: Style, path: str = "") -> Layout:
-    doc = parse(json.loads(text), path)
+def _layout(text: str, style: Style, path: str = "") -> MigratedArray:
+    doc = parse_array_document(json.loads(text), path)
     for codec in (*doc.filters, *doc.compressors):
         if codec["id"] in NO_TYPE:
             raise ChainError(
@@ -121,7 +121,7 @@ def _layout(text: str, style: Style, path: str = "") -> Layout:
                     made = _as_zarr_writes(_document(doc, types, codecs, style))
                     _check(doc, types, made, recodes)
                     fill = None if doc.document.get("fill_value") is None else types.fill
-                    return Layout(made, recodes, fill, types.old.to_native_dtype().kind)
+                    return MigratedArray(made, recodes, fill, types.old.to_native_dtype().kind)
             except Exception as error:  # noqa: BLE001 (numcodecs and zarr raise different errors)
                 reason = f"{type(error).__name__}: {error}"
     names = ", ".join(codec["id"] for codec in doc.filters) or "no filter"
@@ -321,9 +321,9 @@ def _check(doc: ArrayDoc, types: Types, made: dict[str, Any], recodes: bool) -> 
     that it reads again.
     """
     shape = tuple(max(1, min(n, 2 + i % 2)) for i, n in enumerate(doc.chunks))
-    old = parse({**doc.document, "shape": shape, "chunks": shape}, "")
+    old = parse_array_document({**doc.document, "shape": shape, "chunks": shape}, "")
     grid = {"name": "regular", "configuration": {"chunk_shape": shape}}
-    new = parse({**made, "shape": shape, "chunk_grid": grid}, "")
+    new = parse_array_document({**made, "shape": shape, "chunk_grid": grid}, "")
     reencoder, native = Reencoder(old, new), types.old.to_native_dtype()
     stored = reencoder.encode_old(few_elements(native, shape))
     elements = reencoder.decode(stored)

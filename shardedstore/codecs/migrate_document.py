@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shardedstore.codecs.migrate_codecs import AS_IT_IS, Layout, Style, layout
+from shardedstore.codecs.migrate_codecs import AS_IT_IS, MigratedArray, Style, layout
 from shardedstore.errors import ShardedStoreError
 from shardedstore.zarr.metadata import DIMENSIONS, ArrayMeta, dimension_names_v2, dump_json, parse_json, parse_node
 
@@ -58,7 +58,7 @@ class Made(NamedTuple):
 
     data: bytes
     meta: ArrayMeta
-    layout: Layout
+    layout: MigratedArray
     unlike: tuple[str, ...]
 
 
@@ -124,7 +124,7 @@ def _unlike(document: Mapping[str, Any], attributes: Mapping[str, Any], names: o
         yield MISSING_NUMBERS
 
 
-def _names(made: Layout, changes: Mapping[str, Any]) -> list[str]:
+def _names(made: MigratedArray, changes: Mapping[str, Any]) -> list[str]:
     """Return the fields of a document in zarr's order: `dimension_names` after the attributes."""
     names = list(made.document)
     if "dimension_names" in changes:
@@ -174,7 +174,7 @@ def _ignored(value: Any) -> dict[str, Any]:
     return {"must_understand": False, **(value if isinstance(value, dict) else {"value": value})}
 
 
-def _mask(kept: Layout, attributes: dict[str, Any]) -> bool:
+def _mask(kept: MigratedArray, attributes: dict[str, Any]) -> bool:
     """Change attributes so that xarray masks the same values in v3 as in v2.
 
     Return True if that is not possible. In v3, xarray uses ``_FillValue`` only for numbers, in its own encoding;

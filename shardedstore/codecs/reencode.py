@@ -9,7 +9,7 @@ import numpy as np
 
 from shardedstore.codecs.array_codecs import Array, FilterPart, array_part
 from shardedstore.codecs.array_document import ArrayDoc, data_type, name_of
-from shardedstore.codecs.array_info import described, read_fill_value
+from shardedstore.codecs.array_info import compressor_configs, read_fill_value
 from shardedstore.codecs.bytes_codecs import Compression
 from shardedstore.zarr.grid import Coords
 
@@ -29,14 +29,14 @@ class Reencoder:
     """
 
     def __init__(self, old: ArrayDoc, new: ArrayDoc) -> None:
-        self.decompress = Compression(described(old, 1))
+        self.decompress = Compression(compressor_configs(old, 1))
         filters = [numcodecs.get_codec(dict(config)) for config in old.filters]
         is_object = old.document["dtype"] == "|O"
         before = np.dtype(object) if is_object else data_type(old.document).to_native_dtype()
         self.unpack = FilterPart(filters, before, old.chunks, old.document.get("order") or "C")
         self.after = data_type(new.document).to_native_dtype()
         self.pack = array_part(new)
-        self.compress = Compression(described(new, max(1, self.after.itemsize)))
+        self.compress = Compression(compressor_configs(new, max(1, self.after.itemsize)))
         self.chunks, self.padding = new.chunks, read_fill_value(new, new.document["fill_value"])
         self.is_text = name_of(new.serializer) == "vlen-utf8"
         self.names = ", ".join(config["id"] for config in (*old.filters, *self.decompress.configs))

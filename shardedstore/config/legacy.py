@@ -16,7 +16,14 @@ from typing import NamedTuple
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from shardedstore.config.legacy_document import Old, OldSharded, OldShards, OldStore, check_keys, parse_document
+from shardedstore.config.legacy_document import (
+    Old,
+    OldSharded,
+    OldShards,
+    OldStore,
+    check_separators,
+    parse_document,
+)
 from shardedstore.errors import ConfigError, ShardedStoreError, UsageError
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.errors import explain
@@ -221,7 +228,7 @@ def parse_legacy(
         old = parse_document(document)
         places = find_places(old.stores(), look_around(root, folder, allow, options))
         config = _config(old, places)
-        check_keys(old, config)
+        check_separators(old, config)
     except RecursionError:
         raise ConfigError("the config can't be read: its stores are nested too deeply") from None
     return config

@@ -217,7 +217,7 @@ def _fields(given: object, into: type[Fields], what: str) -> Fields:
         raise ConfigError(f"{what} can't be read: {error}") from None
 
 
-def check_keys(old: OldSharded, config: Config) -> None:
+def check_separators(old: OldSharded, config: Config) -> None:
     """Refuse arrays whose chunk keys have slashes although their metadata says dots.
 
     The metadata is read only if the config can have such arrays.

@@ -55,10 +55,10 @@ class Row(NamedTuple):
 
 def describe(config: Config, most: int = MOST) -> Row:
     """Return the tree of a store's shards: one row for the base, and one for each mount."""
-    return _whole(config, folder_of(config), most, DEEPEST)
+    return _whole(config, base_folder(config), most, DEEPEST)
 
 
-def folder_of(config: Config) -> str:
+def base_folder(config: Config) -> str:
     """Return the folder of the base; places are shown relative to it. Empty if there is none."""
     folder = (url_of(config.base) or "").rpartition("/")[0]
     return "" if folder.endswith((":", ":/")) else folder
@@ -141,7 +141,7 @@ def _place(mount: Mount, folder: str) -> str:
 
 def facts(config: Config, summary: Summary | None = None, partial: Partial | None = None) -> list[str]:
     """Return the other known facts about a store, one in a line, without reading anything."""
-    folder = folder_of(config)
+    folder = base_folder(config)
     return [
         *([f"in {shown(repr(folder))}"] if folder else []),
         *(["with consolidated metadata"] if config.consolidated is not None else []),

@@ -78,7 +78,7 @@ def to_table(plan: Plan) -> Table:
     return terminal_table(("path", ">files", ">shards", ">grid", ">decoded"), cells, len(plan.runs))
 
 
-def to_html(title: str, plan: Plan) -> str:
+def plan_to_html(title: str, plan: Plan) -> str:
     """Return the HTML of a planned job for a notebook. All text from data is escaped."""
     found = list(rows(plan))
     head = f"at most {plan.files:,} files to {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded"

@@ -222,7 +222,7 @@ class JobPlan:
     def _repr_html_(self) -> str:
         from shardedstore.display import plan as view
 
-        return view.to_html(self._title, self._plan)
+        return view.plan_to_html(self._title, self._plan)
 
     @property
     def _title(self) -> str:

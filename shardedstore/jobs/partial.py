@@ -194,7 +194,7 @@ def mount(half: Half, run: Run) -> Mount:
     return Mount(half.template(run, most), run.blocks, exceptions, run.members)
 
 
-def find_job(folder: str, options: Options) -> Folder | None:
+def find_job_folder(folder: str, options: Options) -> Folder | None:
     """Return the folder that a job wrote its file to, by any layout of a result at this place; None where none did."""
     places = (open_folder(url, options) for url in dict.fromkeys(kind.folder_at(folder) for kind in LAYOUTS.values()))
     return next((place for place in places if read_identity(place) is not None), None)
@@ -203,7 +203,7 @@ def find_job(folder: str, options: Options) -> Folder | None:
 def unfinished(url: str, options: Options) -> str:
     """Return how far the latest job is that writes to a folder, as a sentence; empty where none did, or it has ended."""
     try:
-        place = find_job(url, options)
+        place = find_job_folder(url, options)
     except STORAGE_ERRORS:  # of a file, or of a folder that can't be listed, which whoever asks is about to tell
         return ""
     identity = None if place is None else read_identity(place)

@@ -20,7 +20,7 @@ from shardedstore.jobs.destination import CONSOLIDATED
 from shardedstore.jobs.layouts.registry import layout_of
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.lock import held, superseded
-from shardedstore.jobs.partial import Half, find_job, is_finished, read_config, read_half
+from shardedstore.jobs.partial import Half, find_job_folder, is_finished, read_config, read_half
 from shardedstore.jobs.shards import location_of, shard_runs
 from shardedstore.jobs.versions import (
     Identity,
@@ -175,7 +175,7 @@ class Pruned:
 def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: bool = False) -> Pruned:
     """Remove what no config names of what jobs have written to a folder; see `ShardedStore.prune`."""
     try:
-        place = find_job(url, options)
+        place = find_job_folder(url, options)
         if place is None:
             raise UsageError(f"no job ever wrote to {url!r}, so nothing there is known to be removable")
         with nullcontext() if dry_run else held(place):

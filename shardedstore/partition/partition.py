@@ -24,7 +24,7 @@ from shardedstore.partition.patterns import (
     parse_paths,
     parse_shards,
 )
-from shardedstore.partition.selection import absent, check_found, check_optional, find, some_of
+from shardedstore.partition.selection import absent, check_found, check_optional, matching_paths, some_of
 from shardedstore.partition.shapes import automatic, is_too_small, overflowing, shape_of, to_blocks
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.stores.entries import is_unsaid, unlike_key
@@ -305,7 +305,7 @@ def _check_patterns(patterns: list[Pattern], nodes: Mapping[str, Node]) -> None:
 
 
 def _check_dimensions(pattern: Pattern, nodes: Mapping[str, Node]) -> None:
-    metas = [nodes[path].meta for path in find(pattern, nodes)]
+    metas = [nodes[path].meta for path in matching_paths(pattern, nodes)]
     names = {name for meta in metas if isinstance(meta, ArrayMeta) for name in meta.dimension_names or ()}
     unknown = [name for name in dict(pattern.rule) if name not in names]  # type: ignore[arg-type]
     if unknown and metas:

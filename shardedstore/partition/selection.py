@@ -20,7 +20,7 @@ LOOKED_AT = 10_000
 ABSENT = "optional patterns, with '?' at the end, match nothing"
 
 
-def find(pattern: Pattern, paths: Collection[str]) -> list[str]:
+def matching_paths(pattern: Pattern, paths: Collection[str]) -> list[str]:
     """Return the paths that a pattern matches."""
     if pattern.path is not None:
         return [pattern.path] if pattern.path in paths else []
@@ -40,7 +40,7 @@ def check_found(
 
     An error is raised if a pattern that is not optional matches nothing.
     """
-    if (found := find(pattern, paths)) or pattern.optional:
+    if (found := matching_paths(pattern, paths)) or pattern.optional:
         return found
     text = pattern.text
     if pattern.is_plain:
@@ -58,7 +58,11 @@ def check_optional(
 
     This is likely if the optional pattern matches nothing, but would match as a glob.
     """
-    if pattern.optional and not find(pattern, paths) and find(Pattern(f"{pattern.text}?", WHOLE), paths):
+    if (
+        pattern.optional
+        and not matching_paths(pattern, paths)
+        and matching_paths(Pattern(f"{pattern.text}?", WHOLE), paths)
+    ):
         raise refuse(
             f"{what} names '{pattern.text}?': a '?' at the end means that {pattern.text!r} may be missing, and it is; to match "
             f"any one letter there, write '{pattern.text}[a-z]'"
@@ -67,7 +71,7 @@ def check_optional(
 
 def absent(patterns: Iterable[Pattern], paths: Collection[str]) -> Iterable[Notice]:
     """Return a warning about the optional patterns that match nothing."""
-    missing = tuple(pattern.text for pattern in patterns if pattern.optional and not find(pattern, paths))
+    missing = tuple(pattern.text for pattern in patterns if pattern.optional and not matching_paths(pattern, paths))
     return [Notice(ABSENT, missing)] if missing else []
 
 
@@ -80,10 +84,8 @@ def _hint(pattern: Pattern, paths: Collection[str], only_named: Collection[str])
     text = pattern.text
     if text in paths:
         return f". To mean {text!r} itself, write {escape_glob(text)!r}"
-    if find(pattern, only_named):
-        return (
-            f". {find(pattern, only_named)[0]!r} is only named by consolidated metadata, and has no document of its own"
-        )
+    if matching_paths(pattern, only_named):
+        return f". {matching_paths(pattern, only_named)[0]!r} is only named by consolidated metadata, and has no document of its own"
     near = get_close_matches(text, list(islice(paths, LOOKED_AT)), 1) or get_close_matches(
         text.strip("*?/"), list(islice(paths, LOOKED_AT)), 1
     )

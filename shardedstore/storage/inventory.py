@@ -29,10 +29,10 @@ class Asked:
         return len(found), sum(found)
 
 
-class Listed:
+class ListedInventory:
     """An inventory made from one listing of URLs and sizes.
 
-    >>> listed = Listed([("/out/a.zarr/0", 5), ("/out/a.zarr/c/1", 7), ("/out/a.zarr.zip", 9)])
+    >>> listed = ListedInventory([("/out/a.zarr/0", 5), ("/out/a.zarr/c/1", 7), ("/out/a.zarr.zip", 9)])
     >>> listed.nbytes("/out/a.zarr.zip"), listed.nbytes("/out/a.zarr"), listed.below("/out/a.zarr")
     (9, None, (2, 12))
     """

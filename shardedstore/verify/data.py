@@ -30,7 +30,7 @@ from shardedstore.stores.ome import upgraded
 from shardedstore.transforms.base.chain import Shard, whole_key
 from shardedstore.transforms.base.datasums import Digested, digest_entries
 from shardedstore.verify.levels import ComparedChunks
-from shardedstore.verify.stored import MOST_DAMAGED, RETRIES, UNREADABLE, unreadable
+from shardedstore.verify.stored import MOST_DAMAGED, RETRIES, UNREADABLE, unreadable_shard
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, parse_json, parse_node
 from shardedstore.zarr.paths import is_below, join
@@ -174,7 +174,7 @@ def _opened(run: Run) -> Run:
 
 
 def _damage(run: Run, shard: Shard, error: Exception) -> Damage:
-    found = unreadable(shard, error)
+    found = unreadable_shard(shard, error)
     return Damage(shard, run.path, found.what, kind=found.kind)
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from zarr.dtype import parse_dtype
 
 from shardedstore.codecs.array_codecs import Array, ChunkCodec, FilterPart
-from shardedstore.codecs.array_document import ArrayDoc, name_of, options_of, parse, split_codecs
-from shardedstore.codecs.array_info import described, read_fill_value
+from shardedstore.codecs.array_document import ArrayDoc, name_of, options_of, parse_array_document, split_codecs
+from shardedstore.codecs.array_info import compressor_configs, read_fill_value
 from shardedstore.codecs.bytes_codecs import Compression
 from shardedstore.codecs.digest import VERSION, Digester, Hasher, Layout
 from shardedstore.stores.entries import Data, Entry
@@ -64,7 +64,7 @@ class ComparedChunks:
 
     def _levels(self, document: dict[str, Any], meta: ArrayMeta, shape: Coords) -> Iterator[Level]:
         try:
-            self.doc = doc = parse(document, self.path)
+            self.doc = doc = parse_array_document(document, self.path)
         except Exception:  # noqa: BLE001 (unknown codecs, or unknown options of codecs)
             yield from self._levels_of_objects(document, meta, shape)
             return
@@ -72,7 +72,7 @@ class ComparedChunks:
         with suppress(Exception):  # an unknown data type, fill value or codec
             yield _decoded(doc, shape)
         with suppress(Exception):  # an unknown compressor
-            compression = Compression(described(doc, 1))
+            compression = Compression(compressor_configs(doc, 1))
             yield _of_bytes("decompressed", compression.decode, shape, doc.chunks, _meaning(doc, ()))
         yield _of_bytes("stored", _as_it_is, shape, doc.chunks, _meaning(doc, doc.compressors))
 
@@ -134,7 +134,7 @@ def _texts(doc: ArrayDoc, shape: Coords) -> Level:
     fill_value = zdtype.default_scalar() if fill is None else zdtype.from_json_scalar(fill, zarr_format=2)
     filters = [numcodecs.get_codec(dict(config)) for config in doc.filters]
     part = FilterPart(filters, np.dtype(object), doc.chunks, doc.document.get("order") or "C")
-    compression = Compression(described(doc, 1))
+    compression = Compression(compressor_configs(doc, 1))
     digester = Digester(shape, doc.chunks, "string", fill_value)
     return Level("decoded", digester, lambda data: part.unpack(compression.decode(data)), partial(_chunk, digester))
 

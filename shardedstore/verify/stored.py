@@ -92,11 +92,11 @@ def check_stored(task: StoredTask) -> list[Difference]:
             try:
                 found += retry(partial(check, run, shard, record), Retries(RETRIES))
             except UNREADABLE as error:
-                found.append(unreadable(shard, error))
+                found.append(unreadable_shard(shard, error))
     return found
 
 
-def unreadable(shard: Shard, error: BaseException) -> Difference:
+def unreadable_shard(shard: Shard, error: BaseException) -> Difference:
     """Return the difference for an unreadable shard: damaged, or unread after a temporary error or one of access."""
     is_refused = isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError)
     is_passing = is_transient(error) and getattr(error, "errno", None) != errno.EIO

@@ -43,7 +43,7 @@ from shardedstore.verify.documents import compare_documents, unmasked
 from shardedstore.verify.exists import Existing
 from shardedstore.verify.journal import Journal
 from shardedstore.verify.report import LEVELS, Level, Report
-from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable
+from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable_shard
 
 T = TypeVar("T")
 Task = TypeVar("Task", StoredTask, DataTask)
@@ -125,7 +125,9 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
     except UNREADABLE as error:
         if isinstance(error, UsageError) and not existing.differences:
             raise
-        return Report.of(level, len(kept.records), [*existing.differences, unreadable(Shard("", is_base=True), error)])
+        return Report.of(
+            level, len(kept.records), [*existing.differences, unreadable_shard(Shard("", is_base=True), error)]
+        )
     count = sum(run.stop for run in shard_runs(made))
     tasks = stored_tasks(made, kept, is_decoded)
     differences, told = existing.differences, {difference.shard for difference in existing.differences}

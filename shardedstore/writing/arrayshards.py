@@ -93,7 +93,7 @@ class Rule:
         indices = map(blocks.index, range(blocks.count))
         made = {block_name(block): _kept(old, block) or self._make(block_name(block)) for block in indices}
         _check_distinct(self.path, made)
-        return compact(made, blocks)
+        return to_template(made, blocks)
 
     def blocks(self, meta: ArrayMeta) -> Blocks | None:
         """Return the division of an array; None if it has no chunks."""
@@ -141,10 +141,10 @@ def _check_distinct(path: str, made: Mapping[str, Location]) -> None:
             )
 
 
-def check_apart(mounts: Mapping[str, Mount], base: Location | None = None) -> None:
+def check_separate(mounts: Mapping[str, Mount], base: Location | None = None) -> None:
     """Refuse two components in the same writable place, as they would overwrite each other.
 
-    >>> check_apart({"a": Mount(Directory("/x"))}, Directory("/x"))
+    >>> check_separate({"a": Mount(Directory("/x"))}, Directory("/x"))
     Traceback (most recent call last):
     shardedstore.errors.UsageError: the base and 'a' are both in '/x', and would overwrite each other: give each its own place
     """
@@ -160,11 +160,11 @@ def check_apart(mounts: Mapping[str, Mount], base: Location | None = None) -> No
             )
 
 
-def compact(locations: Mapping[str, Location], blocks: Blocks) -> Mount:
+def to_template(locations: Mapping[str, Location], blocks: Blocks) -> Mount:
     """Return the mount of an array's blocks, with a template instead of the locations that match it.
 
     >>> from shardedstore.zarr.grid import ChunkKeys
-    >>> compact(
+    >>> to_template(
     ...     {str(i): Directory(f"/0/{i}.zarr") for i in range(3)}, Blocks((3,), (1,), ChunkKeys("v2", "."))
     ... ).location
     Directory(url='/0/{block}.zarr')

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from shardedstore.stores.http_index import named_by
 from shardedstore.stores.locations import Mount
-from shardedstore.writing.arrayshards import Rule, check_apart
+from shardedstore.writing.arrayshards import Rule, check_separate
 from shardedstore.zarr.attributes import carried
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta, crop_document, parse_json, parse_node
@@ -122,7 +122,7 @@ class DividedArrays:
             return Placed(path, documents, meta, is_unnamed=True)  # .zattrs, which has the names, is written later
         mount = rule.mount(meta, self._mounted.get(path))
         if mount is not None:
-            check_apart({**self._mounted, path: mount})
+            check_separate({**self._mounted, path: mount})
         return Placed(path, documents, meta, mount)
 
     def take(self, placed: Placed) -> None:

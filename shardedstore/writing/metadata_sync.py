@@ -151,7 +151,7 @@ class SpreadDocuments:
                         "it, or write to another place"
                     )
 
-        await each(check, (block for block, _, _ in placed.cropped()))
+        await for_each(check, (block for block, _, _ in placed.cropped()))
 
     async def _write(self, mount: Mount | None, todo: Iterable[Change]) -> None:
         async def write(change: Change) -> None:
@@ -160,7 +160,7 @@ class SpreadDocuments:
                 for name, data in change.written.items():
                     await store.set(name, PROTOTYPE.buffer.from_bytes(data))
 
-        await each(write, todo)
+        await for_each(write, todo)
 
     async def _delete(self, mount: Mount | None, todo: Iterable[Change]) -> None:
         async def delete(change: Change) -> None:
@@ -169,7 +169,7 @@ class SpreadDocuments:
                 for name in change.deleted:
                     await store.delete(name)
 
-        await each(delete, todo)
+        await for_each(delete, todo)
 
     def _open(self, mount: Mount, block: Coords) -> Store:
         assert mount.blocks is not None
@@ -177,7 +177,7 @@ class SpreadDocuments:
         return location.open(read_only=False)
 
 
-async def each(act: Callable[[Item], Awaitable[None]], items: Iterable[Item]) -> None:
+async def for_each(act: Callable[[Item], Awaitable[None]], items: Iterable[Item]) -> None:
     """Call a function for each item, a bounded number at once; an error is raised after the running calls have ended."""
     left = iter(items)
 

@@ -21,9 +21,9 @@ from shardedstore.stores.locations import Config, Location, Mount
 from shardedstore.stores.recognise import locate
 from shardedstore.stores.routes import BASE, Address
 from shardedstore.stores.routing import RoutedStore, in_a_line
-from shardedstore.writing.arrayshards import Rule, check_apart
+from shardedstore.writing.arrayshards import Rule, check_separate
 from shardedstore.writing.divided import NAMES, DividedArrays, Placed
-from shardedstore.writing.metadata_sync import SpreadDocuments, each
+from shardedstore.writing.metadata_sync import SpreadDocuments, for_each
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.paths import check_prefix, is_below, join
 from shardedstore.zarr.readonly import PROTOTYPE
@@ -58,7 +58,7 @@ class FollowingStore(RoutedStore):
         self._divided = DividedArrays(rules or {}, self._mounted, self._mount)
         self._spread = SpreadDocuments(self._divided, self._components)
         if is_writable:
-            check_apart(self._mounted, config.base)
+            check_separate(self._mounted, config.base)
 
     def _mount(self, path: str, mount: Mount | None) -> None:
         self._routes.change(path, mount)
@@ -295,8 +295,8 @@ class WritableStore(FollowingStore):
         """
         first = self._components.at((path, blocks.index(0)))
         others = (self._components.at((path, blocks.index(number))) for number in range(1, blocks.count))
-        await each(lambda store: store.delete_dir(""), others)
-        await each(first.delete, [key async for key in first.list() if key not in NAMES])
+        await for_each(lambda store: store.delete_dir(""), others)
+        await for_each(first.delete, [key async for key in first.list() if key not in NAMES])
         return first
 
     async def _delete_inside(self, path: str, rest: str) -> None:
@@ -304,7 +304,7 @@ class WritableStore(FollowingStore):
         if self._mounted[path].blocks is None:
             await self._writable((path, None), join(path, rest)).delete_dir(rest)
         else:
-            await each(self.delete, [key async for key in self.list_prefix(f"{join(path, rest)}/")])
+            await for_each(self.delete, [key async for key in self.list_prefix(f"{join(path, rest)}/")])
 
 
 def _check_found(known: Placed, key: str) -> None:

@@ -72,7 +72,7 @@ MOST_ENDS = 16  # possible end records that are tried
 _ENCRYPTED, _STREAMED, _UTF8 = 0x2041, 0x8, 0x800
 
 
-class Entry(NamedTuple):
+class ZipEntry(NamedTuple):
     """Position of one entry, and the expected properties of its bytes."""
 
     start: int  # offset of the local header
@@ -90,7 +90,7 @@ class Archive(NamedTuple):
 
     url: str
     source: ByteSource
-    entries: dict[str, Entry]
+    entries: dict[str, ZipEntry]
     names: list[str]
     start: str = ""  # prefix that is removed from the names in the zip
 
@@ -136,7 +136,7 @@ class Archive(NamedTuple):
         entries = {key[len(start) :]: self.entries[key] for key in self.below(start)}
         return Archive(self.url, self.source, entries, sorted(entries), self.start + start)
 
-    def entry(self, key: str) -> Entry:
+    def entry(self, key: str) -> ZipEntry:
         try:
             return self.entries[key]
         except KeyError:
@@ -146,7 +146,7 @@ class Archive(NamedTuple):
         first = bisect_left(self.names, prefix)
         return takewhile(lambda name: name.startswith(prefix), islice(self.names, first, None))
 
-    def data_at(self, key: str, entry: Entry, raw: Bytes) -> int:
+    def data_at(self, key: str, entry: ZipEntry, raw: Bytes) -> int:
         """Check a local header, and return the offset of the data in `raw`.
 
         `raw` begins with the local header.
@@ -171,7 +171,7 @@ class Archive(NamedTuple):
         raw = key.encode()
         return name in (raw, key.encode("cp437", "replace")) or name.replace(b"\\", b"/") == raw
 
-    def content(self, key: str, entry: Entry, raw: Bytes) -> memoryview:
+    def content(self, key: str, entry: ZipEntry, raw: Bytes) -> memoryview:
         """Check the bytes of a whole entry, and return its decompressed content."""
         at = self.data_at(key, entry, raw)
         data = memoryview(raw)[at : at + entry.stored]
@@ -245,7 +245,7 @@ def _read_end(url: str, tail: bytes, size: int, at: int) -> _End:
     return _End(stop - length, stop, count, prepended, most)
 
 
-def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
+def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, ZipEntry]:
     found = []
     at = 0
     separator = _separator(directory)
@@ -304,7 +304,7 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, Entry]:
             least + extra if least + extra + stored == limit else least
         )  # the local header has extra fields as long as the directory's
         is_exact = data + stored == limit and not end.prepended and name not in entries
-        entries[name] = Entry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
+        entries[name] = ZipEntry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}
 
 

@@ -152,6 +152,17 @@ def test_dask_is_imported_where_jobs_run() -> None:
             )
 
 
+def test_a_public_name_has_one_module() -> None:
+    found: dict[str, list[str]] = {}
+    for module, path in FILES.items():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith(
+                "_"
+            ):
+                found.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
+
+
 def test_no_cycles() -> None:
     graph = {module: {name for name, _ in own_imports(module)} for module in FILES}
     try:

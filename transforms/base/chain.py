@@ -101,15 +101,15 @@ def whole_key(entry: Entry, shard: Shard) -> str:
     return join(shard.path, entry.key)
 
 
-def source_of(entry: Entry, shard: Shard) -> str:
+def shard_source(entry: Entry, shard: Shard) -> str:
     """Return an entry's origin for messages: its key in the source, and its key in the shard's own store.
 
     >>> from shardedstore.zarr.grid import ChunkKeys
     >>> from shardedstore.zarr.metadata import ArrayMeta
     >>> entry = Entry("c/0", b"", ArrayMeta(3, (8,), (2,), ChunkKeys("default", "/"), None, 4), (3,))
-    >>> print(source_of(entry, Shard("a", block=(1,))))
+    >>> print(shard_source(entry, Shard("a", block=(1,))))
     'a/c/3'
-    >>> print(source_of(entry, Shard("a", block=(1,), component="'/out/a/1.zarr.zip'")))
+    >>> print(shard_source(entry, Shard("a", block=(1,), component="'/out/a/1.zarr.zip'")))
     'a/c/3' ('c/0' in '/out/a/1.zarr.zip')
     """
     inside = f" ({entry.key!r} in {shard.component})" if shard.component else ""
@@ -130,7 +130,7 @@ RESTORE = "restore it from another copy, or remove it to have the fill value in 
 
 def undecodable(entry: Entry, shard: Shard, coders: object, error: Exception) -> CorruptError:
     """Return the error for a chunk or an object of the sharding codec that can't be decoded."""
-    where, cause = source_of(entry, shard), f"{type(error).__name__}: {error}"
+    where, cause = shard_source(entry, shard), f"{type(error).__name__}: {error}"
     found = CorruptError(f"shard {shard.name!r}: {where} can't be decoded with {coders}: {cause}; {RESTORE}")
     return at_entry(found, entry, shard)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from zarr.dtype import VariableLengthBytes, VariableLengthUTF8
 
 from shardedstore.codecs.array_codecs import ChunkCodec
-from shardedstore.codecs.array_document import ArrayDoc, data_type, parse
+from shardedstore.codecs.array_document import ArrayDoc, data_type, parse_array_document
 from shardedstore.codecs.array_info import read_fill_value
 from shardedstore.codecs.digest import (
     MODULUS,
@@ -30,7 +30,7 @@ from shardedstore.codecs.digest import (
 )
 from shardedstore.errors import CorruptError
 from shardedstore.stores.entries import Data, Entry, array_folder
-from shardedstore.transforms.base.chain import Entries, Shard, source_of
+from shardedstore.transforms.base.chain import Entries, Shard, shard_source
 from shardedstore.transforms.base.parallel import map_in_order
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, parse_json
@@ -118,7 +118,7 @@ class Digested(NamedTuple):
     lower: tuple[tuple[Coords, str], ...] = ()
 
 
-class Chunks(Protocol):
+class ChunkDigester(Protocol):
     """Digests the stored chunks of one array."""
 
     path: str
@@ -139,7 +139,7 @@ class Read(NamedTuple):
     lower: tuple[tuple[Coords, str], ...] = ()
 
 
-ChunksOf = Callable[[str, dict[str, Any], ArrayMeta, Coords | None], Chunks]
+ChunksOf = Callable[[str, dict[str, Any], ArrayMeta, Coords | None], ChunkDigester]
 
 
 def digest_entries(
@@ -147,7 +147,7 @@ def digest_entries(
 ) -> Iterator[Digested]:
     """Yield the entries of a shard, digested in a few threads; see `Sums` for `shapes`.
 
-    `chunks_of` makes the `Chunks` of an array from its path, document, metadata and whole shape; `ArrayChunks` by default.
+    `chunks_of` makes the `ChunkDigester` of an array from its path, document, metadata and whole shape; `ArrayChunks` by default.
     """
     pieces = _pieces(entries, shard, shapes, chunks_of or ArrayChunks)
     return map_in_order(_Piece.digested, pieces, _Piece.weight)
@@ -155,7 +155,7 @@ def digest_entries(
 
 class _Piece(NamedTuple):
     entry: Entry
-    chunks: Chunks | None = None
+    chunks: ChunkDigester | None = None
     shard: Shard | None = None
 
     def weight(self) -> int:
@@ -172,13 +172,13 @@ class _Piece(NamedTuple):
         found, error, lower = chunks.read(entry)
         damage = None
         if error is not None:
-            where = f"shard {shard.name!r}: {source_of(entry, shard)} (chunk {entry.coords} of {chunks.path!r})"
+            where = f"shard {shard.name!r}: {shard_source(entry, shard)} (chunk {entry.coords} of {chunks.path!r})"
             damage = f"{where} can't be decoded: {type(error).__name__}: {error}"
         return Digested(entry, chunks.path, chunks.layout, found, damage, lower)
 
 
 def _pieces(entries: Entries, shard: Shard, shapes: Mapping[str, Coords], chunks_of: ChunksOf) -> Iterator[_Piece]:
-    arrays: dict[str, Chunks] = {}
+    arrays: dict[str, ChunkDigester] = {}
     for entry in entries:
         folder, _, name = entry.key.rpartition("/")
         if entry.coords is not None and entry.array is not None and entry.array.keys is not None:
@@ -199,7 +199,7 @@ class ArrayChunks:
         self.path = path
         shape = meta.shape if shape is None else shape
         try:
-            doc = parse(document, path)
+            doc = parse_array_document(document, path)
             fill_value = read_fill_value(doc, doc.document.get("fill_value"))
             self.hasher: Hasher = Digester(shape, doc.chunks, element_type(doc), fill_value)
             self.codec = ChunkCodec(doc, arrays=True)

@@ -11,7 +11,7 @@ from functools import cached_property
 from operator import mul
 from typing import Any
 
-from shardedstore.codecs.array_document import SHARDING, ArrayDoc, name_of, parse
+from shardedstore.codecs.array_document import SHARDING, ArrayDoc, name_of, parse_array_document
 from shardedstore.codecs.sharding import Data, ShardIndex, ShardWriter
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.partition.shapes import automatic
@@ -188,7 +188,7 @@ def parse_array(data: bytes, path: str) -> ArrayMeta | None:
 def _apart(document: dict[str, Any], path: str) -> ArrayDoc | None:
     """Return the parsed document of an array with the sharding codec; None if its objects can't be split."""
     try:
-        return parse(document, path)
+        return parse_array_document(document, path)
     except ChainError:
         return None
 

@@ -18,7 +18,7 @@ from shardedstore.zarr.metadata import ArrayMeta, parse_json
 
 
 @dataclass(frozen=True)
-class Reader:
+class OtherReader:
     """A reader in one version, and regular expressions for the features of arrays that it lacks.
 
     The features are `codecs`, data `types`, data types inside the sharding codec only (`sharded`), and encodings of chunk
@@ -34,14 +34,14 @@ class Reader:
 
 
 READERS = (
-    Reader("zarr-python 3.1", sharded=r"struct|structured|raw_bytes|r\d+"),
-    Reader(
+    OtherReader("zarr-python 3.1", sharded=r"struct|structured|raw_bytes|r\d+"),
+    OtherReader(
         "tensorstore 0.1.86",
         codecs=r"numcodecs\..*",
         types=r"struct|structured|string|variable_length_bytes|fixed_length_utf32|null_terminated_bytes|numpy\..*",
     ),
-    Reader("GDAL 3.14", codecs=r"numcodecs\..*"),
-    Reader("VirtualiZarr 2.8", keys="v2", misreads=True),
+    OtherReader("GDAL 3.14", codecs=r"numcodecs\..*"),
+    OtherReader("VirtualiZarr 2.8", keys="v2", misreads=True),
 )
 
 KINDS = {
@@ -70,7 +70,7 @@ def reader_notices(
         for path, node in nodes.items()
         if isinstance(node.meta, ArrayMeta) and "zarr.json" in node.documents
     }
-    found: dict[tuple[Reader, str], dict[str, tuple[str, ...]]] = {}
+    found: dict[tuple[OtherReader, str], dict[str, tuple[str, ...]]] = {}
     for kind in kinds:
         for reader in READERS:
             lacking = {path: lacks for path, names in arrays.items() if (lacks := _lacks(reader, kind, names[kind]))}
@@ -101,7 +101,7 @@ _cached = functools.lru_cache(maxsize=1024)(_find_names)
 
 
 @functools.lru_cache(maxsize=1024)
-def _lacks(reader: Reader, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def _lacks(reader: OtherReader, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
     pattern = getattr(reader, kind)
     return tuple(name for name in names if pattern and re.fullmatch(pattern, name))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from shardedstore.codecs.array_codecs import Array, ChunkCodec
-from shardedstore.codecs.array_document import ArrayDoc, leave_out, parse
+from shardedstore.codecs.array_document import ArrayDoc, leave_out, parse_array_document
 from shardedstore.codecs.array_info import (
     ArrayInfo,
     is_bound_to_dtype,
@@ -24,7 +24,7 @@ from shardedstore.codecs.array_info import (
 from shardedstore.codecs.codec_config import same
 from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.stores.entries import Data, Entry
-from shardedstore.transforms.base.chain import Shard, at_entry, source_of, undecodable
+from shardedstore.transforms.base.chain import Shard, at_entry, shard_source, undecodable
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_json, parse_node
 
@@ -87,7 +87,7 @@ class Recoder:
         self.folder = path[len(self.shard.path) :].lstrip("/")
         self.name = "zarr.json" if "zarr.json" in documents else ".zarray"
         document = parse_json(documents[self.name], path, self.name)
-        self.doc = parse(document, path)
+        self.doc = parse_array_document(document, path)
         attributes = document.get("attributes") or {}
         if ".zattrs" in documents:
             attributes = parse_json(documents[".zattrs"], path, ".zattrs")
@@ -205,7 +205,7 @@ class Recoder:
             return self.encoder.encode_exactly(chunk) if self.refilters else self.encoder.encode(chunk)
         except Exception as error:
             failed = ShardedStoreError(
-                f"shard {self.shard.name!r}: {self.step_name} fails on {source_of(entry, self.shard)} at "
+                f"shard {self.shard.name!r}: {self.step_name} fails on {shard_source(entry, self.shard)} at "
                 f"{self.position(entry.coords, number)}: {type(error).__name__}: {error}"
             )
             raise at_entry(failed, entry, self.shard) from error

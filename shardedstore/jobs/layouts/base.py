@@ -23,7 +23,7 @@ from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.versions import Identity, check_destination, open_destination, stands
 from shardedstore.notices import Notice
 from shardedstore.storage.folders import Folder, open_folder
-from shardedstore.storage.inventory import Listed
+from shardedstore.storage.inventory import ListedInventory
 from shardedstore.storage.options import NONE, Options, StorageOptions
 from shardedstore.storage.urls import is_remote, join_url, object_url
 from shardedstore.stores.entries import Entry
@@ -213,7 +213,7 @@ class ResultLayout(ABC):
         if not self.is_remote:
             return None
         place = self.place
-        return Listed((object_url(place.url, name), nbytes) for name, nbytes in place.sizes())
+        return ListedInventory((object_url(place.url, name), nbytes) for name, nbytes in place.sizes())
 
     @abstractmethod
     def present(self, run: Run, records: Mapping[int, Record], job: Job, present: Present) -> Iterator[int]:

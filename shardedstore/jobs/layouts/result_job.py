@@ -111,7 +111,7 @@ def known_records(place: Folder, made: Identity) -> dict[int, Record]:
     return {number: record for number, record in records.items() if not record.marked}
 
 
-def parents(url: str) -> Iterator[str]:
+def folders_above(url: str) -> Iterator[str]:
     """Yield the folders above a path or a URL, starting with the nearest."""
     while (url := url.rpartition("/")[0]) and not url.endswith("/"):
         yield url

@@ -15,7 +15,7 @@ from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.destination import CONSOLIDATED, check_lengths, check_names, check_outputs
 from shardedstore.jobs.differences import MAKE_AGAIN, Difference
 from shardedstore.jobs.layouts.base import ResultLayout, ShardSource, refuse_to
-from shardedstore.jobs.layouts.result_job import ResultJob, known_records, parents, read_job
+from shardedstore.jobs.layouts.result_job import ResultJob, folders_above, known_records, read_job
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.object_sizes import attribute_notices
 from shardedstore.jobs.result_preview import Mixes, Planned, after, blocks_after, members_at, veiled_base
@@ -199,7 +199,7 @@ class ShardFolder(ResultLayout):
         base = config.base.origin
         if not isinstance(base, Place) or not (base.is_file or base.is_folder):
             return None
-        for folder in islice(parents(base.url), MOST_PARENTS):
+        for folder in islice(folders_above(base.url), MOST_PARENTS):
             place = open_folder(folder, base.options)
             if read_job(place) is not None and _is_config_of(place, config):
                 made = _last_ended(place, config)
@@ -309,7 +309,7 @@ class _Sizes:
             url = object_url(folder.url, name)
             self.found[url] = _Size(1, nbytes)
             if folders:
-                for parent in parents(url):
+                for parent in folders_above(url):
                     if parent in folders:
                         before = self.found.get(parent, _Size(0, 0))
                         self.found[parent] = _Size(before.files + 1, before.nbytes + nbytes)

@@ -131,11 +131,11 @@ def test_what_is_installed_is_not_imported_before_it_is_named(site, tmp_path):
 import sys
 from shardedstore import ShardedStore, cli
 from shardedstore.cli import registry
-print(registry.names())
-registry.find("zip")
+print(registry.transform_names())
+registry.find_transform("zip")
 ShardedStore.load(sys.argv[1])
 print({"tiny", "broken", "other"} & set(sys.modules))
-registry.find("count")
+registry.find_transform("count")
 print({"tiny", "broken", "other"} & set(sys.modules))
 """
     source = to_folder(SOURCES["cube-v3/"].contents(), tmp_path / "source.zarr")
@@ -154,10 +154,10 @@ from shardedstore.cli import registry
 errors = {}
 for name in ("broken", "gone", "plain", "shared", "nothing"):
     try:
-        registry.find(name)
+        registry.find_transform(name)
     except UsageError as error:
         errors[name] = str(error)
-print(json.dumps([errors, registry.find("zip").__module__, registry.find("count").__name__]))
+print(json.dumps([errors, registry.find_transform("zip").__module__, registry.find_transform("count").__name__]))
 """
     errors, built_in, tiny = json.loads(python(code, site).splitlines()[-1])
     assert (built_in, tiny) == ("shardedstore.transforms.to_zip", "Count")
@@ -177,10 +177,10 @@ print(json.dumps([errors, registry.find("zip").__module__, registry.find("count"
 
 @pytest.mark.parametrize("name", registry.BUILT_IN)
 def test_the_names_of_the_package(name):
-    found = registry.find(name)
+    found = registry.find_transform(name)
     assert found.__module__.startswith("shardedstore.transforms.")
     assert issubclass(found, Step) != issubclass(found, Sink)
-    assert name in registry.names()
+    assert name in registry.transform_names()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from zarr.registry import register_codec
 from zarr.storage import MemoryStore
 
 from shardedstore.codecs.array_codecs import array_part, raw_nbytes
-from shardedstore.codecs.array_document import parse
+from shardedstore.codecs.array_document import parse_array_document
 from shardedstore.codecs.array_info import read_info
 from shardedstore.codecs.bytes_codecs import Compression, make
 from shardedstore.codecs.codec_config import CRC32C, complete, config_of, from_json, to_json
@@ -157,7 +157,7 @@ def test_the_index_is_that_of_zarr(location):
         data > 11
     )
     contents = contents_of(store)
-    doc = parse(json.loads(contents["zarr.json"]), "")
+    doc = parse_array_document(json.loads(contents["zarr.json"]), "")
     index = doc.index
     assert index == ShardIndex(6, location == "end")
     chunks = index.split(contents["c/0/0"])
@@ -218,7 +218,7 @@ def test_sharding_of_other_kinds_is_refused(name):
     document["codecs"][0]["configuration"]["chunk_shape"] = [500]
     change(document["codecs"][0]["configuration"])
     with pytest.raises(ChainError, match=message):
-        parse(document, "a/b")
+        parse_array_document(document, "a/b")
 
 
 def test_codecs_around_sharding_and_other_chunk_grids_are_refused():
@@ -227,16 +227,16 @@ def test_codecs_around_sharding_and_other_chunk_grids_are_refused():
     with pytest.raises(
         ChainError, match=r"codecs around the sharding codec \(gzip\): leave it out with arrays=\('\*', '!a'\)"
     ):
-        parse(document, "a")
+        parse_array_document(document, "a")
     document["chunk_grid"]["name"] = "rectilinear"
     with pytest.raises(ChainError, match="'a' has an unknown chunk grid 'rectilinear'"):
-        parse(document, "a")
+        parse_array_document(document, "a")
 
 
 def test_an_array_of_an_unknown_type_is_known_as_far_as_it_can_be():
     document = json.loads(contents_of(written(GzipCodec()))["zarr.json"])
     document["data_type"] = "bfloat16"
-    doc = parse(document, "a")
+    doc = parse_array_document(document, "a")
     info = read_info(doc, "a", {})
     assert (info.dtype, info.itemsize, raw_nbytes(doc)) == (None, 1, None)
     assert info.compressors == ({"id": "gzip", "level": 5},)

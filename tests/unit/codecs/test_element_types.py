@@ -83,18 +83,18 @@ def test_a_filter_that_is_not_known_is_to_blame(tmp_path):
 
 PLANNED = """
 import json, sys
-from shardedstore.codecs.array_document import parse
+from shardedstore.codecs.array_document import parse_array_document
 from shardedstore.codecs.array_info import read_info
 from shardedstore.zarr.metadata import element_dtype, parse_node
 for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4", "float4_e2m1fn"):
     for extra in ({}, {"filters": [{"id": "shuffle", "elementsize": 2}]}):
         document = {"zarr_format": 2, "shape": [4], "chunks": [2], "dtype": name, "fill_value": None, "order": "C",
                     "filters": None, "compressor": {"id": "blosc"}, **extra}
-        print(parse_node({".zarray": json.dumps(document).encode()}, ""), read_info(parse(document, ""), "", {}))
+        print(parse_node({".zarray": json.dumps(document).encode()}, ""), read_info(parse_array_document(document, ""), "", {}))
     new = {"zarr_format": 3, "node_type": "array", "shape": [4], "data_type": name, "fill_value": 0, "attributes": {},
            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2]}}, "codecs": ["bytes"],
            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}}}
-    print(parse_node({"zarr.json": json.dumps(new).encode()}, ""), read_info(parse(new, ""), "", {}))
+    print(parse_node({"zarr.json": json.dumps(new).encode()}, ""), read_info(parse_array_document(new, ""), "", {}))
 """
 
 

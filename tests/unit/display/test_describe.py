@@ -157,7 +157,7 @@ def test_more_than_one():
 def test_no_place_is_shown_for_a_base_without_one():
     for base in (Directory("s3://bucket"), Group(), Directory("/base")):
         config = Config(base, {"a": Mount(Directory("s3://bucket/a"))})
-        assert describe.folder_of(config) == ""
+        assert describe.base_folder(config) == ""
         assert re.search("a +directory +'s3://bucket/a'", to_text("", config))
 
 

@@ -19,7 +19,7 @@ from zarr.codecs import numcodecs as zarr_numcodecs
 from zarr.storage import LocalStore, MemoryStore
 
 from shardedstore import ArrayStep, ChainError, CorruptError, ShardedStore, ShardsFailed
-from shardedstore.codecs.array_document import parse
+from shardedstore.codecs.array_document import parse_array_document
 from shardedstore.codecs.codec_config import check_options
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.stores.entries import read_entries
@@ -151,7 +151,7 @@ def checked(step, store):
 def comparable(contents):
     """Comparable contents: documents as JSON, inner chunks by their place, and gzip without its time."""
     doc = json.loads(contents.get("zarr.json") or contents[".zarray"])
-    parsed = parse(doc, "")
+    parsed = parse_array_document(doc, "")
     found = {}
     for key, data in contents.items():
         if key.rpartition("/")[2] in {"zarr.json", ".zarray", ".zattrs"}:
