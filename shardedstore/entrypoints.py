@@ -1,4 +1,4 @@
-"""What other packages register by entry point: found by name alone, and not imported before it is asked for."""
+"""Entry points of other packages, found by name and imported only when needed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from shardedstore.errors import UsageError
 
 
 def registered(group: str) -> Iterator[EntryPoint]:
-    """Yield what is registered in a group, by name."""
+    """Yield the entry points of a group, sorted by name."""
     yield from sorted(entry_points(group=group), key=lambda entry: entry.name)
 
 
 def find_entry(group: str, name: str, what: str) -> EntryPoint | None:
-    """Return what is registered under a name; None where nothing is.
+    """Return the entry point with a name, or None.
 
     Raises
     ------
     UsageError
-        For a name that two packages register.
+        If two packages register the name.
     """
     found = list(entry_points(group=group, name=name))
     if len(found) > 1:
@@ -29,28 +29,28 @@ def find_entry(group: str, name: str, what: str) -> EntryPoint | None:
 
 
 def load_class(entry: EntryPoint, bases: tuple[type, ...], what: str, wanted: str) -> type:
-    """Import what is registered, which must be a class derived from one of some.
+    """Import the class of an entry point, which must be a subclass of one of `bases`.
 
     Raises
     ------
     UsageError
-        Where it can't be imported, or is something else than is `wanted`.
+        If it cannot be imported, or is not such a class. `wanted` describes the mismatch in the message.
     """
     try:
         loaded = entry.load()
-    except Exception as error:  # (whatever a stranger's module does when it is imported)
+    except Exception as error:  # importing another package's module can raise anything
         raise UsageError(
             f"the {what} {entry.name!r} of {package_of(entry)} can't be imported from {entry.value!r}: "
-            f"{type(error).__name__}: {error}; mend that package, or uninstall it"
+            f"{type(error).__name__}: {error}; fix that package, or uninstall it"
         ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, bases)):
         raise UsageError(
-            f"the {what} {entry.name!r} of {package_of(entry)} is {entry.value!r}, which is {wanted}: mend that package, or "
+            f"the {what} {entry.name!r} of {package_of(entry)} is {entry.value!r}, which is {wanted}: fix that package, or "
             "uninstall it"
         )
     return loaded
 
 
 def package_of(entry: EntryPoint) -> str:
-    """Return how messages call the package that registers something."""
+    """Return the name and version of an entry point's package for messages."""
     return "an unknown package" if entry.dist is None else f"the package {entry.dist.name} {entry.dist.version}"

@@ -1,17 +1,17 @@
-"""What can go wrong, in one tree.
+"""Exceptions of this package, in one hierarchy.
 
 ::
 
     ShardedStoreError
     ├── UsageError (also a ValueError)    a request that can't be carried out
     │   ├── ConfigError                   a config that can't be read
-    │   ├── PartitionError                a source that can't be divided as asked
-    │   ├── ChainError                    a chain of transforms that makes no sense
+    │   ├── PartitionError                a source that can't be divided as requested
+    │   ├── ChainError                    a chain of transforms that is not valid
     │   ├── DestinationError              a place that can't or must not be written to
-    │   └── NoShardError (also a KeyError and an IndexError)    a shard that was asked for and is not there
-    ├── CorruptError                      data that is damaged
-    ├── HoleError                         data that no job could make, which was accepted
-    ├── TemporaryError                    raised by users' steps for what may go away by itself
+    │   └── NoShardError (also a KeyError and an IndexError)    a requested shard that does not exist
+    ├── CorruptError                      damaged data
+    ├── HoleError                         data of a shard that failed, in a result that was accepted without it
+    ├── TemporaryError                    raised by users' steps for errors that may go away
     ├── ShardError                        one shard failed
     └── ShardsFailed (an ExceptionGroup)  a job ended, and these shards failed
 """
@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-SHOWN = 5  # of the causes of failed shards, in the text of the whole, and of the shards of one cause
-CODES = {  # of the causes of failed shards; docs/errors.md describes them
+SHOWN = 5  # causes, and shards of one cause, that a message names
+CODES = {  # codes of the causes of failed shards; docs/errors.md describes them
     "access-denied": "the credentials or the rights do not allow it",
     "clock-skew": "the clock of this machine differs too much from the server's",
     "corrupt": "data in the source or the result are damaged",
@@ -39,14 +39,14 @@ CODES = {  # of the causes of failed shards; docs/errors.md describes them
 
 
 class ShardedStoreError(Exception):
-    """Base of all errors that this package raises itself.
+    """Base of all exceptions that this package raises itself.
 
     Attributes
     ----------
     key : str or None
-        The key in the source that the error is of, where it is known.
+        The key in the source that caused the error, if it is known.
     chunk : tuple of int or None
-        The coordinates of the chunk in the whole array's grid, where it is known.
+        The coordinates of the chunk in the whole array's grid, if they are known.
     """
 
     key: str | None = None
@@ -62,11 +62,11 @@ class ConfigError(UsageError):
 
 
 class PartitionError(UsageError):
-    """A source that can't be divided as asked."""
+    """A source that can't be divided as requested."""
 
 
 class ChainError(UsageError):
-    """A chain of transforms that makes no sense, or not on this source."""
+    """A chain of transforms that is not valid, or not valid for this source."""
 
 
 class DestinationError(UsageError):
@@ -74,23 +74,23 @@ class DestinationError(UsageError):
 
 
 class NoShardError(UsageError, KeyError, IndexError):
-    """A shard that was asked for by its path, name or number, and is not there."""
+    """A requested shard that does not exist, by its path, name or number."""
 
-    __str__ = Exception.__str__  # KeyError's would put the message in quotes
+    __str__ = Exception.__str__  # KeyError puts the message in quotes
 
 
 class CorruptError(ShardedStoreError):
-    """Data that is damaged, or a source that changed while it was read. The message names the place."""
+    """Damaged data, or a source that changed while it was read. The message names the place."""
 
 
 class HoleError(ShardedStoreError):
-    """Data that is not there: its shard failed, and the result was published without it, as its user had accepted."""
+    """Missing data: its shard failed, and the user accepted a result without it."""
 
 
 class TemporaryError(ShardedStoreError):
-    """An error that may go away by itself: its shard is tried again.
+    """An error that may go away, so that the shard is tried again.
 
-    Steps and functions of users raise it, such as for a service that is too busy.
+    Steps and functions of users raise it, for example if a service is too busy.
 
     Examples
     --------
@@ -110,7 +110,7 @@ class ShardError(ShardedStoreError):
     cause : str
         The type and the message of what was raised in the worker.
     remedy : str
-        What to do about a cause that all shards meet, such as a full disk; empty for a cause of the shard's own.
+        What to do about a cause that affects all shards, such as a full disk; empty if the cause affects only this shard.
     code : str
         The kind of the cause, one of `CODES`, for alerts and rules. It stays the same in all versions.
     path : str or None
@@ -118,7 +118,7 @@ class ShardError(ShardedStoreError):
     block : tuple of int or None
         The index of the block of the array.
     key : str or None
-        The key in the source, where the error is of one.
+        The key in the source, if the error concerns one.
     chunk : tuple of int or None
         The coordinates of the chunk in the whole array's grid.
     url : str or None
@@ -165,7 +165,7 @@ class ShardError(ShardedStoreError):
         return f"shard {self.shard!r} failed: {self.cause}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes, as JSON can hold them.
+        """Return the attributes in a form that JSON can hold.
 
         >>> ShardError("t[0]", "OSError: disk full", code="no-space", attempts=1).to_dict()["code"]
         'no-space'
@@ -174,7 +174,7 @@ class ShardError(ShardedStoreError):
 
 
 def by_cause(errors: Iterable[ShardError]) -> list[list[ShardError]]:
-    """Return errors in groups of equal causes, but for the shard's own name and key.
+    """Group errors of equal causes, ignoring the shard's own name and key.
 
     >>> [
     ...     len(some)
@@ -192,7 +192,7 @@ def by_cause(errors: Iterable[ShardError]) -> list[list[ShardError]]:
 
 
 def others(errors: list[ShardError]) -> str:
-    """Return what follows the first of some errors of one cause: the names of the other shards.
+    """Return text that names the shards after the first, for errors of one cause.
 
     >>> others([ShardError("t[0]", "X: no"), ShardError("t[1]", "X: no")]), others([ShardError("t[0]", "X: no")])
     (" (and so did 't[1]')", '')
@@ -205,7 +205,7 @@ def others(errors: list[ShardError]) -> str:
 
 
 class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
-    """A job ended and these shards failed: the shards that are done stay done.
+    """A job ended and these shards failed. Finished shards stay done.
 
     >>> print(
     ...     ShardsFailed(

@@ -1,6 +1,7 @@
-"""The texts and numbers that a config holds, with what its JSON Schema says of them.
+"""Types of a config's strings and numbers, with their constraints in the JSON Schema.
 
-Patterns mean the same to Python, JavaScript and JSON Schema: ``$`` would let a line end pass in one of them.
+Patterns mean the same in Python, JavaScript and JSON Schema. They do not use ``$``, which in Python also matches before
+a newline.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ FILE_NAME = "shardedstore.json"  # the config of a result, in its folder
 
 END = r"(?![\s\S])"
 _SEGMENT = rf"(?!\.{{1,2}}(?:/|{END}))[^/\u0000]+"
-PATH = rf"^{_SEGMENT}(?:/{_SEGMENT})*{END}"  # of a group or an array below the root
-INDEX = rf"^(?:0|[1-9][0-9]*)(?:/(?:0|[1-9][0-9]*))*{END}"  # of a block
+PATH = rf"^{_SEGMENT}(?:/{_SEGMENT})*{END}"  # path of a group or an array below the root
+INDEX = rf"^(?:0|[1-9][0-9]*)(?:/(?:0|[1-9][0-9]*))*{END}"  # index of a block
 
-HostPart = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9._-]+{END}")]  # what a client makes a host's name of
+HostPart = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9._-]+{END}")]  # part of a host name
 KindName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]*{END}")]
 PathText = Annotated[str, Meta(extra_json_schema={"pattern": f"{PATH}|^{END}"})]
 BelowRoot = Annotated[str, Meta(extra_json_schema={"pattern": PATH})]

@@ -1,4 +1,4 @@
-"""Notices: warnings about a job that is going to run, by array; and the names of arrays and groups in messages."""
+"""Notices: warnings about a planned job, and names of arrays and groups in messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from toolz import groupby
 
-SHOWN = 3  # of the arrays that a notice names in its text
+SHOWN = 3  # arrays that a notice names in its text
 
 
 def node_name(path: str) -> str:
@@ -49,7 +49,7 @@ class Notice(NamedTuple):
 
 
 def merge_notices(notices: Iterable[Notice]) -> tuple[Notice, ...]:
-    """Return notices in their order, those of equal texts as one.
+    """Merge notices of equal text, and keep their order.
 
     >>> merge_notices([Notice("x", ("a",)), Notice("y"), Notice("x", ("b",)), Notice("x", ("a",))])
     (Notice(text='x', arrays=('a', 'b')), Notice(text='y', arrays=()))

@@ -1,4 +1,4 @@
-"""What is said to people of stores and plans: in the terminal, and by the command line."""
+"""Format and parse text for people: numbers, sizes, durations and error messages of the command line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from dask.utils import parse_bytes, parse_timedelta
 
-_QUANTITY = re.compile(r"\s*\d\S*\s*[A-Za-z]*\s*")  # a number first: Dask reads a unit alone as one of it
-WIDEST = 72  # characters of a name or a place that are shown
+_QUANTITY = re.compile(r"\s*\d\S*\s*[A-Za-z]*\s*")  # requires a number, because Dask reads a unit alone as 1
+WIDEST = 72  # the most characters of a name or place that are shown
 
 
 def count(number: int, what: str) -> str:
-    """Return a number of things.
+    """Return a number with its noun, in the singular or plural.
 
     >>> count(1, "shard"), count(1200, "shard")
     ('1 shard', '1,200 shards')
@@ -21,7 +21,7 @@ def count(number: int, what: str) -> str:
 
 
 def shown(text: str, most: int = WIDEST) -> str:
-    r"""Return a text that came from elsewhere as one line, cut in its middle.
+    r"""Return external text as one line, shortened in the middle.
 
     >>> shown("a\nb"), shown("s3://bucket/" + "x" * 80 + "/0.zip", 24)
     ('a\\nb', 's3://bucket...xxxx/0.zip')
@@ -32,7 +32,7 @@ def shown(text: str, most: int = WIDEST) -> str:
 
 
 def parse_size(text: str | int) -> int | None:
-    """Return a size in bytes, by Dask's units; None for a text that is not a size.
+    """Return a size in bytes, in Dask's units; None if the text is not a size.
 
     >>> parse_size("1 GiB"), parse_size("1.5 MB"), parse_size(4096), parse_size("GiB"), parse_size("-1 GiB")
     (1073741824, 1500000, 4096, None, None)
@@ -46,12 +46,14 @@ def parse_size(text: str | int) -> int | None:
 
 
 def parse_seconds(text: str) -> float | None:
-    """Return a duration in seconds, by Dask's units in small letters; None for a text that is not a duration.
+    """Return a duration in seconds, in Dask's units; None if the text is not a duration.
+
+    Units must be in lower case.
 
     >>> parse_seconds("36h"), parse_seconds("1.5 days"), parse_seconds("36"), parse_seconds("h"), parse_seconds("7M")
     (129600.0, 129600.0, None, None, None)
     """
-    if not _QUANTITY.fullmatch(text) or not text.islower():  # the M of 7M would be a minute, not a month
+    if not _QUANTITY.fullmatch(text) or not text.islower():  # Dask reads the M of 7M as minutes, not months
         return None
     try:
         return float(parse_timedelta(text.strip(), default=False))
@@ -61,7 +63,7 @@ def parse_seconds(text: str) -> float | None:
 
 _WORDS: tuple[
     tuple[str, str | Callable[[re.Match[str]], str]], ...
-] = (  # of Python's face, and what the command line has for them
+] = (  # patterns of text about the Python API, and the words of the command line
     (
         r"call map_shards with the same arguments again on another cluster",
         "run the same convert command on another cluster",
@@ -96,7 +98,9 @@ _WORDS: tuple[
 
 
 def one_line(error: BaseException) -> str:
-    r"""Return a message in the words of the command line, without the lines that an object store's client adds.
+    r"""Return an error message as one line in the words of the command line.
+
+    The further lines of an object store's client are left out.
 
     >>> one_line(ValueError("say overwrite=True\n\nDebug source: ..."))
     'say --overwrite'

@@ -163,11 +163,11 @@ print(json.dumps([errors, registry.find_transform("zip").__module__, registry.fi
     assert (built_in, tiny) == ("shardedstore.transforms.to_zip", "Count")
     assert errors == {
         "broken": "the transform 'broken' of the package broken 1.5 can't be imported from 'broken:Step': "
-        "ModuleNotFoundError: No module named 'no_such_module'; mend that package, or uninstall it",
+        "ModuleNotFoundError: No module named 'no_such_module'; fix that package, or uninstall it",
         "gone": "the transform 'gone' of the package tiny 1.5 can't be imported from 'tiny:Gone': "
-        "AttributeError: module 'tiny' has no attribute 'Gone'; mend that package, or uninstall it",
+        "AttributeError: module 'tiny' has no attribute 'Gone'; fix that package, or uninstall it",
         "plain": "the transform 'plain' of the package tiny 1.5 is 'tiny:function', which is neither a subclass of Step "
-        "nor of Sink: mend that package, or uninstall it",
+        "nor of Sink: fix that package, or uninstall it",
         "shared": "'shared' is a transform of the package other 1.5 and the package tiny 1.5: uninstall all but one of "
         "them",
         "nothing": "'nothing' is not an installed transform: use one of zip, zarr, sharding-codec, recompress, "
