@@ -21,8 +21,9 @@ from shardedstore.errors import PartitionError, UsageError
 from shardedstore.jobs.sparse import Chunks, find_chunks
 from shardedstore.notices import Notice
 from shardedstore.storage.urls import is_remote
+from shardedstore.stores.consolidate import undocumented
 from shardedstore.stores.grown import AGAIN
-from shardedstore.stores.hierarchy import Node, digest, hierarchy_notices, nodes_in_arrays, read_nodes, undocumented
+from shardedstore.stores.hierarchy import Node, digest, hierarchy_notices, nodes_in_arrays, read_nodes
 from shardedstore.stores.locations import Config, Location, Mount, at_shard, url_of
 from shardedstore.stores.members import Division, Members, MountIndex
 from shardedstore.transforms.base.chain import Shard, Sink

@@ -12,8 +12,9 @@ from typing import Any
 from zarr.abc.store import Store
 
 from shardedstore.errors import ChainError
+from shardedstore.stores.consolidate import consolidate
 from shardedstore.stores.entries import Entry, is_document
-from shardedstore.stores.hierarchy import consolidate, nodes_of
+from shardedstore.stores.hierarchy import nodes_of
 from shardedstore.stores.reader import reader_of
 from shardedstore.stores.veiled import Veil
 from shardedstore.transforms.base.chain import Entries, Shard

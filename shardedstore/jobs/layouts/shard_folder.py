@@ -33,8 +33,9 @@ from shardedstore.notices import Notice
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.options import StorageOptions
 from shardedstore.storage.urls import is_within, join_url, normalize, object_url, quote_name
+from shardedstore.stores.consolidate import consolidate, undocumented
 from shardedstore.stores.entries import Entry
-from shardedstore.stores.hierarchy import Node, consolidate, read_nodes, undocumented
+from shardedstore.stores.hierarchy import Node, read_nodes
 from shardedstore.stores.locations import (
     Config,
     Directory,

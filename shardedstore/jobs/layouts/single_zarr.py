@@ -34,8 +34,9 @@ from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import Options, StorageOptions
 from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import BESIDE, normalize, object_url
+from shardedstore.stores.consolidate import consolidate, undocumented
 from shardedstore.stores.entries import Entry, is_document
-from shardedstore.stores.hierarchy import consolidate, nodes_of, read_nodes, undocumented
+from shardedstore.stores.hierarchy import nodes_of, read_nodes
 from shardedstore.stores.locations import Config, Directory, Mount, Place, ViewOf
 from shardedstore.stores.veiled import VEIL
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard, whole_key

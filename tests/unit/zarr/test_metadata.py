@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sources import KEYS, SOURCES, build, consolidated, cube, to_memory
 
 from shardedstore.errors import CorruptError
-from shardedstore.stores.hierarchy import consolidate, walk
+from shardedstore.stores.consolidate import consolidate
+from shardedstore.stores.hierarchy import walk
 from shardedstore.zarr.grid import ChunkKeys
 from shardedstore.zarr.metadata import (
     NOMINAL_ITEMSIZE,
