@@ -8,9 +8,10 @@ from shardedstore.notices import Notice
 from shardedstore.stores.custom import StoreKind
 from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
+from shardedstore.stores.reader import StoreReader, reader_of
 from shardedstore.transforms.base.array_step import ArrayStep
 from shardedstore.transforms.base.chain import Entries, Shard, Sink, Step, Written
-from shardedstore.zarr.readonly import ReadOnlyStore
+from shardedstore.zarr.readonly import ReadOnlyStore, cut
 
 __all__ = [
     "ArrayStep",
@@ -25,6 +26,9 @@ __all__ = [
     "Sink",
     "Step",
     "StoreKind",
+    "StoreReader",
     "TaskEnd",
     "Written",
+    "cut",
+    "reader_of",
 ]

@@ -16,13 +16,13 @@ from shardedstore.stores.entries import (
     Choice,
     Entry,
     array_documents,
-    check_keys,
+    check_chunk_keys,
     check_unchanged,
     entries_of,
     format_around,
 )
 from shardedstore.stores.location import Derived, Location
-from shardedstore.stores.reader import Reader, Tag, reader_of, tags_of
+from shardedstore.stores.reader import StoreReader, Tag, reader_of, tags_of
 from shardedstore.zarr.grid import Blocks, Coords, block_name
 from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, crop_document, parse_node
 from shardedstore.zarr.paths import check_path, join
@@ -152,7 +152,7 @@ class Block(ReadOnlyStore):
         return crop_document(data, self.blocks.crop(meta.shape, meta.chunks, self.block), self.path, name)
 
 
-def read_block(reader: Reader[Any], view: Block, stored: Iterator[bytes | None] | None = None) -> Iterator[Entry]:
+def read_block(reader: StoreReader[Any], view: Block, stored: Iterator[bytes | None] | None = None) -> Iterator[Entry]:
     """Yield the entries of a block without listing: the keys of its chunks follow from its grid.
 
     `stored` are its chunks, in C order, where they are not beside the metadata that `reader` reads.
@@ -172,7 +172,7 @@ def read_block(reader: Reader[Any], view: Block, stored: Iterator[bytes | None] 
             yield Entry(key, chunk, array, coords)
     check_unchanged(reader, view.path, documents)
     if is_empty and reader.guesses:
-        check_keys(reader, view.path, view.blocks.keys, view.blocks.box(view.block))
+        check_chunk_keys(reader, view.path, view.blocks.keys, view.blocks.box(view.block))
 
 
 @entries_of.register

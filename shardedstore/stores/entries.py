@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 from shardedstore.errors import ChainError, CorruptError
 from shardedstore.notices import node_name
 from shardedstore.storage.publish import TEMPORARY, is_temporary
-from shardedstore.stores.reader import Reader, Source, reader_of, source_of
+from shardedstore.stores.reader import Source, StoreReader, reader_of, source_of
 from shardedstore.zarr.grid import ENCODINGS, Blocks, ChunkKeys, Coords
 from shardedstore.zarr.metadata import (
     CONSOLIDATED_V2,
@@ -112,7 +112,7 @@ def entries_of(store: Store, choice: Choice) -> Iterator[Entry]:
     return (e if e.coords is None else e._replace(coords=blocks.join(block, e.coords)) for e in entries)
 
 
-def format_around(reader: Reader[Any], path: str, documents: Mapping[str, bytes]) -> int | None:
+def format_around(reader: StoreReader[Any], path: str, documents: Mapping[str, bytes]) -> int | None:
     """Return the format of the nearest group above an array, where it has documents of both and that decides."""
     for parent in parents(path) if {".zarray", "zarr.json"} <= documents.keys() else ():
         names = [name for name in METADATA_NAMES if name != ".zattrs"]
@@ -123,7 +123,7 @@ def format_around(reader: Reader[Any], path: str, documents: Mapping[str, bytes]
     return None
 
 
-def check_keys(reader: Reader[Any], path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
+def check_chunk_keys(reader: StoreReader[Any], path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
     """Raise where none of an array's possible chunks is there, and some of the first are under keys of another kind."""
     first = list(itertools.islice(itertools.product(*box), MOST_GUESSED))
     guessed = {other.encode(coords): other for other in ENCODINGS for coords in first}
@@ -136,13 +136,13 @@ def check_keys(reader: Reader[Any], path: str, keys: ChunkKeys, box: Sequence[ra
             )
 
 
-def check_unchanged(reader: Reader[Any], path: str, documents: dict[str, bytes]) -> None:
+def check_unchanged(reader: StoreReader[Any], path: str, documents: dict[str, bytes]) -> None:
     """Raise where an array is not as it was before its chunks were read: if it is gone, they only seemed to be missing."""
     if array_documents(reader, path) != documents:
         raise CorruptError(f"{path!r} changed while it was read: let no one write to the source, and run it again")
 
 
-def array_documents(reader: Reader[Any], path: str) -> dict[str, bytes]:
+def array_documents(reader: StoreReader[Any], path: str) -> dict[str, bytes]:
     """Return the metadata documents of an array by name, or raise CorruptError where there is no array any more."""
     names = [".zarray", ".zattrs", "zarr.json"]
     found = zip(names, reader.fetch([join(path, name) for name in names]), strict=True)
@@ -204,15 +204,15 @@ def _tree_entries(
     for array_path, array in missing.items():
         check_unchanged(reader, join(path, array_path), nodes[array_path])
         if array_path not in found and array.keys is not None:
-            check_keys(reader, join(path, array_path), array.keys, [range(n) for n in array.chunk_grid])
+            check_chunk_keys(reader, join(path, array_path), array.keys, [range(n) for n in array.chunk_grid])
 
 
-def _read_chunks(reader: Reader[Any], path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
+def _read_chunks(reader: StoreReader[Any], path: str, chunks: list[Chunk]) -> Iterator[bytes | None]:
     keys = [chunk[2] for chunk in chunks]
     return reader.fetch(join(path, key) for key in keys) if reader.guesses else _read(reader, path, keys)
 
 
-def _read(reader: Reader[Any], path: str, keys: list[str]) -> Iterator[bytes]:
+def _read(reader: StoreReader[Any], path: str, keys: list[str]) -> Iterator[bytes]:
     for key, data in zip(keys, reader.fetch(join(path, key) for key in keys), strict=True):
         if data is None:
             raise CorruptError(

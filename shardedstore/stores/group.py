@@ -11,7 +11,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.storage.crc import crc32
 from shardedstore.stores.location import Location
-from shardedstore.stores.reader import Reader, Tag, reader_of
+from shardedstore.stores.reader import StoreReader, Tag, reader_of
 from shardedstore.zarr.metadata import dump_json
 from shardedstore.zarr.paths import check_path, join
 from shardedstore.zarr.readonly import ReadOnlyStore, cut
@@ -100,7 +100,7 @@ class GroupStore(ReadOnlyStore):
             yield key
 
 
-class GroupReader(Reader[GroupStore]):
+class GroupReader(StoreReader[GroupStore]):
     """Reads the documents of a group in the config."""
 
     has_tags = True

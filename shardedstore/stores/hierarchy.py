@@ -27,7 +27,7 @@ from shardedstore.stores.consolidated import Overlay
 from shardedstore.stores.locations import Config, Location, Mount, member_at
 from shardedstore.stores.members import Members, MountIndex
 from shardedstore.stores.no_zarr import instead
-from shardedstore.stores.reader import Reader, reader_of
+from shardedstore.stores.reader import StoreReader, reader_of
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import (
     CONSOLIDATED_V2,
@@ -173,7 +173,7 @@ async def _nothing() -> list[Place]:
     return []
 
 
-async def _inner_folders(reader: Reader[Any], path: str, array: ArrayMeta) -> AsyncIterator[str]:
+async def _inner_folders(reader: StoreReader[Any], path: str, array: ArrayMeta) -> AsyncIterator[str]:
     """Yield the names of the folders in an array's own that hold no chunks of it, where no chunks are listed for that."""
     if reader.knows_folders(path, array):
         async for name in reader.folders(path):

@@ -29,7 +29,7 @@ from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.requests import in_flight
 from shardedstore.storage.urls import join_url, quote_name
 from shardedstore.stores.http_index import ROOTS, Named, chunk_keys, has_one_name, named_by
-from shardedstore.stores.reader import KeyFilter, Reader, reader_of
+from shardedstore.stores.reader import KeyFilter, StoreReader, reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS
 from shardedstore.zarr.paths import is_below, join
 from shardedstore.zarr.readonly import ReadOnlyStore, cut
@@ -265,7 +265,7 @@ def _options(byte_range: ByteRequest | None) -> GetOptions:
     raise ValueError(f"Unexpected byte_range, got {byte_range}.")
 
 
-class HTTPReader(Reader[HTTPReadStore]):
+class HTTPReader(StoreReader[HTTPReadStore]):
     """Reads the keys that the metadata on a web server names, and the chunks that may exist."""
 
     guesses = True

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from zarr.storage import LocalStore
 
 from shardedstore.errors import CorruptError
-from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.zarr.metadata import ArrayMeta
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -19,7 +19,7 @@ MOST_CHUNKS = 1000  # names in an array's folder, where the file system does not
 _DANGLING = "a link to what is not there: mount or restore it, or remove the link"
 
 
-class LocalReader(Reader[LocalStore]):
+class LocalReader(StoreReader[LocalStore]):
     """Reads the files of a `LocalStore`."""
 
     has_tags = True

@@ -11,7 +11,7 @@ from zarr.storage import ObjectStore
 
 from shardedstore.storage.markers import MARKERS, is_marked, unmarked
 from shardedstore.storage.requests import in_flight
-from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.zarr.paths import is_below
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ObjectFolder(ObjectStore[Any]):
                 yield path.removeprefix(start).rstrip("/")
 
 
-class ObjectReader(Reader[ObjectStore[Any]]):
+class ObjectReader(StoreReader[ObjectStore[Any]]):
     """Reads an object store with the sync calls of obstore, from threads."""
 
     has_tags = True

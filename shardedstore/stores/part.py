@@ -12,7 +12,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from shardedstore.fields import BelowRoot
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened
-from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, ArrayMeta, dump_json, parse_json
 from shardedstore.zarr.paths import Mounts, check_path, join
 from shardedstore.zarr.readonly import ReadOnlyStore, cut
@@ -174,7 +174,7 @@ class _LeftOut(Container[str]):
         return isinstance(name, str) and not self.kept.holds(join(self.folder, name))
 
 
-class PartReader(Reader[Part]):
+class PartReader(StoreReader[Part]):
     """Reads a part of a store by the reader of the whole."""
 
     def __init__(self, part: Part) -> None:

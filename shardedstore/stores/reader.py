@@ -42,7 +42,7 @@ class KeyFilter(Protocol):
         """Return the names of the files in a folder that `holds` denies; asking for each would take ten times as long."""
 
 
-class Reader(Generic[S]):
+class StoreReader(Generic[S]):
     """Reads many keys of one store by the store's own methods; a kind of store overrides what it does faster.
 
     Attributes
@@ -116,7 +116,7 @@ class Source(NamedTuple):
 
     Attributes
     ----------
-    reader : Reader
+    reader : StoreReader
         The reader of the whole store.
     path : str
         The folder in the store.
@@ -126,16 +126,16 @@ class Source(NamedTuple):
         The paths of arrays whose chunks are other components'.
     """
 
-    reader: Reader[Any]
+    reader: StoreReader[Any]
     path: str = ""
     kept: KeyFilter | None = None
     divided: Container[str] = ()
 
 
 @singledispatch
-def reader_of(store: Store) -> Reader[Any]:
+def reader_of(store: Store) -> StoreReader[Any]:
     """Return the reader of a store."""
-    return Reader(store)
+    return StoreReader(store)
 
 
 @singledispatch

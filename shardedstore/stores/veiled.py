@@ -18,7 +18,7 @@ from shardedstore.fields import PathText
 from shardedstore.storage.urls import BESIDE
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened
-from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES, ArrayMeta
 from shardedstore.zarr.paths import check_path, is_below, join
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
@@ -165,7 +165,7 @@ class Veiled(ReadOnlyStore):
         return tuple(key for key, is_there in zip(keys, there, strict=True) if is_there)
 
 
-class VeiledReader(Reader[Veiled]):
+class VeiledReader(StoreReader[Veiled]):
     """Reads a veiled component by the reader of the component."""
 
     def __init__(self, store: Veiled) -> None:

@@ -14,7 +14,7 @@ from shardedstore.fields import PathText
 from shardedstore.stores.block import Block, BlockOf
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened, is_template
-from shardedstore.stores.reader import KeyFilter, Reader, Source, Tag, reader_of, source_of
+from shardedstore.stores.reader import KeyFilter, Source, StoreReader, Tag, reader_of, source_of
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import check_path, join
@@ -127,7 +127,7 @@ def open_folder_of(store: Store, path: str) -> Store:
     return View(store, path)
 
 
-class ViewReader(Reader[View]):
+class ViewReader(StoreReader[View]):
     """Reads a folder of a store by the reader of the whole."""
 
     def __init__(self, view: View) -> None:

@@ -17,7 +17,7 @@ from shardedstore.storage.requests import in_flight
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Opened, Place
-from shardedstore.stores.reader import KeyFilter, Reader, Tag, reader_of
+from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.stores.view import open_folder_of, view_of
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zips import ZipReadStore
@@ -46,7 +46,7 @@ class Zip(Place, frozen=True, tag="zip", omit_defaults=True, repr_omit_defaults=
         return None if nbytes is None else (1, nbytes)
 
 
-class ZipReader(Reader[ZipReadStore]):
+class ZipReader(StoreReader[ZipReadStore]):
     """Reads the members of a zip in the order of the keys; the zip's directory has all names."""
 
     has_tags = True

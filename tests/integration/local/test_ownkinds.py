@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 
+import dask
 import pytest
 from conformance import contents_of
 from helpers_jobs import quietly
@@ -23,6 +24,7 @@ from shardedstore.storage.options import Options
 from shardedstore.stores import custom
 from shardedstore.stores.locations import Config, Mount, Opened, Own, ViewOf
 from shardedstore.stores.recognise import locate
+from shardedstore.transforms import ToZip
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 PAGE = (ROOT / "docs" / "stores.md").read_text("utf-8")
@@ -149,6 +151,19 @@ def test_another_process_opens_it_and_imports_nothing_else(site, tmp_path, insta
     for name in ("shardedstore.json", "cells.sqlite"):
         (tmp_path / name).rename(moved / name)
     assert python(OPEN, site, tmp_path, moved).splitlines() == ["set()", "9870.0", "{'sqlitezarr'}"]
+
+
+def test_a_reader_of_the_package_tells_what_has_changed(installed, tmp_path):
+    from sqlitezarr import SQLiteStore
+
+    path = to_sqlite(build(cube, "v3/"), tmp_path / "cells.sqlite")
+    store = ShardedStore.partition(SQLiteStore(str(path)), ["simulation/*"])
+    with dask.config.set(scheduler="synchronous"):
+        made = store.map_shards(ToZip(tmp_path / "zips"), changed="listing")
+        with closing(sqlite3.connect(path)) as file, file:
+            file.execute("INSERT INTO zarr VALUES ('simulation/fine/notes.txt', x'00')")
+        again = store.map_shards(ToZip(tmp_path / "zips"), changed="listing")
+    assert (again.summary.skipped, again.summary.changed) == (len(made.shards) - 1, 1)
 
 
 def test_blocks_of_it(site, tmp_path, installed):
