@@ -1,4 +1,7 @@
-"""What went wrong with an object store, in one sentence: obstore's messages have pages of debugging, and signed URLs."""
+"""Explain and classify errors of storage: one sentence for users, a code for each cause, and whether a retry can help.
+
+obstore's messages contain pages of debugging output, and signed URLs. `explain` returns one sentence without secrets.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,22 @@ from shardedstore.errors import CorruptError, TemporaryError
 
 SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "Skewed"}
 
-# What an error has of these tells what it means, and what to do. The first that fits is taken.
+# Signs of an error, and what they mean. The first match is used.
 _MEANINGS = (
     (
         {"NoCredentials"},
-        "no credentials were found: give them to the environment or as storage_options; for public data say 'anonymous'",
+        "no credentials were found: give them in the environment or as storage_options; for public data say 'anonymous'",
     ),
     ({"MissingAccount"}, "no account was named: set AZURE_STORAGE_ACCOUNT_NAME, or the storage option account_name"),
     (
         SKEWED,
-        "the clock of this machine differs too much from the server's: set it right, and run this again",
+        "the clock of this machine differs too much from the server's: correct it, and run this again",
     ),
     (
         {"Untrusted"},
-        "the server's certificate is not trusted here: install its authority's, or set the storage option allow_invalid_certificates",
+        "the server's certificate is not trusted: install its authority's certificate, or set the storage option allow_invalid_certificates",
     ),
-    ({"NoSuchBucket", "ContainerNotFound"}, "there is no such bucket or container: check its name, or make it first"),
+    ({"NoSuchBucket", "ContainerNotFound"}, "there is no such bucket or container: check its name, or create it first"),
     (
         {
             "401", "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKey",
@@ -35,9 +38,9 @@ _MEANINGS = (
         },
         "the credentials are not accepted: check the key, and whether it has expired",
     ),
-    ({"403"}, "access is denied: check the credentials, and that they have the right to this"),
-    ({"404"}, "there is nothing of this name: check it, and the bucket's"),
-    ({"409", "412"}, "it is there already, or was changed by someone else: look at it and try again"),
+    ({"403"}, "access is denied: check the credentials and their permissions"),
+    ({"404"}, "no object has this name: check the name and the bucket"),
+    ({"409", "412"}, "the object exists already, or was changed by someone else: look at it and try again"),
     (
         {"301", "BareRedirect", "AuthorizationHeaderMalformed", "PermanentRedirect"},
         "the bucket is in another region: set AWS_REGION, or the storage option region",
@@ -46,11 +49,11 @@ _MEANINGS = (
     ({"507"}, "the server is full: make room there"),
     (
         {"RangeNotSupported"},
-        "the server does not send parts of a file, without which a zip there can't be read: download it, and name the file",
+        "the server does not send parts of a file, which are needed to read a zip: download it, and name the file",
     ),
     (
         {"MissingContentLength"},
-        "the server does not tell how long its answer is, so that one that is cut off could not be told: ask its owner",
+        "the server does not send the length of its replies, so a truncated reply could not be detected: ask its owner",
     ),
     ({"BadScheme"}, "http:// is not allowed: name an endpoint with https://, or set the storage option allow_http"),
     ({"Connect"}, "the server can't be reached: check the endpoint and the network"),
@@ -60,18 +63,19 @@ _MEANINGS = (
 
 _OF_WRITER = re.compile(r"(?s).*Error performing [A-Z]+ https?://")
 
-_MARKUP = re.compile(r"[: ]*<\?xml.*", re.DOTALL)  # what servers add to their answers
+_MARKUP = re.compile(r"[: ]*<\?xml.*", re.DOTALL)  # servers add XML to their replies
 
-_TOLD = {  # signs that are told in words alone
+_TOLD = {  # signs that only the wording of an error shows
     "Untrusted": r"(?i)InvalidCertificate|UnknownIssuer|invalid peer certificate|self.signed certificate|certificate verify failed",
     "Skewed": r"(?i)request date header too old|difference between the request time and",
 }
 
 
 def is_of_object_store(error: BaseException) -> bool:
-    """Tell whether an error is of obstore, which uses some of Python's own classes as well.
+    """Tell whether obstore raised an error.
 
-    Those of its writer are an OSError without a number, and without debugging.
+    obstore also uses some of Python's own exception classes. Errors of its writer are an OSError without a number and
+    without debugging output.
 
     >>> is_of_object_store(OSError("Generic S3 error: Error performing PUT http://host/a in 2s - status code: 503"))
     True
@@ -82,7 +86,7 @@ def is_of_object_store(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the status of HTTP that an error tells of.
+    """Return the HTTP status that an error mentions, or None.
 
     >>> status_of(ValueError("Server returned non-2xx status code: 403 Forbidden"))
     403
@@ -92,9 +96,10 @@ def status_of(error: BaseException) -> int | None:
 
 
 def explain(error: BaseException) -> str:
-    """Return one sentence on what is wrong and what to do, and what was asked for; no secrets, no debugging.
+    """Return one sentence about an error: the cause, the remedy and the request.
 
-    Of an error that is not an object store's, the first line of its message.
+    The sentence has no secrets and no debugging output. For an error of another origin than an object store, it is the
+    first line of its message.
 
     >>> explain(PermissionError(13, "Permission denied", "/data"))
     "[Errno 13] Permission denied: '/data'"
@@ -116,14 +121,16 @@ def explain(error: BaseException) -> str:
 
 
 def signs_of(error: BaseException) -> set[str]:
-    """Return what an error of an object store has that tells its meaning: the status, the server's code, kinds of errors.
+    """Return the signs that tell the meaning of an object store's error.
+
+    Signs are the HTTP status, the server's error code and kinds of errors in obstore's debugging output.
 
     >>> sorted(signs_of(OSError("Generic S3 error: Error performing PUT http://host/a in 2s - status code: 507")))
     ['', '507']
     """
     text, _, debugging = str(error).partition("\n\nDebug source:")
     request = _first(r"Error performing [A-Z]+ (\S+)", text)
-    if re.search(r"//(169\.254\.|metadata\.)", request):  # where virtual machines of a cloud are told theirs
+    if re.search(r"//(169\.254\.|metadata\.)", request):  # clouds serve credentials to virtual machines there
         return {"NoCredentials"}
     found = {_first(r"status code: (\d{3})", text), _first(r"<Code>(\w+)</Code>", text)}
     found |= set(re.findall(r"\b(?:kind|source|inner): (\w+)", debugging))
@@ -137,7 +144,7 @@ def _first(pattern: str, text: str) -> str:
 
 
 def _public(url: str) -> str:
-    """Return a text without the queries of its URLs, where tokens and signatures stand, and without users' names.
+    """Remove queries and user names from the URLs in a text, because they can hold secrets.
 
     >>> _public("GET https://me:word@host/a/b?sig=secret failed")
     'GET https://host/a/b failed'
@@ -145,7 +152,7 @@ def _public(url: str) -> str:
     return re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"\?\S*", "", url))
 
 
-REFUSED = (*range(400, 408), 507)  # of HTTP: what the server will refuse again
+REFUSED = (*range(400, 408), 507)  # HTTP statuses of requests that the server will refuse again
 
 DENIED = {
     "401", "403", "AccessDenied", "AuthenticationFailed", "AuthorizationFailure", "ExpiredToken", "InvalidAccessKey",
@@ -154,14 +161,14 @@ DENIED = {
 
 NO_SPACE = ("no-space", "there is no space left: make room")
 
-_DENIED_HERE = ("access-denied", "access is denied: give this user the right to it")
+_DENIED_HERE = ("access-denied", "access is denied: give this user the permission")
 
-_DENIED_THERE = ("access-denied", "access is denied: renew or correct the credentials, or their rights")
+_DENIED_THERE = ("access-denied", "access is denied: renew or correct the credentials, or their permissions")
 
-SYSTEMIC = {  # the codes of causes that all shards meet, and the ways out, by the system's number
+SYSTEMIC = {  # codes and remedies of causes that affect all shards, by errno
     errno.ENOSPC: NO_SPACE,
     errno.EDQUOT: ("quota", "the quota is used up: make room, or have it raised"),
-    errno.EROFS: ("read-only", "the file system can only be read: mount it for writing, or name another destination"),
+    errno.EROFS: ("read-only", "the file system is read-only: mount it for writing, or name another destination"),
     errno.EACCES: _DENIED_HERE,
     errno.EPERM: _DENIED_HERE,
 }
@@ -170,9 +177,9 @@ TRANSIENT = {errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether an error, or one that it comes from, may go away by itself: the network, a time-out, a busy disk.
+    """Tell whether an error, or one of its causes, may go away: a network error, a time-out, a busy disk.
 
-    What is wrong in the data does not go away, whatever it comes from.
+    Damaged data does not go away, whatever its cause.
 
     >>> is_transient(TimeoutError()), is_transient(ValueError()), is_transient(OSError(errno.ENOSPC, "full"))
     (True, False, False)
@@ -181,7 +188,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def systemic(error: BaseException) -> str:
-    """Return what to do about an error that all shards are going to meet: of access, or of room; "" for any other.
+    """Return the remedy for an error that affects all shards; "" for any other error.
 
     >>> systemic(OSError(errno.ENOSPC, "full"))
     'there is no space left: make room'
@@ -209,7 +216,7 @@ def code_of(error: BaseException) -> str:
 
 
 def _systemic(error: BaseException) -> tuple[str, str]:
-    """Return the code of an error that all shards are going to meet, and the way out; two empty texts for any other."""
+    """Return the code and remedy of an error that affects all shards; two empty strings for others."""
     return next(filter(None, map(_systemic_one, chain_of(error))), ("", ""))
 
 
@@ -217,7 +224,7 @@ def _systemic_one(error: BaseException) -> tuple[str, str] | None:
     if is_of_object_store(error) or isinstance(error, BaseError):
         signs = signs_of(error)
         if signs & SKEWED:
-            return "clock-skew", "the clock of this machine differs too much from the server's: set it right"
+            return "clock-skew", "the clock of this machine differs too much from the server's: correct it"
         if isinstance(error, UnauthenticatedError | PermissionDeniedError) or signs & DENIED:
             return _DENIED_THERE
         return NO_SPACE if "507" in signs else None
@@ -225,12 +232,12 @@ def _systemic_one(error: BaseException) -> tuple[str, str] | None:
 
 
 def lacks_credentials(error: BaseException) -> bool:
-    """Tell whether an error, or one that it comes from, is that no credentials were found."""
+    """Tell whether an error, or one of its causes, means that no credentials were found."""
     return any("NoCredentials" in signs_of(one) for one in chain_of(error) if is_of_object_store(one))
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it comes from, as its traceback shows them."""
+    """Yield an error and its causes, as its traceback shows them."""
     seen = set[int]()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:
@@ -248,7 +255,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def cause_of(error: BaseException) -> str:
-    """Return what an error says, with its kind."""
+    """Return the type and message of an error."""
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     text = explain(error) if is_of_object_store(error) or "<?xml" in str(error) else str(error)
     return f"{type(error).__name__}: {text}{notes}"

@@ -1,7 +1,8 @@
-"""How object stores are reached: what of it may be seen, and what only processes may know.
+"""Options of object stores: the public ones are part of locations, and all others are held by processes.
 
-What is public (an endpoint, a region) stands in locations as `Options`. All else, credentials first, is held by this
-process for the URLs that it was given for, and reaches workers by a plugin of theirs: it is in no graph or file.
+Public options (such as an endpoint or a region) are written to locations as `Options`. All others, such as credentials,
+are held by this process for the URLs that they were given for. A plugin of the workers passes them on; they are in no
+graph and no file.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from shardedstore.fields import HostPart
 from shardedstore.storage.urls import BESIDE, MISREAD, is_remote, is_within
 
 ANONYMOUS = "anonymous"
-EMULATOR = "http://127.0.0.1:10000"  # Azure's, unless the environment says otherwise
-CLIENT_OPTIONS = (  # of obstore's client for HTTP, whatever the store
+EMULATOR = "http://127.0.0.1:10000"  # default address of Azure's emulator
+CLIENT_OPTIONS = (  # options of obstore's HTTP client, for all kinds of stores
     "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "default_headers",
     "http1_only", "http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle", "http2_only",
     "pool_idle_timeout", "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url",
@@ -31,13 +32,15 @@ CLIENT_OPTIONS = (  # of obstore's client for HTTP, whatever the store
 _SECRET_CLIENT = ("default_headers",)
 _ENVIRONMENT = ("AWS_", "AZURE_", "GOOGLE_")
 _PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
-_OTHER_NAMES = {  # obstore's own
+_OTHER_NAMES = {  # alternative names in obstore
     "endpoint_url": "endpoint",
     "default_region": "region",
     "storage_account_name": "account_name",
     "skip_signature": ANONYMOUS,
 }
-FSSPEC_NAMES: dict[str, dict[str, str]] = {  # of s3fs, gcsfs, adlfs and fsspec's HTTP, with obstore's
+FSSPEC_NAMES: dict[
+    str, dict[str, str]
+] = {  # names of s3fs, gcsfs, adlfs and fsspec's HTTP, and obstore's names for them
     "s3": {
         "anon": ANONYMOUS,
         "endpoint_url": "endpoint",
@@ -56,8 +59,8 @@ FSSPEC_NAMES: dict[str, dict[str, str]] = {  # of s3fs, gcsfs, adlfs and fsspec'
     "https": {"anon": ANONYMOUS},
 }
 SCHEMES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az", "http": "https"}
-ANONYMOUS_TOKEN = "anon"  # of gcsfs
-_NEUTRAL = {  # options of fsspec that change no request
+ANONYMOUS_TOKEN = "anon"  # a token of gcsfs
+_NEUTRAL = {  # options of fsspec that do not affect requests
     "asynchronous",
     "batch_size",
     "default_block_size",
@@ -88,17 +91,19 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         endpoint = urlsplit(self.endpoint or "")
         if "@" in endpoint.netloc or endpoint.query:
-            raise ValueError("the endpoint holds credentials, which are given as options of their own")
+            raise ValueError("the endpoint holds credentials: give them as separate options")
         if self.endpoint is not None and (
             not self.endpoint.startswith(("http://", "https://"))
             or not endpoint.hostname
             or MISREAD.search(self.endpoint)
         ):
-            raise ValueError("the endpoint is no URL of a server, such as https://objects.example.org")
+            raise ValueError("the endpoint is not the URL of a server, such as https://objects.example.org")
 
     @property
     def server(self) -> str | None:
-        """Where requests go, if that is not the service that the URL names by itself; credentials are for one server.
+        """The URL of the server, or None for the default service of the URL.
+
+        Credentials are held for one server.
 
         >>> Options(account_name="mine").server
         'https://mine.blob.core.windows.net'
@@ -110,7 +115,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
         return self.endpoint and self.endpoint.rstrip("/")
 
     def keywords(self) -> dict[str, Any]:
-        """Return them as obstore's `from_url` takes them.
+        """Return the options as keyword arguments of obstore's `from_url`.
 
         >>> Options(endpoint="http://127.0.0.1:9000", anonymous=True).keywords()
         {'endpoint': 'http://127.0.0.1:9000', 'skip_signature': True, 'client_options': {'allow_http': True}}
@@ -126,18 +131,18 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 NONE = Options()
 StorageOptions = Mapping[str, Any] | Options | str | None
-_held: dict[tuple[str, str | None], dict[str, dict[str, Any]]] = {}  # by URL and server, and there by holder
+_held: dict[tuple[str, str | None], dict[str, dict[str, Any]]] = {}  # by URL and server, then by holder
 _lock = threading.Lock()
 Grants = dict[tuple[str, str | None], dict[str, Any]]
 
 
 def take_options(url: str, storage_options: StorageOptions) -> Options:
-    """Return what is public of a user's options for a URL, and hold the rest for all that lies below it.
+    """Return the public options of a URL, and hold the others for all URLs below it.
 
     Raises
     ------
     UsageError
-        For options of a local path, and for what are no options.
+        For options of a local path, and for invalid options.
 
     Examples
     --------
@@ -152,11 +157,11 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
         raise UsageError(f"storage_options were given for {url!r}, which is a local path: leave them out")
     if isinstance(storage_options, str):
         if storage_options != ANONYMOUS:
-            raise UsageError(f"storage_options for {url!r} are a text, and no mapping; the one word is {ANONYMOUS!r}")
+            raise UsageError(f"storage_options for {url!r} must be a mapping, or the word {ANONYMOUS!r}")
         return Options(anonymous=True)
     public, rest = _split(url, storage_options)
     try:
-        options = msgspec.convert(public, Options, strict=False)  # a store has "true" for True
+        options = msgspec.convert(public, Options, strict=False)  # obstore's stores have "true" for True
     except msgspec.ValidationError as error:
         raise UsageError(f"storage_options for {url!r} can't be used: {error}") from None
     if rest:
@@ -185,7 +190,7 @@ def _split(url: str, storage_options: Mapping[str, Any]) -> tuple[dict[str, Any]
 
 
 def _by_obstore_names(url: str, storage_options: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Return options by obstore's names, each with the name that obstore gets, and the value."""
+    """Return options by obstore's names, each with the name that obstore gets and its value."""
     found: dict[str, tuple[str, Any]] = {}
     names: dict[str, str] = {}
     for given, value in fsspec_options(_scheme(url), storage_options):
@@ -199,7 +204,7 @@ def _by_obstore_names(url: str, storage_options: Mapping[str, Any]) -> dict[str,
 
 
 def fsspec_options(scheme: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield options, those of fsspec in a flat form, without any that no request depends on.
+    """Yield options with fsspec's nested ones flattened, without options that do not affect requests.
 
     >>> list(fsspec_options("s3", {"client_kwargs": {"endpoint_url": "https://a"}, "asynchronous": True}))
     [('endpoint_url', 'https://a')]
@@ -214,7 +219,7 @@ def fsspec_options(scheme: str, given: Mapping[str, Any]) -> Iterator[tuple[str,
 
 
 def has_fsspec_names(scheme: str, given: Mapping[str, Any]) -> bool:
-    """Tell whether all options of an fsspec file system have a name in obstore.
+    """Tell whether all options of an fsspec file system have names in obstore.
 
     >>> has_fsspec_names("s3", {"key": "a"}), has_fsspec_names("s3", {"requester_pays": True})
     (True, False)
@@ -229,7 +234,7 @@ def _scheme(url: str) -> str:
 
 
 def _names(scheme: str, given: str) -> tuple[str, str]:
-    """Return the name of an option without its provider, and the name that obstore gets.
+    """Return an option's name without the provider's prefix, and the name that obstore gets.
 
     >>> _names("s3", "aws_default_region"), _names("s3", "key"), _names("az", "azure_client_id")
     (('region', 'region'), ('access_key_id', 'access_key_id'), ('client_id', 'azure_client_id'))
@@ -241,13 +246,13 @@ def _names(scheme: str, given: str) -> tuple[str, str]:
 
 
 def _client_value(name: str, value: Any) -> Any:
-    """Return a value as obstore takes it, which has times as texts."""
+    """Return a value in obstore's form, with durations as text."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value}s" if is_number and name.endswith("timeout") else value
 
 
 def near_option(name: str) -> str:
-    """Return the public option that a name looks like; empty for none.
+    """Return the public option with the most similar name, or an empty string.
 
     >>> near_option("endpont"), near_option("AWS_REGIN"), near_option("secret_access_key")
     ('endpoint', 'region', '')
@@ -259,12 +264,12 @@ def near_option(name: str) -> str:
 
 
 def public_names() -> list[str]:
-    """Return the names of the options that may be seen by all."""
+    """Return the names of the public options."""
     return sorted({*Options.__struct_fields__, *CLIENT_OPTIONS} - set(_SECRET_CLIENT))
 
 
 def is_public(name: str) -> bool:
-    """Tell whether an option may be seen by all.
+    """Tell whether an option is public.
 
     >>> is_public("aws_endpoint_url"), is_public("secret_access_key")
     (True, False)
@@ -273,7 +278,10 @@ def is_public(name: str) -> bool:
 
 
 def grant(grants: Grants, holder: str = "") -> None:
-    """Hold options for URLs, in this process: those that were given last are used; a holder's own are replaced."""
+    """Hold options for URLs in this process.
+
+    The options given last are used. A holder's earlier options for a URL are replaced.
+    """
     with _lock:
         for key, rest in grants.items():
             holders = _held.setdefault(key, {})
@@ -282,7 +290,7 @@ def grant(grants: Grants, holder: str = "") -> None:
 
 
 def revoke(holder: str) -> None:
-    """Forget what a holder was given; what others gave for the same URLs stays."""
+    """Forget the options of a holder. Options of others for the same URLs are kept."""
     with _lock:
         for key in list(_held):
             _held[key].pop(holder, None)
@@ -295,26 +303,26 @@ def _last(holders: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def granted(urls: Iterable[str]) -> Grants:
-    """Return what is held for some URLs, as a worker's plugin takes it along."""
+    """Return the options held for some URLs, for a worker's plugin."""
     places = list(urls)
     with _lock:
         return {key: _last(held) for key, held in _held.items() if any(is_within(url, key[0]) for url in places)}
 
 
 def keywords(url: str, options: Options) -> dict[str, Any]:
-    """Return what obstore's `from_url` is to be given for a URL: what is public, and what is held for this very server."""
+    """Return the arguments of obstore's `from_url` for a URL: public options, and those held for its server."""
     public = options.keywords()
     with _lock:
         places = [key for key in _held if key[1] == options.server and is_within(url, key[0])]
         rest = dict(_last(_held[max(places, key=lambda key: len(key[0]))])) if places else {}
     named = {"allow_http": True} if url.startswith("http://") else {}
     client = {**named, **public.pop("client_options", {}), **rest.pop("client_options", {})}
-    if client:  # which take the place of the environment's, all of them
+    if client:  # obstore then ignores the environment's options of the client
         client = {**_of_environment(), **client}
     return {**public, **rest, **({"client_options": client} if client else {})}
 
 
 def _of_environment() -> dict[str, str]:
-    """Return the options of the client that the environment has."""
+    """Return the client's options from environment variables."""
     found = ((name, os.environ.get(prefix + name.upper())) for prefix in _ENVIRONMENT for name in CLIENT_OPTIONS)
     return {name: value for name, value in found if value}

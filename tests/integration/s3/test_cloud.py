@@ -323,7 +323,7 @@ def test_a_bucket_that_is_not_there_is_told(kind, bucket, tmp_path):
 def test_options_of_a_local_path_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"storage_options were given for .* which is a local path"):
         ToZip(tmp_path, storage_options={"region": "x"})
-    with pytest.raises(UsageError, match="are a text, and no mapping; the one word is 'anonymous'"):
+    with pytest.raises(UsageError, match="must be a mapping, or the word 'anonymous'"):
         ToZip("s3://bucket/a", storage_options="nobody")
     with pytest.raises(
         UsageError, match="storage_options for 's3://bucket/a' can't be used: the endpoint holds credentials"

@@ -100,7 +100,7 @@ def test_a_source_without_the_right_to_it(name, bucket, s3_server, use_environme
     upload(bucket.client, {"a.zarr/zarr.json": b"{}", "a.zip": b""})
     use_environment(s3_server.environment(GUEST))
     message = refusal(f"{bucket.url}/{name}")
-    assert "access is denied: check the credentials, and that they have the right to this" in message
+    assert "access is denied: check the credentials and their permissions" in message
     assert f"/{name}" in message
     assert "403 AccessDenied" in message
 
@@ -128,7 +128,7 @@ def test_what_is_not_there(bucket):
     with pytest.raises(PartitionError, match=r"/none\.zarr' holds no Zarr"):
         ShardedStore.partition(f"{bucket.url}/none.zarr")
     message = refusal(f"{bucket.url}/none.zip")
-    assert "there is nothing of this name: check it, and the bucket's (GET http://" in message
+    assert "no object has this name: check the name and the bucket (GET http://" in message
     assert "/none.zip, 404 NoSuchKey)" in message
 
 

@@ -32,7 +32,7 @@ def remote(status: str, code: str = "") -> GenericError:
     )
 
 
-ROOM, ACCESS, READ_ONLY = "make room", "access is denied", "can only be read"
+ROOM, ACCESS, READ_ONLY = "make room", "access is denied", "is read-only"
 FATAL = {
     "no space": (OSError(errno.ENOSPC, "No space left on device", "/out/a"), ROOM),
     "quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), ROOM),
