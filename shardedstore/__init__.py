@@ -1,4 +1,8 @@
-"""Transform Zarrs of any size with Dask, shard by shard, and open the result as one Zarr."""
+"""Transform Zarrs of any size with Dask, shard by shard, and open the result as one Zarr.
+
+The public names are those in ``__all__`` of ``shardedstore``, ``shardedstore.abc``, ``shardedstore.transforms`` and
+``shardedstore.zips``. All other modules are private, and may change in any release.
+"""
 
 from shardedstore.errors import (
     ChainError,

@@ -144,7 +144,7 @@ class ShardedStore(WritableStore):
         ----------
         source : Store, str or path
             A zarr store, a local folder or zip, or a URL of an object store.
-        shards
+        shards : str, int, mapping or iterable of str, optional
             How to divide it. A size (``"512 MiB"``, or bytes) divides every larger array into blocks of about this decoded
             size, and keeps smaller arrays in the base. A list of paths or globs makes each match one whole shard. A mapping
             has a rule for each path or glob: ``"whole"``, ``"base"``, a size, or the shards' shape in elements. ``"base"``
@@ -295,6 +295,7 @@ class ShardedStore(WritableStore):
         Returns
         -------
         JobPlan
+            The checked job. It can be shown and run.
 
         Raises
         ------

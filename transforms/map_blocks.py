@@ -51,8 +51,16 @@ class MapBlocks(ArrayFunction):
         whole array, and must then return the sum of the sizes that it returns for the blocks.
     chunks : tuple of int, optional
         The shape of the result's chunks; by default that of the source's chunks. It can't change under the sharding codec.
-    dtype, fill_value, name, arrays, threads
-        See `MapChunks`. `name` also identifies `shape` if that is a function.
+    dtype : data type, optional
+        See `MapChunks`.
+    fill_value : scalar, optional
+        See `MapChunks`.
+    name : str
+        See `MapChunks`. It also identifies `shape` if that is a function.
+    arrays : str or sequence of str
+        See `ArrayStep`.
+    threads : int, optional
+        See `ArrayStep`.
 
     Examples
     --------

@@ -31,7 +31,9 @@ class MapChunks(ArrayFunction):
     name : str
         Identifies this function, so that another process can resume the job. Use another name when the function's results
         change. Without a name, another process starts again.
-    arrays, threads
+    arrays : str or sequence of str
+        See `ArrayStep`.
+    threads : int, optional
         See `ArrayStep`.
 
     Examples

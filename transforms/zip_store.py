@@ -34,8 +34,10 @@ def to_zip_store(
         environment.
     shard_store : Store
         The shard.
-    shard_path, chunk_dims
-        The shard's path and the index of its block, as `map_shards` passes them. The name of the zip is
+    shard_path : str
+        The shard's path, as `map_shards` passes it.
+    chunk_dims : str or None
+        The index of its block, as `map_shards` passes it. The name of the zip is
         ``<prefix>/<path>/<index>.zarr.zip``, without the parts that are empty: ``<prefix>.zarr.zip`` for the base.
 
     Raises
