@@ -108,7 +108,7 @@ class ShardError(ShardedStoreError):
     shard : str
         The shard's name: its path, and the index of its block.
     cause : str
-        The type and the message of what was raised in the worker.
+        The type and the message of the exception that was raised in the worker.
     remedy : str
         What to do about a cause that affects all shards, such as a full disk; empty if the cause affects only this shard.
     code : str

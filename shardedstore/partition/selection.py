@@ -54,9 +54,9 @@ def check_found(
 def check_optional(
     pattern: Pattern, paths: Collection[str], what: str, refuse: type[UsageError] = PartitionError
 ) -> None:
-    """Raise an error for a '?' at the end that was meant to match one character.
+    """Raise an error if a '?' at the end was probably meant as a wildcard.
 
-    This is likely if the optional pattern matches nothing, but would match as a glob.
+    This is likely if the optional pattern matches nothing, but would match with one more character.
     """
     if (
         pattern.optional

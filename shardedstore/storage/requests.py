@@ -185,8 +185,8 @@ BYTES_IN_FLIGHT = 64 << 20
 def in_flight(get: Callable[[str], bytes | None], keys: Iterable[str]) -> Iterator[bytes | None]:
     """Call `get` for many keys at once, and yield the results in order.
 
-    The number of waiting results is limited so that they take at most `BYTES_IN_FLIGHT`, if none is larger than the
-    largest so far.
+    Fewer requests wait if values are large: together they take about `BYTES_IN_FLIGHT`, estimated by the largest value
+    so far.
     """
     waiting: deque[Future[bytes | None]] = deque()
     largest: int | None = None
