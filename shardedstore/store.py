@@ -458,6 +458,11 @@ class ShardedStore(WritableStore):
         storage_options : mapping or str, optional
             Options of the object store of `against`; see `partition`.
 
+        Returns
+        -------
+        Report
+            The differences, and the next step. ``ok`` tells that there are none.
+
         Raises
         ------
         UsageError
@@ -473,6 +478,11 @@ class ShardedStore(WritableStore):
 
     def get_config(self) -> dict[str, Any]:
         """Return the JSON document that describes this store, with absolute URLs.
+
+        Returns
+        -------
+        dict
+            The content of a config file.
 
         Warns
         -----
@@ -516,6 +526,13 @@ class ShardedStore(WritableStore):
 
     def save(self, path: Target, *, storage_options: StorageOptions = None) -> None:
         """Write the config to a file or object, with relative URLs for components in the same folder.
+
+        Parameters
+        ----------
+        path : str or path
+            The file or the URL of the object. An older config there is replaced.
+        storage_options : mapping or str, optional
+            Options of the object store; see `partition`.
 
         Raises
         ------
@@ -632,6 +649,11 @@ class ShardedStore(WritableStore):
             Return the files that would be removed, and remove nothing.
         storage_options : mapping or str, optional
             Options of the object store; see `partition`.
+
+        Returns
+        -------
+        Pruned
+            The names of the removed files, their size in bytes, and the kept files.
 
         Raises
         ------

@@ -40,6 +40,11 @@ def to_zip_store(
         The index of its block, as `map_shards` passes it. The name of the zip is
         ``<prefix>/<path>/<index>.zarr.zip``, without the parts that are empty: ``<prefix>.zarr.zip`` for the base.
 
+    Returns
+    -------
+    ZipReadStore
+        The zip, opened.
+
     Raises
     ------
     DestinationError
@@ -72,6 +77,16 @@ def to_zip_store_with_prefix(prefix: str | os.PathLike[str]) -> ToZipStore:
     """Return `to_zip_store` with its prefix, for ``map_shards(to_zip_store_with_prefix(prefix))``.
 
     With ``to=folder``, `map_shards` writes the config to this folder, and the same call resumes an interrupted job.
+
+    Parameters
+    ----------
+    prefix : str or path
+        The start of the zips' names; see `to_zip_store`.
+
+    Returns
+    -------
+    ToZipStore
+        A function for `map_shards`. It pickles.
 
     Examples
     --------

@@ -52,6 +52,11 @@ def array_shard_store(url: str | os.PathLike[str], storage_options: StorageOptio
         Options of the object store by obstore's names, or ``"anonymous"``. Secrets stay in this process, and are not
         pickled: workers need them in their environment.
 
+    Returns
+    -------
+    ShardFactory
+        A function from the index of a block, such as ``"1/2"``, to the store of its shard.
+
     Examples
     --------
     >>> array_shard_store("/data/shards")
@@ -63,7 +68,27 @@ def array_shard_store(url: str | os.PathLike[str], storage_options: StorageOptio
 
 
 def array_shard_directory_store(prefix: str | os.PathLike[str]) -> ShardFactory:
-    """Return a factory of folders, such as ``<prefix>/1/2.zarr`` for the block 1/2; see `array_shard_store`."""
+    """Return a factory of folders, such as ``<prefix>/1/2.zarr`` for the block 1/2.
+
+    Parameters
+    ----------
+    prefix : str or path
+        The folder of the shards; see `array_shard_store`.
+
+    Returns
+    -------
+    ShardFactory
+        A function from the index of a block, such as ``"1/2"``, to the store of its shard.
+
+    See Also
+    --------
+    array_shard_store : also for object stores, with options.
+
+    Examples
+    --------
+    >>> array_shard_directory_store("/data/shards")
+    array_shard_store('/data/shards/{block}.zarr')
+    """
     return array_shard_store(prefix)
 
 

@@ -358,6 +358,18 @@ def step(func: Callable[[Entries, Shard], Entries], *, name: str = "", version: 
     name, version : str
         Identify this function, so that another process can resume the job. Increase the version when the output changes.
         Without a name and a version, another process starts again.
+
+    Returns
+    -------
+    Step
+        A step of a chain.
+
+    Examples
+    --------
+    >>> def without_logs(entries, shard):
+    ...     return (entry for entry in entries if not entry.key.endswith(".log"))
+    >>> step(without_logs, name="without logs", version="1").label
+    '1'
     """
     return FunctionStep(func, name, version)
 
