@@ -241,7 +241,7 @@ def test_the_command_line(source, tmp_path):
         assert "run the same command again to try again" in done.stderr
     assert "t[1] is a hole: " in command("info", tmp_path / "out").stdout
     verified = command("verify", tmp_path / "out")
-    assert (verified.exit_code, "t[1]: it is a hole" in verified.stdout) == (4, True)
+    assert (verified.exit_code, "t[1]: it is an accepted hole" in verified.stdout) == (4, True)
     refused = command("convert", source, tmp_path / "copy", "--to", "zarr", "--max-missing", "1")
     assert (refused.exit_code, "would be read as fill values" in refused.stderr) == (2, True)
     dry = command(*arguments, "--dry-run", "--accept-failed", "t[7]")
