@@ -221,7 +221,7 @@ def test_shards_that_tell_of_lost_chunks_are_enough(old):
     document = document_of(old, "ten")
     shards = document["config"]["kwargs"]["array_shards"]["t"]
     shards["11"] = shards["9"]
-    refused(document, "array 't' has 12 chunks along dimension 0.*overwritten others")
+    refused(document, "array 't' has 12 chunks along dimension 0.*overwrote others")
 
 
 @pytest.mark.parametrize("other", ["image/s0, another block", "image/s1", "people", "the base"])
