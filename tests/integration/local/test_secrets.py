@@ -166,7 +166,7 @@ def test_the_key_of_the_page_is_nowhere(encryption, client, tmp_path, caplog):
     result = store.map_shards(*chain, progress=lambda *_: scheduler.append(of_scheduler(client)))
     assert result.summary.done == CUBE_SHARDS
     seen["the scheduler"] = b"".join(scheduler)
-    assert b"do_task" in seen["the scheduler"]
+    assert b"run_cancellable" in seen["the scheduler"]
     seen["the result"] = pickle.dumps(result) + repr((result, result.summary, result.get_config())).encode()
     decrypted = result.map_shards(encryption.Decrypt(VARIABLE), CopyTo(tmp_path / "clear.zarr"))
     assert contents_of(decrypted).keys() == CUBE.contents().keys()
