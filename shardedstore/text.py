@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 
 from dask.utils import parse_bytes, parse_timedelta
 
-_QUANTITY = re.compile(r"\s*\d\S*\s*[A-Za-z]*\s*")  # requires a number, because Dask reads a unit alone as 1
+_QUANTITY = re.compile(r"\s*\d+(\.\d*)?\s*[A-Za-z]*\s*")  # Dask reads a unit alone as 1, and exponents
 WIDEST = 72  # the most characters of a name or place that are shown
 
 
@@ -41,7 +42,9 @@ def parse_size(text: str | int) -> int | None:
         return text
     try:
         return parse_bytes(text.strip()) if _QUANTITY.fullmatch(text) else None
-    except (ValueError, OverflowError):
+    except OverflowError:
+        return sys.maxsize
+    except ValueError:
         return None
 
 

@@ -5,8 +5,7 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
-
-validate = pytest.importorskip("numpydoc.validate", reason="the test extra has numpydoc")
+from numpydoc import validate
 
 MODULES = ("shardedstore", "shardedstore.abc", "shardedstore.transforms", "shardedstore.zips")
 CODES = {

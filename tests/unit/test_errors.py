@@ -14,6 +14,7 @@ from paths import ROOT
 
 from shardedstore import CorruptError, ShardedStore, ShardError, ShardsFailed, Step, TemporaryError
 from shardedstore.errors import CODES
+from shardedstore.jobs.differences import Difference
 from shardedstore.transforms import MapChunks, MigrateV3, Recompress, ToZip
 
 PAGE = ROOT / "docs" / "errors.md"
@@ -124,14 +125,16 @@ def test_equal_causes_are_told_once():
 
 
 def test_the_page_has_every_code_and_every_attribute():
-    text = PAGE.read_text()
+    text, _, differences = PAGE.read_text().partition("## Differences")
     assert set(re.findall(r"^\| `([a-z-]+)` \| .* \| (?:yes|no)[^|]* \|$", text, re.MULTILINE)) == set(CODES)
-    attributes = {
-        name
-        for names in re.findall(r"^\| (`[a-z_`, ]+`) \| [^|]+ \|$", text, re.MULTILINE)
-        for name in re.findall("[a-z_]+", names)
-    }
-    assert attributes == set(ShardError("x", "y").to_dict())
+    assert attributes_in(text) == set(ShardError("x", "y").to_dict())
+    assert attributes_in(differences) | {"shards"} == set(Difference.__struct_fields__)
+
+
+def attributes_in(text):
+    """Return the names of attributes that begin the rows of tables."""
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| [^|]+ \|$", text, re.MULTILINE)
+    return {name for names in rows for name in re.findall("[a-z_]+", names)}
 
 
 def test_migrate_v3_names_the_chunk(tmp_path):

@@ -425,7 +425,7 @@ def test_refused(source, shards, message):
 
 
 def test_a_dimension_without_a_name_is_called_by_its_number():
-    with pytest.raises(PartitionError, match=r"5 elements along dimension 1, .* chunks of 10: take 10"):
+    with pytest.raises(PartitionError, match=r"5 elements along dimension 1, .* chunk size 10: use 10"):
         ShardedStore.partition(to_memory(document()), {"a": (-1, 5)})
 
 

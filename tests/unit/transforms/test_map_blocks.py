@@ -486,7 +486,7 @@ def test_a_corrupt_chunk_is_told(shards):
 
 def test_values_that_can_not_be_encoded_are_told():
     store = write(3, numbers.astype("T"))
-    with pytest.raises(ShardedStoreError, match=r"fails on '' at \(0, 0\): TypeError: int64 came out"):
+    with pytest.raises(ShardedStoreError, match=r"fails on '' at \(0, 0\): TypeError: the function returned int64"):
         list(MapBlocks(lambda b, p: b.astype("i8"))(read_entries(store), Shard("", is_base=True)))
 
 

@@ -230,7 +230,7 @@ def test_metadata_commutes_with_cropping(step, zarr_format):
         (MapChunks(to_tenths), "the function returned int32, but the array has float32: use dtype='int32'"),
         (MapChunks(lambda c, p: c.sum(0)), "the function returned the shape (3,), but (2, 3) is needed"),
         (MapChunks(lambda c, p: None), "the function returned"),
-        (MapChunks(to_tenths, "i4", fill_value=0.5), "can't have the fill value 0.5 (it would be 0)"),
+        (MapChunks(to_tenths, "i4", fill_value=0.5), "can't have the fill value 0.5 (it would become 0)"),
         (MapChunks(to_tenths, "i4", fill_value=2**40), "can't have the fill value 1099511627776"),
         (MapChunks(to_tenths, object), "can't have the data type object"),
         (MapChunks(to_tenths, "i4", arrays="b"), "MapChunks names 'b', but the source has no such array"),

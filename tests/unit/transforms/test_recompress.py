@@ -326,7 +326,7 @@ def test_threads_keep_the_order(threads):
         (Recompress("zlib", level="x"), "can't encode '' (float32) with zlib"),
         (Recompress("bz2", level=10), "can't encode '' (float32) with bz2"),
         (Recompress("zstd", arrays="wind"), "Recompress names 'wind', but the source has no such array; it has ''"),
-        (Recompress("zstd", arrays="[b-a]"), "Recompress names the glob '[b-a]', which can't be read"),
+        (Recompress("zstd", arrays="[b-a]"), "Recompress names the glob '[b-a]', which is not valid"),
     ],
     ids=repr,
 )
