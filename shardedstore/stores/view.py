@@ -31,7 +31,10 @@ class ViewOf(Derived, frozen=True, tag="view"):
 
     def open(self, *, read_only: bool = True) -> Store:
         # docstring inherited
-        return open_folder_of(self.source.open(), self.path)
+        store = self.source.open()
+        if self.source.is_open:  # one store for many views, each of which reads its keys there
+            return View(store, self.path)
+        return open_folder_of(store, self.path)
 
     def show(self) -> str:
         # docstring inherited
