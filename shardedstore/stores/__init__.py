@@ -1,1 +1,1 @@
-"""Component stores: their kinds, parts of them, and many of them routed as one."""
+"""Kinds of stores, views of stores, and stores that combine others."""

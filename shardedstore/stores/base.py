@@ -18,9 +18,9 @@ MOST_NAMES = 100_000
 
 
 class Remainder(ReadOnlyStore):
-    """What of a store is left for the base: the keys that no mounted component holds.
+    """The keys of a store that no mounted component holds.
 
-    A block's mount holds chunks only: the array's metadata, and whatever lies beside its chunks, is the base's.
+    The mount of a block holds chunks only. The metadata of the array, and any other file beside its chunks, belong to the base.
     """
 
     def __init__(self, store: Store, mounted: dict[str, Division | None]) -> None:
@@ -87,7 +87,7 @@ def _numbers(count: int) -> Container[str]:
 
 
 class _Numbers(Container[str]):
-    """What `_numbers` returns where a set would take too much memory."""
+    """The numbers below `count` in text, without the memory of a set."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -97,7 +97,7 @@ class _Numbers(Container[str]):
 
 
 class _ChunkNames(Container[str]):
-    """The keys of an array whose chunks all stand in one folder."""
+    """The chunk keys of an array whose chunks all lie in one folder."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks = blocks

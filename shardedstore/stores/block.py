@@ -1,4 +1,7 @@
-"""Blocks: one block of a divided array, as an array of its own. Nothing is copied, and no chunk is listed before it must be."""
+"""Blocks: one block of a divided array, as an array of its own.
+
+Nothing is copied, and no chunk is listed before that is necessary.
+"""
 
 from __future__ import annotations
 
@@ -65,26 +68,32 @@ class BlockOf(Derived, frozen=True, tag="block"):
 
 
 class Block(ReadOnlyStore):
-    """One block of one array, as an array of its own: cropped metadata, and chunks that count from zero."""
+    """One block of an array, as an array of its own.
+
+    The metadata is cropped to the block, and the chunk coordinates start at zero.
+    """
 
     def __init__(
         self, store: Store, path: str, blocks: Blocks, block: Coords, chunks: tuple[Coords, ...] | None = None
     ) -> None:
         super().__init__()
         self.store, self.path, self.blocks, self.block = store, path, blocks, block
-        self.chunks = chunks  # that are there, of a sparse array that was listed
+        self.chunks = chunks  # the existing chunks of a sparse array, if it was listed
 
     def places(self) -> Iterator[Coords]:
-        """Yield the coordinates in the whole array of the chunks that there may be, in C order."""
+        """Yield the coordinates of all possible chunks, in C order.
+
+        The coordinates count in the whole array.
+        """
         return itertools.product(*self.blocks.box(self.block)) if self.chunks is None else iter(self.chunks)
 
     def whole_keys(self) -> Iterator[str]:
-        """Yield the keys in the array of these chunks."""
+        """Yield the keys of these chunks in the whole array."""
         keys = self.blocks.keys
         return keys.encode_box(self.blocks.box(self.block)) if self.chunks is None else map(keys.encode, self.chunks)
 
     def local_keys(self) -> Iterator[str]:
-        """Yield the keys in the block of these chunks."""
+        """Yield the keys of these chunks in the block."""
         blocks = self.blocks
         if self.chunks is None:
             return blocks.keys.encode_box([range(len(span)) for span in blocks.box(self.block)])
@@ -126,12 +135,12 @@ class Block(ReadOnlyStore):
                 yield local
 
     def whole_key(self, key: str) -> str | None:
-        """Return the key in the whole store of a chunk of this block; None where the key is no chunk of it."""
+        """Return the key of a chunk in the whole store; None if the key is not a chunk of this block."""
         local = self.blocks.keys.decode(key, self.blocks.local_grid(self.block))
         return None if local is None else join(self.path, self.blocks.keys.encode(self.blocks.join(self.block, local)))
 
     def local_key(self, key: str) -> str | None:
-        """Return the key in this block of a chunk of the array; None where it lies in another block."""
+        """Return the key of a chunk in this block; None if the chunk lies in another block."""
         coords = self.blocks.keys.decode(key, self.blocks.chunk_grid)
         if coords is None:
             return None
@@ -139,7 +148,7 @@ class Block(ReadOnlyStore):
         return self.blocks.keys.encode(local) if block == self.block else None
 
     def document(self, name: str, data: bytes) -> bytes:
-        """Return one of the array's metadata documents as this block has it."""
+        """Return a metadata document of the array, cropped to this block."""
         if name in (".zattrs", ".zgroup"):
             return data
         meta, grid = parse_node({name: data}, self.path), self.blocks.chunk_grid
@@ -153,9 +162,18 @@ class Block(ReadOnlyStore):
 
 
 def read_block(reader: StoreReader[Any], view: Block, stored: Iterator[bytes | None] | None = None) -> Iterator[Entry]:
-    """Yield the entries of a block without listing: the keys of its chunks follow from its grid.
+    """Yield the entries of a block without listing.
 
-    `stored` are its chunks, in C order, where they are not beside the metadata that `reader` reads.
+    The chunk keys follow from the grid.
+
+    Parameters
+    ----------
+    reader : StoreReader
+        Reads the metadata, and also the chunks unless `stored` is given.
+    view : Block
+        The block.
+    stored : iterator of bytes or None, optional
+        The values of the chunks in C order, if they are stored apart from the metadata.
     """
     documents = array_documents(reader, view.path)
     cropped = {name: view.document(name, data) for name, data in documents.items()}

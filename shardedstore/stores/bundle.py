@@ -1,4 +1,4 @@
-"""Some members of a collection as one store: each below its name, and a group above them."""
+"""Several members of a collection as one store, with a group above them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from shardedstore.zarr.readonly import ReadOnlyStore
 
 
 class Bundle(ReadOnlyStore):
-    """Members below a group without attributes, so that they are a Zarr of their own; each is opened when it is asked for.
+    """Members below a group without attributes; together they are one Zarr.
+
+    A member is opened at its first use.
 
     Parameters
     ----------
     names : tuple of str
+        The names of the members, sorted.
     opener : callable
         Opens a member, given its name.
     zarr_format : int
-        That of the group, and of all members.
+        The Zarr format of the group and of all members.
     """
 
     def __init__(self, names: tuple[str, ...], opener: Callable[[str], Store], zarr_format: int) -> None:
@@ -39,7 +42,7 @@ class Bundle(ReadOnlyStore):
         self._last: tuple[str, Store] | None = None
 
     def member(self, name: str) -> Store:
-        """Open a member; the last one is kept."""
+        """Open a member; the last opened member stays open."""
         last = self._last
         if last is None or last[0] != name:
             last = self._last = name, self._opener(name)
@@ -79,7 +82,7 @@ class Bundle(ReadOnlyStore):
 
 @entries_of.register
 def _(bundle: Bundle, choice: Choice) -> Iterator[Entry]:
-    """Read the group above the members, and then one member after another."""
+    """Read the group above the members, then each member in turn."""
     for key, data in bundle.top.documents.items():
         yield Entry(key, data)
     for name in bundle.members.names:

@@ -1,4 +1,4 @@
-"""The components of a sharded store, opened when they are first asked for."""
+"""The components of a sharded store, each opened at its first use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shardedstore.stores.routes import BASE, Address
 from shardedstore.zarr.grid import Coords, block_name
 
 NOTHING = GroupStore.nothing()
-MOST_OPEN = 512  # the least recently used is dropped, and closed when nothing reads from it any more
+MOST_OPEN = 512  # the least recently used one is dropped, and closes once its last reader is done
 
 
 class Components:
-    """The open components of a base and of what is mounted; those in `given` were opened by the user.
+    """The open components of a sharded store: the base and the mounts.
 
-    The mounts may change, while a component is not asked for.
+    The components in `given` were opened by the user. The mounts may change between two calls.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Components:
         return store
 
     def forget(self, path: str) -> None:
-        """Forget what was mounted at a path."""
+        """Forget the components that were mounted at a path."""
         for place in [place for place in self._opened if place[0] == path]:
             del self._opened[place]
 
     def close(self) -> None:
-        """Close all components that are open."""
+        """Close all open components."""
         for store in self._opened.values():
             store.close()
 
@@ -76,7 +76,10 @@ class Components:
         return location.open(read_only=self._read_only)
 
     def source(self, source: Location) -> Store:
-        """Return the source of a view, opened once for all, so that a zip's directory is read once."""
+        """Return the source of a view.
+
+        All views share one open source, so the directory of a zip is read once.
+        """
         if source.is_open:
             return source.open()
         if (store := self._shared(source)) is not None:
@@ -88,7 +91,7 @@ class Components:
         return self._sources[source]
 
     def _shared(self, source: Location) -> Store | None:
-        """Return the source of a view where the base is of it too."""
+        """Return the source of a view if the base has the same source."""
         store = self.at(BASE)
         if source == self._base:
             return store

@@ -1,4 +1,4 @@
-"""The consolidated metadata of a group, made from the documents of the groups and arrays below it."""
+"""Consolidated metadata of a group, made from the documents below it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from shardedstore.zarr.paths import is_below, join
 
 
 def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, Any]) -> tuple[str, bytes]:
-    """Return the key and the document that hold the metadata of everything below a group, as zarr lays them out.
+    """Return the key and the document of a group's consolidated metadata.
 
-    What the source's consolidated metadata had and no document of its own has is kept, where it is of the same format. Nodes
-    that no group leads to are left out, but for those that it had: zarr reads nothing of metadata that names them.
+    The layout is zarr's. Entries of the source's consolidated metadata that have no document are kept if they have the same
+    format. Nodes without a chain of groups above them are left out, unless the source's consolidated metadata names them:
+    zarr can't read consolidated metadata that names such nodes.
     """
     start = len(group) + 1 if group else 0
     below = {path[start:]: node for path, node in nodes.items() if is_below(path, group)}
@@ -41,7 +42,7 @@ def consolidate(nodes: Mapping[str, Node], group: str, inherited: Mapping[str, A
 
 
 def undocumented(nodes: Mapping[str, Node], group: str) -> dict[str, Any]:
-    """Return what a group's consolidated metadata names that no document gives which `consolidate` finds."""
+    """Return the entries of a group's consolidated metadata that have no document."""
     node, start = nodes[group], len(group) + 1 if group else 0
     if not node.inherited:
         return {}
@@ -55,7 +56,7 @@ def undocumented(nodes: Mapping[str, Node], group: str) -> dict[str, Any]:
 
 
 def _led_to(below: Mapping[str, Node], known: Container[str], zarr_format: int) -> dict[str, Node]:
-    """Return the nodes below a group that groups with documents lead to, and those that are known."""
+    """Return the known nodes below a group, and the nodes whose groups all have documents."""
     led: dict[str, Node] = {}
     leads = {""}
     for path, node in below.items():  # parents first

@@ -1,4 +1,7 @@
-"""Consolidated metadata that was rebuilt for a whole sharded store: a component of a few documents, which is asked first."""
+"""Rebuilt consolidated metadata of a whole sharded store.
+
+It is a component of a few documents, and a sharded store reads it before the other components.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,24 @@ CONSOLIDATED = ("zarr.json", CONSOLIDATED_V2)  # the documents that may hold con
 
 
 class Overlay:
-    """The component of consolidated metadata, and the keys that it holds.
+    """The component of consolidated metadata, and its keys.
 
-    It is listed once. A web server can't be listed, so there each key that may hold consolidated metadata is asked for,
-    and no other key.
+    The component is listed once. A web server can't be listed, so only the keys that can hold consolidated metadata are
+    requested from it.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._keys: frozenset[str] | None = None
-        self._veiled = store.veil.paths if isinstance(store, Veiled) else None  # the only groups that it can hold
+        self._veiled = store.veil.paths if isinstance(store, Veiled) else None  # the only groups with documents here
         self._is_listed = not reader_of(store).guesses
         self._named_now: Named | None = None
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return what stands at a key; None where the component has nothing there."""
+        """Return the value of a key; None if the component does not have it."""
         if not await self._may_hold(key):
             return None
-        if not self._is_listed and "/" not in key:  # as it is known with all that it names
+        if not self._is_listed and "/" not in key:  # read once, also for the names in it
             data = (await self._named()).documents.get(key)
             return None if data is None else cut(prototype.buffer.from_bytes(data), byte_range)
         return await self.store.get(key, prototype, byte_range)
@@ -51,7 +54,7 @@ class Overlay:
         return name in CONSOLIDATED and (self._veiled is None or folder in self._veiled)
 
     async def keys(self) -> frozenset[str]:
-        """Return the keys that are known: on a web server those that the document at the root names."""
+        """Return the known keys; on a web server, the keys that the root's document names."""
         if self._keys is None:
             if self._is_listed:
                 self._keys = frozenset([key async for key in self.store.list()])
@@ -61,12 +64,15 @@ class Overlay:
         return self._keys
 
     async def names(self, folder: str) -> list[str]:
-        """Return the names in a folder of a web server by the document at its root; none where that does not tell."""
+        """Return the names in a folder of a web server, from the root's document.
+
+        The list is empty if that document does not name everything.
+        """
         named = await self._named()
         return list(named.names(folder)) if named.is_whole else []
 
     async def _named(self) -> Named:
-        """Return what the document at the root of a web server names; nothing for another store."""
+        """Return the documents that a web server's root names; none for another store."""
         store = self.store
         if isinstance(store, HTTPReadStore):
             return await asyncio.to_thread(lambda: store.known)
@@ -75,7 +81,7 @@ class Overlay:
         return self._named_now
 
     async def _named_by_root(self) -> Named:
-        """Return what the veiled document at the root names; nothing where there is none."""
+        """Return the documents that the veiled document at the root names."""
         for name in CONSOLIDATED if await self._may_hold("zarr.json") else ():
             data = await self.store.get(name, PROTOTYPE)
             if data is not None:

@@ -1,7 +1,8 @@
-"""Kinds of stores that other packages add, by name: a config names one, and nothing that could be imported or run.
+"""Kinds of stores that other packages add.
 
-A package registers a subclass of `StoreKind` as an entry point. It is imported where a location of its name is opened, and
-where an opened store is to be located after the package was imported by somebody else.
+A package registers a subclass of `StoreKind` as an entry point. A config holds the registered name only, never a module or a
+class. The class is imported when a location with its name is opened. It is also imported to locate an open store, if the package
+has already been imported.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Own(Place, frozen=True, tag="own", omit_defaults=True, repr_omit_defaults=
     @property
     def has_tags(self) -> bool:
         # docstring inherited
-        return is_template(self) or reader_of(self.open()).has_tags  # each of many is looked at when it is opened
+        return is_template(self) or reader_of(self.open()).has_tags  # a template is checked store by store
 
     @property
     def proofs(self) -> list[str]:
@@ -68,7 +69,7 @@ class Own(Place, frozen=True, tag="own", omit_defaults=True, repr_omit_defaults=
 
 
 class Found(NamedTuple):
-    """Where a store of a package's own kind is: the name of the kind, its URL or path, and its settings."""
+    """The location of a store of another package's kind: name, URL and settings."""
 
     name: str
     url: str
@@ -76,7 +77,7 @@ class Found(NamedTuple):
 
 
 class StoreKind(ABC):
-    """A kind of store that a package adds; it is made without arguments."""
+    """A kind of store that a package adds; its constructor takes no arguments."""
 
     @abstractmethod
     def open(self, url: str, settings: Mapping[str, Setting], options: Options) -> Store:
@@ -85,24 +86,35 @@ class StoreKind(ABC):
         Parameters
         ----------
         url : str
-            An absolute local path, or a URL of a scheme that is known here.
+            An absolute local path, or a URL with a scheme that shardedstore supports.
         settings : mapping
-            What the config has beside the URL: it may be anybody's, so check it, and let it name nothing that runs.
+            The settings in the config. A config may come from anyone, so check them, and never import or run anything that
+            they name.
         options : Options
-            What is public of the storage options for the URL. ``shardedstore.storage.blobs.object_store(url, options)`` and
-            ``open_blob(url, options)`` add what is secret.
+            The public storage options for the URL. ``shardedstore.storage.blobs.object_store(url, options)`` and
+            ``open_blob(url, options)`` add the secret ones.
+
+        Returns
+        -------
+        zarr.abc.store.Store
+            The store.
         """
 
     def locate(self, store: Store) -> tuple[str, Mapping[str, Setting]] | None:
-        """Return the URL and the settings that would open such a store again; None for one of another kind.
+        """Return the URL and the settings that open this store again.
 
-        Without it a store is located by those who name its URL, and not when it is given as an opened store.
+        If a kind does not override this method, its open stores have no location.
+
+        Returns
+        -------
+        tuple of str and mapping, or None
+            None for a store of another kind.
         """
         return None
 
 
 def names() -> list[str]:
-    """Return the names of the kinds that are installed."""
+    """Return the names of the installed kinds."""
     return sorted({entry.name for entry in registered(GROUP)})
 
 
@@ -112,7 +124,7 @@ def find_kind(name: str) -> StoreKind:
     Raises
     ------
     UsageError
-        For a name that is not known, that two packages register, or whose package can't be imported or has no such kind.
+        If the name is unknown, if two packages register it, or if the package can't be imported or does not have the kind.
     """
     entry = find_entry(GROUP, name, "kind of store")
     if entry is None:
@@ -133,7 +145,7 @@ def find_kind(name: str) -> StoreKind:
 
 
 def open_own(name: str, url: str, settings: Mapping[str, Setting], options: Options) -> Store:
-    """Open a store of a package's kind, or raise UsageError where it gives none."""
+    """Open a store of a package's kind, or raise UsageError if the result is not a store."""
     store = find_kind(name).open(url, dict(settings), options)
     if not isinstance(store, Store):
         raise UsageError(
@@ -143,7 +155,10 @@ def open_own(name: str, url: str, settings: Mapping[str, Setting], options: Opti
 
 
 def locate_own(store: Store) -> Found | None:
-    """Return where a store of a package's kind is; None for one that is of no kind whose package has been imported."""
+    """Return the location of a store of a package's kind.
+
+    Only packages that have already been imported are asked. None means that no kind recognises the store.
+    """
     for name in _imported():
         if (found := find_kind(name).locate(store)) is not None:
             return Found(name, *found)

@@ -35,7 +35,7 @@ class Directory(Place, frozen=True, tag="directory", omit_defaults=True, repr_om
 
     @property
     def is_web(self) -> bool:
-        """Whether it is on a web server, which can neither be listed nor written to."""
+        """Whether the folder is on a web server, which can't be listed or written to."""
         return self.url.startswith(("http://", "https://"))
 
     def open(self, *, read_only: bool = True) -> Store:

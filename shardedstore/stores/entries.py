@@ -1,6 +1,6 @@
-"""From a component to a stream of entries: its metadata first, then its chunks in C order of the chunk grid.
+"""Reading a component as a stream of entries: metadata first, then chunks in C order.
 
-Equal input gives an equal stream, whatever kind of component holds it and whatever scheduler runs it.
+Equal input gives an equal stream for every kind of component and every scheduler.
 """
 
 from __future__ import annotations
@@ -33,16 +33,26 @@ from shardedstore.zarr.paths import join, parents
 
 Data = bytes | bytearray | memoryview
 NESTED = ChunkKeys("v2", "/")
-MOST_GUESSED = 4  # chunks of an array on a web server that are asked for under keys of another kind
+MOST_GUESSED = 4  # chunks of an array that are requested with other kinds of keys
 MEND_KEYS = "correct the metadata (dimension_separator of v2, chunk_key_encoding of v3), or rename the files"
 
 
 class Entry(NamedTuple):
     """One key of a shard and its bytes.
 
-    `array` is the metadata of the array that the key belongs to, if any; `coords` are those of a chunk in its
-    array's whole grid, and None for everything else. What looks like a chunk, but is none by the keys that the array's
-    document says, has the array and no coordinates.
+    A key can look like a chunk although the array's metadata gives chunks other keys. Such an entry has an array and no
+    coordinates.
+
+    Attributes
+    ----------
+    key : str
+        The key in the shard.
+    data : bytes, bytearray or memoryview
+        The value.
+    array : ArrayMeta or None
+        The metadata of the array that the key belongs to, if any.
+    coords : tuple of int or None
+        The coordinates of a chunk in the array's whole grid; None for other keys.
     """
 
     key: str
@@ -52,9 +62,10 @@ class Entry(NamedTuple):
 
 
 def array_folder(entry: Entry) -> str:
-    """Return the folder in its shard of the array that a chunk belongs to.
+    """Return the path of a chunk's array in the shard.
 
-    Told by the separators in the key: the coordinates are those in the whole array, and keys in a block count anew.
+    The separators in the key give the path. The coordinates can't give it: they count in the whole array, and the keys of a
+    block start at zero.
     """
     array = entry.array
     assert array is not None
@@ -72,23 +83,26 @@ def read_entries(
     consolidated: frozenset[str] | None = frozenset(),
     inside: frozenset[str] | None = None,
 ) -> Iterator[Entry]:
-    """Yield the entries of a component: every key, but for files that a process which was killed here left half written.
+    """Yield the entries of a component.
+
+    All keys are read except temporary files that a killed process left half written.
 
     Parameters
     ----------
     store : Store
-        The component; views are read from the store that they are a part of.
-    blocks, block
-        For a block of an array that is a store of its own: where in the array it stands.
-    consolidated
-        The groups whose consolidated metadata is left out, as it is rebuilt at the end; None for all of them.
-    inside
-        The nodes inside arrays that there may be; None for any.
+        The component. Views are read from their source.
+    blocks, block : Blocks and tuple of int, optional
+        The position in the array, if the component is a block of an array in a store of its own.
+    consolidated : frozenset of str or None, optional
+        The groups whose consolidated metadata is left out because the job rebuilds it at the end; None for all groups.
+    inside : frozenset of str or None, optional
+        The permitted nodes inside arrays; None permits any.
 
     Raises
     ------
     CorruptError
-        When a key was listed and then is not there, or a zip's CRC does not agree, or there is another array inside one.
+        If a listed key is missing, if the CRC of a zip member is wrong, or if an array has an array inside that is not
+        permitted.
     """
     return entries_of(store, Choice(consolidated, inside, blocks, block))
 
@@ -113,7 +127,10 @@ def entries_of(store: Store, choice: Choice) -> Iterator[Entry]:
 
 
 def format_around(reader: StoreReader[Any], path: str, documents: Mapping[str, bytes]) -> int | None:
-    """Return the format of the nearest group above an array, where it has documents of both and that decides."""
+    """Return the format of the nearest group above an array that has documents of both formats.
+
+    None if the array has documents of one format, or if no group above has documents of one format only.
+    """
     for parent in parents(path) if {".zarray", "zarr.json"} <= documents.keys() else ():
         names = [name for name in METADATA_NAMES if name != ".zattrs"]
         found = zip(names, reader.fetch([join(parent, name) for name in names]), strict=True)
@@ -124,7 +141,10 @@ def format_around(reader: StoreReader[Any], path: str, documents: Mapping[str, b
 
 
 def check_chunk_keys(reader: StoreReader[Any], path: str, keys: ChunkKeys, box: Sequence[range]) -> None:
-    """Raise where none of an array's possible chunks is there, and some of the first are under keys of another kind."""
+    """Raise CorruptError if the first chunks of an array are stored with another kind of key.
+
+    Call this when none of the array's possible chunks exists.
+    """
     first = list(itertools.islice(itertools.product(*box), MOST_GUESSED))
     guessed = {other.encode(coords): other for other in ENCODINGS for coords in first}
     guessed = {key: other for key, other in guessed.items() if key not in map(keys.encode, first)}
@@ -137,13 +157,16 @@ def check_chunk_keys(reader: StoreReader[Any], path: str, keys: ChunkKeys, box: 
 
 
 def check_unchanged(reader: StoreReader[Any], path: str, documents: dict[str, bytes]) -> None:
-    """Raise where an array is not as it was before its chunks were read: if it is gone, they only seemed to be missing."""
+    """Raise CorruptError if the metadata of an array changed while its chunks were read.
+
+    If the array was deleted meanwhile, its chunks only seemed to be missing.
+    """
     if array_documents(reader, path) != documents:
         raise CorruptError(f"{path!r} changed while it was read: let no one write to the source, and run it again")
 
 
 def array_documents(reader: StoreReader[Any], path: str) -> dict[str, bytes]:
-    """Return the metadata documents of an array by name, or raise CorruptError where there is no array any more."""
+    """Return the metadata documents of an array by name, or raise CorruptError if the array is gone."""
     names = [".zarray", ".zattrs", "zarr.json"]
     found = zip(names, reader.fetch([join(path, name) for name in names]), strict=True)
     documents = {name: data for name, data in found if data is not None}
@@ -153,7 +176,7 @@ def array_documents(reader: StoreReader[Any], path: str) -> dict[str, bytes]:
 
 
 def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
-    """Yield the entries of a Zarr, or raise CorruptError where it is none, or of another format than those beside it."""
+    """Yield the entries of a Zarr; raise CorruptError if it has no root metadata or another format."""
     first = next(entries)
     if "/" in first.key:
         raise CorruptError(f"there is no metadata at the root, as {first.key!r} comes first: it is no Zarr")
@@ -170,7 +193,7 @@ def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
 def _tree_entries(
     source: Source, consolidated: frozenset[str] | None, inside: frozenset[str] | None
 ) -> Iterator[Entry]:
-    """Read everything below a path: metadata documents breadth first, unknown keys, then the chunks array by array."""
+    """Read everything below a path: metadata breadth first, other keys, then chunks array by array."""
     reader, path, kept, divided = source
     start = len(path) + 1 if path else 0
     keys = [key[start:] for key in reader.keys(path, kept) if not _is_left_behind(key)]
@@ -222,7 +245,7 @@ def _read(reader: StoreReader[Any], path: str, keys: list[str]) -> Iterator[byte
 
 
 def _arrays(nodes: dict[str, dict[str, bytes]]) -> dict[str, ArrayMeta]:
-    """Return the arrays among the nodes; documents that are no Zarr metadata are carried like any other file."""
+    """Return the arrays among the nodes; documents that can't be parsed count as ordinary files."""
     arrays = {}
     formats: dict[str, int] = {}
     for path, documents in nodes.items():  # breadth first
@@ -239,7 +262,10 @@ def _arrays(nodes: dict[str, dict[str, bytes]]) -> dict[str, ArrayMeta]:
 
 
 def _check_inside(arrays: Mapping[str, ArrayMeta], inside: Container[str], start: str) -> None:
-    """Raise for an array inside another that the job does not know of, as nothing but a listing of chunks leads to it."""
+    """Raise CorruptError for an array inside another array that the plan did not find.
+
+    Only a listing of chunks can find such an array.
+    """
     for path in arrays:
         outer = next((parent for parent in parents(path) if parent in arrays), None)
         if outer is not None and path not in inside:
@@ -257,9 +283,10 @@ def _sort(
 ) -> tuple[list[Chunk], dict[str, ArrayMeta | None]]:
     """Sort keys into chunks, in C order of each array's grid, and others.
 
-    Others that look like chunks of an array, but are not by the keys that its document says, come with that array. Where an
-    array of Zarr v2 that does not say its separator has none but chunks below folders, these are its chunks, as zarr 2 reads
-    them with a NestedDirectoryStore; it is then changed in `arrays`.
+    A key can look like a chunk although the array's metadata gives chunks other keys. Such a key is among the others,
+    together with its array. There is one exception: an array of Zarr v2 whose metadata has no separator, and whose chunks
+    are all stored in nested folders. These are its chunks, as zarr 2 reads them with a NestedDirectoryStore. The array is
+    then replaced in `arrays`.
     """
     chunks: list[Chunk] = []
     others: dict[str, ArrayMeta | None] = {}
@@ -291,16 +318,19 @@ def _sort(
 
 
 def is_unsaid(array: ArrayMeta, documents: Mapping[str, bytes]) -> bool:
-    """Tell whether an array of Zarr v2 leaves the separator of its chunk keys to the store, as zarr 2 allowed it."""
+    """Tell whether the metadata of an array of Zarr v2 has no separator of chunk keys.
+
+    zarr 2 then left the separator to the store.
+    """
     if array.zarr_format != 2 or len(array.shape) < 2:
         return False
     return parse_json(documents[".zarray"], "", ".zarray").get("dimension_separator") is None
 
 
 def unlike_key(store: Store, path: str, array: ArrayMeta) -> str | None:
-    """Return the first key of an array that looks like a chunk, where that is none by its metadata; looked for until one is found.
+    """Return a key that looks like a chunk of an array, but does not fit the array's metadata.
 
-    Of a store that can't be listed, None.
+    The search ends at the first key that fits. None if there is no such key, or if the store can't be listed.
     """
     reader, start = reader_of(store), len(path) + 1 if path else 0
     if array.keys is None or reader.guesses:
@@ -319,12 +349,22 @@ def is_document(entry: Entry) -> bool:
 
 
 def is_misfit(entry: Entry) -> bool:
-    """Tell whether an entry looks like a chunk of its array, but is none by the keys that the array's document says."""
+    """Tell whether an entry looks like a chunk of its array, but does not fit the array's metadata."""
     return entry.coords is None and entry.array is not None and not is_document(entry)
 
 
 def check_fits(entry: Entry, path: str, step: str) -> None:
-    """Raise ChainError for an entry of a shard at `path` that a step would take for no chunk, where it may be one."""
+    """Raise ChainError for an entry that may be a chunk and that a step would not treat as one.
+
+    Parameters
+    ----------
+    entry : Entry
+        The entry.
+    path : str
+        The path of the shard.
+    step : str
+        The name of the step, for the message.
+    """
     if not is_misfit(entry):
         return
     assert entry.array is not None

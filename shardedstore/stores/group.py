@@ -1,4 +1,4 @@
-"""Groups that stand in the config alone."""
+"""Groups that only the config holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardedstore.zarr.readonly import ReadOnlyStore, cut
 
 
 class Group(Location, frozen=True, tag="group", omit_defaults=True):
-    """A group that is stored in the config alone, and holds nothing but empty groups."""
+    """A group that only the config holds; it contains only empty groups."""
 
     is_in_config: ClassVar[bool] = True
 
@@ -64,7 +64,7 @@ def group_documents(zarr_format: int, attributes: Mapping[str, Any]) -> dict[str
 
 
 class GroupStore(ReadOnlyStore):
-    """A group's metadata documents, those of the empty groups in it, and nothing else."""
+    """The metadata documents of a group and of the empty groups in it."""
 
     def __init__(self, zarr_format: int, attributes: Mapping[str, Any], groups: Iterable[str] = ()) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class GroupReader(StoreReader[GroupStore]):
     has_tags = True
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
-        """Yield sizes, with the CRC-32 as tag."""
+        """Yield sizes, with the CRC-32 as the tag."""
         documents = self.store.documents
         found = ((key, documents[key]) for key in keys if key in documents)
         return ((key, len(data), str(crc32(data))) for key, data in found)

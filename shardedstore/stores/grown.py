@@ -1,4 +1,7 @@
-"""Arrays that have grown since a config was saved: chunks that the config does not lead to are not missing."""
+"""Checks for arrays that have grown since the config was saved.
+
+The config does not lead to their new chunks, so a read must fail instead of returning fill values.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,15 @@ AGAIN = (
 
 
 async def check_known(path: str, blocks: Blocks, base: Store) -> None:
-    """Raise ConfigError where an array has chunks by its document in the base that its blocks do not hold."""
+    """Raise ConfigError if an array has more chunks than its blocks hold.
+
+    The metadata document in the base says how many chunks the array has now.
+    """
     values = await asyncio.gather(*(base.get(join(path, name), PROTOTYPE) for name in NAMES))
     found = {name: value.to_bytes() for name, value in zip(NAMES, values, strict=True) if value is not None}
     try:
         array = parse_node(found, path)
-    except CorruptError:  # which zarr tells whoever opens the array
+    except CorruptError:  # zarr reports it when the array is opened
         return
     if not isinstance(array, ArrayMeta) or _is_within(array, blocks):
         return

@@ -1,7 +1,7 @@
-"""The groups and arrays of a store: its one hierarchy, read from their metadata documents alone.
+"""The hierarchy of a store: its groups and arrays, read from metadata documents alone.
 
-Keys of metadata are read, and the folders of groups are listed, and folders without a document, which may be groups. The
-chunks of an array are never listed, as that can take hours.
+A walk reads metadata keys. It lists the folders of groups, and also folders without a document, since these may be groups. It
+never lists the chunks of an array, since that can take hours.
 """
 
 from __future__ import annotations
@@ -45,20 +45,33 @@ from shardedstore.zarr.paths import join, parents
 from shardedstore.zarr.readonly import PROTOTYPE
 
 IN_FLIGHT = 64
-MOST_FOLDERS = 4096  # without a document, that a walk looks into
+MOST_FOLDERS = 4096  # folders without a document that a walk lists
 _NO_PATH = re.compile(r"//(?!\Z)|/\.{1,2}/|\0")
-_CHUNK = re.compile(r"(c\.)?\d+(\.\d+)+").fullmatch  # a file, also where a store does not tell it from a folder
-NOT_NODES = ("", ".", "..", "zarr.json")  # of which a store of another kind may have the first three
+_CHUNK = re.compile(r"(c\.)?\d+(\.\d+)+").fullmatch  # a file, even if the store lists it like a folder
+NOT_NODES = ("", ".", "..", "zarr.json")  # stores of other packages may list the first three
 
 
 class Node(NamedTuple):
-    """A group or an array: what is known of it, and its documents by name, without consolidated metadata.
+    """A group or an array.
 
-    A group without documents is implicit: groups or arrays lie below it. `inherited` is what a group's consolidated metadata
-    had, by the names that it has there: of v3 nodes, of v2 documents. `blocks` is how a job's source divides an array, and
-    `is_regridded` tells that a step has changed what is in a block. `is_sample` tells that it is of the first member of a
-    collection, which stands for all: it is no part of what is known. `unseen` is the number of names below a group that were
-    not looked into, as they were too many.
+    A group without documents is implicit: groups or arrays lie below it.
+
+    Attributes
+    ----------
+    meta : ArrayMeta or GroupMeta
+        The parsed metadata.
+    documents : dict
+        The metadata documents by name, without consolidated metadata.
+    inherited : dict
+        The consolidated metadata of a group. The keys are paths of nodes in Zarr v3, and keys of documents in Zarr v2.
+    blocks : Blocks or None
+        The division of an array by the source of a job.
+    is_regridded : bool
+        Whether a step has changed the part of the array that a block covers.
+    is_sample : bool
+        Whether the node belongs to the first member of a collection, which represents all members.
+    unseen : int
+        The number of names below a group that were not examined because there were too many.
     """
 
     meta: ArrayMeta | GroupMeta
@@ -71,23 +84,33 @@ class Node(NamedTuple):
 
     @property
     def is_implicit(self) -> bool:
-        """Whether it is a group by what is below it alone."""
+        """Whether this is a group without documents."""
         return not self.documents
 
 
 def walk(
     store: Store, skip: Container[str] = (), known: Iterable[str] = (), *, may_be_implicit: bool = False
 ) -> dict[str, Node]:
-    """Return the groups and arrays of a store by path, parents first; nothing at or below a path in `skip`.
+    """Return the groups and arrays of a store by path, parents first.
 
-    These are the nodes with a document of their own that listings of folders or consolidated metadata lead to, of both
-    formats, and the groups above them, and those of them that are at paths that are `known`. Below an array, it lists only
-    where that takes no listing of chunks. With `may_be_implicit`, the root needs no document.
+    The walk finds nodes of both formats by listings of folders and by consolidated metadata. A node needs a document of its
+    own; the groups above a node need none. Folders inside arrays are listed only if that does not list chunks.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    skip : container of str, optional
+        Paths that are left out with everything below them.
+    known : iterable of str, optional
+        Further paths at which the walk looks for a document.
+    may_be_implicit : bool, optional
+        Whether the root may have no document.
 
     Raises
     ------
     CorruptError
-        For a metadata document that can't be read.
+        If a metadata document can't be parsed.
     """
     return sync(_Walk(store, skip, tuple(known), may_be_implicit).nodes())
 
@@ -96,7 +119,7 @@ Place = tuple[str, int | None]  # a path, and the format of the nearest node abo
 
 
 class _Walk:
-    """One walk: level by level, first along the folders, then to what consolidated metadata names besides."""
+    """One walk, level by level: first by folders, then by the names in consolidated metadata."""
 
     def __init__(self, store: Store, skip: Container[str], known: tuple[str, ...], may_be_implicit: bool) -> None:
         self.store, self.reader = store, reader_of(store)
@@ -130,7 +153,7 @@ class _Walk:
             return await _read_node(self.store, path, zarr_format)
 
     def _below(self, path: str, above: int | None, node: Node | None) -> Awaitable[list[Place]]:
-        """Return what is to be visited below a path; of folders without a document, no more than there is room for."""
+        """Return the places to visit below a path; the number of folders without a document is limited."""
         if node is not None and isinstance(node.meta, ArrayMeta):
             return self._places(path, node.meta.zarr_format, _inner_folders(self.reader, path, node.meta))
         if node is not None:
@@ -149,7 +172,7 @@ class _Walk:
         return [(child, zarr_format) for child in below if child not in self.skip]
 
     def _named_besides(self) -> Iterator[Place]:
-        """Yield what is known, or named by consolidated metadata, and was not come by."""
+        """Yield known paths and paths in consolidated metadata that the walk has not visited."""
         places = [(node, sorted(named(node, group))) for group, node in self.found.items() if node.inherited]
         if "" in self.found:
             places.append((self.found[""], [*self.known]))
@@ -160,7 +183,7 @@ class _Walk:
                     yield path, node.meta.zarr_format
 
     def _implicit(self) -> dict[str, Node]:
-        """Return the groups above nodes that have no document."""
+        """Return the groups without a document above the nodes found."""
         return {
             path: Node(GroupMeta(self.found[below].meta.zarr_format), {})
             for below in self.found
@@ -174,7 +197,7 @@ async def _nothing() -> list[Place]:
 
 
 async def _inner_folders(reader: StoreReader[Any], path: str, array: ArrayMeta) -> AsyncIterator[str]:
-    """Yield the names of the folders in an array's own that hold no chunks of it, where no chunks are listed for that."""
+    """Yield the folders in an array that hold no chunks, if the store can list them cheaply."""
     if reader.knows_folders(path, array):
         async for name in reader.folders(path):
             if not _is_of_chunks(name, array):
@@ -182,7 +205,7 @@ async def _inner_folders(reader: StoreReader[Any], path: str, array: ArrayMeta) 
 
 
 def _is_of_chunks(name: str, array: ArrayMeta) -> bool:
-    """Tell whether a folder may hold chunks: also by the separator that metadata of v2 need not say."""
+    """Tell whether a folder may hold chunks; metadata of v2 may have no separator."""
     if array.keys is not None and array.keys.name == "default":
         return name == "c"
     return name == "c" or (name.isdecimal() and len(array.shape) > 1)
@@ -193,13 +216,13 @@ def _may_be_node(name: str) -> bool:
 
 
 def named(node: Node, group: str) -> set[str]:
-    """Return the paths that a group's consolidated metadata names, as far as they are such."""
+    """Return the valid paths in a group's consolidated metadata."""
     names = (name.rpartition("/") for name in node.inherited if not _NO_PATH.search(f"/{name}/"))
     return {join(group, folder if name in METADATA_NAMES else join(folder, name)) for folder, _, name in names}
 
 
 def only_named(nodes: Mapping[str, Node]) -> dict[str, str]:
-    """Return the paths that consolidated metadata names and that have no document of their own, each with its group."""
+    """Return the paths in consolidated metadata that have no document, each with its group."""
     return {
         path: group
         for group, node in nodes.items()
@@ -210,7 +233,7 @@ def only_named(nodes: Mapping[str, Node]) -> dict[str, str]:
 
 
 def hierarchy_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
-    """Yield warnings about what a walk came by and does not count as a group or an array."""
+    """Yield warnings about names that a walk did not count as groups or arrays."""
     if found := only_named(nodes):
         yield Notice(
             "consolidated metadata names what has no document of its own: it is no group or array here, and the files that it "
@@ -238,7 +261,7 @@ async def _get(store: Store, key: str) -> bytes | None:
 
 
 async def _read_node(store: Store, path: str, above: int | None) -> Node | None:
-    """Return the node at a path, of the format of what is above it, or else of the other."""
+    """Return the node at a path; the format of the node above is tried first."""
     for names in _names(above):
         values = await asyncio.gather(*(_get(store, join(path, name)) for name in names))
         documents = {name: value for name, value in zip(names, values, strict=True) if value is not None}
@@ -247,14 +270,14 @@ async def _read_node(store: Store, path: str, above: int | None) -> Node | None:
         except CorruptError:
             if names == _names(above)[0] or above is None:
                 raise
-            return None  # a file of that name, as others are
+            return None  # an ordinary file with that name
         if meta is not None:
             return await _with_inherited(store, path, Node(meta, documents))
     return None
 
 
 async def _with_inherited(store: Store, path: str, node: Node) -> Node:
-    """Return a node with what its consolidated metadata has, which is no part of its documents."""
+    """Return a node with the content of its consolidated metadata in `inherited`."""
     if not isinstance(node.meta, GroupMeta):
         return node
     if node.meta.zarr_format == 2:
@@ -283,7 +306,7 @@ def read_nodes(config: Config) -> dict[str, Node]:
     Raises
     ------
     PartitionError
-        Where there is no Zarr.
+        If a component holds no Zarr or can't be read.
     """
     homes = MountIndex({path: mount.division for path, mount in config.shards.items()})
     known = [path for path, mount in config.shards.items() if mount.blocks is not None]
@@ -301,7 +324,7 @@ def read_nodes(config: Config) -> dict[str, Node]:
 
 
 def _of_members(path: str, mount: Mount, members: Members) -> Iterator[tuple[str, Node]]:
-    """Yield the nodes of members: of all that are parts of one Zarr, else of the first."""
+    """Yield the nodes of all members if they are parts of one Zarr, otherwise of the first member."""
     places = ((name, member_at(mount, number)) for number, name in enumerate(members.names))
     there = ((name, place) for name, place in places if place.hole is None)
     for name, place in there if members.parts else islice(there, 1):
@@ -322,14 +345,14 @@ def _below(path: str, location: Location) -> dict[str, Node]:
 
 
 def _mark_rebuilt(overlay: Store, nodes: dict[str, Node]) -> None:
-    """Mark the groups that an earlier job rebuilt consolidated metadata for, which stands in a component of its own."""
+    """Mark the groups whose consolidated metadata an earlier job rebuilt in a component of its own."""
     groups = {path: node.meta.zarr_format for path, node in nodes.items() if isinstance(node.meta, GroupMeta)}
     for path, inherited in sync(_rebuilt(Overlay(overlay), groups)).items():
         nodes[path] = Node(GroupMeta(groups[path], True), nodes[path].documents, inherited)
 
 
 async def _rebuilt(overlay: Overlay, groups: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Return the metadata in the consolidated metadata of the groups that have some, by path."""
+    """Return the content of rebuilt consolidated metadata, by the path of the group."""
     limit = asyncio.Semaphore(IN_FLIGHT)
 
     async def look(path: str, zarr_format: int) -> dict[str, Any] | None:
@@ -366,7 +389,7 @@ def _check_text(paths: Iterable[str]) -> None:
 
 
 def digest(nodes: Mapping[str, Node]) -> str:
-    """Return a digest of all metadata documents that are known."""
+    """Return a digest of all known metadata documents."""
     state = hashlib.sha256()
     for path in sorted(path for path, node in nodes.items() if not node.is_sample):
         for name, data in sorted(nodes[path].documents.items()):
@@ -376,7 +399,10 @@ def digest(nodes: Mapping[str, Node]) -> str:
 
 
 def nodes_of(documents: Mapping[str, bytes]) -> dict[str, Node]:
-    """Return the groups and arrays that documents make, parents first; each with the documents of the format that it is read by."""
+    """Return the groups and arrays that documents describe, parents first.
+
+    Each node keeps the documents of the format by which it is read.
+    """
     found: dict[str, dict[str, bytes]] = {}
     for key, data in documents.items():
         path, _, name = key.rpartition("/")
@@ -387,7 +413,7 @@ def nodes_of(documents: Mapping[str, bytes]) -> dict[str, Node]:
         try:
             meta = parse_node(found[path], path, format_above(formats, path))
         except CorruptError:
-            continue  # files of such names, as others are
+            continue  # ordinary files with such names
         if meta is not None:
             formats[path] = meta.zarr_format
             nodes[path] = Node(

@@ -1,4 +1,4 @@
-"""A shard that failed and was accepted to be missing, as a store that refuses to be read."""
+"""Holes: shards that failed and that the user accepted as missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
 
 
 class Hole(Location, frozen=True, tag="hole", omit_defaults=True):
-    """A shard that failed and is missing, as the user of the job accepted; reading it is an error."""
+    """A failed shard that the user accepted as missing; reading it is an error."""
 
     shard: Annotated[str, Meta(description="The name of the shard in messages, such as `temperature[5]`.")]
     cause: Annotated[str, Meta(description="The error that failed the shard.")] = ""
@@ -35,7 +35,7 @@ class Hole(Location, frozen=True, tag="hole", omit_defaults=True):
 
 
 class HoleStore(ReadOnlyStore):
-    """Raises HoleError for all that is asked of it, so that nobody takes what is not there for fill values."""
+    """A store that raises HoleError at each access, so that no reader sees fill values."""
 
     def __init__(self, hole: Hole) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class HoleStore(ReadOnlyStore):
         return f"<HoleStore of {self.hole.shard!r}>"
 
     def refuse(self) -> NoReturn:
-        """Raise the error of this hole."""
+        """Raise the HoleError of this hole."""
         raise HoleError(
             f"{self.hole.shard!r} is a hole: this shard failed when the result was made ({self.hole.cause}), and its user accepted "
             "that. Mend the source and run the same job again, which tries this shard again; or read around it"

@@ -1,7 +1,7 @@
-"""A Zarr on a web server, which can't be listed: what is there is known from its metadata, by arithmetic.
+"""A Zarr on a web server, which can't be listed: its keys follow from its metadata.
 
-Consolidated metadata names all groups and arrays; without it, only an array at the root is known. Which chunks there may
-be follows from an array's shape. One that the server answers 404 for is missing; no other answer is taken for that.
+Consolidated metadata names all groups and arrays; without it, only an array at the root is known. The possible chunks follow
+from the array's shape. A chunk is missing only if the server answers with status 404.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 32
 NOWHERE = "shardedstore-asks-for-what-is-not-there"
-NAMING = ("zarr.json", CONSOLIDATED_V2)  # of the documents at the root, those that others are named by
+NAMING = ("zarr.json", CONSOLIDATED_V2)  # documents at the root that can hold consolidated metadata
 _REFUSALS = (FileNotFoundError, PermissionDeniedError)
 _DENIED = (
     "access is denied, or it is missing, which this server may not tell apart: ask its owner to have it answer 404 for what "
@@ -51,30 +51,30 @@ _DENIED = (
 class HTTPReadStore(ReadOnlyStore):
     """A folder of a web server as a read-only zarr store.
 
-    What is read comes from the server; of documents that it does not have, from its consolidated metadata.
+    Values are read from the server. A metadata document that the server does not have is taken from the consolidated metadata.
 
     Parameters
     ----------
     url : str
-        An ``http://`` or ``https://`` URL, as locations hold it.
+        A normalized ``http://`` or ``https://`` URL.
     options : Options, optional
-        How to reach it.
+        The public options of the client.
 
     Raises
     ------
     PartitionError
-        When it is listed: for a group without consolidated metadata, for chunk keys that are not known here, and for a
-        server that has an answer for everything.
+        When the store is listed: for a group without consolidated metadata, for unknown kinds of chunk keys, and for a server
+        that answers every request with success.
     PermissionError
-        For a chunk that is answered with the status 403: it may be missing, or there and not to be read.
+        If the server answers with status 403 for a chunk: the chunk may be missing or protected.
     CorruptError
-        For a value that the server has encoded for its way.
+        If the server sends a value with a content encoding.
     """
 
     def __init__(self, url: str, options: Options = NONE) -> None:
         super().__init__()
         self.url, self.options = url, options
-        self._roots: dict[str, bytes | None] = {}  # the documents at the root that were asked for
+        self._roots: dict[str, bytes | None] = {}  # requested documents at the root; None for a missing one
         self._known: Named | None = None
         self._lock = Lock()
 
@@ -93,7 +93,7 @@ class HTTPReadStore(ReadOnlyStore):
 
     @cached_property
     def named(self) -> Named:
-        """What was there when it was first asked for; refused where that can't be known."""
+        """The names at the first request, or PartitionError if the names are not complete."""
         found = self.known
         if found.documents and not found.is_whole:
             raise PartitionError(
@@ -102,7 +102,7 @@ class HTTPReadStore(ReadOnlyStore):
             )
         try:
             has_all = self._ask(NOWHERE) is not None
-        except PermissionError:  # it is told for the chunk that is missing, if there is one
+        except PermissionError:  # a missing chunk raises it later, if there is one
             has_all = False
         if has_all:
             raise PartitionError(
@@ -113,19 +113,19 @@ class HTTPReadStore(ReadOnlyStore):
 
     @property
     def known(self) -> Named:
-        """What the root's metadata named when it was first asked for; it need not be all that is there."""
+        """The names in the root's metadata at the first request; they may be incomplete."""
         with self._lock:
             if self._known is None:
                 self._known = self.look(self._roots)
         return self._known
 
     def look(self, roots: Mapping[str, bytes | None] = MappingProxyType({})) -> Named:
-        """Return what the root's metadata names, as it is now, but for the documents at the root that are in `roots`."""
+        """Return the names in the root's current metadata; documents in `roots` are not requested again."""
         denied: PermissionError | None = None
         for name in ROOTS:
             try:
                 data = roots[name] if name in roots else self._ask(name)
-            except PermissionError as error:  # or it is missing, and another tells
+            except PermissionError as error:  # it may be missing: try the others
                 denied = error
                 continue
             if data is not None:
@@ -135,9 +135,9 @@ class HTTPReadStore(ReadOnlyStore):
         return Named()
 
     def read(self, key: str, look: Callable[[], Named]) -> bytes | None:
-        """Return a value; None where there is none.
+        """Return a value; None if it is missing.
 
-        Of a document that the server does not have, what the metadata has that `look` returns.
+        A metadata document that the server does not have is taken from the result of `look`.
         """
         try:
             return self._fetch(key)
@@ -152,7 +152,7 @@ class HTTPReadStore(ReadOnlyStore):
         except _REFUSALS as error:
             document = await asyncio.to_thread(self._instead, key, error, lambda: self.known)
             return None if document is None else cut(prototype.buffer.from_bytes(document), byte_range)
-        except NotSupportedError:  # the server knows no ranges
+        except NotSupportedError:  # the server does not support ranges
             if byte_range is None:
                 raise
             whole = await self.get(key, prototype)
@@ -172,7 +172,7 @@ class HTTPReadStore(ReadOnlyStore):
         return bytes(self._plain(obstore.get(self._client, key), key).bytes())
 
     def _plain(self, found: GetResult, key: str) -> GetResult:
-        """Refuse what the server has compressed: nobody asked it to."""
+        """Raise CorruptError if the server has compressed the value, which no request asked for."""
         encoding = found.attributes.get("Content-Encoding", "identity")
         if encoding != "identity":
             raise CorruptError(
@@ -182,18 +182,18 @@ class HTTPReadStore(ReadOnlyStore):
         return found
 
     def _instead(self, key: str, error: BaseException, look: Callable[[], Named]) -> bytes | None:
-        """Return what stands for a value that the server refuses."""
+        """Return the document from consolidated metadata in place of a refused one; None if it is missing."""
         if key in ROOTS and status_of(error) == 404:
             self._roots[key] = None
         if key in NAMING and status_of(error) == 404:
-            return None  # what it would name is nowhere else
+            return None  # no other document names the same nodes
         if key.rpartition("/")[2] in DOCUMENTS and status_of(error) in (403, 404) and self.known.is_whole:
             return look().documents.get(key) if key in self.known.documents else None
         self._check_missing(key, error)
         return None
 
     def _check_missing(self, key: str, error: BaseException) -> None:
-        """Raise where a server's answer does not say that a value is missing."""
+        """Raise unless the server's answer has status 404, which means that the value is missing."""
         status = status_of(error)
         if status == 403:
             raise PermissionError(errno.EACCES, _DENIED, self._url(key)) from None
@@ -243,7 +243,7 @@ class HTTPReadStore(ReadOnlyStore):
         named = await asyncio.to_thread(lambda: self.named)
         names = named.names(folder)
         if (document := named.arrays.get(folder)) is not None and has_one_name(document, named.documents[document]):
-            chunks = self.list_prefix(join(folder, "c/"))  # of which the first is enough
+            chunks = self.list_prefix(join(folder, "c/"))  # the first one is enough
             async with aclosing(chunks):
                 names = chain(names, ["c"] if await anext(chunks, None) is not None else [])
         elif any(path == folder or is_below(folder, path) for path in named.arrays):
@@ -266,12 +266,12 @@ def _options(byte_range: ByteRequest | None) -> GetOptions:
 
 
 class HTTPReader(StoreReader[HTTPReadStore]):
-    """Reads the keys that the metadata on a web server names, and the chunks that may exist."""
+    """Reads the documents that the metadata on a web server names, and the possible chunks."""
 
     guesses = True
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
-        """Yield what can be below the path; an array's chunks are all left, or none of them is."""
+        """Yield the possible keys below a path; the chunks of an array are kept all or not at all."""
         named = self.store.named
         documents = {key for key in named.documents if is_below(key, path) and (kept is None or kept.holds(key))}
         yield from sorted(documents)
@@ -280,11 +280,11 @@ class HTTPReader(StoreReader[HTTPReadStore]):
             first = {key: next(chunk_keys(key, named.documents[key]), None) for key in arrays}
             arrays = [key for key, chunk in first.items() if chunk is None or kept.holds(chunk)]
         for key, data in zip(arrays, self.fetch(arrays), strict=True):
-            if data is not None:  # it is told when it is read
+            if data is not None:  # a missing document is reported when it is read
                 yield from chunk_keys(key, data)
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
-        """Get many at once; what the server does not have itself is looked up once."""
+        """Fetch many keys concurrently; the root's metadata is read at most once."""
         look = cache(self.store.look)
         return in_flight(lambda key: self.store.read(key, look), keys)
 

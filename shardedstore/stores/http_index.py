@@ -1,4 +1,4 @@
-"""What the metadata at the root of a Zarr names: all that can be known of one that can't be listed."""
+"""The keys that the metadata at the root of a Zarr names, for stores that can't be listed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from shardedstore.zarr.grid import BELOW_C
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES, ArrayMeta, dump_json, parse_json, parse_node
 from shardedstore.zarr.paths import join
 
-ROOTS = ("zarr.json", CONSOLIDATED_V2, ".zarray", ".zgroup")  # the first that is there tells
+ROOTS = ("zarr.json", CONSOLIDATED_V2, ".zarray", ".zgroup")  # the first existing one is used
 
 
 class Named(NamedTuple):
-    """The documents that a root's metadata names, by key, as zarr would write them.
+    """The documents that the root's metadata names, by key, as zarr would write them.
 
-    `is_whole` tells whether there are no others: not so of a group without consolidated metadata.
+    `is_whole` tells whether the Zarr has no other documents. It is False for a group without consolidated metadata.
     """
 
     documents: Mapping[str, bytes] = {}
@@ -24,11 +24,11 @@ class Named(NamedTuple):
 
     @property
     def arrays(self) -> dict[str, str]:
-        """The paths of the arrays, each with the key of the document that has its shape."""
+        """The paths of the arrays, each with the key of its metadata document."""
         return {_split(key)[0]: key for key, data in self.documents.items() if _is_array(key, data)}
 
     def names(self, folder: str) -> Iterator[str]:
-        """Yield the names in a folder, as far as documents tell.
+        """Yield the names of documents and folders with documents in a folder.
 
         >>> list(Named({"zarr.json": b"", "a/zarr.json": b"", "a/b/zarr.json": b""}).names("a"))
         ['zarr.json', 'b']
@@ -39,7 +39,7 @@ class Named(NamedTuple):
 
 
 def named_by(name: str, data: bytes, attributes: bytes | None = None) -> Named:
-    """Return what one of the documents at a root names; `attributes` are those of an array in Zarr v2.
+    """Return the names in a document at the root; `attributes` is the `.zattrs` of an array in Zarr v2.
 
     >>> named_by(".zmetadata", b'{"metadata": {".zgroup": {}, "a/.zarray": {"zarr_format": 2}}}').arrays
     {'a': 'a/.zarray'}
@@ -47,7 +47,7 @@ def named_by(name: str, data: bytes, attributes: bytes | None = None) -> Named:
     Raises
     ------
     CorruptError
-        For a document that can't be read, or names what can't be a key.
+        If the document can't be parsed, or names an invalid key.
     """
     document = parse_json(data, "", name)
     inherited = document if name == CONSOLIDATED_V2 else document.get("consolidated_metadata")
@@ -67,20 +67,25 @@ def named_by(name: str, data: bytes, attributes: bytes | None = None) -> Named:
                 f"{name!r} names {key!r}, which is no key of a Zarr: have it made again, by who wrote it"
             )
         if _split(key)[1] in METADATA_NAMES:
-            inline = (
-                None if _split(key)[1] == ".zattrs" else "consolidated_metadata"
-            )  # of a group: the root's names all
+            inline = None if _split(key)[1] == ".zattrs" else "consolidated_metadata"  # the root names all nodes
             found[key] = dump_json({field: value for field, value in node.items() if field != inline})
     return Named(found, True)
 
 
 def chunk_keys(document: str, data: bytes) -> Iterator[str]:
-    """Yield the keys of the chunks that an array may have, in C order; `document` is the key of its metadata.
+    """Yield the keys of the possible chunks of an array, in C order.
+
+    Parameters
+    ----------
+    document : str
+        The key of the array's metadata document.
+    data : bytes
+        The document.
 
     Raises
     ------
     PartitionError
-        Where it has keys of a kind that is not known here.
+        If the kind of chunk grid or of chunk keys is unknown.
     """
     path, _ = _split(document)
     meta = _parse(document, data)
@@ -94,7 +99,7 @@ def chunk_keys(document: str, data: bytes) -> Iterator[str]:
 
 
 def has_one_name(document: str, data: bytes) -> bool:
-    """Tell whether the keys of an array's chunks all stand below one name, ``c``."""
+    """Tell whether all chunk keys of an array begin with ``c/``."""
     meta = _parse(document, data)
     return meta is not None and meta.keys == BELOW_C and bool(meta.shape)
 
