@@ -1,4 +1,4 @@
-"""The reader of a folder on a local disk: plain `open` and `read` beat every other way by far."""
+"""The reader of local folders: plain `open` and `read` calls, the fastest way by far."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.zarr.metadata import ArrayMeta
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
-LINKS = 2  # of a folder without folders in it; file systems that do not count them have 1
-MOST_CHUNKS = 1000  # names in an array's folder, where the file system does not tell that there are folders among them
+LINKS = 2  # the link count of a folder without subfolders; file systems that do not count subfolders report 1
+MOST_CHUNKS = 1000  # a larger array's folder is not listed if the file system does not count subfolders
 _DANGLING = "a link to what is not there: mount or restore it, or remove the link"
 
 
@@ -28,7 +28,7 @@ class LocalReader(StoreReader[LocalStore]):
         self.root = os.fspath(store.root)
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
-        """Walk the folders, following links, but not into those that are other components'."""
+        """Yield the keys below a path; follow links, and skip folders of other components."""
         folders = [path]
         while folders:
             folder = folders.pop()
@@ -43,7 +43,7 @@ class LocalReader(StoreReader[LocalStore]):
                         if kept is None or not kept.is_mounted(start + name):
                             self._refuse_cycle(entry)
                             folders.append(start + name)
-                    elif entry.is_file() or entry.is_symlink():  # a link to nothing is told when it is read
+                    elif entry.is_file() or entry.is_symlink():  # a dangling link is reported when it is read
                         if not name.isascii():
                             self._refuse_bytes(entry)
                         yield start + name
@@ -59,7 +59,10 @@ class LocalReader(StoreReader[LocalStore]):
             raise CorruptError(f"{entry.path!r} is a link to a folder that it lies in: remove it")
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
-        """Read file by file, from an open folder: a path is long, and keys of one folder come together."""
+        """Read file by file, relative to an open folder.
+
+        Keys of one folder follow one another, and short names are faster than long paths.
+        """
         here, folder_fd, guess, is_known = None, -1, 1 << 14, False
         try:
             for key in keys:
@@ -80,7 +83,7 @@ class LocalReader(StoreReader[LocalStore]):
             self._change_folder(folder_fd, None)
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
-        """Yield sizes, with the time of the last change and the inode as tag."""
+        """Yield sizes, with the modification time and the inode as the tag."""
         for key in keys:
             try:
                 found = os.stat(f"{self.root}/{key}")
@@ -104,7 +107,7 @@ class LocalReader(StoreReader[LocalStore]):
         return links > LINKS or (links < LINKS and array.chunk_count <= MOST_CHUNKS)
 
     def _change_folder(self, descriptor: int, folder: str | None) -> int:
-        """Close one folder and open another; -1 stands for one that is not there."""
+        """Close a folder, open another and return its descriptor; -1 for a missing folder."""
         if descriptor >= 0:
             os.close(descriptor)
         if folder is None:
@@ -118,7 +121,7 @@ class LocalReader(StoreReader[LocalStore]):
             return -1
 
     def _refuse_dangling(self, folder: str) -> None:
-        """Raise where a folder is missing because a link leads to nothing: its chunks only seem to be missing."""
+        """Raise OSError if a folder is missing because of a dangling link: its chunks may exist elsewhere."""
         path = self.root
         for part in ("", *folder.split("/")):
             path = f"{path}/{part}" if part else path
@@ -127,7 +130,7 @@ class LocalReader(StoreReader[LocalStore]):
 
 
 def _read_file(name: str, folder: int, guess: int) -> bytes | None:
-    """Return a file's bytes, of which there are probably `guess`; None where there is no file."""
+    """Return the content of a file; None if there is no file. `guess` is the expected size in bytes."""
     try:
         descriptor = os.open(name, _READ, dir_fd=folder)
     except FileNotFoundError:
@@ -136,7 +139,7 @@ def _read_file(name: str, folder: int, guess: int) -> bytes | None:
         raise OSError(errno.ENXIO, _DANGLING, name) from None
     try:
         data = os.read(descriptor, guess)
-        if more := os.read(descriptor, 1):  # only an empty read proves the end: some file systems read short
+        if more := os.read(descriptor, 1):  # only an empty read proves the end: a read may return too little
             data = _read_rest(descriptor, data + more)
         return data
     except IsADirectoryError:

@@ -1,7 +1,7 @@
 """The location of an open store, by its class.
 
-Each kind of location registers the classes of stores that it recognises. Secret options of a store that another package opened are
-held by this process, as if they had been given for the URL, and are in no location.
+Each kind of location registers the classes of stores that it recognises. A store that another package opened may have secret
+options. This process keeps them, as if the user had given them for the URL, and no location contains them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from shardedstore.stores.location import Location, Opened
 
 @singledispatch
 def locate_store(store: Store) -> Location:
-    """Return the location of a store; `Opened` for a store that has none.
+    """Return the location of a store; `Opened` for a store without a location.
 
     Raises
     ------
     UsageError
-        For a store at a URL that holds credentials, and for a kind of another package that gives no valid location.
+        If the URL of the store contains credentials, or if another package's kind returns an invalid location.
     """
     return Opened(store)

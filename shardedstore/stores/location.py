@@ -1,7 +1,7 @@
 """Locations: descriptions of stores that a config holds and that a worker opens.
 
-Each kind of location is one class, in a file of its own, with all that depends on the kind. `shardedstore.stores.locations` lists
-the kinds. A location names its kind and its URL, never a Python class, and holds no credentials.
+Each kind of location is one class in a file of its own, with everything that depends on the kind. `shardedstore.stores.locations`
+lists the kinds. A location names its kind and its URL, never a Python class, and holds no credentials.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
     Attributes
     ----------
     is_view : bool
-        Whether the keys are those of another component, so that the source may have more keys than the config knows.
+        Whether the keys belong to another component, so that the source may have more keys than the config knows.
     divides_source : bool
-        Whether a block of an array at this location is a block of the source; else the location is a template.
+        Whether a block of an array at this location is a block of the source; otherwise the location is a template.
     is_folder, is_file : bool
         Whether each key is a file or object below the URL, or the whole store is one file or object.
     is_in_config : bool
-        Whether the config itself holds all of the store, so that nothing is read.
+        Whether the config itself holds the whole store, so that nothing is read.
     is_open : bool
         Whether this is an open store of this process, which no config can name.
     is_legacy : bool
-        Whether it has a form of shardedstore 0.3.1 that is read and not saved.
+        Whether this is a form of shardedstore 0.3.1, which is read but not saved.
     """
 
     is_view: ClassVar[bool] = False
@@ -68,12 +68,12 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
         raise NotImplementedError
 
     def show_in(self, folder: str) -> str:
-        """Return the name of the location in a table, by its path in a folder where it is there."""
+        """Return the name of the location in a table, relative to a folder if it lies there."""
         return self.show().replace(f"'{folder}/", "'") if folder else self.show()
 
     @property
     def kind(self) -> str:
-        """The name of the kind, as configs have it."""
+        """The name of the kind in configs."""
         return str(self.__struct_config__.tag)
 
     @property
@@ -83,7 +83,7 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
 
     @property
     def origin(self) -> Location:
-        """The location that this is a view or a part of, through all views; the location itself for others.
+        """The source behind all views and parts; the location itself for other kinds.
 
         >>> from shardedstore.stores.view import ViewOf
         >>> from shardedstore.stores.zip import Zip
@@ -94,7 +94,7 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
 
     @property
     def hole(self) -> Hole | None:
-        """The hole, for a shard that failed and that its user accepted to be missing; None for a store that is there."""
+        """The hole, for a failed shard that the user accepted as missing; None for other kinds."""
         return None
 
     @property
@@ -114,55 +114,57 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
 
     @property
     def view(self) -> tuple[Location, str]:
-        """The store that this is a folder of, and the folder's path; for others the location itself and an empty path."""
+        """The source of a view and the path in it; the location itself and an empty path for other kinds."""
         return self, ""
 
     @property
     def held(self) -> Location:
-        """The object that a shard stands in: for several members together, the object that holds them by their names."""
+        """The object that holds a shard; for several members in one shard, the object that holds all of them."""
         return self
 
     @property
     def shared_source(self) -> Location | None:
-        """The store that several locations may be views of, and that is opened once; None for others and for templates."""
+        """The source that several views may share and that is opened once; None for other kinds and for templates."""
         return None
 
     def with_source(self, source: Location) -> Location:
-        """Return the location with another source; the location itself where it has none."""
+        """Return the location with another source; the location itself if it has no source."""
         return self
 
     @property
     def files_url(self) -> str | None:
-        """The URL of the files that are this store and nothing else; None where they can't be listed."""
+        """The URL of the files of this store alone; None if they can't be listed."""
         return None
 
     def measure(self) -> tuple[int, int] | None:
-        """Return the number of files and their bytes; zeros where they can't be listed, None where there are none."""
+        """Return the number of files and their bytes; zeros if they can't be listed, None if there are none."""
         return 0, 0
 
     @property
     def written_to(self) -> object:
-        """A value that locations have in common which are written to in the same place; None where no location can be."""
+        """A value that is equal for locations written to in the same place; None if this one can't be written to."""
         return None
 
     def is_same(self, other: Location) -> bool:
-        """Tell whether another location leads to the same store, apart from documents that the config itself holds."""
+        """Tell whether another location leads to the same store; documents inside the config may differ."""
         return self == other
 
     def check(self) -> None:
-        """Refuse paths that lead out of a source, and blocks that are outside their grid.
+        """Check that paths stay inside their source, and blocks inside their grid.
 
         Raises
         ------
         UsageError
-            Also ConfigError.
+            If a path leads out of its source.
+        ConfigError
+            If a block lies outside its grid.
         """
 
     def check_there(self) -> None:
-        """Raise an error of storage where the bucket is missing: a key in it seems to be missing then."""
+        """Raise a storage error if the bucket is missing; otherwise only its keys would seem to be missing."""
 
     def map_places(self, change: Callable[[Place], Place]) -> Location:
-        """Return the location with changed places; for a view or a part, the source's are changed."""
+        """Return the location with changed places; a view or a part changes the places of its source."""
         return self
 
     def at_block(self, blocks: Blocks, block: Coords) -> Location:
@@ -177,15 +179,15 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
         return self.map_places(lambda place: place.at(place.url.replace("{block}", name)))
 
     def is_in_place(self, blocks: Blocks, block: Coords) -> bool:
-        """Tell whether a block has the same chunks by the same keys in `view` as in the array that it is mounted in."""
+        """Tell whether a block has the same chunk keys in `view` as in the array that it is mounted in."""
         return False
 
     def open_block(self, blocks: Blocks, block: Coords, chunks: tuple[Coords, ...] | None = None) -> Store:
-        """Open one block; `chunks` are the coordinates of the chunks that the source has, where they are known."""
+        """Open one block; `chunks` holds the coordinates of the existing chunks, if they are known."""
         return self.at_block(blocks, block).open()
 
     def at_member(self, block: str, name: str) -> Location:
-        """Return the location of one member, from the template of all, in which ``{block}`` and ``{name}`` stand for names.
+        """Return the location of one member: fill in ``{block}`` and ``{name}`` in the template.
 
         >>> from shardedstore.stores.view import ViewOf
         >>> from shardedstore.stores.zip import Zip
@@ -196,11 +198,11 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
 
     @property
     def names_members(self) -> bool:
-        """Whether ``{name}`` stands in the location."""
+        """Whether the location contains ``{name}``."""
         return "{name}" in (url_of(self) or "")
 
     def beside_others(self) -> Location:
-        """Return a folder of an object store as a view of the folder that it lies in, so that one client reads many.
+        """Return a folder of an object store as a view of its parent, so that one client reads many folders.
 
         >>> from shardedstore.stores.directory import Directory
         >>> Directory("s3://bucket/cells/a%20b.zarr").beside_others()
@@ -234,12 +236,12 @@ class Place(Location, frozen=True):
 
     @property
     def proofs(self) -> list[str]:
-        """The URLs of which at least one is there while the store can be read; none where that is not known.
+        """URLs of which at least one exists while the store can be read; empty if none are known.
 
         Raises
         ------
         UsageError
-            Where this process can't open stores of the kind.
+            If this process can't open stores of the kind.
         """
         return [self.url]
 
@@ -281,7 +283,10 @@ class Derived(Location, frozen=True):
 
 
 class Opened(Location, frozen=True):
-    """An open store without a location, such as a store in memory: it can be read here, and not be sent to a worker."""
+    """An open store without a location, such as a store in memory.
+
+    Only this process can read it; it can't be sent to a worker.
+    """
 
     is_open: ClassVar[bool] = True
 
@@ -307,16 +312,16 @@ class Opened(Location, frozen=True):
 
 
 def url_of(location: Location) -> str | None:
-    """Return the URL of a location, or of the source of a view; None for a store without a URL."""
+    """Return the URL of a location or of its origin; None for a store without a URL."""
     place = location.origin
     return place.url if isinstance(place, Place) else None
 
 
 def is_template(location: Location) -> bool:
-    """Tell whether the URL of a location stands for many, one for each block or member."""
+    """Tell whether the URL of a location is a template, with one URL for each block or member."""
     return has_braces(url_of(location) or "")
 
 
 def has_braces(url: str) -> bool:
-    """Tell whether a name of a block or a member stands in a URL in braces."""
+    """Tell whether a URL contains ``{block}`` or ``{name}``."""
     return "{block}" in url or "{name}" in url

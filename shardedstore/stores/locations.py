@@ -1,7 +1,7 @@
-"""The kinds of stores: the table that a new kind is added to, and the names that other packages use.
+"""The table of the kinds of stores, and the names that other modules use.
 
-A new kind is one file, with its location, its store and its reader, and one line in `KINDS`. Packages that are installed beside this
-one add kinds by name; see `shardedstore.stores.custom`.
+A new kind is one file, with its location, its store and its reader, and one line in `KINDS`. Other installed packages add kinds
+by name; see `shardedstore.stores.custom`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shardedstore.stores.zip import Zip
 
 KINDS = (Directory, Zip, Own, Group, Hole, ViewOf, PartOf, VeiledOf, BlockOf, Squeezed, Config)
 
-# msgspec resolves the annotations of a struct in its module, and a config holds the kinds of this table alone.
+# msgspec resolves the annotations of a struct in the namespace of its module.
 if TYPE_CHECKING:
     from shardedstore.stores.location import AnyLocation
 else:
@@ -70,7 +70,7 @@ __all__ = [
 
 
 def require_location(location: Location, role: str) -> Location:
-    """Return the location, or raise ConfigError for an open store that has none; `role` names the component."""
+    """Return the location, or raise ConfigError for an open store without one; `role` names the component."""
     if location.is_open:
         raise ConfigError(
             f"{role} is a {location.kind}, which has no location that a config could name or a worker "

@@ -1,4 +1,4 @@
-"""Stores side by side below one path, by their names: which of them holds a key, and which are one shard together."""
+"""Members: stores side by side below one path, found by name and grouped into shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardedstore.zarr.paths import Mounts, check_path
 
 
 class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Stores side by side below one path, each with all below its name.
+    """Stores side by side below one path; each holds everything below its name.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return member // self.together
 
     def shard_name(self, number: int) -> str:
-        """Return what ``{block}`` stands for: the name of a member that is a shard of its own, else the shard's number."""
+        """Return the value of ``{block}``: the member's name if each member is a shard, otherwise the shard's number."""
         return self.names[number] if self.together == 1 else str(number)
 
     def shard_names(self) -> Iterator[str]:
@@ -77,21 +77,21 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return map(self.shard_name, range(self.count))
 
     def in_shard(self, name: str) -> tuple[str, ...]:
-        """Return the names of the members of one shard, by its name."""
+        """Return the names of the members of the shard with this name."""
         return (name,) if self.together == 1 else self.cut(int(name), int(name) + 1).names
 
     def has_shard(self, name: str) -> bool:
-        """Tell whether one of the shards has this name."""
+        """Tell whether there is a shard with this name."""
         if self.together == 1:
             return self._number(name) is not None
         return len(name) < 20 and name.isdecimal() and str(int(name)) == name and int(name) < self.count
 
     def cut(self, first: int, stop: int) -> Members:
-        """Return the members of some shards."""
+        """Return the members of the shards from `first` to `stop`, without `stop`."""
         return msgspec.structs.replace(self, names=self.names[first * self.together : stop * self.together])
 
     def find(self, path: str) -> tuple[int, str] | None:
-        """Return which member holds a key or path, and the rest inside it; None where none does."""
+        """Return the number of the member that holds a key or path, and the rest of it; None if there is none."""
         end = -1
         for _ in range(self.names[0].count("/") + 1):
             end = path.find("/", end + 1)
@@ -106,13 +106,13 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return i if i < len(self.names) and self.names[i] == name else None
 
     def below(self, prefix: str) -> Iterator[int]:
-        """Yield which members have names that begin like this."""
+        """Yield the numbers of the members whose names begin with a prefix."""
         first = bisect_left(self.names, prefix)
         found = takewhile(lambda name: name.startswith(prefix), islice(self.names, first, None))
         return (first + i for i, _ in enumerate(found))
 
     def children(self, path: str) -> Iterator[str]:
-        """Yield the names directly below a path that are members or lead to some.
+        """Yield the names directly below a path that are members or contain members.
 
         >>> list(Members(("a/x", "a/y", "b/x")).children("")), list(Members(("a/x", "a/y", "b/x")).children("a"))
         (['a', 'b'], ['x', 'y'])
@@ -125,7 +125,7 @@ Division = Blocks | Members
 
 
 class MountIndex:
-    """Which of the mounted components holds a group or an array, with its documents.
+    """Index of the mounts that hold the documents of a group or an array.
 
     >>> homes = MountIndex({"g": None, "cells": Members(("a", "b"))})
     >>> homes.find("g/x"), homes.find("cells/a"), homes.find("cells"), "cells/c" in homes
@@ -136,7 +136,7 @@ class MountIndex:
         self.mounted, self.mounts = mounted, Mounts(mounted)
 
     def find(self, path: str) -> str | None:
-        """Return the path of the mount; None for the base, which holds the documents of an array that is divided, too."""
+        """Return the path of the mount; None for the base, which also holds the documents of divided arrays."""
         found = self.mounts.resolve(path)
         if found is None:
             return None
@@ -150,7 +150,7 @@ class MountIndex:
 
 
 def _is_text(name: str) -> bool:
-    """Tell whether a name can stand in a config, as that of a file that is no UTF-8 can not."""
+    """Tell whether a name is valid UTF-8, as a config requires; names of files may be invalid."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -164,7 +164,7 @@ def _are_of_one_depth(names: tuple[str, ...]) -> bool:
 
 
 def _refuse(names: tuple[str, ...]) -> None:
-    """Raise ValueError for the first name that is wrong."""
+    """Raise ValueError for the first invalid name."""
     for name in names:
         try:
             check_path(name, "the name")

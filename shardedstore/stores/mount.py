@@ -33,7 +33,7 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     exceptions: Annotated[
         dict[str, AnyLocation],
         Meta(
-            description="The locations of shards that are not at the place that the template names, by the name of the shard. `{name}` stands for a member only in a shard of several members."
+            description="The locations of shards that do not follow the template, by the name of the shard. `{name}` stands for a member only in a shard of several members."
         ),
     ] = {}
     members: Annotated[
@@ -51,7 +51,7 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return 1 if self.division is None else self.division.count
 
     def shard_names(self) -> Iterator[str]:
-        """Yield the names of the shards, as `exceptions` have them; an empty one for one component."""
+        """Yield the names of the shards, as in `exceptions`; an empty name for one component."""
         if self.members is not None:
             return self.members.shard_names()
         blocks = self.blocks
@@ -63,7 +63,7 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return msgspec.structs.replace(self, location=self.location.map_places(change), exceptions=exceptions)
 
     def locations(self) -> Iterator[Location]:
-        """Yield the locations of the shards; a source that all blocks are views of once."""
+        """Yield the locations of the shards; a source that all blocks share appears once."""
         yield from self.exceptions.values()
         if self.blocks is not None and self.location.divides_source:
             yield self.location
@@ -74,7 +74,7 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     @property
     def is_view(self) -> bool:
-        """Whether some blocks are views, so that all chunks are in the source, also the chunks of no known block."""
+        """Whether some blocks are views; the source may then hold chunks outside all known blocks."""
         return self.location.is_view or any(location.is_view for location in self.exceptions.values())
 
     def tells_apart(self, members: Members) -> bool:
@@ -83,7 +83,10 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 def is_nowhere(mount: Mount, block: Coords | None) -> bool:
-    """Tell whether a block has no chunks, by the config, and so no component; a view has what its source has now."""
+    """Tell whether a block has no chunks according to the config, and so no component.
+
+    This is False for a view, since its source may have gained chunks.
+    """
     if block is None or mount.blocks is None or mount.blocks.holds(block):
         return False
     return not mount.location.divides_source and block_name(block) not in mount.exceptions
@@ -92,7 +95,7 @@ def is_nowhere(mount: Mount, block: Coords | None) -> bool:
 def at_shard(
     location: Location, division: Division | None, name: str, exceptions: Mapping[str, Location] = MappingProxyType({})
 ) -> Location:
-    """Return the location of one shard, from the location of all, in which ``{name}`` stays if the shard has several members.
+    """Return the location of one shard; ``{name}`` stays in it if the shard has several members.
 
     >>> from shardedstore.stores.view import ViewOf
     >>> from shardedstore.stores.zip import Zip
@@ -110,7 +113,7 @@ def at_shard(
 
 
 def member_at(mount: Mount, number: int) -> Location:
-    """Return where a member is.
+    """Return the location of one member.
 
     >>> from shardedstore.stores.directory import Directory
     >>> member_at(Mount(Directory("/in/{name}.zarr"), members=Members(("a", "b"))), 1)

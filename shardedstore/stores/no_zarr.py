@@ -1,4 +1,4 @@
-"""Places that hold no Zarr: a description of the place, and how its data are reached, for messages."""
+"""Messages about locations without a Zarr: their content, and the way to a Zarr."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from shardedstore.stores.location import Location, Place
 
 
 def is_zarr(url: str, options: Options) -> bool:
-    """Tell whether a folder is a Zarr, as far as it can be seen."""
+    """Tell whether a folder has Zarr metadata at its root; False if that can't be read."""
     return any(_is_there(object_url(url, name), options) for name in ROOTS)
 
 
 RESULT = "is the result of a job: open it with ShardedStore.load"
 NO_ZARR = "holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
-MOST_JSON = 64 << 20  # bytes of a file that is looked at
+MOST_JSON = 64 << 20  # bytes; a larger file is not read
 
 
 def instead(location: Location) -> str:
-    """Return what a location is that holds no Zarr, and the next step."""
+    """Describe the content of a location without a Zarr, and the next step."""
     if not isinstance(location, Place) or not location.is_folder:
         return NO_ZARR
     if not location.url.endswith(".json"):
@@ -43,7 +43,7 @@ def instead(location: Location) -> str:
 
 
 def _of_json(data: bytes) -> str:
-    """Return what a JSON file is that was named as a Zarr.
+    """Describe a JSON file that was named as a Zarr.
 
     >>> _of_json(b'{"format": "shardedstore"}'), _of_json(b"")
     ('is the result of a job: open it with ShardedStore.load', 'is an empty file, which is no Zarr: name the folder of one')
@@ -69,7 +69,7 @@ FOLDER = "name the folder that it lies in"
 
 
 def describe_json(document: object) -> str:
-    """Return what a JSON document is, and the next step, as far as it can be told.
+    """Describe a JSON document, with the next step if it is of a known kind.
 
     >>> describe_json({"version": 1, "refs": {}})
     'it is a set of references by Kerchunk: open it with fsspec or VirtualiZarr, and write a Zarr from there first'

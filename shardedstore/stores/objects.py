@@ -1,4 +1,4 @@
-"""A folder of an object store: zarr's own store without markers of folders, and its reader."""
+"""Folders of object stores: zarr's store without folder markers, and its reader."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from shardedstore.zarr.paths import is_below
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
-MOST_LISTINGS = 100  # of the folders in one folder; one listing of all, a request for a thousand keys, takes less then
+MOST_LISTINGS = 100  # folders listed one by one; for more of them, one recursive listing is faster
 PAGE = 1000  # keys that a store lists with one request
 
 
 class ObjectFolder(ObjectStore[Any]):
-    """As its base, which fails on a folder whose marker has the folder's own name."""
+    """An `ObjectStore` that ignores folder markers; zarr's class fails on a marker named like its folder."""
 
     async def list(self) -> AsyncIterator[str]:  # type: ignore[override]
         # docstring inherited
@@ -47,7 +47,7 @@ class ObjectFolder(ObjectStore[Any]):
 
 
 class ObjectReader(StoreReader[ObjectStore[Any]]):
-    """Reads an object store with the sync calls of obstore, from threads."""
+    """Reads an object store with the synchronous calls of obstore, from threads."""
 
     has_tags = True
 
@@ -55,11 +55,11 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
         self.client = store.store
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
-        """List everything below the path, a request for a thousand keys, but no folders that are cut out."""
+        """Yield the keys below a path, 1000 keys for each request; skip folders of other components."""
         return (found["path"] for found in self.objects(path, kept))
 
     def objects(self, path: str, kept: KeyFilter | None) -> Iterator[ObjectMeta]:
-        """List what `keys` gives, with sizes and tags."""
+        """Yield the objects of the keys that `keys` yields, with sizes and tags."""
         folders = [path]
         while folders:
             folder = folders.pop()
@@ -77,7 +77,7 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
                         yield found
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
-        """Get many objects at once."""
+        """Fetch many objects concurrently."""
 
         def get(key: str) -> bytes | None:
             try:
@@ -88,7 +88,7 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
         return in_flight(get, keys)
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
-        """List from the first key on, and leap to the next where a page has none of them."""
+        """List pages of objects, and start each page at the next key that is needed."""
         wanted = sorted(keys)
         names, place = set(wanted), 0
         while place < len(wanted):
@@ -115,7 +115,7 @@ reader_of.register(ObjectStore, ObjectReader)
 
 
 def _before(key: str) -> str:
-    """Return a name in the same folder before a key, with no chunk's key between them.
+    """Return a name that sorts directly before a key, with no chunk key between the two.
 
     >>> _before("t/c/1/0"), _before("t/c/1/7")
     ('t/c/1/-', 't/c/1/6z')

@@ -1,4 +1,4 @@
-"""OME-Zarr 0.5, as far as a hierarchy's metadata tells whether it is some: what its groups say, and what they name."""
+"""Checks of a hierarchy against OME-Zarr 0.5, and upgrades of attributes from 0.4."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, parse_json
 from shardedstore.zarr.paths import join
 
 VERSION = "0.5"
-KINDS = ("multiscales", "plate", "well", "labels", "bioformats2raw.layout")  # of which the root has one
+KINDS = ("multiscales", "plate", "well", "labels", "bioformats2raw.layout")  # the root has one of these
 
 
 def why_not_ome(nodes: Mapping[str, Node]) -> str | None:
-    """Return why a hierarchy is not valid OME-Zarr 0.5, in one sentence; None where it is.
+    """Return one reason why a hierarchy is not valid OME-Zarr 0.5; None if it is valid.
 
     Examples
     --------
@@ -26,16 +26,16 @@ def why_not_ome(nodes: Mapping[str, Node]) -> str | None:
 
 
 def attributes_of(node: Node, path: str) -> dict[str, Any]:
-    """Return the attributes of a v3 node; none where they are no object."""
+    """Return the attributes of a v3 node; an empty dict if they are not a JSON object."""
     found = parse_json(node.documents.get("zarr.json", b"{}"), path, "zarr.json").get("attributes")
     return found if isinstance(found, dict) else {}
 
 
 def old_attributes(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return what OME-Zarr 0.4 has among a group's attributes, and 0.5 has below ``ome``.
+    """Return the attributes of OME-Zarr 0.4 that version 0.5 has below ``ome``.
 
-    Names that others use as well count only as they stand in OME-Zarr: ``labels`` in a group of that name, and ``series``
-    in the group ``OME``.
+    Other software uses some of the names too. These count only where OME-Zarr has them: ``labels`` in a group with that name,
+    and ``series`` in the group ``OME``.
 
     Examples
     --------
@@ -52,7 +52,8 @@ def old_attributes(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:
     return found
 
 
-# Each name's type, the group that it stands in, where others have it too, and of what an object of OME-Zarr has some.
+# For each attribute: its type; the name of its group, if other software uses the attribute too; and members of the object, of
+# which OME-Zarr has at least one.
 _OLD: dict[str, tuple[type, str, tuple[str, ...]]] = {
     "multiscales": (list, "", ()),
     "omero": (dict, "", ()),
@@ -75,7 +76,7 @@ def _is_old(key: str, value: Any, name: str) -> bool:
 
 
 def upgraded(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return a group's attributes with those of OME-Zarr 0.4 as 0.5 has them.
+    """Return a group's attributes, upgraded from OME-Zarr 0.4 to 0.5.
 
     >>> upgraded({"a": 1, "multiscales": [{"version": "0.4", "axes": []}]}, "")
     {'a': 1, 'ome': {'version': '0.5', 'multiscales': [{'axes': []}]}}
@@ -89,7 +90,7 @@ def upgraded(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _without_version(key: str, value: Any) -> Any:
-    """Return what has a version of its own in 0.4 without it; a plate must have one still."""
+    """Return a value of OME-Zarr 0.4 without its own version; a plate gets version 0.5, which it requires."""
     if isinstance(value, list):
         return [_without_version(key, item) for item in value]
     if not isinstance(value, dict):
@@ -99,7 +100,7 @@ def _without_version(key: str, value: Any) -> Any:
 
 
 def why_not_upgraded(old: Mapping[str, Any]) -> str | None:
-    """Return why attributes are not those of OME-Zarr 0.4, and can't be those of 0.5; None where they are.
+    """Return the reason why attributes of OME-Zarr can't be upgraded to 0.5; None if they can.
 
     >>> why_not_upgraded({"multiscales": [{"version": "0.3", "axes": ["y", "x"]}]})
     "version 0.3: its images have no axes with names of their own in 'multiscales'"
@@ -114,7 +115,7 @@ def why_not_upgraded(old: Mapping[str, Any]) -> str | None:
 
 
 def levels_of(ome: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the levels of the images that a group's metadata describes, each with the names of its axes."""
+    """Yield the path of each level of a group's images, with the names of its axes."""
     given = ome.get("multiscales")
     for multiscale in given if isinstance(given, list) else ():
         names = axes_names(multiscale)
@@ -165,7 +166,7 @@ def _faults_of_group(nodes: Mapping[str, Node], groups: Groups, ome: Any, path: 
 
 
 def _named_groups(ome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the groups that a group's metadata names, and what each must have."""
+    """Yield the attribute that a named group must have, and the group's path."""
     lists = (
         ("well", [well.get("path") for well in _dicts(_dict(ome.get("plate")).get("wells"))]),
         ("multiscales", [image.get("path") for image in _dicts(_dict(ome.get("well")).get("images"))]),
@@ -176,14 +177,14 @@ def _named_groups(ome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def axes_names(multiscale: Any) -> list[str] | None:
-    """Return the names of an image's axes, as OME-Zarr has them since 0.4; None where it has no such axes."""
+    """Return the names of an image's axes; None if the axes have no unique names, as before OME-Zarr 0.4."""
     names = [axis.get("name") for axis in _dicts(_dict(multiscale).get("axes"))]
     is_named = _is_names(names) and len(names) == len(multiscale["axes"]) == len(set(names)) if names else False
     return [str(name) for name in names] if is_named else None
 
 
 def datasets(multiscale: Any) -> list[dict[str, Any]] | None:
-    """Return an image's levels; None where one has no path, or no transformations."""
+    """Return an image's levels; None if a level has no path or no scale."""
     found = _dicts(_dict(multiscale).get("datasets"))
     is_whole = all(isinstance(one.get("path"), str) and _has_scale(one) for one in found)
     return found if found and is_whole and len(found) == len(multiscale["datasets"]) else None

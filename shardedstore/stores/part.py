@@ -1,4 +1,7 @@
-"""A store without some of its groups and arrays: what is left out is neither listed nor read."""
+"""Parts: a selection of the groups and arrays of a store.
+
+The other groups and arrays are neither listed nor read.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +59,10 @@ class PartOf(Derived, frozen=True, tag="part", omit_defaults=True):
 
 
 class Part(ReadOnlyStore):
-    """What of a store is at or below the paths in `only`, and neither at nor below those in `without`.
+    """The keys of a store at or below the paths in `only`, except at or below the paths in `without`.
 
-    Of the groups above those in `only`, their metadata documents are there too; None is everything. Consolidated
-    metadata names what is there, and nothing else.
+    The metadata documents of the groups above the paths in `only` are included. If `only` is None, everything is selected.
+    Consolidated metadata names selected nodes only.
 
     Examples
     --------
@@ -82,7 +85,7 @@ class Part(ReadOnlyStore):
         return f"Part({self.store!r})"
 
     def holds(self, path: str) -> bool:
-        """Tell whether a key or a folder, if it exists, is there."""
+        """Tell whether a key or a folder, if it exists, is selected."""
         if self._without.resolve(path) is not None:
             return False
         if self._only is None or self._only.resolve(path) is not None or self._only.any_below(path):
@@ -91,7 +94,7 @@ class Part(ReadOnlyStore):
         return name in DOCUMENTS and self._only.any_below(folder)
 
     def is_cut(self, folder: str) -> bool:
-        """Tell whether some of what is below a folder is left out, as far as paths can tell."""
+        """Tell whether some paths below a folder are left out."""
         above_some = self._only is not None and self._only.any_below(folder)
         return above_some or self._without.any_below(folder)
 
@@ -106,7 +109,7 @@ class Part(ReadOnlyStore):
         return None if data is None else cut(prototype.buffer.from_bytes(self._trim(data.to_bytes(), key)), byte_range)
 
     def _trim(self, data: bytes, key: str) -> bytes:
-        """Return a group's document whose consolidated metadata, if it has some, is of what is there."""
+        """Return a group's document with consolidated metadata of selected nodes only."""
         group, _, name = key.rpartition("/")
         if b'"metadata"' not in data:
             return data
