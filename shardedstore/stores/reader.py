@@ -1,6 +1,6 @@
-"""Reading many keys of a store: each kind of store in the way that is fast for it.
+"""Readers of many keys, with a fast way for each kind of store.
 
-A key through a store's async `get` costs hundreds of microseconds. Here a local file costs six to eight microseconds, and an
+A key costs hundreds of microseconds with a store's async `get`. Here a local file costs six to eight microseconds, and an
 object store has many requests in flight. Each kind of store registers its reader with `reader_of`.
 """
 
@@ -20,14 +20,14 @@ from shardedstore.storage.markers import MARKERS
 from shardedstore.storage.requests import IN_FLIGHT
 from shardedstore.zarr.metadata import ArrayMeta
 
-PAGE = 1000  # keys that are listed at a time
+PAGE = 1000  # keys listed at a time
 
 S = TypeVar("S", bound=Store)
 Tag = tuple[str, int, str]  # key, bytes, and a text that changes when the value does
 
 
 class KeyFilter(Protocol):
-    """The keys of a store that a component has, where it leaves some out."""
+    """Selection of the keys of a store that belong to a component."""
 
     def holds(self, key: str) -> bool:
         """Tell whether a key, if it exists, is part of the component."""
@@ -36,19 +36,19 @@ class KeyFilter(Protocol):
         """Tell whether nothing below a folder is part of the component."""
 
     def is_cut(self, folder: str) -> bool:
-        """Tell whether a folder is best listed name by name, as the component leaves out folders below it."""
+        """Tell whether to list a folder name by name, because the component leaves out folders below it."""
 
     def chunk_names(self, folder: str) -> Container[str]:
-        """Return the names of the files in a folder that `holds` denies; asking for each would take ten times as long."""
+        """Return the names of files in a folder that `holds` rejects; calling `holds` for each is ten times slower."""
 
 
 class StoreReader(Generic[S]):
-    """Reads many keys of one store by the store's own methods; a kind of store overrides what it does faster.
+    """Reads many keys of one store with the store's own methods; kinds of stores override them with faster ones.
 
     Attributes
     ----------
     guesses : bool
-        Whether `keys` yields the chunks that may exist, of which some can be missing.
+        Whether `keys` yields all possible chunks, some of which may be missing.
     has_tags : bool
         Whether `tags` and `tags_below` work.
     """
@@ -81,7 +81,7 @@ class StoreReader(Generic[S]):
             yield from sync(get(some))
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
-        """Yield the sizes and tags of those keys that exist, in any order."""
+        """Yield the sizes and tags of the existing keys, in any order."""
         raise NotImplementedError(f"{self.store!r} can't be listed with sizes and tags")
 
     def tags_below(self, path: str, kept: KeyFilter | None) -> Iterator[Tag]:
@@ -89,16 +89,19 @@ class StoreReader(Generic[S]):
         return self.tags(self.keys(path, kept))
 
     async def folders(self, path: str) -> AsyncIterator[str]:
-        """Yield the names of the folders directly below a path, or of all keys there where the store can't tell them apart."""
+        """Yield the names of the folders directly below a path.
+
+        If the store can't distinguish folders from keys, all names are yielded.
+        """
         async for name in self.store.list_dir(path):
             yield name
 
     def zarrs(self) -> list[str]:
-        """Return the paths of the folders that hold a Zarr, where all names are known; ``""`` is the store itself."""
+        """Return the paths of folders that hold a Zarr, if all names are known; ``""`` is the store itself."""
         return []
 
     def knows_folders(self, path: str, array: ArrayMeta) -> bool:
-        """Tell whether `folders` is cheap in the folder of an array, since it lists no chunks there."""
+        """Tell whether `folders` is cheap in an array's folder because it lists no chunks."""
         return False
 
 
@@ -123,7 +126,7 @@ class Source(NamedTuple):
     kept : KeyFilter or None
         The keys of the component; None for all.
     divided : container of str
-        The paths of arrays whose chunks are other components'.
+        The paths of arrays whose chunks belong to other components.
     """
 
     reader: StoreReader[Any]

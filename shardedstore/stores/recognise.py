@@ -18,12 +18,12 @@ from shardedstore.zips.index import split_inside
 
 
 def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptions = None) -> Location:
-    """Return the location of a store, a path or a URL: a name that ends in .zip or .ozx is taken for a zip.
+    """Return the location of a store, a path or a URL; a name that ends in .zip or .ozx is a zip.
 
     Raises
     ------
     UsageError
-        For `storage_options` of an open store.
+        If `storage_options` are given for an open store.
     """
     if isinstance(source, Store):
         if storage_options:

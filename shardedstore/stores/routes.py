@@ -1,4 +1,4 @@
-"""Which component holds a key, and the key inside it: tables that are filled with what is asked for."""
+"""Routes from keys to components, with tables that are filled on demand."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from shardedstore.stores.mount import Mount
 from shardedstore.zarr.grid import Blocks, ChunkKeys, Coords
 from shardedstore.zarr.paths import Mounts, check_key
 
-MOST_NUMBERS = 1 << 16  # that a table keeps
+MOST_NUMBERS = 1 << 16  # entries that a table keeps
 Value = TypeVar("Value")
-Address = tuple[
-    str | None, Coords | None
-]  # a component: the path that it is mounted at, None for the base, and its block
+Address = tuple[str | None, Coords | None]  # of a component: the path of its mount (None for the base), and its block
 BASE: Address = (None, None)
 
 
@@ -35,31 +33,34 @@ class Routes:
         self.mounts = Mounts(mounts)
         self._places = {path: _place(path, mount) for path, mount in mounts.items()}
         self._last: tuple[str, Address | Chunks | Names] | None = (
-            None  # the mount that was asked for last: likely the next one's too
+            None  # the mount of the last key, which is likely the mount of the next
         )
 
     def change(self, path: str, mount: Mount | None) -> None:
-        """Take what is mounted at a path now; None for nothing."""
+        """Replace the mount at a path; None removes it."""
         self._places.pop(path, None)
         if mount is not None:
             self._places[path] = _place(path, mount)
         self.mounts, self._last = Mounts(self._places), None
 
     def route(self, key: str) -> tuple[Address, str]:
-        """Return what `find` does, or raise UsageError for what is no key: a component might take it for another's file."""
+        """Return the result of `find`, or raise UsageError for an invalid key.
+
+        With an invalid key, a component could read a file of another component.
+        """
         last = self._last
-        if last is not None and type(last[1]) is Chunks and key.startswith(last[0]):  # what is asked for most, in short
+        if last is not None and type(last[1]) is Chunks and key.startswith(last[0]):  # the most frequent keys
             chunk = last[1].find(key[len(last[0]) :])
             if chunk is not None:
                 return chunk
         found = self.find(key)
         path = found[0][0]
-        if path is None or type(self._places[path]) is not Chunks:  # whose keys are worked out
+        if path is None or type(self._places[path]) is not Chunks:  # chunk keys were parsed already
             check_key(key)
         return found
 
     def find(self, key: str) -> tuple[Address, str]:
-        """Return the component of a key, and the key inside it."""
+        """Return the address of a key's component, and the key inside it."""
         last = self._last
         if last is not None and key.startswith(last[0]):
             place, rest = last[1], key[len(last[0]) :]
@@ -72,7 +73,7 @@ class Routes:
             if path:
                 self._last = (f"{path}/", place)
         if isinstance(place, tuple):
-            return (place, rest) if rest else (BASE, key)  # a mount's own path is no key inside it
+            return (place, rest) if rest else (BASE, key)  # the path of a mount is not a key inside it
         return place.find(rest) or (BASE, key)
 
 
@@ -83,19 +84,22 @@ def _place(path: str, mount: Mount) -> Address | Chunks | Names:
 
 
 class Names:
-    """The keys of members: the number of each stands where a block's index does."""
+    """Routes to the members of a mount; a member's number takes the place of a block's index."""
 
     def __init__(self, path: str, members: Members) -> None:
         self._path, self._members = path, members
 
     def find(self, key: str) -> tuple[Address, str] | None:
-        """Return the member that holds a key, and the key inside it; None where none does."""
+        """Return the address of a key's member, and the key inside it; None if there is no member."""
         found = self._members.find(key)
         return ((self._path, (found[0],)), found[1]) if found is not None and found[1] else None
 
 
 class Chunks:
-    """The chunks of an array that is divided, by their keys: what comes before the last leading dimension, and the rest."""
+    """Routes to the blocks of a divided array.
+
+    A chunk key has two parts, with a table for each: the leading dimensions, which are divided, and the other dimensions.
+    """
 
     def __init__(self, path: str, blocks: Blocks) -> None:
         self._separator = blocks.keys.separator
@@ -104,7 +108,7 @@ class Chunks:
         self._heads, self._tails = _Heads(path, blocks), _Tails(blocks)
 
     def find(self, key: str) -> tuple[Address, str] | None:
-        """Return the block that holds a chunk, and the chunk's key inside it; None where the key is no chunk of the grid."""
+        """Return the address of a chunk's block, and the key inside it; None if the key is not in the grid."""
         end = key.find(self._separator, self._first)
         for _ in self._others:
             if end >= 0:
@@ -119,7 +123,7 @@ class Chunks:
 
 
 class _Table(dict[str, Value]):
-    """A dict that works out what it lacks, and forgets all when it grows too large."""
+    """A dict that computes missing values, and is emptied when it is full."""
 
     def __missing__(self, key: str) -> Value:
         value = self.work_out(key)
@@ -134,7 +138,7 @@ class _Table(dict[str, Value]):
 
 
 class _Heads(_Table[tuple[Address, str]]):
-    """Of the beginning of a chunk's key, along the leading dimensions: its block, and how the key begins there."""
+    """From the first part of a chunk key to its block, and to the first part of the key in the block."""
 
     def __init__(self, path: str, blocks: Blocks) -> None:
         super().__init__()
@@ -151,7 +155,7 @@ class _Heads(_Table[tuple[Address, str]]):
 
 
 class _Tails(_Table[str]):
-    """What follows in a chunk's key, along the dimensions that are whole in each block: as it is."""
+    """From the second part of a chunk key to itself, if it is valid; these dimensions are not divided."""
 
     def __init__(self, blocks: Blocks) -> None:
         super().__init__()

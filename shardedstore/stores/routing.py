@@ -1,4 +1,7 @@
-"""One zarr store made of components: a pure function of the config tells which component holds a key."""
+"""One zarr store made of components.
+
+The component that holds a key is a pure function of the config.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,14 @@ if TYPE_CHECKING:
 
 
 class RoutedStore(ReadOnlyStore):
-    """A read-only zarr store that routes zarr's calls to the components of a config, opened when first asked for."""
+    """A read-only zarr store that routes calls to the components of a config.
+
+    Each component is opened at its first use.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self._read_only = False  # it refuses to write, but any mode opens it, also zarr's default "a"
+        self._read_only = False  # writes are refused, but every mode can open it, also zarr's default "a"
         self._config = config
         self._shards: Mapping[str, Mount] = config.shards
         self._routes = Routes(self._shards)
@@ -44,11 +50,11 @@ class RoutedStore(ReadOnlyStore):
 
     @property
     def config(self) -> Config:
-        """What the store is made of."""
+        """The config of the store."""
         return self._config
 
     def component(self, path: str | None, block: Coords | None = None) -> Store:
-        """Return what is mounted at a path, of an array that is divided one block of it; for None the base."""
+        """Return the component at a path, or one block of a divided array; the path None stands for the base."""
         return self._components.at((path, block))
 
     def _route(self, key: str) -> tuple[Store, str]:
@@ -57,7 +63,7 @@ class RoutedStore(ReadOnlyStore):
         return self._components.at(place), rest
 
     async def _holder(self, key: str) -> tuple[Store, str]:
-        """Return the component that answers for a key: `_route`, but for rebuilt consolidated metadata."""
+        """Return the component that holds a key, also for rebuilt consolidated metadata, and the key inside it."""
         if self._overlay is not None and await self._overlay.holds(key):
             return self._overlay.store, key
         return self._route(key)
@@ -84,7 +90,7 @@ class RoutedStore(ReadOnlyStore):
         return data
 
     def _told(self, error: Exception, place: Address) -> ShardedStoreError | None:
-        """Return one message in place of an error of a process without credentials, such as a worker."""
+        """Return a clear error if this process, such as a worker, has no credentials; otherwise None."""
         if not lacks_credentials(error):
             return None
         mount = self._shards.get(place[0] or "") if place != BASE else None
@@ -109,7 +115,7 @@ class RoutedStore(ReadOnlyStore):
         return await store.getsize(rest)
 
     async def _check_missing(self, key: str) -> None:
-        """Raise ConfigError for what is missing, where it may be a chunk that the array got after the config was saved."""
+        """Raise ConfigError if a missing key may be a chunk that was added after the config was saved."""
         if self._routes.find(key)[0] != BASE:
             return
         path, rest = self._routes.mounts.resolve(key) or ("", "")
@@ -117,7 +123,7 @@ class RoutedStore(ReadOnlyStore):
             await self._check_known(path)
 
     async def _check_known(self, path: str) -> None:
-        """Raise ConfigError for an array that has chunks which the config does not lead to."""
+        """Raise ConfigError if an array has chunks that the config does not lead to."""
         mount = self._shards.get(path)
         if mount is not None and mount.blocks is not None and not mount.is_view:
             await check_known(path, mount.blocks, self._components.at(BASE))
@@ -141,7 +147,7 @@ class RoutedStore(ReadOnlyStore):
     async def _list_components(self, prefix: str) -> AsyncIterator[str]:
         async for key in self._list_base(prefix):
             yield key
-        for path, mount in list(self._shards.items()):  # which may change meanwhile
+        for path, mount in list(self._shards.items()):  # a copy: the mounts may change meanwhile
             start = f"{path}/" if path else ""
             if not (start.startswith(prefix) or prefix.startswith(start)):
                 continue
@@ -165,14 +171,14 @@ class RoutedStore(ReadOnlyStore):
     async def _list_members(self, path: str, members: Members, prefix: str) -> AsyncIterator[str]:
         numbers, rest = members.below(prefix), ""
         found = members.find(prefix)
-        if found is not None and members.names[found[0]] != prefix:  # which other names may begin with, too
+        if found is not None and members.names[found[0]] != prefix:  # a whole name may also begin other names
             numbers, rest = iter(found[:1]), found[1]
         for number in numbers:
             async for key in self._components.at((path, (number,))).list_prefix(rest):
                 yield f"{members.names[number]}/{key}"
 
     async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncGenerator[str]:
-        for source, folder, names in _views(mount, blocks):  # one listing of a source for all blocks that are there
+        for source, folder, names in _views(mount, blocks):  # one listing of a source finds all its blocks
             async for key in View(self._components.source(source), folder).list_prefix(prefix):
                 coords = blocks.keys.decode(key, blocks.chunk_grid)
                 if coords is not None and block_name(blocks.split(coords)[0]) in names:
@@ -184,7 +190,10 @@ class RoutedStore(ReadOnlyStore):
                     yield whole
 
     async def _list_array(self, path: str, mount: Mount) -> AsyncIterator[str]:
-        """Yield the names in the folder of a divided array: where its chunks are all below one name, the first is enough."""
+        """Yield the names in the folder of a divided array.
+
+        If all chunks lie in the folder ``c``, the search for chunks ends at the first one.
+        """
         assert mount.blocks is not None
         if mount.blocks.keys != BELOW_C:
             async for name in super().list_dir(path):
@@ -222,7 +231,7 @@ class RoutedStore(ReadOnlyStore):
 
     @cached_property
     def _hidden(self) -> frozenset[str]:
-        """The groups and arrays that are holes: the names in a group are without them, so that all others open."""
+        """The groups and arrays that are holes; listings leave them out, so that all other nodes open."""
         found: set[str] = set()
         for path, mount in self._shards.items():
             if mount.division is None and mount.location.hole is not None:
@@ -233,7 +242,10 @@ class RoutedStore(ReadOnlyStore):
         return frozenset(found)
 
     async def _names(self, path: str, place: Address, rest: str) -> Iterable[str]:
-        """Return the names in a folder of a component; those of rebuilt consolidated metadata where it can't be listed."""
+        """Return the names in a folder of a component.
+
+        If the component can't be listed, rebuilt consolidated metadata gives the names.
+        """
         try:
             return [name async for name in self._components.at(place).list_dir(rest)]
         except PartitionError:
@@ -243,7 +255,7 @@ class RoutedStore(ReadOnlyStore):
             return names
 
     def _folder(self, path: str, found: tuple[str, str] | None) -> tuple[Address, str, Iterable[str]]:
-        """Return the component that a folder lies in, the folder's path there, and which members lie in it."""
+        """Return the component that holds a folder, the folder's path there, and the names of members in the folder."""
         if found is None:
             return BASE, path, ()
         at, rest = found
@@ -254,7 +266,7 @@ class RoutedStore(ReadOnlyStore):
         return (BASE, path, members.children(rest)) if inside is None else ((at, (inside[0],)), inside[1], ())
 
     async def _children(self, path: str) -> Iterable[str]:
-        """Return the names directly below a path of the base that are mounts or lead to some."""
+        """Return the names directly below a path of the base that are mounts or contain mounts."""
         return self._routes.mounts.children(path)
 
     def with_read_only(self, read_only: bool = False) -> Self:
@@ -286,7 +298,7 @@ class RoutedStore(ReadOnlyStore):
 
 
 class _Others(Container[str]):
-    """The names of all blocks but some: there may be more than fit in memory."""
+    """All names except some; the names themselves may not fit in memory."""
 
     def __init__(self, names: Container[str]) -> None:
         self._names = names
@@ -296,7 +308,7 @@ class _Others(Container[str]):
 
 
 def _apart(mount: Mount, blocks: Blocks) -> Iterator[Coords]:
-    """Yield the blocks that are listed one by one, as they are not views of one source."""
+    """Yield the blocks that are listed one by one because they share no source."""
     names = set(mount.exceptions)
     if not mount.location.divides_source:
         names |= set(map(block_name, map(blocks.index, range(blocks.count))))
@@ -305,7 +317,7 @@ def _apart(mount: Mount, blocks: Blocks) -> Iterator[Coords]:
 
 
 def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[Location, str, Container[str]]]:
-    """Yield the stores and paths that the blocks of a mount are views of, each with the names of its blocks."""
+    """Yield the sources and paths of the views of a mount, each with the names of its blocks."""
     if mount.location.divides_source:
         yield *mount.location.view, _Others(mount.exceptions)
     views: defaultdict[tuple[Location, str], set[str]] = defaultdict(set)
@@ -316,7 +328,7 @@ def _views(mount: Mount, blocks: Blocks) -> Iterator[tuple[Location, str, Contai
 
 
 def in_a_line(kind: str, base: Location, mounts: Mapping[str, Mount]) -> str:
-    """Return what a sharded store is made of.
+    """Describe the parts of a sharded store in one line.
 
     >>> from shardedstore.stores.directory import Directory
     >>> in_a_line("ShardedStore", Directory("/base"), {"a": Mount(Directory("/a"))})

@@ -1,7 +1,8 @@
-"""Blocks of arrays as shardedstore 0.3.1 wrote them: in each chunk's key, what stands for the sharded dimensions is missing.
+"""Blocks of arrays in the form of shardedstore 0.3.1: chunk keys without the sharded dimensions.
 
-It took the first ``2 * n - 1`` characters of a key for the index of the shard, and left them out with the separator after
-them. The metadata beside the chunks is that of no array, so that the array's own stands for it.
+Version 0.3.1 used the first ``2 * n - 1`` characters of a key as the index of the shard, for ``n`` sharded dimensions. It removed
+them and the separator after them from the key. The metadata beside the chunks does not describe an array, so the metadata of the
+whole array is used.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Squeezed(Derived, frozen=True, tag="squeezed"):
 
 
 class SqueezedBlock(ReadOnlyStore):
-    """One block of one array, as an array of its own: the metadata of `array`, and the chunks that `store` has."""
+    """One block as an array of its own, with the metadata of `array` and the chunks in `store`."""
 
     def __init__(self, store: Store, array: Block) -> None:
         super().__init__()
@@ -103,12 +104,12 @@ class SqueezedBlock(ReadOnlyStore):
                 yield local
 
     def stored_key(self, key: str) -> str | None:
-        """Return the key in `store` of a chunk of this block; None where the key is no chunk of it."""
+        """Return the key of a chunk in `store`; None if the key is not a chunk of this block."""
         whole = self.array.whole_key(key)
         return None if whole is None else whole[len(join(self.array.path, self.left_out)) :]
 
     def stored_keys(self) -> Iterator[str]:
-        """Yield the keys in `store` that chunks of this block can have, in C order of the grid."""
+        """Yield the keys in `store` of the possible chunks of this block, in C order of the grid."""
         blocks = self.array.blocks
         whole = blocks.keys.encode_box(blocks.box(self.array.block))
         return (key[len(self.left_out) :] for key in whole)
@@ -120,7 +121,7 @@ def _(view: SqueezedBlock, _choice: Choice) -> Iterator[Entry]:
     for entry in read_block(reader_of(view.array.store), view.array, reader.fetch(view.stored_keys())):
         left -= entry.coords is not None
         yield entry
-    if left and None in reader.fetch([".zarray"]):  # that of no array, but each has one
+    if left and None in reader.fetch([".zarray"]):  # it describes no array, but each shard has one
         raise CorruptError(
             f"{view.array.path!r} lacks chunks of its block {block_name(view.array.block)!r}, and {view.store!r} is no shard "
             "any more: is it still there, and mounted?"

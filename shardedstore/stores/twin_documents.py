@@ -1,7 +1,7 @@
-"""One description for each node: what a chain that changes documents or chunks starts from.
+"""Nodes with documents of both Zarr v2 and v3: one format is kept before steps change the node.
 
-A node may have documents of Zarr v2 and of v3, such as ``zarr migrate v3`` leaves. A step changes those of one format, so
-that those of the other would be wrong afterwards.
+``zarr migrate v3`` leaves such nodes. A step changes the documents of one format, and the documents of the other format would
+then be wrong.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ OF_V2 = [keys for keys in ENCODINGS if keys.name == "v2"]
 
 
 def reconciled(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
-    """Yield the entries of a shard with the documents of one format for each node, which say how its chunks are read.
+    """Yield the entries of a shard with the documents of one format for each node.
 
-    The format is that of the group above, and v3 where that has both; groups above a node of v2 alone keep what they have.
-    Consolidated metadata of v2 beside a ``zarr.json`` is left out as well. An array whose chunks are read by other keys than
-    its document says gets a document that says so.
+    A node keeps the format of the group above it, or v3 if that group has both. Groups above a node that has only v2 keep
+    all their documents. Consolidated metadata of v2 beside a ``zarr.json`` is left out. If chunks are read with other keys
+    than the array's document states, the document is corrected.
 
     Parameters
     ----------
     entries : iterable of Entry
-        As they are read: documents first, and parents before what is below.
+        The entries in the order of reading: documents first, and parents before children.
     path : str
-        The shard's.
+        The path of the shard.
 
     Raises
     ------
     CorruptError
-        For documents of two formats that describe different arrays.
+        If the documents of two formats describe different nodes or chunks.
     """
     formats: dict[str, int] = {}
     for are_documents, some in itertools.groupby(entries, is_document):
@@ -63,7 +63,7 @@ def reconciled(entries: Iterable[Entry], path: str) -> Iterator[Entry]:
 
 
 def _of_one_format(documents: Iterable[Entry], path: str, formats: dict[str, int]) -> Iterator[Entry]:
-    """Yield documents that come together, and note the formats of their nodes; parents come first."""
+    """Yield the kept documents, and record the formats of their nodes in `formats`; parents come first."""
     nodes: dict[str, dict[str, Entry]] = {}
     for entry in documents:
         folder, _, name = entry.key.rpartition("/")
@@ -73,7 +73,7 @@ def _of_one_format(documents: Iterable[Entry], path: str, formats: dict[str, int
         if found is not None:
             formats[folder] = found
     old = [folder for folder, named in nodes.items() if formats.get(folder) == 2 and not named.keys() & NAMES_OF[3]]
-    leading = {parent for folder in old for parent in parents(folder)}  # by which readers of v2 find these
+    leading = {parent for folder in old for parent in parents(folder)}  # readers of v2 need these to find the nodes
     for folder, named in nodes.items():
         others = named.keys() - NAMES_OF[formats[folder]] if folder in formats else set[str]()
         if others:
@@ -83,10 +83,10 @@ def _of_one_format(documents: Iterable[Entry], path: str, formats: dict[str, int
 
 
 def both_notices(store: Store, nodes: Mapping[str, Node]) -> Iterator[Notice]:
-    """Yield a notice of the arrays of Zarr v3 that have documents of v2 as well, which a chain leaves out that changes them."""
+    """Yield a notice of the arrays with documents of both formats; a chain that changes them keeps v3."""
     arrays = [path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta) and node.meta.zarr_format == 3]
     old = list[bytes | None]()
-    with suppress(OSError, BaseError):  # of a server that does not tell what is missing
+    with suppress(OSError, BaseError):  # some servers do not report missing keys
         old = list(reader_of(store).fetch(join(path, ".zarray") for path in arrays))
     found = tuple(path for path, data in zip(arrays, old, strict=False) if data is not None)
     if found:
@@ -99,7 +99,7 @@ def _is_stale(key: str, formats: dict[str, int]) -> bool:
 
 
 def _check_alike(documents: Mapping[str, bytes], path: str) -> None:
-    """Raise CorruptError where the documents of two formats do not describe the same chunks."""
+    """Raise CorruptError if the documents of two formats do not describe the same chunks."""
     old, new = (_only(documents, zarr_format, path) for zarr_format in (2, 3))
     if old is None or new is None:
         return
@@ -121,7 +121,7 @@ def _only(documents: Mapping[str, bytes], zarr_format: int, path: str) -> ArrayM
 
 
 def _with_keys(entry: Entry, name: str, path: str) -> Entry:
-    """Return a document of Zarr v2 that says the separator of the chunk keys, where the chunks are read by another one."""
+    """Return the entry of a ``.zarray`` with the separator by which the chunks are read."""
     array = entry.array
     if name != ".zarray" or array is None or array.keys is None:
         return entry

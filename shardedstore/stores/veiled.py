@@ -1,7 +1,8 @@
-"""Components in which metadata documents have names of their own, so that no other reader takes what is there for a whole.
+"""Veiled components: some metadata documents have names that other readers do not know.
 
-A base without the chunks of an array, or a copy of consolidated metadata, would open as a Zarr of fill values if it were
-opened alone. Design: docs/design/0016-documents-that-lead-to-nothing.md.
+Some components hold the documents of arrays without their chunks, such as a base and a copy of consolidated metadata. If such a
+component were opened alone under the usual names, the arrays would seem to be full of fill values. Design:
+docs/design/0016-documents-that-lead-to-nothing.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES, ArrayMet
 from shardedstore.zarr.paths import check_path, is_below, join
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
 
-VEIL = BESIDE  # ends the names of documents that no other reader is to find
+VEIL = BESIDE  # the suffix of veiled documents
 VEILED_ROOTS = (
     "zarr.json" + VEIL,
     ".zarray" + VEIL,
@@ -33,7 +34,7 @@ _NAMES = frozenset((*METADATA_NAMES, CONSOLIDATED_V2))
 
 
 class Veil:
-    """The names under which the documents of some nodes stand, given the paths of these.
+    """Translation between keys and stored names, given the paths of the veiled nodes.
 
     Examples
     --------
@@ -48,11 +49,11 @@ class Veil:
         self.paths = frozenset(paths)
 
     def stored(self, key: str) -> str:
-        """Return the name that a key has in the component."""
+        """Return the stored name of a key in the component."""
         return key + VEIL if self._covers(key) else key
 
     def shown(self, key: str) -> str:
-        """Return the key of what has a name in the component."""
+        """Return the key of a stored name in the component."""
         plain = key.removesuffix(VEIL)
         return plain if plain != key and self._covers(plain) else key
 
@@ -61,13 +62,13 @@ class Veil:
         return name in _NAMES and folder in self.paths
 
     def documents(self) -> tuple[str, ...]:
-        """Return the keys that there may be of documents that are veiled."""
+        """Return the keys of all possible veiled documents."""
         names = (*METADATA_NAMES, CONSOLIDATED_V2)
         return tuple(join(path, name) for path in sorted(self.paths) for name in names)
 
 
 class VeiledOf(Derived, frozen=True, tag="veiled"):
-    """Another component, some metadata documents of which are stored under names that other readers do not know."""
+    """Another component with some metadata documents under names that other readers do not know."""
 
     paths: Annotated[
         tuple[PathText, ...], Meta(description="The paths of the groups and arrays whose documents are renamed.")
@@ -95,7 +96,9 @@ class VeiledOf(Derived, frozen=True, tag="veiled"):
 
 
 def veiled(location: Location, paths: Iterable[str]) -> Location:
-    """Return the location of a component whose documents at some paths are veiled; the location itself without paths.
+    """Return the location of a component with veiled documents at some paths.
+
+    Without paths, the location itself is returned.
 
     >>> from shardedstore.stores.zip import Zip
     >>> veiled(Zip("/out/base.zip"), ["u", "t"]), veiled(Zip("/out/base.zip"), [])
@@ -106,7 +109,7 @@ def veiled(location: Location, paths: Iterable[str]) -> Location:
 
 
 class Veiled(ReadOnlyStore):
-    """What a store holds, with the documents of some nodes under their own names again."""
+    """A store whose veiled documents have their usual names again."""
 
     def __init__(self, store: Store, paths: Iterable[str]) -> None:
         super().__init__()
@@ -157,7 +160,7 @@ class Veiled(ReadOnlyStore):
             yield name
 
     async def _unlisted(self) -> tuple[str, ...]:
-        """Return the keys of veiled documents in what can't be listed."""
+        """Return the keys of existing veiled documents if the component can't be listed."""
         if not reader_of(self.store).guesses:
             return ()
         keys = self.veil.documents()
@@ -173,7 +176,7 @@ class VeiledReader(StoreReader[Veiled]):
         self.guesses, self.has_tags = self.whole.guesses, self.whole.has_tags
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
-        """Yield the keys that the component's names stand for; where it can't be listed, veiled documents are asked for."""
+        """Yield the keys below a path; if the component can't be listed, each veiled document is requested."""
         yield from map(self.veil.shown, self.whole.keys(path, kept))
         if self.guesses:
             wanted = [key for key in self.veil.documents() if is_below(key, path)]
@@ -181,15 +184,15 @@ class VeiledReader(StoreReader[Veiled]):
             yield from (key for key, data in found if data is not None and (kept is None or kept.holds(key)))
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
-        """Read what stands under the component's names."""
+        """Read the values of keys by their stored names."""
         return self.whole.fetch(map(self.veil.stored, keys))
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
-        """Yield sizes and tags, by the names in the component."""
+        """Yield sizes and tags, with the stored names."""
         return self.whole.tags(map(self.veil.stored, keys))
 
     def tags_below(self, path: str, kept: KeyFilter | None) -> Iterator[Tag]:
-        """Yield sizes and tags, by the names in the component."""
+        """Yield sizes and tags, with the stored names."""
         return self.whole.tags_below(path, kept)
 
     def folders(self, path: str) -> AsyncIterator[str]:

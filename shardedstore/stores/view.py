@@ -22,7 +22,7 @@ from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
 
 
 class ViewOf(Derived, frozen=True, tag="view"):
-    """Everything below a path of another component; for a divided array, its blocks."""
+    """Everything below a path of another component; for a divided array, the blocks."""
 
     is_view: ClassVar[bool] = True
     divides_source: ClassVar[bool] = True

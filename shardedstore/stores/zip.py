@@ -47,25 +47,25 @@ class Zip(Place, frozen=True, tag="zip", omit_defaults=True, repr_omit_defaults=
 
 
 class ZipReader(StoreReader[ZipReadStore]):
-    """Reads the members of a zip in the order of the keys; the zip's directory has all names."""
+    """Reads the members of a zip in the order of the keys; the zip's directory holds all names."""
 
     has_tags = True
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
-        """Yield the names below the path."""
+        """Yield the keys below a path."""
         for key in self.store.names(f"{path}/" if path else ""):
             if kept is None or kept.holds(key):
                 yield key
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
-        """Read member by member, with the CRC checked."""
+        """Read member by member, and check each CRC."""
         store = self.store
         if not store.is_remote:
             return (store.read_sync(key) if store.holds(key) else None for key in keys)
         return in_flight(lambda key: store.read_sync(key) if store.holds(key) else None, keys)
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
-        """Yield sizes, with the CRC-32 as tag."""
+        """Yield sizes, with the CRC-32 as the tag."""
         store = self.store
         return ((key, store.entry_size(key), str(store.entry_crc(key))) for key in keys if store.holds(key))
 
@@ -100,5 +100,5 @@ def _(store: ZipReadStore) -> Location:
 
 @locate_store.register
 def _(store: ZipStore) -> Location:
-    path: object = store.path  # or an open file, for newer versions of zarr
+    path: object = store.path  # newer versions of zarr also take an open file
     return Zip(normalize(path)) if isinstance(path, str | os.PathLike) else Opened(store)
