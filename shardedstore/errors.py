@@ -47,6 +47,19 @@ class ShardedStoreError(Exception):
         The key in the source that caused the error, if it is known.
     chunk : tuple of int or None
         The coordinates of the chunk in the whole array's grid, if they are known.
+
+    See Also
+    --------
+    ShardsFailed : raised at the end of a job whose shards failed.
+
+    Examples
+    --------
+    >>> from shardedstore import ShardedStore, ShardedStoreError
+    >>> try:
+    ...     ShardedStore.load("missing/shardedstore.json")
+    ... except ShardedStoreError as error:
+    ...     print(type(error).__name__)
+    ConfigError
     """
 
     key: str | None = None
@@ -54,37 +67,120 @@ class ShardedStoreError(Exception):
 
 
 class UsageError(ShardedStoreError, ValueError):
-    """A request that can't be carried out. Except for some `DestinationError`, nothing was written."""
+    """A request that can't be carried out. Except for some `DestinationError`, nothing was written.
+
+    Examples
+    --------
+    >>> from shardedstore import ShardedStore
+    >>> ShardedStore.collect("cells.zarr")  # a pattern needs a *
+    Traceback (most recent call last):
+    shardedstore.errors.UsageError: ...
+    """
 
 
 class ConfigError(UsageError):
-    """A config that can't be read or written, or that names a location that can't be used."""
+    """A config that can't be read or written, or that names a location that can't be used.
+
+    Examples
+    --------
+    >>> from shardedstore import ShardedStore
+    >>> ShardedStore.from_config({"version": 99})
+    Traceback (most recent call last):
+    shardedstore.errors.ConfigError: ...
+    """
 
 
 class PartitionError(UsageError):
-    """A source that can't be divided as requested."""
+    """A source that can't be divided as requested.
+
+    Examples
+    --------
+    >>> import zarr
+    >>> from shardedstore import ShardedStore
+    >>> store = zarr.storage.MemoryStore()
+    >>> _ = zarr.create_array(store, name="t", shape=(8,), chunks=(2,), dtype="i4")
+    >>> ShardedStore.partition(store, {"pressure": "whole"})
+    Traceback (most recent call last):
+    shardedstore.errors.PartitionError: ...
+    """
 
 
 class ChainError(UsageError):
-    """A chain of transforms that is not valid, or not valid for this source."""
+    """A chain of transforms that is not valid, or not valid for this source.
+
+    Examples
+    --------
+    >>> from shardedstore.transforms import ToZip
+    >>> ToZip("out", name="{array}.zip")
+    Traceback (most recent call last):
+    shardedstore.errors.ChainError: ...
+    """
 
 
 class DestinationError(UsageError):
-    """A place that can't, or must not, be written to."""
+    """A place that can't, or must not, be written to.
+
+    Examples
+    --------
+    >>> import tempfile, zarr
+    >>> from shardedstore import ShardedStore
+    >>> from shardedstore.transforms import ToZip
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = zarr.create_array(folder, name="t", shape=(8,), chunks=(2,), dtype="i4")
+    ...     ShardedStore.partition(folder).plan(ToZip(f"{folder}/zips"))
+    Traceback (most recent call last):
+    shardedstore.errors.DestinationError: ...
+    """
 
 
 class NoShardError(UsageError, KeyError, IndexError):
-    """A requested shard that does not exist, by its path, name or number."""
+    """A requested shard that does not exist, by its path, name or number.
+
+    Examples
+    --------
+    >>> import zarr
+    >>> from shardedstore import ShardedStore
+    >>> store = zarr.storage.MemoryStore()
+    >>> _ = zarr.create_array(store, name="t", shape=(8,), chunks=(2,), dtype="i4")
+    >>> ShardedStore.partition(store, {"t": (4,)}).shards["t", 2]
+    Traceback (most recent call last):
+    shardedstore.errors.NoShardError: ...
+    """
 
     __str__ = Exception.__str__  # KeyError puts the message in quotes
 
 
 class CorruptError(ShardedStoreError):
-    """Damaged data, or a source that changed while it was read. The message names the place."""
+    """Damaged data, or a source that changed while it was read. The message names the place.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from shardedstore.zips import ZipReadStore
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     damaged = pathlib.Path(folder, "a.zarr.zip")
+    ...     _ = damaged.write_bytes(b"no zip")
+    ...     ZipReadStore(damaged).names()
+    Traceback (most recent call last):
+    shardedstore.errors.CorruptError: ...
+    """
 
 
 class HoleError(ShardedStoreError):
-    """Missing data: its shard failed, and the user accepted a result without it."""
+    """Missing data: its shard failed, and the user accepted a result without it.
+
+    Reading any key of the shard raises this error. The same job with the same arguments tries the shard again.
+
+    See Also
+    --------
+    ShardedStore.plan : its options `accept_failed` and `max_missing` accept failures.
+
+    Examples
+    --------
+    >>> from shardedstore import HoleError, ShardedStoreError
+    >>> issubclass(HoleError, ShardedStoreError), issubclass(HoleError, KeyError)  # a hole is no missing chunk
+    (True, False)
+    """
 
 
 class TemporaryError(ShardedStoreError):
@@ -103,7 +199,9 @@ class TemporaryError(ShardedStoreError):
 class ShardError(ShardedStoreError):
     """One shard failed, after its retries.
 
-    Attributes
+    Other shards are not affected: finished shards stay done. `ShardsFailed` groups the errors of a job.
+
+    Parameters
     ----------
     shard : str
         The shard's name: its path, and the index of its block.
@@ -129,6 +227,14 @@ class ShardError(ShardedStoreError):
         The number of attempts.
     traceback : str
         The worker's traceback.
+
+    Examples
+    --------
+    >>> error = ShardError("t[0/1]", "OSError: no space left", code="no-space", path="t", block=(0, 1))
+    >>> print(error)
+    shard 't[0/1]' failed: OSError: no space left
+    >>> error.code, error.block
+    ('no-space', (0, 1))
     """
 
     def __init__(
@@ -167,6 +273,13 @@ class ShardError(ShardedStoreError):
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes in a form that JSON can hold.
 
+        Returns
+        -------
+        dict
+            The attributes by name; tuples become lists.
+
+        Examples
+        --------
         >>> ShardError("t[0]", "OSError: disk full", code="no-space", attempts=1).to_dict()["code"]
         'no-space'
         """
@@ -207,6 +320,17 @@ def others(errors: list[ShardError]) -> str:
 class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
     """A job ended and these shards failed. Finished shards stay done.
 
+    The same job with the same arguments runs the failed shards again.
+
+    Attributes
+    ----------
+    message : str
+        The number of failed shards, and of all.
+    exceptions : tuple of ShardError
+        One error for each failed shard.
+
+    Examples
+    --------
     >>> print(
     ...     ShardsFailed(
     ...         "2 of 9 shards failed", [ShardError("t[0]", "OSError: disk full"), ShardError("u", "KeyError: 1")]
@@ -227,4 +351,16 @@ class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
         return "\n".join([super().__str__(), *lines])
 
     def derive(self, excs):  # type: ignore[no-untyped-def]
+        """Return a group of the same message for some of the errors.
+
+        Parameters
+        ----------
+        excs : sequence of ShardError
+            The errors of the new group.
+
+        Returns
+        -------
+        ShardsFailed
+            The new group, as ``except*`` and `split` need it.
+        """
         return ShardsFailed(self.message, excs)

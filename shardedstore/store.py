@@ -91,6 +91,38 @@ class ShardedStore(WritableStore):
         for the others.
     notices : tuple of Notice
         Warnings about the division of the store, which become notices of its jobs.
+
+    See Also
+    --------
+    ShardedStore.partition : divide any Zarr into shards.
+    ShardedStore.load : open the result of a job.
+
+    Examples
+    --------
+    Read two Zarrs as one:
+
+    >>> import numpy as np
+    >>> import zarr
+    >>> from zarr.storage import MemoryStore
+    >>> from shardedstore import ShardedStore
+    >>> base, wind = MemoryStore(), MemoryStore()
+    >>> root = zarr.create_group(base, attributes={"title": "model run"})
+    >>> _ = zarr.create_array(wind, data=np.array([3, 5, 8]), chunks=(1,))
+    >>> store = ShardedStore(base, {"wind": wind}, read_only=True)
+    >>> group = zarr.open_group(store, mode="r")
+    >>> group.attrs["title"], group["wind"][:].tolist()
+    ('model run', [3, 5, 8])
+
+    Divide an array into shards, transform them, and open the result:
+
+    >>> import tempfile, dask
+    >>> from shardedstore.transforms import Recompress, ToZip
+    >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+    ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", data=np.arange(8), chunks=(2,))
+    ...     era5 = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)})
+    ...     _ = era5.map_shards(Recompress("zstd", level=5), ToZip(f"{folder}/zips"))
+    ...     zarr.open_array(ShardedStore.load(f"{folder}/zips"), path="t2m", mode="r")[:].tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7]
     """
 
     summary: Summary | None = None
@@ -167,10 +199,30 @@ class ShardedStore(WritableStore):
             stored in the config. All others, such as keys, stay in this process and its workers. By default, the options of
             the environment are used.
 
+        Returns
+        -------
+        ShardedStore
+            A read-only store of the same data. Warnings about the division are in its `notices`.
+
         Raises
         ------
         PartitionError
             If an array can't be divided by its rule, or if a pattern matches nothing.
+
+        See Also
+        --------
+        map_shards : transform the shards.
+        collect : read many Zarrs as the shards of one.
+
+        Examples
+        --------
+        >>> import zarr
+        >>> from shardedstore import ShardedStore
+        >>> source = zarr.storage.MemoryStore()
+        >>> _ = zarr.create_array(source, name="t", shape=(720, 4), chunks=(24, 4), dtype="f4")
+        >>> store = ShardedStore.partition(source, {"t": (240, -1)})  # 240 rows and all columns to a shard
+        >>> [shard.name for shard in store.shards]
+        ['(base)', 't[0]', 't[1]', 't[2]']
         """
         location = locate(source, storage_options)
         try:
@@ -211,6 +263,11 @@ class ShardedStore(WritableStore):
         storage_options : mapping or str, optional
             Options of the object store; see `partition`.
 
+        Returns
+        -------
+        ShardedStore
+            A read-only store with a group or an array for each member.
+
         Notes
         -----
         With ``changed="metadata"``, a later job finds new and removed members, but no changes inside a member; ``"listing"``
@@ -223,6 +280,22 @@ class ShardedStore(WritableStore):
             If the pattern is not valid.
         PartitionError
             If nothing matches, or the first match is not a Zarr.
+
+        See Also
+        --------
+        partition : divide one Zarr into shards.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tempfile, zarr
+        >>> from shardedstore import ShardedStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name, value in {"a": 1, "b": 2}.items():
+        ...         _ = zarr.create_array(f"{folder}/{name}.zarr", data=np.full(2, value))
+        ...     cells = zarr.open_group(ShardedStore.collect(f"{folder}/*.zarr"), mode="r")
+        ...     {name: cells[name][:].tolist() for name in sorted(cells)}
+        {'a': [1, 1], 'b': [2, 2]}
         """
         return cls._of(collect(pattern, names, storage_options))
 
@@ -266,20 +339,20 @@ class ShardedStore(WritableStore):
         digest : bool
             Keep digests of the decoded data, so that ``verify(level="decoded")`` needs no source. Written chunks are decoded
             in memory for this, without a second read. A chunk that can't be decoded fails its shard.
+        retries : int
+            The number of repeated attempts for a shard after a temporary error, such as a network error.
         max_failures : int
             The number of failed shards that ends the job. Three successive failures by a cause that concerns all shards, such
             as refused access or a full disk, end it as well. In a lazy job, the limits hold for each task.
+        max_base : str or int
+            The largest decoded size of the base. The base is one object: one task makes it, and makes it again as a whole when
+            anything in it changes. A larger base is refused, or gives a notice for one ordinary Zarr.
         accept_failed : iterable of str
             The names of shards that may fail, like ``"t2m[5]"``. The config is then published with holes in their places,
             and ``summary.holes`` lists them. Reading a hole raises `HoleError`, and the next run of the same call tries it
             again. The base can't be a hole, nor can shards of one ordinary Zarr, which would be read as fill values.
         max_missing : int
             The number of other shards that may become holes in the same way.
-        max_base : str or int
-            The largest decoded size of the base. The base is one object: one task makes it, and makes it again as a whole when
-            anything in it changes. A larger base is refused, or gives a notice for one ordinary Zarr.
-        retries : int
-            The number of repeated attempts for a shard after a temporary error, such as a network error.
         overwrite : bool
             Write to a destination that holds something else. Existing objects stay beside the new ones, and the new config
             replaces the old one at the end. For one ordinary Zarr: write over the result of the same source and chain.
@@ -308,10 +381,15 @@ class ShardedStore(WritableStore):
 
         Examples
         --------
-        >>> plan = store.plan(Recompress("zstd", level=5), ToZip("out"))  # doctest: +SKIP
-        >>> plan.shard_count, plan.notices  # doctest: +SKIP
-        (21, ())
-        >>> new = plan.run(progress=True)  # doctest: +SKIP
+        >>> import tempfile, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import Recompress, ToZip
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(4000,), chunks=(10,), dtype="f8")
+        ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (200,)})
+        ...     plan = store.plan(Recompress("zstd", level=5), ToZip(f"{folder}/zips"))
+        >>> plan.chain, plan.shard_count, plan.notices
+        ('Recompress, ToZip', 21, ())
         """
         return plan_job(
             self.config,
@@ -392,6 +470,20 @@ class ShardedStore(WritableStore):
         See Also
         --------
         plan : look at a job before it runs.
+        verify : compare the result with the ledger or the source.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tempfile, dask, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", data=np.arange(8), chunks=(2,))
+        ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)})
+        ...     new = store.map_shards(ToZip(f"{folder}/zips"))
+        ...     new.verify(store).ok
+        True
         """
         if compute:
             return self.plan(*chain, **options).run(progress, callbacks)
@@ -513,10 +605,30 @@ class ShardedStore(WritableStore):
         allow : iterable of str, optional
             The only places outside `root` that the config may name; None allows all places.
 
+        Returns
+        -------
+        ShardedStore
+            A read-only store. Its components are opened when they are read.
+
         Raises
         ------
         ConfigError
             If the document is not a valid config. The error names the field.
+
+        See Also
+        --------
+        load : open a config from a file or an object store.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tempfile, zarr
+        >>> from shardedstore import ShardedStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", data=np.arange(8), chunks=(2,))
+        ...     config = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)}).get_config()
+        ...     zarr.open_array(ShardedStore.from_config(config), path="t2m", mode="r")[:].tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7]
         """
         folder = None if root is None else normalize(root)
         places = None if allow is None else [os.fspath(place) for place in allow]
@@ -587,10 +699,30 @@ class ShardedStore(WritableStore):
         storage_options : mapping or str, optional
             Options of the object store that holds the config; they also apply to the components beside it. See `partition`.
 
+        Returns
+        -------
+        ShardedStore
+            A read-only store. Its components are opened when they are read.
+
         Raises
         ------
         ConfigError
             If the file is not a config, or names other places outside its folder.
+
+        See Also
+        --------
+        save : write a config.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tempfile, zarr
+        >>> from shardedstore import ShardedStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", data=np.arange(8), chunks=(2,))
+        ...     ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)}).save(f"{folder}/shardedstore.json")
+        ...     zarr.open_array(ShardedStore.load(folder), path="t2m", mode="r")[:].tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7]
         """
         url = normalize(path)
         if not url.endswith(".json") or os.path.isdir(url):

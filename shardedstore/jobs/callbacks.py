@@ -36,6 +36,16 @@ class TaskEnd:
         The time that the task took in its worker.
     worker : str
         The host and the process of the worker, such as ``"node7:4711"``.
+
+    See Also
+    --------
+    Callback : receives these events.
+
+    Examples
+    --------
+    >>> event = TaskEnd(ended=30, total=120, done=10, nbytes=4096, seconds=2.0, worker="node7:4711")
+    >>> f"{event.ended / event.total:.0%}, {event.nbytes / event.seconds:.0f} bytes per second"
+    '25%, 2048 bytes per second'
     """
 
     ended: int
@@ -57,12 +67,27 @@ class JobEnd:
 
     Attributes
     ----------
-    ended, total, done, skipped, entries, nbytes, failures, retries, throttled
+    ended, total, done, skipped, entries, nbytes, retries, throttled : int
         As in `TaskEnd`, for the whole job.
+    failures : tuple of ShardError
+        The errors of the shards that failed.
     seconds : float
         The time that the job took.
     error : BaseException or None
         The exception that the job ends with, such as `ShardsFailed` or KeyboardInterrupt.
+
+    See Also
+    --------
+    Callback : receives this event.
+
+    Examples
+    --------
+    >>> class Report(Callback):
+    ...     def on_job_end(self, event):
+    ...         state = "done" if event.error is None else f"failed: {event.error}"
+    ...         print(f"{event.ended} of {event.total} shards, {event.nbytes} bytes, {state}")
+    >>> Report().on_job_end(JobEnd(8, 8, 8, 0, 24, 4096, (), 0, 0, seconds=1.5))
+    8 of 8 shards, 4096 bytes, done
     """
 
     ended: int
@@ -90,17 +115,41 @@ class Callback:
     ...     def on_task_end(self, event):
     ...         for error in event.failures:
     ...             print(error.code, error.shard)
-    >>> store.map_shards(ToZip("out"), callbacks=[Loud()])  # doctest: +SKIP
+    >>> failure = ShardError("t[5]", "OSError: disk full", code="no-space")
+    >>> Loud().on_task_end(TaskEnd(ended=6, total=9, failures=(failure,)))
+    no-space t[5]
+
+    A job calls it with ``store.map_shards(ToZip("out"), callbacks=[Loud()])``.
     """
 
     def on_job_start(self, plan: JobPlan) -> None:
-        """Look at the job before anything runs."""
+        """Look at the job before anything runs.
+
+        Parameters
+        ----------
+        plan : JobPlan
+            The plan of the job.
+        """
 
     def on_task_end(self, event: TaskEnd) -> None:
-        """Look at the shards that have ended."""
+        """Look at the shards that have ended.
+
+        Parameters
+        ----------
+        event : TaskEnd
+            The counts of one task, and of the job so far.
+        """
 
     def on_job_end(self, event: JobEnd) -> None:
-        """Called when the job ends, also after an error or an interrupt, if `on_job_start` was called."""
+        """Look at the result of the job.
+
+        It is called also after an error or an interrupt, if `on_job_start` was called.
+
+        Parameters
+        ----------
+        event : JobEnd
+            The counts of the whole job, and its error.
+        """
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:

@@ -78,12 +78,21 @@ class JobPlan:
 
     Examples
     --------
-    >>> plan = store.plan(ToZip("out"))  # doctest: +SKIP
-    >>> plan  # doctest: +SKIP
-    JobPlan of ToZip to '/data/out'
-    at most 4,012 files -> 21 shards; 1.5 GiB decoded; base 1.2 MiB
-      /t2m: 4,000 files -> 20 shards (20); 1.5 GiB
-    >>> new = plan.run()  # doctest: +SKIP
+    >>> import tempfile, dask, zarr
+    >>> from shardedstore import ShardedStore
+    >>> from shardedstore.transforms import ToZip
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> array = zarr.create_array(f"{folder.name}/era5.zarr", name="t2m", shape=(4000,), chunks=(10,), dtype="f8")
+    >>> array[:] = 280.0
+    >>> store = ShardedStore.partition(f"{folder.name}/era5.zarr", {"t2m": (200,)})
+    >>> plan = store.plan(ToZip(f"{folder.name}/zips"))
+    >>> plan.chain, plan.shard_count, plan.nbytes  # the base and 20 blocks
+    ('ToZip', 21, 32000)
+    >>> with dask.config.set(scheduler="sync"):
+    ...     new = plan.run()
+    >>> new.summary.done
+    21
+    >>> folder.cleanup()
     """
 
     _plan: Plan = field(repr=False)
@@ -165,6 +174,15 @@ class JobPlan:
         """Return the job as one lazy Dask object, which gives the store of the results when it is computed.
 
         Secret storage options are given to the workers of the cluster that is active now, and are not in the object.
+
+        Returns
+        -------
+        dask.delayed.Delayed
+            A lazy object. Computing it raises the errors of `run`; finished shards stay done then.
+
+        See Also
+        --------
+        run : runs the job now, with progress.
         """
         return delay_job(self._job, self._plan, self._overwrite, self._wrap)
 

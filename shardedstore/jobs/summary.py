@@ -65,6 +65,19 @@ class Summary:
         The number of failures since the last shard that was done, of causes that all shards meet.
     records : dict of int to Record
         The records of the shards that no ledger keeps, by number, until the job ends.
+
+    Examples
+    --------
+    >>> import tempfile, dask, zarr
+    >>> from shardedstore import ShardedStore
+    >>> from shardedstore.transforms import ToZip
+    >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+    ...     _ = zarr.create_array(f"{folder}/source.zarr", name="t", shape=(8,), chunks=(2,), dtype="i4")
+    ...     store = ShardedStore.partition(f"{folder}/source.zarr", {"t": (4,)})  # a base and two blocks
+    ...     first = store.map_shards(ToZip(f"{folder}/zips")).summary
+    ...     again = store.map_shards(ToZip(f"{folder}/zips")).summary
+    >>> first.done, first.skipped, again.done, again.skipped
+    (3, 0, 0, 3)
     """
 
     done: int = 0
@@ -95,7 +108,18 @@ class Summary:
 
     @classmethod
     def total(cls, outcomes: Iterable[Summary]) -> Summary:
-        """Add outcomes up."""
+        """Add outcomes up.
+
+        Parameters
+        ----------
+        outcomes : iterable of Summary
+            The outcomes of tasks, in order of completion.
+
+        Returns
+        -------
+        Summary
+            The sums of the numbers, and all failures, notices and records. `worker` is empty.
+        """
         parts = list(outcomes)
         return cls(
             sum(part.done for part in parts),
@@ -115,7 +139,24 @@ class Summary:
 
     @classmethod
     def failed(cls, segment: Segment, cause: str, code: str, remedy: str = "") -> Summary:
-        """Return the failure of every shard of a segment, for one cause; `code` and `remedy` are those of `ShardError`."""
+        """Return the failure of every shard of a segment, for one cause.
+
+        Parameters
+        ----------
+        segment : Segment
+            The shards of a task.
+        cause : str
+            The type and the message of the exception.
+        code : str
+            The kind of the cause, as in `ShardError`.
+        remedy : str
+            The way out, as in `ShardError`; empty if the cause affects only these shards.
+
+        Returns
+        -------
+        Summary
+            The outcome of the task, with one failure for each shard.
+        """
         shards = (shard for run in segment.runs for shard in run.shards())
         failures = (
             ShardError(shard.name, cause, remedy, code=code, path=shard.path, block=shard.block) for shard in shards

@@ -18,6 +18,36 @@ class ReadOnlyStore(Store):
     """A zarr store that cannot be written to.
 
     A subclass defines `get`, `exists`, `list` and `__eq__`, and overrides other methods if it has faster ones.
+
+    See Also
+    --------
+    shardedstore.abc.StoreKind : makes a kind of store known to configs.
+
+    Examples
+    --------
+    >>> import zarr
+    >>> from shardedstore.abc import ReadOnlyStore, cut
+    >>> class Values(ReadOnlyStore):
+    ...     def __init__(self, values):
+    ...         super().__init__()
+    ...         self.values = values
+    ...
+    ...     async def get(self, key, prototype=PROTOTYPE, byte_range=None):
+    ...         data = self.values.get(key)
+    ...         return None if data is None else cut(prototype.buffer.from_bytes(data), byte_range)
+    ...
+    ...     async def exists(self, key):
+    ...         return key in self.values
+    ...
+    ...     async def list(self):
+    ...         for key in self.values:
+    ...             yield key
+    ...
+    ...     def __eq__(self, other):
+    ...         return isinstance(other, Values) and self.values == other.values
+    >>> store = Values({"zarr.json": b'{"zarr_format": 3, "node_type": "group", "attributes": {"title": "demo"}}'})
+    >>> dict(zarr.open_group(store, mode="r").attrs)
+    {'title': 'demo'}
     """
 
     supports_writes: bool = False
@@ -65,7 +95,31 @@ class ReadOnlyStore(Store):
 
 
 def cut(data: Buffer, byte_range: ByteRequest | None) -> Buffer:
-    """Return the part of a value that a byte range selects."""
+    """Return the part of a value that a byte range selects.
+
+    Parameters
+    ----------
+    data : Buffer
+        The whole value.
+    byte_range : ByteRequest or None
+        The range in bytes; None selects the whole value. An end after the value's end means its end.
+
+    Returns
+    -------
+    Buffer
+        The selected bytes.
+
+    Raises
+    ------
+    ValueError
+        If the range has an unknown type.
+
+    Examples
+    --------
+    >>> data = PROTOTYPE.buffer.from_bytes(b"0123456789")
+    >>> cut(data, RangeByteRequest(2, 5)).to_bytes(), cut(data, SuffixByteRequest(3)).to_bytes()
+    (b'234', b'789')
+    """
     start, stop = bounds(byte_range, len(data))
     return data[start:stop]
 
