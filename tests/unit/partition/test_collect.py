@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import time
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -35,6 +36,8 @@ from shardedstore.stores.routing import RoutedStore
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.to_zip import gather
 from shardedstore.zips import ZipReadStore
+
+HERE = str(Path(__file__).parent)  # of this module, which other processes import
 
 COUNT = 13
 
@@ -794,7 +797,11 @@ def test_a_job_whose_processes_are_killed_goes_on(tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     ShardedStore.collect(pattern).map_shards(Slow(0.1), ToZip(whole, per_zip=5))
     arguments = [pattern, str(out), 5]
-    process = python("-c", f"import test_collect; test_collect.slow_collection(*{arguments!r})", log=tmp_path / "log")
+    process = python(
+        "-c",
+        f"import sys; sys.path.insert(0, {HERE!r}); import test_collect; test_collect.slow_collection(*{arguments!r})",
+        log=tmp_path / "log",
+    )
     try:
         wait_until(lambda: len(ledger_at(out).read()) >= 5, what="some records")
     finally:
