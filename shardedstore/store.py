@@ -510,8 +510,10 @@ class ShardedStore(WritableStore):
 
         Examples
         --------
-        >>> with store.credentials_on(client):  # doctest: +SKIP
-        ...     xr.open_zarr(store, chunks={}).mean("time").compute()
+        With a client of a cluster, and a store whose source needs secret options::
+
+            with store.credentials_on(client):
+                xr.open_zarr(store, chunks={}).mean("time").compute()
         """
         from shardedstore.jobs.executors.credentials import credentials_on  # imports distributed
 

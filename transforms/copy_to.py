@@ -117,5 +117,20 @@ class CopyTo(Sink):
         return tally.written(tally.nbytes)
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
-        """Check that all files of a separate shard exist."""
+        """Check that all files of a separate shard exist.
+
+        Parameters
+        ----------
+        url : str
+            The URL or the absolute path of the shard.
+        written : Written
+            The result of the shard's `write`.
+        present : Present
+            The inventory of the destination.
+
+        Returns
+        -------
+        bool
+            Whether the folder holds as many files and bytes as were written.
+        """
         return present.below(url) == (written.entries, written.nbytes)

@@ -45,12 +45,6 @@ class MapBlocks(ArrayFunction):
         ``func(block, position) -> block``. `block` is an array that may be changed in place, and `position` the
         coordinates of its first element in the whole array. The function returns an array of the shape that `shape`
         gives. It must pickle.
-    shape : int, tuple of int, mapping of str to int, or callable
-        Divisors of a block's shape: one for all dimensions, one for each dimension, or one for each named dimension. Sizes
-        are rounded up. A callable maps a shape to a shape with as many dimensions. It is also called with the shape of the
-        whole array, and must then return the sum of the sizes that it returns for the blocks.
-    chunks : tuple of int, optional
-        The shape of the result's chunks; by default that of the source's chunks. It can't change under the sharding codec.
     dtype : data type, optional
         See `MapChunks`.
     fill_value : scalar, optional
@@ -61,6 +55,12 @@ class MapBlocks(ArrayFunction):
         See `ArrayStep`.
     threads : int, optional
         See `ArrayStep`.
+    shape : int, tuple of int, mapping of str to int, or callable
+        Divisors of a block's shape: one for all dimensions, one for each dimension, or one for each named dimension. Sizes
+        are rounded up. A callable maps a shape to a shape with as many dimensions. It is also called with the shape of the
+        whole array, and must then return the sum of the sizes that it returns for the blocks.
+    chunks : tuple of int, optional
+        The shape of the result's chunks; by default that of the source's chunks. It can't change under the sharding codec.
 
     Examples
     --------

@@ -67,14 +67,14 @@ class MigrateV3(Step):
 
     Parameters
     ----------
+    threads : int, optional
+        The number of chunks that are encoded at a time, as in `ArrayStep`.
     chunk_keys : str, optional
         The encoding of chunk keys: ``"v2"`` keeps the keys. ``"default"`` changes them to ``c/0/1``; all readers of v3
         support these, and some readers support no others.
     portable : bool, optional
         Replace codecs that have no specification in v3, by encoding the chunks again: gzip for zlib, Blosc for shuffled
         data, zstd for all others, and no filters.
-    threads : int, optional
-        The number of chunks that are encoded at a time, as in `ArrayStep`.
 
     Examples
     --------

@@ -116,13 +116,39 @@ class ToShardingCodec(Sink):
         return packed_documents(documents, config, self._size)
 
     def blocks(self, blocks: Blocks) -> Blocks:
-        """Return a division with one object in each block."""
+        """Return a division with one object in each block.
+
+        Parameters
+        ----------
+        blocks : Blocks
+            The division of the array into blocks of inner chunks.
+
+        Returns
+        -------
+        Blocks
+            The division of the grid of objects, with as many blocks.
+        """
         lead = len(blocks.chunks)
         grid = blocks.grid + (1,) * (len(blocks.chunk_grid) - lead)
         return Blocks(grid, (1,) * lead, KEYS, blocks.stored)
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:
-        """Return True: the job lists all objects once, at its end."""
+        """Return True: the job lists all objects once, at its end.
+
+        Parameters
+        ----------
+        url : str
+            The URL or the absolute path of the shard.
+        written : Written
+            The result of the shard's `write`.
+        present : Present
+            The inventory of the destination.
+
+        Returns
+        -------
+        bool
+            Always True.
+        """
         return True
 
     @property

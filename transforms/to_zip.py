@@ -100,13 +100,13 @@ class ToZip(Sink):
         A name that ends in ``.ozx`` gives zips by RFC-9 of OME-Zarr: in the zip64 format, with a comment that has the
         version and says that metadata comes first. They must hold whole hierarchies of OME-Zarr 0.5. A base with mounted
         shards is not whole, and its name ends in ``.zarr.zip`` instead.
+    zip64 : bool
+        Write the zip64 format even if a zip is small enough without it. Only entries that need them get extra fields.
     per_zip : int, optional
         Put this many neighbouring shards into one zip, each below its name. Neighbours are members of a collection (see
         `ShardedStore.collect`), or whole groups and arrays, such as ``{"cells/*": "whole"}`` in `partition`, where nothing
         else below their parent is a shard. ``{block}`` is then the number of the zip. The zip is written, recorded and
         rewritten as one. Blocks of arrays and the base have separate zips. None keeps the shards of the source.
-    zip64 : bool
-        Write the zip64 format even if a zip is small enough without it. Only entries that need them get extra fields.
     storage_options : mapping or str, optional
         Options of the object store by obstore's names, or ``"anonymous"``. Secrets are in no repr, graph or file.
 

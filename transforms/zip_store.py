@@ -48,7 +48,22 @@ def to_zip_store(
     Raises
     ------
     DestinationError
-        If the zip would be the source, or inside it.
+        If the zip would be the source, or inside it. Nothing was written then.
+
+    See Also
+    --------
+    ToZip : a sink for jobs that can be resumed.
+
+    Examples
+    --------
+    >>> import tempfile, zarr
+    >>> from shardedstore import to_zip_store
+    >>> shard = zarr.storage.MemoryStore()
+    >>> _ = zarr.create_group(shard, attributes={"title": "demo"})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     opened = to_zip_store(f"{folder}/zips", shard, "cells", "0")  # the file zips/cells/0.zarr.zip
+    ...     opened.names(), zarr.open_group(opened, mode="r").attrs["title"]
+    (['zarr.json'], 'demo')
     """
     url = object_url(normalize(prefix), join(shard_path, chunk_dims or "")) + SUFFIX
     source = url_of(locate(getattr(shard_store, "store", shard_store)))

@@ -77,7 +77,26 @@ class Found(NamedTuple):
 
 
 class StoreKind(ABC):
-    """A kind of store that a package adds; its constructor takes no arguments."""
+    """A kind of store that a package adds; its constructor takes no arguments.
+
+    The package registers it as an entry point of the group ``shardedstore.kinds``, under the name that configs use.
+
+    See Also
+    --------
+    ReadOnlyStore : base of the stores that a kind opens.
+
+    Examples
+    --------
+    >>> from zarr.storage import ZipStore
+    >>> class ZarrZipKind(StoreKind):
+    ...     def open(self, url, settings, options):
+    ...         return ZipStore(url, read_only=True)
+    ...
+    ...     def locate(self, store):
+    ...         return (str(store.path), {}) if isinstance(store, ZipStore) else None
+    >>> ZarrZipKind().locate(ZipStore("/data/cells.zip"))
+    ('/data/cells.zip', {})
+    """
 
     @abstractmethod
     def open(self, url: str, settings: Mapping[str, Setting], options: Options) -> Store:
@@ -104,6 +123,11 @@ class StoreKind(ABC):
         """Return the URL and the settings that open this store again.
 
         If a kind does not override this method, its open stores have no location.
+
+        Parameters
+        ----------
+        store : Store
+            An open store of any kind.
 
         Returns
         -------

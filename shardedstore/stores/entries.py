@@ -53,6 +53,12 @@ class Entry(NamedTuple):
         The metadata of the array that the key belongs to, if any.
     coords : tuple of int or None
         The coordinates of a chunk in the array's whole grid; None for other keys.
+
+    Examples
+    --------
+    >>> entry = Entry("zarr.json", b'{"zarr_format": 3, "node_type": "group"}')
+    >>> entry._replace(data=b'{"zarr_format":3,"node_type":"group"}').key, entry.coords
+    ('zarr.json', None)
     """
 
     key: str

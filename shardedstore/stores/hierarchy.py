@@ -72,6 +72,15 @@ class Node(NamedTuple):
         Whether the node belongs to the first member of a collection, which represents all members.
     unseen : int
         The number of names below a group that were not examined because there were too many.
+
+    Examples
+    --------
+    >>> import zarr
+    >>> store = zarr.storage.MemoryStore()
+    >>> _ = zarr.create_array(store, name="t", shape=(8, 4), chunks=(2, 4), dtype="i4")
+    >>> nodes = walk(store)  # as `Step.check` gets them
+    >>> nodes["t"].meta.shape, nodes["t"].meta.chunks, list(nodes["t"].documents)
+    ((8, 4), (2, 4), ['zarr.json'])
     """
 
     meta: ArrayMeta | GroupMeta

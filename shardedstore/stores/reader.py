@@ -45,12 +45,29 @@ class KeyFilter(Protocol):
 class StoreReader(Generic[S]):
     """Reads many keys of one store with the store's own methods; kinds of stores override them with faster ones.
 
+    Parameters
+    ----------
+    store : Store
+        The store.
+
     Attributes
     ----------
     guesses : bool
         Whether `keys` yields all possible chunks, some of which may be missing.
     has_tags : bool
         Whether `tags` and `tags_below` work.
+
+    Examples
+    --------
+    >>> import zarr
+    >>> store = zarr.storage.MemoryStore()
+    >>> array = zarr.create_array(store, name="t", shape=(4,), chunks=(2,), dtype="i4")
+    >>> array[:] = 1
+    >>> reader = StoreReader(store)
+    >>> sorted(reader.keys("t", None))
+    ['t/c/0', 't/c/1', 't/zarr.json']
+    >>> [value is not None for value in reader.fetch(["t/c/0", "t/c/2"])]
+    [True, False]
     """
 
     guesses = False
@@ -60,7 +77,20 @@ class StoreReader(Generic[S]):
         self.store = store
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
-        """Yield all keys below a path that are kept, in any order."""
+        """Yield all keys below a path that are kept, in any order.
+
+        Parameters
+        ----------
+        path : str
+            The path of the folder; empty for the whole store.
+        kept : KeyFilter or None
+            The keys that are part of the component; None for all.
+
+        Yields
+        ------
+        str
+            A key of the store.
+        """
         listed = self.store.list_prefix(f"{path}/" if path else "")
         while some := sync(_take(listed)):
             for key in some:
@@ -70,7 +100,18 @@ class StoreReader(Generic[S]):
                     yield key
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
-        """Yield the values of keys, in their order; None for a missing key."""
+        """Yield the values of keys, in their order.
+
+        Parameters
+        ----------
+        keys : iterable of str
+            Keys of the store. A reader may take many of them before it yields the first value.
+
+        Yields
+        ------
+        bytes or None
+            The value of a key; None for a missing key.
+        """
         prototype = default_buffer_prototype()
 
         async def get(keys: Iterable[str]) -> list[bytes | None]:
@@ -81,27 +122,90 @@ class StoreReader(Generic[S]):
             yield from sync(get(some))
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
-        """Yield the sizes and tags of the existing keys, in any order."""
+        """Yield the sizes and tags of the existing keys, in any order.
+
+        Parameters
+        ----------
+        keys : iterable of str
+            Keys of the store; missing keys are skipped.
+
+        Yields
+        ------
+        tuple of str, int and str
+            The key, the size in bytes, and a text that changes when the value changes.
+
+        Raises
+        ------
+        NotImplementedError
+            If the reader has no tags, as `has_tags` tells.
+        """
         raise NotImplementedError(f"{self.store!r} can't be listed with sizes and tags")
 
     def tags_below(self, path: str, kept: KeyFilter | None) -> Iterator[Tag]:
-        """Yield the sizes and tags of the keys that `keys` yields."""
+        """Yield the sizes and tags of the keys that `keys` yields.
+
+        Parameters
+        ----------
+        path : str
+            The path of the folder; empty for the whole store.
+        kept : KeyFilter or None
+            The keys that are part of the component; None for all.
+
+        Yields
+        ------
+        tuple of str, int and str
+            The key, the size in bytes, and a text that changes when the value changes.
+
+        Raises
+        ------
+        NotImplementedError
+            If the reader has no tags, as `has_tags` tells.
+        """
         return self.tags(self.keys(path, kept))
 
     async def folders(self, path: str) -> AsyncIterator[str]:
         """Yield the names of the folders directly below a path.
 
         If the store can't distinguish folders from keys, all names are yielded.
+
+        Parameters
+        ----------
+        path : str
+            The path of the folder; empty for the root.
+
+        Yields
+        ------
+        str
+            The name of a folder, without its path.
         """
         async for name in self.store.list_dir(path):
             yield name
 
     def zarrs(self) -> list[str]:
-        """Return the paths of folders that hold a Zarr, if all names are known; ``""`` is the store itself."""
+        """Return the paths of folders that hold a Zarr, if all names are known.
+
+        Returns
+        -------
+        list of str
+            The paths; ``""`` is the store itself. Empty if the names are not known.
+        """
         return []
 
     def knows_folders(self, path: str, array: ArrayMeta) -> bool:
-        """Tell whether `folders` is cheap in an array's folder because it lists no chunks."""
+        """Tell whether `folders` is cheap in an array's folder because it lists no chunks.
+
+        Parameters
+        ----------
+        path : str
+            The path of the array.
+        array : ArrayMeta
+            The metadata of the array.
+
+        Returns
+        -------
+        bool
+            False by default.
+        """
         return False
 
 
@@ -137,7 +241,34 @@ class Source(NamedTuple):
 
 @singledispatch
 def reader_of(store: Store) -> StoreReader[Any]:
-    """Return the reader of a store."""
+    """Return the reader of a store.
+
+    A kind of store registers a faster reader with ``@reader_of.register(Kind)``.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+
+    Returns
+    -------
+    StoreReader
+        The reader of the kind of store; `StoreReader` itself for an unknown kind.
+
+    Examples
+    --------
+    >>> from zarr.storage import MemoryStore
+    >>> class Tagged(MemoryStore):
+    ...     pass
+    >>> @reader_of.register(Tagged)
+    ... class TaggedReader(StoreReader[Tagged]):
+    ...     has_tags = True
+    ...
+    ...     def tags(self, keys):
+    ...         return ((key, len(value), "1") for key, value in zip(keys, self.fetch(keys)) if value is not None)
+    >>> type(reader_of(Tagged())).__name__, type(reader_of(MemoryStore())).__name__
+    ('TaggedReader', 'StoreReader')
+    """
     return StoreReader(store)
 
 

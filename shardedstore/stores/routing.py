@@ -54,7 +54,20 @@ class RoutedStore(ReadOnlyStore):
         return self._config
 
     def component(self, path: str | None, block: Coords | None = None) -> Store:
-        """Return the component at a path, or one block of a divided array; the path None stands for the base."""
+        """Return the component at a path, or one block of a divided array.
+
+        Parameters
+        ----------
+        path : str or None
+            The path of the mount; None for the base.
+        block : tuple of int or None
+            The index of a block, if the array at the path is divided.
+
+        Returns
+        -------
+        Store
+            The opened component.
+        """
         return self._components.at((path, block))
 
     def _route(self, key: str) -> tuple[Store, str]:

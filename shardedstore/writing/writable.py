@@ -260,6 +260,11 @@ class WritableStore(FollowingStore):
 
         The shards of a divided array are emptied first, and the array exists until all of them are empty. After an
         interruption, repeat the call.
+
+        Parameters
+        ----------
+        prefix : str
+            The path; empty for the whole store.
         """
         self._check_writable()
         path = prefix.strip("/")

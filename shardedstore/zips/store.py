@@ -48,6 +48,20 @@ class ZipReadStore(ReadOnlyStore):
     CorruptError
         On opening, if the zip is damaged, encrypted, split over several disks, or compressed by a method other than
         deflate. On reading a key, if the entry is damaged.
+
+    See Also
+    --------
+    shardedstore.transforms.ToZip : write zips that this store reads with one request for each key.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, zipfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with zipfile.ZipFile(pathlib.Path(folder, "a.zarr.zip"), "w") as made:
+    ...         made.writestr("zarr.json", '{"zarr_format": 3, "node_type": "group"}')
+    ...     store = ZipReadStore(pathlib.Path(folder, "a.zarr.zip"))
+    ...     store.names(), store.holds("c/0"), store.entry_size("zarr.json")
+    (['zarr.json'], False, 40)
     """
 
     def __init__(
@@ -80,7 +94,10 @@ class ZipReadStore(ReadOnlyStore):
     def zarrs(self) -> list[str]:
         """Return the paths of the outermost folders that hold a Zarr.
 
-        ``""`` stands for the store itself.
+        Returns
+        -------
+        list of str
+            The sorted paths; ``""`` stands for the store itself.
         """
         documents = (name.rpartition("/") for name in self.names())
         found: list[str] = []
@@ -95,31 +112,114 @@ class ZipReadStore(ReadOnlyStore):
         return is_remote(self._url)
 
     def at(self, path: str) -> ZipReadStore:
-        """Return the store of a folder in the zip. Both stores share the zip's directory."""
+        """Return the store of a folder in the zip. Both stores share the zip's directory.
+
+        Parameters
+        ----------
+        path : str
+            The path of the folder, relative to the store's own folder.
+
+        Returns
+        -------
+        ZipReadStore
+            The store of the keys below the folder.
+        """
         store = ZipReadStore(join_inside(self._url, join(self._path, path)), storage_options=self.options)
         store._whole, store._inside = self, path
         return store
 
     def names(self, prefix: str = "") -> list[str]:
-        """Return the sorted keys that begin with a prefix."""
+        """Return the sorted keys that begin with a prefix.
+
+        Parameters
+        ----------
+        prefix : str
+            The prefix; empty for all keys.
+
+        Returns
+        -------
+        list of str
+            The keys, relative to the store's folder in the zip.
+        """
         return list(self._opened().below(prefix))
 
     def holds(self, key: str) -> bool:
-        """Tell whether a key exists."""
+        """Tell whether a key exists.
+
+        Parameters
+        ----------
+        key : str
+            The key, relative to the store's folder in the zip.
+
+        Returns
+        -------
+        bool
+            Whether the zip has the key.
+        """
         return key in self._opened().entries
 
     def read_sync(self, key: str) -> bytes:
-        """Return a value, checked against its CRC-32."""
+        """Return a value, checked against its CRC-32.
+
+        Parameters
+        ----------
+        key : str
+            The key, relative to the store's folder in the zip.
+
+        Returns
+        -------
+        bytes
+            The whole value.
+
+        Raises
+        ------
+        KeyError
+            If the zip has no such key.
+        CorruptError
+            If the value is damaged.
+        """
         archive = self._opened()
         entry = archive.entry(key)
         return bytes(archive.content(key, entry, archive.source.read(entry.start, entry.stop)))
 
     def entry_crc(self, key: str) -> int:
-        """Return the CRC-32 of a value from the zip's directory."""
+        """Return the CRC-32 of a value from the zip's directory.
+
+        Parameters
+        ----------
+        key : str
+            The key, relative to the store's folder in the zip.
+
+        Returns
+        -------
+        int
+            The CRC-32; the value is not read.
+
+        Raises
+        ------
+        KeyError
+            If the zip has no such key.
+        """
         return self._opened().entry(key).crc
 
     def entry_size(self, key: str) -> int:
-        """Return the size of a value in bytes."""
+        """Return the size of a value.
+
+        Parameters
+        ----------
+        key : str
+            The key, relative to the store's folder in the zip.
+
+        Returns
+        -------
+        int
+            The size in bytes, without compression in the zip.
+
+        Raises
+        ------
+        KeyError
+            If the zip has no such key.
+        """
         return self._opened().entry(key).size
 
     async def get(

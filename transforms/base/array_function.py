@@ -53,7 +53,24 @@ class ArrayFunction(ArrayStep):
         return f"{type(self).__name__}({getattr(self.func, '__name__', repr(self.func))}{shown})"
 
     def check_function(self, recoder: Recoder, shape: Coords, wanted: Coords) -> None:
-        """Call the function with fill values, and refuse a result of the wrong shape or data type."""
+        """Call the function with fill values, and refuse a result of the wrong shape or data type.
+
+        An exception of the function itself is ignored, since the function may fail on fill values only.
+
+        Parameters
+        ----------
+        recoder : Recoder
+            The old and the new metadata of the array.
+        shape : tuple of int
+            The shape of the array that the function gets.
+        wanted : tuple of int
+            The shape of the array that it must return.
+
+        Raises
+        ------
+        ChainError
+            If the result has another shape, or a data type that the array can't hold.
+        """
         sample = np.full(shape, recoder.decoder.padding, recoder.old.dtype)
         try:
             with warnings.catch_warnings():
@@ -79,7 +96,13 @@ class ArrayFunction(ArrayStep):
             )
 
     def shown(self) -> dict[str, Any]:
-        """Return the options for the repr; those that were not given are None."""
+        """Return the options for the repr.
+
+        Returns
+        -------
+        dict
+            The options by name; None for options that were not given.
+        """
         return {
             "dtype": None if self.dtype is None else str(self.dtype),
             "fill_value": None if self.fill_value is ... else self.fill_value,

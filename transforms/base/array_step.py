@@ -139,6 +139,9 @@ class ArrayStep(Step):
     ...
     ...     def chunk(self, data, position):
     ...         return data * 2
+    >>> import numpy as np
+    >>> Doubled(arrays="temperature", threads=2).chunk(np.array([1, 2]), (0,)).tolist()
+    [2, 4]
     """
 
     arrays: str | tuple[str, ...] = "*"
@@ -155,6 +158,16 @@ class ArrayStep(Step):
         """Return the new metadata of an array.
 
         The result must depend on `meta` alone, as the method is called for the whole array and for each block.
+
+        Parameters
+        ----------
+        meta : ArrayInfo
+            The metadata of the array: shape, chunks, data type, fill value, codecs, attributes and dimension names.
+
+        Returns
+        -------
+        ArrayInfo
+            The new metadata, by ``meta.replace(...)``; by default the same.
         """
         return meta
 
@@ -169,6 +182,11 @@ class ArrayStep(Step):
             The chunk's data. An array is writable, and is cut to the part inside the whole array.
         position : tuple of int
             The coordinates of the chunk's first element in the whole array.
+
+        Returns
+        -------
+        buffer or numpy.ndarray
+            The new data, of the same kind as `data`. An array has the shape of `data` and the new data type.
         """
         return data
 
@@ -202,15 +220,48 @@ class ArrayStep(Step):
         return chosen
 
     def means(self, path: str) -> bool:
-        """Tell whether `arrays` selects an array."""
+        """Tell whether `arrays` selects an array.
+
+        Parameters
+        ----------
+        path : str
+            The path of the array in the whole hierarchy.
+
+        Returns
+        -------
+        bool
+            Whether the step changes the array.
+        """
         return is_meant(self.arrays, path, self.coords or ())
 
     def check_array(self, recoder: Recoder) -> None:
-        """Raise ChainError if the step can't change this array; called for each selected array."""
+        """Raise ChainError if the step can't change this array; called for each selected array.
+
+        Parameters
+        ----------
+        recoder : Recoder
+            The old and the new metadata of the array.
+
+        Raises
+        ------
+        ChainError
+            If the array can't be changed.
+        """
         check_recoding(recoder)
 
     def changed(self, nodes: Mapping[str, Node]) -> dict[str, Node]:
-        """Return a source's metadata after this step, for the checks of the next step."""
+        """Return a source's metadata after this step, for the checks of the next step.
+
+        Parameters
+        ----------
+        nodes : mapping of str to Node
+            The groups and arrays of the source by path, as the previous steps change them.
+
+        Returns
+        -------
+        dict of str to Node
+            The groups and arrays after this step.
+        """
         changed, chosen = dict(nodes), self.bound(nodes)
         for path, node in nodes.items():
             if isinstance(node.meta, ArrayMeta) and chosen.means(path):
@@ -221,7 +272,18 @@ class ArrayStep(Step):
         return changed
 
     def changed_blocks(self, recoder: Recoder) -> Blocks | None:
-        """Return the new division of a divided array; the number of blocks must stay the same."""
+        """Return the new division of a divided array; the number of blocks must stay the same.
+
+        Parameters
+        ----------
+        recoder : Recoder
+            The old and the new metadata of the array.
+
+        Returns
+        -------
+        Blocks or None
+            The division; None for an array that is not divided.
+        """
         return recoder.shard.blocks
 
     def _recoder(self, path: str, node: Node) -> Recoder:
@@ -241,7 +303,22 @@ class ArrayStep(Step):
                 yield from map(Piece, self.documents(some, shard, recoders))
 
     def documents(self, entries: Iterable[Entry], shard: Shard, recoders: dict[str, Recoder]) -> Entries:
-        """Yield entries that are not chunks, with the new documents of arrays; add their recoders by folder."""
+        """Yield entries that are not chunks, with the new documents of arrays; add their recoders by folder.
+
+        Parameters
+        ----------
+        entries : iterable of Entry
+            Successive entries that are not chunks.
+        shard : Shard
+            The place of the shard.
+        recoders : dict of str to Recoder
+            The conversions of the shard's arrays by folder. The method adds the selected arrays.
+
+        Yields
+        ------
+        Entry
+            The entries in their order, with the new documents of selected arrays.
+        """
         for group in _grouped(entries):
             yield from self._documents(group, shard, recoders)
 

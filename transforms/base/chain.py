@@ -33,8 +33,10 @@ class Shard(msgspec.Struct, frozen=True):
     ----------
     path : str
         The shard's path; ``""`` for the base.
-    blocks, block
-        The division of the array and the index of the block, if the shard is a block of an array.
+    blocks : Blocks or None
+        The division of the array, if the shard is a block of an array.
+    block : tuple of int or None
+        The index of the block.
     is_base : bool
         Whether the shard is the base.
     nbytes : int
@@ -49,6 +51,12 @@ class Shard(msgspec.Struct, frozen=True):
         Name of the shard's store in messages, if the shard has a store of its own; else empty.
     number : int
         The number of the shard in its job; 0 for the base.
+
+    Examples
+    --------
+    >>> shard = Shard("temperature", block=(1, 20), nbytes=4096)
+    >>> shard.name, shard.block_name, shard.is_base
+    ('temperature[1/20]', '1/20', False)
     """
 
     path: str
@@ -138,8 +146,30 @@ def undecodable(entry: Entry, shard: Shard, coders: object, error: Exception) ->
 class Written(msgspec.Struct, frozen=True):
     """Result of writing a shard: the numbers of entries and bytes, and a digest of the stored bytes.
 
-    `location` is set if it does not follow from the shard's place. `names` is the sum of `name_crc` over all keys; it is
-    set if the same folder also holds other shards.
+    The ledger keeps it. A later run finds by it that the shard is done.
+
+    Attributes
+    ----------
+    entries : int
+        The number of entries.
+    nbytes : int
+        The size of the written object or objects, in bytes.
+    digest : str
+        A digest of the keys, sizes and CRC-32s of the entries; equal entries have equal digests.
+    location : AnyLocation or None
+        The location, if it does not follow from the shard's place.
+    names : int
+        The sum of `name_crc` over all keys; 0 unless the same folder also holds other shards.
+
+    See Also
+    --------
+    Sink.write : returns it.
+
+    Examples
+    --------
+    >>> written = Written(entries=3, nbytes=512, digest="6d0f")
+    >>> written.entries, written.nbytes, written.location
+    (3, 512, None)
     """
 
     entries: int
@@ -163,6 +193,24 @@ class Step(ABC):
     needs_empty : bool
         Whether the step also gets blocks of sparse arrays without any chunk. Set it to False if the step never makes
         chunks for them.
+
+    See Also
+    --------
+    step : make a step from a generator function.
+    ArrayStep : base of steps that change arrays chunk by chunk.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Without(Step):
+    ...     ending: str
+    ...
+    ...     def __call__(self, entries, shard):
+    ...         return (entry for entry in entries if not entry.key.endswith(self.ending))
+    >>> entries = [Entry("zarr.json", b"{}"), Entry("run.log", b"started")]
+    >>> [entry.key for entry in Without(".log")(iter(entries), Shard("a"))]
+    ['zarr.json']
     """
 
     version: ClassVar[str] = "1"
@@ -170,18 +218,64 @@ class Step(ABC):
     needs_empty: ClassVar[bool] = True
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027 (most steps accept every source)
-        """Raise ChainError if the step can't be applied to a source with this metadata."""
+        """Raise ChainError if the step can't be applied to a source with this metadata.
+
+        Nothing has been written when it is called.
+
+        Parameters
+        ----------
+        nodes : mapping of str to Node
+            The groups and arrays of the source by path, as the previous steps change them.
+
+        Raises
+        ------
+        ChainError
+            If the step can't be applied.
+        """
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
-        """Return warnings about a source, by its metadata, which the user sees before the job runs."""
+        """Return warnings about a source, by its metadata, which the user sees before the job runs.
+
+        Parameters
+        ----------
+        nodes : mapping of str to Node
+            The groups and arrays of the source by path, as the previous steps change them.
+
+        Returns
+        -------
+        iterable of Notice
+            The warnings; none by default.
+        """
         return ()
 
     def changed(self, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
-        """Return a source's metadata after this step, for the checks of the rest of the chain."""
+        """Return a source's metadata after this step, for the checks of the rest of the chain.
+
+        Parameters
+        ----------
+        nodes : mapping of str to Node
+            The groups and arrays of the source by path, as the previous steps change them.
+
+        Returns
+        -------
+        mapping of str to Node
+            The groups and arrays after this step; by default the same.
+        """
         return nodes
 
     def bound(self, nodes: Mapping[str, Node]) -> Step:
-        """Return this step with facts from the whole source's metadata that a shard's own entries lack."""
+        """Return this step with facts from the whole source's metadata that a shard's own entries lack.
+
+        Parameters
+        ----------
+        nodes : mapping of str to Node
+            The groups and arrays of the source by path, as the previous steps change them.
+
+        Returns
+        -------
+        Step
+            The step that runs in the workers; by default this one.
+        """
         return self
 
     @abstractmethod
@@ -230,17 +324,63 @@ class ChainEnd:
         return (self,)
 
     def check(self, nodes: Mapping[str, Node]) -> None:
-        """Raise ChainError if a source with this metadata can't be written."""
+        """Raise ChainError if a source with this metadata can't be written.
+
+        Parameters
+        ----------
+        nodes : mapping of str to Node
+            The groups and arrays of the source by path, as the previous steps change them.
+
+        Raises
+        ------
+        ChainError
+            If the source can't be written.
+        """
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
-        """Return warnings about a source, by its metadata, which the user sees before the job runs."""
+        """Return warnings about a source, by its metadata, which the user sees before the job runs.
+
+        Parameters
+        ----------
+        nodes : mapping of str to Node
+            The groups and arrays of the source by path, as the previous steps change them.
+
+        Returns
+        -------
+        iterable of Notice
+            The warnings; none by default.
+        """
         return ()
 
     def check_shards(self, config: Config, nodes: Mapping[str, Node]) -> None:
-        """Raise ChainError if a source that is divided into these shards can't be written."""
+        """Raise ChainError if a source that is divided into these shards can't be written.
+
+        Parameters
+        ----------
+        config : Config
+            The config of the source, with its shards.
+        nodes : mapping of str to Node
+            The groups and arrays of the source by path, as the previous steps change them.
+
+        Raises
+        ------
+        ChainError
+            If these shards can't be written.
+        """
 
     def gathered(self, config: Config) -> Config:
-        """Return the source's config with the sink's shards, which may combine several shards of the source."""
+        """Return the source's config with the sink's shards, which may combine several shards of the source.
+
+        Parameters
+        ----------
+        config : Config
+            The config of the source, with its shards.
+
+        Returns
+        -------
+        Config
+            The config with the shards that are written; by default the same.
+        """
         return config
 
 
@@ -255,6 +395,34 @@ class Sink(ChainEnd, ABC):
         The destination. The config and the ledger are there; with the layout ``"zarr"`` they are in a folder beside it.
     options : Options
         Options of the object store.
+
+    See Also
+    --------
+    shardedstore.transforms.ToZip : a sink that writes a zip for each shard.
+    shardedstore.transforms.CopyTo : a sink that writes keys.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from shardedstore.stores.locations import Zip
+    >>> from shardedstore.transforms.base.zip_shard import write_zip
+    >>> @dataclass(frozen=True)
+    ... class ToPlainZip(Sink):
+    ...     url: str
+    ...
+    ...     def target(self, path, blocked):
+    ...         return f"{path or '__base__'}{'/{block}' if blocked else ''}.zip"
+    ...
+    ...     def location(self, url):
+    ...         return Zip(url)
+    ...
+    ...     def write(self, entries, shard, url):
+    ...         return write_zip(entries, url)
+    ...
+    ...     def is_there(self, url, written, present):
+    ...         return present.nbytes(url) == written.nbytes
+    >>> ToPlainZip("out").target("temperature", True)
+    'temperature/{block}.zip'
     """
 
     version: ClassVar[str] = "1"
@@ -267,7 +435,18 @@ class Sink(ChainEnd, ABC):
         return type(self).documents is not Sink.documents
 
     def reach(self, storage_options: StorageOptions) -> None:
-        """Set `url` and `options` from the user's arguments; call it in ``__post_init__`` of a frozen dataclass."""
+        """Set `url` and `options` from the user's arguments; call it in ``__post_init__`` of a frozen dataclass.
+
+        Parameters
+        ----------
+        storage_options : mapping, str or None
+            Options of the object store. Public ones become `options`; secret ones stay in this process and its workers.
+
+        Raises
+        ------
+        UsageError
+            If the URL or an option is not known.
+        """
         object.__setattr__(self, "url", os.fspath(self.url))
         object.__setattr__(self, "options", take_options(normalize(self.url), storage_options))
 
@@ -275,33 +454,125 @@ class Sink(ChainEnd, ABC):
     def target(self, path: str | None, blocked: bool) -> str:
         """Return the name of a shard's object, relative to the destination.
 
-        The path is None for the base. With `blocked`, the name holds ``{block}`` in place of the index of a block, or of the
-        name of a collection's member.
+        Parameters
+        ----------
+        path : str or None
+            The shard's path; None for the base.
+        blocked : bool
+            Whether the name holds ``{block}``, which stands for the index of a block or the name of a collection's member.
+
+        Returns
+        -------
+        str
+            The name, with ``/`` between folders. Different shards have different names.
         """
 
     def base_target(self, is_part: bool) -> str:
-        """Return the name of the base's object; `is_part` is True if other shards are mounted on it."""
+        """Return the name of the base's object.
+
+        Parameters
+        ----------
+        is_part : bool
+            Whether other shards are mounted on the base.
+
+        Returns
+        -------
+        str
+            The name, relative to the destination.
+        """
         return self.target(None, False)
 
     @abstractmethod
     def location(self, url: str) -> Location:
-        """Return the location of a shard that `write` wrote at a URL."""
+        """Return the location of a shard that `write` wrote at a URL.
+
+        Parameters
+        ----------
+        url : str
+            The URL or the absolute path of the shard.
+
+        Returns
+        -------
+        Location
+            The description in the config, which opens the shard as a store.
+        """
 
     @abstractmethod
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
-        """Write a shard; after an exception, no reader finds an incomplete shard at its URL."""
+        """Write a shard; after an exception, no reader finds an incomplete shard at its URL.
+
+        It may run twice at the same time for one shard. Equal entries must give equal bytes.
+
+        Parameters
+        ----------
+        entries : iterator of Entry
+            The entries of the shard, metadata first. They are read from the source one by one.
+        shard : Shard
+            The place of the shard.
+        url : str
+            The URL or the absolute path of the shard.
+
+        Returns
+        -------
+        Written
+            The numbers of entries and bytes, and the digest, for the ledger.
+
+        Raises
+        ------
+        Exception
+            Any error fails the shard. A temporary error is retried.
+        """
 
     def documents(self, documents: dict[str, bytes], config: Config) -> dict[str, bytes]:
-        """Return the new metadata documents of one ordinary Zarr, by key; `config` is the source's."""
+        """Return the new metadata documents of one ordinary Zarr.
+
+        Parameters
+        ----------
+        documents : dict of str to bytes
+            The documents after the steps, by key.
+        config : Config
+            The config of the source, with its shards.
+
+        Returns
+        -------
+        dict of str to bytes
+            The documents that are written, by key; by default the same.
+        """
         return documents
 
     def blocks(self, blocks: Blocks) -> Blocks:
-        """Return the division of an array's new chunks in one ordinary Zarr into the same blocks."""
+        """Return the division of an array's new chunks in one ordinary Zarr into the same blocks.
+
+        Parameters
+        ----------
+        blocks : Blocks
+            The division of the array after the steps.
+
+        Returns
+        -------
+        Blocks
+            The division of the written chunks, with as many blocks; by default the same.
+        """
         return blocks
 
     @abstractmethod
     def is_there(self, url: str, written: Written, present: Present) -> bool:
-        """Check by names and sizes that a shard still exists; `written` is the result of its `write`."""
+        """Check by names and sizes that a shard still exists.
+
+        Parameters
+        ----------
+        url : str
+            The URL or the absolute path of the shard.
+        written : Written
+            The result of the shard's `write`.
+        present : Present
+            The inventory of the destination: ``nbytes(url)`` of an object, and ``below(url)`` of a folder.
+
+        Returns
+        -------
+        bool
+            False makes the shard again.
+        """
 
 
 def name_crc(key: str, nbytes: int) -> int:
