@@ -202,5 +202,5 @@ def _(store: Store) -> Location:
         return msgspec.convert({"kind": "own", **found._asdict(), "url": normalize(found.url)}, Own)
     except (msgspec.ValidationError, TypeError) as error:
         raise UsageError(
-            f"the kind of store {found.name!r} located a {type(store).__name__} where it can't be: {error}"
+            f"the kind of store {found.name!r} gave an invalid location for a {type(store).__name__}: {error}"
         ) from None

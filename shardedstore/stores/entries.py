@@ -157,8 +157,8 @@ def check_chunk_keys(reader: StoreReader[Any], path: str, keys: ChunkKeys, box: 
     for key, data in zip(guessed, reader.fetch(join(path, key) for key in guessed), strict=True):
         if data is not None:
             raise CorruptError(
-                f"{node_name(path)} has no chunk where its metadata says, and {join(path, key)!r} {_unlike(keys)}: have the "
-                f"server's owner {MEND_KEYS}"
+                f"{node_name(path)} has no chunk where its metadata says, and {join(path, key)!r} {_unlike(keys)}: ask the "
+                f"server's owner to {MEND_KEYS}"
             )
 
 
@@ -168,7 +168,7 @@ def check_unchanged(reader: StoreReader[Any], path: str, documents: dict[str, by
     If the array was deleted meanwhile, its chunks only seemed to be missing.
     """
     if array_documents(reader, path) != documents:
-        raise CorruptError(f"{path!r} changed while it was read: let no one write to the source, and run it again")
+        raise CorruptError(f"{path!r} changed while it was read: stop all writers to the source, and run it again")
 
 
 def array_documents(reader: StoreReader[Any], path: str) -> dict[str, bytes]:
@@ -189,8 +189,8 @@ def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
     found = 3 if first.key == "zarr.json" else 2
     if found != zarr_format:
         raise CorruptError(
-            f"it is of Zarr format {found}, and the first of the collection of {zarr_format}: collect those of one format, "
-            "and the others on their own"
+            f"its Zarr format is {found}, but the first member of the collection has format {zarr_format}: collect members of "
+            "one format, and the others in a collection of their own"
         )
     yield first
     yield from entries
@@ -276,8 +276,8 @@ def _check_inside(arrays: Mapping[str, ArrayMeta], inside: Container[str], start
         outer = next((parent for parent in parents(path) if parent in arrays), None)
         if outer is not None and path not in inside:
             raise CorruptError(
-                f"{join(start, path)!r} lies inside the array {join(start, outer)!r}, where it can't be looked for before the job "
-                "starts, and steps would change it: have consolidated metadata name it, or move it out of the array"
+                f"{join(start, path)!r} lies inside the array {join(start, outer)!r}, which is not searched before the job "
+                "starts, so that steps would change it: have consolidated metadata name it, or move it out of the array"
             )
 
 
@@ -376,7 +376,7 @@ def check_fits(entry: Entry, path: str, step: str) -> None:
     assert entry.array is not None
     assert entry.array.keys is not None
     raise ChainError(
-        f"{step} can't change an array of which not all chunks are known: {join(path, entry.key)!r} {_unlike(entry.array.keys)}: "
+        f"{step} can't change an array with unknown chunks: {join(path, entry.key)!r} {_unlike(entry.array.keys)}: "
         f"{MEND_KEYS}, move what is no chunk out of the source, or leave the array out"
     )
 

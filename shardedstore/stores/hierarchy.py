@@ -245,8 +245,8 @@ def hierarchy_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
     """Yield warnings about names that a walk did not count as groups or arrays."""
     if found := only_named(nodes):
         yield Notice(
-            "consolidated metadata names what has no document of its own: it is no group or array here, and the files that it "
-            "may have are carried as they are",
+            "consolidated metadata names nodes that have no document of their own: they are not groups or arrays here, and "
+            "their files are carried as they are",
             tuple(sorted(found)),
         )
     for path, node in nodes.items():

@@ -50,8 +50,8 @@ class HoleStore(ReadOnlyStore):
     def refuse(self) -> NoReturn:
         """Raise the HoleError of this hole."""
         raise HoleError(
-            f"{self.hole.shard!r} is a hole: this shard failed when the result was made ({self.hole.cause}), and its user accepted "
-            "that. Mend the source and run the same job again, which tries this shard again; or read around it"
+            f"{self.hole.shard!r} is a hole: this shard failed when the result was made ({self.hole.cause}), and the user accepted "
+            "that. Repair the source and run the same job again, which retries this shard; or read other parts"
         )
 
     async def get(

@@ -43,8 +43,8 @@ NOWHERE = "shardedstore-asks-for-what-is-not-there"
 NAMING = ("zarr.json", CONSOLIDATED_V2)  # documents at the root that can hold consolidated metadata
 _REFUSALS = (FileNotFoundError, PermissionDeniedError)
 _DENIED = (
-    "access is denied, or it is missing, which this server may not tell apart: ask its owner to have it answer 404 for what "
-    "is missing (S3 does where listing is allowed), or name an s3:// URL"
+    "access is denied, or it is missing, which this server may not tell apart: ask its owner to answer 404 for "
+    "missing keys (S3 does so if listing is allowed), or give an s3:// URL"
 )
 
 

@@ -16,7 +16,7 @@ from shardedstore.zarr.metadata import ArrayMeta
 _READ = os.O_RDONLY | os.O_CLOEXEC
 LINKS = 2  # the link count of a folder without subfolders; file systems that do not count subfolders report 1
 MOST_CHUNKS = 1000  # a larger array's folder is not listed if the file system does not count subfolders
-_DANGLING = "a link to what is not there: mount or restore it, or remove the link"
+_DANGLING = "a link to a missing target: mount or restore the target, or remove the link"
 
 
 class LocalReader(StoreReader[LocalStore]):

@@ -45,9 +45,9 @@ class Members(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     def __post_init__(self) -> None:
         if not self.names or self.together < 1:
-            raise ValueError(f"there must be names, and together {self.together} be 1 or more")
+            raise ValueError(f"there must be at least one name, and together must be 1 or more, not {self.together}")
         if not all(map(lt, self.names, islice(self.names, 1, None))):
-            raise ValueError("the names must be sorted, and each be there once")
+            raise ValueError("the names must be sorted and unique")
         text = f"/{'/'.join(self.names)}/"
         if any(bad in text for bad in ("//", "/./", "/../", "\0")) or not (
             _is_text(text) and _are_of_one_depth(self.names)

@@ -61,7 +61,7 @@ class Squeezed(Derived, frozen=True, tag="squeezed"):
     def __post_init__(self) -> None:
         blocks = self.array.blocks
         if blocks.keys.name != "v2" or len(blocks.chunks) >= len(blocks.chunk_grid):
-            raise ValueError("an array's block is squeezed in Zarr v2 alone, and has a dimension that is not sharded")
+            raise ValueError("only blocks of Zarr v2 arrays that have a dimension that is not sharded can be squeezed")
 
 
 class SqueezedBlock(ReadOnlyStore):

@@ -112,7 +112,7 @@ def _check_alike(documents: Mapping[str, bytes], path: str) -> None:
         return
     raise CorruptError(
         f"{node_name(path)} has documents of Zarr v2 and v3 that describe different nodes or chunks, so that no change "
-        "would be right for both: remove those that are not right from the source"
+        "would be right for both: remove the wrong documents from the source"
     )
 
 

@@ -265,7 +265,7 @@ def test_what_a_kind_locates(installed, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("odd", "message"),
-    [("url", "unknown URL scheme ftp://"), ("settings", "'odd' located a Odd where it can't be: .*settings")],
+    [("url", "unknown URL scheme ftp://"), ("settings", "'odd' gave an invalid location for a Odd: .*settings")],
 )
 def test_what_a_kind_must_not_locate(tmp_path, monkeypatch, odd, message):
     install(tmp_path, "oddkinds", BROKEN, ["odd = oddkinds:Nothing"])

@@ -127,9 +127,9 @@ def test_keys_are_routed_by_the_names(names, together, keys):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "there must be names"),
+        ([], "there must be at least one name"),
         (["b", "a"], "must be sorted"),
-        (["a", "a"], "each be there once"),
+        (["a", "a"], "must be sorted and unique"),
         (["..", "a"], r"the name '\.\.' has a segment '\.\.'"),
         (["a", "b/../c"], "has a segment"),
         (["", "a"], "an empty segment"),
@@ -505,7 +505,7 @@ def test_a_member_that_fails_is_named_and_the_rest_is_done(per_zip, tmp_path):
     assert "'008'" in str(first) or str(first).startswith("008")
     assert "no metadata" in str(first)
     assert "101" in str(second)
-    assert "of Zarr format 2, and the first of the collection of 3" in str(second)
+    assert "Zarr format is 2, but the first member of the collection has format 3" in str(second)
     assert not (tmp_path / "out" / "shardedstore.json").exists()
     with pytest.warns(UserWarning, match=r"2 of .* shards failed"):
         shown = store.map_shards(sink, on_error="partial")

@@ -145,7 +145,7 @@ def test_names_without_documents_are_carried_and_told(zarr_format, tmp_path):
         (source / "A/a" / name).unlink(missing_ok=True)
     view = ShardedStore.partition(source)
     result = view.map_shards(Recompress("zstd"), ToZip(tmp_path / "out"))
-    assert "consolidated metadata names what has no document of its own" in str(result.summary.notices[-1])
+    assert "consolidated metadata names nodes that have no document of their own" in str(result.summary.notices[-1])
     assert result.summary.notices[-1].arrays == ("A", "A/a")
     np.testing.assert_array_equal(zarr.open_group(result, mode="r", use_consolidated=True)["A/a"][:], DATA)
     with pytest.raises(PartitionError, match=r"'A/a' .*is only named by consolidated metadata"):
