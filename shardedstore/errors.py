@@ -50,7 +50,7 @@ class ShardedStoreError(Exception):
 
     See Also
     --------
-    ShardsFailed : raised at the end of a job whose shards failed.
+    ShardsFailed : Raised at the end of a job whose shards failed.
 
     Examples
     --------
@@ -173,7 +173,7 @@ class HoleError(ShardedStoreError):
 
     See Also
     --------
-    ShardedStore.plan : its options `accept_failed` and `max_missing` accept failures.
+    ShardedStore.plan : Its options `accept_failed` and `max_missing` accept failures.
 
     Examples
     --------

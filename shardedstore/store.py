@@ -77,11 +77,6 @@ class ShardedStore(WritableStore):
     read_only : bool
         Refuse writes.
 
-    Raises
-    ------
-    UsageError, PartitionError
-        If paths overlap, or if an array already exists and is divided in another way.
-
     Attributes
     ----------
     summary : Summary or None
@@ -92,10 +87,15 @@ class ShardedStore(WritableStore):
     notices : tuple of Notice
         Warnings about the division of the store, which become notices of its jobs.
 
+    Raises
+    ------
+    UsageError, PartitionError
+        If paths overlap, or if an array already exists and is divided in another way.
+
     See Also
     --------
-    ShardedStore.partition : divide any Zarr into shards.
-    ShardedStore.load : open the result of a job.
+    ShardedStore.partition : Divide any Zarr into shards.
+    ShardedStore.load : Open the result of a job.
 
     Examples
     --------
@@ -211,8 +211,8 @@ class ShardedStore(WritableStore):
 
         See Also
         --------
-        map_shards : transform the shards.
-        collect : read many Zarrs as the shards of one.
+        map_shards : Transform the shards.
+        collect : Read many Zarrs as the shards of one.
 
         Examples
         --------
@@ -268,12 +268,6 @@ class ShardedStore(WritableStore):
         ShardedStore
             A read-only store with a group or an array for each member.
 
-        Notes
-        -----
-        With ``changed="metadata"``, a later job finds new and removed members, but no changes inside a member; ``"listing"``
-        and ``"content"`` find these too. Consolidated metadata of a member is copied, unless a step may change the documents
-        that it describes. There is no consolidated metadata of the whole collection.
-
         Raises
         ------
         UsageError
@@ -283,7 +277,13 @@ class ShardedStore(WritableStore):
 
         See Also
         --------
-        partition : divide one Zarr into shards.
+        partition : Divide one Zarr into shards.
+
+        Notes
+        -----
+        With ``changed="metadata"``, a later job finds new and removed members, but no changes inside a member; ``"listing"``
+        and ``"content"`` find these too. Consolidated metadata of a member is copied, unless a step may change the documents
+        that it describes. There is no consolidated metadata of the whole collection.
 
         Examples
         --------
@@ -377,7 +377,7 @@ class ShardedStore(WritableStore):
 
         See Also
         --------
-        map_shards : plan a job, and run it.
+        map_shards : Plan a job, and run it.
 
         Examples
         --------
@@ -469,8 +469,8 @@ class ShardedStore(WritableStore):
 
         See Also
         --------
-        plan : look at a job before it runs.
-        verify : compare the result with the ledger or the source.
+        plan : Look at a job before it runs.
+        verify : Compare the result with the ledger or the source.
 
         Examples
         --------
@@ -619,7 +619,7 @@ class ShardedStore(WritableStore):
 
         See Also
         --------
-        load : open a config from a file or an object store.
+        load : Open a config from a file or an object store.
 
         Examples
         --------
@@ -713,7 +713,7 @@ class ShardedStore(WritableStore):
 
         See Also
         --------
-        save : write a config.
+        save : Write a config.
 
         Examples
         --------

@@ -52,7 +52,7 @@ def to_zip_store(
 
     See Also
     --------
-    ToZip : a sink for jobs that can be resumed.
+    ToZip : A sink for jobs that can be resumed.
 
     Examples
     --------

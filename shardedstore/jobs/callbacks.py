@@ -39,7 +39,7 @@ class TaskEnd:
 
     See Also
     --------
-    Callback : receives these events.
+    Callback : Receives these events.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class JobEnd:
 
     See Also
     --------
-    Callback : receives this event.
+    Callback : Receives this event.
 
     Examples
     --------

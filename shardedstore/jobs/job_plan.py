@@ -182,7 +182,7 @@ class JobPlan:
 
         See Also
         --------
-        run : runs the job now, with progress.
+        run : Runs the job now, with progress.
         """
         return delay_job(self._job, self._plan, self._overwrite, self._wrap)
 

@@ -83,7 +83,7 @@ class StoreKind(ABC):
 
     See Also
     --------
-    ReadOnlyStore : base of the stores that a kind opens.
+    ReadOnlyStore : Base of the stores that a kind opens.
 
     Examples
     --------

@@ -82,7 +82,7 @@ def array_shard_directory_store(prefix: str | os.PathLike[str]) -> ShardFactory:
 
     See Also
     --------
-    array_shard_store : also for object stores, with options.
+    array_shard_store : Also for object stores, with options.
 
     Examples
     --------

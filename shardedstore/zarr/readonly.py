@@ -21,7 +21,7 @@ class ReadOnlyStore(Store):
 
     See Also
     --------
-    shardedstore.abc.StoreKind : makes a kind of store known to configs.
+    shardedstore.abc.StoreKind : Makes a kind of store known to configs.
 
     Examples
     --------

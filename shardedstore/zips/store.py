@@ -51,7 +51,7 @@ class ZipReadStore(ReadOnlyStore):
 
     See Also
     --------
-    shardedstore.transforms.ToZip : write zips that this store reads with one request for each key.
+    shardedstore.transforms.ToZip : Write zips that this store reads with one request for each key.
 
     Examples
     --------

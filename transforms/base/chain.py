@@ -163,7 +163,7 @@ class Written(msgspec.Struct, frozen=True):
 
     See Also
     --------
-    Sink.write : returns it.
+    Sink.write : Returns it.
 
     Examples
     --------
@@ -196,8 +196,8 @@ class Step(ABC):
 
     See Also
     --------
-    step : make a step from a generator function.
-    ArrayStep : base of steps that change arrays chunk by chunk.
+    step : Make a step from a generator function.
+    ArrayStep : Base of steps that change arrays chunk by chunk.
 
     Examples
     --------
@@ -398,8 +398,8 @@ class Sink(ChainEnd, ABC):
 
     See Also
     --------
-    shardedstore.transforms.ToZip : a sink that writes a zip for each shard.
-    shardedstore.transforms.CopyTo : a sink that writes keys.
+    shardedstore.transforms.ToZip : A sink that writes a zip for each shard.
+    shardedstore.transforms.CopyTo : A sink that writes keys.
 
     Examples
     --------
