@@ -13,11 +13,11 @@ from shardedstore.jobs.open_shard import open_shard, opened_runs
 from shardedstore.jobs.shards import Run, Segment
 from shardedstore.storage.crc import crc32
 from shardedstore.stores.entries import read_entries
-from shardedstore.stores.listing import listing
 from shardedstore.stores.locations import (
     Config,
     Location,
 )
+from shardedstore.stores.reader import listing
 from shardedstore.transforms.base.chain import Entries, Shard, Tally
 
 Changed = Literal["metadata", "listing", "content"]

@@ -34,7 +34,7 @@ from shardedstore.jobs.versions import (
 )
 from shardedstore.jobs.worker import MOST_FAILURES, Job
 from shardedstore.notices import merge_notices
-from shardedstore.storage.unfinished import UNFINISHED, bucket_rule
+from shardedstore.storage.outputs import UNFINISHED, bucket_rule
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Location
 from shardedstore.stores.twin_documents import both_notices

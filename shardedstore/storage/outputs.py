@@ -1,13 +1,17 @@
-"""Write one large file or object from a sequence of buffers: vectored writes, or a multipart upload."""
+"""Write one large file or object from a sequence of buffers: vectored writes, or a multipart upload.
+
+An upload whose process is killed leaves parts behind, which no listing shows; `bucket_rule` removes them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import PickleBuffer
-from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import obstore
 
@@ -168,3 +172,30 @@ class _Upload:
             )
         if nbytes:
             self.writer.write(data)
+
+
+UNFINISHED = (
+    "an earlier run was ended while it wrote to %s: parts of its uploads may be left there. No listing shows them, and they "
+    "cost money. A rule of the bucket removes them: %s"
+)
+
+
+def bucket_rule(url: str) -> str:
+    """Return the bucket rule, as JSON, that removes unfinished uploads below a URL.
+
+    >>> bucket_rule("az://container/out")
+    'none is needed: Azure deletes uncommitted blocks after a week'
+    """
+    place = urlsplit(url)
+    if place.scheme.startswith(("az", "adl", "abfs")):
+        return "none is needed: Azure deletes uncommitted blocks after a week"
+    prefix = place.path.strip("/") + "/"
+    if place.scheme == "gs":
+        condition = {"age": 7, "matchesPrefix": [prefix]}
+        rules: dict[str, Any] = {
+            "rule": [{"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": condition}]
+        }
+        return json.dumps({"lifecycle": rules})
+    abort = {"DaysAfterInitiation": 7}
+    rule = {"ID": "unfinished-uploads", "Status": "Enabled", "Filter": {"Prefix": prefix}}
+    return json.dumps({"Rules": [{**rule, "AbortIncompleteMultipartUpload": abort}]})

@@ -11,9 +11,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from shardedstore.errors import CorruptError
 from shardedstore.stores.entries import Choice, Entry, entries_of, of_format, read_entries
 from shardedstore.stores.group import GroupStore
-from shardedstore.stores.listing import listing
 from shardedstore.stores.members import Members
-from shardedstore.stores.reader import Tag, tags_of
+from shardedstore.stores.reader import Tag, listing, tags_of
 from shardedstore.zarr.paths import parents
 from shardedstore.zarr.readonly import ReadOnlyStore
 

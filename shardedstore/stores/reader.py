@@ -7,6 +7,7 @@ object store has many requests in flight. Each kind of store registers its reade
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Container, Iterable, Iterator
 from functools import singledispatch
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -283,3 +284,16 @@ def tags_of(store: Store) -> Iterator[Tag]:
     """Yield the keys of a component with sizes and tags, in any order."""
     source = source_of(store)
     return source.reader.tags_below(source.path, source.kept)
+
+
+def listing(component: Store) -> str:
+    """Return a digest that shows whether a component has changed, made without reading its values.
+
+    The digest covers the keys, their sizes and their tags. The tag of a local file is its modification time and inode, the tag of
+    an object is its ETag, and the tag of a zip member is its CRC-32. A local file costs some microseconds, and a thousand objects
+    cost one request. For a block, the digest covers its chunks alone, because the array may grow.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for key, nbytes, tag in sorted(tags_of(component)):
+        state.update(f"{key}\0{nbytes}\0{tag}\n".encode())
+    return state.hexdigest()

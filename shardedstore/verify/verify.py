@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -15,6 +16,7 @@ from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.executors.base import TaskList
 from shardedstore.jobs.layouts.registry import find_result_job
 from shardedstore.jobs.layouts.result_job import ResultJob
+from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.lock import held
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.shards import Plan, make_plan, shard_runs
@@ -40,7 +42,6 @@ from shardedstore.verify.compare import (
 )
 from shardedstore.verify.data import Damage, DataTask, Taken, data_tasks, take, total
 from shardedstore.verify.documents import compare_documents, unmasked
-from shardedstore.verify.exists import Existing
 from shardedstore.verify.journal import Journal
 from shardedstore.verify.report import LEVELS, Level, Report
 from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable_shard
@@ -52,6 +53,23 @@ NO_LEDGER = (
     "no ledger of the job that made this result was found beside it, so there is nothing to compare it with: give its source "
     "as against="
 )
+
+
+class Existing:
+    """One listing of a result: its differences from the ledger, and a token of all sizes.
+
+    Parameters
+    ----------
+    config : Config
+        The result.
+    job : ResultJob or None
+        The job that made it, if its ledger was found.
+    """
+
+    def __init__(self, config: Config, job: ResultJob | None) -> None:
+        sizes, layout = hashlib.sha256(), ShardFolder if job is None else job.layout
+        self.differences = list(layout.compare_listing(config, job, lambda line: sizes.update(line.encode())))
+        self.token = sizes.hexdigest()
 
 
 def verify(

@@ -15,7 +15,7 @@ from chaos.place import Place, Scene
 from chaos.processes import SHOW, Cluster, kill
 from chaos.work import BEGUN, SHARDS, Work
 from shardedstore.jobs.ledger import Record
-from shardedstore.storage.unfinished import UNFINISHED
+from shardedstore.storage.outputs import UNFINISHED
 from shardedstore.storage.urls import is_remote
 
 BUCKET = "tests"

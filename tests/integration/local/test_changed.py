@@ -26,8 +26,8 @@ from shardedstore.jobs.versions import read_identity
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.options import take_options
 from shardedstore.stores.block import Block
-from shardedstore.stores.listing import listing
 from shardedstore.stores.locations import Config, Directory, Mount, ViewOf
+from shardedstore.stores.reader import listing
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 

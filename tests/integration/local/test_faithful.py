@@ -18,6 +18,7 @@ from zarr.storage import LocalStore
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.config.document import dump
+from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.layouts import shard_folder, single_zarr
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.ledger import Record
@@ -175,7 +176,7 @@ def begun(store, out):
     """A job with an open destination, and its source."""
     plan, chain = make_plan(store.config), Chain((), ToZip(out))
     plan, job = prepare(plan, chain, choose_layout(chain.sink), False, 2)
-    return start(job, plan, identity(plan, job), False), plan
+    return start(job, plan, identity(plan, job), False, SerialExecutor()), plan
 
 
 def test_workers_of_a_job_whose_destination_was_removed_are_not_heard(tmp_path):
