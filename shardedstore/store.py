@@ -157,7 +157,19 @@ class ShardedStore(WritableStore):
 
     @property
     def shards(self) -> StoredShards:
-        """The shards of the store, such as ``store.shards["temperature", 3].open()``."""
+        """The shards of the store, such as ``store.shards["temperature", 3].open()``.
+
+        Examples
+        --------
+        >>> import zarr
+        >>> from shardedstore import ShardedStore
+        >>> source = zarr.storage.MemoryStore()
+        >>> array = zarr.create_array(source, name="t", shape=(6,), chunks=(2,), dtype="i4")
+        >>> array[:] = range(6)
+        >>> shard = ShardedStore.partition(source, {"t": (4,)}).shards["t", 1]
+        >>> shard.name, zarr.open_array(shard.open(), mode="r")[:].tolist()
+        ('t[1]', [4, 5])
+        """
         return StoredShards(self.config)
 
     @classmethod
@@ -562,6 +574,25 @@ class ShardedStore(WritableStore):
         UsageError
             If there is nothing to compare with: no ledger and no source, or for ``level="decoded"`` a ledger that lacks
             digests of some shards, or lacks all of them and names no usable source.
+
+        See Also
+        --------
+        map_shards : Make the result, and its damaged shards again.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import os, tempfile, dask, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", data=np.arange(8), chunks=(2,))
+        ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)})
+        ...     new = store.map_shards(ToZip(f"{folder}/zips"))
+        ...     os.remove(f"{folder}/zips/t2m/1.zarr.zip")
+        ...     report = new.verify(level="exists")
+        >>> report.ok, [difference.shard for difference in report.differences]
+        (False, ['t2m[1]'])
         """
         other = None
         if isinstance(against, ShardedStore):
@@ -582,6 +613,18 @@ class ShardedStore(WritableStore):
         -----
         UserWarning
             If an array of `array_shard_funcs` does not exist yet, as the config will not lead to its shards.
+
+        See Also
+        --------
+        from_config : Return the store of this document.
+        save : Write this document to a file or object.
+
+        Examples
+        --------
+        >>> from shardedstore import ShardedStore
+        >>> config = ShardedStore("/data/base.zarr", {"wind": "/data/wind.zarr"}, read_only=True).get_config()
+        >>> config["version"], config["base"]
+        (1, {'kind': 'directory', 'url': '/data/base.zarr'})
         """
         config = self.config
         self._warn_of_arrays_to_come()
@@ -657,6 +700,20 @@ class ShardedStore(WritableStore):
         -----
         UserWarning
             If an array of `array_shard_funcs` does not exist yet, as the config will not lead to its shards.
+
+        See Also
+        --------
+        load : Open a config from a file or an object store.
+
+        Examples
+        --------
+        >>> import json, tempfile
+        >>> from shardedstore import ShardedStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ShardedStore(f"{folder}/base.zarr", {"wind": f"{folder}/wind.zarr"}).save(f"{folder}/all.json")
+        ...     with open(f"{folder}/all.json") as file:
+        ...         json.load(file)["base"]["url"]
+        'base.zarr'
         """
         config = self.config
         check_saved(config)
@@ -797,6 +854,24 @@ class ShardedStore(WritableStore):
             If a job is running there, or if a file can't be removed. Files that were already removed stay removed.
         ConfigError
             If a config in the folder can't be read, as it may name existing objects.
+
+        See Also
+        --------
+        map_shards : A later run of a job replaces objects of changed shards.
+
+        Examples
+        --------
+        >>> import tempfile, dask, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+        ...     array = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(6,), chunks=(2,), dtype="i4")
+        ...     array[:] = 1
+        ...     _ = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)}).map_shards(ToZip(f"{folder}/zips"))
+        ...     array.resize((8,))  # the last block and the metadata change
+        ...     _ = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)}).map_shards(ToZip(f"{folder}/zips"))
+        ...     ShardedStore.prune(f"{folder}/zips", dry_run=True).names
+        ['__base__.zarr.zip', 't2m/1.zarr.zip']
         """
         url = normalize(path)
         return prune(url, take_options(url, storage_options), older_than=older_than, dry_run=dry_run)

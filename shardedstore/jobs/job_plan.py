@@ -153,15 +153,22 @@ class JobPlan:
         Returns
         -------
         ShardedStore
-            Its `summary` says what was done.
+            A read-only store of the results. Its `summary` has the numbers of shards, entries and bytes.
 
         Raises
         ------
         UsageError
             For a `progress` that is not known, and for an asynchronous client.
+        CorruptError
+            If the metadata of the source changed while the job ran. No config is written, and finished shards stay.
         ShardsFailed
             If shards failed, unless ``on_error="partial"`` or the failures were accepted: one error for each shard. No config
             is written, and finished shards stay.
+
+        See Also
+        --------
+        to_delayed : Return the job as a lazy Dask object.
+        ShardedStore.verify : Compare the result with the ledger or the source.
         """
         from shardedstore.display.progress import progress_callback
 
@@ -182,7 +189,18 @@ class JobPlan:
 
         See Also
         --------
-        run : Runs the job now, with progress.
+        run : Run the job now, with progress.
+
+        Examples
+        --------
+        >>> import tempfile, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(8,), chunks=(2,), dtype="i4")
+        ...     lazy = ShardedStore.partition(f"{folder}/era5.zarr").plan(ToZip(f"{folder}/zips")).to_delayed()
+        ...     lazy.compute(scheduler="sync").summary.done
+        1
         """
         return delay_job(self._job, self._plan, self._overwrite, self._wrap)
 
