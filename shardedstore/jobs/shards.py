@@ -1,7 +1,7 @@
-"""What a job will do: its shards numbered, weighed by arithmetic, and cut into segments of about equal weight.
+"""The shards of a job: numbered, weighed, and cut into segments of about equal weight.
 
-Shards are described by ranges, not by an object each. A segment is a fixed range of shard numbers, whatever cluster runs
-it, and records are kept by segment. A task is any part of one.
+Ranges describe the shards, so there is no object for each shard. A segment is a fixed range of shard numbers on every
+cluster, and records are kept by segment. A task is any part of a segment.
 """
 
 from __future__ import annotations
@@ -32,24 +32,50 @@ from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta, GroupMeta
 from shardedstore.zarr.paths import Mounts, join
 
-PER_FILE = 1 << 10  # bytes that its names and headers take at most, in a zip
-PER_CHUNK = 32 << 10  # bytes that take as long to copy as a chunk takes to open
-LEAST_WEIGHT = 192 << 20  # of a segment, in bytes, some 100 ms: below, scheduling costs more than it gains
-FAR = 8  # how much longer it takes from or to an object store
+PER_FILE = 1 << 10  # the most bytes of a file's names and headers in a zip
+PER_CHUNK = 32 << 10  # bytes; copying them takes as long as opening a chunk
+LEAST_WEIGHT = 192 << 20  # bytes of a segment, about 100 ms: scheduling smaller segments costs more than it gains
+FAR = 8  # the time of a transfer from or to an object store, relative to a local one
 MOST_SEGMENTS = 4096
 MOST_SHARDS = 256  # in a segment
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Some shards of one mount: the base, a whole component, or the shards `first` to `stop` of an array or of members.
+    """A range of shards of one mount: the base, a whole component, or some blocks or members.
 
-    `number` is that of the first shard in the job; `mounted` is for the base alone: what it must leave out. `members` are
-    those of its own shards, and `zarr_format` is what they must have. `consolidated` are the groups in the component whose
-    consolidated metadata is not carried, as it would be stale, and None all of them; `inside` are the nodes in it that lie
-    inside arrays, and None where that is not known; `nbytes` is the most that a shard can take decoded, with something for
-    each file. `chunks` are those that the blocks of a view have, where they were listed. `rebuilt` are the groups whose whole
-    subtree is in the component and that get consolidated metadata there, each with what that names beside documents. `base`
-    is where the array has attributes that the objects of its blocks do not carry.
+    Attributes
+    ----------
+    number : int
+        The number of the first shard in the job.
+    path : str
+        The path of the mount; empty for the base.
+    location : Location
+        The location of the component; ``{block}`` stands for the name of each of several shards.
+    blocks : Blocks or None
+        The division of the array, if the mount is an array in blocks.
+    first, stop : int
+        The range of shards in the mount, without `stop`.
+    exceptions : dict of str to Location
+        The shards with a location of their own, by name.
+    mounted : dict of str to Division or None
+        The paths that the base leaves out, with their divisions; None for all other mounts.
+    consolidated : frozenset of str or None
+        The groups in the component whose consolidated metadata is dropped because it would be stale; None for all groups.
+    nbytes : int
+        The most decoded bytes of a shard, with `PER_FILE` bytes for each file.
+    members : Members or None
+        The members of these shards, if the mount is a collection or has parts.
+    zarr_format : int
+        The required Zarr format of the members; 0 for other mounts.
+    chunks : dict or None
+        The listed chunks of a view, by block; None if they were not listed.
+    inside : frozenset of str or None
+        The nodes in the component that lie inside arrays; None if they are unknown.
+    rebuilt : dict of str to dict
+        The groups that get consolidated metadata in the component because it holds their whole subtree. The values are the
+        entries of that metadata that have no document.
+    base : Location or None
+        The base, if it has attributes of the array that the objects of the blocks do not carry.
     """
 
     number: int
@@ -93,7 +119,7 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def division(self) -> Division | None:
-        """What the mount is divided into, as far as it is known here; None for one component."""
+        """The division of the mount, as far as it is known here; None for one component."""
         return self.members or self.blocks
 
     def _indices(self) -> Iterator[Coords | None]:
@@ -104,7 +130,7 @@ class Run(msgspec.Struct, frozen=True):
             yield from map(self.blocks.index, range(self.first, self.stop))
             return
         i = self.first
-        while i < self.stop:  # a row of the grid at a time, as there may be a million
+        while i < self.stop:  # row by row of the grid, because there may be a million blocks
             *lead, start = self.blocks.index(i)
             end = min(start + self.stop - i, self.blocks.grid[-1])
             for last in range(start, end):
@@ -112,9 +138,9 @@ class Run(msgspec.Struct, frozen=True):
             i += end - start
 
     def number_of(self, index: Coords | None) -> int:
-        """Return the number of the shard of a block, or of that of a member, by its number.
+        """Return the number of the shard of a block's index, or of a member's number.
 
-        What lies where a block has no chunks is no shard's, and so counts as the base's, 0.
+        A block without chunks has no shard, so its number is 0, the number of the base.
         """
         if index is None:
             return self.number
@@ -139,16 +165,16 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def location_of(run: Run, shard: Shard, template: Location | None = None) -> Location:
-    """Return the location of a shard; of several members together, with ``{name}`` for each.
+    """Return the location of a shard; ``{name}`` stands for each of several members.
 
     Parameters
     ----------
     run : Run
         The shards of one mount.
     shard : Shard
-        One of them.
+        A shard of the run.
     template : Location, optional
-        The location of all in another store than the run's own.
+        The location of all shards of the run in another store, with ``{block}``.
     """
     if template is None:
         return at_shard(run.location, run.division, shard.block_name, run.exceptions)
@@ -161,7 +187,10 @@ def object_at(run: Run, shard: Shard) -> Location:
 
 
 def target_of(sink: Sink, run: Run) -> str:
-    """Return the name of a run's objects, relative to the destination; with ``{block}`` for each of several."""
+    """Return the name of a run's objects, relative to the destination.
+
+    If the run's mount is divided, ``{block}`` stands for the name of each shard.
+    """
     if run.mounted is not None:
         return sink.base_target(bool(run.mounted))
     return sink.target(run.path, run.division is not None)
@@ -175,7 +204,7 @@ class Segment(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """What the dashboard shows: the path of the first shard."""
+        """The label on the dashboard: the path of the first shard."""
         return self.runs[0].path or "base"
 
     @property
@@ -184,7 +213,7 @@ class Segment(msgspec.Struct, frozen=True):
         return sum(run.stop - run.first for run in self.runs)
 
     def cut(self, count: int) -> tuple[Segment, Segment | None]:
-        """Return the first shards of the segment, and the rest; None where there is no rest."""
+        """Return the first `count` shards of the segment, and the rest; None if no shards are left."""
         left = count
         for i, run in enumerate(self.runs):
             if run.stop - run.first > left:
@@ -199,7 +228,7 @@ class Segment(msgspec.Struct, frozen=True):
         return [Segment(self.number, (run.cut(i, i + 1),)) for run in self.runs for i in range(run.first, run.stop)]
 
     def without(self, done: frozenset[int]) -> Segment:
-        """Return the segment without some shards; it may be empty."""
+        """Return the segment without the shards of these numbers; it may be empty."""
         kept: list[Run] = []
         for run in self.runs:
             left = [number for number in run.numbers if number not in done]
@@ -211,12 +240,20 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """Some shards of a segment that a worker does in one go.
+    """The shards of a segment that a worker runs in one call.
 
-    `attempt` names the file of the task's records, so that a second run of the same task looks for the records of the
-    first. A task without one looks for records of any earlier task. After `seconds` the task ends between two shards, and
-    leaves the rest to another. Shards in `again` get the name that they had, of the generation that is given there: the
-    config that is served until the job ends names it.
+    Attributes
+    ----------
+    segment : Segment
+        The shards.
+    attempt : str
+        The name of the file of the task's records. A second run of the same task reads the records of the first run from
+        it. A task with an empty name reads the records of all earlier tasks of the segment.
+    seconds : float
+        The time limit. After it the task ends before the next shard, and leaves the other shards to another task.
+    again : dict of int to int
+        Generations by shard number. These shards are written under their names of that generation, because the config that
+        readers use until the job ends refers to these names.
     """
 
     segment: Segment
@@ -226,22 +263,22 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Load(NamedTuple):
-    """What a mount's shards hold together, by arithmetic: chunks that are missing are counted."""
+    """The computed numbers of files and decoded bytes in shards; missing chunks are counted."""
 
     files: int = 0
     nbytes: int = 0
 
     @property
     def weight(self) -> int:
-        """How long it takes, in bytes."""
+        """The time of a copy, in bytes that take as long to copy."""
         return self.nbytes + self.files * PER_CHUNK
 
     def times(self, count: int) -> Load:
-        """Return what so many of the kind hold."""
+        """Return the load of `count` loads like this one."""
         return Load(self.files * count, self.nbytes * count)
 
     def of_stored(self, blocks: Blocks | None, chunks: Chunks | None) -> Load:
-        """Return what the blocks hold that have chunks, or these chunks."""
+        """Return the part of the load in `chunks`, or in the blocks that have chunks."""
         if blocks is None or blocks.stored is None:
             return self
         part, whole = blocks.count, math.prod(blocks.grid)
@@ -250,7 +287,7 @@ class Load(NamedTuple):
         return Load(-(-self.files * part // whole), -(-self.nbytes * part // whole))
 
     def most(self, blocks: Blocks | None) -> int:
-        """Return the most bytes that one shard takes decoded, with something for each file."""
+        """Return the most decoded bytes of one shard, with `PER_FILE` bytes for each file."""
         total = self.nbytes + self.files * PER_FILE
         if blocks is None:
             return total
@@ -259,9 +296,22 @@ class Load(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The shards of a store, and what is known of them before anything runs.
+    """The shards of a store, as known before the job runs.
 
-    `consolidated` are the groups that get consolidated metadata at the end, and `notices` the warnings about the job.
+    Attributes
+    ----------
+    config : Config
+        The config of the source.
+    nodes : dict of str to Node
+        The metadata of the source, by path.
+    runs : tuple of Run
+        The shards: first the base, then a run for each mount.
+    loads : tuple of Load
+        The load of each run, for all its shards.
+    consolidated : tuple of str
+        The groups that get consolidated metadata at the end of the job.
+    notices : tuple of Notice
+        The warnings about the job.
     """
 
     config: Config
@@ -272,7 +322,7 @@ class Plan(NamedTuple):
     notices: tuple[Notice, ...] = ()
 
     def noted(self, notices: Iterable[Notice]) -> Plan:
-        """Return the plan with more warnings before its own."""
+        """Return the plan with these warnings before its own."""
         return self._replace(notices=(*notices, *self.notices))
 
     @property
@@ -296,7 +346,10 @@ class Plan(NamedTuple):
         return digest(self.nodes)
 
     def segments(self, *, to_remote: bool = False) -> list[Segment]:
-        """Cut the shards into segments of about equal weight; `to_remote` tells that they go to an object store."""
+        """Cut the shards into segments of about equal weight.
+
+        Segments are smaller if shards are read from an object store, or written to one (`to_remote`).
+        """
         total = sum(load.weight for load in self.loads)
         source = self.runs[-1].location if self.config.base.is_in_config else self.config.base
         is_far = to_remote or is_remote(url_of(source) or "")
@@ -327,16 +380,26 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: bool = False) -> Plan:
-    """Number and weigh the shards of a store, from its metadata, and for sparse arrays from what is listed.
+    """Number and weigh the shards of a store.
 
-    With `needs_empty`, blocks without chunks are shards too.
+    The numbers come from the metadata, and for sparse arrays also from a listing of the chunks.
+
+    Parameters
+    ----------
+    config : Config
+        The config of the source.
+    consolidated : bool, optional
+        Which groups get consolidated metadata at the end: by default the groups that have it in the source, with True also
+        the root, with False none.
+    needs_empty : bool
+        Whether blocks without chunks are shards too.
 
     Raises
     ------
     PartitionError
-        Where an array is not there, or no longer as it was when it was divided.
+        If a divided array is missing, or its chunk grid or keys have changed since it was divided.
     UsageError
-        Where consolidated metadata is asked for, and the root is no group.
+        If `consolidated` is true, and the root is an array, or a collection is mounted.
     """
     nodes = read_nodes(config)
     mounted = {path: mount.division for path, mount in config.shards.items()}
@@ -384,7 +447,7 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
 
 
 def _base(config: Config, nodes: Mapping[str, Node], path: str | None) -> Location | None:
-    """Return the base, where it has attributes of an array that the objects of the array's blocks do not carry."""
+    """Return the base if it has attributes of an array that the objects of the blocks do not carry."""
     mount = config.shards.get(path or "")
     if path is None or mount is None or mount.blocks is None or (mount.is_view and not mount.exceptions):
         return None
@@ -393,13 +456,13 @@ def _base(config: Config, nodes: Mapping[str, Node], path: str | None) -> Locati
 
 
 def _whole(groups: Iterable[str], mounted: Mapping[str, Division | None]) -> Iterator[str]:
-    """Yield the groups below which nothing is mounted, nor members of a collection."""
+    """Yield the groups that are not mounts with members, and have no mounts below."""
     mounts = Mounts(mounted)
     return (group for group in groups if not mounts.any_below(group) and mounted.get(group) is None)
 
 
 def _by_home(homes: MountIndex, paths: Iterable[str]) -> defaultdict[str | None, frozenset[str]]:
-    """Return paths by the mount that holds them, each as it is there."""
+    """Return paths by the mount that holds them, relative to the mount."""
     found: defaultdict[str | None, frozenset[str]] = defaultdict(frozenset)
     for home, some in groupby(homes.find, paths).items():
         found[home] = frozenset(some if home is None else [path[len(home) :].lstrip("/") for path in some])
@@ -408,13 +471,16 @@ def _by_home(homes: MountIndex, paths: Iterable[str]) -> defaultdict[str | None,
 
 def _listed(config: Config) -> dict[str, Chunks]:
     """Return the chunks of the sparse arrays among the views of a store, by path."""
-    opened = cache(methodcaller("open"))  # the directory of a zip is read once for all its arrays
+    opened = cache(methodcaller("open"))  # reads the directory of a zip once for all its arrays
     found = ((path, find_chunks(mount, opened)) for path, mount in config.shards.items())
     return {path: chunks for path, chunks in found if chunks is not None}
 
 
 def _without_empty(config: Config, chunks: Mapping[str, Chunks]) -> Config:
-    """Return a store whose blocks are those that have chunks, where that is known and not said yet."""
+    """Return a config without the blocks that have no chunks by `chunks`.
+
+    Arrays whose config already names the stored blocks stay as they are.
+    """
 
     def said(path: str, mount: Mount) -> Mount:
         if mount.blocks is None or mount.blocks.stored is not None or path not in chunks:
@@ -426,7 +492,7 @@ def _without_empty(config: Config, chunks: Mapping[str, Chunks]) -> Config:
 
 
 def listed_runs(config: Config) -> list[Run]:
-    """Return the shards of a store as `shard_runs` does, with the chunks of sparse arrays."""
+    """Return the result of `shard_runs` with the listed chunks of sparse arrays."""
     chunks = _listed(config)
     return [
         run if run.mounted is not None else msgspec.structs.replace(run, chunks=chunks.get(run.path))
@@ -435,8 +501,12 @@ def listed_runs(config: Config) -> list[Run]:
 
 
 def changed_chunks(plan: Plan) -> dict[str, frozenset[int]]:
-    """Return the sparse arrays that have other chunks than when they were listed, each with the numbers of the shards that these are of.
+    """Return the sparse arrays whose chunks have changed since they were listed.
 
+    The values are the numbers of the listed shards with changed chunks, or of all shards if the array is not sparse any
+    more. New blocks are not shards of the plan, so an array with only new blocks has an empty set.
+
+    >>> from shardedstore.stores.group import Group
     >>> changed_chunks(Plan(Config(Group()), {}, (), ()))
     {}
     """
@@ -452,14 +522,14 @@ def changed_chunks(plan: Plan) -> dict[str, frozenset[int]]:
 
 
 def _all_of(division: Division | None) -> Division | None:
-    """Return a division with all of its blocks, also those without chunks."""
+    """Return a division with all blocks of its grid, including blocks without chunks."""
     if not isinstance(division, Blocks) or division.stored is None:
         return division
     return msgspec.structs.replace(division, stored=None)
 
 
 def _of_members(run: Run, members: Members, nodes: Mapping[str, Node], consolidated: bool | None) -> Run:
-    """Return a run of members with their format, and whether they lose their consolidated metadata."""
+    """Return a run of members with their Zarr format and the rule for their consolidated metadata."""
     if consolidated and not members.parts:
         raise UsageError(
             f"consolidated=True would need the metadata of all {len(members.names):,} members of a collection, which only the "
@@ -471,7 +541,7 @@ def _of_members(run: Run, members: Members, nodes: Mapping[str, Node], consolida
 
 
 def shard_runs(config: Config) -> list[Run]:
-    """Return the shards of a store, numbered as in a job, from its config alone."""
+    """Return the shards of a store with their numbers in a job; only the config is used."""
     mounted = {path: _all_of(mount.division) for path, mount in config.shards.items()}
     runs = [Run(0, "", config.base, mounted=mounted)]
     for path, mount in config.shards.items():
@@ -482,7 +552,10 @@ def shard_runs(config: Config) -> list[Run]:
 
 
 def _groups(nodes: Mapping[str, Node], consolidated: bool | None) -> tuple[str, ...]:
-    """Return the groups that get consolidated metadata: those of the source, with True also the root, with False none."""
+    """Return the groups that get consolidated metadata.
+
+    These are the groups that have it in the source; with `consolidated` true also the root, with false none.
+    """
     if consolidated is False:
         return ()
     if consolidated and not isinstance(nodes[""].meta, GroupMeta):

@@ -1,4 +1,4 @@
-"""All that a worker does for a segment of shards: read, transform, write, record. It knows no Dask."""
+"""The work for a task on a worker, without Dask: read, transform, write and record each shard."""
 
 from __future__ import annotations
 
@@ -41,22 +41,44 @@ from shardedstore.zarr.grid import Coords
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
-MOST_FRAMES, MOST_TRACEBACK = 30, 8000  # frames and characters of a traceback, from its end, that travel with an error
+MOST_FRAMES, MOST_TRACEBACK = 30, 8000  # the last frames and characters of a traceback that are sent with an error
 ENDINGS = (KeyboardInterrupt, GeneratorExit, Stopped)
-IN_A_ROW = 3  # failures of causes that all shards meet, with no shard done between them, which end a job
+IN_A_ROW = 3  # failures in a row, from causes that affect all shards, that end a job
 MARKED = "empty objects that mark folders are no part of a Zarr, and were left out"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every task needs to know: small, and without open stores or credentials.
+    """The data that every task needs: small, without open stores and credentials.
 
-    `layout` tells how the result lies at the destination. `changed` is how closely the source is looked at, and `stale` the
-    number of shards that were done and are made again as it has changed; `lost` is that of the shards of one ordinary Zarr of
-    which files are gone.
-    `shapes` are those of the arrays that are divided, after the chain, where what is written is to be digested; else None.
-    `partial` tells to show the source for shards that fail. `accepted` are the numbers of the shards that may fail, and
-    `max_missing` is how many others may: the result is then published with holes.
+    Attributes
+    ----------
+    chain : Chain
+        The steps and the sink.
+    layout : ResultLayout
+        The layout of the result at the destination.
+    generation : int
+        The number of the job at the destination, from 1.
+    nonce : str
+        The random token in the job's file, by which a task recognises the destination of another job.
+    retries : int
+        The most retries of a shard; refusals of a busy server do not count.
+    max_failures : int
+        The number of failed shards that ends the job.
+    changed : Changed
+        The level of change detection in the source.
+    stale : int
+        The number of shards that are made again because the source has changed.
+    lost : int
+        The number of shards of one ordinary Zarr that are made again because files are missing.
+    shapes : dict of str to tuple of int, or None
+        The shapes of the divided arrays after the chain; None if the decoded data is not digested.
+    partial : bool
+        Whether the result shows the source for failed shards.
+    accepted : frozenset of int
+        The numbers of the shards that may fail. The result is then published with holes.
+    max_missing : int
+        The most other shards that may fail.
     """
 
     chain: Chain
@@ -75,7 +97,7 @@ class Job:
 
     @property
     def ledger(self) -> Ledger:
-        """The records of what the job has done."""
+        """The ledger of the job."""
         return self.layout.ledger(self.generation, self.nonce)
 
     def done(
@@ -83,7 +105,7 @@ class Job:
     ) -> frozenset[int]:
         """Return the numbers of the shards that are recorded, not marked, and still there.
 
-        `present` is what was listed, if it was.
+        Without a listing in `present`, each object is looked up by itself.
         """
         if not records:
             return frozenset()
@@ -91,26 +113,31 @@ class Job:
         return frozenset(number for run in runs for number in self.layout.present(run, records, self, present))
 
     def segments(self, plan: Plan) -> list[Segment]:
-        """Return a plan's segments, which are smaller where shards go to an object store."""
+        """Return a plan's segments, which are smaller if the destination is an object store."""
         return plan.segments(to_remote=self.layout.is_remote)
 
     def find_missing(self, locations: Iterable[Location]) -> str | None:
-        """Return what keeps this process from doing the job; None where nothing does."""
+        """Return the reason why this process can't do the job; None if it can."""
         return self.layout.find_missing(self.generation, places_of(locations))
 
 
 def run_segment(job: Job, segment: Segment) -> Summary:
-    """Do the shards of a segment that its records do not name yet; see `run_task`."""
+    """Run the shards of a segment that are not recorded yet; see `run_task`."""
     return run_task(job, Task(segment))
 
 
 def run_task(job: Job, task: Task) -> Summary:
-    """Do the shards of a task that no record names yet. A shard that fails is told, never raised.
+    """Run the shards of a task that are not recorded yet.
 
-    It ends by `Stopped` when it is not wanted any more.
+    Failed shards are returned in the summary, not raised. Shards that finished before a failure stay recorded.
+
+    Raises
+    ------
+    Stopped
+        If the task was cancelled.
     """
     begun = time.monotonic()
-    MARKERS.take()  # what verify or another job has seen
+    MARKERS.take()  # drops the count of verify or of another job
     try:
         outcome = retry(partial(_run_task, job, task), Throttled(WRITES), STORAGE_ERRORS, sleep)
     except STORAGE_ERRORS as error:
@@ -151,7 +178,7 @@ def _worker() -> str:
 
 
 def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterator[Summary]:
-    """Yield what becomes of each shard; nothing for those that the task leaves when its time is over."""
+    """Yield a summary for each shard that was tried; the task may leave shards when its time is over."""
     segment, end = task.segment, time.monotonic() + task.seconds
     failed, row, worker = 0, 0, _worker()
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
@@ -177,7 +204,7 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterat
 
 
 class _ShardPolicy:
-    """Retries of one shard: a busy server costs none."""
+    """Retries of one shard; refusals of a busy server do not count."""
 
     def __init__(self, job: Job, run: Run, shard: Shard) -> None:
         self.retries, self.throttled = Retries(job.retries), Throttled(WRITES)
@@ -190,7 +217,7 @@ class _ShardPolicy:
 
     @property
     def attempts(self) -> int:
-        """The number of attempts, without those that a busy server refused."""
+        """The number of attempts, without the attempts that a busy server refused."""
         return self.retries.count + 1
 
     def pause(self, error: BaseException) -> float | None:
@@ -204,7 +231,10 @@ class _ShardPolicy:
 
 
 def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -> tuple[Record | ShardError, int]:
-    """Run one shard and retry it, then with the source opened anew; return the result and the number of attempts."""
+    """Run one shard with retries, and return the result and the number of attempts.
+
+    Retries open the source anew. An error of the last attempt is returned, not raised.
+    """
     policy = _ShardPolicy(job, run, shard)
 
     def attempt() -> Record:
@@ -213,7 +243,7 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -
 
     try:
         made = retry(attempt, policy, BaseException, sleep)
-    except BaseException as error:  # SystemExit, and the panics of libraries in Rust, are no reason to end a worker
+    except BaseException as error:  # SystemExit and panics of Rust libraries must not end a worker
         if isinstance(error, ENDINGS):
             raise
         return _failure(error, policy.cause, run, shard, policy.attempts), policy.attempts
@@ -222,7 +252,7 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -
 
 
 def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts: int) -> ShardError:
-    """Return the error of a shard, with what is known of it as fields."""
+    """Return the error of a shard, with its details as fields."""
     told = [one for one in chain_of(error) if isinstance(one, ShardedStoreError)]
     location = location_of(run, shard)
     return ShardError(
@@ -242,7 +272,7 @@ def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts:
 
 
 def _traceback(error: BaseException) -> str:
-    """Return the traceback as text, without marks below the lines, which take most of the time of Python's own."""
+    """Return the traceback as text, without the marks below lines, which are slow to compute."""
     parts = list[str]()
     for one in reversed(list(chain_of(error))):
         frames = StackSummary.extract(walk_tb(one.__traceback__), limit=-MOST_FRAMES)
@@ -251,14 +281,14 @@ def _traceback(error: BaseException) -> str:
 
 
 def _cause(error: BaseException, run: Run, shard: Shard) -> str:
-    """Return what an error says, and where a shard is read from that is damaged and a store by itself."""
+    """Return the message of an error; for a damaged source also the store of the shard."""
     cause = cause_of(error)
     component = with_component(run, shard).component if isinstance(error, CorruptError) else ""
     return cause if component in cause else f"{cause} (in {component})"
 
 
 class ShardReader:
-    """The source of one shard, opened: its entries through the steps of a chain, and what is seen of it meanwhile."""
+    """The open source of one shard, which detects changes and digests data while entries are read."""
 
     def __init__(self, job: Job, run: Run, shard: Shard) -> None:
         self.run, self.component, self.shard = run, open_shard(run, shard), with_component(run, shard)
@@ -267,7 +297,7 @@ class ShardReader:
         self._sums = None if job.shapes is None else Sums(job.shapes)
 
     def entries(self) -> Entries:
-        """Yield the entries as the steps leave them."""
+        """Return the entries after the steps of the chain."""
         source = self._detector.watch(self._read(), self.shard)
         if self.run.base is not None:
             source = lengthened(source, self.shard, self.run.base.open())
@@ -278,7 +308,10 @@ class ShardReader:
         return entries if self._sums is None else tap(entries, self.shard, self._sums)
 
     def _read(self) -> Entries:
-        """Return the entries of the source; a member's consolidated metadata goes where a step may change what it is of."""
+        """Return the entries of the source.
+
+        If the chain has steps, a member's consolidated metadata is dropped because a step may change its documents.
+        """
         run, shard = self.run, self.shard
         stale = None if shard.members and self._chain.steps else run.consolidated
         inside = run.inside if self._chain.rewrites else None
@@ -286,26 +319,29 @@ class ShardReader:
         return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries
 
     def look(self) -> str:
-        """Return what a record says of the source, without the entries."""
+        """Return the state of the source for a record, without a call of `entries`."""
         return look(self._changed, self.run, self.shard)
 
     def check(self) -> None:
-        """Raise CorruptError when the source is not what it was at first."""
+        """Raise CorruptError if the source's listing has changed since it was opened."""
         self._detector.check(self.shard)
 
     @property
     def source(self) -> str:
-        """What the record says of the source, after all entries."""
+        """The state of the source for the record, known after all entries."""
         return self._detector.source
 
     @property
     def digests(self) -> dict[str, DataSum] | None:
-        """The digests of the decoded data, where they were asked for."""
+        """The digests of the decoded data; None if the job makes none."""
         return None if self._sums is None else self._sums.recorded()
 
 
 def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Record:
-    """Run one shard through the chain; an exception leaves nothing under its final name."""
+    """Run one shard through the chain, and return its record.
+
+    After an exception, no reader finds an incomplete shard under its final name. `generation` is 0 for the job's own.
+    """
     source = ShardReader(job, run, shard)
     record = job.layout.write(source, job, generation)
     return msgspec.structs.replace(

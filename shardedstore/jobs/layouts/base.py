@@ -1,4 +1,4 @@
-"""The protocol of layouts: how the result of a job lies at its destination."""
+"""The protocol of layouts: the arrangement of a job's result at its destination."""
 
 from __future__ import annotations
 
@@ -46,38 +46,41 @@ class ShardSource(Protocol):
     component: Store
 
     def entries(self) -> Entries:
-        """Return the entries, as the steps of the chain leave them."""
+        """Return the entries after the steps of the chain."""
 
     def look(self) -> str:
-        """Return what a record says of the source, without the entries."""
+        """Return the state of the source for a record, without a call of `entries`."""
 
     def check(self) -> None:
-        """Raise CorruptError when the source is not what it was at first."""
+        """Raise CorruptError if the source's listing has changed since it was opened."""
 
 
 @dataclass(frozen=True)
 class ResultLayout(ABC):
-    """How a job's result lies at its destination: names, checks, what is there, how the end is published, what is pruned.
+    """The arrangement of a job's result at its destination.
+
+    A layout names the outputs, checks the destination, finds existing shards, publishes the result, and knows the job of a
+    result.
 
     Parameters
     ----------
     sink : Sink or FunctionSink
         The end of the chain.
     url : str
-        Where the shards go; empty where they are only returned.
+        The URL or absolute path of the result; empty if the shards are only returned.
     options : Options
-        How the destination is reached.
+        The storage options of the destination.
 
     Attributes
     ----------
     key : str
-        How sinks and the files of jobs name the layout.
+        The name of the layout in sinks and in the files of jobs.
     must_grow : bool
-        Whether a job goes on from an earlier one only where arrays and members were added or have grown.
+        Whether a job continues an earlier one only if arrays and members were added or have grown.
     has_objects : bool
-        Whether each shard, also the base, is an object that the sink writes.
+        Whether the sink writes each shard, including the base, as one object.
     data_show_losses : bool
-        Whether a comparison of decoded data finds all that is lost, so that it needs no listing.
+        Whether a comparison of decoded data finds all losses, so that it needs no listing.
     config_names_shards : bool
         Whether the config names the objects of all shards.
     """
@@ -95,26 +98,26 @@ class ResultLayout(ABC):
     @classmethod
     @abstractmethod
     def of(cls, sink: Any, to: str | None, storage_options: StorageOptions) -> Self:
-        """Return the layout of what a sink writes; `to` and its options are for a function alone."""
+        """Return the layout of a sink's result; only functions take `to` and its options."""
 
     @staticmethod
     def folder_at(url: str) -> str:
-        """Return the folder that config and ledger stand in, for a result at a URL."""
+        """Return the folder of the config and the ledger of a result at a URL."""
         return url
 
     @property
     def folder(self) -> str:
-        """The folder that config and ledger stand in."""
+        """The folder of the config and the ledger."""
         return self.folder_at(self.url)
 
     @property
     def place(self) -> Folder:
-        """The folder that config and ledger stand in, opened."""
+        """The folder of the config and the ledger, opened."""
         return open_folder(self.folder, self.options)
 
     @property
     def is_remote(self) -> bool:
-        """Whether shards go to an object store."""
+        """Whether the destination is an object store."""
         return is_remote(self.url)
 
     @property
@@ -124,26 +127,26 @@ class ResultLayout(ABC):
 
     @property
     def destination(self) -> str | None:
-        """The folder that config and ledger stand in, as users see it; None where there is none."""
+        """The folder of the config and the ledger, as shown to users; None if there is none."""
         return self.folder
 
     @property
     def opened_url(self) -> str | None:
-        """The URL that opens the result; None where only the returned store does."""
+        """The URL that opens the result; None if only the returned store opens it."""
         return join_url(self.folder, FILE_NAME)
 
     @property
     def again(self) -> str:
-        """What the message of failed shards ends with: how the job goes on."""
+        """The end of the message about failed shards: how to continue the job."""
         return ": call map_shards with the same arguments again, and it goes on from there"
 
     # Before the job
 
     def check_options(self, *, digest: bool, consolidated: bool | None) -> None:  # noqa: B027 (most layouts take all)
-        """Raise ChainError for options of a job that the layout can't follow."""
+        """Raise ChainError for options of a job that the layout does not support."""
 
     def check(self, plan: Plan) -> None:
-        """Refuse a destination that can't hold the result, before anything is written.
+        """Refuse a destination that can't hold the result; nothing is written.
 
         Raises
         ------
@@ -160,30 +163,30 @@ class ResultLayout(ABC):
         check_apart(self.url, plan.config)
 
     def check_holes(self) -> None:  # noqa: B027 (a folder of shards can have them)
-        """Raise UsageError where the result can't have holes."""
+        """Raise UsageError if the result can't have holes."""
 
     def notices(self, nodes: Mapping[str, Node]) -> Iterable[Notice]:
-        """Return warnings about what the layout makes of the metadata that the steps leave."""
+        """Return warnings about effects of the layout on the metadata after the steps."""
         return ()
 
     @abstractmethod
     def planned(self, plan: Plan, chain: Chain) -> Planned:
-        """Return what the job is going to make, for the file of the job."""
+        """Return a preview of the result, for the file of the job."""
 
     def find(self, wanted: Identity, overwrite: bool) -> Identity | None:
-        """Return the job at the destination to go on with, None for a new one; see `check_destination`."""
+        """Return the job at the destination to continue; None for a new job; see `check_destination`."""
         return check_destination(self.place, wanted, overwrite)
 
     def open(self, wanted: Identity, overwrite: bool) -> Identity:
-        """Make the destination ready to be written to, and return the job there; see `open_destination`."""
+        """Prepare the destination for writing, and return the job there; see `open_destination`."""
         return open_destination(self.place, wanted, overwrite)
 
     def ledger(self, generation: int, nonce: str) -> Ledger:
-        """Return the records of a job."""
+        """Return the ledger of a job."""
         return Ledger(self.place, generation, nonce)
 
     def mend(self, job: Job, plan: Plan) -> int:
-        """Mark the shards of which something is gone that only a listing of all tells, and return their number."""
+        """Mark the shards with losses that only a full listing shows, and return their number."""
         return 0
 
     # While it runs
@@ -193,23 +196,26 @@ class ResultLayout(ABC):
         return held(self.place)
 
     def find_missing(self, generation: int, sources: Iterable[Place]) -> str | None:
-        """Return what keeps this process from doing the job; None where nothing does."""
+        """Return the reason why this process can't do the job; None if it can."""
         return find_unreadable(sources) or find_unwritable(self.folder, self.options, generation)
 
     def stands(self, ledger: Ledger) -> bool:
-        """Tell whether the destination is still the job's own."""
+        """Tell whether the destination still belongs to the job."""
         return stands(ledger)
 
     @abstractmethod
     def write(self, source: ShardSource, job: Job, generation: int) -> Record:
-        """Write a shard under the name of a generation, 0 for the job's own, and return what was written."""
+        """Write a shard under its name of a generation, and return its record.
+
+        Generation 0 stands for the job's own. After an exception, no reader finds an incomplete shard.
+        """
 
     def returned(self, record: Record) -> dict[int, Record]:
-        """Return the records that travel back with the outcome of a task, as no ledger keeps them."""
+        """Return the records to send with the summary of a task because no ledger keeps them."""
         return {}
 
     def inventory(self) -> Present | None:
-        """Return what stands at the destination, where asking for each shard would be slow."""
+        """Return a listing of the destination; None if looking up each shard is fast."""
         if not self.is_remote:
             return None
         place = self.place
@@ -217,35 +223,38 @@ class ResultLayout(ABC):
 
     @abstractmethod
     def present(self, run: Run, records: Mapping[int, Record], job: Job, present: Present) -> Iterator[int]:
-        """Yield the numbers of a run's shards that are recorded as done and still there; there may be a million."""
+        """Yield the numbers of a run's shards that are recorded as done and still there.
+
+        A run may have a million shards.
+        """
 
     # At its end
 
     def records(self, ledger: Ledger, outcome: Summary) -> dict[int, Record]:
-        """Return the records of all shards."""
+        """Return the records of all shards, by number."""
         return ledger.read()
 
     @abstractmethod
     def publish(self, job: Job, plan: Plan, records: Mapping[int, Record]) -> Config:
-        """Write what makes the result open as one, the config last, and return it."""
+        """Write the files that open the result as one store, the config last, and return the config."""
 
-    # Of a result that is there
+    # For a finished result
 
     @classmethod
     @abstractmethod
     def find_job(cls, config: Config) -> ResultJob | None:
-        """Return the job that made a result of this layout; None where its folder has none."""
+        """Return the job that made a result of this layout; None if its folder has no job."""
 
     @classmethod
-    def as_made(cls, config: Config, job: ResultJob) -> Config:  # noqa: ARG003 (of other layouts)
-        """Return a result, divided into the shards that its job made.
+    def as_made(cls, config: Config, job: ResultJob) -> Config:  # noqa: ARG003 (other layouts use it)
+        """Return a result divided into the shards of its job.
 
         Raises
         ------
         UsageError
-            Where the ledger does not tell.
+            If the ledger does not have the division.
         ShardedStoreError
-            Where the metadata can't be read.
+            If the metadata can't be read.
         """
         return config
 
@@ -254,20 +263,23 @@ class ResultLayout(ABC):
     def compare_listing(
         cls, config: Config, job: ResultJob | None, seen: Callable[[str], None]
     ) -> Iterator[Difference]:
-        """Yield the differences of a result from its ledger that a listing shows; `seen` is told of all sizes."""
+        """Yield the differences between a result and its ledger that a listing shows.
+
+        `seen` is called with lines of text that contain all sizes, for a digest of the listing.
+        """
 
     @classmethod
     @abstractmethod
     def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:
-        """Yield the entries that the digest of a shard counts, with their keys there."""
+        """Yield the entries that the digest of a shard covers, with their keys in the digest."""
 
     @staticmethod
-    def leaves_unknown(identity: Identity, *, finished: bool) -> bool:  # noqa: ARG004 (of other layouts)
-        """Tell whether a replaced job may have left files that its own file does not name; see `prune`."""
+    def leaves_unknown(identity: Identity, *, finished: bool) -> bool:  # noqa: ARG004 (other layouts use it)
+        """Tell whether a replaced job may have left files that its job file does not name; see `prune`."""
         return not identity.planned.config
 
 
 def refuse_to(sink: Any, to: str | None) -> None:
-    """Refuse a destination for a sink, which has one of its own."""
+    """Raise ChainError if a destination is given for a sink, which has its own."""
     if to is not None:
         raise ChainError(f"to= is for a function alone: {type(sink).__name__} has a destination of its own")
