@@ -1,8 +1,8 @@
-"""What is there of a job, shown as one Zarr: shards that are done from their new place, the others from the source.
+"""The config of a job that has not ended: finished shards from the result, the others from the source.
 
-Where the chain leaves all as it is, blocks of one array mix freely. Where it changes arrays, one is shown from the result
-as soon as all its blocks are done, and the base, which holds its metadata. Where it changes the Zarr format, or makes one
-ordinary Zarr, the source is shown until the end.
+If the chain has no steps, blocks of one array mix freely. If it changes arrays, an array is shown from the result as soon
+as all its blocks and the base, which holds its metadata, are done. If it changes the Zarr format, or makes one ordinary
+Zarr, the source is shown until the end.
 """
 
 from __future__ import annotations
@@ -44,13 +44,24 @@ from shardedstore.stores.locations import (
 from shardedstore.stores.veiled import VEILED_ROOTS
 from shardedstore.transforms.base.chain import Shard
 
-SOURCE, ELSEWHERE = 0, -1  # where a shard is, if not in its place of a generation
+SOURCE, ELSEWHERE = 0, -1  # in the place of a generation: the shard is in the source, or where its record says
 
 
 class Half(NamedTuple):
-    """What is known of a job that has not ended: its source, what it makes, and the records of what is there.
+    """A job that has not ended: its source, the planned result, and its records.
 
-    `result` has the names of generation 1; it is None for a function, whose records say where its stores are.
+    Attributes
+    ----------
+    source : Config
+        The config of the source.
+    result : Config or None
+        The planned config with the names of generation 1; None for a function, whose records have the locations.
+    mixes : Mixes
+        When shards of the result can be shown beside the source; see `Planned`.
+    generation : int
+        The generation of the job.
+    records : dict of int to Record
+        The records by shard number.
     """
 
     source: Config
@@ -60,7 +71,7 @@ class Half(NamedTuple):
     records: Mapping[int, Record]
 
     def generation_of(self, number: int) -> int:
-        """Return the generation whose object a shard is, or `SOURCE` or `ELSEWHERE`."""
+        """Return the generation of a shard's object, or `SOURCE` or `ELSEWHERE`."""
         record = self.records.get(number)
         if record is None:
             return SOURCE
@@ -71,7 +82,7 @@ class Half(NamedTuple):
         return all(number in self.records for number in run.numbers)
 
     def template(self, run: Run, generation: int) -> Location:
-        """Return where a generation puts the shards of a run."""
+        """Return the location of a run's shards in a generation."""
         assert self.result is not None
         planned = self.result.base if run.mounted is not None else self.result.shards[run.path].location
 
@@ -81,11 +92,11 @@ class Half(NamedTuple):
         return planned.map_places(named)
 
     def shards(self, run: Run) -> Iterator[tuple[int, Location]]:
-        """Yield the numbers of the shards of a run, and where they are."""
+        """Return the number and the location of each shard of a run."""
         return ((shard.number, self.location(run, shard)) for shard in run.shards())
 
     def location(self, run: Run, shard: Shard) -> Location:
-        """Return where a shard is now; of several members, with ``{name}`` for each."""
+        """Return the current location of a shard; ``{name}`` stands for each of several members."""
         record, generation = self.records.get(shard.number), self.generation_of(shard.number)
         if record is not None and record.location is not None:
             return members_at(record.location, run.members)
@@ -94,13 +105,13 @@ class Half(NamedTuple):
         return location_of(run, shard)
 
     def base(self) -> Location:
-        """Return where the base is now."""
+        """Return the current location of the base."""
         (_, location), *_ = self.shards(shard_runs(self.source)[0])
         return location
 
 
 def mixed(half: Half) -> tuple[Config, Partial]:
-    """Return the config that shows what is there of a job, and for the rest its source."""
+    """Return the config that shows the finished shards of a job, and its source for the others."""
     base, *runs = shard_runs(half.source)
     total = base.stop + sum(run.stop for run in runs)
     reason = _to_wait_for(half, runs)
@@ -117,7 +128,7 @@ def mixed(half: Half) -> tuple[Config, Partial]:
 
 
 def _to_wait_for(half: Half, runs: list[Run]) -> str:
-    """Return why nothing but the source can be shown yet; empty where something can."""
+    """Return the reason why only the source can be shown yet; empty if shards of the result can."""
     if half.mixes == "blocks":
         return ""
     if half.mixes == "end":
@@ -134,14 +145,17 @@ def _to_wait_for(half: Half, runs: list[Run]) -> str:
 
 
 def _count_shown(half: Half, run: Run) -> int:
-    """Return how many shards of a run are shown from the result: of members those that are done, else all or none."""
+    """Return the number of a run's shards that are shown from the result.
+
+    Finished members are shown one by one, other shards only if the whole run is done.
+    """
     if run.members is not None:
         return sum(number in half.records for number in run.numbers)
     return run.stop if half.is_done(run) else 0
 
 
 def _is_view(run: Run) -> bool:
-    """Tell whether a divided array of the source can be mounted whole."""
+    """Tell whether a run is a view of the source, so that its array can be mounted whole."""
     return bool(run.path) and run.location.divides_source and not run.exceptions
 
 
@@ -158,9 +172,9 @@ def _waiting(half: Half, runs: list[Run]) -> str:
 
 
 def _each_whole(half: Half, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
-    """Yield mounts on the new base: those that are done as they are now, and of the others what the source has there.
+    """Yield the mounts on the new base: finished runs from the result, the others from the source.
 
-    Members are Zarrs of their own, so that those that are done stand beside others.
+    Members are Zarrs of their own, so a run with members shows its finished members beside members of the source.
     """
     nodes = read_nodes(Config(half.base()))
     for run in runs:
@@ -176,7 +190,7 @@ def _each_whole(half: Half, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
 
 
 def mount(half: Half, run: Run) -> Mount:
-    """Return where the shards of a run are: where the most of them are, and the others by name."""
+    """Return the mount of a run: the location of most shards, and the other shards as exceptions."""
     if run.division is None:
         ((_, location),) = half.shards(run)
         return Mount(location)
@@ -187,7 +201,7 @@ def mount(half: Half, run: Run) -> Mount:
         if half.generation_of(shard.number) != most or most == ELSEWHERE
     }
     if most == SOURCE:
-        blocks = run.blocks and msgspec.structs.replace(run.blocks, stored=None)  # as the source has them now
+        blocks = run.blocks and msgspec.structs.replace(run.blocks, stored=None)  # the current blocks of the source
         return Mount(run.location, blocks, {**run.exceptions, **exceptions}, run.members)
     if most == ELSEWHERE:
         return Mount(next(iter(exceptions.values())), run.blocks, exceptions, run.members)
@@ -195,16 +209,16 @@ def mount(half: Half, run: Run) -> Mount:
 
 
 def find_job_folder(folder: str, options: Options) -> Folder | None:
-    """Return the folder that a job wrote its file to, by any layout of a result at this place; None where none did."""
+    """Return the folder with the job file of a result here, in any layout; None if there is none."""
     places = (open_folder(url, options) for url in dict.fromkeys(kind.folder_at(folder) for kind in LAYOUTS.values()))
     return next((place for place in places if read_identity(place) is not None), None)
 
 
 def unfinished(url: str, options: Options) -> str:
-    """Return how far the latest job is that writes to a folder, as a sentence; empty where none did, or it has ended."""
+    """Return the progress of the latest job in a folder as a sentence; empty if there is no unfinished job."""
     try:
         place = find_job_folder(url, options)
-    except STORAGE_ERRORS:  # of a file, or of a folder that can't be listed, which whoever asks is about to tell
+    except STORAGE_ERRORS:  # for a file, or for a folder that can't be listed: the caller reports it
         return ""
     identity = None if place is None else read_identity(place)
     if place is None or identity is None or not identity.config:
@@ -221,12 +235,13 @@ def unfinished(url: str, options: Options) -> str:
 
 
 def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple[Config, Partial] | None:
-    """Return the config that shows what is there of the latest job in a folder; None where it has ended.
+    """Return the config of the latest job in a folder, and its progress; None if the job has ended.
 
     Raises
     ------
     ConfigError
-        When the source is needed, or what a function made, and is at a place that is not allowed.
+        If the source or a function's store is needed, and is at a place that `allow` does not contain; also if the source
+        has changed since the job began.
     """
     identity, config = read_identity(place), read_config(place, options)
     assert identity is not None
@@ -248,7 +263,7 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
 
 
 def read_config(place: Folder, options: Options) -> Config | None:
-    """Return the config in a folder, which may name any place; None where there is none."""
+    """Return the config in a folder, which may name any place; None if there is no valid config."""
     try:
         return from_dict(parse(place.read(FILE_NAME)), place.url, None, options)
     except (FileNotFoundError, UsageError):
@@ -256,7 +271,7 @@ def read_config(place: Folder, options: Options) -> Config | None:
 
 
 def read_half(place: Folder, identity: Identity, options: Options) -> Half:
-    """Return what is known of a job from its file and its ledger."""
+    """Return an unfinished job from its file and its ledger."""
     planned, generation = identity.planned, identity.generation
     records = {number: record for number, record in ledger_of(place, identity).read().items() if not record.failed}
     result = from_dict(planned.config, place.url, None, options) if planned.config else None
@@ -264,13 +279,13 @@ def read_half(place: Folder, identity: Identity, options: Options) -> Half:
 
 
 def is_finished(place: Folder, identity: Identity, half: Half, config: Config | None) -> bool:
-    """Tell whether a job has ended, and the config in its folder is its own."""
+    """Tell whether a job has ended, and its folder has the job's own config."""
     if config is None:
         return False
     if ledger_of(place, identity).is_compacted():
         return True
     if not layout_of(identity).config_names_shards:
-        return not identity.after  # what goes on from another job is beside that one's config
+        return not identity.after  # a job that continues another job finds that job's config here
     base, *runs = shard_runs(half.source)
     if len(half.records) < base.stop + sum(run.stop for run in runs):
         return False
@@ -286,7 +301,10 @@ def _place(mount: Mount) -> object:
 
 
 def show_partial(job: Job, plan: Plan, outcome: Summary, failed: ShardsFailed) -> tuple[Config, Summary]:
-    """Return the config that shows what is there of a job some of whose shards failed, and the outcome that tells of it."""
+    """Return the config of the finished shards of a job with failed shards, and the summary with the failures.
+
+    A warning names the number of failed shards and the first error.
+    """
     layout = job.layout
     planned, known = layout.planned(plan, job.chain), layout.records(job.ledger, outcome)
     records = {number: known[number] for number in job.done(plan.runs, known, layout.inventory())}
@@ -298,7 +316,7 @@ def show_partial(job: Job, plan: Plan, outcome: Summary, failed: ShardsFailed) -
 
 
 def _check_allowed(config: Config, place: Folder, allow: Iterable[str]) -> None:
-    """Refuse what a config from elsewhere could not name."""
+    """Refuse places outside the folder that are not allowed to its config."""
     if outside := _outside(config, place):
         named = Config(outside[0], {str(i): Mount(one) for i, one in enumerate(outside)})
         from_dict(to_dict(named), place.url, allow)
@@ -310,7 +328,10 @@ def _outside(config: Config, place: Folder) -> list[Location]:
 
 
 def _there(place: Folder, half: Half) -> Mapping[int, Record]:
-    """Return the records of what still stands, by one listing, where it can be shown."""
+    """Return the records of the finished shards that still exist, by one listing.
+
+    If the result is shown only at the end, nothing is listed and all records are returned.
+    """
     if half.mixes == "end":
         return half.records
     quote = quote_name if is_remote(place.url) else str

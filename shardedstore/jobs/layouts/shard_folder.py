@@ -1,4 +1,4 @@
-"""A folder of shards: an object for each shard, and a config beside them that opens all as one."""
+"""A folder with one object for each shard, and a config that opens them as one store."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, consolidated_nodes,
 if TYPE_CHECKING:
     from shardedstore.jobs.worker import Job
 
-MOST_PARENTS = 4  # folders above the base in which the ledger is looked for
+MOST_PARENTS = 4  # folders above the base that are searched for the ledger
 TRY_AGAIN = "repair the source and run the job again with the same arguments: it tries the holes again"
 
 
@@ -77,7 +77,7 @@ class ShardFolder(ResultLayout):
         self.check_names(plan)
 
     def check_names(self, plan: Plan) -> None:
-        """Refuse names that objects can't have, or that two shards would share."""
+        """Refuse names that are invalid for objects, or that two shards would share."""
         if not self.is_remote:
             check_lengths(plan, lambda run: target_of(self.sink, run))
         check_names(plan, self.sink)
@@ -104,7 +104,7 @@ class ShardFolder(ResultLayout):
         return Planned(mixes, to_dict(Config(base[1].location, dict(others)), folder))
 
     def template(self, run: Run, generation: int) -> str:
-        """Return the URL of a run's objects of a generation; ``{block}`` stands for the name of each of several."""
+        """Return the URL of a run's objects in a generation; ``{block}`` stands for the name of each shard."""
         return object_url(self.folder, versioned(target_of(self.sink, run), generation))
 
     def _named(self, template: str, shard: Shard) -> str:
@@ -132,7 +132,13 @@ class ShardFolder(ResultLayout):
                 yield shard.number
 
     def publish(self, job: Job, plan: Plan, records: Mapping[int, Record]) -> Config:
-        """Write the consolidated metadata as a component of its own, and then the config."""
+        """Write the consolidated metadata as a component of its own, and then the config.
+
+        Raises
+        ------
+        DestinationError
+            If another job has taken over the destination.
+        """
         config, nodes = self.mounted(job, plan, records)
         config = msgspec.structs.replace(config, consolidated=self._consolidate(job, plan, nodes))
         check_latest(job.ledger)
@@ -142,7 +148,7 @@ class ShardFolder(ResultLayout):
         return config
 
     def mounted(self, job: Job, plan: Plan, records: Mapping[int, Record]) -> tuple[Config, dict[str, Node]]:
-        """Return the config of all shards, and its metadata."""
+        """Return the config of all shards, and the metadata of the result."""
         config = Config(
             base=self.mount(job, plan.runs[0], records).location,
             shards={run.path: self.mount(job, run, records) for run in plan.runs[1:]},
@@ -155,7 +161,10 @@ class ShardFolder(ResultLayout):
         return msgspec.structs.replace(config, shards=mounts), nodes
 
     def mount(self, job: Job, run: Run, records: Mapping[int, Record]) -> Mount:
-        """Return where a run is: as the most of its shards, and those of other generations by name."""
+        """Return the mount of a run: the location of most shards, and the other shards as exceptions.
+
+        The exceptions are shards of other generations and holes.
+        """
 
         def location(generation: int) -> Location:
             return members_at(self.sink.location(self.template(run, generation or job.generation)), run.members)
@@ -179,7 +188,10 @@ class ShardFolder(ResultLayout):
         return Mount(location(most), run.blocks, exceptions, run.members)
 
     def _consolidate(self, job: Job, plan: Plan, nodes: dict[str, Node]) -> Location | None:
-        """Write the consolidated metadata that groups get and their shards do not hold, as a component of its own."""
+        """Write a component with the consolidated metadata of groups, unless their shards have it.
+
+        Returns None if nothing was to be written.
+        """
         made = {
             path: consolidate(nodes, path, undocumented(plan.nodes, path))
             for path in plan.consolidated
@@ -196,7 +208,7 @@ class ShardFolder(ResultLayout):
 
     @classmethod
     def find_job(cls, config: Config) -> ResultJob | None:
-        """Return the job that wrote the config to one of the folders above the base."""
+        """Return the job that wrote the config, from one of the folders above the base; None if not found."""
         base = config.base.origin
         if not isinstance(base, Place) or not (base.is_file or base.is_folder):
             return None
@@ -228,14 +240,14 @@ class ShardFolder(ResultLayout):
             yield from _compare_consolidated(location, listed, seen)
 
     @classmethod
-    def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:  # noqa: ARG003 (of other layouts)
+    def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:  # noqa: ARG003 (other layouts use it)
         # docstring inherited
         names = Veil(run.location.paths if isinstance(run.location, VeiledOf) else ())
         return ((names.stored(entry.key), entry) for entry in entries)
 
 
 def _alone(entries: Entries, run: Run, shard: Shard) -> Entries:
-    """Return the entries of a shard as a Zarr of its own has them."""
+    """Return the entries of a shard in the form of a Zarr of its own."""
     if run.rebuilt:
         entries = rebuilt(entries, shard, run.rebuilt)
     if run.mounted:
@@ -244,7 +256,13 @@ def _alone(entries: Entries, run: Run, shard: Shard) -> Entries:
 
 
 def as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> Mount:
-    """Return a mount with the chunk keys and the division that its array has now, after the chain."""
+    """Return a mount with the chunk keys and the division of its array after the chain.
+
+    Raises
+    ------
+    CorruptError
+        If the chunk grid is not the planned one.
+    """
     if mount.blocks is None or node is None or not isinstance(node.meta, ArrayMeta) or node.meta.keys is None:
         return mount
     blocks = mount.blocks if planned is None or planned.blocks is None else planned.blocks
@@ -257,23 +275,26 @@ def as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> 
 
 
 def _holds(node: Node, key: str, data: bytes) -> bool:
-    """Tell whether a group's shard holds this consolidated metadata of it."""
+    """Tell whether a group's shard holds this consolidated metadata."""
     if not isinstance(node.meta, GroupMeta) or not node.meta.consolidated:
         return False
     path, _, name = key.rpartition("/")
     wanted = consolidated_nodes(parse_json(data, path, name), path, name)
-    return dump_json(dict(sorted(node.inherited.items()))) == dump_json(dict(sorted(wanted.items())))  # NaN is not NaN
+    return dump_json(dict(sorted(node.inherited.items()))) == dump_json(
+        dict(sorted(wanted.items()))
+    )  # as JSON, because NaN != NaN
 
 
 def _last_ended(place: Folder, config: Config) -> Identity:
-    """Return the job that wrote the config of a folder: the last that has ended.
+    """Return the job that wrote the config of a folder: the last one that has ended.
 
-    None has ended as far as can be seen where none could compact its ledger: then it is the last that an object is named by.
+    A compacted ledger shows that its job has ended. If there is none, the last job that an object's name refers to is
+    returned.
     """
     jobs = generations(place)
     names = ((url_of(location) or "").rpartition("/")[2] for _, location in config.locations())
     named = max(map(generation_in, names))
-    named = named if named in jobs else 1  # a name that the user chose may look like such a name
+    named = named if named in jobs else 1  # a name chosen by the user may look like the name of a generation
     later = (read_generation(place, number) for number in reversed(jobs) if number > named)
     return next((job for job in later if ledger_of(place, job).is_compacted()), None) or read_generation(place, named)
 
@@ -298,7 +319,7 @@ class _Size(NamedTuple):
 
 
 class _Sizes:
-    """Sizes of components: all components in the folder of the result are listed at once."""
+    """Sizes of components; one listing covers all components in the folder of the result."""
 
     def __init__(self, folder: Folder | None, components: list[Location]) -> None:
         self.root = None if folder is None else folder.url
@@ -326,7 +347,7 @@ class _Sizes:
 
 
 def _compare(shard: Shard, location: Location, found: _Size | None, record: Record | None) -> Difference | None:
-    """Return how a shard's object differs from its record, by its size alone."""
+    """Return the difference between a shard's object and its record, by size only; None if equal."""
     if location.hole is not None:
         what = f"{shard.name}: it is an accepted hole: {location.hole.cause}"
         return Difference.of(shard, "hole", what, TRY_AGAIN, cause=location.hole.cause)

@@ -1,4 +1,7 @@
-"""One ordinary Zarr: when all shards are done, the documents that wait are put in their places, the root's last."""
+"""One ordinary Zarr, whose metadata documents are published after all shards, the root's last.
+
+Until then the documents wait in a folder beside the Zarr.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ from shardedstore.zips import ZipReadStore
 if TYPE_CHECKING:
     from shardedstore.jobs.worker import Job
 
-CHECK_SECONDS = 1.0  # between two looks whether another job has taken over, while documents are written
+CHECK_SECONDS = 1.0  # between two checks for a takeover by another job while documents are written
 
 
 WRITE_AGAIN = (
@@ -67,11 +70,11 @@ WRITE_AGAIN = (
 )
 PUT_AGAIN = "run the job again with the same arguments: it writes the missing documents"
 OTHERWISE = "verify it with level='exists', or with against=source"
-PUBLISHED = "published.zip"  # the documents of the result that is there
+PUBLISHED = "published.zip"  # a copy of the published documents
 
 
 class SingleZarr(ResultLayout):
-    """One ordinary Zarr; config, ledger and the documents that wait stand in a folder beside it."""
+    """One ordinary Zarr, with its config, its ledger and waiting documents in a folder beside it."""
 
     key: ClassVar[str] = "zarr"
     must_grow: ClassVar[bool] = True
@@ -124,7 +127,11 @@ class SingleZarr(ResultLayout):
         return None if overwrite else found
 
     def open(self, wanted: Identity, overwrite: bool) -> Identity:
-        """Make the destination ready; with `overwrite` nothing opens a mixture of the old and the new, whenever the job ends."""
+        """Prepare the destination for writing, and return the job there.
+
+        With `overwrite`, the root's old documents are removed first, so that no reader opens a mixture of the old and the
+        new result, even if the job does not end.
+        """
         check_unused(self.url, self.options)
         if overwrite:
             check_destination(self.place, wanted, overwrite=False)
@@ -132,9 +139,9 @@ class SingleZarr(ResultLayout):
         return open_destination(self.place, wanted, overwrite=False, again=overwrite)
 
     def mend(self, job: Job, plan: Plan) -> int:
-        """Mark the shards that have lost files, by one listing.
+        """Mark the shards that have lost files, by one listing, and return their number.
 
-        Documents that were published are put back at once, as a later job may not end that would write them.
+        Missing published documents are written again at once, because this job may not end.
         """
         records = {number: record for number, record in job.ledger.read().items() if record.is_done}
         lost = frozenset(self._lost(job, plan, records)) if records else frozenset[int]()
@@ -156,7 +163,7 @@ class SingleZarr(ResultLayout):
                     yield shard.number
 
     def _divided(self, chain: Chain, plan: Plan) -> Config:
-        """Return the Zarr, divided into the shards that it is made of."""
+        """Return the config of the Zarr, divided into its shards."""
         zarr, nodes = Directory(self.url, self.options), after(chain, plan.nodes)
 
         def mount(run: Run) -> Mount:
@@ -176,16 +183,19 @@ class SingleZarr(ResultLayout):
         return None
 
     def present(self, run: Run, records: Mapping[int, Record], job: Job, present: Present) -> Iterator[int]:
-        """Yield the shards that are recorded; the files are listed once, at the start and at the end."""
+        """Return the numbers of the recorded shards; `mend` and `publish` list the files, once each."""
         return (number for number in run.numbers if number in records and records[number].is_done)
 
     def publish(self, job: Job, plan: Plan, records: Mapping[int, Record]) -> Config:
-        """Prove that all that was written is there, put the documents in their places, and write the config beside the Zarr.
+        """Check the written files, publish the documents, and write the config beside the Zarr.
 
         Raises
         ------
         CorruptError
-            When what stands there is not what the shards' records say.
+            If the files differ from the shards' records; no document is published. Also if waiting documents can't be read;
+            their shard is marked to be made again.
+        DestinationError
+            If another job has taken over the destination.
         """
         zarr = self.zarr
         documents = self.sink.documents(self._waiting(job, plan), plan.config)
@@ -197,7 +207,7 @@ class SingleZarr(ResultLayout):
                 documents[key] = data
         _put(job, zarr, documents)
         for key in published_keys(self.place, self.options) or ():
-            if is_consolidated(key) and key not in documents:  # of a group that is to have none now
+            if is_consolidated(key) and key not in documents:  # the group has none in this result
                 zarr.remove(key)
         zarr.clean()
         entries = [Entry(key, documents[key]) for key in sorted(documents)]
@@ -209,7 +219,10 @@ class SingleZarr(ResultLayout):
         return config
 
     def _waiting(self, job: Job, plan: Plan) -> dict[str, bytes]:
-        """Return the documents that wait; a shard whose documents can't be read is marked to be made again."""
+        """Return the waiting documents.
+
+        If the documents of a shard can't be read, the shard is marked to be made again, and CorruptError is raised.
+        """
         documents: dict[str, bytes] = {}
         for run in plan.runs:
             for shard in run.shards() if run.blocks is None else ():
@@ -223,14 +236,15 @@ class SingleZarr(ResultLayout):
                         "the same arguments, and it makes this shard again"
                     ) from error
                 for key, data in found.items():
-                    documents.setdefault(join(shard.path, key), data)  # the groups above a bundle are the base's
+                    documents.setdefault(join(shard.path, key), data)  # the base holds the groups above a bundle
         return documents
 
     @classmethod
     def find_job(cls, config: Config) -> ResultJob | None:
-        """Return the last job that has ended of those that wrote to the Zarr, or the last one.
+        """Return the last job of the Zarr that has ended, or the latest job if none has.
 
-        A later job that has not ended writes under the same keys: its shards are not those of this result any more.
+        A later job that has not ended writes under the same keys. The records of shards that it may overwrite are left
+        out, and `notes` says so.
         """
         base = config.base.origin
         if config.shards or not isinstance(base, Place) or not base.is_folder:
@@ -274,7 +288,7 @@ class SingleZarr(ResultLayout):
     def compare_listing(
         cls, config: Config, job: ResultJob | None, seen: Callable[[str], None]
     ) -> Iterator[Difference]:
-        """Yield the differences from the records, and from the documents that waited beside the Zarr."""
+        """Yield the differences from the records, and missing documents."""
         base = config.base
         assert job is not None
         assert isinstance(base, Place)
@@ -293,19 +307,19 @@ class SingleZarr(ResultLayout):
             yield Difference("missing", f"{key!r} of {base.url!r} is missing", PUT_AGAIN, key=key, url=base.url)
 
     @classmethod
-    def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:  # noqa: ARG003 (of other layouts)
+    def stored(cls, entries: Entries, run: Run, shard: Shard) -> Iterator[tuple[str, Entry]]:  # noqa: ARG003 (other layouts use it)
         # docstring inherited
         counted = (entry for entry in entries if not (is_document(entry) or is_consolidated(entry.key)))
         return ((whole_key(entry, shard), entry) for entry in counted)
 
     @staticmethod
-    def leaves_unknown(identity: Identity, *, finished: bool) -> bool:  # noqa: ARG004 (of other layouts)
+    def leaves_unknown(identity: Identity, *, finished: bool) -> bool:  # noqa: ARG004 (other layouts use it)
         # docstring inherited
         return not finished
 
 
 def _check_written(zarr: Folder, documents: Container[str], records: Mapping[int, Record]) -> None:
-    """Refuse to publish where other files stand than were written."""
+    """Raise CorruptError if the files differ from the written ones."""
     difference = ZarrListing.of(zarr.sizes(), documents).difference(ZarrListing.written(records.values()))
     if difference is not None:
         raise CorruptError(
@@ -315,7 +329,13 @@ def _check_written(zarr: Folder, documents: Container[str], records: Mapping[int
 
 
 def _put(job: Job, zarr: Folder, documents: Mapping[str, bytes]) -> None:
-    """Put documents in their places, the root's last, unless another job takes over meanwhile."""
+    """Write documents to the Zarr, the root's last.
+
+    Raises
+    ------
+    DestinationError
+        If another job takes over the destination meanwhile; the documents written before stay.
+    """
     checked = -CHECK_SECONDS
     for key in sorted(documents, key=turn):
         if abs(time.time() - checked) > CHECK_SECONDS:  # a machine may have slept meanwhile
@@ -325,7 +345,7 @@ def _put(job: Job, zarr: Folder, documents: Mapping[str, bytes]) -> None:
 
 
 def put_back(beside: Folder, zarr: Folder, options: Options, keys: Container[str]) -> None:
-    """Write those documents of one ordinary Zarr again that were published, and are not among its keys any more."""
+    """Write the published documents of one ordinary Zarr again that are missing from its keys."""
     missing = [key for key in published_keys(beside, options) or () if key not in keys]
     published = _kept(_published(beside), options) if missing else {}
     for key in sorted(missing, key=turn):
@@ -333,7 +353,7 @@ def put_back(beside: Folder, zarr: Folder, options: Options, keys: Container[str
 
 
 def published_keys(beside: Folder, options: Options) -> list[str] | None:
-    """Return the keys of the documents that were published; None for a result that older versions made."""
+    """Return the keys of the published documents; None if no readable copy exists, as with older versions."""
     try:
         return keys_kept(_published(beside), options)
     except (FileNotFoundError, CorruptError):
@@ -341,7 +361,10 @@ def published_keys(beside: Folder, options: Options) -> list[str] | None:
 
 
 def withdraw(beside: Folder, zarr: Folder) -> None:
-    """Remove what opens one ordinary Zarr, and what would put it back."""
+    """Remove the config and the root's documents of one ordinary Zarr, so that nothing opens it.
+
+    The copy of the published documents is removed too, so that they are not written again.
+    """
     for name in (FILE_NAME, PUBLISHED):
         beside.remove(name)
     for name in reversed(LAST):
@@ -353,7 +376,7 @@ def _published(beside: Folder) -> str:
 
 
 def keys_kept(url: str, options: Options) -> list[str]:
-    """Return the keys of documents in a zip, which version 0.4.0 wrote without a veil."""
+    """Return the keys of the documents in a zip; version 0.4.0 wrote them without the veil suffix."""
     return [name.removesuffix(VEIL) for name in ZipReadStore(url, storage_options=options).names()]
 
 
@@ -363,7 +386,7 @@ def _kept(url: str, options: Options) -> dict[str, bytes]:
 
 
 def _documents(folder: Folder, options: Options) -> Iterator[str]:
-    """Yield the keys of the documents of one ordinary Zarr, as published, or as kept beside it."""
+    """Yield the keys of the documents of one ordinary Zarr, published or still waiting beside it."""
     if (published := published_keys(folder, options)) is not None:
         yield from published
         return
@@ -375,7 +398,13 @@ def _documents(folder: Folder, options: Options) -> Iterator[str]:
 
 
 def _blocks_in(blocks: Blocks, meta: ArrayMeta, path: str) -> Blocks:
-    """Return the blocks of a source in the chunk grid of the result, where a block may be one object."""
+    """Return the blocks of a source in the chunk grid of the result, in which a block may be one object.
+
+    Raises
+    ------
+    UsageError
+        If a step changed the shape of the blocks.
+    """
     assert meta.keys is not None
     if meta.chunk_grid == blocks.chunk_grid:
         return msgspec.structs.replace(blocks, keys=meta.keys)
