@@ -1,7 +1,8 @@
-"""One file of the JSON lines of many segments, each compressed alone, so that one of them is read without the others.
+"""The ledger of a job: append-only records of the shards that are done.
 
-It is a sequence of Zstandard frames, which ``zstdcat`` shows as lines; the last is one that decompressors skip, and holds
-the index: where the frame of each segment is.
+Each attempt at a segment appends JSON lines to a file of its own. At the end of the job, all records are compacted into
+one file. This file is a sequence of Zstandard frames, one for each segment, so one segment can be read alone. ``zstdcat``
+shows the lines. The last frame is skipped by decompressors and holds an index: the position of each segment's frame.
 """
 
 from __future__ import annotations
@@ -26,23 +27,25 @@ from shardedstore.storage.blobs import ByteSource
 from shardedstore.storage.folders import ENDED, STARTED, STORAGE_ERRORS, Folder
 from shardedstore.transforms.base.chain import Written
 
-LEVEL = 1  # a million records: 141 MB become 29 in 0.4 s, and are back in 0.13 s; higher levels gain nothing
+LEVEL = 1  # for a million records: 141 MB become 29 MB in 0.4 s, decoded in 0.13 s; higher levels gain nothing
 
-SKIPPED = 0x184D2A50  # begins a frame that holds no data, by Zstandard's format
+SKIPPED = 0x184D2A50  # magic number of a skippable frame in the Zstandard format
 
 MAGIC = b"shardidx"
 
-TAIL = 1 << 16  # bytes that are read first: the index of some 6,000 segments
+TAIL = 1 << 16  # bytes that are read first: enough for the index of about 6,000 segments
 
-_FRAME = struct.Struct("<II")  # what a skipped frame begins with: its magic number, and the bytes that follow
+_FRAME = struct.Struct("<II")  # start of the skippable frame: its magic number, and the number of bytes that follow
 
-_END = struct.Struct("<I8s")  # what it ends with: the bytes of the index, and ours
+_END = struct.Struct("<I8s")  # end of the skippable frame: the size of the index in bytes, and MAGIC
 
-Index = dict[int, tuple[int, int]]
+Index = dict[int, tuple[int, int]]  # start and size in bytes of each segment's frame
 
 
 def pack(segments: Mapping[int, bytes]) -> bytes:
-    r"""Return the file that holds the lines of some segments, of which those without any are left out.
+    r"""Encode the lines of segments as a compacted file.
+
+    Segments without lines are left out.
 
     >>> data = pack({7: b"a\nb\n", 0: b"c\n"})
     >>> dict(unpack(data))
@@ -58,12 +61,12 @@ def pack(segments: Mapping[int, bytes]) -> bytes:
 
 
 def unpack(data: bytes, name: str = "") -> Iterator[tuple[int, bytes]]:
-    """Yield the segments of a file with their lines.
+    """Yield the segments of a compacted file with their lines.
 
     Raises
     ------
     CorruptError
-        For a file that is damaged.
+        If the file is damaged.
     """
     whole = memoryview(data)
     for number, (start, nbytes) in _index(data, _table_nbytes(data, name), name).items():
@@ -71,7 +74,20 @@ def unpack(data: bytes, name: str = "") -> Iterator[tuple[int, bytes]]:
 
 
 def read_one(blob: ByteSource, segment: int, name: str = "") -> bytes:
-    """Return the lines of one segment, by reading the index and its frame; none where the file has none of it."""
+    """Read the lines of one segment from a compacted file.
+
+    Only the index and the segment's frame are read.
+
+    Returns
+    -------
+    bytes
+        The lines; empty if the file has none of this segment.
+
+    Raises
+    ------
+    CorruptError
+        If the file is damaged.
+    """
     end, size = blob.tail(TAIL)
     tail = bytes(end)
     needed = _table_nbytes(tail, name)
@@ -82,7 +98,7 @@ def read_one(blob: ByteSource, segment: int, name: str = "") -> bytes:
 
 
 def _table_nbytes(tail: bytes, name: str) -> int:
-    """Return the size of the index with what stands around it, from the last bytes of a file."""
+    """Return the size in bytes of the index and the end struct, given the last bytes of a file."""
     if len(tail) >= _END.size:
         nbytes, magic = _END.unpack_from(tail, len(tail) - _END.size)
         if magic == MAGIC:
@@ -119,9 +135,9 @@ READERS = 16  # threads
 
 INHERITED = "inherited"
 
-LOOKS = 10  # how often compacted files are looked for that are compacted again meanwhile
+LOOKS = 10  # attempts to read compacted files while other processes compact them again
 
-_APPENDED = re.compile(rf"\d+/(\d+)-(?:{INHERITED}|[0-9a-f]+(?:-(\w+))?)\.jsonl")  # below the ledger's folder
+_APPENDED = re.compile(rf"\d+/(\d+)-(?:{INHERITED}|[0-9a-f]+(?:-(\w+))?)\.jsonl")  # relative to the ledger's folder
 
 _COMPACTED = re.compile(r"compacted-[0-9a-f]+\.jsonl\.zst")
 
@@ -129,14 +145,32 @@ logger = logging.getLogger("shardedstore")
 
 
 class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
-    """One shard that is done: what a sink has written of it, and its number in the job.
+    """One shard of a job: the output of the sink, or the cause of its failure.
 
-    For people: the seconds that it took, the attempts, and the worker's host and process. `source` is what the source was,
-    where that was looked at closer than its metadata; `generation` that of the object, where an earlier job made it.
-    `digests` are of the decoded data that was written, by array, where that was asked for. `marked` tells that what was
-    written is damaged or lost, and is to be made again under its own name; `failed` is why the last attempt
-    at the shard failed, where it is not there. `veiled` tells that the documents of divided arrays are veiled in a base,
-    which they were not in those of version 0.4.0; `consolidated` are the groups whose consolidated metadata it holds.
+    Attributes
+    ----------
+    shard : int
+        The number of the shard in the job.
+    seconds : float
+        The time that the shard took, in seconds. It is shown to users only, as are `attempts` and `worker`.
+    attempts : int
+        The number of attempts.
+    worker : str
+        The host and the process of the worker.
+    source : str
+        The state of the source; empty if the job compares only its metadata.
+    generation : int
+        The generation of the object if an earlier job made it; otherwise 0.
+    digests : dict of str to DataSum, or None
+        The digest of the written decoded data of each array; None if no digests were requested.
+    marked : bool
+        Whether the output is damaged or lost. The next run makes it again under its own name.
+    failed : str
+        The cause of the last failed attempt; empty if the shard is done.
+    veiled : bool
+        Whether the documents of divided arrays are veiled in this base. Version 0.4.0 did not veil them.
+    consolidated : tuple of str
+        The groups whose consolidated metadata the shard holds.
     """
 
     shard: int
@@ -153,17 +187,27 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
 
     @classmethod
     def of(cls, written: Written, shard: int, **others: Any) -> Self:
-        """Return the record of a shard that was written."""
+        """Make the record of a written shard."""
         return cls(*msgspec.structs.astuple(written), shard=shard, **others)
 
     @property
     def is_done(self) -> bool:
-        """Whether the shard is not to be made, if what was written still stands."""
+        """Whether the shard is done, provided that its output still exists."""
         return not self.marked and not self.failed
 
 
 class Ledger(NamedTuple):
-    """The records of one generation at a destination; `nonce` tells it from one of the same number that was removed."""
+    """The records of one generation at a destination.
+
+    Attributes
+    ----------
+    folder : Folder
+        The destination.
+    generation : int
+        The number of the job at the destination.
+    nonce : str
+        A random token of the job. It differs from the token of a removed job of the same generation.
+    """
 
     folder: Folder
     generation: int
@@ -174,7 +218,7 @@ class Ledger(NamedTuple):
         return f"{FOLDER}/ledger/{self.generation}" + (f"-{self.nonce}" if self.nonce else "")
 
     def read(self) -> dict[int, Record]:
-        """Return all records by shard number."""
+        """Read all records, by shard number."""
         sizes = self.folder.sizes(self._root)
         found = self._there(_in_order(n for n, nbytes in sizes if nbytes and not _COMPACTED.fullmatch(self._below(n))))
 
@@ -184,7 +228,7 @@ class Ledger(NamedTuple):
         return _by_shard([*self._from_compacted(lines), *found])
 
     def read_segment(self, segment: int) -> dict[int, Record]:
-        """Return the records of one segment."""
+        """Read the records of one segment, by shard number."""
         found = self._there(_in_order(self._files(segment)))
 
         def lines(name: str) -> Iterator[bytes]:
@@ -193,20 +237,21 @@ class Ledger(NamedTuple):
         return _by_shard([*self._from_compacted(lines), *found])
 
     def owns(self, name: str) -> bool:
-        """Tell whether a file at the destination is one of the ledger's."""
+        """Tell whether a file at the destination belongs to the ledger."""
         if not name.startswith(f"{self._root}/"):
             return False
         below = self._below(name)
         return below == INHERITED or bool(_APPENDED.fullmatch(below) or _COMPACTED.fullmatch(below))
 
     def is_compacted(self) -> bool:
-        """Tell whether the job has ended, and its config was written."""
+        """Tell whether the ledger was compacted: the job has ended and its config is written."""
         return bool(self.compacted())
 
     def mark(self, numbers: frozenset[int]) -> None:
-        """Mark the records of some shards, so that the job makes these again.
+        """Mark the records of shards, so that the next run makes these shards again.
 
-        No job may be at work. A ledger that is not compacted stays so, as that tells whether its job has ended.
+        No job may be running. A ledger that is not compacted stays uncompacted, because a compacted ledger means that its
+        job has ended.
         """
         if self.is_compacted():
             self.compact(numbers)
@@ -219,10 +264,15 @@ class Ledger(NamedTuple):
                 self.folder.write(name, encode(_marked(records, numbers)))
 
     def compact(self, marked: frozenset[int] = frozenset()) -> None:
-        """Gather all that was written until now in one file, and remove what it was gathered from.
+        """Compact all records into one file, and remove the files that they came from.
 
-        It can be done by several at once, and be interrupted: then some records are there twice. The records of shards in
-        `marked` are marked.
+        Several processes may compact at the same time, and any of them may be interrupted. Some records are then stored
+        twice, and none is lost.
+
+        Parameters
+        ----------
+        marked : frozenset of int
+            The numbers of the shards whose records are marked on the way.
         """
         sizes = dict(self.folder.sizes(self._root))
         files, packed = self._appended(sizes), sorted(name for name in sizes if _COMPACTED.fullmatch(self._below(name)))
@@ -243,21 +293,34 @@ class Ledger(NamedTuple):
         self.folder.remove_all([name for name in (*files, *packed) if now.get(name) == sizes[name]])
 
     def claim(self, segment: int, attempt: str) -> bool:
-        """Begin the file of an attempt at some shards of a segment; return False where it was begun before.
+        """Create the file of an attempt at shards of a segment, or return False if it exists.
 
-        So that a task which runs once need not list and read the files of all other tasks of its segment.
+        A task that creates it has not run before, and need not read the files of the other tasks of its segment.
         """
         return self.folder.claim(f"{self._folder(segment)}/{segment}-{attempt}")
 
     @contextmanager
     def writer(self, segment: int, claimed: str = "") -> Iterator[Callable[[Record], None]]:
-        """Give a function that appends a record; see `Folder.appender` for when it is kept."""
+        """Give a function that appends a record to a segment.
+
+        `Folder.appender` says when a record is durable.
+
+        Parameters
+        ----------
+        segment : int
+            The number of the segment.
+        claimed : str
+            The attempt whose file `claim` created; empty for a new file.
+        """
         encode = msgspec.json.Encoder().encode
         with self.folder.appender(f"{self._folder(segment)}/{segment}", claimed) as append:
             yield lambda record: append(encode(record) + b"\n")
 
     def inherit(self, segments: Iterable[tuple[int, list[Record]]]) -> None:
-        """Keep the records that are taken over from an earlier generation, by segment."""
+        """Write the records that are taken over from an earlier generation, by segment.
+
+        A marker file is written last. After a failure, the call can be repeated.
+        """
         encode = msgspec.json.Encoder().encode
         for segment, records in segments:
             data = b"".join(encode(record) + b"\n" for record in records)
@@ -265,11 +328,14 @@ class Ledger(NamedTuple):
         self.folder.write(f"{self._root}/{INHERITED}", b"")
 
     def has_inherited(self) -> bool:
-        """Tell whether all that is taken over is kept."""
+        """Tell whether all records that are taken over are written."""
         return self.folder.nbytes(f"{self._root}/{INHERITED}") is not None
 
     def unfinished(self) -> bool:
-        """Tell whether a writer died, in an object store: an upload of its shard may be left there, unfinished."""
+        """Tell whether a writer died in an object store.
+
+        A start marker without an end marker means that the writer died. An unfinished upload of its shard may remain.
+        """
         names = [name.removesuffix(".jsonl") for name, _ in self.folder.sizes(self._root)]
         started = {stem for stem, _, label in (name.rpartition("-") for name in names) if label == STARTED}
         ended = {stem for stem, _, label in (name.rpartition("-") for name in names) if label == ENDED}
@@ -283,15 +349,21 @@ class Ledger(NamedTuple):
         return [f"{folder}/{name}" for name in self.folder.names(folder) if name.startswith(f"{segment}-")]
 
     def compacted(self) -> list[str]:
-        """Return the names of the files that were gathered when the job had ended, after its config was written."""
-        with suppress(NotADirectoryError):  # what stands in the way is told when something is written
+        """Return the sorted names of the compacted files.
+
+        They exist only after the job ended and its config was written.
+        """
+        with suppress(NotADirectoryError):  # the next write reports the file that is in the way
             return sorted(
                 f"{self._root}/{name}" for name in self.folder.names(self._root) if _COMPACTED.fullmatch(name)
             )
         return []
 
     def _appended(self, names: Iterable[str]) -> dict[str, int]:
-        """Return the segments of the files that were appended to, without what tells of a writer that died."""
+        """Return the segment of each appended file.
+
+        A start marker without an end marker is left out: it means that its writer died.
+        """
         found = {name: match for name in names if (match := _APPENDED.fullmatch(self._below(name)))}
         ended = {name.rpartition("-")[0] for name, match in found.items() if match[2] == ENDED}
         return {
@@ -310,7 +382,10 @@ class Ledger(NamedTuple):
             return list(pool.map(self.folder.read, names))
 
     def _there(self, names: list[str]) -> list[bytes]:
-        """Read files but those that were compacted since they were listed; what is compacted must be read after them."""
+        """Read files; those that were compacted since they were listed count as empty.
+
+        Read the compacted files after this, so that no record is missed.
+        """
 
         def read(name: str) -> bytes:
             try:
@@ -322,7 +397,7 @@ class Ledger(NamedTuple):
             return list(pool.map(read, names))
 
     def _from_compacted(self, lines: Callable[[str], Iterator[bytes]]) -> list[bytes]:
-        """Return what is read of the files that were compacted, and of their successors where they are gone."""
+        """Read the compacted files; list them again if another process compacted them meanwhile."""
         for _ in range(LOOKS):
             with suppress(FileNotFoundError):
                 return [some for name in self.compacted() for some in lines(name)]
@@ -330,7 +405,7 @@ class Ledger(NamedTuple):
 
 
 class NoLedger(Ledger):
-    """The ledger of a job without a destination: it keeps nothing."""
+    """The ledger of a job without a destination. It stores nothing."""
 
     __slots__ = ()
 
@@ -361,13 +436,16 @@ class NoLedger(Ledger):
 
 
 def _marked(records: Iterable[Record], numbers: frozenset[int]) -> Iterator[Record]:
-    """Yield records, with those of some shards marked."""
+    """Yield all records, and mark those of the given shards."""
     for record in records:
         yield msgspec.structs.replace(record, marked=True) if record.shard in numbers else record
 
 
 def try_compact(ledger: Ledger) -> None:
-    """Compact a ledger, if that can be done: nothing depends on it."""
+    """Compact a ledger, and log a storage error as a warning.
+
+    Nothing depends on the compaction.
+    """
     try:
         ledger.compact()
     except STORAGE_ERRORS as error:
@@ -375,27 +453,30 @@ def try_compact(ledger: Ledger) -> None:
 
 
 def _compacted_name() -> str:
-    """Return a name that sorts after those of before, should two stand side by side."""
+    """Return a file name that sorts after the earlier ones."""
     return f"compacted-{time.time_ns():016x}{secrets.token_hex(4)}.jsonl.zst"
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Sort the names of files so that what was taken over comes before what was made since."""
+    """Sort file names, with the inherited records first."""
     return sorted(names, key=lambda name: (not name.endswith(f"-{INHERITED}.jsonl"), name))
 
 
 def _by_shard(files: Iterable[bytes]) -> dict[int, Record]:
-    """Return the records of some files by shard number: of two for one shard, that of the later file, if it did not fail."""
+    """Merge the records of files, by shard number.
+
+    A later file replaces the record of an earlier one, unless the later record is a failure.
+    """
     found: dict[int, Record] = {}
     for data in files:
         for record in _parse(data):
-            if not record.failed or record.shard not in found:  # clocks may say that it failed after it was done
+            if not record.failed or record.shard not in found:  # clocks that differ may sort a failure after a success
                 found[record.shard] = record
     return found
 
 
 def _parse(data: bytes) -> Iterable[Record]:
-    whole = data[: data.rfind(b"\n") + 1]  # what follows is torn
+    whole = data[: data.rfind(b"\n") + 1]  # an incomplete last line is dropped
     decoder = msgspec.json.Decoder(Record)
     try:
         return decoder.decode_lines(whole)

@@ -1,4 +1,8 @@
-"""What stands in a folder: its files or objects, with their sizes and ages, and never through a link."""
+"""Remove the files of jobs that no config names.
+
+A file is removed only if a record says that a job wrote it, and if its size is still the recorded one. Recently replaced
+files can be kept for some time. Symbolic links are never followed.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +50,25 @@ from shardedstore.zarr.metadata import CONSOLIDATED_V2
 
 
 class File(NamedTuple):
-    """A file or an object; `modified` is in seconds since 1970."""
+    """A file or an object.
+
+    Attributes
+    ----------
+    nbytes : int
+        Its size in bytes.
+    modified : float
+        The time of its last change, in seconds since 1970.
+    """
 
     nbytes: int
     modified: float
 
 
 class FileList:
-    """The files below a folder, by their names relative to it; those that are links, or behind some, are not seen."""
+    """The files below a folder, by relative name.
+
+    Symbolic links are left out, and so are the files behind them.
+    """
 
     def __init__(self, place: Folder) -> None:
         self.place = place
@@ -68,20 +83,20 @@ class FileList:
             yield self._order[i]
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, and the folders that are empty then."""
+        """Remove files, and the folders that become empty."""
         gone = list(names)
         self.place.remove_all(gone)
         if not isinstance(self.place, RemoteFolder):
             parents = {name[:i] for name in gone for i, letter in enumerate(name) if letter == "/"}
             for parent in sorted(parents, key=len, reverse=True):
-                with suppress(OSError):  # it is not empty
+                with suppress(OSError):  # the folder is not empty
                     os.rmdir(os.path.join(self.place.url, parent))
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder of empty folders."""
+        """Remove a folder and its subfolders as far as they are empty."""
         if not isinstance(self.place, RemoteFolder):
             for parent, _, _ in os.walk(os.path.join(self.place.url, name), topdown=False):
-                with suppress(OSError):  # it is not empty
+                with suppress(OSError):  # the folder is not empty
                     os.rmdir(parent)
 
 
@@ -102,7 +117,7 @@ def _remote(place: RemoteFolder) -> Iterator[tuple[str, File]]:
 
 
 class Retention:
-    """Which files are too young to be removed.
+    """The files that were replaced too recently to be removed.
 
     Parameters
     ----------
@@ -111,11 +126,11 @@ class Retention:
     jobs : iterable of Identity
         The jobs that wrote there, in order.
     named : iterable of (int, str)
-        What the result of each job named, by its generation, in order.
+        The names of the objects in the result of each job, with its generation, in order.
     seconds : float
-        How long what is replaced is kept; with 0 nothing is.
+        The time in seconds for which replaced files are kept; 0 keeps none.
     is_locked : bool
-        Whether the destination's lock has just been written, which tells the time at the storage.
+        Whether the destination's lock has just been written. The newest file then shows the time of the storage.
     """
 
     def __init__(
@@ -139,14 +154,24 @@ class Retention:
         self._last = {name: generation for generation, name in named} if seconds else {}
 
     def is_young(self, file: str, name: str, generation: int) -> bool:
-        """Tell whether a file of an object, which a job of this generation made under a name, is to be kept for now."""
+        """Tell whether a file was replaced too recently to be removed.
+
+        Parameters
+        ----------
+        file : str
+            The name of the file.
+        name : str
+            The name of the object that the file is part of.
+        generation : int
+            The generation of the job that made the object.
+        """
         if not self._seconds:
             return False
         since = self._replaced(self._last.get(name, generation))
         return max(since, self._files[file].modified) > self._until
 
     def _replaced(self, generation: int) -> float:
-        """Return the latest moment at which the result of a job can have been replaced."""
+        """Return the latest time at which a job's result can have been replaced, in seconds since 1970."""
         by = next((later for later in sorted(self._ended) if later > generation), None)
         passed = [number for number in self._begun if by is None or number <= by]
         times = [times[number] for times in (self._begun, self._ended) for number in passed if number in times]
@@ -160,11 +185,17 @@ class Retention:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was removed, or with a dry run would be: names relative to the destination, and their bytes together.
+    """The files that `prune` removed, or would remove in a dry run.
 
-    Files of locks that others have followed go without being named.
-
-    `kept` says of what no config names either why it stays: it is not as it was written, or was replaced lately.
+    Attributes
+    ----------
+    names : list of str
+        Names relative to the destination. Files of superseded locks are removed as well, and are not listed.
+    nbytes : int
+        The total size of the files in bytes.
+    kept : list of str
+        The files that no config names and that are kept, each with the reason: it is not as it was written, or it was
+        replaced recently.
     """
 
     names: list[str] = field(default_factory=list)
@@ -173,7 +204,28 @@ class Pruned:
 
 
 def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: bool = False) -> Pruned:
-    """Remove what no config names of what jobs have written to a folder; see `ShardedStore.prune`."""
+    """Remove the files of jobs that no config names; see `ShardedStore.prune`.
+
+    After a failure, the same call removes the remaining files.
+
+    Parameters
+    ----------
+    url : str
+        The destination of the jobs.
+    options : Options
+        The options of the storage.
+    older_than : float
+        The time in seconds for which replaced files are kept; 0 keeps none.
+    dry_run : bool
+        Whether to only report the files. The lock is not taken then.
+
+    Raises
+    ------
+    UsageError
+        If no job ever wrote to the folder.
+    DestinationError
+        If the storage fails, if a job holds the lock, or if the last job died before it took over earlier records.
+    """
     try:
         place = find_job_folder(url, options)
         if place is None:
@@ -184,7 +236,9 @@ def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: 
             names = [name for name, reason in reasons.items() if not reason]
             temporaries = {} if isinstance(place, RemoteFolder) else _temporaries(place.url)
             if not dry_run:
-                jobs = [name for name in names if name.startswith(f"{FOLDER}/")]  # what knows the others goes last
+                jobs = [
+                    name for name in names if name.startswith(f"{FOLDER}/")
+                ]  # records and manifests are removed last
                 listed.remove([*temporaries, *(name for name in names if name not in jobs)])
                 listed.remove(jobs)
                 place.remove_all(superseded(place))
@@ -206,7 +260,7 @@ def _temporaries(folder: str) -> dict[str, int]:
 def _removable(
     place: Folder, options: Options, listed: FileList, older_than: float, *, is_locked: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield the names of files that no config names, each with the reason why it is kept; empty where it is not."""
+    """Yield the files that no config names, each with the reason to keep it; empty if there is none."""
     latest = read_identity(place)
     assert latest is not None
     half = read_half(place, latest, options)
@@ -235,7 +289,10 @@ def _removable(
 
 
 def _named(place: Folder, options: Options, jobs: Iterable[Identity]) -> Iterator[tuple[int, str]]:
-    """Yield the names of what the results of jobs named, or showed when they had not ended, each with its generation."""
+    """Yield the names of the objects in the results of jobs, each with the generation.
+
+    The partial result of a job that has not ended counts as well.
+    """
     for job in jobs:
         if job.planned.config:
             half = read_half(place, job, options)
@@ -246,7 +303,7 @@ def _named(place: Folder, options: Options, jobs: Iterable[Identity]) -> Iterato
 
 
 def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterator[str]:
-    """Yield the names of what a config in the folder names, or a job that has not ended needs."""
+    """Yield the names that a config in the folder or an unfinished job needs."""
     found: list[Location] = []
     for name in place.names():
         if name.endswith(".json") and (config := _config(place, options, name)) is not None:
@@ -261,7 +318,13 @@ def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterato
 
 
 def _config(place: Folder, options: Options, name: str) -> Config | None:
-    """Return a config; None for a file that is none, and an error for one of ours that can't be read."""
+    """Read a config; None if the file is not a config.
+
+    Raises
+    ------
+    ConfigError
+        If the file looks like a config and can't be parsed.
+    """
     try:
         data = place.read(name)
     except (FileNotFoundError, IsADirectoryError):
@@ -269,7 +332,7 @@ def _config(place: Folder, options: Options, name: str) -> Config | None:
     try:
         document = parse(data)
     except ConfigError as error:
-        if FORMAT.encode() in data:  # cut short, perhaps
+        if FORMAT.encode() in data:  # perhaps an incomplete config
             raise ConfigError(
                 f"{name!r} may be a config, and can't be read: {error}; move it away, if it is none"
             ) from None
@@ -280,7 +343,7 @@ def _config(place: Folder, options: Options, name: str) -> Config | None:
 
 
 def _places(location: Location) -> Iterator[Location]:
-    """Yield the locations that a location is made from in the end, of a config all components, also in sharded stores inside it."""
+    """Yield the innermost sources of a location, such as all components of a config and of nested configs."""
     if not location.sources:
         yield location
     for source in location.sources:
@@ -288,7 +351,7 @@ def _places(location: Location) -> Iterator[Location]:
 
 
 def _name(place: Folder, location: Location) -> str | None:
-    """Return the name of a component in a folder; None where it is elsewhere."""
+    """Return the name of a component in a folder; None if it is not in the folder."""
     url = url_of(location)
     if url is None or not is_within(url, place.url):
         return None
@@ -299,8 +362,10 @@ def _name(place: Folder, location: Location) -> str | None:
 def _of_generation(
     place: Folder, options: Options, listed: FileList, identity: Identity, needed: set[str]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield the files of a generation, as far as they are known, each with the name of the object that it belongs to, and with
-    the reason why it is not sure to be ours.
+    """Yield the known files of a generation.
+
+    Each comes with the name of its object, and with the reason to doubt that a job wrote it; empty if there is none.
+    Files of needed objects are added to `needed`.
     """
     if not identity.planned.config:
         return
@@ -334,7 +399,7 @@ def _is_own(record: Record | None, generation: int) -> bool:
 
 
 def _doubt(listed: FileList, files: list[str], location: Location, record: Record | None, generation: int) -> str:
-    """Return why files are not sure to be what a job wrote; empty where they are."""
+    """Return the reason to doubt that files are as a job wrote them; empty if there is none."""
     if record is None:
         return "" if generation > 1 and not location.is_folder else "is in no record"
     count, nbytes = len(files), sum(listed.files[file].nbytes for file in files)

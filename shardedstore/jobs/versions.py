@@ -1,4 +1,10 @@
-"""How a job differs from the one that a destination is of, as its message says: by the chain, or by the source."""
+"""The jobs that wrote to a destination, and their generations.
+
+Each job writes a manifest, ``job-N.json``, and has a generation N of its own. Objects of a later generation have other
+names, so a published name is never rewritten. A job continues an earlier one if the chain is equal and the source is the
+same, possibly changed. Otherwise the destination is refused, and the message shows the difference in the chain or in the
+source.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +25,13 @@ from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 from shardedstore.storage.urls import BESIDE, join_url
 from shardedstore.stores.locations import Config, Mount
 
-Described = Sequence[tuple[str, Mapping[str, str]]]  # the parts of a chain by name, each with its options
+Described = Sequence[tuple[str, Mapping[str, str]]]  # the parts of a chain: name and options
 
-MOST = 3  # differences that are told
+MOST = 3  # differences shown in a message
 
 
 def unlike_chain(there: Described, now: Described) -> str:
-    """Return how two chains differ; empty where that is not known.
+    """Describe the difference between two chains; empty if unknown.
 
     >>> unlike_chain([("Recompress", {"level": "5"}), ("ToZip", {})], [("Recompress", {"level": "7"}), ("ToZip", {})])
     'Recompress level=5 there, 7 now'
@@ -46,7 +52,15 @@ def unlike_chain(there: Described, now: Described) -> str:
 
 
 def unlike_source(there: Mapping[str, Any], now: Mapping[str, Any], old: Marks, new: Marks) -> str:
-    """Return how the sources of two jobs differ, given their configs; empty where that is not known."""
+    """Describe the difference between the sources of two jobs; empty if unknown.
+
+    Parameters
+    ----------
+    there, now : mapping
+        The configs of the sources, as JSON documents.
+    old, new : mapping of str to Mark
+        The marks of their groups and arrays, by path.
+    """
     if not there or not now:
         return ""
     gone = [f"{path!r} is gone" for path in old if path not in new and new]
@@ -93,20 +107,39 @@ _IDENTITY = re.compile("job-[0-9]+[.]json")
 
 _GENERATION = re.compile(r"~(\d{1,6})(?:\.|$)")
 
-ONCE = "once-"  # what the token of a chain begins with that has no fingerprint, so that no other job is the same
+ONCE = "once-"  # prefix of the random token of a chain without a fingerprint: no other job equals it
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a destination was made from: digests of the source's metadata and division, and of the chain.
+    """The manifest of a job: its source, its chain and its planned result.
 
-    `generation` counts the jobs that wrote to this destination; a later one gives its objects other names. `config` is
-    the source's, as a JSON document, and `marks` tell what its groups and arrays were. `after` is the generation of the
-    job that this one goes on from as its source has changed; 0 for a job of its own. `layout` is the key of the result's layout, which
-    files of version 0.4 lack. `must_grow` tells that the job goes on from an earlier one only where the source has grown: one ordinary
-    Zarr. `planned` is what the job is going to make. `nonce` tells this job from one that had the same
-    number before its destination was removed: workers of that one may still be at work, and must not be heard. `described`
-    is the chain for people: the names of its parts, and their options. `code` are digests of the users' code in the chain, of
-    the first job of those that go on from one another.
+    Attributes
+    ----------
+    source : str
+        The digest of the source's metadata and of its division into shards.
+    chain : str
+        The fingerprint of the chain, or a random token that begins with `ONCE`.
+    generation : int
+        The number of the job among the jobs that wrote to this destination, from 1.
+    config : dict
+        The config of the source, as a JSON document.
+    marks : dict of str to Mark
+        The state of the source's groups and arrays, by path.
+    after : int
+        The generation of the job that this one continues after its source changed; 0 if there is none.
+    must_grow : bool
+        Whether the job may continue an earlier one only if the source has grown: true for one ordinary Zarr.
+    planned : Planned
+        The planned result.
+    nonce : str
+        A random token. It differs from the token of a job that had the same generation before the destination was
+        removed. Workers of that job may still run, and their records must not count.
+    described : list
+        The chain for messages: the name and the options of each part.
+    code : dict of str to str
+        The digests of the users' code in the chain. A job that continues an earlier one keeps the digests of that job.
+    layout : str
+        The key of the result's layout; empty in files of version 0.4.
     """
 
     source: str
@@ -123,11 +156,11 @@ class Identity(msgspec.Struct, frozen=True):
     layout: str = ""
 
     def is_of(self, other: Identity) -> bool:
-        """Tell whether it is the same job."""
+        """Tell whether the source and the chain are those of another job."""
         return (self.source, self.chain) == (other.source, other.chain)
 
     def goes_on_from(self, other: Identity) -> bool:
-        """Tell whether it is the same job, but for what has changed in its source."""
+        """Tell whether this job can continue another one, whose source has changed since."""
         if self.chain != other.chain or not (self.marks and other.marks):
             return False
         has_lost = not (has_only_grown(other.marks, self.marks) and keeps_members(other.config, self.config))
@@ -141,24 +174,30 @@ class _Nonce(msgspec.Struct):
 
 
 def read_identity(folder: Folder) -> Identity | None:
-    """Return what the latest job at a destination made it from; None where no job ever wrote.
+    """Read the manifest of the latest job; None if no job ever wrote there.
 
     Raises
     ------
     DestinationError
-        For a file that can't be read.
+        If the manifest can't be decoded.
     """
     latest = max(generations(folder), default=0)
     return read_generation(folder, latest) if latest else None
 
 
 def generations(folder: Folder) -> list[int]:
-    """Return the numbers of the jobs that wrote to a destination, in order."""
+    """Return the generations of the jobs that wrote to a destination, in order."""
     return sorted(int(name[4:-5]) for name in folder.names(FOLDER) if _IDENTITY.fullmatch(name))
 
 
 def read_generation(folder: Folder, generation: int) -> Identity:
-    """Return what the job of a generation made it from; see `read_identity`."""
+    """Read the manifest of the job of a generation.
+
+    Raises
+    ------
+    DestinationError
+        If the manifest can't be decoded.
+    """
     path = identity_name(generation)
     try:
         return msgspec.json.decode(folder.read(path), type=Identity)
@@ -174,19 +213,22 @@ def ledger_of(folder: Folder, identity: Identity) -> Ledger:
 
 
 def last_begun(folder: Folder, identity: Identity) -> Identity:
-    """Return a job, or the one before it that it goes on from where it died before it had taken anything over."""
+    """Return the latest job that has taken over its records.
+
+    A job that died before that is passed over for the job that it continues.
+    """
     while identity.after and not ledger_of(folder, identity).has_inherited():
         identity = read_generation(folder, identity.after)
     return identity
 
 
 def identity_name(generation: int) -> str:
-    """Return the name of the file that says what a job was."""
+    """Return the name of the manifest of a job."""
     return f"{FOLDER}/job-{generation}.json"
 
 
 class _Overtaken(DestinationError):
-    """Another job has a later generation."""
+    """Raised when another job took over the destination."""
 
     def __init__(self, folder: Folder) -> None:
         super().__init__(
@@ -196,22 +238,43 @@ class _Overtaken(DestinationError):
 
 
 def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Identity | None:
-    """Return the identity of a job to go on with, as it is or as its source has changed, or None for a new one.
+    """Find the job to continue at a destination, or None for a new job.
 
     Nothing is written.
+
+    Parameters
+    ----------
+    folder : Folder
+        The destination.
+    wanted : Identity
+        The job that is going to run. It may continue a job whose source has changed since.
+    overwrite : bool
+        Whether a new job may write to a folder that holds other files. These files are kept.
 
     Raises
     ------
     DestinationError
-        When the folder holds something else and that was not allowed, or can't be read.
+        If the folder can't be read, or if it holds other files and `overwrite` is false.
     """
     return _look(folder, wanted, overwrite)[0]
 
 
 def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again: bool = False) -> Identity:
-    """Make a destination ready to be written to; see `check_destination`. Nothing that is there is removed or rewritten.
+    """Open a destination for a job, and return the manifest of the job there.
 
-    With `again`, a job that could be gone on with begins anew.
+    No existing file is removed or rewritten.
+
+    Parameters
+    ----------
+    folder, wanted, overwrite
+        As in `check_destination`.
+    again : bool
+        Whether to begin a new job even if one could be continued.
+
+    Raises
+    ------
+    DestinationError
+        As in `check_destination`, or if the folder can't be written to.
     """
     while True:
         found, latest = _look(folder, wanted, overwrite)
@@ -226,16 +289,26 @@ def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again
 
 
 def claim(folder: Folder, wanted: Identity, latest: int) -> Identity:
-    """Give a job a generation of its own, whose objects have names of their own.
+    """Write the manifest of a job under a new generation.
 
-    Of two jobs that claim one after the same `latest`, 0 for none, one gets it. Its number is more than any that a name
-    below the folder looks like, whoever gave it. Names are looked at before the generations, when whoever is going to
-    claim one has written nothing yet, so that both want the same number; its file can be made once only.
+    Of two jobs that claim a generation after the same `latest`, only one gets it: both choose the same number, and the
+    manifest can be created only once. Names are listed before generations are read. At that time, a competing job has
+    written nothing yet, so it cannot change the number. The new number is higher than any generation that a name below
+    the folder looks like.
+
+    Parameters
+    ----------
+    folder : Folder
+        The destination.
+    wanted : Identity
+        The job.
+    latest : int
+        The latest generation that the caller has seen; 0 for none.
 
     Raises
     ------
     DestinationError
-        When another job has claimed one meanwhile, or the folder can't be written to.
+        If another job has claimed a generation meanwhile, or the folder can't be written to.
     """
     try:
         used = _highest(folder)
@@ -251,9 +324,14 @@ def claim(folder: Folder, wanted: Identity, latest: int) -> Identity:
 
 
 def check_latest(ledger: Ledger) -> None:
-    """Raise DestinationError where another job has taken a destination over: its result stands, whoever ends later.
+    """Check that no other job took over the destination.
 
-    It is asked before a result is written, and after it: of two that end at once at least one is told then.
+    Call it before and after the result is written. If two jobs end at the same time, at least one of them then raises.
+
+    Raises
+    ------
+    DestinationError
+        If another job took over. The result of that job is valid.
     """
     latest = read_identity(ledger.folder)
     if latest is None or ledger_of(ledger.folder, latest) != ledger:
@@ -261,7 +339,10 @@ def check_latest(ledger: Ledger) -> None:
 
 
 def stands(ledger: Ledger) -> bool:
-    """Tell whether the file of a ledger's job is its own still: a destination may be removed, and become another job's."""
+    """Check that the job manifest still has this ledger's nonce.
+
+    A destination may be removed and then used by another job.
+    """
     try:
         found = msgspec.json.decode(ledger.folder.read(identity_name(ledger.generation)), type=_Nonce)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
@@ -270,7 +351,7 @@ def stands(ledger: Ledger) -> bool:
 
 
 def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity | None, int]:
-    """Return what `check_destination` does, and the number of the latest generation, whoever's it is."""
+    """Return the result of `check_destination`, and the latest generation of any job."""
     try:
         found = read_identity(folder)
         if found is not None and (wanted.is_of(found) or wanted.goes_on_from(found)):
@@ -283,7 +364,10 @@ def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity |
 
 
 def _highest(folder: Folder) -> int:
-    """Return the highest generation that a name looks like, whoever gave it; 0 where there is nothing but the jobs' files."""
+    """Return the highest generation that a name below a folder looks like.
+
+    Names that no job gave count as well. The result is 0 if the folder holds only the jobs' own files.
+    """
     if not set(folder.names()) - {FOLDER}:
         return 0
     names = (part for name, _ in folder.sizes() for part in name.split("/"))
@@ -314,7 +398,7 @@ def _in_brackets(text: str) -> str:
 
 
 def versioned(name: str, generation: int) -> str:
-    """Return the name that an object of a later generation has.
+    """Return the name of an object in a generation.
 
     >>> versioned("a/0.zarr.zip", 1), versioned("a/{block}.zarr.zip", 2)
     ('a/0.zarr.zip', 'a/{block}~2.zarr.zip')
@@ -327,7 +411,7 @@ def versioned(name: str, generation: int) -> str:
 
 
 def generation_in(name: str) -> int:
-    """Return the generation that a name without folders looks like, at least 1.
+    """Return the generation that a file name looks like, at least 1.
 
     >>> generation_in(versioned("0.zarr.zip", 2)), generation_in("0.zarr.zip"), generation_in("0~0.zip")
     (2, 1, 1)
