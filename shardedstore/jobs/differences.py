@@ -51,9 +51,9 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     cause : str, optional
         The error that prevented reading the data, or that made the hole.
     shards : tuple of str
-        The names of all shards, if the difference is of several; `shard` is the first.
+        The names of all shards, if the difference affects several; `shard` is the first.
     is_of_source : bool
-        Whether the source is to blame, not the result.
+        Whether the source caused the difference, not the result.
     """
 
     kind: str
@@ -74,7 +74,7 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, shard: Shard, kind: str, what: str, advice: str = MAKE_AGAIN, **others: Any) -> Self:
-        """Return a difference of a shard of the result."""
+        """Return a difference in a shard of the result."""
         return cls(kind, what, advice, shard=shard.name, path=shard.path, block=shard.block, **others)
 
 

@@ -1,4 +1,4 @@
-"""`JobPlan`: a job that was checked, and has not run."""
+"""`JobPlan`: a job that was checked and can run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("shardedstore")
 OnError = Literal["finish", "stop", "partial"]
-MOST_ROWS = 20  # of the repr, which a terminal shows at once
+MOST_ROWS = 20  # of the repr, so that it fits a terminal
 
 
 class JobOptions(TypedDict, total=False):
@@ -57,20 +57,23 @@ class JobOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class JobPlan:
-    """A checked job, ready to run, as returned by `ShardedStore.plan`. Nothing is written before `run`.
+    """A checked job, ready to run, as returned by `ShardedStore.plan`.
+
+    Nothing is written before `run`.
 
     Attributes
     ----------
     chain : str
         The names of the steps and of the sink.
     destination : str or None
-        Where the config and the ledger stand; None for a function whose stores are only returned.
+        The folder of the config and the ledger; None for a function whose stores are only returned.
     opened_url : str or None
-        The URL that opens the result: of the config, or of one ordinary Zarr; None for a function whose stores are only returned.
+        The URL that opens the result: of the config, or of one ordinary Zarr; None for a function whose stores are only
+        returned.
     shard_count : int
-        The number of shards, the base among them.
+        The number of shards, including the base.
     files : int
-        The most files that the source can have. Missing chunks are counted, except in sparse arrays whose chunks were listed.
+        The most files that the source can have. Missing chunks are counted, except in sparse arrays, whose chunks are listed.
     nbytes : int
         The size of the decoded data, in bytes; nominal for types of variable length.
     notices : tuple of Notice
@@ -107,7 +110,7 @@ class JobPlan:
 
     @property
     def destination(self) -> str | None:
-        """Where the config and the ledger stand."""
+        """The folder of the config and the ledger."""
         return self._job.layout.destination
 
     @property
@@ -117,7 +120,7 @@ class JobPlan:
 
     @property
     def shard_count(self) -> int:
-        """The number of shards, the base among them."""
+        """The number of shards, including the base."""
         return self._plan.shard_count
 
     @property
@@ -136,19 +139,19 @@ class JobPlan:
         return self._plan.notices
 
     def run(self, progress: Shown = None, callbacks: Iterable[Callback] = ()) -> ShardedStore:
-        """Run the job on the Dask scheduler that is active, and return the store of the results.
+        """Run the job on the active Dask scheduler, and return the store of the results.
 
-        A plan can be run again; it then goes on from the recorded shards, unless it was made with ``overwrite=True`` for one ordinary
-        Zarr, or its chain has no fingerprint that stays the same, as one with a lambda. At the end, before the config is written, the source's
-        metadata is compared with the plan, and a change raises `CorruptError`.
+        A plan can run again, and then continues from the recorded shards. It starts anew if it was made with
+        ``overwrite=True`` for one ordinary Zarr, or if its chain has no stable fingerprint, for example because of a lambda.
+        Before the config is written, the source's metadata is compared with the plan, and a change raises `CorruptError`.
 
         Parameters
         ----------
         progress : bool, "bar" or callable, optional
-            True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` shows a bar in any case. A function is called
-            with the number of shards that have ended, and of all.
+            True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` always shows a bar. A function is
+            called with the number of ended shards and the number of all shards.
         callbacks : iterable of Callback
-            Objects that are told of the start of the job, of each task that has ended, and of the end.
+            Objects whose methods are called at the start of the job, after each task, and at the end of the job.
 
         Returns
         -------
@@ -158,12 +161,12 @@ class JobPlan:
         Raises
         ------
         UsageError
-            For a `progress` that is not known, and for an asynchronous client.
+            If `progress` is not known, or if the active client is asynchronous.
         CorruptError
             If the metadata of the source changed while the job ran. No config is written, and finished shards stay.
         ShardsFailed
-            If shards failed, unless ``on_error="partial"`` or the failures were accepted: one error for each shard. No config
-            is written, and finished shards stay.
+            If shards failed, unless ``on_error="partial"`` is set or the failures were accepted. It holds one error for each
+            failed shard. No config is written, and finished shards stay.
 
         See Also
         --------
@@ -178,14 +181,14 @@ class JobPlan:
             return run_job(self._job, self._plan, self._overwrite, self._wrap, events.add)
 
     def to_delayed(self) -> Delayed:
-        """Return the job as one lazy Dask object, which gives the store of the results when it is computed.
+        """Return the job as one lazy Dask object, which computes the store of the results.
 
-        Secret storage options are given to the workers of the cluster that is active now, and are not in the object.
+        The workers of the active cluster get the secret storage options now; the object does not contain them.
 
         Returns
         -------
         dask.delayed.Delayed
-            A lazy object. Computing it raises the errors of `run`; finished shards stay done then.
+            A lazy object. Its computation raises the errors of `run`; finished shards stay.
 
         See Also
         --------
@@ -205,13 +208,14 @@ class JobPlan:
         return delay_job(self._job, self._plan, self._overwrite, self._wrap)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is known of the job, as JSON can hold it.
+        """Return the attributes of the plan and its mounts as JSON-compatible values.
 
         Returns
         -------
         dict
-            The attributes of the plan, and ``"mounts"``: a list with one dict for the base and one for each mounted group or
-            array, with ``path`` (None for the base), ``shard_count``, ``grid`` (None unless an array in blocks), ``files`` and ``nbytes``.
+            The attributes of the plan except `opened_url`, and ``"mounts"``: a list with one dict for the base and one for
+            each mounted group or array. Their keys are ``path`` (None for the base), ``shard_count``, ``grid`` (None unless an
+            array in blocks), ``files`` and ``nbytes``.
         """
         from shardedstore.display import plan as view
 
@@ -278,7 +282,7 @@ def _counts(outcome: Summary) -> dict[str, Any]:
 
 
 class _Events:
-    """Tells callbacks of a job, from its start to its end."""
+    """Calls the callbacks of a job from its start to its end."""
 
     def __init__(self, callbacks: list[Callback], plan: JobPlan) -> None:
         self.callbacks, self.plan = callbacks, plan
@@ -297,7 +301,7 @@ class _Events:
         return self
 
     def add(self, outcome: Summary) -> None:
-        """Tell of some shards that have ended."""
+        """Report the summary of shards that have ended."""
         self.total = Summary.total([self.total, replace(outcome, records={})])
         event = TaskEnd(
             ended=self.total.tried,
@@ -313,7 +317,10 @@ class _Events:
         self.end(error)
 
     def end(self, error: BaseException | None) -> None:
-        """Tell all that were told of the start; an exception of theirs gives way to the job's own."""
+        """Report the end of the job to all callbacks that were called at its start.
+
+        The first exception of a callback is raised after all calls, unless the job itself has an error.
+        """
         event = JobEnd(
             ended=self.total.tried,
             total=self.plan.shard_count,
@@ -325,7 +332,7 @@ class _Events:
         for callback in self.started:
             try:
                 callback.on_job_end(event)
-            except Exception as failed:  # noqa: BLE001 (raised below, unless the job has an error of its own)
+            except Exception as failed:  # noqa: BLE001 (raised below, unless the job itself has an error)
                 logger.warning("%r fails at the end of the job: %s: %s", callback, type(failed).__name__, failed)
                 raised.append(failed)
         if raised and error is None:
@@ -333,7 +340,7 @@ class _Events:
 
 
 def _check_empty(config: Config, chain: Chain) -> None:
-    """Refuse a step that may make chunks in blocks without chunks, where these have no objects to begin with."""
+    """Raise ChainError if a step may make chunks in blocks that have no objects in the source."""
     names = [_name(step) for step in chain.steps if step.needs_empty]
     for path, mount in config.shards.items() if names else ():
         if mount.blocks is not None and mount.blocks.stored is not None and not mount.is_view:
@@ -362,7 +369,7 @@ def plan_job(
     to: str | os.PathLike[str] | None,
     storage_options: StorageOptions,
 ) -> JobPlan:
-    """Check all of a job that can be checked before anything is written; see `ShardedStore.plan`."""
+    """Check a job as far as possible before anything is written; see `ShardedStore.plan`."""
     parsed = parse_chain(chain)
     if on_error not in ("finish", "stop", "partial"):
         raise UsageError(f"on_error={on_error!r} is not known: say 'finish', 'stop' or 'partial'")

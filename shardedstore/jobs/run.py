@@ -1,4 +1,4 @@
-"""Run a job: lock its destination, run its tasks, add their summaries up, and finish the result."""
+"""Run a job: lock its destination, run its tasks, add up their summaries, and finish the result."""
 
 from __future__ import annotations
 
@@ -39,21 +39,29 @@ AGAIN = "call map_shards with the same arguments again, and it goes on from ther
 
 
 def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], watch: Watch | None = None) -> T:
-    """Run a job now, on the Dask scheduler that is active.
+    """Run a job on the active Dask scheduler, and return the result of `wrap`.
 
     Parameters
     ----------
+    job : Job
+        The job, as prepared for the plan.
+    plan : Plan
+        The shards.
+    overwrite : bool
+        Whether to replace an earlier result.
     wrap : callable
         Makes the result from the config and the summary of the job.
     watch : callable, optional
-        Called with the summary of shards: first of those that were done before, then of each task.
+        Called first with the summary of the shards of earlier runs, then with the summary of each task.
 
     Raises
     ------
     DestinationError
-        When another job is at work there.
+        If another job uses the destination or takes it over, or if the result can't be written; finished shards stay.
+    ShardsFailed
+        If shards failed, unless this was allowed. No config is written, and finished shards stay.
     UsageError
-        For an asynchronous client.
+        If the active client is asynchronous.
     """
     executor = active_executor()
     with _locked(job) as lost:
@@ -70,7 +78,7 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], watch: Watch |
 
 
 def delay_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T]) -> Delayed:
-    """Return a job as one lazy object, which gives the result when it is computed; see `run_job`."""
+    """Return a job as one lazy object, which computes the result; see `run_job`."""
     return delay(
         partial(start, job, plan, identity(plan, job), overwrite, SerialExecutor()),
         run_task,
@@ -83,7 +91,7 @@ def delay_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T]) -> Delayed:
 
 @contextmanager
 def _locked(job: Job) -> Iterator[threading.Event]:
-    """Hold the lock of a job's destination; the event is set when another job has taken it."""
+    """Hold the lock of a job's destination; the event is set when another job takes the lock."""
     try:
         with job.layout.held() as lost:
             yield lost
@@ -102,7 +110,7 @@ def _check_lock(job: Job, lost: threading.Event) -> None:
 
 
 def _summaries(executor: Executor, job: Job, plan: Plan) -> Generator[Summary]:
-    """Yield the summary of the shards that were done before, then that of each task."""
+    """Yield the summary of the shards of earlier runs, then the summary of each task."""
     left = remaining(job, plan)
     yield left.before
     results = executor.map_unordered(
@@ -122,7 +130,7 @@ def _urls(job: Job, plan: Plan) -> list[str]:
 
 
 def _failed(segment: Segment, error: BaseException) -> Summary:
-    """Return the failures of a task that did not come back."""
+    """Return the summary of a task that raised an error or killed its workers."""
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, KilledWorker):
         return Summary.failed(segment, cause, "killed")
@@ -131,7 +139,10 @@ def _failed(segment: Segment, error: BaseException) -> Summary:
 
 
 def _until_hopeless(job: Job, summaries: Iterator[Summary]) -> Iterator[Summary]:
-    """Yield summaries until too many shards have failed, or some in a row of a cause that all shards meet."""
+    """Yield summaries until too many shards have failed.
+
+    `IN_A_ROW` failures in a row are too many if their cause affects all shards.
+    """
     failed, row = 0, 0
     for summary in summaries:
         yield summary
@@ -142,7 +153,7 @@ def _until_hopeless(job: Job, summaries: Iterator[Summary]) -> Iterator[Summary]
 
 
 def _finish(plan: Plan, wrap: Wrap[T], job: Job, summary: Summary) -> T:
-    """Publish the config, or show the source for shards that failed, and return the result."""
+    """Publish the config, or make one that shows the source for failed shards, and return the result."""
     try:
         config = finish(job, plan, summary)
     except ShardsFailed as failed:

@@ -1,1 +1,1 @@
-"""Layouts of results: each knows the names of its outputs and how the result is published."""
+"""Layouts of results, with the names of the outputs and the way to publish them."""

@@ -1,4 +1,4 @@
-"""Stores that a function returns, the form of the original: the record of each shard tells its location."""
+"""Stores returned by a function, as in shardedstore 0.3.1; each shard's record has its location."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class FunctionShards(ShardFolder):
-    """A folder with the config and the ledger of stores that a function returns."""
+    """A folder with the config and the ledger of stores returned by a function."""
 
     key: ClassVar[str] = "function"
     has_objects: ClassVar[bool] = False
@@ -93,7 +93,7 @@ class FunctionShards(ShardFolder):
 
 
 class ReturnedShards(FunctionShards):
-    """Stores that a function returns, without a destination: the outcome of each task holds its records."""
+    """Stores returned by a function without a destination; the summary of each task holds its records."""
 
     @property
     def destination(self) -> str | None:
@@ -167,7 +167,7 @@ def _given(location: Location | None) -> Location:
 
 
 def _is_located(record: Record) -> bool:
-    """Tell whether a returned store still stands, as far as that can be seen."""
+    """Tell whether a returned store still exists; only local paths are checked."""
     if record.location is None or not record.is_done:
         return False
     url = url_of(record.location)

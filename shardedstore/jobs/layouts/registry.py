@@ -1,4 +1,4 @@
-"""The table of layouts: by what a sink names, and by the file of a job."""
+"""The table of layouts, by the key in a sink and in the file of a job."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def choose_layout(
     sink : Sink or FunctionSink
         The end of the chain.
     to : str, optional
-        Where the config of a function's stores goes.
+        The destination of the config of a function's stores.
     storage_options : mapping or str, optional
-        How `to` is reached.
+        The storage options of `to`.
 
     Raises
     ------
     ChainError
-        For `to` with a sink, which has a destination of its own, and for a layout that is not known.
+        If `to` is given for a sink, which has its own destination, or if the sink's layout is not known.
     """
     found = LAYOUTS.get(sink.layout)
     if found is None:
@@ -42,11 +42,14 @@ def choose_layout(
 
 
 def find_result_job(config: Config) -> ResultJob | None:
-    """Return the job that made a result; None where its ledger is not found."""
+    """Return the job that made a result; None if its ledger is not found."""
     return next((job for layout in LAYOUTS.values() if (job := layout.find_job(config)) is not None), None)
 
 
 def layout_of(identity: Identity) -> type[ResultLayout]:
-    """Return the layout of the result that a job has made; version 0.4 told one ordinary Zarr from all others."""
+    """Return the layout of a job's result.
+
+    The job files of version 0.4 name no layout; `must_grow` marks one ordinary Zarr there.
+    """
     key = identity.layout or (SingleZarr if identity.must_grow else ShardFolder).key
     return LAYOUTS[key]

@@ -1,4 +1,4 @@
-"""The job that made a result: its ledger, and the shards that the records are of."""
+"""The job that made a result, with its ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ResultJob(NamedTuple):
     Attributes
     ----------
     layout : type of ResultLayout
-        How the result lies.
+        The layout of the result.
     folder : Folder
         The folder of the ledger.
     made : Identity

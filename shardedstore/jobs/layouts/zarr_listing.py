@@ -1,4 +1,4 @@
-"""A listing of one ordinary Zarr, compared with the records of its shards."""
+"""Comparison of a listing of one ordinary Zarr with the records of its shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,17 @@ OTHERS = (
 
 
 class ZarrListing(NamedTuple):
-    """The files of one ordinary Zarr without its metadata: their number and bytes, and the sum of `name_crc` over them."""
+    """The files of one ordinary Zarr, without its metadata.
+
+    Attributes
+    ----------
+    files : int
+        The number of files.
+    nbytes : int
+        Their size, in bytes.
+    names : int
+        The sum of `name_crc` over the files, which depends on their names and sizes.
+    """
 
     files: int = 0
     nbytes: int = 0
@@ -32,7 +42,7 @@ class ZarrListing(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Iterable[tuple[str, int]], documents: Container[str]) -> ZarrListing:
-        """Return what a listing has, given the keys of the documents."""
+        """Return the totals of a listing without these documents and consolidated metadata."""
         count = total = names = 0
         for key, nbytes in sizes:
             if key not in documents and not is_consolidated(key):
@@ -41,20 +51,20 @@ class ZarrListing(NamedTuple):
 
     @classmethod
     def written(cls, records: Collection[Record]) -> ZarrListing:
-        """Return what some records say that was written."""
+        """Return the totals of the written files by their records."""
         return cls(*(sum(getattr(record, name) for record in records) for name in ("entries", "nbytes", "names")))
 
     def has_lost(self, written: ZarrListing) -> bool:
-        """Tell whether some of what was written is gone, or of another size: not that there is more."""
+        """Tell whether written files are missing or of another size; false if there are more files."""
         return self != written and self.files <= written.files
 
     @property
     def held(self) -> dict[str, int]:
-        """The numbers of entries and of their bytes."""
+        """The numbers of entries and bytes, by their names in `Difference`."""
         return {"entries": self.files, "nbytes": self.nbytes}
 
     def difference(self, written: ZarrListing) -> str | None:
-        """Return how this differs from what was written, if it does.
+        """Return the difference from the written files as part of a sentence; None if equal.
 
         >>> ZarrListing(2, 99, 7).difference(ZarrListing(2, 99, 8))
         'holds 2 files of 99 bytes without its metadata, of other names or sizes, where 2 of 99 were written'
@@ -69,9 +79,9 @@ class ZarrListing(NamedTuple):
 
 
 def tally_shards(config: Config, sizes: Iterable[tuple[str, int]]) -> dict[int, ZarrListing]:
-    """Return what a listing of one ordinary Zarr has of each shard, by number, without its metadata.
+    """Return the totals of a listing of one ordinary Zarr for each shard, by number, without metadata.
 
-    `config` divides the Zarr into the shards that it was made of.
+    `config` divides the Zarr into the shards of its job.
     """
     routes, runs = Routes(config.shards), {run.path: run for run in shard_runs(config)[1:]}
     totals: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -86,7 +96,10 @@ def tally_shards(config: Config, sizes: Iterable[tuple[str, int]]) -> dict[int, 
 
 
 def compare_shards(made: Config, job: ResultJob, sizes: Mapping[str, int]) -> Iterator[Difference]:
-    """Yield a difference for each shard that is not as its record says; `made` is the Zarr, divided into its shards."""
+    """Yield a difference for each shard that differs from its record.
+
+    `made` is the config of the Zarr, divided into its shards.
+    """
     found = tally_shards(made, sizes.items())
     for run in shard_runs(made):
         for shard in run.shards():
@@ -97,7 +110,10 @@ def compare_shards(made: Config, job: ResultJob, sizes: Mapping[str, int]) -> It
 
 
 def _compare_shard(shard: Shard, listed: ZarrListing, record: Record | None, is_mixed: bool) -> Difference | None:
-    """Return how the files of a shard differ from its record; `is_mixed` tells that a later job writes to the same Zarr."""
+    """Return the difference between the files of a shard and its record; None if there is none.
+
+    If a later job writes to the same Zarr (`is_mixed`), missing records and extra files are no difference.
+    """
     if record is None:
         what = f"{shard.name}: the ledger has no record of it"
         return None if is_mixed else Difference.of(shard, "record", what)
@@ -109,4 +125,4 @@ def _compare_shard(shard: Shard, listed: ZarrListing, record: Record | None, is_
     if listed == written or is_mixed:
         return None
     extra = Difference.of(shard, "extra", what, OTHERS, found=listed.held, expected=written.held)
-    return msgspec.structs.replace(extra, shard=None)  # making it again removes nothing
+    return msgspec.structs.replace(extra, shard=None)  # a new run of the shard removes no files
