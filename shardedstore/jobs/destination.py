@@ -1,4 +1,8 @@
-"""The names of a job's outputs: no two shards may share one, nor take one that the job needs itself."""
+"""Checks of a job's outputs before anything is written: their names and their destination.
+
+No two shards may have the same name, and no shard may have a name that the job needs itself. The destination may not be
+the source or lie inside it, and one ordinary Zarr is written only to an unused folder.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,21 @@ from shardedstore.zarr.grid import Blocks, parse_block
 
 CONSOLIDATED = "__consolidated__.zarr"
 
-_INDEX = "0123456789/"  # what the index of a block is written with
+_INDEX = "0123456789/"  # the characters of a block's index
 
 
 class Template(NamedTuple):
-    """The names of an array's blocks: what stands before and after the index."""
+    """The names of an array's blocks.
+
+    Attributes
+    ----------
+    label : str
+        The name of the array in messages.
+    before, after : str
+        The parts of the name before and after the index.
+    blocks : Blocks
+        The division of the array.
+    """
 
     label: str
     before: str
@@ -41,16 +55,24 @@ class Template(NamedTuple):
         return found is not None and self.blocks.within(parse_block(found[1]))
 
     def may_meet(self, other: Template) -> bool:
-        """Tell whether a block of each could have the same name: one's text goes on where the other's index begins."""
+        """Tell whether a block of each template could have the same name.
+
+        This is possible if one text before the index begins with the other, and one text after it ends with the other.
+        """
         first, second = sorted([self.before, other.before], key=len)
         last, longer = sorted([self.after, other.after], key=len)
         return second.startswith(first) and longer.endswith(last)
 
 
 def check_names(plan: Plan, sink: Sink) -> None:
-    """Refuse two shards with one output name.
+    """Check that no two shards have the same output name.
 
-    Templates are compared only with what is equal but for an index, so that ten thousand arrays take no time.
+    Templates are compared only with names that are equal except for an index. This keeps jobs of ten thousand arrays fast.
+
+    Raises
+    ------
+    ChainError
+        If two names are equal, if a name is a folder of other shards, or if the job needs the name itself.
     """
     literals: dict[str, str] = {}
     templates: dict[tuple[str, str], list[Template]] = defaultdict(list)
@@ -86,7 +108,7 @@ def check_names(plan: Plan, sink: Sink) -> None:
 
 
 def _literals(run: Run, name: str, label: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of the shards of a run, each with what messages call it: all of members, which are no numbers."""
+    """Yield the output names of a run's shards, each with the name of the shard in messages."""
     if "{block}" not in name:
         if run.division is not None and run.division.count > 1:
             what = f"all {run.division.count} {'blocks' if run.members is None else 'members'} of {label!r}"
@@ -111,18 +133,23 @@ def _check_literal(name: str, label: str) -> None:
     _check_apart(name, label)
 
 
-MOST_BYTES = 255  # of a file's name, on nearly all disks
+MOST_BYTES = 255  # longest file name in bytes on nearly all disks
 
 
 def check_lengths(plan: Plan, file_of: Callable[[Run], str | None]) -> None:
-    """Refuse shards whose files on a disk would have longer names than a disk takes.
+    """Check that the file names are not too long for a local disk.
 
     Parameters
     ----------
     plan : Plan
         The shards.
     file_of : callable
-        Returns the name of the files of a run; None where there are none with a name of their own.
+        Returns the name of the files of a run; None if they have no names of their own.
+
+    Raises
+    ------
+    ChainError
+        If a name has more than `MOST_BYTES` bytes.
     """
     for run in plan.runs:
         longest = max((file_of(run) or "").split("/"), key=lambda part: len(part.encode()))
@@ -134,7 +161,7 @@ def check_lengths(plan: Plan, file_of: Callable[[Run], str | None]) -> None:
 
 
 def _check_apart(name: str, label: str) -> None:
-    """Refuse a name that is, or lies in, what the job makes itself beside its shards."""
+    """Check that a name is not one that the job needs itself, and does not lie in one."""
     if name.partition("/")[0] in (FILE_NAME, FOLDER, CONSOLIDATED):
         raise ChainError(
             f"shard {label!r} would be named {name!r}, which the job needs itself: choose another name, or leave {label!r} out"
@@ -148,7 +175,13 @@ def _refuse(one: str, other: str, name: str) -> None:
 
 
 def check_apart(folder: str, config: Config) -> None:
-    """Refuse a destination that is a source, or inside one."""
+    """Check that the destination is not a source and does not lie inside one.
+
+    Raises
+    ------
+    DestinationError
+        If it does.
+    """
     real = real_url(folder)
     for template in _of_members(config):
         if next(_inside(real, template), None) is not None:
@@ -165,7 +198,13 @@ def check_apart(folder: str, config: Config) -> None:
 
 
 def check_outputs(folder: str, plan: Plan, sink: Sink) -> None:
-    """Refuse a shard whose output would lie in a source that stands in the destination."""
+    """Check that no output lies in a source that is inside the destination.
+
+    Raises
+    ------
+    DestinationError
+        If one does.
+    """
     sources = _directories(plan.config)
     for run in plan.runs:
         name = target_of(sink, run)
@@ -178,7 +217,13 @@ def check_outputs(folder: str, plan: Plan, sink: Sink) -> None:
 
 
 def check_new_zarr(url: str, plan: Plan, options: Options) -> None:
-    """Refuse to write one ordinary Zarr to where anything is that no such job wrote, or around a source."""
+    """Check that one ordinary Zarr can be written to a destination.
+
+    Raises
+    ------
+    DestinationError
+        If a source lies inside the destination, or if it holds files that no such job wrote.
+    """
     real = real_url(url)
     for source in sorted(_directories(plan.config) | {real_url(folder_of(url)) for url in _of_members(plan.config)}):
         if is_within(source, real):
@@ -187,7 +232,13 @@ def check_new_zarr(url: str, plan: Plan, options: Options) -> None:
 
 
 def check_unused(url: str, options: Options) -> None:
-    """Refuse to write one ordinary Zarr to where anything is that no such job wrote."""
+    """Check that the destination of one ordinary Zarr holds no other files.
+
+    Raises
+    ------
+    DestinationError
+        If it holds files that no such job wrote, or can't be read.
+    """
     try:
         if read_identity(open_folder(url + BESIDE, options)) is None and open_folder(url, options).names():
             raise DestinationError(
@@ -199,13 +250,13 @@ def check_unused(url: str, options: Options) -> None:
 
 
 def _of_members(config: Config) -> set[str]:
-    """Return the URLs in which a name stands for many members, and which are folders."""
+    """Return the folder URLs with a ``{name}`` field, which stands for many members."""
     places = {location.origin for _, location in config.locations()}
     return {place.url for place in places if isinstance(place, Place) and not place.is_file and "{name}" in place.url}
 
 
 def folder_of(url: str) -> str:
-    """Return the folder that all lie in that a URL stands for.
+    """Return the common folder of all URLs that a template stands for.
 
     >>> folder_of("/data/cells/x{name}.zarr")
     '/data/cells'
@@ -214,7 +265,7 @@ def folder_of(url: str) -> str:
 
 
 def _inside(place: str, url: str) -> Iterator[str]:
-    """Yield what of a place, and of the folders above it, could be what a URL with a name in it stands for.
+    """Yield the folders, among a path and its parents, that match a URL with a ``{name}`` field.
 
     >>> list(_inside("/data/a.zarr/out", "/data/{name}.zarr")), list(_inside("/data/out", "/data/{name}.zarr"))
     (['/data/a.zarr'], [])
@@ -229,7 +280,7 @@ def _inside(place: str, url: str) -> Iterator[str]:
 
 
 def _directories(config: Config) -> set[str]:
-    """Return the folders that a config's sources stand in."""
+    """Return the folders that hold a config's sources."""
     places = {location.origin for _, location in config.locations()}
     urls = {
         place.url for place in places if isinstance(place, Place) and not place.is_file and "{name}" not in place.url

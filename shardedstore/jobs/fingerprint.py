@@ -1,4 +1,8 @@
-"""Digests of the code of a chain, so that an edited function under the same name is noticed."""
+"""Fingerprints of a chain: of its transforms and options, and of the users' code.
+
+The fingerprint decides whether a later job can continue an earlier one. The digests of the code find a function that was
+edited and kept its name. Both are equal in every process.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from shardedstore.fields import may_be_secret
 from shardedstore.notices import Notice
 from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step
 
-PYTHON = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"  # others have other bytecode
+PYTHON = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"  # each has its own bytecode
 
 OURS = "shardedstore"
 
@@ -27,10 +31,15 @@ _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes)
 
 
 def code_digests(chain: Chain) -> dict[str, str]:
-    """Return a digest of the users' code in each part of a chain, by the part's place and name.
+    """Compute a digest of the users' code in each part of a chain.
 
-    It is of bytecode, constants, names, defaults, and of what the code takes from around it, as far as that is plain data or
-    a function of the same module. Docstrings, comments and line numbers are no part of it.
+    A digest covers bytecode, constants, names and defaults. It also covers the closure and the globals of the code, if they
+    are plain data or functions of the same module. Docstrings, comments and line numbers are left out.
+
+    Returns
+    -------
+    dict of str to str
+        The digests by position and name of the part, and the Python version under ``"python"``.
     """
     found = {"python": PYTHON}
     for i, part in enumerate(chain.parts):
@@ -41,7 +50,17 @@ def code_digests(chain: Chain) -> dict[str, str]:
 
 
 def edited(before: Mapping[str, str], now: Mapping[str, str], folder: str) -> Iterator[Notice]:
-    """Yield a notice for each part whose code is not the code of the earlier run that a job goes on with."""
+    """Yield a notice for each part whose code was edited since an earlier run.
+
+    Digests of another Python version can't be compared, and give no notice.
+
+    Parameters
+    ----------
+    before, now : mapping of str to str
+        The digests of the earlier run and of this one, from `code_digests`.
+    folder : str
+        The destination, for the message.
+    """
     if before.get("python") != now.get("python"):
         return
     for part, digest in now.items():
@@ -81,7 +100,7 @@ def _of_transform(part: Step | Sink, seen: set[int]) -> Iterator[str]:
 def _of_class(kind: type, seen: set[int]) -> Iterator[str]:
     for name, value in sorted(vars(kind).items()):
         function = getattr(value, "__func__", getattr(value, "fget", value))
-        if isinstance(function, FunctionType) and function.__code__.co_filename != "<string>":  # of dataclasses
+        if isinstance(function, FunctionType) and function.__code__.co_filename != "<string>":  # made by dataclasses
             yield name
             yield from _of_callable(function, seen)
 
@@ -125,7 +144,7 @@ def _of_function(function: FunctionType, seen: set[int]) -> Iterator[str]:
 def _content(cell: Any) -> tuple[Any, ...]:
     try:
         return (cell.cell_contents,)
-    except ValueError:  # it is empty
+    except ValueError:  # the cell is empty
         return ()
 
 
@@ -145,7 +164,7 @@ def _of_code(code: CodeType, docstring: str | None = None) -> Iterator[str]:
 
 
 def _of_values(values: tuple[Any, ...], seen: set[int]) -> Iterator[str]:
-    """Yield what values are: plain data and functions; of others only their types, which are the same in every process."""
+    """Yield texts of plain data, of the code of functions, and of the types of other values."""
     for value in values:
         if _is_plain(value):
             yield _shown_code(value)
@@ -167,14 +186,14 @@ def _shown_code(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"
 
 
-MOST_SHOWN = 80  # letters of an option
+MOST_SHOWN = 80  # characters of an option's value
 
 
 def fingerprint(chain: Chain) -> str | None:
-    """Return a token of what a chain does to bytes, equal in every process; None where there is no stable one.
+    """Compute a token of a chain's effect on bytes; None if there is no stable one.
 
-    Where the result stands is no part of it, so a destination that was moved is gone on with; nor are fields that are
-    not compared, which do not change the bytes.
+    The token is equal in every process. It leaves out the URL of the sink, so a job can continue after its destination was
+    moved. It also leaves out fields with ``compare=False``, which do not change the bytes.
     """
     tokens = []
     for part in chain.parts:
@@ -188,7 +207,7 @@ def fingerprint(chain: Chain) -> str | None:
 
 
 def described(chain: Chain) -> list[tuple[str, dict[str, str]]]:
-    """Return what people are told of a chain: the names of its parts, each with its options that make a difference."""
+    """Describe a chain for messages: the name and the relevant options of each part."""
     return [_described(part) for part in chain.parts if part is not None]
 
 
@@ -209,7 +228,7 @@ def _described(part: Any) -> tuple[str, dict[str, str]]:
 
 
 def _shown(name: str, value: Any) -> str:
-    """Return a value as a message has it: not that of a name that may be secret, nor what differs from run to run."""
+    """Format a value for a message, without secrets, memory addresses and long text."""
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
     return "(not kept)" if may_be_secret(name) else text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
@@ -223,14 +242,14 @@ def _token(part: Any) -> list[Any] | None:
     if module == "__main__" or "<" in name:
         return None
     options: dict[str, Any] = {}
-    is_sink = isinstance(part, Sink)  # whose url is where the result stands, not what it is
+    is_sink = isinstance(part, Sink)  # the URL of a sink does not change the bytes
     if dataclasses.is_dataclass(part):
         compared = [field.name for field in dataclasses.fields(part) if field.compare]
         options = {name: getattr(part, name) for name in compared}
         if is_sink:
             options.pop("url", None)
     elif isinstance(part, Step | Sink):
-        if getattr(part, "__dict__", None):  # options that nothing declares
+        if getattr(part, "__dict__", None):  # undeclared options
             return None
     elif attrgetter(name)(sys.modules[module]) is not part:  # a method of an object, or a wrapper with another's name
         return None
@@ -241,7 +260,9 @@ def _token(part: Any) -> list[Any] | None:
 
 
 def _exact(value: Any) -> Any:
-    """Return an option as JSON that tells it from every other; TypeError for what is not plain data.
+    """Convert an option to JSON that differs for every other value.
+
+    Raises TypeError if the option is not plain data.
 
     >>> _exact((1, "1", None, 0.1)), _exact({"a": b"x"})
     (['int 1', "str '1'", 'NoneType None', 'float 0.1'], [["str 'a'", "bytes b'x'"]])
@@ -250,7 +271,7 @@ def _exact(value: Any) -> Any:
         return [_exact(item) for item in value]
     if isinstance(value, Mapping):
         return [[_exact(key), _exact(item)] for key, item in value.items()]
-    if isinstance(value, str) and " at 0x" in value:  # the repr of an object that has none of its own
+    if isinstance(value, str) and " at 0x" in value:  # the default repr of an object
         raise TypeError(value)
     if value is None or value is ... or type(value) in (bool, int, float, complex, str, bytes):
         return f"{type(value).__name__} {value!r}"

@@ -1,4 +1,7 @@
-"""Shards that may fail: a result that is published with holes, which are recorded, and tried again by the next run."""
+"""The end of a job: check that every shard is done, accept failures, and publish the config.
+
+Failed shards can be accepted as holes in the result. They are recorded, and the next run tries them again.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,23 @@ logger = logging.getLogger("shardedstore")
 
 
 def find_accepted(plan: Plan, layout: ResultLayout, names: Iterable[str], most: int) -> frozenset[int]:
-    """Return the numbers of the shards that may fail, by their names; `most` is how many others may.
+    """Find the numbers of the shards that may fail.
+
+    Parameters
+    ----------
+    plan : Plan
+        The shards.
+    layout : ResultLayout
+        The layout of the result.
+    names : iterable of str
+        The names of the shards that may fail.
+    most : int
+        The number of other shards that may fail.
 
     Raises
     ------
     UsageError
-        For names of no shards, and where a result can't have holes.
+        If a name is not the name of a shard, `most` is not a count, or the result can't have holes.
     """
     wanted = frozenset(names)
     if type(most) is not int or most < 0:
@@ -52,12 +66,14 @@ def _some(plan: Plan) -> str:
 
 
 def accept(job: Job, plan: Plan, outcome: Summary) -> dict[int, Record]:
-    """Return the records of the shards that failed, where that was accepted: holes in the result.
+    """Return the records of the failed shards, which become holes in the result.
+
+    The failures are recorded in the ledger in any case.
 
     Raises
     ------
     ShardsFailed
-        Where it was not.
+        If a failure is not accepted, or if shards were not tried.
     """
     count = len(outcome.failures)
     untried = plan.shard_count - outcome.done - outcome.skipped - count
@@ -76,18 +92,30 @@ def accept(job: Job, plan: Plan, outcome: Summary) -> dict[int, Record]:
 
 
 def _keep(job: Job, plan: Plan, failed: Mapping[int, Record]) -> None:
-    """Record what failed, for people who look at the job later."""
+    """Record the failures in the ledger, so that users can look at them later."""
     try:
         for segment, records in by_segment(job.segments(plan), failed):
             with job.ledger.writer(segment.number) as append:
                 for record in records:
                     append(record)
-    except STORAGE_ERRORS as error:  # of which the failures are likely to tell as well
+    except STORAGE_ERRORS as error:  # the failures are likely to have the same cause
         logger.warning("what failed can't be recorded at %s: %s", job.layout.folder, explain(error))
 
 
 def shards_failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:
-    """Return the error that tells of the shards that failed, of so many in all."""
+    """Make the error for a job with failed shards.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    failures : tuple of ShardError
+        The errors of the failed shards.
+    count : int
+        The number of all shards.
+    untried : int
+        The number of shards that were not tried.
+    """
     counts = f"{untried:,} were not tried, and " if untried else ""
     text = f"{len(failures):,} of {count:,} shards failed and no config was written; {counts}{count - untried - len(failures):,} are done"
     remedies = Counter(error.remedy for error in failures if error.remedy)
@@ -102,16 +130,19 @@ GONE = "what was written is not there any more, or is of another size"
 
 
 def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
-    """Prove that every shard is there, rebuild consolidated metadata, and write the config: the last thing of a job.
+    """Check every shard, rebuild consolidated metadata, and write the config.
+
+    This is the last step of a job. If it fails before the layout is published, no config is written, and the shards that are
+    done stay done.
 
     Raises
     ------
     ShardsFailed
-        With an error for each shard that failed; no config is written then, and what is done stays done.
+        If shards failed. It has an error for each of them.
     CorruptError
-        When the source's metadata is not what it was when the job was planned.
+        If the source's metadata changed since the job was planned, or if chunks appeared or disappeared.
     DestinationError
-        When a later job has taken the destination over.
+        If a later job has taken over the destination.
     """
     gone = accept(job, plan, outcome) if outcome.failures else {}
     if digest(read_nodes(plan.config)) != plan.source:
@@ -132,7 +163,10 @@ def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
 
 
 def _records(job: Job, plan: Plan, outcome: Summary, gone: dict[int, Record]) -> dict[int, Record]:
-    """Return the record of every shard, each compared with what stands at the destination but for those in `gone`."""
+    """Return the record of every shard, after a comparison with the files at the destination.
+
+    The records in `gone` are holes, and are not compared.
+    """
     records = job.layout.records(job.ledger, outcome)
     done = job.done(plan.runs, records, job.layout.inventory())
     if len(done) + len(gone) == plan.shard_count:
