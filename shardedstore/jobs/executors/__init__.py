@@ -1,1 +1,1 @@
-"""Executors: each runs tasks in its own way, behind one interface."""
+"""Executors of tasks: one interface for local schedulers, clusters and lazy jobs."""

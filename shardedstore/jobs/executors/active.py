@@ -1,4 +1,4 @@
-"""The executor that fits the active Dask scheduler."""
+"""The executor for the active Dask scheduler."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def active_executor() -> Executor:
-    """Return the executor for the distributed client that Dask would use now, or for its local scheduler.
+    """Return the executor for Dask's active distributed client, or for its local scheduler.
 
     Raises
     ------
     UsageError
-        For an asynchronous client.
+        If the client is asynchronous.
     """
     client = active_client()
     if client is None:
@@ -32,12 +32,12 @@ def active_executor() -> Executor:
 
 
 def active_client() -> Client | None:
-    """Return the distributed client that Dask would use now, without importing distributed.
+    """Return Dask's active distributed client, without importing distributed; None if there is none.
 
     Raises
     ------
     UsageError
-        For an asynchronous client.
+        If the client is asynchronous.
     """
     client = default_client()
     if client is not None and client.asynchronous:
@@ -50,7 +50,7 @@ def active_client() -> Client | None:
 
 
 def default_client() -> Client | None:
-    """Return the distributed client that Dask would use now, also an asynchronous one."""
+    """Return Dask's active distributed client, even an asynchronous one; None if there is none."""
     scheduler = dask.config.get("scheduler", None)
     if "distributed" not in sys.modules or scheduler not in (None, "distributed", "dask.distributed"):
         return None

@@ -1,4 +1,4 @@
-"""The executor protocol: run tasks somewhere, and yield their results in the order of completion."""
+"""The executor protocol: run tasks, and yield their results in the order of completion."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ class KilledWorker(Exception):
 
 
 class Tasks(Protocol[Item, Result_contra]):
-    """The tasks of one call of `Executor.map_unordered`, from which an executor takes one after another.
+    """The tasks of one call of `Executor.map_unordered`; an executor takes them one by one.
 
     Attributes
     ----------
     seconds : float or None
-        The seconds that a task takes; None while nothing is known.
+        The measured duration of a task, in seconds; None before the first measurement.
     """
 
     seconds: float | None
 
     def __bool__(self) -> bool:
-        """Return whether there are tasks to take."""
+        """Return whether tasks are left."""
 
     def take(self, threads: int) -> Item:
-        """Return the next task, of a size that keeps so many threads busy."""
+        """Return the next task, of a size that keeps `threads` threads busy."""
 
     def learn(self, task: Item, result: Result_contra) -> None:
-        """Measure a task that has ended, so that the next ones get a better size."""
+        """Measure a task that has ended, so that the next tasks get a better size."""
 
     def split(self, task: Item) -> list[Item]:
         """Return the smallest parts of a task, to find the part that kills its workers."""
 
     def label(self, task: Item) -> str:
-        """Return the name of a task on the dashboard, without the number that makes it unique."""
+        """Return the name of a task on the dashboard, without a unique number."""
 
 
 class Executor(Protocol):
-    """Runs tasks, some at a time for each thread, so that a job of any size is never held as one graph."""
+    """Runs tasks with a few in flight for each thread, so that no job is held as one graph."""
 
     def map_unordered(
         self,
@@ -56,31 +56,32 @@ class Executor(Protocol):
     ) -> Generator[tuple[Item, Result | BaseException]]:
         """Run a function on tasks, and yield each task with its result in the order of completion.
 
-        Closing the generator cancels the tasks that have not ended. An executor with remote workers yields an exception in the
-        place of a result: `KilledWorker`, or what the function raised there. One that runs in this process raises it.
+        Closing the generator cancels the tasks that have not ended. An executor with remote workers yields an exception in
+        place of a result: `KilledWorker`, or the exception of the function. An executor on this machine raises the
+        exception.
 
         Parameters
         ----------
         work : callable
             The function. It runs again on a task whose worker died.
         tasks : Tasks
-            The tasks; each that is taken runs, unless the generator is closed.
+            The tasks. Each taken task runs, unless the generator is closed.
         urls : iterable of str
-            The URLs of the stores that the function opens: workers hold their secret options until the generator ends.
+            The URLs of the stores that the function opens. Workers hold their secret options until the generator ends.
         check : callable, optional
-            Returns why a process can't run the function, or None. Remote workers are asked before the first task.
+            Returns the reason why a process can't run the function, or None. Remote workers call it before the first task.
 
         Raises
         ------
         DestinationError
-            For workers that fail the check.
+            If remote workers fail the check.
         ShardedStoreError
-            When all workers are lost at once.
+            If the connection to the cluster is lost, or a local process dies.
         """
 
 
 class TaskList(Generic[Item, Result]):
-    """Tasks that are made before the call, and stay as they are."""
+    """A fixed list of tasks."""
 
     seconds: float | None = None
 
@@ -91,14 +92,14 @@ class TaskList(Generic[Item, Result]):
         return bool(self._tasks)
 
     def take(self, threads: int) -> Item:
-        """Return the next task, whatever the number of threads."""
+        """Return the next task; its size does not depend on the number of threads."""
         return self._tasks.pop()
 
     def learn(self, task: Item, result: Result) -> None:
         """Do nothing: the sizes are fixed."""
 
     def split(self, task: Item) -> list[Item]:
-        """Return the task itself, as its parts are not known."""
+        """Return only the task itself, because its parts are not known."""
         return [task]
 
     def label(self, task: Item) -> str:
@@ -107,7 +108,9 @@ class TaskList(Generic[Item, Result]):
 
 
 def unique_names(label: Callable[[Item], str]) -> Callable[[Item], str]:
-    """Return a function that names each task anew: the dashboard cuts the number and the token off.
+    """Return a function that gives each task a unique name.
+
+    The name ends in a number and a token, which the dashboard cuts off.
 
     >>> name = unique_names(str.upper)
     >>> name("a").startswith("A-0-"), name("a").startswith("A-1-")

@@ -1,4 +1,4 @@
-"""Tasks that end soon when they are cancelled, although no one can end the thread that runs them."""
+"""Tasks that end soon after they are cancelled, although their threads can't be killed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from shardedstore.jobs.cancellation import Stopped, stopping
 from shardedstore.jobs.executors.base import Item, Result
 
-_interrupted: set[str] = set()  # the tokens of calls in this process that were interrupted
+_interrupted: set[str] = set()  # the tokens of interrupted calls in this process
 
 
 def run_cancellable(work: Callable[[Item], Result], token: str, task: Item) -> Result:
-    """Run a function on a task until Dask cancels the task, or until the token is interrupted in this process.
+    """Run a function on a task, and end soon if Dask cancels the task or `interrupt` is called with the token.
 
-    A cancelled task returns None, which is discarded.
+    A cancelled task returns None, and Dask discards it.
     """
     is_cancelled = _of_this_task()
     try:
@@ -25,12 +25,12 @@ def run_cancellable(work: Callable[[Item], Result], token: str, task: Item) -> R
 
 
 def interrupt(token: str) -> None:
-    """End the tasks of a token that run in threads of this process soon."""
+    """Make the tasks of a token in this process end soon."""
     _interrupted.add(token)
 
 
 def _of_this_task() -> Callable[[], bool]:
-    """Return a function that tells whether the Dask task that runs here was cancelled, as when its client is gone."""
+    """Return a function that tells whether this Dask task was cancelled, for example because its client is gone."""
     if "distributed" not in sys.modules:
         return bool
     from distributed import get_worker

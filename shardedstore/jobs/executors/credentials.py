@@ -1,4 +1,4 @@
-"""The secret options of object stores that the workers of a cluster hold while they need them."""
+"""Secret options of object stores on the workers of a cluster, for as long as they are needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CredentialsPlugin(WorkerPlugin):
-    """Gives every worker, also a later one, the secret options that this process holds; its repr shows nothing."""
+    """Gives secret options of this process to all workers, including later ones; its repr shows no secrets."""
 
     def __init__(self, name: str, grants: Grants) -> None:
         self.name, self._grants = name, grants
@@ -27,18 +27,20 @@ class CredentialsPlugin(WorkerPlugin):
         grant(self._grants, self.name)
 
     def teardown(self, worker: Worker) -> None:
-        """Forget the options, and none that another job's plugin holds."""
+        """Forget the options; options of other jobs' plugins stay."""
         revoke(self.name)
 
 
 @contextmanager
 def credentials_on(client: Client, urls: Iterable[str]) -> Iterator[None]:
-    """Let the workers of a cluster hold the secret options for some URLs until the block ends, also later workers.
+    """Give the secret options for some URLs to all workers of a cluster until the block ends.
+
+    Workers that join later get them too.
 
     Raises
     ------
     UsageError
-        For an asynchronous client.
+        If the client is asynchronous.
     """
     _check_synchronous(client)
     name = give_credentials(client, urls)
@@ -46,17 +48,19 @@ def credentials_on(client: Client, urls: Iterable[str]) -> Iterator[None]:
         yield
     finally:
         if name is not None:
-            with suppress(Exception):  # a cluster that is gone has forgotten them
+            with suppress(Exception):  # if the cluster is gone, its workers are too
                 client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
 
 
 def give_credentials(client: Client, urls: Iterable[str]) -> str | None:
-    """Give the workers of a cluster the secret options for some URLs, and return the plugin's name; None for no options.
+    """Give the secret options for some URLs to the workers of a cluster, and return the plugin's name.
+
+    Returns None if there are no secret options for these URLs.
 
     Raises
     ------
     UsageError
-        For an asynchronous client.
+        If there are secret options, and the client is asynchronous.
     """
     grants = granted(urls)
     if not grants:

@@ -17,17 +17,17 @@ from shardedstore.jobs.executors.local import local_threads
 
 Started = TypeVar("Started")
 Item_co = TypeVar("Item_co", covariant=True)
-BRANCHES = 32  # of the tree that adds results up
+BRANCHES = 32  # results in one node of the tree that adds them up
 
 
 class _CutTasks(Protocol[Item]):
     """Tasks that can be cut before anything is measured."""
 
     def cut_evenly(self, threads: int) -> Iterable[Item]:
-        """Return all tasks, in a number for so many threads."""
+        """Return all tasks, enough of them for `threads` threads."""
 
     def label(self, task: Item) -> str:
-        """Return the name of a task on the dashboard, without the number that makes it unique."""
+        """Return the name of a task on the dashboard, without a unique number."""
 
 
 def delay(
@@ -38,14 +38,29 @@ def delay(
     finish: Callable[[Started, Result], object],
     urls: Iterable[str] = (),
 ) -> Delayed:
-    """Return a lazy object: it starts, works on each task, adds the results up in a tree, and gives the finished result.
+    """Return a lazy object that runs a job as a tree of tasks.
 
-    The object holds no secret options: the workers of the cluster that is active now are given those for the URLs.
+    The object holds no secret options. The workers of the active cluster get the secret options for `urls` now.
+
+    Parameters
+    ----------
+    start : callable
+        Called first; returns the first argument of `work` and `finish`.
+    work : callable
+        Called for each task.
+    tasks : _CutTasks
+        The tasks, which are cut now.
+    add : callable
+        Adds up a list of results, in a tree with `BRANCHES` branches.
+    finish : callable
+        Called last with the sum; returns the value of the lazy object.
+    urls : iterable of str
+        The URLs of the stores that `work` opens.
 
     Raises
     ------
     UsageError
-        For secret options and an asynchronous client.
+        If there are secret options, and the active client is asynchronous.
     """
     parts, token = list(tasks.cut_evenly(_threads(urls))), secrets.token_hex(4)
     name = unique_names(tasks.label)
@@ -67,13 +82,13 @@ def _work(work: Callable[[Started, Item], Result], started: Started, task: Item)
 
 
 def _threads(urls: Iterable[str]) -> int:
-    """Return the number of threads of the active scheduler, after its workers got the credentials for some URLs."""
+    """Give the credentials for some URLs to the workers of the active scheduler, and return its number of threads."""
     client = default_client()
     if client is None:
         return local_threads()
     from shardedstore.jobs.executors.credentials import give_credentials  # imports distributed
 
     give_credentials(client, urls)
-    if client.asynchronous:  # it would have to be awaited
+    if client.asynchronous:  # nthreads() would have to be awaited
         return local_threads()
     return sum(client.nthreads().values())  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Tasks on a Dask cluster: a bounded window of them, and tasks that kill their workers."""
+"""Tasks on a Dask cluster, with a bounded number in flight, and a search for tasks that kill workers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 PER_THREAD = 2  # tasks in flight for each thread of the cluster, at least
 MOST_PER_THREAD = 10
-THREADS_SECONDS = 1.0  # between looking how many threads the cluster has
+THREADS_SECONDS = 1.0  # between two counts of the cluster's threads
 
 
 class DistributedExecutor:
-    """Runs tasks on the workers of a cluster. A task that kills its workers is a result here, and ends no other task."""
+    """Runs tasks on the workers of a cluster.
+
+    A task that kills its workers gives `KilledWorker` as its result; the other tasks run on.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -51,7 +54,7 @@ class DistributedExecutor:
 
 
 def _run(window: _Window[Item, Result], tasks: Tasks[Item, Result]) -> Generator[tuple[Item, Result | BaseException]]:
-    """Run tasks, and those again whose workers died, until each has a result."""
+    """Run tasks until each has a result; tasks whose workers died run again."""
     queue = _Retries(tasks)
     while queue or window:
         window.launch(queue.take(window.room(tasks.seconds), window))
@@ -66,10 +69,10 @@ def _run(window: _Window[Item, Result], tasks: Tasks[Item, Result]) -> Generator
 
 
 class _Retries(Generic[Item, Result]):
-    """The tasks of a call, and those that run again because their workers died.
+    """The tasks of a call, and the tasks that run again because their workers died.
 
-    A task of several shards is split. Dask blames all tasks that wait for a worker when it dies, so a task is only blamed
-    when it was alone on the cluster.
+    A task of several shards is split. When a worker dies, Dask blames all tasks assigned to it, so a task is only blamed
+    here if it was alone on the cluster.
     """
 
     def __init__(self, tasks: Tasks[Item, Result]) -> None:
@@ -82,7 +85,7 @@ class _Retries(Generic[Item, Result]):
         return bool(self._tasks or self._parts or self._suspects)
 
     def take(self, room: int, window: _Window[Item, Result]) -> list[Item]:
-        """Return the tasks to launch now: a suspect when nothing else is left to run."""
+        """Return the tasks to launch now; a suspect runs only when no other tasks are left."""
         taken: list[Item] = []
         while len(taken) < room and (self._parts or self._tasks):
             taken.append(self._parts.pop() if self._parts else self._tasks.take(window.threads))
@@ -92,7 +95,7 @@ class _Retries(Generic[Item, Result]):
         return [self._alone]
 
     def convicts(self, task: Item) -> bool:
-        """Return whether a task is to blame for the death of its workers; if that is not sure, keep it for another run."""
+        """Tell whether a task surely killed its workers; otherwise keep it for another run."""
         parts = self._tasks.split(task)
         if len(parts) == 1 and task is self._alone:
             return True
@@ -107,10 +110,10 @@ def _killed(error: BaseException) -> KilledWorker:
 
 
 class _Window(Generic[Item, Result]):
-    """A bounded number of tasks on a cluster; each call to the scheduler is for all tasks that it can be for.
+    """A bounded number of tasks in flight on a cluster; calls to the scheduler are for many tasks at once.
 
-    An adaptive cluster grows by the seconds of work that its scheduler knows of for each thread. So of short tasks more
-    are in flight, up to twice those seconds.
+    An adaptive cluster grows if its scheduler has more than the target duration of work for each thread. Therefore more
+    short tasks are in flight, up to twice the target duration for each thread.
     """
 
     def __init__(self, client: Client, work: Callable[[Item], Result], label: Callable[[Item], str]) -> None:
@@ -131,7 +134,7 @@ class _Window(Generic[Item, Result]):
 
     @property
     def threads(self) -> int:
-        """The number of threads of the cluster, at least 1: workers come and go."""
+        """The current number of threads of the cluster, at least 1."""
         if time.monotonic() - self._counted > THREADS_SECONDS:
             try:
                 self._threads = max(1, sum(self.client.nthreads().values()))  # type: ignore[no-untyped-call]
@@ -141,12 +144,12 @@ class _Window(Generic[Item, Result]):
         return self._threads
 
     def room(self, seconds: float | None) -> int:
-        """Return how many tasks may be launched now, when a task takes so long."""
+        """Return the number of tasks to launch now if a task takes `seconds`."""
         wanted = PER_THREAD if seconds is None else math.ceil(self._ahead / max(seconds, 1e-3))
         return min(MOST_PER_THREAD, max(PER_THREAD, wanted)) * self.threads - len(self.flying)
 
     def launch(self, tasks: list[Item]) -> None:
-        """Submit some tasks."""
+        """Submit tasks to the cluster."""
         if tasks:
             keys = list(map(self.name, tasks))
             futures = self.client.map(self.work, tasks, key=keys, pure=False)
@@ -157,7 +160,7 @@ class _Window(Generic[Item, Result]):
     def ended(self) -> Iterator[tuple[Item, Result | BaseException]]:
         """Wait for some tasks, release them, and yield them with their results.
 
-        It gives up after a while, so that workers which have come meanwhile get tasks.
+        After `THREADS_SECONDS` without a result it yields nothing, so that new workers can get tasks.
         """
         batch = self._batch()
         for future, result in zip(batch, self._results(batch), strict=True):
@@ -175,9 +178,9 @@ class _Window(Generic[Item, Result]):
             return batch
 
     def _results(self, batch: list[Future[Result]]) -> list[Result | BaseException]:
-        """Return what tasks gave, or their exceptions.
+        """Return the results of tasks, or their exceptions.
 
-        They are asked for here, as `as_completed(with_results=True)` never gives one whose scheduler dies on its way.
+        They are gathered here because `as_completed(with_results=True)` hangs if the scheduler dies meanwhile.
         """
         try:
             found = self.client.gather({future.key: future for future in batch}, errors="skip")  # type: ignore[no-untyped-call]
@@ -186,7 +189,7 @@ class _Window(Generic[Item, Result]):
                 found[future.key] = future.exception() or CancelledError(future.key)  # type: ignore[no-untyped-call]
         except Exception as error:
             raise _lost() from error
-        if self.client.status in ("closing", "closed"):  # so that all results are cancellations, which blame no shard
+        if self.client.status in ("closing", "closed"):  # all results are cancellations, not failures of shards
             raise _lost()
         return [found[future.key] for future in batch]
 

@@ -1,4 +1,4 @@
-"""Tasks in the threads or processes of this machine, as many at a time as Dask is configured to use."""
+"""Tasks in threads or processes of this machine, by Dask's configuration."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from shardedstore.errors import ShardedStoreError
 from shardedstore.jobs.executors.base import Check, Item, Result, Tasks
 from shardedstore.jobs.executors.cancellable import interrupt, run_cancellable
 
-SHORT = 0.05  # seconds; of shorter tasks each thread has a second one waiting
+SHORT = 0.05  # seconds; a thread with shorter tasks has a second task waiting
 
 
 class LocalExecutor:
-    """Runs tasks on the local scheduler that Dask is configured to use: threads, processes, or the calling thread."""
+    """Runs tasks on Dask's configured local scheduler: threads, processes, or the calling thread."""
 
     def map_unordered(
         self,
@@ -46,7 +46,7 @@ class LocalExecutor:
 
 
 class _Window(Generic[Item, Result]):
-    """A bounded number of tasks. A thread or process gets its next task as soon as it has ended one."""
+    """A bounded number of tasks in flight; a thread or process gets a new task when one ends."""
 
     def __init__(self, work: Callable[[Item], Result]) -> None:
         self._token = secrets.token_hex(4)
@@ -69,7 +69,7 @@ class _Window(Generic[Item, Result]):
         return len(self.flying)
 
     def fill(self, tasks: Tasks[Item, Result]) -> None:
-        """Submit as many tasks as may be in flight."""
+        """Submit tasks up to the bound."""
         for _ in range(self._room(tasks.seconds)):
             if not tasks:
                 break
@@ -77,12 +77,12 @@ class _Window(Generic[Item, Result]):
             self.flying[self._submit(self._pool, task)] = task
 
     def _room(self, seconds: float | None) -> int:
-        """Return how many tasks may be submitted now, when a task takes so long."""
+        """Return the number of tasks to submit now if a task takes `seconds`."""
         ahead = seconds is not None and seconds < SHORT and not isinstance(self._pool, _Here)
         return (1 + ahead) * self.threads - len(self.flying)
 
     def ended(self) -> Iterator[tuple[Item, Result]]:
-        """Wait for a task to end, and yield the tasks and results of all that have."""
+        """Wait until a task has ended, and yield all ended tasks with their results."""
         done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
         for future in done:
             task = self.flying.pop(future)
@@ -97,7 +97,7 @@ class _Window(Generic[Item, Result]):
 
 
 class _Here(Executor):
-    """Runs what is submitted at once, in the calling thread."""
+    """Runs each submitted function at once, in the calling thread."""
 
     _max_workers = 1
 
@@ -111,7 +111,7 @@ Submit = Callable[[Executor, Any], "Future[Any]"]
 
 
 def _scheduler(function: Callable[[Any], Any]) -> tuple[Executor, bool, Submit]:
-    """Return where tasks run, whether that ends with the job, and how an item is submitted there."""
+    """Return the pool for tasks, whether it ends with the job, and a function that submits an item to it."""
     get = dask.base.get_scheduler(cls=Delayed)  # type: ignore[no-untyped-call]
     chosen, given = dask.config.get("scheduler", None), dask.config.get("pool", None)
     number = local_threads()
@@ -130,7 +130,7 @@ def _scheduler(function: Callable[[Any], Any]) -> tuple[Executor, bool, Submit]:
 
 
 def local_threads() -> int:
-    """Return how many tasks Dask runs at a time on this machine, unless it is told otherwise later."""
+    """Return the number of tasks that Dask runs at a time on this machine, by its current configuration."""
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 

@@ -1,4 +1,4 @@
-"""Tasks one after another in this thread, as inside of a lazy job, whose scheduler runs other tasks beside it."""
+"""Tasks one by one in the calling thread, for use inside a task of a lazy job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cut segments into tasks that keep every thread busy, by the seconds that earlier shards took."""
+"""Cut segments into tasks that keep all threads busy, by the measured time of earlier shards."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from shardedstore.jobs.shards import Segment, Task
 from shardedstore.jobs.summary import Summary
 from shardedstore.storage.folders import later
 
-PER_THREAD = 4  # tasks of a job for each thread, while shards allow
-LEAST_TASKS = 128  # of a lazy job, whose threads are not known yet
+PER_THREAD = 4  # tasks of a job for each thread, if it has enough shards
+LEAST_TASKS = 128  # of a lazy job, whose number of threads is not known yet
 SHORTEST, LONGEST = 0.2, 2.0  # seconds that a task should take
-RATE = 100  # tasks a second that a scheduler handles with ease
-WORTH = 0.05  # seconds; a shorter task is not cut, as its scheduling would take longer than it saves
+RATE = 100  # tasks a second that a scheduler handles easily
+WORTH = 0.05  # seconds; shorter tasks are not cut, because scheduling them would take longer than they save
 NEWEST = 0.5  # weight of the newest measurement
 
 
 def aim(threads: int) -> float:
-    """Return the seconds that a task should take: longer with more threads, so that the scheduler keeps up.
+    """Return the intended duration of a task, in seconds.
+
+    It grows with the number of threads, so that the scheduler keeps up.
 
     >>> aim(8), aim(100), aim(1000)
     (0.2, 1.0, 2.0)
@@ -28,24 +30,25 @@ def aim(threads: int) -> float:
 
 
 class TaskQueue:
-    """The shards of a job that no task has yet: `Tasks` of an executor.
+    """The remaining shards of a job, as `Tasks` for an executor.
 
-    The first tasks have one shard each. Later tasks have as many as fit into the seconds to aim at, and toward the end of
-    the job fewer, so that all threads end at about the same time. Shards of about the same size are taken to be alike.
+    The first tasks have one shard each. Later tasks have as many shards as fit into the intended duration. Toward the end
+    of the job tasks are smaller, so that all threads end at about the same time. Shards of similar size are assumed to
+    take the same time.
 
     Parameters
     ----------
-    segments
-        What is left to do.
-    again
-        The generations of shards that are to be made again; see `Task`.
-    name
-        The name of the job on the dashboard, such as that of its chain.
+    segments : iterable of Segment
+        The shards to run.
+    again : mapping of int to int
+        The generations of shards that are made again, by shard number; see `Task`.
+    name : str
+        The name of the job on the dashboard, for example the name of its chain.
 
     Attributes
     ----------
     seconds : float or None
-        The seconds that a task takes; None while nothing is known.
+        The measured duration of a task, in seconds; None before the first measurement.
     """
 
     def __init__(
@@ -54,14 +57,14 @@ class TaskQueue:
         self._segments, self._again, self._name = deque(segments), again, name
         self._left = sum(segment.count for segment in self._segments)
         self._given = 0
-        self._paces: dict[int, float] = {}  # seconds a shard, by the size of shards
+        self._paces: dict[int, float] = {}  # seconds per shard, by `_size`
         self.seconds: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self._segments)
 
     def take(self, threads: int) -> Task:
-        """Return the next task of a job that runs on so many threads."""
+        """Return the next task of a job that runs on `threads` threads."""
         segment = self._segments.popleft()
         part, rest = segment.cut(self._count(segment, threads))
         if rest is not None:
@@ -80,7 +83,7 @@ class TaskQueue:
         return max(1, int(min(aim(threads) / pace, max(fair, WORTH / pace))))
 
     def learn(self, task: Task, outcome: Summary) -> None:
-        """Measure a task that has ended, and take back the shards that it left."""
+        """Measure a task that has ended, and take back the shards that it did not try."""
         if not outcome.tried:
             return
         size, pace = _size(task.segment), max(outcome.seconds, 1e-6) / outcome.tried
@@ -92,7 +95,7 @@ class TaskQueue:
             self._left += rest.count
 
     def cut_evenly(self, threads: int) -> Iterator[Task]:
-        """Yield tasks for so many threads, all of one size: without measuring, as for a lazy job."""
+        """Yield tasks of equal size for `threads` threads; a lazy job uses this because it can't measure."""
         most = max(1, self._left // max(LEAST_TASKS, PER_THREAD * threads))
         for segment in self._segments:
             rest: Segment | None = segment
@@ -101,7 +104,7 @@ class TaskQueue:
                 yield Task(part)
 
     def split(self, task: Task) -> list[Task]:
-        """Return a task for each shard, which looks for the records of the task that it is a part of."""
+        """Return a task for each shard, which reads the records of all earlier tasks of its segment."""
         return list(map(Task, task.segment.split()))
 
     def label(self, task: Task) -> str:

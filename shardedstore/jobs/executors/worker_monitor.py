@@ -1,4 +1,4 @@
-"""The workers of a cluster: each is checked before the first task, and a cluster without workers is reported."""
+"""Checks of a cluster's workers before the first task, and warnings about a cluster without workers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger("shardedstore")
-LOOK = 5.0  # seconds between two looks
-ABSENT = 60.0  # seconds without any worker after which there is a warning
-PROOF_SECONDS = 15.0  # in which every worker must answer
+LOOK = 5.0  # seconds between two checks
+ABSENT = 60.0  # seconds without workers before a warning
+PROOF_SECONDS = 15.0  # the time in which each worker must answer
 SILENT = object()
 
 
 @contextmanager
 def warn_without_workers(client: Client) -> Iterator[None]:
-    """Warn while the block runs, once each time, when the cluster has had no worker for a minute."""
+    """Warn while the block runs if the cluster has no workers for `ABSENT` seconds.
+
+    There is one warning each time that all workers are gone.
+    """
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(client, ended), name="shardedstore-worker-monitor", daemon=True)
     thread.start()
@@ -39,7 +42,7 @@ def _watch(client: Client, ended: threading.Event) -> None:
     gone: float | None = None
     told = False
     while not ended.wait(LOOK):
-        with suppress(Exception):  # a scheduler that is gone is told by the job itself
+        with suppress(Exception):  # the job itself reports a lost scheduler
             if client.nthreads():  # type: ignore[no-untyped-call]
                 if told:
                     logger.warning("the cluster has workers again, and the job goes on")
@@ -57,14 +60,14 @@ def _watch(client: Client, ended: threading.Event) -> None:
 
 
 def check_workers(client: Client, check: Check) -> None:
-    """Ask each worker whether it can run the tasks.
+    """Check that each worker can run the tasks.
 
-    A worker that does not answer in time is left out, with a warning: each task checks the same again.
+    A worker that does not answer within `PROOF_SECONDS` causes a warning only, because each task repeats the check.
 
     Raises
     ------
     DestinationError
-        Naming the workers that can't, and what is missing.
+        If workers can't run the tasks. The message names the workers and their reasons.
     """
     found: dict[str, object] = client.sync(_ask, client, check, PROOF_SECONDS)  # type: ignore[no-untyped-call]
     silent = [worker for worker, what in found.items() if what is SILENT]
@@ -73,7 +76,7 @@ def check_workers(client: Client, check: Check) -> None:
             "%d of %d workers do not answer: %s; the job begins without them. If they do not come back, end them",
             len(silent), len(found), ", ".join(silent[:4]),
         )  # fmt: skip
-    # An OSError is of a worker that died meanwhile, as workers may.
+    # An OSError means that a worker died meanwhile, which a job survives.
     missing = {worker: what for worker, what in found.items() if isinstance(what, str | BaseException)}
     missing = {worker: what for worker, what in missing.items() if not isinstance(what, OSError)}
     if missing:
@@ -82,7 +85,7 @@ def check_workers(client: Client, check: Check) -> None:
 
 
 async def _ask(client: Client, function: Callable[[], object], seconds: float) -> dict[str, object]:
-    """Return what a function gives in each worker, what is raised there, or `SILENT`."""
+    """Return the result of a function on each worker, its exception, or `SILENT`."""
     workers = list(await client.nthreads())  # type: ignore[no-untyped-call]
     asked = [asyncio.ensure_future(client.run(function, workers=[worker], on_error="return")) for worker in workers]
     if not asked:
