@@ -46,6 +46,7 @@ class BareTasks(Generic[Out]):
         return None
 
     def run(self, source: Path, out: Out) -> float:
+        from shardedstore.jobs.executors.serial import SerialExecutor
         from shardedstore.jobs.layouts.registry import choose_layout
         from shardedstore.jobs.prepare import identity, prepare, start
         from shardedstore.jobs.result import finish
@@ -59,7 +60,7 @@ class BareTasks(Generic[Out]):
         chain = parse_chain([self.sink(out)])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
         plan, job = prepare(plan, chain, choose_layout(chain.sink), overwrite=False, retries=0)
-        job = start(job, plan, identity(plan, job), overwrite=False)
+        job = start(job, plan, identity(plan, job), overwrite=False, executor=SerialExecutor())
         segments = plan.segments()
         started = time.perf_counter()
         outcome = Summary.total(self.pool.imap_unordered(partial(run_segment, job), segments))

@@ -128,6 +128,7 @@ class Ours:
         return None
 
     def run(self, source: Path, out: Path) -> float:
+        from shardedstore.jobs.executors.serial import SerialExecutor
         from shardedstore.jobs.layouts.registry import choose_layout
         from shardedstore.jobs.prepare import identity, prepare, start
         from shardedstore.jobs.shards import make_plan
@@ -142,7 +143,7 @@ class Ours:
         chain = parse_chain([step, ToZip(str(out))])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
         plan, job = prepare(plan, chain, choose_layout(chain.sink), overwrite=False, retries=0)
-        job = start(job, plan, identity(plan, job), overwrite=False)
+        job = start(job, plan, identity(plan, job), overwrite=False, executor=SerialExecutor())
         started = time.perf_counter()
         outcome = Summary.total(run_segment(job, segment) for segment in plan.segments())
         took = time.perf_counter() - started

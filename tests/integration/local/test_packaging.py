@@ -74,7 +74,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert f"{info}/entry_points.txt" in names
     assert [name for name in names if "test" in name or name.endswith(".pyc")] == []
     # Hidden files are not listed by glob, and are not modules.
-    transforms = {f"shardedstore/transforms/{path.name}" for path in (ROOT / "shardedstore/transforms").glob("*.py")}
+    transforms = {f"shardedstore/{path.relative_to(ROOT)}" for path in (ROOT / "transforms").rglob("*.py")}
     assert "shardedstore/transforms/__init__.py" in transforms
     assert {name for name in names if name.startswith("shardedstore/transforms/")} == transforms
 

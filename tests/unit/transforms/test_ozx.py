@@ -73,7 +73,7 @@ def test_an_array_that_is_divided_is_refused(tmp_path):
 
 def test_several_images_in_one_zip_are_refused(tmp_path):
     store = ShardedStore.partition(plate(tmp_path / "in.zarr"), ["images/*"])
-    with pytest.raises(ChainError, match="which are of one image each: leave out per_zip"):
+    with pytest.raises(ChainError, match="which must be of one image each: leave out per_zip"):
         store.map_shards(ToZip(tmp_path / "out", name="{path}/{block}.ozx", per_zip=2))
 
 
