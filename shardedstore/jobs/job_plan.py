@@ -340,7 +340,7 @@ class _Events:
 
 
 def _check_empty(config: Config, chain: Chain) -> None:
-    """Raise ChainError if a step may make chunks in blocks that have no objects in the source."""
+    """Raise ChainError if a step may make chunks in blocks without objects."""
     names = [_name(step) for step in chain.steps if step.needs_empty]
     for path, mount in config.shards.items() if names else ():
         if mount.blocks is not None and mount.blocks.stored is not None and not mount.is_view:
@@ -381,7 +381,7 @@ def plan_job(
         raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
     layout = choose_layout(parsed.sink, None if to is None else os.fspath(to), storage_options)
     layout.check_options(digest=digest, consolidated=consolidated)
-    configs.to_dict(config)  # every component has a location
+    configs.to_dict(config)  # raises if a component has no location
     config = parsed.sink.gathered(config)
     _check_empty(config, parsed)
     plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(notices)

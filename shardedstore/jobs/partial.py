@@ -1,4 +1,4 @@
-"""The config of a job that has not ended: finished shards from the result, the others from the source.
+"""The config of an unfinished job: finished shards of the result beside others of the source.
 
 If the chain has no steps, blocks of one array mix freely. If it changes arrays, an array is shown from the result as soon
 as all its blocks and the base, which holds its metadata, are done. If it changes the Zarr format, or makes one ordinary
@@ -44,7 +44,7 @@ from shardedstore.stores.locations import (
 from shardedstore.stores.veiled import VEILED_ROOTS
 from shardedstore.transforms.base.chain import Shard
 
-SOURCE, ELSEWHERE = 0, -1  # in the place of a generation: the shard is in the source, or where its record says
+SOURCE, ELSEWHERE = 0, -1  # instead of a generation: the shard is in the source, or at the location in its record
 
 
 class Half(NamedTuple):
@@ -111,7 +111,7 @@ class Half(NamedTuple):
 
 
 def mixed(half: Half) -> tuple[Config, Partial]:
-    """Return the config that shows the finished shards of a job, and its source for the others."""
+    """Return the config with the finished shards of a job, and its progress."""
     base, *runs = shard_runs(half.source)
     total = base.stop + sum(run.stop for run in runs)
     reason = _to_wait_for(half, runs)
@@ -128,7 +128,7 @@ def mixed(half: Half) -> tuple[Config, Partial]:
 
 
 def _to_wait_for(half: Half, runs: list[Run]) -> str:
-    """Return the reason why only the source can be shown yet; empty if shards of the result can."""
+    """Return the reason why only the source can be shown yet; empty if there is none."""
     if half.mixes == "blocks":
         return ""
     if half.mixes == "end":
@@ -155,7 +155,7 @@ def _count_shown(half: Half, run: Run) -> int:
 
 
 def _is_view(run: Run) -> bool:
-    """Tell whether a run is a view of the source, so that its array can be mounted whole."""
+    """Tell whether a run is a view, so that its array can be mounted whole."""
     return bool(run.path) and run.location.divides_source and not run.exceptions
 
 
@@ -172,9 +172,10 @@ def _waiting(half: Half, runs: list[Run]) -> str:
 
 
 def _each_whole(half: Half, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
-    """Yield the mounts on the new base: finished runs from the result, the others from the source.
+    """Yield the mounts on the new base.
 
-    Members are Zarrs of their own, so a run with members shows its finished members beside members of the source.
+    Finished runs are mounted from the result, the others from the source. Members are Zarrs of their own, so a run with
+    members shows its finished members beside members of the source.
     """
     nodes = read_nodes(Config(half.base()))
     for run in runs:
@@ -190,7 +191,7 @@ def _each_whole(half: Half, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
 
 
 def mount(half: Half, run: Run) -> Mount:
-    """Return the mount of a run: the location of most shards, and the other shards as exceptions."""
+    """Return the mount of a run; shards outside the most common location are exceptions."""
     if run.division is None:
         ((_, location),) = half.shards(run)
         return Mount(location)
@@ -209,13 +210,13 @@ def mount(half: Half, run: Run) -> Mount:
 
 
 def find_job_folder(folder: str, options: Options) -> Folder | None:
-    """Return the folder with the job file of a result here, in any layout; None if there is none."""
+    """Return the folder with the job file of a result, in any layout; None if not found."""
     places = (open_folder(url, options) for url in dict.fromkeys(kind.folder_at(folder) for kind in LAYOUTS.values()))
     return next((place for place in places if read_identity(place) is not None), None)
 
 
 def unfinished(url: str, options: Options) -> str:
-    """Return the progress of the latest job in a folder as a sentence; empty if there is no unfinished job."""
+    """Return the progress of a folder's unfinished job as a sentence; empty if there is none."""
     try:
         place = find_job_folder(url, options)
     except STORAGE_ERRORS:  # for a file, or for a folder that can't be listed: the caller reports it
@@ -301,9 +302,10 @@ def _place(mount: Mount) -> object:
 
 
 def show_partial(job: Job, plan: Plan, outcome: Summary, failed: ShardsFailed) -> tuple[Config, Summary]:
-    """Return the config of the finished shards of a job with failed shards, and the summary with the failures.
+    """Return the config and the summary of a job with failed shards.
 
-    A warning names the number of failed shards and the first error.
+    The config shows the source for the shards that are not done. A warning names the number of failed shards and the
+    first error.
     """
     layout = job.layout
     planned, known = layout.planned(plan, job.chain), layout.records(job.ledger, outcome)

@@ -1,4 +1,4 @@
-"""Run a job: lock its destination, run its tasks, add up their summaries, and finish the result."""
+"""Run a job: lock the destination, run the tasks, and finish the result."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def delay_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T]) -> Delayed:
 
 @contextmanager
 def _locked(job: Job) -> Iterator[threading.Event]:
-    """Hold the lock of a job's destination; the event is set when another job takes the lock."""
+    """Hold the lock of a job's destination; the event signals that it was lost."""
     try:
         with job.layout.held() as lost:
             yield lost
@@ -153,7 +153,7 @@ def _until_hopeless(job: Job, summaries: Iterator[Summary]) -> Iterator[Summary]
 
 
 def _finish(plan: Plan, wrap: Wrap[T], job: Job, summary: Summary) -> T:
-    """Publish the config, or make one that shows the source for failed shards, and return the result."""
+    """Publish the config and return the result; a partial one shows the source for failed shards."""
     try:
         config = finish(job, plan, summary)
     except ShardsFailed as failed:

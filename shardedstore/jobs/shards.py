@@ -41,7 +41,9 @@ MOST_SHARDS = 256  # in a segment
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A range of shards of one mount: the base, a whole component, or some blocks or members.
+    """A range of shards of one mount.
+
+    The mount is the base, a whole component, an array in blocks, or members.
 
     Attributes
     ----------
@@ -119,7 +121,7 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def division(self) -> Division | None:
-        """The division of the mount, as far as it is known here; None for one component."""
+        """The division of the mount; None for one component."""
         return self.members or self.blocks
 
     def _indices(self) -> Iterator[Coords | None]:
@@ -447,7 +449,7 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
 
 
 def _base(config: Config, nodes: Mapping[str, Node], path: str | None) -> Location | None:
-    """Return the base if it has attributes of an array that the objects of the blocks do not carry."""
+    """Return the base if it has attributes of an array that the blocks do not carry."""
     mount = config.shards.get(path or "")
     if path is None or mount is None or mount.blocks is None or (mount.is_view and not mount.exceptions):
         return None
@@ -542,7 +544,7 @@ def _of_members(run: Run, members: Members, nodes: Mapping[str, Node], consolida
 
 
 def shard_runs(config: Config) -> list[Run]:
-    """Return the shards of a store with their numbers in a job; only the config is used."""
+    """Return the shards of a store, numbered from its config alone."""
     mounted = {path: _all_of(mount.division) for path, mount in config.shards.items()}
     runs = [Run(0, "", config.base, mounted=mounted)]
     for path, mount in config.shards.items():

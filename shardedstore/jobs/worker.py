@@ -1,4 +1,4 @@
-"""The work for a task on a worker, without Dask: read, transform, write and record each shard."""
+"""The work for a task, without Dask: read, transform, write and record each shard."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _worker() -> str:
 
 
 def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterator[Summary]:
-    """Yield a summary for each shard that was tried; the task may leave shards when its time is over."""
+    """Yield a summary for each tried shard; shards may be left when the time is over."""
     segment, end = task.segment, time.monotonic() + task.seconds
     failed, row, worker = 0, 0, _worker()
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
@@ -281,14 +281,14 @@ def _traceback(error: BaseException) -> str:
 
 
 def _cause(error: BaseException, run: Run, shard: Shard) -> str:
-    """Return the message of an error; for a damaged source also the store of the shard."""
+    """Return the message of an error, with the store of a damaged source."""
     cause = cause_of(error)
     component = with_component(run, shard).component if isinstance(error, CorruptError) else ""
     return cause if component in cause else f"{cause} (in {component})"
 
 
 class ShardReader:
-    """The open source of one shard, which detects changes and digests data while entries are read."""
+    """The open source of one shard; it detects changes and digests data."""
 
     def __init__(self, job: Job, run: Run, shard: Shard) -> None:
         self.run, self.component, self.shard = run, open_shard(run, shard), with_component(run, shard)

@@ -12,9 +12,10 @@ _interrupted: set[str] = set()  # the tokens of interrupted calls in this proces
 
 
 def run_cancellable(work: Callable[[Item], Result], token: str, task: Item) -> Result:
-    """Run a function on a task, and end soon if Dask cancels the task or `interrupt` is called with the token.
+    """Run a function on a task, and end soon after a cancellation.
 
-    A cancelled task returns None, and Dask discards it.
+    Dask cancels the task, or `interrupt` is called with the token in this process. A cancelled task returns None, and
+    Dask discards it.
     """
     is_cancelled = _of_this_task()
     try:
@@ -30,7 +31,10 @@ def interrupt(token: str) -> None:
 
 
 def _of_this_task() -> Callable[[], bool]:
-    """Return a function that tells whether this Dask task was cancelled, for example because its client is gone."""
+    """Return a function that tells whether this Dask task was cancelled.
+
+    Dask cancels a task also when its client is gone.
+    """
     if "distributed" not in sys.modules:
         return bool
     from distributed import get_worker

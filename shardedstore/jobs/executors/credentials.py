@@ -1,4 +1,4 @@
-"""Secret options of object stores on the workers of a cluster, for as long as they are needed."""
+"""Secret options of object stores on the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class CredentialsPlugin(WorkerPlugin):
-    """Gives secret options of this process to all workers, including later ones; its repr shows no secrets."""
+    """Gives secret options of this process to all workers, including later ones.
+
+    Its repr shows no secrets.
+    """
 
     def __init__(self, name: str, grants: Grants) -> None:
         self.name, self._grants = name, grants
@@ -53,7 +56,7 @@ def credentials_on(client: Client, urls: Iterable[str]) -> Iterator[None]:
 
 
 def give_credentials(client: Client, urls: Iterable[str]) -> str | None:
-    """Give the secret options for some URLs to the workers of a cluster, and return the plugin's name.
+    """Give secret options to the workers of a cluster, and return the plugin's name.
 
     Returns None if there are no secret options for these URLs.
 

@@ -82,7 +82,7 @@ def _work(work: Callable[[Started, Item], Result], started: Started, task: Item)
 
 
 def _threads(urls: Iterable[str]) -> int:
-    """Give the credentials for some URLs to the workers of the active scheduler, and return its number of threads."""
+    """Give credentials to the workers of the active scheduler, and return its number of threads."""
     client = default_client()
     if client is None:
         return local_threads()

@@ -1,4 +1,7 @@
-"""Tasks on a Dask cluster, with a bounded number in flight, and a search for tasks that kill workers."""
+"""Tasks on a Dask cluster, with a bounded number in flight.
+
+Tasks that kill their workers are found, and do not stop the other tasks.
+"""
 
 from __future__ import annotations
 
@@ -110,10 +113,11 @@ def _killed(error: BaseException) -> KilledWorker:
 
 
 class _Window(Generic[Item, Result]):
-    """A bounded number of tasks in flight on a cluster; calls to the scheduler are for many tasks at once.
+    """A bounded number of tasks in flight on a cluster.
 
-    An adaptive cluster grows if its scheduler has more than the target duration of work for each thread. Therefore more
-    short tasks are in flight, up to twice the target duration for each thread.
+    Each call to the scheduler is for as many tasks as possible. An adaptive cluster grows if its scheduler has more
+    than the target duration of work for each thread. Therefore more short tasks are in flight, up to twice the target
+    duration for each thread.
     """
 
     def __init__(self, client: Client, work: Callable[[Item], Result], label: Callable[[Item], str]) -> None:

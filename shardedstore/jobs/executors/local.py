@@ -111,7 +111,7 @@ Submit = Callable[[Executor, Any], "Future[Any]"]
 
 
 def _scheduler(function: Callable[[Any], Any]) -> tuple[Executor, bool, Submit]:
-    """Return the pool for tasks, whether it ends with the job, and a function that submits an item to it."""
+    """Return the pool for tasks, whether it ends with the job, and its submit function."""
     get = dask.base.get_scheduler(cls=Delayed)  # type: ignore[no-untyped-call]
     chosen, given = dask.config.get("scheduler", None), dask.config.get("pool", None)
     number = local_threads()
@@ -130,7 +130,7 @@ def _scheduler(function: Callable[[Any], Any]) -> tuple[Executor, bool, Submit]:
 
 
 def local_threads() -> int:
-    """Return the number of tasks that Dask runs at a time on this machine, by its current configuration."""
+    """Return the number of tasks that Dask is configured to run at a time on this machine."""
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 

@@ -95,7 +95,7 @@ class TaskQueue:
             self._left += rest.count
 
     def cut_evenly(self, threads: int) -> Iterator[Task]:
-        """Yield tasks of equal size for `threads` threads; a lazy job uses this because it can't measure."""
+        """Yield tasks of equal size for `threads` threads, as for a lazy job, which can't measure."""
         most = max(1, self._left // max(LEAST_TASKS, PER_THREAD * threads))
         for segment in self._segments:
             rest: Segment | None = segment
@@ -104,7 +104,7 @@ class TaskQueue:
                 yield Task(part)
 
     def split(self, task: Task) -> list[Task]:
-        """Return a task for each shard, which reads the records of all earlier tasks of its segment."""
+        """Return a task for each shard; it reads the records of all earlier tasks of its segment."""
         return list(map(Task, task.segment.split()))
 
     def label(self, task: Task) -> str:

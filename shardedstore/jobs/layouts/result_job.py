@@ -52,7 +52,9 @@ class ResultJob(NamedTuple):
         return state.hexdigest()
 
     def mark(self, shards: Mapping[int, str]) -> None:
-        """Mark the records of some shards, by number and name, so that the next run of the job makes them again.
+        """Mark the records of some shards, so that the next run of the job makes them again.
+
+        `shards` has the names of the shards by number.
 
         If a later job has reused the shards, its records are marked. That job then writes them under the names of this
         result.
@@ -103,7 +105,10 @@ def read_job(place: Folder) -> Identity | None:
 
 
 def known_records(place: Folder, made: Identity) -> dict[int, Record]:
-    """Return the records of a job, without marked records, unless a later job has reused the marked shards."""
+    """Return the records of a job without failed ones.
+
+    Marked records are left out too, unless a later job has begun, which may have made these shards again.
+    """
     records = {number: record for number, record in ledger_of(place, made).read().items() if not record.failed}
     newest = read_identity(place)
     if newest is not None and last_begun(place, newest).generation != made.generation:

@@ -104,7 +104,7 @@ class ShardFolder(ResultLayout):
         return Planned(mixes, to_dict(Config(base[1].location, dict(others)), folder))
 
     def template(self, run: Run, generation: int) -> str:
-        """Return the URL of a run's objects in a generation; ``{block}`` stands for the name of each shard."""
+        """Return the URL of a run's objects in a generation, with ``{block}`` for a shard's name."""
         return object_url(self.folder, versioned(target_of(self.sink, run), generation))
 
     def _named(self, template: str, shard: Shard) -> str:
@@ -161,10 +161,7 @@ class ShardFolder(ResultLayout):
         return msgspec.structs.replace(config, shards=mounts), nodes
 
     def mount(self, job: Job, run: Run, records: Mapping[int, Record]) -> Mount:
-        """Return the mount of a run: the location of most shards, and the other shards as exceptions.
-
-        The exceptions are shards of other generations and holes.
-        """
+        """Return the mount of a run; holes and shards of rarer generations are exceptions."""
 
         def location(generation: int) -> Location:
             return members_at(self.sink.location(self.template(run, generation or job.generation)), run.members)
@@ -208,7 +205,10 @@ class ShardFolder(ResultLayout):
 
     @classmethod
     def find_job(cls, config: Config) -> ResultJob | None:
-        """Return the job that wrote the config, from one of the folders above the base; None if not found."""
+        """Return the job that wrote the config; None if not found.
+
+        Up to `MOST_PARENTS` folders above the base are searched for its ledger.
+        """
         base = config.base.origin
         if not isinstance(base, Place) or not (base.is_file or base.is_folder):
             return None
@@ -280,9 +280,7 @@ def _holds(node: Node, key: str, data: bytes) -> bool:
         return False
     path, _, name = key.rpartition("/")
     wanted = consolidated_nodes(parse_json(data, path, name), path, name)
-    return dump_json(dict(sorted(node.inherited.items()))) == dump_json(
-        dict(sorted(wanted.items()))
-    )  # as JSON, because NaN != NaN
+    return dump_json(dict(sorted(node.inherited.items()))) == dump_json(dict(sorted(wanted.items())))  # NaN != NaN
 
 
 def _last_ended(place: Folder, config: Config) -> Identity:

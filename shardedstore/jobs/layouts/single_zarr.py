@@ -353,7 +353,10 @@ def put_back(beside: Folder, zarr: Folder, options: Options, keys: Container[str
 
 
 def published_keys(beside: Folder, options: Options) -> list[str] | None:
-    """Return the keys of the published documents; None if no readable copy exists, as with older versions."""
+    """Return the keys of the published documents; None if there is no readable copy.
+
+    Older versions kept no copy.
+    """
     try:
         return keys_kept(_published(beside), options)
     except (FileNotFoundError, CorruptError):
@@ -361,9 +364,10 @@ def published_keys(beside: Folder, options: Options) -> list[str] | None:
 
 
 def withdraw(beside: Folder, zarr: Folder) -> None:
-    """Remove the config and the root's documents of one ordinary Zarr, so that nothing opens it.
+    """Make one ordinary Zarr impossible to open.
 
-    The copy of the published documents is removed too, so that they are not written again.
+    The config and the root's documents are removed. The copy of the published documents is removed too, so that they
+    are not written again.
     """
     for name in (FILE_NAME, PUBLISHED):
         beside.remove(name)
@@ -398,7 +402,7 @@ def _documents(folder: Folder, options: Options) -> Iterator[str]:
 
 
 def _blocks_in(blocks: Blocks, meta: ArrayMeta, path: str) -> Blocks:
-    """Return the blocks of a source in the chunk grid of the result, in which a block may be one object.
+    """Return the blocks of a source in the result's chunk grid, where a block may be one chunk.
 
     Raises
     ------
