@@ -509,7 +509,6 @@ def changed_chunks(plan: Plan) -> dict[str, frozenset[int]]:
     more. New blocks are not shards of the plan, so an array with only new blocks has an empty set.
 
     >>> from shardedstore.stores.group import Group
-    >>> from shardedstore.stores.locations import Group
     >>> changed_chunks(Plan(Config(Group()), {}, (), ()))
     {}
     """
