@@ -591,8 +591,8 @@ def test_a_squeezed_block_makes_sense():
     mount = Mount(Directory("/b/{block}"), blocks, exceptions={"1": squeezed})
     document = to_dict(Config(Directory("/a"), {"t": mount}))
     for change, match in (
-        ({"chunks": [1, 1]}, "squeezed in Zarr v2 alone, and has a dimension that is not sharded"),
-        ({"keys": {"name": "default", "separator": "/"}}, "squeezed in Zarr v2 alone"),
+        ({"chunks": [1, 1]}, "only blocks of Zarr v2 arrays that have a dimension that is not sharded can be squeezed"),
+        ({"keys": {"name": "default", "separator": "/"}}, "only blocks of Zarr v2 arrays"),
         ({"chunk_grid": [1, 2]}, "whose grid of blocks is"),
     ):
         wrong = copy.deepcopy(document)
