@@ -255,6 +255,13 @@ def python(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def script_of(module: str, call: str) -> str:
+    """Return a script for `python -c` that imports a test module, by its ``__file__``, and calls one of its functions."""
+    folder, name = os.path.split(module)
+    name = name.removesuffix(".py")
+    return f"import sys; sys.path.insert(0, {folder!r}); import {name}; {name}.{call}"
+
+
 def kill_session(process: subprocess.Popen[bytes]) -> None:
     """Kill a process from `python` and its children with SIGKILL.
 

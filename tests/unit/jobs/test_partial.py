@@ -13,17 +13,7 @@ import xarray as xr
 import zarr
 from conformance import check_same_contents
 from fuzz import examples
-from helpers_jobs import (
-    Fail,
-    Slow,
-    blocks_at,
-    copied,
-    division,
-    kill_session,
-    ledger_at,
-    python,
-    wait_until,
-)
+from helpers_jobs import Fail, Slow, blocks_at, copied, division, kill_session, ledger_at, python, script_of, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sources import SOURCES, to_folder
@@ -37,8 +27,6 @@ from shardedstore.jobs.versions import ledger_of, read_identity
 from shardedstore.storage.folders import open_folder
 from shardedstore.stores.locations import BlockOf, ViewOf, Zip
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToZip
-
-HERE = str(Path(__file__).parent)  # of this module, which other processes import
 
 
 @dataclass(frozen=True)
@@ -148,7 +136,7 @@ def test_all_data_are_right_whatever_is_done(name, chain, tmp_path_factory):
 def test_a_job_that_runs_can_be_read_at_any_moment(chain, tmp_path):
     case = SOURCES["cube-v2." if chain == "migrate" else "cube-v3/"]
     source, out = to_folder(case.contents(), tmp_path / "source.zarr"), tmp_path / "out"
-    call = f"import sys; sys.path.insert(0, {HERE!r}); import test_partial; test_partial.slow_job({str(source)!r}, {str(out)!r}, {chain!r})"
+    call = script_of(__file__, f"slow_job({str(source)!r}, {str(out)!r}, {chain!r})")
     process = python("-c", call, log=tmp_path / "log")
     job = out if chain != "zarr" else Path(f"{out}.shardedstore")
     seen = set()

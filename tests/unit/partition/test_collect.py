@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import time
-from pathlib import Path
 
 import dask
 import numpy as np
@@ -13,7 +12,7 @@ import zarr
 from click.testing import CliRunner
 from conformance import check_pickles, check_read_only, check_same_contents, contents_of, get, names_in
 from distributed import Client, LocalCluster
-from helpers_jobs import Fail, Slow, files_of, kill_session, ledger_at, python, wait_until
+from helpers_jobs import Fail, Slow, files_of, kill_session, ledger_at, python, script_of, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from servers import upload
@@ -36,8 +35,6 @@ from shardedstore.stores.routing import RoutedStore
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.to_zip import gather
 from shardedstore.zips import ZipReadStore
-
-HERE = str(Path(__file__).parent)  # of this module, which other processes import
 
 COUNT = 13
 
@@ -799,7 +796,7 @@ def test_a_job_whose_processes_are_killed_goes_on(tmp_path, monkeypatch):
     arguments = [pattern, str(out), 5]
     process = python(
         "-c",
-        f"import sys; sys.path.insert(0, {HERE!r}); import test_collect; test_collect.slow_collection(*{arguments!r})",
+        script_of(__file__, f"slow_collection(*{arguments!r})"),
         log=tmp_path / "log",
     )
     try:

@@ -6,7 +6,6 @@ import math
 import re
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 import dask
 import google_crc32c
@@ -16,7 +15,7 @@ import pytest
 import xarray as xr
 import zarr
 from fuzz import examples
-from helpers_jobs import CUBE, Fail, Slow, cube_at, division, kill_session, python, wait_until
+from helpers_jobs import CUBE, Fail, Slow, cube_at, division, kill_session, python, script_of, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from readers import READERS, by_tensorstore, by_zarr
@@ -32,8 +31,6 @@ from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.transforms import MigrateV3, ToShardingCodec
 from shardedstore.transforms.base.chain import Chain
 from shardedstore.zarr.metadata import METADATA_NAMES
-
-HERE = str(Path(__file__).parent)  # of this module, which other processes import
 
 V3 = [name for name, source in SOURCES.items() if "zarr.json" in source.contents()]
 V2 = sorted(SOURCES.keys() - set(V3))
@@ -393,7 +390,7 @@ def test_a_job_that_failed_goes_on_to_the_same_bytes(tmp_path, shard):
 def test_a_job_that_was_killed_goes_on_to_the_same_bytes(tmp_path):
     out = tmp_path / "out.zarr"
     cube_at(tmp_path / "source.zarr")
-    script = f"import sys; sys.path.insert(0, {HERE!r}); import test_to_sharding_codec as tests; tests.slow_job({str(tmp_path)!r})"
+    script = script_of(__file__, f"slow_job({str(tmp_path)!r})")
     process = python("-c", script, log=tmp_path / "log")
     try:
         wait_until(lambda: len(list(out.glob("temperature/c/*/*/*"))) > 2, what="objects")
