@@ -14,6 +14,7 @@ from shardedstore.stores.locations import url_of
 from shardedstore.stores.recognise import locate
 from shardedstore.transforms.base.zip_shard import write_zip
 from shardedstore.zarr.paths import join
+from shardedstore.zarr.readonly import DerivedStore
 from shardedstore.zips import ZipReadStore
 
 SUFFIX = ".zarr.zip"
@@ -66,7 +67,10 @@ def to_zip_store(
     (['zarr.json'], 'demo')
     """
     url = object_url(normalize(prefix), join(shard_path, chunk_dims or "")) + SUFFIX
-    source = url_of(locate(getattr(shard_store, "store", shard_store)))
+    origin = shard_store
+    while isinstance(origin, DerivedStore):
+        origin = origin.store
+    source = url_of(locate(origin))
     if source is not None and is_within(real_url(url), real_url(source)):
         raise DestinationError(f"{url!r} would be, or be inside, the source {source!r}: choose another prefix")
     write_zip(read_entries(shard_store), url)

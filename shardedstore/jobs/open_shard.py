@@ -11,40 +11,24 @@ from zarr.core.sync import sync
 from shardedstore.jobs.shards import Run, Segment, location_of
 from shardedstore.stores.base import Remainder
 from shardedstore.stores.bundle import Bundle
-from shardedstore.stores.locations import Location, Opened
+from shardedstore.stores.location import OpenSources
 from shardedstore.transforms.base.chain import Shard
 
 
 def opened_runs(segment: Segment) -> Iterator[Run]:
     """Yield a segment's runs with their sources open, so that the directory of a zip is read once for all its shards."""
-    sources: dict[Location, Opened] = {}
+    sources = OpenSources()
     for run in segment.runs:
-        if run.base is not None:
-            if run.base not in sources:
-                sources[run.base] = Opened(run.base.open())
-            run = msgspec.structs.replace(run, base=sources[run.base])  # noqa: PLW2901
-        source = run.location.shared_source
-        if source is None:
-            yield run
-            continue
-        if source not in sources:
-            sources[source] = Opened(source.open())
-        yield msgspec.structs.replace(run, location=run.location.with_source(sources[source]))
+        base = None if run.base is None else sources.opened(run.base)
+        yield msgspec.structs.replace(run, base=base, location=sources.shared(run.location))
 
 
 def _bundle(run: Run, shard: Shard) -> Bundle:
     """Return several members as one store; what they are views of is opened once."""
-    sources: dict[Location, Opened] = {}
-    template = location_of(run, shard)
+    sources, template = OpenSources(), location_of(run, shard)
 
     def open_member(name: str) -> Store:
-        location = template.at_member(shard.block_name, name).beside_others()
-        source = location.shared_source
-        if source is None:
-            return location.open()
-        if source not in sources:
-            sources[source] = Opened(source.open())
-        return location.with_source(sources[source]).open()
+        return sources.shared(template.at_member(shard.block_name, name).beside_others()).open()
 
     zarr_format = run.zarr_format or (3 if sync(open_member(shard.members[0]).exists("zarr.json")) else 2)
     return Bundle(shard.members, open_member, zarr_format)

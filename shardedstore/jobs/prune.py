@@ -307,9 +307,9 @@ def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterato
     found: list[Location] = []
     for name in place.names():
         if name.endswith(".json") and (config := _config(place, options, name)) is not None:
-            found += _places(config)
+            found += config.places()
     if unfinished is not None:
-        found += _places(unfinished.source)
+        found += unfinished.source.places()
         shards = (numbered for run in shard_runs(unfinished.source) for numbered in unfinished.shards(run))
         found += [location for number, location in shards if number in unfinished.records]
     for location in found:
@@ -340,14 +340,6 @@ def _config(place: Folder, options: Options, name: str) -> Config | None:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return None
     return from_dict(document, place.url, None, options)
-
-
-def _places(location: Location) -> Iterator[Location]:
-    """Yield the innermost sources of a location, such as all components of a config and of nested configs."""
-    if not location.sources:
-        yield location
-    for source in location.sources:
-        yield from _places(source)
 
 
 def _name(place: Folder, location: Location) -> str | None:

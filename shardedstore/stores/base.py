@@ -12,20 +12,20 @@ from shardedstore.stores.members import Division, Members, MountIndex
 from shardedstore.stores.reader import Source, reader_of, source_of
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.paths import join
-from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
+from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore
 
 MOST_NAMES = 100_000
 
 
-class Remainder(ReadOnlyStore):
+class Remainder(DerivedStore):
     """The keys of a store that no mounted component holds.
 
     The mount of a block holds chunks only. The metadata of the array, and any other file beside its chunks, belong to the base.
     """
 
     def __init__(self, store: Store, mounted: dict[str, Division | None]) -> None:
-        super().__init__()
-        self.store, self.mounted = store, mounted
+        super().__init__(store)
+        self.mounted = mounted
         self.index = MountIndex(mounted)
         self.mounts = self.index.mounts
 

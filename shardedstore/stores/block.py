@@ -29,7 +29,7 @@ from shardedstore.stores.reader import StoreReader, Tag, reader_of, tags_of
 from shardedstore.zarr.grid import Blocks, Coords, block_name
 from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, crop_document, parse_node
 from shardedstore.zarr.paths import check_path, join
-from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore, cut
+from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore, cut
 
 
 class BlockOf(Derived, frozen=True, tag="block"):
@@ -67,7 +67,7 @@ class BlockOf(Derived, frozen=True, tag="block"):
         self.source.check()
 
 
-class Block(ReadOnlyStore):
+class Block(DerivedStore):
     """One block of an array, as an array of its own.
 
     The metadata is cropped to the block, and the chunk coordinates start at zero.
@@ -76,8 +76,8 @@ class Block(ReadOnlyStore):
     def __init__(
         self, store: Store, path: str, blocks: Blocks, block: Coords, chunks: tuple[Coords, ...] | None = None
     ) -> None:
-        super().__init__()
-        self.store, self.path, self.blocks, self.block = store, path, blocks, block
+        super().__init__(store)
+        self.path, self.blocks, self.block = path, blocks, block
         self.chunks = chunks  # the existing chunks of a sparse array, if it was listed
 
     def places(self) -> Iterator[Coords]:

@@ -18,9 +18,11 @@ from shardedstore.storage.options import NONE, SCHEMES, Options, has_fsspec_name
 from shardedstore.storage.urls import is_remote, join_url, normalize, quote_name, unquote_name
 from shardedstore.stores.http import HTTPReadStore
 from shardedstore.stores.http_index import ROOTS
+from shardedstore.stores.local import LocalReader
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Opened, Place
 from shardedstore.stores.objects import ObjectFolder
+from shardedstore.stores.reader import reader_of
 from shardedstore.stores.veiled import VEILED_ROOTS
 from shardedstore.stores.view import ViewOf
 
@@ -79,6 +81,9 @@ class Directory(Place, frozen=True, tag="directory", omit_defaults=True, repr_om
             return self
         folder, _, name = self.url.rpartition("/")
         return ViewOf(Directory(folder, self.options), unquote_name(name, folder))
+
+
+reader_of.register(LocalStore, LocalReader)
 
 
 @locate_store.register

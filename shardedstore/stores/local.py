@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from zarr.storage import LocalStore
 
 from shardedstore.errors import CorruptError
-from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
+from shardedstore.stores.reader import KeyFilter, StoreReader, Tag
 from shardedstore.zarr.metadata import ArrayMeta
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -162,6 +162,3 @@ def _read_rest(descriptor: int, data: bytes) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
-
-
-reader_of.register(LocalStore, LocalReader)

@@ -6,7 +6,7 @@ lists the kinds. A location names its kind and its URL, never a Python class, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import msgspec
@@ -97,10 +97,9 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
         """The hole, for a failed shard that the user accepted as missing; None for other kinds."""
         return None
 
-    @property
-    def sources(self) -> tuple[Location, ...]:
-        """The locations that this one is made from."""
-        return ()
+    def places(self) -> Iterator[Location]:
+        """Yield the locations that this one is made from in the end; for a config, those of all its shards."""
+        yield self
 
     @property
     def whole(self) -> Location:
@@ -260,10 +259,9 @@ class Derived(Location, frozen=True):
         # docstring inherited
         return self.source.origin
 
-    @property
-    def sources(self) -> tuple[Location, ...]:
+    def places(self) -> Iterator[Location]:
         # docstring inherited
-        return (self.source,)
+        return self.source.places()
 
     def check(self) -> None:
         # docstring inherited
@@ -325,3 +323,21 @@ def is_template(location: Location) -> bool:
 def has_braces(url: str) -> bool:
     """Tell whether a URL contains ``{block}`` or ``{name}``."""
     return "{block}" in url or "{name}" in url
+
+
+class OpenSources:
+    """The open sources of locations; a source that several locations share is opened once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Location, Opened] = {}
+
+    def opened(self, source: Location) -> Opened:
+        """Return a source, open."""
+        if source not in self._opened:
+            self._opened[source] = Opened(source.open())
+        return self._opened[source]
+
+    def shared(self, location: Location) -> Location:
+        """Return a location with its shared source open; the location itself if it has none."""
+        source = location.shared_source
+        return location if source is None else location.with_source(self.opened(source))

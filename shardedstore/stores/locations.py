@@ -9,21 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Union
 
 from shardedstore.errors import ConfigError
-from shardedstore.stores import local, location, mount, sharded
-from shardedstore.stores.base import Remainder
+from shardedstore.stores import location, mount, sharded
 from shardedstore.stores.block import BlockOf
-from shardedstore.stores.bundle import Bundle
 from shardedstore.stores.custom import Own
 from shardedstore.stores.directory import Directory
 from shardedstore.stores.group import Group
 from shardedstore.stores.hole import Hole
 from shardedstore.stores.location import Location, Opened, Place, has_braces, is_template, url_of
-from shardedstore.stores.mount import Mount, at_shard, is_nowhere, member_at
+from shardedstore.stores.mount import Mount, at_shard, member_at
 from shardedstore.stores.part import PartOf
 from shardedstore.stores.sharded import Config
 from shardedstore.stores.squeezed import Squeezed
 from shardedstore.stores.veiled import VeiledOf, veiled
-from shardedstore.stores.view import ViewOf, view_of
+from shardedstore.stores.view import ViewOf
 from shardedstore.stores.zip import Zip
 
 KINDS = (Directory, Zip, Own, Group, Hole, ViewOf, PartOf, VeiledOf, BlockOf, Squeezed, Config)
@@ -40,7 +38,6 @@ __all__ = [
     "KINDS",
     "AnyLocation",
     "BlockOf",
-    "Bundle",
     "Config",
     "Directory",
     "Group",
@@ -51,21 +48,17 @@ __all__ = [
     "Own",
     "PartOf",
     "Place",
-    "Remainder",
     "Squeezed",
     "VeiledOf",
     "ViewOf",
     "Zip",
     "at_shard",
     "has_braces",
-    "is_nowhere",
     "is_template",
-    "local",
     "member_at",
     "require_location",
     "url_of",
     "veiled",
-    "view_of",
 ]
 
 

@@ -15,10 +15,10 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from shardedstore.fields import BelowRoot
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened
-from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
-from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, ArrayMeta, dump_json, parse_json
+from shardedstore.stores.reader import DerivedReader, KeyFilter, Tag, reader_of
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, dump_json, parse_json
 from shardedstore.zarr.paths import Mounts, check_path, join
-from shardedstore.zarr.readonly import ReadOnlyStore, cut
+from shardedstore.zarr.readonly import DerivedStore, cut
 
 
 class PartOf(Derived, frozen=True, tag="part", omit_defaults=True):
@@ -58,7 +58,7 @@ class PartOf(Derived, frozen=True, tag="part", omit_defaults=True):
         self.source.check()
 
 
-class Part(ReadOnlyStore):
+class Part(DerivedStore):
     """The keys of a store at or below the paths in `only`, except at or below the paths in `without`.
 
     The metadata documents of the groups above the paths in `only` are included. If `only` is None, everything is selected.
@@ -73,8 +73,8 @@ class Part(ReadOnlyStore):
     """
 
     def __init__(self, store: Store, only: Iterable[str] | None, without: Iterable[str]) -> None:
-        super().__init__()
-        self.store, self.only, self.without = store, None if only is None else tuple(only), tuple(without)
+        super().__init__(store)
+        self.only, self.without = None if only is None else tuple(only), tuple(without)
         self._only = None if self.only is None else Mounts(self.only)
         self._without = Mounts(self.without)
 
@@ -177,35 +177,22 @@ class _LeftOut(Container[str]):
         return isinstance(name, str) and not self.kept.holds(join(self.folder, name))
 
 
-class PartReader(StoreReader[Part]):
+class PartReader(DerivedReader[Part]):
     """Reads a part of a store by the reader of the whole."""
-
-    def __init__(self, part: Part) -> None:
-        self.part, self.whole = part, reader_of(part.store)
-        self.fetch, self.tags, self.guesses, self.has_tags = (  # type: ignore[method-assign]
-            self.whole.fetch,
-            self.whole.tags,
-            self.whole.guesses,
-            self.whole.has_tags,
-        )
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
         # docstring inherited
-        return self.whole.keys(path, _Kept(self.part, kept))
+        return self.whole.keys(path, _Kept(self.store, kept))
 
     def tags_below(self, path: str, kept: KeyFilter | None) -> Iterator[Tag]:
         # docstring inherited
-        return self.whole.tags_below(path, _Kept(self.part, kept))
+        return self.whole.tags_below(path, _Kept(self.store, kept))
 
     async def folders(self, path: str) -> AsyncIterator[str]:
         # docstring inherited
         async for name in self.whole.folders(path):
-            if self.part.holds(path) and self.part.holds(join(path, name)):
+            if self.store.holds(path) and self.store.holds(join(path, name)):
                 yield name
-
-    def knows_folders(self, path: str, array: ArrayMeta) -> bool:
-        # docstring inherited
-        return self.whole.knows_folders(path, array)
 
 
 reader_of.register(Part, PartReader)

@@ -20,10 +20,12 @@ from zarr.core.sync import sync
 from shardedstore.storage.markers import MARKERS
 from shardedstore.storage.requests import IN_FLIGHT
 from shardedstore.zarr.metadata import ArrayMeta
+from shardedstore.zarr.readonly import DerivedStore
 
 PAGE = 1000  # keys listed at a time
 
 S = TypeVar("S", bound=Store)
+D = TypeVar("D", bound=DerivedStore)
 Tag = tuple[str, int, str]  # key, bytes, and a text that changes when the value does
 
 
@@ -208,6 +210,31 @@ class StoreReader(Generic[S]):
             False by default.
         """
         return False
+
+
+class DerivedReader(StoreReader[D]):
+    """Reads a store that is made from another by the reader of the other; a subclass overrides what differs."""
+
+    def __init__(self, store: D) -> None:
+        super().__init__(store)
+        self.whole = reader_of(store.store)
+        self.guesses, self.has_tags = self.whole.guesses, self.whole.has_tags
+
+    def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
+        # docstring inherited
+        return self.whole.fetch(keys)
+
+    def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
+        # docstring inherited
+        return self.whole.tags(keys)
+
+    def folders(self, path: str) -> AsyncIterator[str]:
+        # docstring inherited
+        return self.whole.folders(path)
+
+    def knows_folders(self, path: str, array: ArrayMeta) -> bool:
+        # docstring inherited
+        return self.whole.knows_folders(path, array)
 
 
 async def _take(keys: AsyncIterator[str]) -> list[str]:

@@ -48,11 +48,14 @@ class Config(Location, frozen=True, tag="sharded", omit_defaults=True):
         # docstring inherited
         return False
 
-    @property
-    def sources(self) -> tuple[Location, ...]:
+    def places(self) -> Iterator[Location]:
         # docstring inherited
-        mounted = (location for mount in self.shards.values() for location in mount.locations())
-        return self.base, *mounted, *filter(None, [self.consolidated])
+        yield from self.base.places()
+        for mount in self.shards.values():
+            for location in mount.locations():
+                yield from location.places()
+        if self.consolidated is not None:
+            yield from self.consolidated.places()
 
     def map_places(self, change: Callable[[Place], Place]) -> Config:
         # docstring inherited

@@ -24,7 +24,7 @@ from shardedstore.stores.reader import Tag, reader_of, tags_of
 from shardedstore.zarr.grid import block_name
 from shardedstore.zarr.metadata import METADATA_NAMES
 from shardedstore.zarr.paths import join
-from shardedstore.zarr.readonly import ReadOnlyStore
+from shardedstore.zarr.readonly import DerivedStore
 
 
 class Squeezed(Derived, frozen=True, tag="squeezed"):
@@ -43,10 +43,10 @@ class Squeezed(Derived, frozen=True, tag="squeezed"):
         # docstring inherited
         return f"'{self.array.path}[{block_name(self.array.block)}]' in {self.source.show()}"
 
-    @property
-    def sources(self) -> tuple[Location, ...]:
+    def places(self) -> Iterator[Location]:
         # docstring inherited
-        return self.source, self.array
+        yield from self.source.places()
+        yield from self.array.places()
 
     def check(self) -> None:
         # docstring inherited
@@ -64,12 +64,12 @@ class Squeezed(Derived, frozen=True, tag="squeezed"):
             raise ValueError("only blocks of Zarr v2 arrays that have a dimension that is not sharded can be squeezed")
 
 
-class SqueezedBlock(ReadOnlyStore):
+class SqueezedBlock(DerivedStore):
     """One block as an array of its own, with the metadata of `array` and the chunks in `store`."""
 
     def __init__(self, store: Store, array: Block) -> None:
-        super().__init__()
-        self.store, self.array = store, array
+        super().__init__(store)
+        self.array = array
         keys, lead = array.blocks.keys, len(array.block)
         self.left_out = (keys.encode(array.block) + keys.separator)[: 2 * lead]
 

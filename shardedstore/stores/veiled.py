@@ -19,10 +19,10 @@ from shardedstore.fields import PathText
 from shardedstore.storage.urls import BESIDE
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened
-from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
-from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES, ArrayMeta
+from shardedstore.stores.reader import DerivedReader, KeyFilter, Tag, reader_of
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES
 from shardedstore.zarr.paths import check_path, is_below, join
-from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
+from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore
 
 VEIL = BESIDE  # the suffix of veiled documents
 VEILED_ROOTS = (
@@ -108,12 +108,12 @@ def veiled(location: Location, paths: Iterable[str]) -> Location:
     return VeiledOf(location, some) if some else location
 
 
-class Veiled(ReadOnlyStore):
+class Veiled(DerivedStore):
     """A store whose veiled documents have their usual names again."""
 
     def __init__(self, store: Store, paths: Iterable[str]) -> None:
-        super().__init__()
-        self.store, self.veil = store, Veil(paths)
+        super().__init__(store)
+        self.veil = Veil(paths)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is Veiled and (self.store, self.veil.paths) == (other.store, other.veil.paths)
@@ -168,40 +168,28 @@ class Veiled(ReadOnlyStore):
         return tuple(key for key, is_there in zip(keys, there, strict=True) if is_there)
 
 
-class VeiledReader(StoreReader[Veiled]):
+class VeiledReader(DerivedReader[Veiled]):
     """Reads a veiled component by the reader of the component."""
-
-    def __init__(self, store: Veiled) -> None:
-        self.veil, self.whole = store.veil, reader_of(store.store)
-        self.guesses, self.has_tags = self.whole.guesses, self.whole.has_tags
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
         """Yield the keys below a path; if the component can't be listed, each veiled document is requested."""
-        yield from map(self.veil.shown, self.whole.keys(path, kept))
+        yield from map(self.store.veil.shown, self.whole.keys(path, kept))
         if self.guesses:
-            wanted = [key for key in self.veil.documents() if is_below(key, path)]
+            wanted = [key for key in self.store.veil.documents() if is_below(key, path)]
             found = zip(wanted, self.fetch(wanted), strict=True)
             yield from (key for key, data in found if data is not None and (kept is None or kept.holds(key)))
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
         """Read the values of keys by their stored names."""
-        return self.whole.fetch(map(self.veil.stored, keys))
+        return self.whole.fetch(map(self.store.veil.stored, keys))
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
         """Yield sizes and tags, with the stored names."""
-        return self.whole.tags(map(self.veil.stored, keys))
+        return self.whole.tags(map(self.store.veil.stored, keys))
 
     def tags_below(self, path: str, kept: KeyFilter | None) -> Iterator[Tag]:
         """Yield sizes and tags, with the stored names."""
         return self.whole.tags_below(path, kept)
-
-    def folders(self, path: str) -> AsyncIterator[str]:
-        # docstring inherited
-        return self.whole.folders(path)
-
-    def knows_folders(self, path: str, array: ArrayMeta) -> bool:
-        # docstring inherited
-        return self.whole.knows_folders(path, array)
 
 
 reader_of.register(Veiled, VeiledReader)

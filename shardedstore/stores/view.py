@@ -14,11 +14,11 @@ from shardedstore.fields import PathText
 from shardedstore.stores.block import Block, BlockOf
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened, is_template
-from shardedstore.stores.reader import KeyFilter, Source, StoreReader, Tag, reader_of, source_of
+from shardedstore.stores.reader import DerivedReader, KeyFilter, Source, Tag, reader_of, source_of
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import check_path, join
-from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
+from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore
 
 
 class ViewOf(Derived, frozen=True, tag="view"):
@@ -84,12 +84,12 @@ def view_of(location: Location, path: str) -> Location:
     return ViewOf(location, path) if path else location
 
 
-class View(ReadOnlyStore):
+class View(DerivedStore):
     """Everything of a store below a path."""
 
     def __init__(self, store: Store, path: str) -> None:
-        super().__init__()
-        self.store, self.path = store, path
+        super().__init__(store)
+        self.path = path
 
     def __eq__(self, other: object) -> bool:
         return type(other) is View and (self.store, self.path) == (other.store, other.path)
@@ -130,36 +130,32 @@ def open_folder_of(store: Store, path: str) -> Store:
     return View(store, path)
 
 
-class ViewReader(StoreReader[View]):
+class ViewReader(DerivedReader[View]):
     """Reads a folder of a store by the reader of the whole."""
-
-    def __init__(self, view: View) -> None:
-        self.path, self.whole = view.path, reader_of(view.store)
-        self.guesses, self.has_tags = self.whole.guesses, self.whole.has_tags
 
     def keys(self, path: str, kept: KeyFilter | None) -> Iterator[str]:
         # docstring inherited
-        start = len(join(self.path, "x")) - 1
-        below = (key[start:] for key in self.whole.keys(join(self.path, path), None))
+        start = len(join(self.store.path, "x")) - 1
+        below = (key[start:] for key in self.whole.keys(join(self.store.path, path), None))
         return (key for key in below if kept is None or kept.holds(key))
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
         # docstring inherited
-        return self.whole.fetch(join(self.path, key) for key in keys)
+        return self.whole.fetch(join(self.store.path, key) for key in keys)
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
         # docstring inherited
-        start = len(join(self.path, "x")) - 1
-        found = self.whole.tags(join(self.path, key) for key in keys)
+        start = len(join(self.store.path, "x")) - 1
+        found = self.whole.tags(join(self.store.path, key) for key in keys)
         return ((key[start:], nbytes, tag) for key, nbytes, tag in found)
 
     def folders(self, path: str) -> AsyncIterator[str]:
         # docstring inherited
-        return self.whole.folders(join(self.path, path))
+        return self.whole.folders(join(self.store.path, path))
 
     def knows_folders(self, path: str, array: ArrayMeta) -> bool:
         # docstring inherited
-        return self.whole.knows_folders(join(self.path, path), array)
+        return self.whole.knows_folders(join(self.store.path, path), array)
 
 
 reader_of.register(View, ViewReader)

@@ -24,7 +24,8 @@ from shardedstore.storage.errors import is_transient
 from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.entries import Data, Entry, read_entries
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Opened
+from shardedstore.stores.location import OpenSources
+from shardedstore.stores.locations import Config
 from shardedstore.stores.members import Members
 from shardedstore.stores.ome import upgraded
 from shardedstore.transforms.base.chain import Shard, whole_key
@@ -167,10 +168,7 @@ def take(task: DataTask) -> Taken:
 
 def _opened(run: Run) -> Run:
     """Return a run with an opened source, so that the directory of a zip is read once for all its shards."""
-    source = run.location.shared_source
-    if source is None:
-        return run
-    return msgspec.structs.replace(run, location=run.location.with_source(Opened(source.open())))
+    return msgspec.structs.replace(run, location=OpenSources().shared(run.location))
 
 
 def _damage(run: Run, shard: Shard, error: Exception) -> Damage:

@@ -94,6 +94,20 @@ class ReadOnlyStore(Store):
                 yield name
 
 
+class DerivedStore(ReadOnlyStore):
+    """A store that is made from another store.
+
+    Parameters
+    ----------
+    store : Store
+        The other store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+
+
 def cut(data: Buffer, byte_range: ByteRequest | None) -> Buffer:
     """Return the part of a value that a byte range selects.
 

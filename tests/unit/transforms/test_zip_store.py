@@ -13,9 +13,9 @@ from conformance import check_same_contents
 from distributed import Client, LocalCluster
 from helpers_jobs import CUBE, CUBE_SHARDS, cube_at, division
 from sources import SOURCES, to_folder
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ObjectStore
 
-from shardedstore import ShardedStore, ShardsFailed
+from shardedstore import DestinationError, ShardedStore, ShardsFailed
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.transforms import ToZip, to_zip_store, to_zip_store_with_prefix
@@ -45,6 +45,23 @@ def test_the_result_holds_what_the_source_holds(tmp_path, name):
     others = zips_below(tmp_path / "out")
     del others["__base__.zarr.zip"]  # it has other names for the documents of divided arrays
     assert made == sorted(path.read_bytes() for path in others.values())
+
+
+def test_a_shard_in_an_object_store(tmp_path):
+    """Zarr's `ObjectStore` has an attribute `store` that is no zarr store."""
+    shard = ObjectStore(obstore.store.MemoryStore())
+    zarr.create_group(shard, attributes={"title": "demo"})
+    opened = to_zip_store(tmp_path / "zips", shard, "cells", "0")
+    assert opened.names() == ["zarr.json"]
+
+
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_a_zip_inside_the_source_of_a_shard_is_refused(number, tmp_path):
+    store = division(cube_at(tmp_path / "source.zarr"))
+    shard = store.shards[number].open()
+    with pytest.raises(DestinationError, match="would be, or be inside, the source"):
+        to_zip_store(tmp_path / "source.zarr" / "zips", shard, "cells", "0")
+    assert not list(tmp_path.rglob("*.zip"))
 
 
 def test_zips_are_named_as_they_were(tmp_path):
