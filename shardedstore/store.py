@@ -41,7 +41,7 @@ from shardedstore.stores.no_zarr import is_zarr
 from shardedstore.stores.recognise import locate
 from shardedstore.stores.routes import BASE, Address
 from shardedstore.transforms.base.chain import Sink, Step, StoreFunction
-from shardedstore.verify.report import Level, Report
+from shardedstore.verify.report import Level, VerifyReport
 from shardedstore.verify.verify import verify
 from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.writing.writable import WritableStore
@@ -540,7 +540,7 @@ class ShardedStore(WritableStore):
         resume: bool | Target = True,
         mark: bool = False,
         storage_options: StorageOptions = None,
-    ) -> Report:
+    ) -> VerifyReport:
         """Compare the result of a job with its ledger, or with its source, on the active Dask scheduler.
 
         No data is changed, and differences raise no exception. The report names the arrays, shards and chunks, and the next
@@ -566,7 +566,7 @@ class ShardedStore(WritableStore):
 
         Returns
         -------
-        Report
+        VerifyReport
             The differences, and the next step. ``ok`` tells that there are none.
 
         Raises

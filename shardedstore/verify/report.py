@@ -19,7 +19,7 @@ BY = {
 RECORDED = "by their decoded data and the ledger's record of them"
 
 
-class Report(msgspec.Struct, frozen=True):
+class VerifyReport(msgspec.Struct, frozen=True):
     """Result of `verify`.
 
     Attributes
@@ -57,7 +57,7 @@ class Report(msgspec.Struct, frozen=True):
     compared_by: dict[str, str] = {}
 
     @classmethod
-    def of(cls, level: Level, shards: int, differences: Iterable[Difference], **others: Any) -> Report:
+    def of(cls, level: Level, shards: int, differences: Iterable[Difference], **others: Any) -> VerifyReport:
         """Return a report with these differences."""
         found = tuple(differences)
         return cls(not found, level, others.pop("arrays", 0), shards, found, **others)

@@ -43,7 +43,7 @@ from shardedstore.verify.compare import (
 from shardedstore.verify.data import Damage, DataTask, Taken, data_tasks, take, total
 from shardedstore.verify.documents import compare_documents, unmasked
 from shardedstore.verify.journal import Journal
-from shardedstore.verify.report import LEVELS, Level, Report
+from shardedstore.verify.report import LEVELS, Level, VerifyReport
 from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable_shard
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def verify(
     level: Level | None = None,
     resume: bool | str = True,
     mark: bool = False,
-) -> Report:
+) -> VerifyReport:
     """Verify a result; see `ShardedStore.verify`."""
     level = level or ("stored" if against is None else "decoded")
     if level not in LEVELS:
@@ -129,12 +129,12 @@ def _server(location: Location) -> str | None:
 Open = Callable[[Iterable[str]], Journal]
 
 
-def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: Open) -> Report:
+def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: Open) -> VerifyReport:
     """Compare a result with its ledger."""
     existing = Existing(config, kept)
     others = () if kept is None else kept.notes
     if level == "exists" or kept is None:
-        return Report.of(level, sum(run.stop for run in shard_runs(config)), existing.differences, notes=others)
+        return VerifyReport.of(level, sum(run.stop for run in shard_runs(config)), existing.differences, notes=others)
     is_decoded = level == "decoded"
     if kept.layout.data_show_losses and is_decoded:  # other codecs and stored chunks of fill values are no differences
         existing.differences = [difference for difference in existing.differences if difference.key]
@@ -143,7 +143,7 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
     except UNREADABLE as error:
         if isinstance(error, UsageError) and not existing.differences:
             raise
-        return Report.of(
+        return VerifyReport.of(
             level, len(kept.records), [*existing.differences, unreadable_shard(Shard("", is_base=True), error)]
         )
     count = sum(run.stop for run in shard_runs(made))
@@ -159,7 +159,7 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
     if any(difference.shard for difference in differences):
         differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # drop the one of all shards
     arrays = len({path for record in kept.records.values() for path in record.digests or ()}) if is_decoded else 0
-    return Report.of(level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded)
+    return VerifyReport.of(level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded)
 
 
 def _is_right(found: list[Difference]) -> bool:
@@ -206,7 +206,7 @@ def _lost(task: StoredTask | DataTask, error: BaseException) -> Difference:
     return Difference.of(shards[0], "unread", what, advice, shards=names, cause=cause)
 
 
-def _compare(config: Config, against: Config, kept: ResultJob | None, open_journal: Open) -> Report:
+def _compare(config: Config, against: Config, kept: ResultJob | None, open_journal: Open) -> VerifyReport:
     """Compare a result with its source in decoded data."""
     is_listed = kept is None or not kept.layout.data_show_losses
     existing = Existing(config, kept) if is_listed else None
@@ -219,7 +219,7 @@ def _compare(config: Config, against: Config, kept: ResultJob | None, open_journ
         cause = f"{type(error).__name__}: {explain(error)}"
         what = f"the result's metadata can't be read: {cause}"
         unread = Difference.of(Shard("", is_base=True), "damaged", what, MEND, cause=cause)
-        return Report.of("decoded", count, [*differences, unread])
+        return VerifyReport.of("decoded", count, [*differences, unread])
     told = {difference.shard for difference in differences}
     plans = (dump(plan.config, None).decode() + plan.source for plan in (result, source))
     tokens = ["" if kept is None else kept.token, "" if existing is None else existing.token]
@@ -242,7 +242,7 @@ def _compare(config: Config, against: Config, kept: ResultJob | None, open_journ
     digests = {path: str(ours.taken.digest(path)) for path in sorted(ours.taken.layouts)}
     told_notes = (*notes(suspects), *unmasked(ours, theirs), *journal.notes)
     others = {"notes": told_notes, "compared_by": compared_by(ours, theirs)}
-    return Report.of("decoded", count, differences, arrays=len(digests), digests=digests, **others)
+    return VerifyReport.of("decoded", count, differences, arrays=len(digests), digests=digests, **others)
 
 
 def _plan(config: Config) -> Plan:
@@ -282,7 +282,7 @@ def _take(
     return total(parts())
 
 
-def _mark(config: Config, kept: ResultJob, report: Report) -> Report:
+def _mark(config: Config, kept: ResultJob, report: VerifyReport) -> VerifyReport:
     """Mark the shards with differences, so that the job makes them again."""
     names = set(report.damaged_shards)
     if not names:

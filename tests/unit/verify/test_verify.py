@@ -26,7 +26,7 @@ from shardedstore.jobs.open_shard import open_shard
 from shardedstore.storage.retry import Backoff
 from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
-from shardedstore.verify.report import Report
+from shardedstore.verify.report import VerifyReport
 from shardedstore.zarr.metadata import ArrayMeta
 
 CUBE = SOURCES["cube-v3/"]
@@ -79,12 +79,12 @@ def zipped(source, tmp_path) -> ShardedStore:
     return source.map_shards(ToZip(tmp_path / "out"))
 
 
-def kinds(report: Report) -> set[str]:
+def kinds(report: VerifyReport) -> set[str]:
     assert report.ok == (not report.differences)
     return {difference.kind for difference in report.differences}
 
 
-def only(report: Report) -> Difference:
+def only(report: VerifyReport) -> Difference:
     assert not report.ok
     (difference,) = report.differences
     assert difference.what in str(report)
