@@ -26,6 +26,7 @@ from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job_folder, load_partial, unfinished
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.prune import Pruned, prune
+from shardedstore.jobs.retention import parse_retention
 from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.notices import Notice
@@ -35,6 +36,7 @@ from shardedstore.partition.patterns import Paths, Shards
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
+from shardedstore.storage.outputs import upload_rule
 from shardedstore.storage.urls import join_url, normalize, unquote_name
 from shardedstore.stores.locations import Config, Location, Mount, Place
 from shardedstore.stores.no_zarr import is_zarr
@@ -817,7 +819,8 @@ class ShardedStore(WritableStore):
     def prune(
         path: Target,
         *,
-        older_than: float = 0,
+        keep_last: int = 1,
+        older_than: float | str = 0,
         dry_run: bool = False,
         storage_options: StorageOptions = None,
     ) -> Pruned:
@@ -832,9 +835,10 @@ class ShardedStore(WritableStore):
         ----------
         path : str or path
             The folder or URL that a job wrote to.
-        older_than : float
-            Keep objects that were written or replaced in this many seconds before the call, so that readers of an earlier result
-            can finish. An object counts as replaced when the first config without it was written, or at the latest possible
+        keep_last : int
+            Keep the objects of this many published results, so that readers of an earlier one go on. The latest result counts.
+        older_than : float or str
+            Keep objects that were written or replaced in this time before the call: seconds, or a text such as ``"30d"``. An object counts as replaced when the first config without it was written, or at the latest possible
             time of this.
         dry_run : bool
             Return the files that would be removed, and remove nothing.
@@ -849,7 +853,7 @@ class ShardedStore(WritableStore):
         Raises
         ------
         UsageError
-            If no job ever wrote to this place.
+            If no job ever wrote to this place, or if `keep_last` or `older_than` is not valid.
         DestinationError
             If a job is running there, or if a file can't be removed. Files that were already removed stay removed.
         ConfigError
@@ -874,7 +878,42 @@ class ShardedStore(WritableStore):
         ['__base__.zarr.zip', 't2m/1.zarr.zip']
         """
         url = normalize(path)
-        return prune(url, take_options(url, storage_options), older_than=older_than, dry_run=dry_run)
+        retention = parse_retention(keep_last, older_than)
+        return prune(url, take_options(url, storage_options), retention=retention, dry_run=dry_run)
+
+    @staticmethod
+    def upload_rule(path: Target, days: int = 7) -> dict[str, Any] | None:
+        """Return the bucket's lifecycle rule that removes unfinished uploads below a URL.
+
+        A killed worker leaves parts of its upload in the bucket. No listing shows them, and `prune` can't see them. The rule
+        removes them some days after the upload began.
+
+        Parameters
+        ----------
+        path : str or path
+            The destination of a job.
+        days : int
+            The age of an upload, in days, at which its parts are removed.
+
+        Returns
+        -------
+        dict or None
+            The JSON document for ``aws s3api put-bucket-lifecycle-configuration`` or ``gcloud storage buckets update
+            --lifecycle-file``. None if no rule is needed: for local folders, and for Azure, which removes them after a week.
+
+        See Also
+        --------
+        prune : Remove objects of earlier jobs.
+
+        Examples
+        --------
+        >>> from shardedstore import ShardedStore
+        >>> ShardedStore.upload_rule("s3://bucket/era5-zips")["Rules"][0]["AbortIncompleteMultipartUpload"]
+        {'DaysAfterInitiation': 7}
+        """
+        if type(days) is not int or days < 1:
+            raise UsageError(f"days={days!r} is not a number of days: say 1 or more")
+        return upload_rule(normalize(path), days)
 
     def __str__(self) -> str:
         return super().__repr__()  # one line, for messages and reprs of zarr

@@ -2,46 +2,83 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from typing import Any
+
 import click
 from dask.utils import format_bytes
 
 from shardedstore.cli.common import parse_storage, tell, user_errors
-from shardedstore.errors import UsageError
+from shardedstore.jobs.prune import Pruned
 from shardedstore.store import ShardedStore
-from shardedstore.text import count, parse_seconds
+from shardedstore.text import count
 
 
 @click.command("prune")
 @click.argument("destination")
 @click.option("--dry-run", is_flag=True, help="List the files that would be removed, and remove nothing.")
-@click.option("--older-than", metavar="AGE", help="Keep files that were replaced in this time, such as 36h or 7d.")
+@click.option(
+    "--keep-last",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Keep the files of the last N published results.",
+)
+@click.option("--older-than", default="0s", metavar="AGE", help="Keep files that were replaced in this time: 36h, 30d.")
 @click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store; see convert.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--upload-rule", is_flag=True, help="Print a rule for the bucket; see above. Remove nothing.")
 @click.option("--verbose", is_flag=True, help="List each file.")
 def prune_command(
-    destination: str, *, dry_run: bool, older_than: str | None, storage: tuple[str, ...], verbose: bool
+    destination: str, *, upload_rule: bool, storage: tuple[str, ...], as_json: bool, verbose: bool, **options: Any
 ) -> None:
     """Remove the files of earlier jobs at DESTINATION.
 
     Three kinds of files are removed: objects that later objects replaced and that no config in the folder names, the
     records of such jobs, and partly written files of killed processes. Files of unknown origin are kept. The command is
-    refused while a job runs. Readers that still use an earlier config, or a copy of one elsewhere, lose its objects.
-    """
+    refused while a job runs. Readers that still use an earlier config, or a copy of one elsewhere, lose its objects;
+    --keep-last and --older-than keep them.
+
+    Parts of uploads that a killed worker left in a bucket are not seen here. With --upload-rule, the command prints
+    the lifecycle rule that removes them after a week, as JSON for the bucket of DESTINATION.
+
+    \b
+    Examples:
+      shardedstore prune out --keep-last 2 --older-than 7d --dry-run --json
+      shardedstore prune s3://bucket/out --upload-rule > rule.json
+    """  # noqa: D301 (click reads the backspace)
     with user_errors(destination):
-        age = 0.0 if older_than is None else parse_age(older_than)
-        pruned = ShardedStore.prune(
-            destination, older_than=age, dry_run=dry_run, storage_options=parse_storage(storage)
+        if upload_rule:
+            _tell_rule(destination)
+            return
+        pruned = ShardedStore.prune(destination, storage_options=parse_storage(storage), **options)
+        if as_json:
+            tell(json.dumps({"destination": destination, "dry_run": options["dry_run"], **pruned.to_dict()}, indent=2))
+        else:
+            _tell_pruned(pruned, "would be removed" if options["dry_run"] else "removed", verbose=verbose)
+
+
+def _tell_rule(destination: str) -> None:
+    rule = ShardedStore.upload_rule(destination)
+    if rule is None:
+        click.echo(
+            "note: no rule is needed: a local folder has no uploads, and Azure removes them after a week", err=True
         )
-        for name in pruned.names if verbose else ():
-            tell(name)
-        for text in pruned.kept:
-            click.echo(f"kept: {text}", err=True)
-        done = "would be removed" if dry_run else "removed"
-        tell(f"{count(len(pruned.names), 'file')} {done}; {format_bytes(pruned.nbytes)}")
+    else:
+        tell(json.dumps(rule, indent=2))
 
 
-def parse_age(text: str) -> float:
-    """Return an age in seconds, or raise UsageError where the text is not an age."""
-    seconds = parse_seconds(text)
-    if seconds is None:
-        raise UsageError(f"{text!r} is no age: write a number and one of the units s, m, h, d, w, like 36h or 7d")
-    return seconds
+def _tell_pruned(pruned: Pruned, done: str, *, verbose: bool) -> None:
+    for name in pruned.names if verbose else ():
+        tell(name)
+    if verbose:
+        for name, reason in pruned.kept.items():
+            click.echo(f"kept: {name} {reason}", err=True)
+    else:
+        for reason, number in Counter(pruned.kept.values()).items():
+            first = next(name for name, found in pruned.kept.items() if found == reason)
+            more = f" and {count(number - 1, 'other')}" if number > 1 else ""
+            click.echo(f"kept: {first} {reason}{more}", err=True)
+    tell(f"{count(len(pruned.names), 'file')} {done}; {format_bytes(pruned.nbytes)}")

@@ -1,30 +1,27 @@
 """Remove the files of jobs that no config names.
 
-A file is removed only if a record says that a job wrote it, and if its size is still the recorded one. Recently replaced
-files can be kept for some time. Symbolic links are never followed.
+A file is removed only if a record says that a job wrote it, and if its size is still the recorded one. `Retention` keeps
+files for readers of earlier results. Symbolic links are never followed.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-import obstore
+from typing import Any
 
 from shardedstore.config.document import from_dict, parse
 from shardedstore.errors import ConfigError, DestinationError, UsageError
-from shardedstore.fields import FILE_NAME, FORMAT
+from shardedstore.fields import FORMAT
 from shardedstore.jobs.destination import CONSOLIDATED
+from shardedstore.jobs.file_list import FileList
 from shardedstore.jobs.layouts.registry import layout_of
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.lock import held, superseded
 from shardedstore.jobs.partial import Half, find_job_folder, is_finished, read_config, read_half
+from shardedstore.jobs.retention import NO_RETENTION, Retained, Retention, name_in
 from shardedstore.jobs.shards import location_of, shard_runs
 from shardedstore.jobs.versions import (
     Identity,
@@ -38,149 +35,10 @@ from shardedstore.jobs.versions import (
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, RemoteFolder
 from shardedstore.storage.options import NONE, Options
-from shardedstore.storage.publish import abandoned, is_temporary
-from shardedstore.storage.urls import is_remote, is_within, unquote_name
-from shardedstore.stores.locations import (
-    Config,
-    Location,
-    url_of,
-)
+from shardedstore.storage.publish import abandoned
+from shardedstore.stores.locations import Config, Location
 from shardedstore.stores.veiled import VEIL
 from shardedstore.zarr.metadata import CONSOLIDATED_V2
-
-
-class File(NamedTuple):
-    """A file or an object.
-
-    Attributes
-    ----------
-    nbytes : int
-        Its size in bytes.
-    modified : float
-        The time of its last change, in seconds since 1970.
-    """
-
-    nbytes: int
-    modified: float
-
-
-class FileList:
-    """The files below a folder, by relative name.
-
-    Symbolic links are left out, and so are the files behind them.
-    """
-
-    def __init__(self, place: Folder) -> None:
-        self.place = place
-        self.files = dict(_remote(place) if isinstance(place, RemoteFolder) else _local(place.url))
-        self._order = sorted(self.files)
-
-    def below(self, folder: str) -> Iterator[str]:
-        """Yield the names of the files below a folder."""
-        for i in range(bisect_left(self._order, f"{folder}/"), len(self._order)):
-            if not self._order[i].startswith(f"{folder}/"):
-                return
-            yield self._order[i]
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Remove files, and the folders that become empty."""
-        gone = list(names)
-        self.place.remove_all(gone)
-        if not isinstance(self.place, RemoteFolder):
-            parents = {name[:i] for name in gone for i, letter in enumerate(name) if letter == "/"}
-            for parent in sorted(parents, key=len, reverse=True):
-                with suppress(OSError):  # the folder is not empty
-                    os.rmdir(os.path.join(self.place.url, parent))
-
-    def remove_folder(self, name: str) -> None:
-        """Remove a folder and its subfolders as far as they are empty."""
-        if not isinstance(self.place, RemoteFolder):
-            for parent, _, _ in os.walk(os.path.join(self.place.url, name), topdown=False):
-                with suppress(OSError):  # the folder is not empty
-                    os.rmdir(parent)
-
-
-def _local(folder: str) -> Iterator[tuple[str, File]]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            with suppress(FileNotFoundError):
-                found = os.lstat(path)
-                if stat.S_ISREG(found.st_mode) and not is_temporary(name):
-                    yield os.path.relpath(path, folder), File(found.st_size, found.st_mtime)
-
-
-def _remote(place: RemoteFolder) -> Iterator[tuple[str, File]]:
-    for batch in obstore.list(place.store):
-        for found in place.unmarked(batch):
-            yield found["path"], File(found["size"], found["last_modified"].timestamp())
-
-
-class Retention:
-    """The files that were replaced too recently to be removed.
-
-    Parameters
-    ----------
-    listed : FileList
-        All files of the destination.
-    jobs : iterable of Identity
-        The jobs that wrote there, in order.
-    named : iterable of (int, str)
-        The names of the objects in the result of each job, with its generation, in order.
-    seconds : float
-        The time in seconds for which replaced files are kept; 0 keeps none.
-    is_locked : bool
-        Whether the destination's lock has just been written. The newest file then shows the time of the storage.
-    """
-
-    def __init__(
-        self,
-        listed: FileList,
-        jobs: Iterable[Identity],
-        named: Iterable[tuple[int, str]],
-        seconds: float,
-        *,
-        is_locked: bool,
-    ) -> None:
-        self._files, self._seconds = listed.files, seconds
-        now = time.time()
-        newest = max((file.modified for file in listed.files.values()), default=now)
-        self._until = (min(now, newest) if is_locked else now) - seconds
-        self._begun, self._ended = dict[int, float](), dict[int, float]()
-        for job in jobs:
-            self._begun[job.generation] = self._modified(identity_name(job.generation))
-            if compacted := ledger_of(listed.place, job).compacted():
-                self._ended[job.generation] = max(map(self._modified, compacted))
-        self._last = {name: generation for generation, name in named} if seconds else {}
-
-    def is_young(self, file: str, name: str, generation: int) -> bool:
-        """Tell whether a file was replaced too recently to be removed.
-
-        Parameters
-        ----------
-        file : str
-            The name of the file.
-        name : str
-            The name of the object that the file is part of.
-        generation : int
-            The generation of the job that made the object.
-        """
-        if not self._seconds:
-            return False
-        since = self._replaced(self._last.get(name, generation))
-        return max(since, self._files[file].modified) > self._until
-
-    def _replaced(self, generation: int) -> float:
-        """Return the latest time at which a job's result can have been replaced, in seconds since 1970."""
-        by = next((later for later in sorted(self._ended) if later > generation), None)
-        passed = [number for number in self._begun if by is None or number <= by]
-        times = [times[number] for times in (self._begun, self._ended) for number in passed if number in times]
-        if by is None:
-            times.append(self._modified(FILE_NAME))
-        return max(times, default=0.0)
-
-    def _modified(self, name: str) -> float:
-        return self._files[name].modified if name in self._files else 0.0
 
 
 @dataclass(frozen=True)
@@ -193,17 +51,32 @@ class Pruned:
         Names relative to the destination. Files of superseded locks are removed as well, and are not listed.
     nbytes : int
         The total size of the files in bytes.
-    kept : list of str
-        The files that no config names and that are kept, each with the reason: it is not as it was written, or it was
-        replaced recently.
+    kept : dict of str to str
+        The files that no config names and that are kept, each with the reason: it is not as it was written, it belongs to one
+        of the last results, or it was replaced recently.
+
+    Examples
+    --------
+    >>> Pruned(["a/0.zip"], 9, {"a/1.zip": "was replaced recently"}).to_dict()
+    {'names': ['a/0.zip'], 'nbytes': 9, 'kept': {'a/1.zip': 'was replaced recently'}}
     """
 
     names: list[str] = field(default_factory=list)
     nbytes: int = 0
-    kept: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON-compatible values.
+
+        Returns
+        -------
+        dict
+            The attributes by name.
+        """
+        return {"names": self.names, "nbytes": self.nbytes, "kept": self.kept}
 
 
-def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: bool = False) -> Pruned:
+def prune(url: str, options: Options = NONE, *, retention: Retention = NO_RETENTION, dry_run: bool = False) -> Pruned:
     """Remove the files of jobs that no config names; see `ShardedStore.prune`.
 
     After a failure, the same call removes the remaining files.
@@ -214,8 +87,8 @@ def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: 
         The destination of the jobs.
     options : Options
         The options of the storage.
-    older_than : float
-        The time in seconds for which replaced files are kept; 0 keeps none.
+    retention : Retention
+        The earlier results whose files are kept.
     dry_run : bool
         Whether to only report the files. The lock is not taken then.
 
@@ -232,7 +105,7 @@ def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: 
             raise UsageError(f"no job ever wrote to {url!r}, so nothing there is known to be removable")
         with nullcontext() if dry_run else held(place):
             listed = FileList(place)
-            reasons = dict(_removable(place, options, listed, older_than, is_locked=not dry_run))
+            reasons = dict(_removable(place, options, listed, retention, is_locked=not dry_run))
             names = [name for name, reason in reasons.items() if not reason]
             temporaries = {} if isinstance(place, RemoteFolder) else _temporaries(place.url)
             if not dry_run:
@@ -245,7 +118,7 @@ def prune(url: str, options: Options = NONE, *, older_than: float = 0, dry_run: 
                 for ledger in {"/".join(name.split("/")[:3]) for name in jobs if name.startswith(f"{FOLDER}/ledger/")}:
                     listed.remove_folder(ledger)
             nbytes = sum(listed.files[name].nbytes for name in names) + sum(temporaries.values())
-            kept = [f"{name} {reason}" for name, reason in reasons.items() if reason]
+            kept = {name: reason for name, reason in reasons.items() if reason}
             return Pruned([*names, *temporaries], nbytes, kept)
     except STORAGE_ERRORS as error:
         raise DestinationError(
@@ -258,7 +131,7 @@ def _temporaries(folder: str) -> dict[str, int]:
 
 
 def _removable(
-    place: Folder, options: Options, listed: FileList, older_than: float, *, is_locked: bool
+    place: Folder, options: Options, listed: FileList, retention: Retention, *, is_locked: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield the files that no config names, each with the reason to keep it; empty if there is none."""
     latest = read_identity(place)
@@ -272,34 +145,19 @@ def _removable(
         )
     needed = set(_needed(place, options, None if finished else half))
     earlier = [read_generation(place, number) for number in generations(place) if number < latest.generation]
-    named = _named(place, options, earlier) if older_than else ()
-    retention = Retention(listed, [*earlier, latest], named, older_than, is_locked=is_locked)
+    retained = Retained(place, options, listed, [*earlier, latest], retention, is_locked=is_locked)
     for identity in earlier:
         number = identity.generation
         is_left = layout_of(identity).leaves_unknown(identity, finished=finished)
-        for name, owner, reason in _of_generation(place, options, listed, identity, needed):
-            young = "was replaced lately" if retention.is_young(name, owner, number) else ""
-            is_left = is_left or bool(reason or young) or name in needed
+        for name, owner, doubt in _of_generation(place, options, listed, identity, needed):
+            reason = doubt or retained.reason(name, owner, number)
+            is_left = is_left or bool(reason) or name in needed
             if name not in needed:
-                yield name, reason or young
-        if not is_left and (finished or number != latest.after):
+                yield name, reason
+        if not is_left and number not in retained.generations and (finished or number != latest.after):
             ledger = ledger_of(place, identity)
             yield from ((name, "") for name in listed.below(FOLDER) if ledger.owns(name))
             yield identity_name(number), ""
-
-
-def _named(place: Folder, options: Options, jobs: Iterable[Identity]) -> Iterator[tuple[int, str]]:
-    """Yield the names of the objects in the results of jobs, each with the generation.
-
-    The partial result of a job that has not ended counts as well.
-    """
-    for job in jobs:
-        if job.planned.config:
-            half = read_half(place, job, options)
-            for run in shard_runs(half.source):
-                for number, location in half.shards(run):
-                    if number in half.records and (name := _name(place, location.held)) is not None:
-                        yield job.generation, name
 
 
 def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterator[str]:
@@ -313,7 +171,7 @@ def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterato
         shards = (numbered for run in shard_runs(unfinished.source) for numbered in unfinished.shards(run))
         found += [location for number, location in shards if number in unfinished.records]
     for location in found:
-        if (found_name := _name(place, location)) is not None:
+        if (found_name := name_in(place, location)) is not None:
             yield found_name
 
 
@@ -342,15 +200,6 @@ def _config(place: Folder, options: Options, name: str) -> Config | None:
     return from_dict(document, place.url, None, options)
 
 
-def _name(place: Folder, location: Location) -> str | None:
-    """Return the name of a component in a folder; None if it is not in the folder."""
-    url = url_of(location)
-    if url is None or not is_within(url, place.url):
-        return None
-    name = url.removeprefix(place.url.rstrip("/")).lstrip("/")
-    return unquote_name(name, url) if is_remote(url) else name
-
-
 def _of_generation(
     place: Folder, options: Options, listed: FileList, identity: Identity, needed: set[str]
 ) -> Iterator[tuple[str, str, str]]:
@@ -367,7 +216,7 @@ def _of_generation(
         for shard in run.shards():
             location = location_of(run, shard, template).held
             record = half.records.get(shard.number)
-            name = _name(place, location)
+            name = name_in(place, location)
             if name is None:
                 continue
             files = list(listed.below(name)) if location.is_folder else [name]

@@ -180,22 +180,35 @@ UNFINISHED = (
 )
 
 
+def upload_rule(url: str, days: int = 7) -> dict[str, Any] | None:
+    """Return the lifecycle configuration of a bucket that removes unfinished uploads below a URL.
+
+    None means that no rule is needed: for local folders and Azure.
+
+    >>> upload_rule("s3://bucket/out")["Rules"][0]["Filter"], upload_rule("az://container/out")
+    ({'Prefix': 'out/'}, None)
+    """
+    place = urlsplit(url)
+    path = unquote(place.path).strip("/")
+    prefix = f"{path}/" if path else ""
+    if place.scheme == "gs":
+        condition = {"age": days, **({"matchesPrefix": [prefix]} if prefix else {})}
+        return {"lifecycle": {"rule": [{"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": condition}]}}
+    if place.scheme not in ("s3", "s3a"):
+        return None
+    identifier = f"unfinished-uploads {prefix}".strip()[:255]  # unique in a bucket, as S3 demands
+    abort = {"DaysAfterInitiation": days}
+    rule = {"ID": identifier, "Status": "Enabled", "Filter": {"Prefix": prefix}}
+    return {"Rules": [{**rule, "AbortIncompleteMultipartUpload": abort}]}
+
+
 def bucket_rule(url: str) -> str:
-    """Return the bucket rule, as JSON, that removes unfinished uploads below a URL.
+    """Return the rule of `upload_rule` as JSON text, or the reason why none is needed.
 
     >>> bucket_rule("az://container/out")
     'none is needed: Azure deletes uncommitted blocks after a week'
     """
-    place = urlsplit(url)
-    if place.scheme.startswith(("az", "adl", "abfs")):
-        return "none is needed: Azure deletes uncommitted blocks after a week"
-    prefix = place.path.strip("/") + "/"
-    if place.scheme == "gs":
-        condition = {"age": 7, "matchesPrefix": [prefix]}
-        rules: dict[str, Any] = {
-            "rule": [{"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": condition}]
-        }
-        return json.dumps({"lifecycle": rules})
-    abort = {"DaysAfterInitiation": 7}
-    rule = {"ID": "unfinished-uploads", "Status": "Enabled", "Filter": {"Prefix": prefix}}
-    return json.dumps({"Rules": [{**rule, "AbortIncompleteMultipartUpload": abort}]})
+    rule = upload_rule(url)
+    if rule is not None:
+        return json.dumps(rule)
+    return "none is needed: Azure deletes uncommitted blocks after a week"

@@ -68,7 +68,7 @@ def test_objects_that_a_later_job_took_the_place_of_are_removed(source, out):
     assert pruned == tried
     assert names(out) == SECOND | {"shardedstore.json"}
     assert pruned.names[:4] == sorted(FIRST)
-    assert (pruned.kept, pruned.nbytes >= size) == ([], True)
+    assert (pruned.kept, pruned.nbytes >= size) == ({}, True)
     assert jobs(out) == ["job-2.json", "2"]
     assert [path.name for path in (out / FOLDER).glob("lock-*")] == ["lock-3.json"]  # the lock of pruning itself
     assert ShardedStore.load(out).verify(source).ok
@@ -151,8 +151,8 @@ def test_files_of_others_stay(source, out, tmp_path):
     assert not (out / "a/2.zarr").exists()
     assert not (out / "__base__.zarr").exists()
     assert (out / "a/1.zarr/zarr.json").exists()  # as a whole, it differs from the written bytes
-    assert all(text.endswith("has others beside it") for text in pruned.kept)
-    assert {text.split("/")[1] for text in pruned.kept} == {"1.zarr"}
+    assert all(reason.endswith("has others beside it") for reason in pruned.kept.values())
+    assert {name.split("/")[1] for name in pruned.kept} == {"1.zarr"}
     assert ShardedStore.load(out).verify(source).ok
 
 
@@ -165,7 +165,7 @@ def test_a_file_that_took_the_place_of_ours_stays(source, out):
     pruned = ShardedStore.prune(out)
     assert (out / "a/1.zarr.zip").read_bytes() == b"mine"
     assert (out / "a/2.zarr.zip").is_symlink()
-    assert pruned.kept == ["a/1.zarr.zip is not as it was written, or has others beside it"]
+    assert pruned.kept == {"a/1.zarr.zip": "is not as it was written, or has others beside it"}
     assert "job-1.json" in jobs(out)
 
 
@@ -190,7 +190,7 @@ def test_what_was_replaced_lately_stays_however_old_it_is(source, out):
     source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
     pruned = ShardedStore.prune(out, older_than=HOUR)
     assert pruned.names == []
-    assert pruned.kept == [f"{name} was replaced lately" for name in sorted(FIRST)]
+    assert pruned.kept == dict.fromkeys(sorted(FIRST), "was replaced recently")
     assert opened.verify(source).ok
     age(out, 2)
     assert removed(out, 1) == FIRST
@@ -246,6 +246,95 @@ def test_of_times_that_disagree_the_latest_counts(source, out, of):
     assert removed(out, 1) == set()
     age(out, -50, of)  # by a clock that was ahead
     assert (removed(out, 1), removed(out, 0)) == (set(), FIRST)
+
+
+def test_the_files_of_the_last_results_stay_for_their_readers(source, out, tmp_path):
+    opened = [source.map_shards(ToZip(out), changed="listing")]
+    for number in (1, 2, 3):  # of each later result, two objects are new
+        zarr.open_array(tmp_path / "source.zarr/a", mode="r+")[number - 1] = 9
+        opened.append(source.map_shards(ToZip(out), changed="listing"))
+    values = [zarr.open_array(one, path="a", mode="r")[:].tolist() for one in opened]
+    pruned = ShardedStore.prune(out, keep_last=3)
+    assert {name for name in pruned.names if not name.startswith(FOLDER)} == {"a/0.zarr.zip"}
+    assert pruned.kept.keys() == {"a/1.zarr.zip", "a/2.zarr.zip"}
+    assert set(pruned.kept.values()) == {"belongs to one of the last 3 results"}
+    assert [zarr.open_array(one, path="a", mode="r")[:].tolist() for one in opened[1:]] == values[1:]
+    assert {"job-2.json", "job-3.json", "job-4.json"} <= set(jobs(out))
+    assert ShardedStore.prune(out, keep_last=3).names == []
+    assert ShardedStore.prune(out, keep_last=2, older_than="1h").names == []
+    assert removed(out, 0) == {"a/1.zarr.zip", "a/2.zarr.zip"}
+    assert opened[-1].verify(source).ok
+
+
+def test_a_job_that_did_not_end_is_no_result_to_keep(source, out):
+    first = source.map_shards(ToZip(out))
+    with pytest.raises(ShardsFailed):
+        source.map_shards(Fail("a[1]"), ToZip(out), overwrite=True)
+    source.map_shards(changed("third"), ToZip(out), overwrite=True)
+    gone = {name for name in ShardedStore.prune(out, keep_last=2).names if not name.startswith(FOLDER)}
+    assert gone == SECOND - {"a/1~2.zarr.zip"}
+    assert first.verify(source).ok
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"keep_last": 0}, r"keep_last=0 is not a number of results: say 1 or more"),
+        ({"keep_last": True}, r"keep_last=True is not a number of results"),
+        ({"older_than": "7M"}, r"'7M' is no age: write a number and one of the units"),
+        ({"older_than": -1}, r"-1 is no age"),
+    ],
+)
+def test_a_retention_that_means_nothing_is_refused(source, out, given, message):
+    source.map_shards(ToZip(out))
+    with pytest.raises(UsageError, match=message):
+        ShardedStore.prune(out, **given)
+
+
+def test_the_command_reports_as_json(source, out):
+    source.map_shards(ToZip(out))
+    source.map_shards(Recompress("zstd"), ToZip(out), overwrite=True)
+    run = CliRunner().invoke(main, ["prune", str(out), "--dry-run", "--keep-last", "2", "--json"])
+    told = json.loads(run.stdout)
+    assert (told["destination"], told["dry_run"], told["names"], told["nbytes"]) == (str(out), True, [], 0)
+    assert told["kept"].keys() == FIRST
+    run = CliRunner().invoke(main, ["prune", str(out), "--json"])
+    assert {name for name in json.loads(run.stdout)["names"] if not name.startswith(FOLDER)} == FIRST
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        (
+            "s3://bucket/my%20zips",
+            {
+                "Rules": [
+                    {
+                        "ID": "unfinished-uploads my zips/",
+                        "Status": "Enabled",
+                        "Filter": {"Prefix": "my zips/"},
+                        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+                    }
+                ]
+            },
+        ),
+        (
+            "gs://bucket",
+            {"lifecycle": {"rule": [{"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 7}}]}},
+        ),
+    ],
+)
+def test_the_command_prints_a_rule_for_unfinished_uploads(url, rule):
+    run = CliRunner().invoke(main, ["prune", url, "--upload-rule"])
+    assert json.loads(run.stdout) == rule
+    assert ShardedStore.upload_rule(url) == rule
+
+
+@pytest.mark.parametrize("url", ["az://container/out", "/data/out"])
+def test_other_places_need_no_rule_for_unfinished_uploads(url):
+    run = CliRunner().invoke(main, ["prune", url, "--upload-rule"])
+    assert (run.exit_code, run.stdout) == (0, "")
+    assert "no rule is needed" in run.stderr
 
 
 def test_what_was_replaced_lately_stays_in_an_object_store(source, bucket):
@@ -310,7 +399,7 @@ def test_the_command_line(source, out):
     assert names(out) > FIRST
     young = CliRunner().invoke(main, ["prune", str(out), "--older-than", "1d"])
     assert "0 files removed; 0 B" in young.stdout
-    assert "kept: a/0.zarr.zip was replaced lately" in young.stderr
+    assert young.stderr == "kept: __base__.zarr.zip was replaced recently and 3 others\n"
     assert CliRunner().invoke(main, ["prune", str(out)]).stdout.startswith("6 files removed; ")
     wrong = CliRunner().invoke(main, ["prune", str(out), "--older-than", "soon"])
     assert wrong.exit_code == 2
