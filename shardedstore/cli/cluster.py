@@ -13,6 +13,7 @@ import dask
 from dask.system import CPU_COUNT
 
 from shardedstore.errors import UsageError
+from shardedstore.jobfiles.spec import ClusterSpec
 from shardedstore.text import one_line
 
 CONNECT_SECONDS = 10
@@ -31,15 +32,22 @@ warnings.simplefilter("ignore")  # the command line has told them when it planne
 LOUD_WORKER = DEAF_WORKER + 'logging.getLogger("shardedstore").setLevel(logging.DEBUG)'  # with tracebacks
 
 
+def check_cluster(spec: ClusterSpec) -> None:
+    """Raise UsageError where the options of a cluster exclude each other."""
+    if spec.workers is not None and spec.scheduler is not None:
+        raise UsageError("--workers and --scheduler exclude each other: leave out --workers, the cluster has its own")
+
+
 @contextlib.contextmanager
-def cluster(workers: int | None, scheduler: str | None, verbose: bool) -> Iterator[None]:
+def cluster(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
     """Activate a Dask client, of an existing cluster or of new worker processes on this machine."""
+    scheduler = spec.scheduler
     if not verbose:
         dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical"}})
     from distributed import Client  # imported here, as it takes a second, and info and --dry-run do not need it
 
     if scheduler is None:
-        with local_cluster(workers or CPU_COUNT, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
+        with local_cluster(spec.workers or CPU_COUNT, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
             yield
         return
     try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 from dask.utils import format_bytes
 
-from shardedstore.cli.common import open_any, parse_storage, tell, tell_table, user_errors
+from shardedstore.cli.common import tell, tell_table, user_errors
 from shardedstore.display.describe import node_line, node_table
+from shardedstore.jobfiles.open import open_any
+from shardedstore.jobfiles.parse import parse_storage
 from shardedstore.jobs.partial import unfinished
 from shardedstore.jobs.shards import make_plan
 from shardedstore.storage.options import take_options

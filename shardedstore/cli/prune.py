@@ -9,7 +9,8 @@ from typing import Any
 import click
 from dask.utils import format_bytes
 
-from shardedstore.cli.common import parse_storage, tell, user_errors
+from shardedstore.cli.common import tell, user_errors
+from shardedstore.jobfiles.parse import parse_storage
 from shardedstore.jobs.prune import Pruned
 from shardedstore.store import ShardedStore
 from shardedstore.text import count

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from typing import Any
 
 import click
 
-from shardedstore.cli.cluster import cluster
-from shardedstore.cli.common import FAILED, HOLES, open_any, parse_shard_options, parse_storage, tell, user_errors
+from shardedstore.cli.cluster import check_cluster, cluster
+from shardedstore.cli.common import FAILED, HOLES, tell, user_errors
 from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
+from shardedstore.jobfiles.open import open_any
+from shardedstore.jobfiles.options import given_options, make_spec, spec_options
+from shardedstore.jobfiles.parse import parse_shard_options, parse_storage
+from shardedstore.jobfiles.spec import ClusterSpec
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import BESIDE, join_url, normalize
@@ -28,13 +33,7 @@ from shardedstore.verify.report import LEVELS, Level
 @click.option(
     "--source-storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of SOURCE."
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="The number of worker processes on this machine. The default is one for each core.",
-)
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster instead, such as tcp://host:8786.")
+@spec_options(ClusterSpec)
 @click.option("--mark", is_flag=True, help="Record the shards that differ, so that the same convert makes them again.")
 @click.option(
     "--resume", metavar="FOLDER", help="Keep the findings so far in this folder instead of beside the ledger."
@@ -50,13 +49,12 @@ def verify_command(
     level: Level | None,
     storage: tuple[str, ...],
     source_storage: tuple[str, ...],
-    workers: int | None,
-    scheduler: str | None,
     mark: bool,
     resume: str | None,
     no_resume: bool,
     as_json: bool,
     verbose: bool,
+    **_cluster: Any,
 ) -> None:
     """Compare a result with its ledger, or with its source.
 
@@ -80,6 +78,8 @@ def verify_command(
       4  nothing differs, but the result has accepted holes
     """  # noqa: D301 (click reads the backspace)
     with user_errors(result):
+        workers = make_spec(ClusterSpec, given_options(ClusterSpec))
+        check_cluster(workers)
         options = parse_storage(storage)
         url = normalize(result)
         if no_resume and resume is not None:
@@ -99,7 +99,7 @@ def verify_command(
                 if not is_config and "*" not in against:  # use the same default division as convert
                     other = ShardedStore.partition(against, storage_options=source_options)
         needs_cluster = level != "exists"
-        with cluster(workers, scheduler, verbose) if needs_cluster else contextlib.nullcontext():
+        with cluster(workers, verbose) if needs_cluster else contextlib.nullcontext():
             report = store.verify(other, level=level, resume=not no_resume if resume is None else resume, mark=mark)
     tell(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     if not report.ok:

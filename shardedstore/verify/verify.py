@@ -159,7 +159,9 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
     if any(difference.shard for difference in differences):
         differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # drop the one of all shards
     arrays = len({path for record in kept.records.values() for path in record.digests or ()}) if is_decoded else 0
-    return VerifyReport.of(level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded)
+    return VerifyReport.of(
+        level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded
+    )
 
 
 def _is_right(found: list[Difference]) -> bool:

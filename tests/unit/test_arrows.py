@@ -28,12 +28,13 @@ LAYERS = (
     {"display"},
     {"verify"},
     {"store"},
+    {"jobfiles"},
     {"__init__", "abc", "cli", "xarray_engine"},
     {"__main__"},
 )
 RANKS = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
 PARTS = "transforms.base"  # shared parts of transforms; the engine may import these, but no transform
-MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "cli", "transforms"}
+MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "cli", "jobfiles", "transforms"}
 MAY_IMPORT_DASK = ("jobs.executors", "cli")
 
 

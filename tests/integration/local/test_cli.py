@@ -197,7 +197,7 @@ def test_bad_options(source: Path) -> None:
         done = invoke("convert", source, "out", *options)
         assert done.exit_code == cli.UNUSABLE
         assert "Error" in done.stderr
-    name = error_line(invoke("convert", source, "out", "--to", "zip", *SHARDS, "--name", "one.zip"), cli.UNUSABLE)
+    name = error_line(invoke("convert", source, "out", "--to", "zip:name=one.zip", *SHARDS), cli.UNUSABLE)
     assert "one.zip" in name
 
 
@@ -223,7 +223,6 @@ def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyP
         (("--storage", "secret_access_key=x"), "may be secret, but other users can see a command line"),
         (("--storage", "region"), "--storage 'region' has no value: write it as KEY=VALUE"),
         (("--include", "nothing"), "nothing"),
-        (("--name", "{x}"), "ToZip's name '{x}' has other braces than {path}"),
     ],
 )
 def test_options_that_make_no_sense(source: Path, options: tuple[str, ...], message: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from shardedstore import ChainError, ShardedStore
-from shardedstore.cli.registry import make_step
+from shardedstore.jobfiles.registry import make_step
 from shardedstore.stores.hierarchy import read_nodes, walk
 from shardedstore.stores.ome import why_not_ome
 from shardedstore.transforms import CopyTo, MigrateOME, MigrateV3, ToZip

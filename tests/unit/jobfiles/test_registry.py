@@ -12,7 +12,7 @@ import pytest
 from sources import SOURCES, to_folder
 
 from shardedstore import ShardedStore, Sink, Step, UsageError
-from shardedstore.cli import registry
+from shardedstore.jobfiles import registry
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
 
 TINY = '''
@@ -106,7 +106,7 @@ def test_a_package_that_is_installed_is_found_by_name(site, tmp_path):
     code = """
 import sys
 from shardedstore import ShardedStore
-from shardedstore.cli.registry import make_sink, make_step
+from shardedstore.jobfiles.registry import make_sink, make_step
 source, out = sys.argv[1:]
 import dask
 dask.config.set(scheduler="synchronous")
@@ -130,7 +130,7 @@ def test_what_is_installed_is_not_imported_before_it_is_named(site, tmp_path):
     code = """
 import sys
 from shardedstore import ShardedStore, cli
-from shardedstore.cli import registry
+from shardedstore.jobfiles import registry
 print(registry.transform_names())
 registry.find_transform("zip")
 ShardedStore.load(sys.argv[1])
@@ -150,7 +150,7 @@ def test_packages_that_do_not_work_are_named(site):
     code = """
 import json
 from shardedstore import UsageError
-from shardedstore.cli import registry
+from shardedstore.jobfiles import registry
 errors = {}
 for name in ("broken", "gone", "plain", "shared", "nothing"):
     try:

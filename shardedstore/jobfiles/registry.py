@@ -51,8 +51,8 @@ def find_transform(name: str) -> Transform:
     return load_class(entry, (Step, Sink), "transform", "neither a subclass of Step nor of Sink")
 
 
-def make_step(text: str) -> Step:
-    """Return the step that a text describes: ``NAME`` or ``NAME:option=value,...``.
+def make_step(given: str | Mapping[str, Any]) -> Step:
+    """Return the step of a text or table: ``NAME``, ``NAME:option=value,...`` or ``{use = NAME, option = value}``.
 
     Raises
     ------
@@ -64,36 +64,49 @@ def make_step(text: str) -> Step:
     >>> make_step("recompress:codec=zstd,level=5,arrays=wind_*")
     Recompress('zstd', level=5, arrays='wind_*')
     """
-    name, _, options = text.partition(":")
+    name, options = name_and_options(given)
     kind = find_transform(name)
     if not issubclass(kind, Step):
         raise UsageError(f"{name!r} is a sink, not a step: give it as --to {name}")
-    made: Step = _make(name, kind, (), parse_options(options, name))
+    made: Step = _make(name, kind, (), options)
     return made
 
 
-def make_sink(text: str, url: str, **given: Any) -> Sink:
-    """Return the sink that a text describes, for a destination; see `make_step`.
+def make_sink(sink: str | Mapping[str, Any], url: str, **given: Any) -> Sink:
+    """Return the sink of a text or table, for a destination; see `make_step`.
 
     Parameters
     ----------
     **given
-        Options that are not in the text, as Python values.
+        Further options, as Python values.
 
     Examples
     --------
     >>> make_sink("zip:name={path}.{block}.zip", "out").target("t", True)
     't.{block}.zip'
     """
-    name, _, options = text.partition(":")
+    name, parsed = name_and_options(sink)
     kind = find_transform(name)
     if not issubclass(kind, Sink):
         raise UsageError(f"{name!r} is a step, not a sink: give it as --step {name}, and a sink as --to")
-    parsed = parse_options(options, name)
     for twice in sorted(parsed.keys() & given.keys()):
         raise UsageError(f"{name!r} is given the option {twice!r} twice: leave one of them out")
     made: Sink = _make(name, kind, (url,), {**parsed, **given})
     return made
+
+
+def name_and_options(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name of a transform and its options.
+
+    >>> name_and_options("zip:per_zip=9") == name_and_options({"use": "zip", "per_zip": 9})
+    True
+    """
+    if isinstance(given, str):
+        name, _, options = given.partition(":")
+        return name, parse_options(options, name)
+    if not isinstance(given.get("use"), str):
+        raise UsageError(f"{dict(given)} names no transform: write {{use = 'zip', ...}}")
+    return given["use"], {key: value for key, value in given.items() if key != "use"}
 
 
 def parse_options(text: str, name: str) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""Plan the job of a spec."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from shardedstore.jobfiles.open import open_source
+from shardedstore.jobfiles.registry import make_sink, make_step
+from shardedstore.jobfiles.spec import JobSpec, RunSpec
+from shardedstore.jobs.job_plan import JobOptions, JobPlan
+from shardedstore.transforms.base.chain import Sink, Step
+
+
+def plan_spec(spec: JobSpec) -> JobPlan:
+    """Open the source of a job, and plan it."""
+    store = open_source(spec)
+    return store.plan(*make_steps(spec), make_spec_sink(spec), **plan_options(spec))
+
+
+def make_steps(spec: JobSpec) -> list[Step]:
+    """Return the steps of a job, in the order of the chain.
+
+    >>> make_steps(JobSpec(source="a", destination="b", to="zip", v3=True, codec="zstd:level=5"))
+    [MigrateV3(), Recompress('zstd', level=5)]
+    """
+    name, _, options = (spec.codec or "").partition(":")
+    recompress = f"recompress:codec={name}" + (f",{options}" if options else "")
+    first, last = ["migrate-v3"] if spec.v3 else [], [recompress] if spec.codec else []
+    return [make_step(step) for step in (*first, *spec.steps, *last)]
+
+
+def make_spec_sink(spec: JobSpec) -> Sink:
+    """Return the sink of a job."""
+    given = {"storage_options": spec.storage} if spec.storage else {}
+    return make_sink(spec.to, spec.destination, **given)
+
+
+def plan_options(spec: JobSpec) -> Any:
+    """Return the fields of a job that are keywords of `ShardedStore.plan`."""
+    return _fields(spec, JobOptions.__annotations__.keys() - {"to"})  # the keyword `to` is for a function
+
+
+def run_options(spec: RunSpec) -> Any:
+    """Return the fields of a run that are keywords of `JobPlan.run`."""
+    return _fields(spec, inspect.signature(JobPlan.run).parameters)
+
+
+def _fields(spec: JobSpec | RunSpec, keywords: Any) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__struct_fields__ if name in keywords}

@@ -1,0 +1,62 @@
+"""Open stores that a user names on a command line or in a job file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from shardedstore.errors import UsageError
+from shardedstore.fields import FILE_NAME
+from shardedstore.jobfiles.spec import JobSpec, ShardRules
+from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.options import take_options
+from shardedstore.storage.urls import is_remote, join_url, normalize
+from shardedstore.store import ShardedStore
+
+
+def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
+    """Open a Zarr, a zip, a config or a collection; return the store and whether it is a config."""
+    if "|zip:" in what:
+        return ShardedStore.partition(what, [], storage_options=options), False
+    url = normalize(what)
+    if "*" in what:
+        return ShardedStore.collect(what, storage_options=options), False
+    is_file = url.endswith(".json") and not os.path.isdir(url)
+    if is_file or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
+        return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=options), True
+    return ShardedStore.partition(what, [], storage_options=options), False
+
+
+def open_source(spec: JobSpec) -> ShardedStore:
+    """Return the source of a job with its own shards if it is a config or many Zarrs, else divided by the rules."""
+    is_asked = bool(spec.shards or spec.include or spec.exclude)
+    options = spec.source_storage or None
+    if "*" in spec.source:
+        if is_asked:
+            raise UsageError(
+                f"--shards, --include and --exclude are for one Zarr, but {spec.source!r} stands for many: leave them out"
+            )
+        return ShardedStore.collect(spec.source, storage_options=options)
+    what: str | ShardedStore = spec.source
+    if spec.source.endswith(".json"):
+        what, is_config = open_any(spec.source, options)
+        if is_config and not is_asked:
+            return what
+    return ShardedStore.partition(
+        what,
+        shard_rules(spec.shards),
+        include=spec.include or None,
+        exclude=spec.exclude or None,
+        storage_options=options if what is spec.source else None,
+    )
+
+
+def shard_rules(shards: ShardRules | None) -> Any:
+    """Return the value of `shards` for `ShardedStore.partition`.
+
+    >>> shard_rules(None), shard_rules({"t": [720, -1]})
+    ('1 GiB', {'t': (720, -1)})
+    """
+    if isinstance(shards, dict):
+        return {path: tuple(rule) if isinstance(rule, list) else rule for path, rule in shards.items()}
+    return "1 GiB" if shards is None else shards

@@ -1,0 +1,157 @@
+"""The options of a job: one definition for job files, their JSON Schema, and the command line.
+
+To add options, write a frozen keyword-only msgspec.Struct in the feature's own file (the Python class itself, such as
+`Limits`, if there is one), annotate each field as below, and add one field of that class with a default to `JobSpec`,
+`ClusterSpec` or `RunSpec`. A field of `JobSpec` with the name of a keyword of `ShardedStore.plan` is passed to it, a field
+of `RunSpec` to `JobPlan.run`; the fields of a nested struct become options of their own. `options.py` lists the keys of `extra`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from shardedstore.jobfiles.parse import only_one, parse_shard_options, parse_storage
+from shardedstore.jobs.change_detection import Changed
+from shardedstore.jobs.job_plan import OnError
+from shardedstore.jobs.object_sizes import MAX_BASE
+from shardedstore.jobs.worker import MOST_FAILURES
+
+Rule = str | int | list[int] | dict[str, int]
+ShardRules = str | int | list[str] | dict[str, Rule]
+Transform = str | dict[str, Any]  # "zip:per_zip=9", or {"use": "zip", "per_zip": 9}
+Count = Annotated[int, Meta(ge=1)]
+StorageValues = dict[str, str | int | float | bool]
+
+
+class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A job: a source, the way in which it is changed, and a destination."""
+
+    name: Annotated[
+        str | None,
+        Meta(
+            description="The name of the job in reports and for --only. The default is the last part of the destination.",
+            extra={"option": None},
+        ),
+    ] = None
+    source: Annotated[
+        str,
+        Meta(
+            description="A Zarr: a folder, a zip, a URL, a config (.json), or a pattern with * for many Zarrs.",
+            extra={"option": None},
+        ),
+    ]
+    destination: Annotated[str, Meta(description="A folder or a URL for the result.", extra={"option": None})]
+    to: Annotated[
+        Transform,
+        Meta(
+            description="The format of the result: zip, zarr or sharding-codec; see above.",
+            extra={"metavar": "SINK", "parse": only_one},
+        ),
+    ]
+    shards: Annotated[
+        ShardRules | None,
+        Meta(
+            description="Divide SOURCE by this rule; see above.",
+            extra={"metavar": "RULE", "parse": parse_shard_options},
+        ),
+    ] = None
+    include: Annotated[
+        list[str],
+        Meta(description="Keep only these groups and arrays, by path or glob.", extra={"metavar": "PATH"}),
+    ] = []
+    exclude: Annotated[
+        list[str],
+        Meta(description="Leave out these groups and arrays, by path or glob.", extra={"metavar": "PATH"}),
+    ] = []
+    v3: Annotated[bool, Meta(description="Convert Zarr v2 to v3.")] = False
+    steps: Annotated[
+        list[Transform],
+        Meta(
+            description="Add a step by its name, after --v3.",
+            extra={"option": "--step", "metavar": "STEP", "parse": list},
+        ),
+    ] = []
+    codec: Annotated[
+        str | None,
+        Meta(
+            description="Compress with this codec, such as zstd or blosc:cname=lz4,clevel=9.",
+            extra={"metavar": "CODEC"},
+        ),
+    ] = None
+    consolidated: Annotated[
+        bool | None, Meta(description="Write consolidated metadata.  [default: if SOURCE has some]")
+    ] = None
+    source_storage: Annotated[
+        StorageValues,
+        Meta(
+            description="Set an option of the object store of SOURCE.",
+            extra={"metavar": "KEY=VALUE", "parse": parse_storage},
+        ),
+    ] = {}
+    storage: Annotated[
+        StorageValues,
+        Meta(
+            description="Set an option of the object store of DESTINATION.",
+            extra={"metavar": "KEY=VALUE", "parse": parse_storage},
+        ),
+    ] = {}
+    max_base: Annotated[
+        str | int, Meta(description="The largest decoded size of the base.", extra={"metavar": "SIZE"})
+    ] = MAX_BASE
+    retries: Annotated[
+        int, Meta(ge=0, description="Repeat a shard up to N times after a temporary error.", extra={"metavar": "N"})
+    ] = 2
+    changed: Annotated[Changed, Meta(description="The comparison that finds changes in SOURCE since the last run.")] = (
+        "metadata"
+    )
+    on_error: Annotated[
+        OnError,
+        Meta(
+            description="finish: run all other shards after a failure. stop: stop at the first failure. partial: as "
+            "finish, and print how to open the unfinished result."
+        ),
+    ] = "finish"
+    max_failures: Annotated[
+        int, Meta(ge=1, description="Stop after this number of failed shards.", extra={"metavar": "N"})
+    ] = MOST_FAILURES
+    accept_failed: Annotated[
+        list[str],
+        Meta(
+            description="Publish the result without this shard if it fails, such as 't2m[5]'.",
+            extra={"metavar": "SHARD"},
+        ),
+    ] = []
+    max_missing: Annotated[
+        int, Meta(ge=0, description="Publish the result without up to N other failed shards.", extra={"metavar": "N"})
+    ] = 0
+    digest: Annotated[bool, Meta(description="Record digests of the decoded data, so that verify needs no SOURCE.")] = (
+        False
+    )
+    overwrite: Annotated[bool, Meta(description="Write to a DESTINATION that holds other files; they are kept.")] = (
+        False
+    )
+
+
+class ClusterSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The Dask cluster of all jobs of a command."""
+
+    workers: Annotated[
+        Count | None,
+        Meta(
+            description="The number of worker processes on this machine. The default is one for each core that this process may use.",
+            extra={"metavar": "N"},
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        Meta(
+            description="Run on this Dask cluster instead, such as tcp://host:8786.",
+            extra={"metavar": "ADDRESS"},
+        ),
+    ] = None
+
+
+class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The options of a run, which do not change its results: progress, logs, time, reports."""
