@@ -8,10 +8,14 @@
     │   ├── PartitionError                a source that can't be divided as requested
     │   ├── ChainError                    a chain of transforms that is not valid
     │   ├── DestinationError              a place that can't or must not be written to
+    │   │   └── LockedError               a place that another job writes to
     │   └── NoShardError (also a KeyError and an IndexError)    a requested shard that does not exist
     ├── CorruptError                      damaged data
+    │   └── SourceChangedError            a source that changed while a job ran
     ├── HoleError                         data of a shard that failed, in a result that was accepted without it
     ├── TemporaryError                    raised by users' steps for errors that may go away
+    ├── ClusterError                      a Dask cluster that can't be reached, or was lost
+    ├── JobStopped                        a job that stopped before its end, as requested
     ├── ShardError                        one shard failed
     └── ShardsFailed (an ExceptionGroup)  a job ended, and these shards failed
 """
@@ -19,7 +23,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shardedstore.jobs.summary import Summary
 
 SHOWN = 5  # causes, and shards of one cause, that a message names
 CODES = {  # codes of the causes of failed shards; docs/errors.md describes them
@@ -43,6 +50,8 @@ class ShardedStoreError(Exception):
 
     Attributes
     ----------
+    code : str
+        The kind of the error, for alerts and rules. It stays the same in all versions.
     key : str or None
         The key in the source that caused the error, if it is known.
     chunk : tuple of int or None
@@ -62,6 +71,7 @@ class ShardedStoreError(Exception):
     ConfigError
     """
 
+    code: str = "error"
     key: str | None = None
     chunk: tuple[int, ...] | None = None
 
@@ -77,6 +87,8 @@ class UsageError(ShardedStoreError, ValueError):
     shardedstore.errors.UsageError: ...
     """
 
+    code = "usage"
+
 
 class ConfigError(UsageError):
     """A config that can't be read or written, or that names a location that can't be used.
@@ -88,6 +100,8 @@ class ConfigError(UsageError):
     Traceback (most recent call last):
     shardedstore.errors.ConfigError: ...
     """
+
+    code = "config"
 
 
 class PartitionError(UsageError):
@@ -104,6 +118,8 @@ class PartitionError(UsageError):
     shardedstore.errors.PartitionError: ...
     """
 
+    code = "partition"
+
 
 class ChainError(UsageError):
     """A chain of transforms that is not valid, or not valid for this source.
@@ -115,6 +131,8 @@ class ChainError(UsageError):
     Traceback (most recent call last):
     shardedstore.errors.ChainError: ...
     """
+
+    code = "chain"
 
 
 class DestinationError(UsageError):
@@ -132,6 +150,20 @@ class DestinationError(UsageError):
     shardedstore.errors.DestinationError: ...
     """
 
+    code = "destination"
+
+
+class LockedError(DestinationError):
+    """A destination that another job writes to now. The same call works after that job has ended.
+
+    Examples
+    --------
+    >>> issubclass(LockedError, DestinationError)
+    True
+    """
+
+    code = "locked"
+
 
 class NoShardError(UsageError, KeyError, IndexError):
     """A requested shard that does not exist, by its path, name or number.
@@ -146,6 +178,8 @@ class NoShardError(UsageError, KeyError, IndexError):
     Traceback (most recent call last):
     shardedstore.errors.NoShardError: ...
     """
+
+    code = "no-shard"
 
     __str__ = Exception.__str__  # KeyError puts the message in quotes
 
@@ -165,6 +199,20 @@ class CorruptError(ShardedStoreError):
     shardedstore.errors.CorruptError: ...
     """
 
+    code = "corrupt"
+
+
+class SourceChangedError(CorruptError):
+    """A source that changed while a job ran, so that its shards may be of different states. No config was written.
+
+    Examples
+    --------
+    >>> issubclass(SourceChangedError, CorruptError)
+    True
+    """
+
+    code = "source-changed"
+
 
 class HoleError(ShardedStoreError):
     """Missing data: its shard failed, and the user accepted a result without it.
@@ -182,6 +230,8 @@ class HoleError(ShardedStoreError):
     (True, False)
     """
 
+    code = "hole"
+
 
 class TemporaryError(ShardedStoreError):
     """An error that may go away, so that the shard is tried again.
@@ -194,6 +244,56 @@ class TemporaryError(ShardedStoreError):
     Traceback (most recent call last):
     shardedstore.errors.TemporaryError: the catalogue does not answer
     """
+
+    code = "temporary"
+
+
+class ClusterError(ShardedStoreError):
+    """A Dask cluster that can't be reached, or that was lost while a job ran. Finished shards stay done.
+
+    Examples
+    --------
+    >>> raise ClusterError("the connection to the Dask scheduler is lost")
+    Traceback (most recent call last):
+    shardedstore.errors.ClusterError: the connection to the Dask scheduler is lost
+    """
+
+    code = "cluster"
+
+
+class JobStopped(ShardedStoreError):
+    """A job stopped before its end, because its time was up or it was told to. Finished shards stay done.
+
+    The same job with the same arguments continues from the finished shards.
+
+    Parameters
+    ----------
+    message : str
+        The numbers of shards, and the way to continue.
+    reason : str
+        ``"time"`` if the time was up, the name of a signal such as ``"SIGTERM"``, or the reason of the caller.
+    summary : Summary or None
+        The shards that ended in this run.
+
+    See Also
+    --------
+    JobPlan.run : Its options `max_duration` and `stop` stop a job.
+
+    Examples
+    --------
+    >>> raise JobStopped("the time is up; 40 of 120 shards are done", "time")
+    Traceback (most recent call last):
+    shardedstore.errors.JobStopped: the time is up; 40 of 120 shards are done
+    """
+
+    code = "stopped"
+
+    def __init__(self, message: str, reason: str = "time", summary: Summary | None = None) -> None:
+        super().__init__(message, reason, summary)
+        self.reason, self.summary = reason, summary
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ShardError(ShardedStoreError):
@@ -340,6 +440,8 @@ class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
     shard 't[0]' failed: OSError: disk full
     shard 'u' failed: KeyError: 1
     """
+
+    code = "shards-failed"
 
     def __str__(self) -> str:
         groups = by_cause(error for error in self.exceptions if isinstance(error, ShardError))

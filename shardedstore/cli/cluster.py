@@ -12,7 +12,7 @@ import click
 import dask
 from dask.system import CPU_COUNT
 
-from shardedstore.errors import UsageError
+from shardedstore.errors import ClusterError, UsageError
 from shardedstore.jobfiles.spec import ClusterSpec
 from shardedstore.text import one_line
 
@@ -59,7 +59,8 @@ def cluster(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
                 f"{scheduler!r} needs certificates, but none are configured here ({one_line(error)}): set them in Dask's "
                 "configuration, distributed.comm.tls.ca-file, .client.cert and .client.key, or by DASK_DISTRIBUTED__COMM__TLS__..."
             ) from error
-        raise UsageError(
+        kind = ClusterError if isinstance(error, OSError) else UsageError
+        raise kind(
             f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that the scheduler printed "
             "at its start, like tcp://host:8786"
         ) from error

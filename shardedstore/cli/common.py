@@ -12,14 +12,13 @@ from typing import Any
 
 import click
 
+from shardedstore.cli.exit_codes import exit_code_of
 from shardedstore.errors import ShardedStoreError, ShardError, ShardsFailed, by_cause, others
 from shardedstore.text import one_line
 
 AGAIN = ": call map_shards"  # start of the advice for users of the API, which commands replace
 
 NARROWEST = 80  # columns of a terminal that shows tables
-
-FAILED, UNUSABLE, HOLES, STOPPED = 1, 2, 4, 130
 
 
 class NoteHandler(logging.Handler):
@@ -44,7 +43,7 @@ def notes_on_stderr() -> Iterator[None]:
 def failures(errors: Iterable[BaseException]) -> Iterator[str]:
     """Yield a line for each cause of failures, with its shards."""
     for some in by_cause(error for error in errors if isinstance(error, ShardError)):
-        yield f"{one_line(some[0])}{others(some)}"
+        yield f"{one_line(some[0])} [{some[0].code}]{others(some)}"
 
 
 def tell(text: str) -> None:
@@ -99,12 +98,13 @@ def user_errors(subject: str = "") -> Iterator[None]:
         for line in failures(failed.exceptions):
             click.echo(f"error: {line}", err=True)
         click.echo(f"error: {failed.message.partition(AGAIN)[0]}: run the same command again to resume", err=True)
-        sys.exit(FAILED)
+        sys.exit(exit_code_of(failed))
     except (ShardedStoreError, OSError) as error:
         text = one_line(error)
         named = os.path.basename(subject) in text
-        click.echo(f"error: {text}" if named else f"error: {subject}: {text}", err=True)
-        sys.exit(UNUSABLE)
-    except KeyboardInterrupt:
+        code = f" [{error.code}]" if isinstance(error, ShardedStoreError) else ""
+        click.echo(f"error: {text}{code}" if named else f"error: {subject}: {text}{code}", err=True)
+        sys.exit(exit_code_of(error))
+    except KeyboardInterrupt as stopped:
         click.echo("stopped: run the same command again to resume", err=True)
-        sys.exit(STOPPED)
+        sys.exit(exit_code_of(stopped))

@@ -12,14 +12,13 @@ from dask.utils import format_bytes
 
 from shardedstore.cli.cluster import check_cluster, cluster
 from shardedstore.cli.common import (
-    FAILED,
-    HOLES,
     failures,
     notes_on_stderr,
     tell,
     tell_table,
     user_errors,
 )
+from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
 from shardedstore.jobfiles.job import plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
 from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
@@ -64,9 +63,11 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
     \b
     The exit code is 0 when all shards are done. Other exit codes:
       1  some shards failed
-      2  the job can't run
+      2  the job can't run as asked: change the command
       4  the result has accepted holes: shards that failed, as --accept-failed or
          --max-missing allows. Reading a hole is an error. The next run tries it again.
+      5  a temporary error, such as a server that does not answer, or another job
+         that writes to DESTINATION: run the same command again later
 
     \b
     Examples:
@@ -123,11 +124,11 @@ def run_plan(plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, *
             f"error: no config was written; ShardedStore.load({place!r}, partial=True, allow=[...]) opens the finished shards",
             err=True,
         )
-        sys.exit(FAILED)
+        sys.exit(exit_code_of_failures(summary.failures))
     tell(str(plan.opened_url))
     if summary.holes:
         click.echo(
             f"note: the result has {count(len(summary.holes), 'hole')}: run the same command again to try again",
             err=True,
         )
-        sys.exit(HOLES)
+        sys.exit(ExitCode.HOLES)

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from shardedstore.cli.cluster import check_cluster, cluster
-from shardedstore.cli.common import FAILED, HOLES, tell, user_errors
+from shardedstore.cli.common import tell, user_errors
+from shardedstore.cli.exit_codes import ExitCode
 from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobfiles.open import open_any
@@ -74,8 +75,9 @@ def verify_command(
     Exit codes:
       0  no difference
       1  something differs
-      2  the comparison can't be made
+      2  the comparison can't be made as asked
       4  nothing differs, but the result has accepted holes
+      5  a temporary error, such as a server that does not answer
     """  # noqa: D301 (click reads the backspace)
     with user_errors(result):
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
@@ -103,4 +105,4 @@ def verify_command(
             report = store.verify(other, level=level, resume=not no_resume if resume is None else resume, mark=mark)
     tell(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     if not report.ok:
-        sys.exit(HOLES if report.has_holes_only else FAILED)
+        sys.exit(ExitCode.HOLES if report.has_holes_only else ExitCode.FAILED)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from shardedstore.errors import DestinationError
+from shardedstore.errors import DestinationError, LockedError
 from shardedstore.jobs.ledger import FOLDER
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
@@ -84,7 +84,7 @@ def _take(folder: Folder) -> tuple[int, Holder]:
     while True:
         number, holder = _latest(folder)
         if holder is not None and not holder.free and _lives(folder, number, holder):
-            raise DestinationError(
+            raise LockedError(
                 f"the destination {folder.url!r} is being written to by {holder.shown}: wait for that job, or end it; then "
                 "the same call goes on from there"
             )

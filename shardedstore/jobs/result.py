@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from shardedstore.errors import CorruptError, ShardError, ShardsFailed, UsageError
+from shardedstore.errors import ShardError, ShardsFailed, SourceChangedError, UsageError
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record, try_compact
 from shardedstore.jobs.prepare import by_segment
@@ -139,20 +139,20 @@ def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
     ------
     ShardsFailed
         If shards failed. It has an error for each of them.
-    CorruptError
+    SourceChangedError
         If the source's metadata changed since the job was planned, or if chunks appeared or disappeared.
     DestinationError
         If a later job has taken over the destination.
     """
     gone = accept(job, plan, outcome) if outcome.failures else {}
     if digest(read_nodes(plan.config)) != plan.source:
-        raise CorruptError(
+        raise SourceChangedError(
             "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
             "written: partition the source again, and map it to another destination"
         )
     if changed := changed_chunks(plan):
         job.ledger.mark(frozenset().union(*changed.values()))
-        raise CorruptError(
+        raise SourceChangedError(
             f"chunks of {', '.join(map(repr, changed))} appeared or went while the job ran, so their shards may be of different states; no config was "
             "written: run the job again with the same arguments, and it makes these shards again"
         )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from shardedstore.errors import DestinationError, ShardsFailed
+from shardedstore.errors import DestinationError, LockedError, ShardsFailed
 from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.executors.base import Executor, KilledWorker
 from shardedstore.jobs.executors.delayed import delay
@@ -103,7 +103,7 @@ def _locked(job: Job) -> Iterator[threading.Event]:
 
 def _check_lock(job: Job, lost: threading.Event) -> None:
     if lost.is_set():
-        raise DestinationError(
+        raise LockedError(
             f"another job has taken over the destination {job.layout.folder!r}, as this one was not seen to live: it goes on "
             "from what is done"
         )

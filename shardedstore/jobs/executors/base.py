@@ -75,7 +75,7 @@ class Executor(Protocol):
         ------
         DestinationError
             If remote workers fail the check.
-        ShardedStoreError
+        ClusterError
             If the connection to the cluster is lost, or a local process dies.
         """
 

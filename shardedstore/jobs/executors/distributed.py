@@ -17,7 +17,7 @@ import dask
 import distributed
 from dask.utils import parse_timedelta
 
-from shardedstore.errors import ShardedStoreError
+from shardedstore.errors import ClusterError
 from shardedstore.jobs.executors.base import Check, Item, KilledWorker, Result, Tasks, unique_names
 from shardedstore.jobs.executors.cancellable import run_cancellable
 from shardedstore.jobs.executors.credentials import credentials_on
@@ -198,8 +198,8 @@ class _Window(Generic[Item, Result]):
         return [found[future.key] for future in batch]
 
 
-def _lost() -> ShardedStoreError:
-    return ShardedStoreError(
+def _lost() -> ClusterError:
+    return ClusterError(
         "the connection to the Dask scheduler is lost: call map_shards with the same arguments again on another cluster, and "
         "it goes on from there"
     )

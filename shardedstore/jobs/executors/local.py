@@ -19,7 +19,7 @@ from dask.delayed import Delayed, delayed
 from dask.local import MultiprocessingPoolExecutor, get_sync
 from dask.system import CPU_COUNT
 
-from shardedstore.errors import ShardedStoreError
+from shardedstore.errors import ClusterError
 from shardedstore.jobs.executors.base import Check, Item, Result, Tasks
 from shardedstore.jobs.executors.cancellable import interrupt, run_cancellable
 
@@ -89,7 +89,7 @@ class _Window(Generic[Item, Result]):
             try:
                 result = future.result()
             except BrokenExecutor as error:
-                raise ShardedStoreError(
+                raise ClusterError(
                     "a process of the local Dask scheduler died; is it out of memory, or does a transform end it? Run the job "
                     "on a distributed client, which loses only the shard that does it: what is done stays"
                 ) from error

@@ -152,7 +152,7 @@ def test_rules_and_dry_run(source: Path, rules: tuple[str, ...], lines: list[str
 )
 def test_bad_rules(source: Path, rules: tuple[str, ...], message: str) -> None:
     options = [part for rule in rules for part in ("--shards", rule)]
-    line = error_line(invoke("convert", source, source.parent / "out", "--to", "zip", *options), cli.UNUSABLE)
+    line = error_line(invoke("convert", source, source.parent / "out", "--to", "zip", *options), cli.ExitCode.UNUSABLE)
     assert re.search(message, line)
     assert not (source.parent / "out").exists()
 
@@ -178,7 +178,7 @@ def test_bad_sources_and_destinations(source: Path) -> None:
         if message is None:
             assert done.exit_code == 0
         else:
-            assert re.search(message, error_line(done, cli.UNUSABLE))
+            assert re.search(message, error_line(done, cli.ExitCode.UNUSABLE))
         assert sorted(folder.rglob("*")) == before
 
 
@@ -190,23 +190,26 @@ def test_help_is_laid_out() -> None:
 
 def test_bad_options(source: Path) -> None:
     both = invoke("convert", source, "out", "--to", "zip", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")
-    assert "leave out --workers" in error_line(both, cli.UNUSABLE)
-    unknown = error_line(invoke("convert", source, "out", "--to", "tar"), cli.UNUSABLE)
+    assert "leave out --workers" in error_line(both, cli.ExitCode.UNUSABLE)
+    unknown = error_line(invoke("convert", source, "out", "--to", "tar"), cli.ExitCode.UNUSABLE)
     assert "'tar' is not an installed transform: use one of zip, zarr, sharding-codec" in unknown
     for options in (("--to", "zip", "--workers", "0"), ("--to", "zip", "--retries", "-1"), ()):
         done = invoke("convert", source, "out", *options)
-        assert done.exit_code == cli.UNUSABLE
+        assert done.exit_code == cli.ExitCode.UNUSABLE
         assert "Error" in done.stderr
-    name = error_line(invoke("convert", source, "out", "--to", "zip:name=one.zip", *SHARDS), cli.UNUSABLE)
+    name = error_line(invoke("convert", source, "out", "--to", "zip:name=one.zip", *SHARDS), cli.ExitCode.UNUSABLE)
     assert "one.zip" in name
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
-def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [("tcp://127.0.0.1:1", cli.ExitCode.TEMPORARY), ("nonsense", cli.ExitCode.UNUSABLE)],
+)
+def test_wrong_scheduler(source: Path, address: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test's own process
     done = invoke("convert", source, source.parent / "out", "--to", "zip", "--scheduler", address)
-    line = error_line(done, cli.UNUSABLE)
+    line = error_line(done, code)
     assert f"no Dask scheduler answers at {address!r}" in line
     assert "tcp://host:8786" in line
     assert not (source.parent / "out").exists()
@@ -227,7 +230,7 @@ def test_wrong_scheduler(source: Path, address: str, monkeypatch: pytest.MonkeyP
 )
 def test_options_that_make_no_sense(source: Path, options: tuple[str, ...], message: str) -> None:
     done = invoke("convert", source, source.parent / "out", "--to", "zip", *options)
-    assert message in error_line(done, cli.UNUSABLE)
+    assert message in error_line(done, cli.ExitCode.UNUSABLE)
     assert not (source.parent / "out").exists()
 
 
@@ -264,7 +267,7 @@ def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
     arguments = "convert", source.name, "out", "--to", "zip", "--workers", "2", *SHARDS
 
     failed = run(*arguments, cwd=folder)
-    assert failed.returncode == cli.FAILED
+    assert failed.returncode == cli.ExitCode.FAILED
     lines = failed.stderr.splitlines()
     assert lines[:2] == [f"0 of {COUNT} shards", f"{COUNT} of {COUNT} shards"]
     assert lines[-1].endswith("run the same command again to resume")
@@ -286,7 +289,7 @@ def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
     assert again.stderr == f"{COUNT} of {COUNT} shards\n"
 
     foreign = invoke("convert", source, out, "--to", "zip")
-    assert "another division" in error_line(foreign, cli.UNUSABLE)
+    assert "another division" in error_line(foreign, cli.ExitCode.UNUSABLE)
     told = invoke("info", out).stdout
     assert told.startswith(f"{out}: a Zarr in {COUNT} shards\n")
     assert "/t  array (600, 4), chunks (20, 4), 18.75 kiB, 10 zips\n" in told
@@ -316,7 +319,7 @@ def test_info(source: Path) -> None:
     (folder / "other.json").write_text(json.dumps({"a": 1}))
     (folder / "text.txt").write_text("hello")
     for name in ("cut.zip", "broken.json", "other.json", "text.txt", "none", "none.json", "none.zip"):
-        assert name in error_line(invoke("info", folder / name), cli.UNUSABLE)
+        assert name in error_line(invoke("info", folder / name), cli.ExitCode.UNUSABLE)
 
 
 # progress
@@ -424,7 +427,7 @@ def test_stopped_half_way(stuck: Path, how: signal.Signals) -> None:
     else:
         process.terminate()
     _, shown = process.communicate(timeout=60)
-    assert process.returncode == cli.STOPPED, shown
+    assert process.returncode == cli.ExitCode.INTERRUPTED, shown
     assert shown.splitlines() == [
         f"0 of {COUNT} shards",
         "stopped: run the same command again to resume",

@@ -236,7 +236,7 @@ def test_the_command_line(source, tmp_path):
     assert "no config was written" in half.stderr
     for accepted in (["--accept-failed", "t[1]"], ["--max-missing", "1"]):
         done = command(*arguments, *accepted)
-        assert done.exit_code == cli.HOLES == 4
+        assert done.exit_code == cli.ExitCode.HOLES == 4
         assert "hole: shard 't[1]' failed" in done.stderr
         assert "run the same command again to try again" in done.stderr
     assert "t[1] is a hole: " in command("info", tmp_path / "out").stdout

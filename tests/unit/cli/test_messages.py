@@ -181,8 +181,8 @@ def test_failures_of_one_cause_are_one_line():
     errors = [ShardError(f"t[{i}]", f"CorruptError: the source of 't[{i}]' changed") for i in range(13)]
     lines = list(failures([*errors, ShardError("u", "OSError: no")]))
     assert lines == [
-        "shard 't[0]' failed: CorruptError: the source of 't[0]' changed (and so did 't[1]', 't[2]', 't[3]', 't[4]', 't[5]' and 7 more)",
-        "shard 'u' failed: OSError: no",
+        "shard 't[0]' failed: CorruptError: the source of 't[0]' changed [failed] (and so did 't[1]', 't[2]', 't[3]', 't[4]', 't[5]' and 7 more)",
+        "shard 'u' failed: OSError: no [failed]",
     ]
 
 

@@ -1,0 +1,68 @@
+"""Exit codes: one table for all errors, and the page that describes it."""
+
+import errno
+import re
+
+import pytest
+from paths import ROOT
+
+from shardedstore import errors
+from shardedstore.cli.exit_codes import OF_CODES, OF_ERRORS, ExitCode, exit_code_of
+
+PAGE = (ROOT / "docs" / "exit-codes.md").read_text()
+CLASSES = [found for found in vars(errors).values() if isinstance(found, type) and found.__module__ == errors.__name__]
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def failed(*codes):
+    return errors.ShardsFailed("failed", [errors.ShardError("t[0]", "cause", code=code) for code in codes])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ConfigError("x"), 2),
+        (errors.DestinationError("x"), 2),
+        (caused(errors.DestinationError("x"), OSError(errno.ENOSPC, "full")), 2),
+        (caused(errors.DestinationError("x"), ConnectionResetError()), 5),
+        (caused(errors.ConfigError("x"), FileNotFoundError()), 2),
+        (errors.LockedError("x"), 5),
+        (errors.SourceChangedError("x"), 5),
+        (caused(errors.CorruptError("x"), TimeoutError()), 2),
+        (errors.ClusterError("x"), 5),
+        (PermissionError(errno.EACCES, "x"), 2),
+        (TimeoutError(), 5),
+        (failed("no-space"), 1),
+        (failed("temporary", "no-space"), 1),
+        (failed("temporary", "lost-result"), 5),
+        (failed("a-code-of-a-later-version"), 1),
+        (errors.JobStopped("x", "time"), 10),
+        (errors.JobStopped("x", "SIGUSR1"), 10),
+        (errors.JobStopped("x", "SIGTERM"), 143),
+        (errors.JobStopped("x", "SIGINT"), 130),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=repr,
+)
+def test_the_exit_code_of_an_error(error, code):
+    assert exit_code_of(error) == code
+
+
+def test_the_table_has_every_error():
+    assert set(CLASSES) <= OF_ERRORS.keys()
+    assert set(OF_CODES) == set(errors.CODES)
+
+
+def test_the_page_has_the_table():
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.+) \|$", PAGE, re.MULTILINE)
+    assert rows == [(str(code.value), code.name, code.meaning) for code in ExitCode]
+
+
+def test_the_page_has_every_error():
+    rows = re.findall(r"^\| `(\w+)` \| `([a-z-]+)` \| (\d+)\D", PAGE, re.MULTILINE)
+    classes = [one for one in CLASSES if one is not errors.ShardError]
+    assert sorted(rows) == sorted((one.__name__, one.code, str(OF_ERRORS[one].value)) for one in classes)
