@@ -14,6 +14,9 @@ from dask.system import CPU_COUNT
 
 from shardedstore.errors import ClusterError, UsageError
 from shardedstore.jobfiles.spec import ClusterSpec
+from shardedstore.jobs.executors.active import scheduler_executor, use_executor
+from shardedstore.jobs.executors.base import Executor
+from shardedstore.jobs.executors.on_demand import OnDemandExecutor
 from shardedstore.text import one_line
 
 CONNECT_SECONDS = 10
@@ -36,6 +39,20 @@ def check_cluster(spec: ClusterSpec) -> None:
     """Raise UsageError where the options of a cluster exclude each other."""
     if spec.workers is not None and spec.scheduler is not None:
         raise UsageError("--workers and --scheduler exclude each other: leave out --workers, the cluster has its own")
+
+
+@contextlib.contextmanager
+def cluster_on_demand(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
+    """Run jobs on a cluster that starts when the first job has work; connect to an existing one at once."""
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> Executor:
+            stack.enter_context(cluster(spec, verbose))
+            return scheduler_executor()
+
+        executor = connect() if spec.scheduler is not None else OnDemandExecutor(connect)
+        with use_executor(executor):
+            yield
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from dask.utils import format_bytes
 
-from shardedstore.cli.cluster import check_cluster, cluster
+from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import (
     failures,
     notes_on_stderr,
@@ -101,7 +101,7 @@ CHANGED_AS = (
 def run_plan(plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, *, verbose: bool) -> None:
     """Run the job and print its result."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # at a batch system's time limit, end the workers as well
-    with notes_on_stderr(), warnings.catch_warnings(), cluster(workers, verbose):
+    with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose):
         warnings.simplefilter("ignore", UserWarning)  # failures are printed below
         result = plan.run(progress=True, **run_options(run))
     summary = result.summary

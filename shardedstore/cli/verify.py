@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shardedstore.cli.cluster import check_cluster, cluster
+from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import tell, user_errors
 from shardedstore.cli.exit_codes import ExitCode
 from shardedstore.errors import UsageError
@@ -101,7 +101,7 @@ def verify_command(
                 if not is_config and "*" not in against:  # use the same default division as convert
                     other = ShardedStore.partition(against, storage_options=source_options)
         needs_cluster = level != "exists"
-        with cluster(workers, verbose) if needs_cluster else contextlib.nullcontext():
+        with cluster_on_demand(workers, verbose) if needs_cluster else contextlib.nullcontext():
             report = store.verify(other, level=level, resume=not no_resume if resume is None else resume, mark=mark)
     tell(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     if not report.ok:

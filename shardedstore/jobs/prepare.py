@@ -100,7 +100,9 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], exec
     tasks: list[Recorded] = []
     for segment, found in by_segment(plan.segments(), {n: r for n, r in records.items() if n not in stale}):
         tasks.append(Recorded(segment, {record.shard: record.source for record in found}))
-    looked = executor.map_unordered(partial(find_changed, changed), TaskList("look", tasks), source_urls(plan.config))
+    looked = executor.map_unordered(
+        partial(find_changed, changed), TaskList("look", tasks, is_light=changed == "listing"), source_urls(plan.config)
+    )
     for task, result in looked:
         if isinstance(result, BaseException):
             raise DestinationError(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import dask
@@ -15,7 +18,25 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+_CHOSEN: ContextVar[Executor | None] = ContextVar("shardedstore-executor", default=None)
+
+
+@contextmanager
+def use_executor(executor: Executor) -> Iterator[None]:
+    """Run jobs of this context on an executor instead of the active Dask scheduler."""
+    token = _CHOSEN.set(executor)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
+
+
 def active_executor() -> Executor:
+    """Return the executor of `use_executor`, or else the one of the active Dask scheduler; see `scheduler_executor`."""
+    return _CHOSEN.get() or scheduler_executor()
+
+
+def scheduler_executor() -> Executor:
     """Return the executor for Dask's active distributed client, or for its local scheduler.
 
     Raises

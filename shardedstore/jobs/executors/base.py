@@ -24,9 +24,12 @@ class Tasks(Protocol[Item, Result_contra]):
     ----------
     seconds : float or None
         The measured duration of a task, in seconds; None before the first measurement.
+    is_light : bool
+        Whether the tasks take so little time that no cluster is started for them.
     """
 
     seconds: float | None
+    is_light: bool
 
     def __bool__(self) -> bool:
         """Return whether tasks are left."""
@@ -85,8 +88,8 @@ class TaskList(Generic[Item, Result]):
 
     seconds: float | None = None
 
-    def __init__(self, name: str, tasks: Iterable[Item]) -> None:
-        self._name, self._tasks = name, list(tasks)[::-1]
+    def __init__(self, name: str, tasks: Iterable[Item], *, is_light: bool = False) -> None:
+        self._name, self._tasks, self.is_light = name, list(tasks)[::-1], is_light
 
     def __bool__(self) -> bool:
         return bool(self._tasks)

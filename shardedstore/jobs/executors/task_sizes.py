@@ -49,7 +49,11 @@ class TaskQueue:
     ----------
     seconds : float or None
         The measured duration of a task, in seconds; None before the first measurement.
+    is_light : bool
+        False: the tasks of a job need a cluster.
     """
+
+    is_light = False
 
     def __init__(
         self, segments: Iterable[Segment], again: Mapping[int, int] = MappingProxyType({}), name: str = ""

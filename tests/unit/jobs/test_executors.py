@@ -10,9 +10,10 @@ import pytest
 from dask.threaded import get
 
 from shardedstore.jobs.cancellation import sleep
-from shardedstore.jobs.executors.active import active_executor
+from shardedstore.jobs.executors.active import active_executor, use_executor
 from shardedstore.jobs.executors.base import TaskList
 from shardedstore.jobs.executors.local import LocalExecutor
+from shardedstore.jobs.executors.on_demand import OnDemandExecutor
 from shardedstore.jobs.executors.serial import SerialExecutor
 
 SCHEDULERS = ["synchronous", "threads", "processes", partial(get)]  # of another package
@@ -74,3 +75,20 @@ def test_no_task_starts_and_those_that_run_end_after_the_generator_is_closed():
         assert next(results) == (0, None)
     assert sorted(started) == sorted([0, *ended])
     assert len(started) <= 4
+
+
+def test_an_executor_on_demand_is_started_by_the_first_task_that_needs_it():
+    started = list[SerialExecutor]()
+
+    def connect():
+        started.append(SerialExecutor())
+        return started[-1]
+
+    with use_executor(OnDemandExecutor(connect)), dask.config.set(scheduler="synchronous"):
+        assert list(active_executor().map_unordered(square, TaskList("none", []))) == []
+        assert list(active_executor().map_unordered(square, TaskList("look", [2], is_light=True))) == [(2, 4)]
+        assert started == []
+        for number in (3, 4):
+            assert list(active_executor().map_unordered(square, TaskList("work", [number]))) == [(number, number**2)]
+        assert len(started) == 1
+    assert isinstance(active_executor(), LocalExecutor)
