@@ -22,6 +22,8 @@ from shardedstore.errors import (
     TemporaryError,
     UsageError,
 )
+from shardedstore.jobs.estimates.estimate import Estimate
+from shardedstore.jobs.estimates.prices import Prices
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.summary import Summary
 from shardedstore.notices import Notice
@@ -42,6 +44,7 @@ __all__ = [
     "ConfigError",
     "CorruptError",
     "DestinationError",
+    "Estimate",
     "HoleError",
     "JobPlan",
     "JobStopped",
@@ -49,6 +52,7 @@ __all__ = [
     "NoShardError",
     "Notice",
     "PartitionError",
+    "Prices",
     "ReadOnlyStore",
     "ShardError",
     "ShardedStore",

@@ -48,6 +48,8 @@ class CopyTo(Sink):
     ('zarr', 't/{block}.zarr')
     """
 
+    writes_keys = True
+
     url: str
     layout: Literal["zarr", "shards"] = "zarr"
     storage_options: InitVar[StorageOptions] = None

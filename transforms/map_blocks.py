@@ -83,6 +83,7 @@ class MapBlocks(ArrayFunction):
     """
 
     changes_grid: ClassVar[bool] = True
+    is_chunkwise: ClassVar[bool] = False
     shape: Any = field(default=1, kw_only=True, compare=False)
     chunks: tuple[int, ...] | None = field(default=None, kw_only=True)
     divisors: Any = field(init=False)  # a form of `shape` that can be compared

@@ -84,6 +84,7 @@ class MigrateV3(Step):
 
     version: ClassVar[str] = "2"
     needs_empty: ClassVar[bool] = False
+    is_chunkwise: ClassVar[bool] = True
     chunk_keys: str = field(default="v2", kw_only=True)
     portable: bool = field(default=False, kw_only=True)
     threads: int | None = field(default=None, compare=False, repr=False)

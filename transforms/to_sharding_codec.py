@@ -56,6 +56,8 @@ class ToShardingCodec(Sink):
     """
 
     layout = "zarr"
+    writes_keys = True
+    bytes_per_entry = 16  # the position of a chunk in the index of its object
     can_grow = False  # `object_size` divides arrays by their whole shape, so a grown array changes its objects
 
     url: str

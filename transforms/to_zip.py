@@ -22,6 +22,9 @@ from shardedstore.transforms.base.chain import BASE, Entries, Present, Shard, Si
 from shardedstore.transforms.base.portable import name_notices
 from shardedstore.transforms.base.zip_shard import check_ozx, is_ozx, write_zip
 from shardedstore.zarr.paths import check_path, is_below, join
+from shardedstore.zips.writer import CENTRAL, LOCAL
+
+USUAL_NAME = 16  # characters of the key of a chunk
 
 
 def gather(config: Config, count: int) -> Config:
@@ -116,6 +119,8 @@ class ToZip(Sink):
     >>> sink.target("temperature", True), sink.target("simulation/fine", False), sink.target(None, False)
     ('temperature/{block}.zarr.zip', 'simulation/fine.zarr.zip', '__base__.zarr.zip')
     """
+
+    bytes_per_entry = LOCAL.size + CENTRAL.size + 2 * USUAL_NAME
 
     url: str
     name: str = "{path}/{block}.zarr.zip"

@@ -1,108 +1,325 @@
-"""Show a planned job: one line or table row for each group and array that is mounted."""
+"""Show the estimate of a job: its headline, its facts, and a row for each array; for a terminal and for a notebook."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from html import escape
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from dask.utils import format_bytes
+from dask.utils import format_bytes, format_time
 
-from shardedstore.display.tables import terminal_table
-from shardedstore.jobs.shards import Plan
-from shardedstore.text import count
-from shardedstore.zarr.grid import block_name
+from shardedstore.display.html import (
+    Html,
+    html_code,
+    html_frame,
+    html_list,
+    html_muted,
+    html_page,
+    html_table,
+    html_text,
+)
+from shardedstore.display.tables import aligned, terminal_table
+from shardedstore.text import count, shown
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
-MOST_OPEN = 12  # rows that are visible at first in a notebook; the rest is folded
-MOST_ROWS = 200  # rows in a notebook, including folded rows
-CELL = 'style="text-align:right;padding:1px 0 1px 1.5em;white-space:nowrap"'
-PATH = 'style="text-align:left;font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
-LINE = "rgba(128,128,128,.35)"
+    from shardedstore.jobs.estimates.amounts import Amount
+    from shardedstore.jobs.estimates.arrays import ArrayEstimate
+    from shardedstore.jobs.estimates.estimate import Estimate
+    from shardedstore.jobs.estimates.prices import Cost
+    from shardedstore.zarr.grid import Coords
 
-
-class PlanRow(NamedTuple):
-    """A mounted group or array, or the base, whose path is None."""
-
-    path: str | None
-    files: int
-    shards: int
-    grid: tuple[int, ...] | None
-    nbytes: int
-
-    @property
-    def name(self) -> str:
-        """The path as it is shown."""
-        return "(base)" if self.path is None else f"/{self.path}"
-
-    @property
-    def grid_text(self) -> str:
-        """The grid of blocks as text; empty for a single shard."""
-        return "" if self.grid is None or self.shards == 1 else block_name(self.grid).replace("/", " x ")
+FEW = 6  # arrays in a repr, of two lines each, so that it fits a screen
+OPEN = 12  # arrays that are visible at first in a notebook
+WIDTH = 80  # columns of text
+LABEL = 13  # columns of the labels of facts
+HEADS = ("array", "type", "codec", ">files", ">stored")
+RATES = {"given": "", "recorded": " (an earlier run)", "sampled": " (sampled)"}
 
 
-def rows(plan: Plan) -> Iterator[PlanRow]:
-    """Yield a row for the base, and one for each mount."""
-    for run, load in zip(plan.runs, plan.loads, strict=True):
-        path = None if run.mounted is not None else run.path
-        yield PlanRow(
-            path, load.files, run.stop - run.first, None if run.blocks is None else run.blocks.grid, load.nbytes
-        )
-
-
-def headline(plan: Plan) -> str:
-    """Return the totals of a planned job as one line."""
-    base = next(rows(plan))
-    return f"at most {plan.files:,} files -> {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded; base {format_bytes(base.nbytes)}"
-
-
-def to_lines(plan: Plan) -> list[str]:
-    """Return a planned job as lines, computed from metadata: missing chunks are counted too, and sizes are decoded."""
-    lines = [headline(plan)]
-    for row in islice(rows(plan), 1, None):
-        grid = f" ({row.grid_text})" if row.grid_text else ""
-        lines.append(
-            f"  /{row.path}: {row.files:,} files -> {count(row.shards, 'shard')}{grid}; {format_bytes(row.nbytes)}"
-        )
-    return lines
-
-
-def to_table(plan: Plan) -> Table:
-    """Return a planned job as a table for a terminal."""
-    cells = (
-        (row.name, f"{row.files:,}", f"{row.shards:,}", row.grid_text, format_bytes(row.nbytes)) for row in rows(plan)
+def plan_headline(estimate: Estimate) -> str:
+    """Return the estimate in one line."""
+    parts = (
+        f"now: {_states(estimate)}",
+        _reads(estimate),
+        _writes(estimate),
+        _bytes(estimate.stored, "stored") if estimate.stored else f"{format_bytes(estimate.nbytes)} decoded",
+        f"{format_bytes(estimate.memory)} x threads",
+        _free(estimate),
+        _time(estimate),
     )
-    return terminal_table(("path", ">files", ">shards", ">grid", ">decoded"), cells, len(plan.runs))
+    return "; ".join(part for part in (parts if estimate.left else parts[:1]) if part)
 
 
-def plan_to_html(title: str, plan: Plan) -> str:
-    """Return the HTML of a planned job for a notebook. All text from data is escaped."""
-    found = list(rows(plan))
-    head = f"at most {plan.files:,} files to {count(plan.shard_count, 'shard')}; {format_bytes(plan.nbytes)} decoded"
-    folded = "".join(map(_row, found[MOST_OPEN:MOST_ROWS]))
-    more = f"<tr><td {PATH}>... and {len(found) - MOST_ROWS:,} more</td></tr>" if len(found) > MOST_ROWS else ""
-    rest = (
-        f'<details><summary style="cursor:pointer">{len(found) - MOST_OPEN:,} more</summary>{_table(folded + more)}</details>'
-        if folded
-        else ""
+def _states(estimate: Estimate) -> str:
+    states = estimate.states
+    numbers = {
+        "new": states.new,
+        "changed": states.changed,
+        "lost": states.lost,
+        "kept": len(states.kept),
+        "gone": states.gone,
+    }
+    found = ", ".join(f"{number:,} {name}" for name, number in numbers.items() if number)
+    return found if estimate.left else f"nothing to do, {found}"
+
+
+def _reads(estimate: Estimate) -> str:
+    requests = estimate.requests_to_source
+    if requests:
+        return f"reads {_first(requests)}"
+    share = sum(mount.files * mount.left / mount.shard_count for mount in estimate.mounts)
+    return f"reads {'' if estimate.files.basis == 'exact' else 'at most '}{_files(round(share))}"
+
+
+def _writes(estimate: Estimate) -> str:
+    requests = estimate.requests_to_destination
+    if requests:
+        return f"writes {_first(requests)}"
+    share = sum(mount.objects * mount.left / mount.shard_count for mount in estimate.mounts)
+    return f"writes {'' if estimate.objects.basis == 'exact' else 'at most '}{_files(round(share))}"
+
+
+def _first(requests: Mapping[str, int]) -> str:
+    """Return the most frequent kind of request."""
+    kind, number = max(requests.items(), key=lambda item: item[1])
+    return f"{number:,} {kind}"
+
+
+def _files(number: int) -> str:
+    return count(number, "file")
+
+
+def _bytes(amount: Amount, what: str = "") -> str:
+    """Return a number of bytes with its basis."""
+    size, what = format_bytes(amount.value), f" {what}" if what else ""
+    if amount.basis == "most":
+        return f"at most {size}{what}"
+    return f"{size}{what}" if amount.basis == "exact" else f"about {size}{what} ({amount.basis})"
+
+
+def _number(amount: Amount) -> str:
+    if amount.basis == "most":
+        return f"at most {amount.value:,}"
+    return f"{amount.value:,}" if amount.basis == "exact" else f"about {amount.value:,}"
+
+
+def _free(estimate: Estimate) -> str:
+    if estimate.space is None:
+        return ""
+    return f"free {format_bytes(estimate.space.nbytes)}{': NOT ENOUGH' if estimate.is_enough is False else ''}"
+
+
+def _time(estimate: Estimate) -> str:
+    if estimate.rate is None or estimate.seconds is None:
+        return ""
+    return f"about {_duration(estimate.seconds)} at {format_bytes(round(estimate.rate))}/s"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in its largest unit or two.
+
+    >>> _duration(32400), _duration(5400), _duration(0.3), _duration(200000)
+    ('9 h', '1 h 30 m', '1 s', '2 d 7 h')
+    """
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    rest, parts = round(seconds / 60), []
+    for unit, size in (("d", 1440), ("h", 60), ("m", 1)):
+        number, rest = divmod(rest, size)
+        if number:
+            parts.append(f"{number} {unit}")
+    return " ".join(parts[:2])
+
+
+def plan_facts(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    """Yield the facts of an estimate, each with its label."""
+    yield "shards", f"{estimate.shard_count:,}: {_states(estimate)}{_compared(estimate)}"
+    yield "files", f"{_number(estimate.files)} -> {_number(estimate.objects)}{_saved(estimate)}"
+    yield "bytes", _sizes(estimate)
+    if estimate.requests_to_source:
+        yield "source", f"about {_requests(estimate.requests_to_source)}"
+    if estimate.requests_to_destination:
+        yield "destination", f"about {_requests(estimate.requests_to_destination)}"
+    if estimate.cost is not None:
+        yield "cost", _cost(estimate.cost)
+    yield (
+        "memory",
+        f"{format_bytes(estimate.memory)} x threads of a worker, for a shard of {_path(estimate.memory_path)}",
     )
-    notices = "".join(f"<li>{escape(str(notice))}</li>" for notice in plan.notices)
-    listed = f'<ul style="margin:.5em 0 0 1.2em;padding:0">{notices}</ul>' if notices else ""
+    yield "tasks", f"at least {estimate.tasks:,}, on {count(estimate.threads, 'thread')}"
+    if estimate.space is not None:
+        yield "free space", _space(estimate)
+    if estimate.write_test is not None:
+        yield (
+            "test write",
+            estimate.write_test.error or f"done and removed in {format_time(estimate.write_test.seconds)}",
+        )
+    if time := _time(estimate):
+        yield "time", time + RATES[estimate.rate_basis or "given"]
+
+
+def _compared(estimate: Estimate) -> str:
+    return "" if estimate.states.is_first else f" (compared by {estimate.states.compared})"
+
+
+def _saved(estimate: Estimate) -> str:
+    """Return how many files are saved, if the files of the source are counted."""
+    saved = estimate.files.value - estimate.objects.value
+    return f"; {saved:,} inodes saved" if estimate.files.basis == "exact" and saved > 0 else ""
+
+
+def _sizes(estimate: Estimate) -> str:
+    decoded = f"{format_bytes(estimate.nbytes)} decoded"
+    if estimate.stored is None:
+        return decoded
+    made = "?" if estimate.stored_after is None else _bytes(estimate.stored_after)
+    return f"{_bytes(estimate.stored)} -> {made}; {decoded}"
+
+
+def _requests(requests: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {kind}" for kind, number in requests.items() if number)
+
+
+def _cost(cost: Cost) -> str:
+    parts = {"requests": cost.requests, "transfer": cost.transfer, "workers": cost.workers}
+    shares = ", ".join(f"{name} {value:,.2f}" for name, value in parts.items() if value)
+    month = "" if cost.month is None else f"; {cost.currency} {cost.month:,.2f} a month for the stored bytes"
+    return f"{cost.currency} {cost.once:,.2f}{f' ({shares})' if shares else ''}{month}"
+
+
+def _space(estimate: Estimate) -> str:
+    assert estimate.space is not None
+    inodes = "" if estimate.space.files is None else f", {estimate.space.files:,} inodes"
+    verdict = {None: "", True: ": enough", False: ": NOT ENOUGH"}[estimate.is_enough]
+    return f"{format_bytes(estimate.space.nbytes)}{inodes}{verdict}"
+
+
+def _path(path: str | None) -> str:
+    return "the base" if path is None else f"/{shown(path, 40)}"
+
+
+def plan_notes(estimate: Estimate) -> list[str]:
+    """Return the warnings of an estimate and of its plan."""
+    return [*(f"warning: {text}" for text in estimate.warnings), *(f"note: {notice}" for notice in estimate.notices)]
+
+
+def _changed(before: str, after: str) -> str:
+    return before if before == after else f"{before} -> {after}"
+
+
+def _cells(array: ArrayEstimate) -> tuple[str, ...]:
+    """Return the cells of an array, in the order of `HEADS`."""
+    made = f"{array.shard_count:,} shards{_grid(array.grid)}" if array.grid is not None else f"in {_home(array)}"
     return (
-        f'<div style="max-width:60em;line-height:1.5"><div style="padding-bottom:.3em;border-bottom:1px solid {LINE}">'
-        f'<strong>{escape(title)}</strong><div style="opacity:.7">{head}</div></div>'
-        f"{_table(''.join(map(_row, found[:MOST_OPEN])))}{rest}{listed}</div>"
+        f"/{array.path}",
+        _changed(array.dtype, array.dtype_after),
+        _changed(array.codecs, array.codecs_after),
+        f"{_short(array.files)} -> {made}",
+        _stored(array),
     )
 
 
-def _table(body: str) -> str:
-    names = "".join(f"<th {CELL}>{name}</th>" for name in ("files", "shards", "grid", "decoded"))
-    return f'<table style="border-collapse:collapse;width:100%;color:inherit;font-size:inherit"><thead><tr><th {PATH}>path</th>{names}</tr></thead><tbody>{body}</tbody></table>'
+def _grid(grid: Coords | None) -> str:
+    return "" if grid is None or len(grid) < 2 else f" ({' x '.join(map(str, grid))})"
 
 
-def _row(row: PlanRow) -> str:
-    cells = (f"{row.files:,}", f"{row.shards:,}", row.grid_text, format_bytes(row.nbytes))
-    return f"<tr><td {PATH}>{escape(row.name)}</td>{''.join(f'<td {CELL}>{escape(cell)}</td>' for cell in cells)}</tr>"
+def _home(array: ArrayEstimate) -> str:
+    if array.mount is None:
+        return "base"
+    return "1 shard" if array.count == 1 else count(array.count, "shard")
+
+
+def _short(amount: Amount) -> str:
+    return (
+        f"{amount.value:,}" if amount.basis == "exact" else f"{'<=' if amount.basis == 'most' else '~'}{amount.value:,}"
+    )
+
+
+def _stored(array: ArrayEstimate) -> str:
+    if array.stored is None:
+        return f"{format_bytes(array.nbytes)} decoded"
+    made = "?" if array.stored_after is None else _approximate(array.stored_after)
+    return f"{_approximate(array.stored)} -> {made}"
+
+
+def _approximate(amount: Amount) -> str:
+    return f"{'' if amount.basis == 'exact' else '~'}{format_bytes(amount.value)}"
+
+
+def _largest(estimate: Estimate) -> list[ArrayEstimate]:
+    """Return the arrays, the largest first."""
+    return sorted(estimate.arrays, key=lambda one: one.nbytes, reverse=True)
+
+
+def plan_to_text(estimate: Estimate, most: int | None = None) -> str:
+    """Return an estimate as lines of at most 80 columns, as far as names allow it."""
+    arrays = _largest(estimate)
+    lines = [
+        *_wrapped(estimate.title, ""),
+        *_wrapped(plan_headline(estimate), "  "),
+        "",
+        *(
+            line
+            for label, fact in plan_facts(estimate)
+            for line in _wrapped(fact, " " * LABEL, f"  {label:<{LABEL - 2}}")
+        ),
+        "",
+        *_rows(arrays[:most]),
+    ]
+    if most is not None and len(arrays) > most:
+        lines.append(f"  ... and {len(arrays) - most:,} more")
+    return "\n".join([*lines, *(line for note in plan_notes(estimate) for line in _wrapped(note, "  ", ""))])
+
+
+def _rows(arrays: Sequence[ArrayEstimate]) -> Iterator[str]:
+    """Yield two lines for each array: its files and bytes, and its data type and codecs."""
+    cells = [_cells(array) for array in arrays]
+    heads = aligned((path, files, stored) for path, _, _, files, stored in cells)
+    for head, (_, dtype, codecs, *_) in zip(heads, cells, strict=True):
+        yield f"  {head}"
+        yield f"      {dtype}; {codecs}"
+
+
+def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
+    start = indent if first is None else first
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=start, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def plan_to_rich(estimate: Estimate) -> RenderableType:
+    """Return an estimate for a terminal: the headline, the facts, and a table of the arrays."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for label, fact in plan_facts(estimate):
+        table.add_row(Text(label, style="dim"), Text(fact))
+    arrays = _largest(estimate)
+    rows = terminal_table(HEADS, map(_cells, arrays), len(arrays))
+    texts = [Text(note, style="yellow") for note in plan_notes(estimate)]
+    return Group(Text(estimate.title, style="bold"), Text(plan_headline(estimate)), Text(""), table, rows, *texts)
+
+
+def plan_to_html(estimate: Estimate) -> Html:
+    """Return an estimate for a notebook; of many arrays the largest are shown and the others are folded."""
+    arrays = _largest(estimate)
+    known = html_table(("", ""), ((html_muted(label), fact) for label, fact in plan_facts(estimate)), 0)
+    table = html_table(HEADS, (_html_cells(array) for array in islice(arrays, 200)), len(arrays), OPEN)
+    return html_frame(
+        estimate.title, [plan_headline(estimate)], known, table, html_list(plan_notes(estimate)), width="75em"
+    )
+
+
+def _html_cells(array: ArrayEstimate) -> tuple[str, ...]:
+    path, *others = _cells(array)
+    return (html_code(path), *others)
+
+
+def plan_to_page(estimate: Estimate) -> Html:
+    """Return an estimate as an HTML file of its own."""
+    return html_page(estimate.title, html_text(plan_to_html(estimate)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
@@ -13,6 +13,10 @@ from shardedstore.config import document as configs
 from shardedstore.errors import ChainError, UsageError
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd, check_callbacks
 from shardedstore.jobs.change_detection import LEVELS, Changed
+from shardedstore.jobs.estimates.estimate import Estimate
+from shardedstore.jobs.estimates.make import Wanted, make_estimate
+from shardedstore.jobs.estimates.prices import Prices, read_prices
+from shardedstore.jobs.estimates.sampling import SAMPLE
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.prepare import prepare
@@ -24,6 +28,7 @@ from shardedstore.jobs.worker import Job
 from shardedstore.notices import Notice
 from shardedstore.storage.options import StorageOptions
 from shardedstore.stores.locations import Config
+from shardedstore.text import parse_size
 from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step, StoreFunction, parse_chain
 
 if TYPE_CHECKING:
@@ -35,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("shardedstore")
 OnError = Literal["finish", "stop", "partial"]
-MOST_ROWS = 20  # of the repr, so that it fits a terminal
 
 
 class JobOptions(TypedDict, total=False):
@@ -207,67 +211,137 @@ class JobPlan:
         """
         return delay_job(self._job, self._plan, self._overwrite, self._wrap)
 
+    def estimate(
+        self,
+        *,
+        count: bool = False,
+        sample: str | int | None = SAMPLE,
+        prices: Prices | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        rate: str | float | None = None,
+        threads: int | None = None,
+        test_write: bool = False,
+    ) -> Estimate:
+        """Estimate the sizes, requests, memory, time and cost of the job. Nothing is written, except by a test write.
+
+        The ledger of an earlier run at the destination is read. With ``changed="listing"``, the source is compared with it
+        by a listing; with ``changed="content"`` only if `count` is true, because that reads all of the source.
+
+        Parameters
+        ----------
+        count : bool
+            List the source, for exact numbers of files and bytes.
+        sample : str, int or None
+            The most bytes of decoded chunks that are read and passed through the chain, for the stored sizes before and
+            after. None or 0 reads none.
+        prices : Prices, mapping or path, optional
+            A price table, or the path of a TOML file with one. Its fields are ``currency``, ``source``, ``destination`` and
+            ``hour_per_thread``; those of a side are ``per_1000`` (prices of requests by kind), ``read_per_gb``,
+            ``write_per_gb`` and ``month_per_gb``.
+        rate : str or float, optional
+            The bytes that the job writes in a second, such as ``"1.2 GiB/s"``. By default, the rate of an earlier run at the
+            destination, or else of the sample.
+        threads : int, optional
+            The number of threads that run shards. By default, those of the active cluster.
+        test_write : bool
+            Write a small file to the destination, read it, and remove it.
+
+        Returns
+        -------
+        Estimate
+            The estimate. It can be shown as text and in a notebook.
+
+        Raises
+        ------
+        UsageError
+            If a size, the rate or the price table is not valid.
+        DestinationError
+            If the destination can't be read, or the source can't be listed.
+
+        Examples
+        --------
+        >>> import tempfile, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     array = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(4000,), chunks=(10,), dtype="f8")
+        ...     array[:] = 280.0
+        ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (200,)})
+        ...     estimate = store.plan(ToZip(f"{folder}/zips")).estimate(count=True)
+        >>> estimate.files, estimate.objects.value, estimate.states.new
+        (Amount(value=402, basis='exact'), 21, 21)
+        """
+        wanted = Wanted(
+            count,
+            _parse_sample(sample),
+            None if prices is None else read_prices(prices),
+            None if rate is None else _parse_rate(rate),
+            threads,
+            test_write,
+            "metadata" if self._job.changed == "content" and not count else self._job.changed,
+        )
+        return make_estimate(self._title, self.chain, self._job, self._plan, self._overwrite, wanted)
+
+    def _overview(self) -> Estimate:
+        """Return the estimate from the metadata and the ledger alone, which is fast and does not fail."""
+        return make_estimate(self._title, self.chain, self._job, self._plan, self._overwrite, Wanted())
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes of the plan and its mounts as JSON-compatible values.
+        """Return the plan as JSON-compatible values, by the metadata and the ledger alone.
 
         Returns
         -------
         dict
-            The attributes of the plan except `opened_url`, and ``"mounts"``: a list with one dict for the base and one for
-            each mounted group or array. Their keys are ``path`` (None for the base), ``shard_count``, ``grid`` (None unless an
-            array in blocks), ``files`` and ``nbytes``.
+            The values of `Estimate.to_dict`. Sizes that need a sample are None; see `estimate`.
         """
-        from shardedstore.display import plan as view
+        return self._overview().to_dict()
 
-        mounts = [
-            {
-                "path": row.path,
-                "shard_count": row.shards,
-                "grid": None if row.grid is None else list(row.grid),
-                "files": row.files,
-                "nbytes": row.nbytes,
-            }
-            for row in view.rows(self._plan)
-        ]
-        return {
-            "chain": self.chain,
-            "destination": self.destination,
-            "shard_count": self.shard_count,
-            "files": self.files,
-            "nbytes": self.nbytes,
-            "mounts": mounts,
-            "notices": [str(notice) for notice in self.notices],
-        }
+    def to_dataframe(self) -> Any:
+        """Return the arrays as a pandas DataFrame, by the metadata alone; see `Estimate.to_dataframe`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each array.
+
+        Raises
+        ------
+        UsageError
+            If pandas is not installed.
+        """
+        return self._overview().to_dataframe()
 
     def __str__(self) -> str:
-        from shardedstore.display import plan as view
-
-        return "\n".join(view.to_lines(self._plan))
+        return str(self._overview())
 
     def __repr__(self) -> str:
-        lines = str(self).split("\n")
-        more = len(lines) - MOST_ROWS
-        if more > 0:
-            lines = [*lines[:MOST_ROWS], f"  ... and {more:,} more"]
-        return "\n".join([self._title, *lines, *(f"note: {notice}" for notice in self.notices)])
+        return repr(self._overview())
 
     def __rich__(self) -> RenderableType:
-        from rich.console import Group
-        from rich.text import Text
-
-        from shardedstore.display import plan as view
-
-        return Group(Text(view.headline(self._plan)), view.to_table(self._plan))
+        return self._overview().__rich__()
 
     def _repr_html_(self) -> str:
-        from shardedstore.display import plan as view
-
-        return view.plan_to_html(self._title, self._plan)
+        return self._overview()._repr_html_()
 
     @property
     def _title(self) -> str:
         to = "" if self.destination is None else f" to {self.destination!r}"
         return f"JobPlan of {self.chain}{to}"
+
+
+def _parse_sample(sample: str | int | None) -> int:
+    """Return the size of a sample in bytes; 0 for none."""
+    nbytes = parse_size(sample or 0)
+    if nbytes is None or nbytes < 0:
+        raise UsageError(f"sample={sample!r} is no size: write one like '64 MiB', or None")
+    return nbytes
+
+
+def _parse_rate(rate: str | float) -> float:
+    """Return a rate in bytes a second."""
+    found = parse_size(rate.strip().removesuffix("/s")) if isinstance(rate, str) else rate
+    if not found or found < 0:
+        raise UsageError(f"rate={rate!r} is no rate: write one like '1.2 GiB/s'")
+    return float(found)
 
 
 def _name(part: object) -> str:

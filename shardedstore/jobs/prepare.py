@@ -64,16 +64,23 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
             ", ".join(map(repr, otherwise[:MOST_NAMED]))
             + (f" and {len(otherwise) - MOST_NAMED} more" if len(otherwise) > MOST_NAMED else ""),
         )
-    taken: dict[int, Record] = {}
-    for then, now in unchanged(earlier, plan.config, before.marks, identity.marks):
-        record = old.get(then)
-        if record is not None and not record.failed and now not in stale:
-            generation = record.generation or before.generation
-            taken[now] = msgspec.structs.replace(record, shard=now, generation=generation)
+    taken = find_reusable(plan, before, identity, old)
+    taken = {number: record for number, record in taken.items() if number not in stale}
     ledger_of(job.layout.place, identity).inherit(
         (segment.number, records) for segment, records in by_segment(job.segments(plan), taken)
     )
     return sum(not record.failed for record in old.values()) - len(taken)
+
+
+def find_reusable(plan: Plan, before: Identity, identity: Identity, old: Mapping[int, Record]) -> dict[int, Record]:
+    """Return the records of an earlier job whose shards are right for this job by their metadata, by number in this job."""
+    reusable: dict[int, Record] = {}
+    for then, now in unchanged(from_dict(before.config), plan.config, before.marks, identity.marks):
+        record = old.get(then)
+        if record is not None and not record.failed:
+            generation = record.generation or before.generation
+            reusable[now] = msgspec.structs.replace(record, shard=now, generation=generation)
+    return reusable
 
 
 def by_segment(segments: list[Segment], records: Mapping[int, Record]) -> Iterator[tuple[Segment, list[Record]]]:
@@ -115,11 +122,16 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], exec
 
 def find_unwanted(job: Job, plan: Plan, ledger: Ledger) -> frozenset[int]:
     """Return the numbers of the recorded shards that hold consolidated metadata of groups that are to have none."""
-    wanted = {run.number: run.rebuilt.keys() for run in plan.runs if run.division is None}  # no block holds any
     segments = [segment.number for segment in job.segments(plan) if any(run.division is None for run in segment.runs)]
     records = dict[int, Record]()
     with suppress(NotADirectoryError):  # which is told when a record is to be kept
         records = merge(map(ledger.read_segment, segments)) if len(segments) <= FEW else ledger.read()
+    return unwanted_among(plan, records)
+
+
+def unwanted_among(plan: Plan, records: Mapping[int, Record]) -> frozenset[int]:
+    """Return the numbers of the records whose shards hold consolidated metadata of groups that are to have none."""
+    wanted = {run.number: run.rebuilt.keys() for run in plan.runs if run.division is None}  # no block holds any
     return frozenset(number for number in wanted.keys() & records.keys() if not _wants(wanted[number], records[number]))
 
 
@@ -153,7 +165,7 @@ def prepare(
     nodes: Mapping[str, Node] = plan.nodes
     notices = list(plan.notices)
     if chain.rewrites:
-        notices += both_notices(_source(plan.config).open(), nodes)
+        notices += both_notices(whole_source(plan.config).open(), nodes)
     bound = []
     for step in chain.steps:
         step.check(nodes)
@@ -177,7 +189,7 @@ def prepare(
     return plan, job
 
 
-def _source(config: Config) -> Location:
+def whole_source(config: Config) -> Location:
     """Return where all documents of a config are: of one that divides a source, in its base, which is read faster."""
     base = config.base
     wholes = (base, base.whole)

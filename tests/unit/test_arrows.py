@@ -116,8 +116,8 @@ def own_imports(module: str) -> list[tuple[str, int]]:
 
 
 def is_lazy_view(module: str, name: str) -> bool:
-    """Tell whether this is the import of the display in the methods of a plan that show it."""
-    return module == "jobs.job_plan" and package_of(name) == "display"
+    """Tell whether this is the import of the display in the methods of a plan or an estimate that show it."""
+    return module in {"jobs.job_plan", "jobs.estimates.estimate"} and package_of(name) == "display"
 
 
 def every_import() -> Iterator[tuple[str, str, int]]:

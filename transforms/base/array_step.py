@@ -149,6 +149,7 @@ class ArrayStep(Step):
     coords: frozenset[str] | None = dataclasses.field(default=None, init=False, compare=False, repr=False)
     form: ClassVar[Literal["encoded", "decoded"]] = "encoded"
     changes_grid: ClassVar[bool] = False
+    is_chunkwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         arrays = self.arrays if isinstance(self.arrays, str) else tuple(self.arrays)

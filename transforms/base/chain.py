@@ -193,6 +193,9 @@ class Step(ABC):
     needs_empty : bool
         Whether the step also gets blocks of sparse arrays without any chunk. Set it to False if the step never makes
         chunks for them.
+    is_chunkwise : bool
+        Whether the step changes each chunk for itself. A plan then estimates its output from a sample of chunks, and
+        its memory from the size of a chunk, not of a shard.
 
     See Also
     --------
@@ -216,6 +219,7 @@ class Step(ABC):
     version: ClassVar[str] = "1"
     settled: ClassVar[tuple[str, ...]] = ()
     needs_empty: ClassVar[bool] = True
+    is_chunkwise: ClassVar[bool] = False
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027 (most steps accept every source)
         """Raise ChainError if the step can't be applied to a source with this metadata.
@@ -311,8 +315,14 @@ class ChainEnd:
         Whether the end also receives the blocks of sparse arrays that have no chunks.
     rewrites_documents : bool
         Whether the end may change metadata documents.
+    writes_keys : bool
+        Whether each key becomes an object of its own. Otherwise a shard is one object.
+    bytes_per_entry : int
+        The number of bytes that the format adds for each entry.
     """
 
+    writes_keys: ClassVar[bool] = False
+    bytes_per_entry: ClassVar[int] = 0
     layout: str = "shards"
     can_grow = True
     needs_empty = False
@@ -395,6 +405,10 @@ class Sink(ChainEnd, ABC):
         The destination. The config and the ledger are there; with the layout ``"zarr"`` they are in a folder beside it.
     options : Options
         Options of the object store.
+    writes_keys : bool
+        Whether each key becomes an object of its own. Otherwise a shard is one object. The estimate of a plan uses it.
+    bytes_per_entry : int
+        The number of bytes that the format adds for each entry, for the estimate of a plan.
 
     See Also
     --------

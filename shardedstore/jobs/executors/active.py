@@ -12,7 +12,7 @@ import dask
 
 from shardedstore.errors import UsageError
 from shardedstore.jobs.executors.base import Executor
-from shardedstore.jobs.executors.local import LocalExecutor
+from shardedstore.jobs.executors.local import LocalExecutor, local_threads
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -50,6 +50,14 @@ def scheduler_executor() -> Executor:
     from shardedstore.jobs.executors.distributed import DistributedExecutor  # imports distributed
 
     return DistributedExecutor(client)
+
+
+def active_threads() -> int:
+    """Return the number of threads of Dask's active distributed client, or of its local scheduler."""
+    client = default_client()
+    if client is None or client.asynchronous:  # nthreads() would have to be awaited
+        return local_threads()
+    return max(1, sum(client.nthreads().values()))  # type: ignore[no-untyped-call]
 
 
 def active_client() -> Client | None:

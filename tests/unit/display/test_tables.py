@@ -34,12 +34,12 @@ def store(tmp_path):
 @pytest.mark.parametrize("width", [80, 200])
 def test_a_plan_is_a_table_in_a_terminal(store, tmp_path, width):
     told = lines_of(store.plan(ToZip(tmp_path / "out")), width)
-    assert told[0].startswith("at most 2,014 files -> 2,011 shards; 15.70 kiB decoded")
-    cells = [line.split() for line in told]
-    assert ["path", "files", "shards", "grid", "decoded"] in cells
-    assert ["/ten", "10", "10", "10", "80", "B"] in cells
-    assert ["/group/many", "2,000", "2,000", "2000", "15.62", "kiB"] in cells
+    assert told[0].startswith("JobPlan of ToZip to")
     assert max(map(len, told)) <= width
+    cells = " ".join(word for line in told for word in line.split())
+    assert "reads at most 2,014 files; writes 2,011 files; 15.70 kiB decoded" in cells
+    assert "<=2,000 -> 2,000 shards 15.62 kiB decoded" in cells or width == 80
+    assert cells.index("/group/many") < cells.index("/ten")
 
 
 def test_groups_and_arrays_are_a_tree_in_a_terminal(store):

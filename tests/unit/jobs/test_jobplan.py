@@ -32,6 +32,8 @@ def test_a_plan_tells_and_writes_nothing(store, tmp_path):
     assert told["mounts"][0]["path"] is None
     assert sum(mount["shard_count"] for mount in told["mounts"]) == 7
     assert sum(mount["files"] for mount in told["mounts"]) == plan.files
+    assert (told["left"], told["states"]["new"], told["arrays"][0]["codecs_after"]) == (7, 7, "zstd(5)")
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_runs_to_what_map_shards_gives_and_can_be_run_again(store, tmp_path):
@@ -90,10 +92,11 @@ def test_the_repr_is_no_more_than_a_screen(count, tmp_path):
         ToZip(tmp_path / "out"), consolidated=False
     )
     lines = repr(plan).split("\n")
-    assert lines[0] == f"JobPlan of ToZip to '{tmp_path / 'out'}'"
-    assert len(lines) <= 22
-    assert ("and" in lines[-1] and "more" in lines[-1]) == (count > 10)
-    assert len(str(plan).split("\n")) == min(count, 40) + 1
+    assert lines[0].startswith("JobPlan of ToZip to")
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == ("  ... and 4 more" if count == 10 else "  ... and 34 more")
+    assert str(plan).count("blosc") + str(plan).count("zstd") == min(count, 40)
 
 
 @pytest.mark.parametrize("count", [3, 40, 600])
@@ -105,7 +108,7 @@ def test_a_notebook_shows_a_table_that_is_folded_and_escaped(count, tmp_path):
     page = ShardedStore.partition(tmp_path / "source.zarr", {"*": (2,)}).plan(ToZip(tmp_path / "out"))._repr_html_()
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
-    assert ("<details>" in page) == (count > 11)
+    assert ("<details" in page) == (count > 11)
     assert len(page) < 150_000
     assert ("... and" in page) == (count > 200)
 

@@ -1,0 +1,279 @@
+"""Make the estimate of a job: read the ledger, sample and count the source, and add up."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dask.utils import format_bytes
+
+from shardedstore.errors import DestinationError
+from shardedstore.jobs.change_detection import Changed
+from shardedstore.jobs.estimates.amounts import Amount, total_amount
+from shardedstore.jobs.estimates.arrays import ArrayEstimate, array_estimates, nodes_after
+from shardedstore.jobs.estimates.counting import Counted, count_source
+from shardedstore.jobs.estimates.estimate import Estimate, MountEstimate, RateBasis
+from shardedstore.jobs.estimates.free_space import free_space, try_write
+from shardedstore.jobs.estimates.memory import shard_memory
+from shardedstore.jobs.estimates.prices import Cost, Prices, cost_of
+from shardedstore.jobs.estimates.request_counts import RunLoad, count_requests
+from shardedstore.jobs.estimates.sampling import Sample, sample_arrays
+from shardedstore.jobs.estimates.shard_states import ShardStates, find_states
+from shardedstore.jobs.executors.active import active_threads
+from shardedstore.jobs.shards import Plan
+from shardedstore.jobs.worker import Job
+from shardedstore.storage.folders import STORAGE_ERRORS
+from shardedstore.text import count
+
+LARGER = 1.02  # times the size before, from which an array is said to become larger
+NAMED = 3  # arrays in a warning
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an estimate looks at; see `JobPlan.estimate`. `level` is None for the ledger alone."""
+
+    count: bool = False
+    sample: int = 0
+    prices: Prices | None = None
+    rate: float | None = None
+    threads: int | None = None
+    test_write: bool = False
+    level: Changed | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The source of a job: its arrays, its files and bytes, and what the sample told."""
+
+    arrays: list[ArrayEstimate]
+    files: Amount
+    stored: Amount | None
+    sample: Sample
+
+
+def make_estimate(title: str, chain: str, job: Job, plan: Plan, overwrite: bool, wanted: Wanted) -> Estimate:
+    """Make the estimate of a job; nothing is written, except by a test write.
+
+    Raises
+    ------
+    DestinationError
+        If the destination can't be read, or the source can't be counted.
+    """
+    states = _states(job, plan, overwrite, wanted.level)
+    source = _source(job, plan, wanted)
+    loads = _loads(job, plan, source.arrays, states)
+    written = _written(loads, source.arrays)
+    read = None if source.stored is None else source.stored.times(_share_of_files(loads))
+    requests = count_requests(job, plan, loads, states)
+    rate, basis = _rate(wanted, states, source.sample)
+    memory = shard_memory(job, plan)
+    largest = max(plan.runs, key=lambda run: memory[run.number])
+    whole = _whole(loads, source.arrays)
+    estimate = Estimate(
+        title=title,
+        chain=chain,
+        destination=job.layout.destination,
+        shard_count=plan.shard_count,
+        states=states,
+        overwritten=_overwritten(job, states),
+        files=source.files,
+        objects=Amount(sum(one.objects for one in loads), "most" if job.chain.sink.writes_keys else "exact"),
+        stored=source.stored,
+        stored_after=whole,
+        read=read,
+        written=written,
+        nbytes=plan.nbytes,
+        requests_to_source=requests.source,
+        requests_to_destination=requests.destination,
+        memory=memory[largest.number],
+        memory_path=None if largest.mounted is not None else largest.path,
+        tasks=_tasks(job, plan, states),
+        threads=wanted.threads or active_threads(),
+        rate=rate,
+        rate_basis=basis,
+        cost=None,
+        space=free_space(job.layout.url),
+        write_test=try_write(job.layout) if wanted.test_write else None,
+        warnings=(),
+        notices=plan.notices,
+        arrays=tuple(source.arrays),
+        mounts=tuple(_mount(one, memory) for one in loads),
+    )
+    estimate = replace(estimate, cost=None if wanted.prices is None else _cost(estimate, wanted.prices))
+    return replace(estimate, warnings=(*_warnings(estimate), *_larger(source.sample.arrays), *source.sample.failures))
+
+
+def _states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) -> ShardStates:
+    if level is not None:
+        return find_states(job, plan, overwrite, level)
+    with suppress(DestinationError, *STORAGE_ERRORS):  # a view of the plan never fails
+        return find_states(job, plan, overwrite, None)
+    return ShardStates(plan.shard_count)
+
+
+def _source(job: Job, plan: Plan, wanted: Wanted) -> _Source:
+    arrays = array_estimates(plan, nodes_after(job.chain, plan))
+    sample = sample_arrays(arrays, plan, job.chain, wanted.sample) if wanted.sample else Sample(arrays)
+    counted = count_source(sample.arrays, plan) if wanted.count else Counted(sample.arrays)
+    filled = list(_filled(counted.arrays, job))
+    others = sum(len(data) for node in plan.nodes.values() for data in node.documents.values())
+    stored = counted.nbytes or _plus(total_amount(one.stored for one in filled), others)
+    return _Source(filled, counted.files or Amount(plan.files, "most"), stored, sample)
+
+
+def _plus(amount: Amount | None, more: int) -> Amount | None:
+    return None if amount is None else Amount(amount.value + more, amount.basis)
+
+
+def _filled(arrays: list[ArrayEstimate], job: Job) -> Iterator[ArrayEstimate]:
+    """Yield arrays; those that were not sampled get the mean ratios of those that were."""
+    before = _ratio((one.stored, one.nbytes) for one in arrays)
+    made = _ratio((one.stored_after, one.nbytes_after) for one in arrays)
+    for one in arrays:
+        stored = one.stored or (None if before is None else Amount(round(one.nbytes * before), "sampled"))
+        after = one.stored_after or (None if made is None else Amount(round(one.nbytes_after * made), "sampled"))
+        if not job.chain.steps:
+            after = stored
+        elif after is None and stored is not None:
+            after = Amount(round(stored.value * one.nbytes_after / max(one.nbytes, 1)), "assumed")
+        yield replace(one, stored=stored, stored_after=after)
+
+
+def _ratio(sizes: Iterator[tuple[Amount | None, int]]) -> float | None:
+    known = [(amount.value, nbytes) for amount, nbytes in sizes if amount is not None]
+    decoded = sum(nbytes for _, nbytes in known)
+    return sum(value for value, _ in known) / decoded if decoded else None
+
+
+def _by_mount(arrays: list[ArrayEstimate]) -> dict[str | None, list[ArrayEstimate]]:
+    found = defaultdict[str | None, list[ArrayEstimate]](list)
+    for one in arrays:
+        found[one.mount].append(one)
+    return found
+
+
+def _loads(job: Job, plan: Plan, arrays: list[ArrayEstimate], states: ShardStates) -> list[RunLoad]:
+    sink, mounts = job.chain.sink, _by_mount(arrays)
+    loads = []
+    for run, load in zip(plan.runs, plan.loads, strict=True):
+        inside = mounts[None if run.mounted is not None else run.path]
+        shards = run.stop - run.first
+        chunks = sum(one.files_after for one in inside)
+        documents = max(0, load.files - sum(one.files.value for one in inside)) + (run.blocks is not None) * shards
+        after = total_amount(one.stored_after for one in inside)
+        nbytes = sum(one.nbytes_after for one in inside) if after is None else after.value
+        objects = chunks + documents if sink.writes_keys else shards
+        loads.append(
+            RunLoad(run, states.left(run), load, objects, nbytes + sink.bytes_per_entry * (chunks + documents))
+        )
+    return loads
+
+
+def _share_of_files(loads: list[RunLoad]) -> float:
+    files = sum(one.load.files for one in loads)
+    return (
+        1 if all(one.share == 1 for one in loads) else sum(one.load.files * one.share for one in loads) / max(files, 1)
+    )
+
+
+def _whole(loads: list[RunLoad], arrays: list[ArrayEstimate]) -> Amount | None:
+    known = total_amount(one.stored_after for one in arrays)
+    return None if known is None else Amount(sum(one.nbytes for one in loads), _inexact(known))
+
+
+def _written(loads: list[RunLoad], arrays: list[ArrayEstimate]) -> Amount | None:
+    known = total_amount(one.stored_after for one in arrays)
+    return None if known is None else Amount(math.ceil(sum(one.nbytes * one.share for one in loads)), _inexact(known))
+
+
+def _inexact(known: Amount) -> Any:
+    return "sampled" if known.basis == "exact" else known.basis
+
+
+def _overwritten(job: Job, states: ShardStates) -> int:
+    """Return the number of shards that are written under names that exist: those of one ordinary Zarr keep their keys."""
+    return states.lost + (0 if job.layout.config_names_shards else states.changed)
+
+
+def _rate(wanted: Wanted, states: ShardStates, sample: Sample) -> tuple[float | None, RateBasis | None]:
+    threads = wanted.threads or active_threads()
+    if wanted.rate is not None:
+        return wanted.rate, "given"
+    if states.rate is not None:
+        return states.rate * threads, "recorded"
+    return (None, None) if sample.rate is None else (sample.rate * threads, "sampled")
+
+
+def _tasks(job: Job, plan: Plan, states: ShardStates) -> int:
+    segments = job.segments(plan)
+    if not states.kept:
+        return len(segments)
+    return sum(any(number not in states.kept for run in one.runs for number in run.numbers) for one in segments)
+
+
+def _mount(one: RunLoad, memory: Mapping[int, int]) -> MountEstimate:
+    run = one.run
+    return MountEstimate(
+        path=None if run.mounted is not None else run.path,
+        shard_count=run.stop - run.first,
+        left=one.count,
+        grid=None if run.blocks is None else run.blocks.grid,
+        files=one.load.files,
+        nbytes=one.load.nbytes,
+        objects=one.objects,
+        memory=memory[run.number],
+    )
+
+
+def _cost(estimate: Estimate, prices: Prices) -> Cost:
+    seconds = estimate.seconds
+    return cost_of(
+        prices,
+        estimate.requests_to_source,
+        estimate.requests_to_destination,
+        None if estimate.read is None else estimate.read.value,
+        None if estimate.written is None else estimate.written.value,
+        None if estimate.stored_after is None else estimate.stored_after.value,
+        None if seconds is None else seconds * estimate.threads,
+    )
+
+
+def _warnings(estimate: Estimate) -> Iterator[str]:
+    space, written = estimate.space, estimate.written
+    if estimate.is_enough is False and space is not None:
+        needed = "" if written is None else f", and about {format_bytes(written.value)} are written"
+        inodes = "" if space.files is None else f" and {space.files:,} files"
+        yield f"the destination has room for {format_bytes(space.nbytes)}{inodes}{needed}: make room, or name another destination"
+    if estimate.states.gone:
+        yield f"the source has {count(estimate.states.gone, 'shard')} less than before: the objects stay until prune removes them"
+    if estimate.overwritten:
+        yield f"{count(estimate.overwritten, 'shard')} will be written over"
+    if estimate.write_test is not None and estimate.write_test.error:
+        yield estimate.write_test.error
+
+
+def _larger(arrays: list[ArrayEstimate]) -> Iterator[str]:
+    """Yield a warning about the sampled arrays that become larger."""
+    larger = [one for one in arrays if _is_larger(one)]
+    if larger:
+        more = f" and {len(larger) - NAMED:,} more" if len(larger) > NAMED else ""
+        yield f"larger than before: {', '.join(map(_growth, larger[:NAMED]))}{more}; leave them out with arrays="
+
+
+def _is_larger(one: ArrayEstimate) -> bool:
+    if one.stored is None or one.stored_after is None or one.stored_after.basis != "sampled":
+        return False
+    return one.stored_after.value > LARGER * one.stored.value
+
+
+def _growth(one: ArrayEstimate) -> str:
+    assert one.stored is not None
+    assert one.stored_after is not None
+    return (
+        f"{one.path!r} by {one.stored_after.value / one.stored.value - 1:.0%}" if one.stored.value else repr(one.path)
+    )

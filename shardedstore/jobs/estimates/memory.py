@@ -1,0 +1,69 @@
+"""The memory that a thread of a worker needs for a shard, by the sizes of chunks and shards in the metadata."""
+
+from __future__ import annotations
+
+import math
+
+from shardedstore.jobs.shards import Plan, Run
+from shardedstore.jobs.worker import Job
+from shardedstore.storage.outputs import BYTES_ON_THEIR_WAY, part_nbytes
+from shardedstore.storage.requests import BYTES_IN_FLIGHT
+from shardedstore.storage.urls import is_remote
+from shardedstore.stores.locations import url_of
+from shardedstore.stores.members import MountIndex
+from shardedstore.transforms.base.parallel import UNDER_WAY, default_threads
+from shardedstore.zarr.metadata import ArrayMeta
+
+PER_ENTRY = 700  # bytes of the key, the metadata and the zip's directory of an entry
+
+
+def shard_memory(job: Job, plan: Plan) -> dict[int, int]:
+    """Return the most bytes that one shard of each run takes in a worker, by the number of the run's first shard.
+
+    Chunks are taken to be as large as their decoded data. The memory of a user's function beyond its input and its output
+    is not known.
+    """
+    largest = _largest_chunks(plan)
+    return {run.number: _of_shard(job, run, largest.get(run.number, 0)) for run in plan.runs}
+
+
+def _largest_chunks(plan: Plan) -> dict[int, int]:
+    """Return the size of the largest decoded chunk of each run, by the number of the run's first shard."""
+    numbers = {None if run.mounted is not None else run.path: run.number for run in plan.runs}
+    homes = MountIndex({path: mount.division for path, mount in plan.config.shards.items()})
+    divided = {run.path for run in plan.runs if run.blocks is not None}
+    largest: dict[int, int] = {}
+    for path, node in plan.nodes.items():
+        if isinstance(node.meta, ArrayMeta):
+            number = numbers[path if path in divided else homes.find(path)]
+            largest[number] = max(largest.get(number, 0), min(node.meta.chunk_nbytes, max(node.meta.nbytes, 1)))
+    return largest
+
+
+def _of_shard(job: Job, run: Run, chunk: int) -> int:
+    """Return the memory of one shard: what is read ahead, what the steps hold, and what waits to be written."""
+    whole = max(run.nbytes, 1)
+    read = _read_ahead(run, chunk, whole)
+    steps = sum(_of_step(step.is_chunkwise, chunk, whole) for step in job.chain.steps)
+    entries = PER_ENTRY * (math.prod(run.blocks.chunks) if run.blocks else max(1, whole // max(chunk, 1)))
+    return read + steps + _waiting(job, chunk, whole) + entries
+
+
+def _read_ahead(run: Run, chunk: int, whole: int) -> int:
+    if not is_remote(url_of(run.location) or ""):
+        return chunk
+    return min(whole, max(2 * chunk, BYTES_IN_FLIGHT))
+
+
+def _of_step(is_chunkwise: bool, chunk: int, whole: int) -> int:
+    if not is_chunkwise:
+        return 2 * whole
+    threads = default_threads()
+    held = min(whole, max((threads + 1) * chunk, UNDER_WAY))
+    return 2 * held + min(whole, threads * chunk)
+
+
+def _waiting(job: Job, chunk: int, whole: int) -> int:
+    if not job.layout.is_remote:
+        return chunk
+    return min(whole, BYTES_IN_FLIGHT if job.chain.sink.writes_keys else BYTES_ON_THEIR_WAY + part_nbytes(2 * whole))

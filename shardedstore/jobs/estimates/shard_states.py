@@ -1,0 +1,150 @@
+"""The shards that a job will make, keep or leave behind, by the ledger of an earlier run. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from shardedstore.config.document import from_dict
+from shardedstore.jobs.change_detection import Changed
+from shardedstore.jobs.executors.active import active_executor
+from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.prepare import find_reusable, find_stale, identity, unwanted_among
+from shardedstore.jobs.shards import Plan, Run, shard_runs
+from shardedstore.jobs.versions import Identity, last_begun, ledger_of
+from shardedstore.jobs.worker import Job
+from shardedstore.stores.locations import Config
+
+
+@dataclass(frozen=True)
+class ShardStates:
+    """The shards of a job by what will become of them.
+
+    Attributes
+    ----------
+    new : int
+        The number of shards that were never made, with those that failed before.
+    changed : int
+        The number of shards that are made again because their source or their division has changed.
+    lost : int
+        The number of shards that are made again because their output is damaged or missing.
+    gone : int
+        The number of shards of the earlier run that the source does not have any more. Their objects stay until `prune`.
+    kept : frozenset of int
+        The numbers of the shards that are done already.
+    compared : "metadata", "listing" or "content"
+        How closely the source was compared with the earlier run for this estimate.
+    is_first : bool
+        Whether no earlier run of the job is at the destination.
+    rate : float or None
+        The bytes that a thread of an earlier run wrote in a second.
+    """
+
+    new: int
+    changed: int = 0
+    lost: int = 0
+    gone: int = 0
+    kept: frozenset[int] = frozenset()
+    compared: Changed = "metadata"
+    is_first: bool = True
+    rate: float | None = None
+
+    def left(self, run: Run) -> int:
+        """Return how many shards of a run are to be made."""
+        return sum(number not in self.kept for number in run.numbers) if self.kept else run.stop - run.first
+
+
+class _Earlier(NamedTuple):
+    """The job at the destination, its records, and those that are right for this job, by number in this job."""
+
+    config: Config
+    generation: int
+    records: Mapping[int, Record]
+    reusable: Mapping[int, Record]
+    is_same: bool
+
+
+def find_states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) -> ShardStates:
+    """Find the states of all shards.
+
+    Parameters
+    ----------
+    level : "metadata", "listing" or "content", or None
+        The closest comparison of the source that may be made now. With None, the ledger alone is read: the objects at the
+        destination are not looked at either.
+
+    Raises
+    ------
+    DestinationError
+        If the destination or a source can't be read.
+    """
+    wanted = identity(plan, job)
+    found = job.layout.find(wanted, overwrite)
+    if found is None:
+        return ShardStates(plan.shard_count)
+    earlier = _read_earlier(job, plan, wanted, found)
+    compares = level == job.changed != "metadata"
+    stale = _find_stale(job, plan, earlier.reusable, compares=compares)
+    done = _find_done(job, plan, earlier, looks=level is not None)
+    changed, gone = (0, 0) if earlier.is_same else _count_others(plan, earlier)
+    return ShardStates(
+        new=plan.shard_count - len(earlier.reusable) - changed,
+        changed=changed + len(stale),
+        lost=len(earlier.reusable.keys() - done - stale),
+        gone=gone,
+        kept=done - stale,
+        compared=job.changed if compares else "metadata",
+        is_first=False,
+        rate=_rate(earlier.records.values()),
+    )
+
+
+def _read_earlier(job: Job, plan: Plan, wanted: Identity, found: Identity) -> _Earlier:
+    place = job.layout.place
+    before = last_begun(place, found)
+    records = {number: one for number, one in ledger_of(place, before).read().items() if not one.failed}
+    is_same = wanted.is_of(before)
+    reusable = records if is_same else find_reusable(plan, before, wanted, records)
+    return _Earlier(from_dict(before.config), before.generation, records, reusable, is_same)
+
+
+def _find_stale(job: Job, plan: Plan, records: Mapping[int, Record], *, compares: bool) -> frozenset[int]:
+    """Return the numbers of the records whose source has changed, or was compared less closely before."""
+    stale = unwanted_among(plan, records) if job.layout.has_objects else frozenset[int]()
+    if compares:
+        return stale | find_stale(job.changed, plan, records, active_executor())
+    if job.changed == "metadata":
+        return stale
+    return stale | {number for number, one in records.items() if not one.source.startswith(f"{job.changed} ")}
+
+
+def _find_done(job: Job, plan: Plan, earlier: _Earlier, *, looks: bool) -> frozenset[int]:
+    if not looks:
+        return frozenset(number for number, one in earlier.reusable.items() if one.is_done)
+    job = replace(job, generation=earlier.generation)
+    return job.done(plan.runs, earlier.reusable, job.layout.inventory())
+
+
+def _count_others(plan: Plan, earlier: _Earlier) -> tuple[int, int]:
+    """Return the numbers of shards that were made and can't be reused, and of shards that are gone."""
+    then = {(run.mounted is None, run.path): run for run in shard_runs(earlier.config)}
+    now = {(run.mounted is None, run.path): run for run in plan.runs}
+    changed = gone = 0
+    for key, old in then.items():
+        run = now.get(key)
+        if run is None:
+            gone += sum(number in earlier.records for number in old.numbers)
+        elif len(old.numbers) != len(run.numbers) or not all(number in earlier.reusable for number in run.numbers):
+            made = {shard.block_name for shard in old.shards() if shard.number in earlier.records}
+            names = {shard.block_name: shard.number in earlier.reusable for shard in run.shards()}
+            changed += sum(name in made and not is_kept for name, is_kept in names.items())
+            gone += len(made - names.keys())
+    return changed, gone
+
+
+def _rate(records: Iterable[Record]) -> float | None:
+    """Return the bytes that a thread wrote in a second; None if the records do not tell."""
+    timed = [(one.nbytes, one.seconds) for one in records if one.nbytes and one.seconds]
+    seconds = sum(one for _, one in timed)
+    return sum(nbytes for nbytes, _ in timed) / seconds if seconds else None
