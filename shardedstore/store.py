@@ -534,6 +534,96 @@ class ShardedStore(WritableStore):
         with credentials_on(client, source_urls(self.config)):
             yield
 
+    def to_kerchunk(self, path: Target, *, parquet: bool = False, storage_options: StorageOptions = None) -> int:
+        """Write references in Kerchunk's format, by which other readers open the store as one Zarr.
+
+        Metadata documents are copied into the references. A chunk is a reference to its byte range in a file or object, such as
+        a zip of `ToZip`; no chunk is read. The references hold absolute URLs, so they end when the files are moved.
+
+        Parameters
+        ----------
+        path : str or path
+            The JSON file, or the folder of the Parquet files.
+        parquet : bool
+            Write a folder of Parquet files instead of one JSON file, for large stores of Zarr v2. This needs pyarrow.
+        storage_options : mapping or str, optional
+            Options of the object store of `path`; see `partition`.
+
+        Returns
+        -------
+        int
+            The number of references.
+
+        Raises
+        ------
+        UsageError
+            If a value is no byte range of a file, or if the format can't hold the store.
+        HoleError
+            If a shard is a hole, because other readers would show fill values.
+        DestinationError
+            If a file can't be written.
+
+        See Also
+        --------
+        to_icechunk : Write references to an Icechunk repository.
+
+        Notes
+        -----
+        The format is described in https://fsspec.github.io/kerchunk/spec.html.
+
+        Examples
+        --------
+        >>> import json, tempfile, dask, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+        ...     array = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(6,), chunks=(2,), dtype="i4")
+        ...     array[:] = 1
+        ...     new = ShardedStore.partition(f"{folder}/era5.zarr").map_shards(ToZip(f"{folder}/zips"))
+        ...     number = new.to_kerchunk(f"{folder}/era5.json")
+        ...     with open(f"{folder}/era5.json") as file:
+        ...         references = json.load(file)["refs"]
+        >>> number, sorted(references)
+        (4, ['t2m/c/0', 't2m/c/1', 't2m/c/2', 't2m/zarr.json'])
+        """
+        from shardedstore.export.kerchunk import write_json, write_parquet
+
+        return (write_parquet if parquet else write_json)(self, path, storage_options)
+
+    def to_icechunk(self, repository: Any, *, branch: str = "main") -> int:
+        """Commit virtual references to an Icechunk repository, which then shows the store as one Zarr.
+
+        No chunk is read. Each file is pinned by its ETag or its modification time, so that Icechunk refuses chunks of a file that
+        was replaced. Large stores take several commits, and an interrupted export continues after the last one.
+
+        Parameters
+        ----------
+        repository : icechunk.Repository
+            An opened repository. It has a virtual chunk container whose prefix is the folder of the files. If the container has a
+            name, the references are relative to it, and the files can be moved together.
+        branch : str
+            The branch that receives the commits.
+
+        Returns
+        -------
+        int
+            The number of references.
+
+        Raises
+        ------
+        UsageError
+            If the store is of Zarr v2, if a key is no chunk, or if no container has the files.
+        HoleError
+            If a shard is a hole, because other readers would show fill values.
+
+        See Also
+        --------
+        to_kerchunk : Write references to a file.
+        """
+        from shardedstore.export.icechunk import to_icechunk
+
+        return to_icechunk(self, repository, branch)
+
     def verify(
         self,
         against: Store | Target | None = None,

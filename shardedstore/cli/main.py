@@ -6,7 +6,9 @@ import click
 
 from shardedstore.cli.common import warnings_on_stderr
 from shardedstore.cli.convert import convert
+from shardedstore.cli.export import export
 from shardedstore.cli.info import info
+from shardedstore.cli.ls import cat, ls
 from shardedstore.cli.prune import prune_command
 from shardedstore.cli.verify import verify_command
 
@@ -19,5 +21,5 @@ def main(context: click.Context) -> None:
     context.with_resource(warnings_on_stderr())
 
 
-for command in (convert, info, verify_command, prune_command):
+for command in (convert, info, verify_command, prune_command, ls, cat, export):
     main.add_command(command)

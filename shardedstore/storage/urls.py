@@ -52,6 +52,15 @@ def real_url(url: str) -> str:
     return f"{_ALIASES.get(scheme.lower(), scheme.lower())}://{unquote(place)}"
 
 
+def url_with_scheme(url: str) -> str:
+    """Return a URL, also for a local path.
+
+    >>> url_with_scheme("/data/a b.zip"), url_with_scheme("s3://bucket/a.zip")
+    ('file:///data/a%20b.zip', 's3://bucket/a.zip')
+    """
+    return url if is_remote(url) else f"file://{quote_name(url)}"
+
+
 def join_url(folder: str, name: str) -> str:
     """Return the URL of a name in a folder; the folder's own URL if the name is empty.
 

@@ -6,7 +6,7 @@ Nothing is copied, and no chunk is listed before that is necessary.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
@@ -15,6 +15,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.errors import ConfigError, CorruptError
 from shardedstore.fields import Index, PathText
+from shardedstore.storage.urls import quote_name
 from shardedstore.stores.entries import (
     Choice,
     Entry,
@@ -25,6 +26,7 @@ from shardedstore.stores.entries import (
     format_around,
 )
 from shardedstore.stores.location import Derived, Location
+from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import StoreReader, Tag, reader_of, tags_of
 from shardedstore.zarr.grid import Blocks, Coords, block_name
 from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, crop_document, parse_node
@@ -48,6 +50,11 @@ class BlockOf(Derived, frozen=True, tag="block"):
     def show(self) -> str:
         # docstring inherited
         return f"'{self.path}[{block_name(self.block)}]' in {self.source.show()}"
+
+    @property
+    def pipeline(self) -> str:
+        # docstring inherited
+        return f"{self.source.pipeline}{quote_name(self.path)}/" if self.path else self.source.pipeline
 
     @property
     def view(self) -> tuple[Location, str]:
@@ -201,3 +208,8 @@ def _(store: Block, _choice: Choice) -> Iterator[Entry]:
 @tags_of.register
 def _(store: Block) -> Iterator[Tag]:
     return reader_of(store.store).tags(join(store.path, key) for key in store.whole_keys())
+
+
+@ranges_of.register
+def _(store: Block, keys: Iterable[str]) -> Iterator[Range]:
+    return ranges_of(store.store, (store.whole_key(key) or key for key in keys))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 import obstore
@@ -15,13 +16,22 @@ from shardedstore.fields import Url
 from shardedstore.storage.blobs import object_store
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.options import NONE, SCHEMES, Options, has_fsspec_names, take_options
-from shardedstore.storage.urls import is_remote, join_url, normalize, quote_name, unquote_name
+from shardedstore.storage.urls import (
+    is_remote,
+    join_url,
+    normalize,
+    object_url,
+    quote_name,
+    unquote_name,
+    url_with_scheme,
+)
 from shardedstore.stores.http import HTTPReadStore
 from shardedstore.stores.http_index import ROOTS
 from shardedstore.stores.local import LocalReader
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Opened, Place
 from shardedstore.stores.objects import ObjectFolder
+from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import reader_of
 from shardedstore.stores.veiled import VEILED_ROOTS
 from shardedstore.stores.view import ViewOf
@@ -47,6 +57,11 @@ class Directory(Place, frozen=True, tag="directory", omit_defaults=True, repr_om
         if is_remote(self.url):
             return ObjectFolder(object_store(self.url, self.options), read_only=read_only)
         return LocalStore(self.url, read_only=read_only)
+
+    @property
+    def pipeline(self) -> str:
+        # docstring inherited
+        return f"{url_with_scheme(self.url)}/"
 
     @property
     def files_url(self) -> str | None:
@@ -148,3 +163,19 @@ def _of_fsspec(system: Any, path: str) -> Location | None:
         return None
     url = path if scheme == "https" else f"{scheme}://{quote_name(path.strip('/'))}"
     return _directory(url, inner.storage_options)
+
+
+@ranges_of.register
+def _(store: LocalStore, keys: Iterable[str]) -> Iterator[Range]:
+    root = os.fspath(store.root)
+    return (Range(path, 0, os.stat(path).st_size) for path in map(f"{root}/".__add__, keys))
+
+
+@ranges_of.register(ObjectStore)
+def _(store: ObjectStore[Any], keys: Iterable[str]) -> Iterator[Range]:
+    folder = locate_store(store)
+    if not isinstance(folder, Directory):
+        return ranges_of.dispatch(Store)(store, keys)
+    wanted = list(keys)
+    sizes = {key: nbytes for key, nbytes, _ in reader_of(store).tags(wanted)}
+    return (Range(object_url(folder.url, key), 0, sizes[key]) for key in wanted)

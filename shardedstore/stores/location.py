@@ -67,6 +67,11 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
         """
         raise NotImplementedError
 
+    @property
+    def pipeline(self) -> str:
+        """The URL pipeline of Zarr's ZEP 8, which other readers accept; for other kinds the name in messages."""
+        return self.show()
+
     def show_in(self, folder: str) -> str:
         """Return the name of the location in a table, relative to a folder if it lies there."""
         return self.show().replace(f"'{folder}/", "'") if folder else self.show()

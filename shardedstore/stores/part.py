@@ -15,6 +15,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from shardedstore.fields import BelowRoot
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened
+from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import DerivedReader, KeyFilter, Tag, reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, dump_json, parse_json
 from shardedstore.zarr.paths import Mounts, check_path, join
@@ -202,3 +203,8 @@ reader_of.register(Part, PartReader)
 def _(store: Part) -> Location:
     inner = locate_store(store.store)
     return Opened(store) if inner.is_open else PartOf(inner, store.only, store.without)
+
+
+@ranges_of.register
+def _(store: Part, keys: Iterable[str]) -> Iterator[Range]:
+    return ranges_of(store.store, keys)

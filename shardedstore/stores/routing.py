@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Container, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self
 
 from zarr.abc.store import ByteRequest, Store
@@ -22,6 +24,7 @@ from shardedstore.stores.grown import check_known
 from shardedstore.stores.location import Location
 from shardedstore.stores.members import Members
 from shardedstore.stores.mount import Mount
+from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.routes import BASE, Address, Routes
 from shardedstore.stores.view import View
 from shardedstore.zarr.grid import BELOW_C, Blocks, Coords, block_name, parse_block
@@ -70,7 +73,7 @@ class RoutedStore(ReadOnlyStore):
         """
         return self._components.at((path, block))
 
-    def _route(self, key: str) -> tuple[Store, str]:
+    def route(self, key: str) -> tuple[Store, str]:
         """Return the component that holds a key, and the key inside it."""
         place, rest = self._routes.route(key)
         return self._components.at(place), rest
@@ -79,7 +82,7 @@ class RoutedStore(ReadOnlyStore):
         """Return the component that holds a key, also for rebuilt consolidated metadata, and the key inside it."""
         if self._overlay is not None and await self._overlay.holds(key):
             return self._overlay.store, key
-        return self._route(key)
+        return self.route(key)
 
     async def _consolidated(self) -> frozenset[str]:
         """Return the keys of rebuilt consolidated metadata."""
@@ -350,3 +353,9 @@ def in_a_line(kind: str, base: Location, mounts: Mapping[str, Mount]) -> str:
     shards, paths = sum(mount.count for mount in mounts.values()), len(mounts)
     plurals = "s" * (shards != 1), "s" * (paths != 1)
     return f"<{kind} of {base.show()} and {shards} shard{plurals[0]} at {paths} path{plurals[1]}>"
+
+
+@ranges_of.register
+def _(store: RoutedStore, keys: Iterable[str]) -> Iterator[Range]:
+    for component, found in groupby(map(store.route, keys), key=itemgetter(0)):
+        yield from ranges_of(component, map(itemgetter(1), found))

@@ -8,7 +8,7 @@ whole array is used.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -20,6 +20,7 @@ from shardedstore.errors import CorruptError
 from shardedstore.stores.block import Block, BlockOf, read_block
 from shardedstore.stores.entries import Choice, Entry, entries_of
 from shardedstore.stores.location import Derived, Location, Place
+from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import Tag, reader_of, tags_of
 from shardedstore.zarr.grid import block_name
 from shardedstore.zarr.metadata import METADATA_NAMES
@@ -131,3 +132,8 @@ def _(view: SqueezedBlock, _choice: Choice) -> Iterator[Entry]:
 @tags_of.register
 def _(view: SqueezedBlock) -> Iterator[Tag]:
     return reader_of(view.store).tags(view.stored_keys())
+
+
+@ranges_of.register
+def _(view: SqueezedBlock, keys: Iterable[str]) -> Iterator[Range]:
+    return ranges_of(view.store, (view.stored_key(key) or key for key in keys))

@@ -19,6 +19,7 @@ from shardedstore.fields import PathText
 from shardedstore.storage.urls import BESIDE
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened
+from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import DerivedReader, KeyFilter, Tag, reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES
 from shardedstore.zarr.paths import check_path, is_below, join
@@ -199,3 +200,8 @@ reader_of.register(Veiled, VeiledReader)
 def _(store: Veiled) -> Location:
     inner = locate_store(store.store)
     return Opened(store) if inner.is_open else veiled(inner, store.veil.paths)
+
+
+@ranges_of.register
+def _(store: Veiled, keys: Iterable[str]) -> Iterator[Range]:
+    return ranges_of(store.store, map(store.veil.stored, keys))

@@ -11,9 +11,11 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.fields import PathText
+from shardedstore.storage.urls import quote_name
 from shardedstore.stores.block import Block, BlockOf
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened, is_template
+from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import DerivedReader, KeyFilter, Source, Tag, reader_of, source_of
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta
@@ -39,6 +41,11 @@ class ViewOf(Derived, frozen=True, tag="view"):
     def show(self) -> str:
         # docstring inherited
         return f"{self.path!r} in {self.source.show()}"
+
+    @property
+    def pipeline(self) -> str:
+        # docstring inherited
+        return f"{self.source.pipeline}{quote_name(self.path)}/" if self.path else self.source.pipeline
 
     @property
     def view(self) -> tuple[Location, str]:
@@ -170,3 +177,8 @@ def _(store: View) -> Source:
 def _(store: View) -> Location:
     inner = locate_store(store.store)
     return Opened(store) if inner.is_open else ViewOf(inner, store.path)
+
+
+@ranges_of.register
+def _(store: View, keys: Iterable[str]) -> Iterator[Range]:
+    return ranges_of(store.store, (join(store.path, key) for key in keys))

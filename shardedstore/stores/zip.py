@@ -14,9 +14,10 @@ from shardedstore.fields import Url
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.requests import in_flight
-from shardedstore.storage.urls import normalize
+from shardedstore.storage.urls import normalize, url_with_scheme
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Opened, Place
+from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.stores.view import open_folder_of, view_of
 from shardedstore.zarr.metadata import ArrayMeta
@@ -34,6 +35,11 @@ class Zip(Place, frozen=True, tag="zip", omit_defaults=True, repr_omit_defaults=
     def open(self, *, read_only: bool = True) -> Store:
         # docstring inherited
         return ZipReadStore(self.url, storage_options=self.options)
+
+    @property
+    def pipeline(self) -> str:
+        # docstring inherited
+        return f"{url_with_scheme(self.url)}|zip:"
 
     @property
     def files_url(self) -> str | None:
@@ -102,3 +108,8 @@ def _(store: ZipReadStore) -> Location:
 def _(store: ZipStore) -> Location:
     path: object = store.path  # newer versions of zarr also take an open file
     return Zip(normalize(path)) if isinstance(path, str | os.PathLike) else Opened(store)
+
+
+@ranges_of.register
+def _(store: ZipReadStore, keys: Iterable[str]) -> Iterator[Range]:
+    return (Range(store.url, *store.entry_range(key)) for key in keys)

@@ -16,12 +16,14 @@ from typing import Any
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from shardedstore.errors import UsageError
 from shardedstore.storage.blobs import INLINE, ByteSource, open_blob
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.zarr.paths import is_below, join
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore, bounds
 from shardedstore.zips.index import STORED, Archive, join_inside, split_inside
+from shardedstore.zips.writer import MAX16
 
 ROOTS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")  # a folder with any of these is a Zarr
 
@@ -221,6 +223,38 @@ class ZipReadStore(ReadOnlyStore):
             If the zip has no such key.
         """
         return self._opened().entry(key).size
+
+    def entry_range(self, key: str) -> tuple[int, int]:
+        """Return the position of a stored value in the zip.
+
+        Parameters
+        ----------
+        key : str
+            The key, relative to the store's folder in the zip.
+
+        Returns
+        -------
+        tuple of int and int
+            The first byte and the number of bytes. The value is not read; for a foreign zip, its local header may be.
+
+        Raises
+        ------
+        KeyError
+            If the zip has no such key.
+        UsageError
+            If the value is compressed in the zip, so that no range holds it.
+        """
+        archive = self._opened()
+        entry = archive.entry(key)
+        if entry.method != STORED:
+            raise UsageError(
+                f"{archive.start + key!r} is compressed in {self._url!r}, so that no byte range holds its value: write the zip "
+                "anew with ToZip, which stores values as they are"
+            )
+        if entry.is_exact:
+            return entry.data, entry.size
+        head = archive.source.read(entry.start, min(entry.stop, entry.data + MAX16))
+        return entry.start + archive.data_at(key, entry, head), entry.size
 
     async def get(
         self, key: str, prototype: BufferPrototype = PROTOTYPE, byte_range: ByteRequest | None = None

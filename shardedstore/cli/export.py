@@ -1,0 +1,46 @@
+"""``shardedstore export``."""
+
+from __future__ import annotations
+
+import click
+
+from shardedstore.cli.common import open_any, parse_storage, tell, user_errors
+from shardedstore.storage.urls import normalize
+from shardedstore.text import count
+
+FORMATS = ("kerchunk", "kerchunk-parquet", "icechunk")
+
+
+@click.command()
+@click.argument("what", metavar="RESULT")
+@click.argument("destination")
+@click.option("--to", "kind", required=True, type=click.Choice(FORMATS), help="The format of the references.")
+@click.option("--branch", default="main", show_default=True, help="The branch of an Icechunk repository.")
+@click.option(
+    "--source-storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of RESULT."
+)
+@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of DESTINATION.")
+def export(
+    what: str, destination: str, *, kind: str, branch: str, source_storage: tuple[str, ...], storage: tuple[str, ...]
+) -> None:
+    """Write references to the chunks of RESULT, so that readers without shardedstore open it as one Zarr.
+
+    No chunk is read or copied. RESULT is the folder of a job, a config or a Zarr. DESTINATION is a JSON file for kerchunk,
+    a folder for kerchunk-parquet (Zarr v2 only), and a repository for icechunk (Zarr v3 only), which is made if there is none.
+
+    \b
+    Examples:
+      shardedstore export era5-zips era5.json --to kerchunk
+      shardedstore export s3://bucket/era5-zips s3://bucket/era5-icechunk --to icechunk
+    """  # noqa: D301 (click reads the backspace)
+    with user_errors(what):
+        store, _ = open_any(what, parse_storage(source_storage))
+        options = parse_storage(storage)
+        if kind == "icechunk":
+            from shardedstore.export.icechunk import create_repository
+
+            number = store.to_icechunk(create_repository(destination, store, options), branch=branch)
+        else:
+            number = store.to_kerchunk(destination, parquet=kind == "kerchunk-parquet", storage_options=options)
+        tell(f"{count(number, 'reference')} written")
+        tell(normalize(destination))

@@ -1,0 +1,207 @@
+"""References in an Icechunk repository: virtual chunks that lead to the files of a store.
+
+Icechunk's own documentation, https://icechunk.io/en/stable/virtual/, describes virtual chunks and their containers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import obstore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from shardedstore.errors import UsageError
+from shardedstore.export.references import Chunk, References, references_to, shown_url
+from shardedstore.storage.blobs import object_store
+from shardedstore.storage.options import NONE, Options, take_options
+from shardedstore.storage.urls import is_remote, is_within, normalize, quote_name, url_with_scheme
+from shardedstore.stores.location import Location, Place
+from shardedstore.stores.ranges import Range
+
+if TYPE_CHECKING:
+    from shardedstore.stores.routing import RoutedStore
+
+PER_CALL = 10_000  # references that are handed to Icechunk at a time
+PER_COMMIT = 5_000_000  # references; Icechunk keeps the changes of one commit in memory
+STEP = "shardedstore"  # the key of our entry in the metadata of a commit
+
+
+def to_icechunk(store: RoutedStore, repository: Any, branch: str = "main") -> int:
+    """Write virtual references to a repository, and return their number.
+
+    Raises
+    ------
+    UsageError
+        If icechunk is not installed, the store is of Zarr v2, or the repository has no container for its files.
+    """
+    references = references_to(store)
+    if not all(key.rpartition("/")[2] == "zarr.json" for key in references.documents):
+        raise UsageError(
+            "Icechunk stores Zarr v3 only, but this store is of Zarr v2: convert it with MigrateV3, and export the result"
+        )
+    state = hashlib.blake2b("\0".join(references.others).encode(), digest_size=16).hexdigest()
+    chunks, done = references.chunks(), _done(repository, branch, state)
+    for _ in islice(chunks, done):
+        pass
+    names, pins = _Names(repository), _Pins(store.config)
+    is_new = done == 0
+    while True:
+        some = list(islice(chunks, PER_COMMIT))
+        if not some and not is_new:
+            return len(references.others)
+        session = repository.writable_session(branch)
+        if is_new:
+            _write_documents(session.store, references)
+        _write_references(session.store, some, names, pins)
+        done, is_new = done + len(some), False
+        session.commit(f"references to {done:,} chunks", metadata={STEP: {"state": state, "done": done}})
+
+
+def _done(repository: Any, branch: str, state: str) -> int:
+    """Return the number of references that an interrupted export of the same keys has committed."""
+    last = next(iter(repository.ancestry(branch=branch)))
+    entry = (last.metadata or {}).get(STEP, {})
+    return int(entry["done"]) if entry.get("state") == state else 0
+
+
+def _write_documents(target: Any, references: References) -> None:
+    buffer = default_buffer_prototype().buffer
+
+    async def write() -> None:
+        for key, data in references.documents.items():  # parents before children
+            await target.set(key, buffer.from_bytes(data))
+
+    sync(write())
+
+
+def _write_references(target: Any, chunks: list[tuple[Chunk, Range]], names: _Names, pins: _Pins) -> None:
+    from icechunk import VirtualChunkSpec
+
+    for path, found in groupby(chunks, key=lambda item: item[0].path):
+        while some := list(islice(found, PER_CALL)):
+            specs = [
+                VirtualChunkSpec(list(chunk.coords), names[place.url], place.start, place.nbytes, *pins[place.url])
+                for chunk, place in some
+            ]
+            if target.set_virtual_refs(f"/{path}", specs):
+                raise UsageError(
+                    f"the repository has no virtual chunk container for {some[0][1].url!r}: add one whose prefix is the folder of "
+                    "the files, with icechunk.VirtualChunkContainer"
+                )
+
+
+class _Names(dict[str, str]):
+    """The location of each file: relative to a container that has a name, and absolute otherwise.
+
+    Icechunk compares the prefixes of containers with quoted URLs, so that a prefix with special characters matches by name only.
+    """
+
+    def __init__(self, repository: Any) -> None:
+        super().__init__()
+        self._containers = repository.config.virtual_chunk_containers or {}
+
+    def __missing__(self, url: str) -> str:
+        plain, self[url] = shown_url(url), url_with_scheme(url)
+        for prefix, container in self._containers.items():
+            if container.name and plain.startswith(prefix):
+                self[url] = f"vcc://{container.name}/{quote_name(plain.removeprefix(prefix).lstrip('/'))}"
+        return self[url]
+
+
+class _Pins(dict[str, tuple[str | None, datetime | None]]):
+    """The state of each file, so that Icechunk refuses chunks of a file that was replaced.
+
+    An object has its ETag. A local file has its modification time, in whole seconds.
+    """
+
+    def __init__(self, config: Location) -> None:
+        super().__init__()
+        self._options = {
+            place.url.partition("{")[0]: place.options for place in config.places() if isinstance(place, Place)
+        }
+
+    def __missing__(self, url: str) -> tuple[str | None, datetime | None]:
+        if is_remote(url):
+            folder, _, name = url.rpartition("/")
+            options = next((some for place, some in self._options.items() if url.startswith(place)), NONE)
+            self[url] = obstore.head(object_store(folder, options, url), unquote(name))["e_tag"], None
+        else:
+            self[url] = None, datetime.fromtimestamp(int(os.stat(url).st_mtime) + 1, UTC)
+        return self[url]
+
+
+def create_repository(url: str, store: RoutedStore, options: Mapping[str, Any] | None = None) -> Any:
+    """Create a repository whose containers are the folders of a store, or open an existing one.
+
+    Credentials of a bucket come from the environment, and are not stored in the repository.
+
+    Parameters
+    ----------
+    url : str
+        A local folder, or ``s3://bucket/prefix``.
+    store : RoutedStore
+        The store whose references it will hold.
+    options : mapping, optional
+        The public options of the bucket: ``endpoint``, ``region`` and ``allow_http``.
+
+    Raises
+    ------
+    UsageError
+        If icechunk is not installed, or the URL has another scheme.
+    """
+    try:
+        import icechunk
+    except ImportError as error:
+        raise UsageError("this needs icechunk, which is not installed: pip install 'shardedstore[export]'") from error
+    place = normalize(url)
+    if not is_remote(place):
+        storage = icechunk.local_filesystem_storage(place)
+    elif place.startswith("s3://"):
+        bucket, _, prefix = place.removeprefix("s3://").partition("/")
+        storage = icechunk.s3_storage(
+            bucket=bucket, prefix=prefix, from_env=True, **_client(take_options(place, options))
+        )
+    else:
+        raise UsageError(
+            f"no repository can be created at {url!r}: give a folder or an s3:// URL, or call store.to_icechunk with a repository that "
+            "you have opened"
+        )
+    config = icechunk.RepositoryConfig.default()
+    for number, (folder, given) in enumerate(sorted(_folders(store.config).items())):
+        container: Any
+        if is_remote(folder):
+            container = icechunk.s3_store(s3_compatible=given.endpoint is not None, **_client(given))
+        else:
+            container = icechunk.local_filesystem_store(folder)
+        name = f"shards{number or ''}"
+        config.set_virtual_chunk_container(icechunk.VirtualChunkContainer(f"{shown_url(folder)}/", container, name))
+    repository = icechunk.Repository.open_or_create(storage, config=config)
+    repository.save_config()
+    return repository
+
+
+def _client(options: Options) -> dict[str, Any]:
+    return {
+        "region": options.region,
+        "endpoint_url": options.endpoint,
+        "allow_http": options.allow_http,
+        "force_path_style": options.endpoint is not None and not options.virtual_hosted_style_request,
+    }
+
+
+def _folders(config: Location) -> dict[str, Options]:
+    """Return the outermost folders that hold all files of a store, each with its public options."""
+    places = {place.url.partition("{")[0]: place for place in config.places() if isinstance(place, Place)}
+    folders = {url if place.is_folder else url.rpartition("/")[0]: place.options for url, place in places.items()}
+    return {
+        url: options
+        for url, options in folders.items()
+        if not any(url != other and is_within(url, other) for other in folders)
+    }

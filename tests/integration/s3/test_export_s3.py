@@ -1,0 +1,75 @@
+"""References to zips in an object store, opened by readers that do not import this package."""
+
+import subprocess
+import sys
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from servers import ADMIN
+
+from shardedstore import ShardedStore
+from shardedstore.transforms import ToZip
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+
+START = """
+import sys, warnings
+import xarray as xr
+warnings.simplefilter("ignore")
+url, endpoint, key, secret, original = sys.argv[1:]
+"""
+END = """
+xr.testing.assert_identical(found.load(), xr.open_zarr(original, consolidated=False).load())
+assert "shardedstore" not in sys.modules
+"""
+KERCHUNK = """
+client = {"key": key, "secret": secret, "endpoint_url": endpoint}
+storage = {"fo": url, "target_options": client, "remote_protocol": "s3", "remote_options": {**client, "asynchronous": True}}
+found = xr.open_dataset("reference://", engine="zarr", backend_kwargs={"consolidated": False, "storage_options": storage})
+"""
+ICECHUNK = """
+import icechunk
+bucket, _, prefix = url.removeprefix("s3://").partition("/")
+credentials = {"access_key_id": key, "secret_access_key": secret}
+storage = icechunk.s3_storage(
+    bucket=bucket, prefix=prefix, endpoint_url=endpoint, allow_http=True, region="us-east-1", force_path_style=True, **credentials
+)
+prefixes = icechunk.Repository.fetch_config(storage).virtual_chunk_containers
+access = icechunk.containers_credentials(dict.fromkeys(prefixes, icechunk.s3_credentials(**credentials)))
+repository = icechunk.Repository.open(storage, authorize_virtual_chunk_access=access)
+found = xr.open_zarr(repository.readonly_session("main").store, consolidated=False)
+"""
+
+
+@pytest.fixture
+def zips(bucket, tmp_path):
+    values = np.random.default_rng(5).random((32, 20), "f4")
+    dataset = xr.Dataset({"t2m": (("time", "y"), values)}, coords={"time": np.arange(32)})
+    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=3, encoding={"t2m": {"chunks": (4, 10)}}, consolidated=False)
+    with dask.config.set(scheduler="sync"):
+        return ShardedStore.partition(tmp_path / "a.zarr", {"t2m": (16, -1)}).map_shards(ToZip(f"{bucket.url}/zips ä"))
+
+
+def check(code, url, s3_server, tmp_path):
+    """Open the references in a new process, and compare all values with the source."""
+    arguments = [url, s3_server.endpoint, ADMIN.key, ADMIN.secret, str(tmp_path / "a.zarr")]
+    subprocess.run([sys.executable, "-c", START + code + END, *arguments], check=True, timeout=60)
+
+
+def test_kerchunk(zips, bucket, s3_server, tmp_path):
+    pytest.importorskip("s3fs")
+    url = f"{bucket.url}/references.json"
+    zips.to_kerchunk(url)
+    check(KERCHUNK, url, s3_server, tmp_path)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="icechunk 2 needs Python 3.12")
+def test_icechunk(zips, bucket, s3_server, tmp_path):
+    from shardedstore.export.icechunk import create_repository
+
+    url = f"{bucket.url}/repository"
+    options = {"endpoint": s3_server.endpoint, "region": "us-east-1", "allow_http": True}
+    zips.to_icechunk(create_repository(url, zips, options))
+    check(ICECHUNK, url, s3_server, tmp_path)
