@@ -4,6 +4,8 @@ Your own steps, sinks and kinds of stores import from here and from `shardedstor
 """
 
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
+from shardedstore.jobs.progress import Progress, Running
+from shardedstore.jobs.summary import ShardEnd
 from shardedstore.notices import Notice
 from shardedstore.stores.custom import StoreKind
 from shardedstore.stores.entries import Entry
@@ -21,8 +23,11 @@ __all__ = [
     "JobEnd",
     "Node",
     "Notice",
+    "Progress",
     "ReadOnlyStore",
+    "Running",
     "Shard",
+    "ShardEnd",
     "Sink",
     "Step",
     "StoreKind",

@@ -70,7 +70,7 @@ class ProgressFunction(Callback):
 
     def on_task_end(self, event: TaskEnd) -> None:
         # docstring inherited
-        self.show(event.ended, event.total)
+        self.show(event.progress.ended, event.progress.total)
 
 
 class ProgressBar(Callback):
@@ -97,7 +97,7 @@ class ProgressBar(Callback):
 
     def on_task_end(self, event: TaskEnd) -> None:
         # docstring inherited
-        self.bar.update(self.task, completed=event.ended, total=event.total)
+        self.bar.update(self.task, completed=event.progress.ended, total=event.progress.total)
 
     def on_job_end(self, event: JobEnd) -> None:
         # docstring inherited
@@ -112,7 +112,7 @@ class ProgressLines(Callback):
 
     def on_task_end(self, event: TaskEnd) -> None:
         # docstring inherited
-        now = time.monotonic()
-        if event.ended == event.total or now - self.last >= PLAIN_SECONDS:
+        now, ended, total = time.monotonic(), event.progress.ended, event.progress.total
+        if ended == total or now - self.last >= PLAIN_SECONDS:
             self.last = now
-            click.echo(f"{event.ended:,} of {event.total:,} shards", err=True)
+            click.echo(f"{ended:,} of {total:,} shards", err=True)

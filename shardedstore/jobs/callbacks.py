@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shardedstore.errors import ShardError, UsageError
+from shardedstore.errors import UsageError
+from shardedstore.jobs.progress import Progress
+from shardedstore.jobs.summary import Summary
 
 if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
@@ -16,26 +18,14 @@ if TYPE_CHECKING:
 class TaskEnd:
     """The end of a task. A task makes some shards of a job.
 
-    The first event of a job counts the shards that were done before. Its `worker` is empty.
+    The first event of a job counts the shards that were done before. The `worker` of its task is empty.
 
     Attributes
     ----------
-    ended : int
-        The number of shards of the job that have ended so far: done now, done before, or failed.
-    total : int
-        The number of shards of the job.
-    done, skipped : int
-        The number of shards that the task did, and that it found done.
-    entries, nbytes : int
-        The number of entries and of stored bytes that the task wrote.
-    failures : tuple of ShardError
-        The errors of the shards that failed.
-    retries, throttled : int
-        The number of attempts that were repeated, and of requests that a busy server refused.
-    seconds : float
-        The time that the task took in its worker.
-    worker : str
-        The host and the process of the worker, such as ``"node7:4711"``.
+    task : Summary
+        What the task did: its shards, entries, bytes, failures, seconds and worker.
+    progress : Progress
+        The numbers of the job so far.
 
     See Also
     --------
@@ -43,22 +33,16 @@ class TaskEnd:
 
     Examples
     --------
-    >>> event = TaskEnd(ended=30, total=120, done=10, nbytes=4096, seconds=2.0, worker="node7:4711")
-    >>> f"{event.ended / event.total:.0%}, {event.nbytes / event.seconds:.0f} bytes per second"
+    >>> from shardedstore import Summary
+    >>> from shardedstore.abc import Progress
+    >>> task = Summary(done=10, nbytes=4096, seconds=2.0, worker="node7:4711")
+    >>> event = TaskEnd(task, Progress(total=120, done=30))
+    >>> f"{event.progress.ended / event.progress.total:.0%}, {task.nbytes / task.seconds:.0f} bytes per second"
     '25%, 2048 bytes per second'
     """
 
-    ended: int
-    total: int
-    done: int = 0
-    skipped: int = 0
-    entries: int = 0
-    nbytes: int = 0
-    failures: tuple[ShardError, ...] = ()
-    retries: int = 0
-    throttled: int = 0
-    seconds: float = 0.0
-    worker: str = ""
+    task: Summary
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -67,12 +51,10 @@ class JobEnd:
 
     Attributes
     ----------
-    ended, total, done, skipped, entries, nbytes, retries, throttled : int
-        As in `TaskEnd`, for the whole job.
-    failures : tuple of ShardError
-        The errors of the shards that failed.
-    seconds : float
-        The time that the job took.
+    job : Summary
+        What the job did, with the errors of all failed shards.
+    progress : Progress
+        The last numbers of the job.
     error : BaseException or None
         The exception that the job ends with, such as `ShardsFailed` or KeyboardInterrupt.
 
@@ -82,41 +64,38 @@ class JobEnd:
 
     Examples
     --------
+    >>> from shardedstore import Summary
+    >>> from shardedstore.abc import Progress
     >>> class Report(Callback):
     ...     def on_job_end(self, event):
     ...         state = "done" if event.error is None else f"failed: {event.error}"
-    ...         print(f"{event.ended} of {event.total} shards, {event.nbytes} bytes, {state}")
-    >>> Report().on_job_end(JobEnd(8, 8, 8, 0, 24, 4096, (), 0, 0, seconds=1.5))
+    ...         print(f"{event.progress.ended} of {event.progress.total} shards, {event.job.nbytes} bytes, {state}")
+    >>> Report().on_job_end(JobEnd(Summary(done=8, nbytes=4096), Progress(total=8, done=8)))
     8 of 8 shards, 4096 bytes, done
     """
 
-    ended: int
-    total: int
-    done: int
-    skipped: int
-    entries: int
-    nbytes: int
-    failures: tuple[ShardError, ...]
-    retries: int
-    throttled: int
-    seconds: float
+    job: Summary
+    progress: Progress
     error: BaseException | None = None
 
 
 class Callback:
     """Base of objects that a job tells of its progress; each method does nothing unless it is overridden.
 
-    The methods are called in the process and the thread that runs the job, one at a time. An exception in one ends the job; shards
-    that are done stay done.
+    The methods are called in the process that runs the job, one at a time: `on_progress` in a thread of its own, the others
+    in the thread that runs the job. An exception in `on_progress` is logged, and the method is not called again. An
+    exception in another method ends the job; shards that are done stay done.
 
     Examples
     --------
+    >>> from shardedstore import ShardError, Summary
+    >>> from shardedstore.abc import Progress
     >>> class Loud(Callback):
     ...     def on_task_end(self, event):
-    ...         for error in event.failures:
+    ...         for error in event.task.failures:
     ...             print(error.code, error.shard)
     >>> failure = ShardError("t[5]", "OSError: disk full", code="no-space")
-    >>> Loud().on_task_end(TaskEnd(ended=6, total=9, failures=(failure,)))
+    >>> Loud().on_task_end(TaskEnd(Summary(failures=(failure,)), Progress(total=9, failed=1)))
     no-space t[5]
 
     A job calls it with ``store.map_shards(ToZip("out"), callbacks=[Loud()])``.
@@ -137,7 +116,16 @@ class Callback:
         Parameters
         ----------
         event : TaskEnd
-            The counts of one task, and of the job so far.
+            The summary of the task, and the numbers of the job so far.
+        """
+
+    def on_progress(self, progress: Progress) -> None:
+        """Look at the numbers of the job, about once a second, also while no task ends.
+
+        Parameters
+        ----------
+        progress : Progress
+            The current numbers.
         """
 
     def on_job_end(self, event: JobEnd) -> None:
@@ -148,7 +136,7 @@ class Callback:
         Parameters
         ----------
         event : JobEnd
-            The counts of the whole job, and its error.
+            The summary of the whole job, its last numbers, and its error.
         """
 
 

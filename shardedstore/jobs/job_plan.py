@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from shardedstore.config import document as configs
 from shardedstore.errors import ChainError, UsageError
-from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd, check_callbacks
+from shardedstore.jobs.callbacks import Callback, check_callbacks
 from shardedstore.jobs.change_detection import LEVELS, Changed
 from shardedstore.jobs.estimates.estimate import Estimate
 from shardedstore.jobs.estimates.make import Wanted, make_estimate
 from shardedstore.jobs.estimates.prices import Prices, read_prices
 from shardedstore.jobs.estimates.sampling import SAMPLE
+from shardedstore.jobs.events import Events
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.prepare import prepare
+from shardedstore.jobs.progress import Meter
 from shardedstore.jobs.result import find_accepted
 from shardedstore.jobs.run import delay_job, run_job
 from shardedstore.jobs.shards import Plan, make_plan
@@ -180,9 +181,9 @@ class JobPlan:
         from shardedstore.display.progress import progress_callback
 
         shown = progress_callback(progress)
-        events = _Events(check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown], self)
-        with events:
-            return run_job(self._job, self._plan, self._overwrite, self._wrap, events.add)
+        chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]
+        with Events(chosen, self, Meter(self._plan)) as events:
+            return run_job(self._job, self._plan, self._overwrite, self._wrap, events)
 
     def to_delayed(self) -> Delayed:
         """Return the job as one lazy Dask object, which computes the store of the results.
@@ -348,69 +349,6 @@ def _name(part: object) -> str:
     function = part.func if isinstance(part, FunctionStep) else part
     own = part.name if isinstance(part, FunctionStep) else ""
     return own or getattr(function, "__name__", type(function).__name__)
-
-
-def _counts(outcome: Summary) -> dict[str, Any]:
-    names = ("done", "skipped", "entries", "nbytes", "failures", "retries", "throttled")
-    return {name: getattr(outcome, name) for name in names}
-
-
-class _Events:
-    """Calls the callbacks of a job from its start to its end."""
-
-    def __init__(self, callbacks: list[Callback], plan: JobPlan) -> None:
-        self.callbacks, self.plan = callbacks, plan
-        self.started: list[Callback] = []
-        self.total = Summary()
-        self.begun = time.monotonic()
-
-    def __enter__(self) -> Self:
-        try:
-            for callback in self.callbacks:
-                self.started.append(callback)
-                callback.on_job_start(self.plan)
-        except BaseException as error:
-            self.end(error)
-            raise
-        return self
-
-    def add(self, outcome: Summary) -> None:
-        """Report the summary of shards that have ended."""
-        self.total = Summary.total([self.total, replace(outcome, records={})])
-        event = TaskEnd(
-            ended=self.total.tried,
-            total=self.plan.shard_count,
-            seconds=outcome.seconds,
-            worker=outcome.worker,
-            **_counts(outcome),
-        )
-        for callback in self.callbacks:
-            callback.on_task_end(event)
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self.end(error)
-
-    def end(self, error: BaseException | None) -> None:
-        """Report the end of the job to all callbacks that were called at its start.
-
-        The first exception of a callback is raised after all calls, unless the job itself has an error.
-        """
-        event = JobEnd(
-            ended=self.total.tried,
-            total=self.plan.shard_count,
-            seconds=time.monotonic() - self.begun,
-            error=error,
-            **_counts(self.total),
-        )
-        raised = list[BaseException]()
-        for callback in self.started:
-            try:
-                callback.on_job_end(event)
-            except Exception as failed:  # noqa: BLE001 (raised below, unless the job itself has an error)
-                logger.warning("%r fails at the end of the job: %s: %s", callback, type(failed).__name__, failed)
-                raised.append(failed)
-        if raised and error is None:
-            raise raised[0]
 
 
 def _check_empty(config: Config, chain: Chain) -> None:

@@ -152,7 +152,7 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
     shard : int
         The number of the shard in the job.
     seconds : float
-        The time that the shard took, in seconds. It is shown to users only, as are `attempts` and `worker`.
+        The time that the shard took, in seconds. It is shown to users only, as are `attempts`, `worker` and `begun`.
     attempts : int
         The number of attempts.
     worker : str
@@ -171,6 +171,8 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
         Whether the documents of divided arrays are veiled in this base. Version 0.4.0 did not veil them.
     consolidated : tuple of str
         The groups whose consolidated metadata the shard holds.
+    begun : float
+        The time of the start, in seconds since 1970 by the worker's clock; 0 in ledgers of version 0.4.
     """
 
     shard: int
@@ -184,6 +186,7 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
     failed: str = ""
     veiled: bool = False
     consolidated: tuple[str, ...] = ()
+    begun: float = 0.0
 
     @classmethod
     def of(cls, written: Written, shard: int, **others: Any) -> Self:

@@ -21,7 +21,7 @@ from shardedstore.jobs.fingerprint import code_digests, described, edited, finge
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.preflight import source_urls
-from shardedstore.jobs.shards import Plan, Segment
+from shardedstore.jobs.shards import Plan, Segment, decoded_nbytes
 from shardedstore.jobs.source_comparison import divided_otherwise, marks_of, source_token, unchanged
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.versions import (
@@ -271,4 +271,5 @@ def remaining(job: Job, plan: Plan) -> Remaining:
     left = [segment.without(done) for segment in segments]
     again = {number: records[number].generation for number in records.keys() - done}
     missing = sum(records[number].is_done for number in again)
-    return Remaining([segment for segment in left if segment.runs], Summary(skipped=len(done), missing=missing), again)
+    before = Summary(skipped=len(done), missing=missing, decoded_nbytes=decoded_nbytes(plan.runs, done))
+    return Remaining([segment for segment in left if segment.runs], before, again)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from shardedstore.errors import DestinationError, LockedError, ShardsFailed
+from shardedstore.jobs.events import Events
 from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.executors.base import Executor, KilledWorker
 from shardedstore.jobs.executors.delayed import delay
@@ -18,9 +19,10 @@ from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.preflight import places_of, source_urls
-from shardedstore.jobs.prepare import identity, remaining, start
+from shardedstore.jobs.prepare import Remaining, identity, remaining, start
+from shardedstore.jobs.progress import Meter
 from shardedstore.jobs.result import finish
-from shardedstore.jobs.shards import Plan, Segment
+from shardedstore.jobs.shards import Plan, Segment, Task
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import IN_A_ROW, Job, run_task
 from shardedstore.notices import merge_notices
@@ -33,12 +35,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Wrap = Callable[[Config, Summary], T]
-Watch = Callable[[Summary], None]
 logger = logging.getLogger("shardedstore")
 AGAIN = "call map_shards with the same arguments again, and it goes on from there"
 
 
-def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], watch: Watch | None = None) -> T:
+def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events) -> T:
     """Run a job on the active Dask scheduler, and return the result of `wrap`.
 
     Parameters
@@ -51,8 +52,8 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], watch: Watch |
         Whether to replace an earlier result.
     wrap : callable
         Makes the result from the config and the summary of the job.
-    watch : callable, optional
-        Called first with the summary of the shards of earlier runs, then with the summary of each task.
+    events : Events
+        Gets first the summary of the shards of earlier runs, then the summary of each task.
 
     Raises
     ------
@@ -67,11 +68,10 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], watch: Watch |
     with _locked(job) as lost:
         job = start(job, plan, identity(plan, job), overwrite, executor)
         summaries = list[Summary]()
-        with closing(_summaries(executor, job, plan)) as found:
+        with closing(_summaries(executor, job, plan, events.meter)) as found:
             for summary in _until_hopeless(job, found):
-                summaries.append(summary)
-                if watch is not None:
-                    watch(summary)
+                summaries.append(replace(summary, shards=()))
+                events.add(summary)
                 _check_lock(job, lost)
         _check_lock(job, lost)
         return _finish(plan, wrap, job, Summary.total(summaries))
@@ -109,19 +109,41 @@ def _check_lock(job: Job, lost: threading.Event) -> None:
         )
 
 
-def _summaries(executor: Executor, job: Job, plan: Plan) -> Generator[Summary]:
+def _summaries(executor: Executor, job: Job, plan: Plan, meter: Meter) -> Generator[Summary]:
     """Yield the summary of the shards of earlier runs, then the summary of each task."""
     left = remaining(job, plan)
     yield left.before
     results = executor.map_unordered(
         partial(run_task, job),
-        TaskQueue(left.segments, left.again, job.chain.name),
+        _MeteredTasks(meter, left, job.chain.name),
         _urls(job, plan),
         partial(job.find_missing, places_of(location for _, location in plan.config.locations())),
     )
     with closing(results):
         for task, result in results:
+            meter.taken_back(task)
             yield _failed(task.segment, result) if isinstance(result, BaseException) else result
+
+
+class _MeteredTasks(TaskQueue):
+    """Tasks of a job, whose meter notes the tasks that the executor gets."""
+
+    def __init__(self, meter: Meter, left: Remaining, name: str) -> None:
+        super().__init__(left.segments, left.again, name)
+        self._meter = meter
+
+    def take(self, threads: int) -> Task:
+        # docstring inherited
+        task = super().take(threads)
+        self._meter.handed_out([task])
+        return task
+
+    def split(self, task: Task) -> list[Task]:
+        # docstring inherited
+        parts = super().split(task)
+        self._meter.taken_back(task)
+        self._meter.handed_out(parts)
+        return parts
 
 
 def _urls(job: Job, plan: Plan) -> list[str]:

@@ -78,6 +78,8 @@ class Run(msgspec.Struct, frozen=True):
         entries of that metadata that have no document.
     base : Location or None
         The base, if it has attributes of the array that the objects of the blocks do not carry.
+    decoded_nbytes : int
+        The decoded bytes of a shard, on average; `nbytes` is an upper bound.
     """
 
     number: int
@@ -96,6 +98,7 @@ class Run(msgspec.Struct, frozen=True):
     inside: frozenset[str] | None = None
     rebuilt: dict[str, dict[str, Any]] = {}
     base: Location | None = None
+    decoded_nbytes: int = 0
 
     @property
     def numbers(self) -> range:
@@ -442,10 +445,16 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
             own = own.of_stored(run.blocks, found_chunks)
         else:
             known = _of_members(run, members, nodes, consolidated)
-        runs.append(known)
-        found.append(own if members is None or members.parts else own.times(len(members.names)))
+        weighed = own if members is None or members.parts else own.times(len(members.names))
+        runs.append(msgspec.structs.replace(known, decoded_nbytes=weighed.nbytes // (run.stop - run.first)))
+        found.append(weighed)
     notices = tuple(hierarchy_notices(nodes))
     return Plan(config, nodes, tuple(runs), tuple(found), groups, notices)
+
+
+def decoded_nbytes(runs: Iterable[Run], numbers: frozenset[int]) -> int:
+    """Return the decoded bytes of shards, given by their numbers."""
+    return sum(run.decoded_nbytes * sum(number in numbers for number in run.numbers) for run in runs)
 
 
 def _base(config: Config, nodes: Mapping[str, Node], path: str | None) -> Location | None:

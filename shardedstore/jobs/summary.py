@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 
+import msgspec
 from toolz import merge
 
 from shardedstore.errors import ShardError
@@ -29,6 +30,58 @@ class Partial:
     def __str__(self) -> str:
         rest = f", and the rest from the source: {self.reason}" if self.shown < self.total else ""
         return f"{self.shown:,} of {self.total:,} shards are shown from their new place{rest}"
+
+
+class ShardEnd(msgspec.Struct, frozen=True, gc=False):
+    """The end of one shard in a worker.
+
+    Attributes
+    ----------
+    shard : str
+        The name of the shard, such as ``"t2m[5]"``.
+    number : int
+        The number of the shard in the job.
+    begun : float
+        The time of the start, in seconds since 1970 by the worker's clock.
+    seconds : float
+        The time that the shard took, with all attempts and pauses.
+    attempts : int
+        The number of attempts. Attempts that a busy server refused do not count.
+    code : str
+        The code of the failure, as in `ShardError`; empty if the shard is done.
+    retried : str
+        The cause of the last attempt that was repeated; empty if there was one attempt.
+    entries, nbytes : int
+        The number of entries and of stored bytes that were written.
+    decoded_nbytes : int
+        The decoded bytes, as the average of the shards of the same array.
+    read_seconds, transform_seconds, write_seconds : float
+        The time in the source, in the steps, and in the sink. Their sum is less than `seconds` if attempts were repeated.
+
+    See Also
+    --------
+    TaskEnd : The event of a task, with its shards.
+
+    Examples
+    --------
+    >>> end = ShardEnd("t2m[5]", 6, begun=1764000000.0, seconds=2.0, nbytes=4096, read_seconds=1.5)
+    >>> f"{end.shard}: {end.seconds} s, {end.read_seconds / end.seconds:.0%} of it reading"
+    't2m[5]: 2.0 s, 75% of it reading'
+    """
+
+    shard: str
+    number: int
+    begun: float
+    seconds: float
+    attempts: int = 1
+    code: str = ""
+    retried: str = ""
+    entries: int = 0
+    nbytes: int = 0
+    decoded_nbytes: int = 0
+    read_seconds: float = 0.0
+    transform_seconds: float = 0.0
+    write_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +118,10 @@ class Summary:
         The number of failures since the last shard that was done, of causes that all shards meet.
     records : dict of int to Record
         The records of the shards that no ledger keeps, by number, until the job ends.
+    decoded_nbytes : int
+        The decoded bytes of the shards that have ended.
+    shards : tuple of ShardEnd
+        The shards that a task made or that failed in it; empty for a whole job.
 
     Examples
     --------
@@ -95,6 +152,8 @@ class Summary:
     worker: str = ""
     row: int = 0
     records: dict[int, Record] = field(default_factory=dict, repr=False)
+    decoded_nbytes: int = 0
+    shards: tuple[ShardEnd, ...] = field(default=(), repr=False)
 
     @property
     def holes(self) -> tuple[str, ...]:
@@ -118,7 +177,7 @@ class Summary:
         Returns
         -------
         Summary
-            The sums of the numbers, and all failures, notices and records. `worker` is empty.
+            The sums of the numbers, and all failures, notices and records. `worker` and `shards` are empty.
         """
         parts = list(outcomes)
         return cls(
@@ -135,6 +194,40 @@ class Summary:
             seconds=sum(part.seconds for part in parts),
             records=merge(part.records for part in parts),
             row=reduce(lambda row, part: part.row if part.done else row + part.row, parts, 0),
+            decoded_nbytes=sum(part.decoded_nbytes for part in parts),
+        )
+
+    @classmethod
+    def of_shard(
+        cls, end: ShardEnd, error: ShardError | None = None, records: dict[int, Record] | None = None
+    ) -> Summary:
+        """Return the outcome of one shard.
+
+        Parameters
+        ----------
+        end : ShardEnd
+            The end of the shard.
+        error : ShardError, optional
+            The failure of the shard.
+        records : dict of int to Record, optional
+            The record of the shard, if no ledger keeps it.
+
+        Returns
+        -------
+        Summary
+            The outcome, with one shard.
+        """
+        return cls(
+            int(error is None),
+            0,
+            end.entries,
+            end.nbytes,
+            () if error is None else (error,),
+            end.attempts - 1,
+            row=error is not None and bool(error.remedy),
+            records=records or {},
+            decoded_nbytes=end.decoded_nbytes,
+            shards=(end,),
         )
 
     @classmethod
@@ -161,4 +254,5 @@ class Summary:
         failures = (
             ShardError(shard.name, cause, remedy, code=code, path=shard.path, block=shard.block) for shard in shards
         )
-        return cls(failures=tuple(failures), row=bool(remedy))
+        decoded_nbytes = sum(run.decoded_nbytes * (run.stop - run.first) for run in segment.runs)
+        return cls(failures=tuple(failures), row=bool(remedy), decoded_nbytes=decoded_nbytes)

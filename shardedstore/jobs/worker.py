@@ -22,8 +22,9 @@ from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.open_shard import open_shard, opened_runs, with_component
 from shardedstore.jobs.preflight import places_of
-from shardedstore.jobs.shards import Plan, Run, Segment, Task, location_of
-from shardedstore.jobs.summary import Summary
+from shardedstore.jobs.shards import Plan, Run, Segment, Task, decoded_nbytes, location_of
+from shardedstore.jobs.stages import Stages
+from shardedstore.jobs.summary import ShardEnd, Summary
 from shardedstore.notices import Notice
 from shardedstore.storage.errors import cause_of, chain_of, code_of, systemic
 from shardedstore.storage.folders import STORAGE_ERRORS
@@ -160,17 +161,27 @@ def _run_task(job: Job, task: Task) -> Summary:
         return Summary.failed(segment, cause, "destination-lost")
     if task.attempt and ledger.claim(segment.number, task.attempt):
         with ledger.writer(segment.number, task.attempt) as append:
-            return Summary.total(_do_shards(job, task, append))
+            return _of_task(_do_shards(job, task, append))
     records = ledger.read_segment(segment.number)
     done = job.done(segment.runs, records)
     left = segment.without(done) if done else segment
     if not left.runs:
-        return Summary(skipped=len(done))
+        return Summary(skipped=len(done), decoded_nbytes=decoded_nbytes(segment.runs, done))
     with ledger.writer(segment.number) as append:
         gone = [records[number] for run in left.runs for number in run.numbers if number in records]
-        before = Summary(skipped=len(done), missing=sum(record.is_done for record in gone))
+        before = Summary(
+            skipped=len(done),
+            missing=sum(record.is_done for record in gone),
+            decoded_nbytes=decoded_nbytes(segment.runs, done),
+        )
         again = {**task.again, **{record.shard: record.generation for record in gone}}
-        return Summary.total([before, *_do_shards(job, Task(left, again=again), append)])
+        return _of_task([before, *_do_shards(job, Task(left, again=again), append)])
+
+
+def _of_task(outcomes: Iterable[Summary]) -> Summary:
+    """Add the summaries of shards up, and keep the end of each shard."""
+    parts = list(outcomes)
+    return replace(Summary.total(parts), shards=tuple(shard for part in parts for shard in part.shards))
 
 
 def _worker() -> str:
@@ -183,24 +194,23 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterat
     failed, row, worker = 0, 0, _worker()
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for shard in run.shards():
-            begun = time.monotonic()
-            if begun > end:
+            if time.monotonic() > end:
                 return
             generation = task.again.get(shard.number, 0)
-            made, attempts = _try_shard(job, run, opened, shard, generation)
+            made, ended = _try_shard(job, run, opened, shard, generation)
             if isinstance(made, ShardError):
                 row = row + 1 if made.remedy else row
-                yield Summary(failures=(made,), retries=attempts - 1, row=bool(made.remedy))
+                yield Summary.of_shard(ended, made)
                 failed += 1
                 if failed >= job.max_failures or row >= IN_A_ROW:
                     return
                 continue
             row = 0
-            seconds = round(time.monotonic() - begun, 3)
-            record = msgspec.structs.replace(made, seconds=seconds, attempts=attempts, worker=worker)
+            record = msgspec.structs.replace(
+                made, seconds=ended.seconds, attempts=ended.attempts, worker=worker, begun=ended.begun
+            )
             append(record)
-            kept = job.layout.returned(record)
-            yield Summary(1, 0, record.entries, record.nbytes, records=kept, retries=attempts - 1)
+            yield Summary.of_shard(ended, records=job.layout.returned(record))
 
 
 class _ShardPolicy:
@@ -209,6 +219,7 @@ class _ShardPolicy:
     def __init__(self, job: Job, run: Run, shard: Shard) -> None:
         self.retries, self.throttled = Retries(job.retries), Throttled(WRITES)
         self._run, self._shard, self.cause = run, shard, ""
+        self.stages, self.begun, self._clock = Stages(), time.time(), time.monotonic()
 
     @property
     def is_first(self) -> bool:
@@ -229,9 +240,28 @@ class _ShardPolicy:
         pause = self.throttled.pause(error)
         return self.retries.pause(error) if pause is None else pause
 
+    def end(self, made: Record | ShardError) -> ShardEnd:
+        """Return the end of the shard; its stages are those of the last attempt."""
+        stages = self.stages
+        end = ShardEnd(
+            self._shard.name,
+            self._shard.number,
+            begun=round(self.begun, 3),
+            seconds=round(time.monotonic() - self._clock, 3),
+            attempts=self.attempts,
+            retried="" if self.attempts == 1 else self.cause,
+            decoded_nbytes=self._run.decoded_nbytes,
+            read_seconds=stages.read,
+            transform_seconds=stages.transform,
+            write_seconds=stages.write,
+        )
+        if isinstance(made, ShardError):
+            return msgspec.structs.replace(end, code=made.code)
+        return msgspec.structs.replace(end, entries=made.entries, nbytes=made.nbytes)
 
-def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -> tuple[Record | ShardError, int]:
-    """Run one shard with retries, and return the result and the number of attempts.
+
+def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -> tuple[Record | ShardError, ShardEnd]:
+    """Run one shard with retries, and return the result and the end of the shard.
 
     Retries open the source anew. An error of the last attempt is returned, not raised.
     """
@@ -239,16 +269,18 @@ def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -
 
     def attempt() -> Record:
         check()
-        return run_shard(job, opened if policy.is_first else run, shard, generation)
+        with policy.stages.timed():
+            return run_shard(job, opened if policy.is_first else run, shard, generation, policy.stages)
 
     try:
         made = retry(attempt, policy, BaseException, sleep)
     except BaseException as error:  # SystemExit and panics of Rust libraries must not end a worker
         if isinstance(error, ENDINGS):
             raise
-        return _failure(error, policy.cause, run, shard, policy.attempts), policy.attempts
+        failure = _failure(error, policy.cause, run, shard, policy.attempts)
+        return failure, policy.end(failure)
     WRITES.went_well()
-    return made, policy.attempts
+    return made, policy.end(made)
 
 
 def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts: int) -> ShardError:
@@ -290,7 +322,8 @@ def _cause(error: BaseException, run: Run, shard: Shard) -> str:
 class ShardReader:
     """The open source of one shard; it detects changes and digests data."""
 
-    def __init__(self, job: Job, run: Run, shard: Shard) -> None:
+    def __init__(self, job: Job, run: Run, shard: Shard, stages: Stages) -> None:
+        self.stages = stages
         self.run, self.component, self.shard = run, open_shard(run, shard), with_component(run, shard)
         self._chain, self._changed = job.chain, job.changed
         self._detector = ChangeDetector(job.changed, self.component)
@@ -298,14 +331,15 @@ class ShardReader:
 
     def entries(self) -> Entries:
         """Return the entries after the steps of the chain."""
-        source = self._detector.watch(self._read(), self.shard)
+        source = self.stages.reading(self._detector.watch(self._read(), self.shard))
         if self.run.base is not None:
             source = lengthened(source, self.shard, self.run.base.open())
         entries = pipe(
             while_wanted(reconciled(source, self.shard.path) if self._chain.rewrites else source),
             *(lambda stream, step=step: step(stream, self.shard) for step in self._chain.steps),
         )
-        return entries if self._sums is None else tap(entries, self.shard, self._sums)
+        summed = entries if self._sums is None else tap(entries, self.shard, self._sums)
+        return self.stages.ready(summed) if self._chain.steps else summed
 
     def _read(self) -> Entries:
         """Return the entries of the source.
@@ -337,12 +371,12 @@ class ShardReader:
         return None if self._sums is None else self._sums.recorded()
 
 
-def run_shard(job: Job, run: Run, shard: Shard, generation: int = 0) -> Record:
+def run_shard(job: Job, run: Run, shard: Shard, generation: int, stages: Stages) -> Record:
     """Run one shard through the chain, and return its record.
 
     After an exception, no reader finds an incomplete shard under its final name. `generation` is 0 for the job's own.
     """
-    source = ShardReader(job, run, shard)
+    source = ShardReader(job, run, shard, stages)
     record = job.layout.write(source, job, generation)
     return msgspec.structs.replace(
         record, generation=generation, source=record.source or source.source, digests=source.digests

@@ -18,8 +18,8 @@ import zarr
 from click.testing import CliRunner, Result
 from sources import SOURCES, to_folder
 
-from shardedstore import ShardedStore, cli
-from shardedstore.abc import TaskEnd
+from shardedstore import ShardedStore, Summary, cli
+from shardedstore.abc import Progress, TaskEnd
 from shardedstore.cli import cluster
 from shardedstore.display import progress
 from shardedstore.transforms import ToZip
@@ -328,7 +328,7 @@ def test_info(source: Path) -> None:
 def test_plain_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     lines = progress.ProgressLines()
     for ended in range(0, 1301, 13):
-        lines.on_task_end(TaskEnd(ended, 1300))
+        lines.on_task_end(TaskEnd(Summary(), Progress(total=1300, done=ended)))
     assert capsys.readouterr() == ("", "0 of 1,300 shards\n1,300 of 1,300 shards\n")
 
 

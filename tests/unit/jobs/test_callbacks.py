@@ -1,5 +1,7 @@
 """Callbacks of running jobs."""
 
+import time
+
 import dask
 import pytest
 from distributed import Client, LocalCluster
@@ -63,20 +65,17 @@ def threads():
 def check_sums(kept, result):
     (end,) = kept.ends
     first, *tasks = kept.tasks
-    assert first.worker == ""
-    assert [event.ended for event in kept.tasks] == sorted(event.ended for event in kept.tasks)
-    assert {event.total for event in kept.tasks} == {SHARDS}
-    for name in ("done", "skipped", "entries", "nbytes", "retries"):
-        assert sum(getattr(event, name) for event in kept.tasks) == getattr(end, name), name
-    assert (end.done, end.skipped, end.entries, end.nbytes) == (
-        result.summary.done,
-        result.summary.skipped,
-        result.summary.entries,
-        result.summary.nbytes,
-    )
-    assert all(event.worker and event.seconds > 0 for event in tasks)
-    assert end.seconds >= max((event.seconds for event in tasks), default=0)
-    assert end.error is None
+    assert first.task.worker == ""
+    assert [event.progress.ended for event in kept.tasks] == sorted(event.progress.ended for event in kept.tasks)
+    assert {event.progress.total for event in kept.tasks} == {SHARDS}
+    for name in ("done", "skipped", "entries", "nbytes", "retries", "decoded_nbytes"):
+        total = getattr(end.job, name)
+        assert sum(getattr(event.task, name) for event in kept.tasks) == getattr(end.progress, name) == total, name
+        assert getattr(result.summary, name) == total
+    assert end.progress.decoded_nbytes == end.progress.total_decoded_nbytes == kept.plans[0].nbytes
+    assert all(event.task.worker and event.task.seconds > 0 for event in tasks)
+    assert end.progress.seconds >= max((event.task.seconds for event in tasks), default=0)
+    assert (end.progress.left, end.progress.fraction, end.progress.seconds_left, end.error) == (0, 1, 0, None)
 
 
 def test_a_job_tells_of_its_start_its_tasks_and_its_end(store, tmp_path):
@@ -86,7 +85,23 @@ def test_a_job_tells_of_its_start_its_tasks_and_its_end(store, tmp_path):
     check_sums(kept, result)
     again = Keep()
     check_sums(again, store.map_shards(ToZip(tmp_path / "out"), callbacks=[again]))
-    assert [event.skipped for event in again.tasks] == [SHARDS]
+    assert [event.task.skipped for event in again.tasks] == [SHARDS]
+
+
+def test_each_shard_has_its_times(store, tmp_path):
+    kept, before = Keep(), time.time()
+    with pytest.raises(ShardsFailed):
+        store.map_shards(Fail("a[2]"), ToZip(tmp_path / "out"), retries=1, callbacks=[kept])
+    shards = [shard for event in kept.tasks for shard in event.task.shards]
+    assert sorted(shard.number for shard in shards) == list(range(SHARDS))
+    assert {shard.shard: (shard.attempts, bool(shard.code)) for shard in shards if shard.code} == {"a[2]": (1, True)}
+    for shard in shards:
+        assert before - 1 <= shard.begun <= shard.begun + shard.seconds <= time.time() + 1
+        stages = shard.read_seconds, shard.transform_seconds, shard.write_seconds
+        assert min(stages) >= 0
+        assert sum(stages) <= shard.seconds + 0.01
+    assert sum(shard.nbytes for shard in shards) == kept.ends[0].job.nbytes
+    assert kept.ends[0].job.shards == ()
 
 
 @pytest.mark.cluster
@@ -94,18 +109,18 @@ def test_a_job_on_a_cluster_tells_the_same(store, tmp_path):
     kept = Keep()
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
         check_sums(kept, store.map_shards(ToZip(tmp_path / "out"), callbacks=[kept]))
-    assert 1 <= len({event.worker for event in kept.tasks[1:]}) <= 2
+    assert 1 <= len({event.task.worker for event in kept.tasks[1:]}) <= 2
 
 
 def test_failures_are_told_with_the_task_and_with_the_end(store, tmp_path):
     kept = Keep()
     with pytest.raises(ShardsFailed) as failed:
         store.map_shards(Fail("a[2]"), ToZip(tmp_path / "out"), retries=0, callbacks=[kept])
-    (error,) = [error for event in kept.tasks for error in event.failures]
+    (error,) = [error for event in kept.tasks for error in event.task.failures]
     assert (error.shard, error.path, error.block) == ("a[2]", "a", (2,))
-    assert kept.ends[0].failures == (error,)
+    assert kept.ends[0].job.failures == (error,)
     assert kept.ends[0].error is failed.value
-    assert kept.tasks[-1].ended == SHARDS
+    assert kept.tasks[-1].progress.ended == SHARDS
 
 
 @pytest.mark.parametrize("where", ["start", "task", "end"])
@@ -116,7 +131,7 @@ def test_an_exception_in_a_callback_ends_the_job_and_all_are_told_of_the_end(whe
     (end,) = kept.ends
     assert (end.error is None) == (where == "end")
     assert raises.told[-1] == "end"
-    assert store.map_shards(ToZip(tmp_path / "out")).summary.skipped == (SHARDS if where == "end" else end.done)
+    assert store.map_shards(ToZip(tmp_path / "out")).summary.skipped == (SHARDS if where == "end" else end.job.done)
 
 
 def test_the_job_s_own_error_is_raised_where_a_callback_fails_at_the_end(store, tmp_path, caplog):
