@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from shardedstore.cli.common import open_any, parse_storage, tell, user_errors
+from shardedstore.cli.common import tell, user_errors
+from shardedstore.jobfiles.open import open_any
+from shardedstore.jobfiles.parse import parse_storage
 from shardedstore.storage.urls import normalize
 from shardedstore.text import count
 

@@ -8,10 +8,12 @@ import sys
 import click
 from dask.utils import format_bytes
 
-from shardedstore.cli.common import open_any, parse_storage, tell, user_errors
+from shardedstore.cli.common import tell, user_errors
 from shardedstore.display.shards import StoredShard
 from shardedstore.display.tables import aligned
 from shardedstore.errors import UsageError
+from shardedstore.jobfiles.open import open_any
+from shardedstore.jobfiles.parse import parse_storage
 from shardedstore.stores.reader import reader_of
 from shardedstore.zarr.metadata import format_of
 
