@@ -15,10 +15,11 @@ from shardedstore.cli.common import (
     failures,
     notes_on_stderr,
     tell,
-    tell_table,
     user_errors,
 )
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
+from shardedstore.cli.plan import tell_estimate
+from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
 from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
@@ -31,7 +32,7 @@ from shardedstore.text import count
 @click.argument("source")
 @click.argument("destination")
 @spec_options(JobSpec, ClusterSpec, RunSpec)
-@click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing; see plan.")
 @click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error.")
 def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_: Any) -> None:
     """Convert the Zarr SOURCE to DESTINATION, shard by shard.
@@ -83,9 +84,7 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
         check_cluster(workers)
         plan = plan_spec(spec)
         if dry_run:
-            tell_table(plan, [str(plan)])
-            for notice in plan.notices:
-                click.echo(f"note: {notice}", err=True)
+            tell_estimate(estimate_plan(plan, EstimateSpec(), workers))
         else:
             if is_remote(source) or is_remote(destination):
                 click.echo("note: the workers use the credentials of their own environment", err=True)

@@ -1,4 +1,4 @@
-"""The command line: ``shardedstore convert``, ``info``, ``verify`` and ``prune``."""
+"""The command line: ``shardedstore convert``, ``plan``, ``info``, ``verify`` and ``prune``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from shardedstore.cli.convert import convert
 from shardedstore.cli.export import export
 from shardedstore.cli.info import info
 from shardedstore.cli.ls import cat, ls
+from shardedstore.cli.plan import plan_command
 from shardedstore.cli.prune import prune_command
 from shardedstore.cli.verify import verify_command
 
@@ -21,5 +22,5 @@ def main(context: click.Context) -> None:
     context.with_resource(warnings_on_stderr())
 
 
-for command in (convert, info, verify_command, prune_command, ls, cat, export):
+for command in (convert, plan_command, info, verify_command, prune_command, ls, cat, export):
     main.add_command(command)

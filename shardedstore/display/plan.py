@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FEW = 6  # arrays in a repr, of two lines each, so that it fits a screen
 OPEN = 12  # arrays that are visible at first in a notebook
 WIDTH = 80  # columns of text
-LABEL = 13  # columns of the labels of facts
+LABEL = 15  # columns of the labels of facts
 HEADS = ("array", "type", "codec", ">files", ">stored")
 RATES = {"given": "", "recorded": " (an earlier run)", "sampled": " (sampled)"}
 
@@ -138,7 +138,7 @@ def plan_facts(estimate: Estimate) -> Iterator[tuple[str, str]]:
     """Yield the facts of an estimate, each with its label."""
     yield "shards", f"{estimate.shard_count:,}: {_states(estimate)}{_compared(estimate)}"
     yield "files", f"{_number(estimate.files)} -> {_number(estimate.objects)}{_saved(estimate)}"
-    yield "bytes", _sizes(estimate)
+    yield "bytes", f"{_sizes(estimate)}; base {format_bytes(estimate.mounts[0].nbytes)}"
     if estimate.requests_to_source:
         yield "source", f"about {_requests(estimate.requests_to_source)}"
     if estimate.requests_to_destination:
@@ -201,9 +201,10 @@ def _path(path: str | None) -> str:
     return "the base" if path is None else f"/{shown(path, 40)}"
 
 
-def plan_notes(estimate: Estimate) -> list[str]:
-    """Return the warnings of an estimate and of its plan."""
-    return [*(f"warning: {text}" for text in estimate.warnings), *(f"note: {notice}" for notice in estimate.notices)]
+def plan_notes(estimate: Estimate, *, notices: bool = True) -> list[str]:
+    """Return the warnings of an estimate, and the notices of its plan."""
+    found = estimate.notices if notices else ()
+    return [*(f"warning: {text}" for text in estimate.warnings), *(f"note: {notice}" for notice in found)]
 
 
 def _changed(before: str, after: str) -> str:
@@ -212,12 +213,11 @@ def _changed(before: str, after: str) -> str:
 
 def _cells(array: ArrayEstimate) -> tuple[str, ...]:
     """Return the cells of an array, in the order of `HEADS`."""
-    made = f"{array.shard_count:,} shards{_grid(array.grid)}" if array.grid is not None else f"in {_home(array)}"
     return (
         f"/{array.path}",
         _changed(array.dtype, array.dtype_after),
         _changed(array.codecs, array.codecs_after),
-        f"{_short(array.files)} -> {made}",
+        f"{_short(array.files)} -> {_shards(array)}",
         _stored(array),
     )
 
@@ -226,10 +226,13 @@ def _grid(grid: Coords | None) -> str:
     return "" if grid is None or len(grid) < 2 else f" ({' x '.join(map(str, grid))})"
 
 
-def _home(array: ArrayEstimate) -> str:
-    if array.mount is None:
-        return "base"
-    return "1 shard" if array.count == 1 else count(array.count, "shard")
+def _shards(array: ArrayEstimate) -> str:
+    """Return the shards that hold an array."""
+    if array.grid is not None:
+        return count(array.shard_count, "shard") + _grid(array.grid)
+    if array.mount == array.path:
+        return "1 shard"
+    return "in the base" if array.mount is None else f"in shards of /{shown(array.mount, 30)}"
 
 
 def _short(amount: Amount) -> str:
@@ -254,8 +257,8 @@ def _largest(estimate: Estimate) -> list[ArrayEstimate]:
     return sorted(estimate.arrays, key=lambda one: one.nbytes, reverse=True)
 
 
-def plan_to_text(estimate: Estimate, most: int | None = None) -> str:
-    """Return an estimate as lines of at most 80 columns, as far as names allow it."""
+def plan_to_text(estimate: Estimate, most: int | None = None, *, notices: bool = True) -> str:
+    """Return an estimate as lines of at most 80 columns, as far as names allow it; `most` limits the arrays."""
     arrays = _largest(estimate)
     lines = [
         *_wrapped(estimate.title, ""),
@@ -271,7 +274,9 @@ def plan_to_text(estimate: Estimate, most: int | None = None) -> str:
     ]
     if most is not None and len(arrays) > most:
         lines.append(f"  ... and {len(arrays) - most:,} more")
-    return "\n".join([*lines, *(line for note in plan_notes(estimate) for line in _wrapped(note, "  ", ""))])
+    return "\n".join(
+        [*lines, *(line for note in plan_notes(estimate, notices=notices) for line in _wrapped(note, "  ", ""))]
+    )
 
 
 def _rows(arrays: Sequence[ArrayEstimate]) -> Iterator[str]:
@@ -290,7 +295,7 @@ def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
     )
 
 
-def plan_to_rich(estimate: Estimate) -> RenderableType:
+def plan_to_rich(estimate: Estimate, *, notices: bool = True) -> RenderableType:
     """Return an estimate for a terminal: the headline, the facts, and a table of the arrays."""
     from rich.console import Group
     from rich.table import Table
@@ -301,7 +306,7 @@ def plan_to_rich(estimate: Estimate) -> RenderableType:
         table.add_row(Text(label, style="dim"), Text(fact))
     arrays = _largest(estimate)
     rows = terminal_table(HEADS, map(_cells, arrays), len(arrays))
-    texts = [Text(note, style="yellow") for note in plan_notes(estimate)]
+    texts = [Text(note, style="yellow") for note in plan_notes(estimate, notices=notices)]
     return Group(Text(estimate.title, style="bold"), Text(plan_headline(estimate)), Text(""), table, rows, *texts)
 
 

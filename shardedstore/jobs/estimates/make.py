@@ -164,7 +164,9 @@ def _loads(job: Job, plan: Plan, arrays: list[ArrayEstimate], states: ShardState
         inside = mounts[None if run.mounted is not None else run.path]
         shards = run.stop - run.first
         chunks = sum(one.files_after for one in inside)
-        documents = max(0, load.files - sum(one.files.value for one in inside)) + (run.blocks is not None) * shards
+        documents = max(0, load.files - sum(one.files.value for one in inside))
+        if run.blocks is not None and job.layout.has_objects:
+            documents += shards  # each block has a document of its own
         after = total_amount(one.stored_after for one in inside)
         nbytes = sum(one.nbytes_after for one in inside) if after is None else after.value
         objects = chunks + documents if sink.writes_keys else shards

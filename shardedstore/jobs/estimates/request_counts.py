@@ -18,8 +18,8 @@ from shardedstore.stores.locations import url_of
 PAGE = 1000  # keys of a listing
 DOCUMENTS = 3  # names of documents that a block reads, before its chunks and after them
 DIRECTORY = 2  # reads of the directory of a zip
-PER_TASK = {"PUT": 2, "GET": 1}  # the claim and the records of a task, and the job's manifest
-PER_JOB = {"PUT": 4, "GET": 6, "LIST": 8, "DELETE": 2}  # the lock, the manifest, the ledger and the config
+PER_TASK = {"PUT": 2, "GET": 5}  # the claim and the records of a task, which are read twice; and the job's manifest
+PER_JOB = {"PUT": 6, "GET": 10, "LIST": 13, "HEAD": 2, "POST": 1}  # the lock, the manifest, the ledger and the config
 
 Requests = Mapping[str, int]
 
@@ -78,7 +78,7 @@ def count_requests(job: Job, plan: Plan, loads: list[RunLoad], states: ShardStat
 
 
 def _ordered(counts: Counter[str]) -> Requests:
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+    return {kind: number for kind, number in counts.most_common() if number}
 
 
 def _reads(job: Job, one: RunLoad) -> Requests:

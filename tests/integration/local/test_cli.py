@@ -59,7 +59,7 @@ def test_a_config_is_converted(source: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith(f"{COUNT} shards done now"), done.stderr
     same(source, tmp_path / "out")
     anew = invoke("convert", config, tmp_path / "anew", "--to", "zip", "--shards", "t=time:300", "--dry-run")
-    assert "-> 3 shards" in anew.stdout
+    assert "now: 3 new;" in anew.stdout
 
 
 def run_script_without_stdin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -91,7 +91,7 @@ def error_line(result: Result | subprocess.CompletedProcess[str], code: int) -> 
 
 def test_help_names_commands_rules_and_exit_codes() -> None:
     commands = invoke("--help").stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands] == ["convert", "info", "prune", "verify"]
+    assert [line.split()[0] for line in commands] == ["convert", "info", "plan", "prune", "verify"]
     assert all(line.endswith(".") and "..." not in line for line in commands)
     text = " ".join(invoke("convert", "-h").stdout.split())
     for part in ("PATH=time:720", "PATH=720,-1,-1", "PATH=whole", "exit code is 0", "--dry-run", "--scheduler ADDRESS"):
@@ -108,17 +108,17 @@ def test_module_is_a_command() -> None:
 @pytest.mark.parametrize(
     ("rules", "lines"),
     [
-        ((), ["at most 42 files -> 1 shard; 18.89 kiB decoded; base 18.89 kiB"]),
-        (("6 KiB",), ["at most 42 files -> 5 shards;", "  /t: 30 files -> 4 shards (4); 18.75 kiB"]),
-        (("t=6 KiB",), ["at most 42 files -> 5 shards;", "  /t: 30 files -> 4 shards (4);"]),
-        (("t=time:60",), ["at most 42 files -> 11 shards;", "  /t: 30 files -> 10 shards (10);"]),
-        (("t=60,-1",), ["at most 42 files -> 11 shards;", "  /t: 30 files -> 10 shards (10);"]),
-        (("t=whole", "s=whole"), ["at most 42 files -> 3 shards;", "  /s: 7 files -> 1 shard;", "  /t: 31 files -> 1"]),
-        (("s/*=1,2",), ["at most 42 files -> 6 shards;", "  /s/a: 5 files -> 5 shards (5 x 1);"]),
-        (("*=time:60",), ["at most 42 files -> 11 shards;", "  /t: 30 files -> 10 shards (10);"]),
+        ((), ["at most 42 -> 1", "18.89 kiB decoded; base 18.89 kiB", "/t <=30 -> in the base"]),
+        (("6 KiB",), ["at most 42 -> 5", "/t <=30 -> 4 shards"]),
+        (("t=6 KiB",), ["at most 42 -> 5", "/t <=30 -> 4 shards"]),
+        (("t=time:60",), ["at most 42 -> 11", "/t <=30 -> 10 shards"]),
+        (("t=60,-1",), ["at most 42 -> 11", "/t <=30 -> 10 shards"]),
+        (("t=whole", "s=whole"), ["at most 42 -> 3", "/s/a <=5 -> in shards of /s", "/t <=30 -> 1 shard"]),
+        (("s/*=1,2",), ["at most 42 -> 6", "/s/a <=5 -> 5 shards (5 x 1)"]),
+        (("*=time:60",), ["at most 42 -> 11", "/t <=30 -> 10 shards"]),
         (
             ("t=time:60", "16 B"),
-            ["at most 42 files -> 18 shards;", "  /s/a: 5 files -> 5 ", "  /t: 30", "  /w: 2 files -> 2 "],
+            ["at most 42 -> 18", "/t <=30 -> 10 shards", "/s/a <=5 -> 5", "/w <=2 -> 2"],
         ),
     ],
 )
@@ -127,9 +127,9 @@ def test_rules_and_dry_run(source: Path, rules: tuple[str, ...], lines: list[str
     before = sorted(source.parent.rglob("*"))
     done = invoke("convert", source, source.parent / "out", "--to", "zip", "--dry-run", *options)
     assert done.exit_code == 0, done.stderr
-    shown = sorted(done.stdout.splitlines()[1:])
-    for line, wanted in zip([done.stdout.splitlines()[0], *shown], lines, strict=True):
-        assert line.startswith(wanted)
+    shown = " ".join(done.stdout.split())
+    for wanted in lines:
+        assert wanted in shown
     assert sorted(source.parent.rglob("*")) == before
 
 

@@ -120,5 +120,5 @@ def test_on_the_command_line(folder, tmp_path):
     assert done.exit_code == 0
     assert "base 4.00 GiB" in done.output
     divided = CliRunner().invoke(main, [*convert, "--shards", "tp=time:8"])
-    assert "-> 6 shards" in divided.output
+    assert "6 new" in divided.output
     assert json.loads((folder / "zarr.json").read_text())["node_type"] == "group"

@@ -817,7 +817,7 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     cells_at(tmp_path / "cells")
     run = CliRunner().invoke
     shown = run(main, ["convert", "cells/cell *.zarr", "out", "--to", "zip:per_zip=5", "--dry-run"])
-    assert "4 shards" in shown.output
+    assert "4 new" in shown.output
     assert not (tmp_path / "out").exists()
     done = run(main, ["convert", "cells/cell *.zarr", "out", "--to", "zip:per_zip=5", "--workers", "1"])
     assert done.exit_code == 0, done.output

@@ -262,7 +262,7 @@ def test_info_and_the_dry_run(source, tmp_path):
         main, ["convert", str(source), str(tmp_path / "new"), "--to", "zip", "--shards", "a=10,-1,-1", "--dry-run"]
     )
     assert tried.exit_code == 0
-    assert "3 shards" in tried.stdout
+    assert "3 new" in tried.stdout
 
 
 def test_a_view_shows_what_its_source_has_now(source, tmp_path):

@@ -1,0 +1,64 @@
+"""``shardedstore plan``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shardedstore.cli.cluster import check_cluster
+from shardedstore.cli.common import tell, tell_table, user_errors
+from shardedstore.cli.exit_codes import ExitCode
+from shardedstore.display.plan import plan_to_page, plan_to_rich, plan_to_text
+from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
+from shardedstore.jobfiles.job import plan_spec
+from shardedstore.jobfiles.options import given_options, make_spec, spec_options
+from shardedstore.jobfiles.spec import ClusterSpec, JobSpec
+from shardedstore.jobs.estimates.estimate import Estimate
+
+
+@click.command("plan")
+@click.argument("source")
+@click.argument("destination")
+@spec_options(JobSpec, ClusterSpec, EstimateSpec)
+@click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
+@click.option(
+    "--html", "page", type=click.Path(dir_okay=False), metavar="FILE", help="Write the estimate to this file."
+)
+def plan_command(source: str, destination: str, *, as_json: bool, page: str | None, **_: Any) -> None:
+    """Estimate a convert of SOURCE to DESTINATION. Nothing is written there.
+
+    The options of convert have the same meaning. The plan shows the shards that are new, changed, kept and gone since
+    the last run; files, bytes and requests before and after; the memory, the time and the free space. Each number says
+    whether it was counted, sampled or computed: --count lists SOURCE, and --sample reads a few chunks. The exit code is 2
+    if the job can't run, or if --test-write fails.
+
+    \b
+    Examples:
+      shardedstore plan my.zarr out --to zip --codec zstd:level=5
+      shardedstore plan my.zarr out --to zip --count --test-write --html plan.html
+      shardedstore plan s3://bucket/a.zarr s3://bucket/b --to zip --prices prices.toml --json
+    """  # noqa: D301 (click reads the backspace)
+    with user_errors():
+        spec = make_spec(JobSpec, given_options(JobSpec, source=source, destination=destination))
+        workers = make_spec(ClusterSpec, given_options(ClusterSpec))
+        check_cluster(workers)
+        estimate = estimate_plan(plan_spec(spec), make_spec(EstimateSpec, given_options(EstimateSpec)), workers)
+        tell_estimate(estimate, as_json=as_json, page=page)
+        if estimate.write_test is not None and estimate.write_test.error:
+            sys.exit(ExitCode.UNUSABLE)
+
+
+def tell_estimate(estimate: Estimate, *, as_json: bool = False, page: str | None = None) -> None:
+    """Print an estimate, and write it to an HTML file on request; the notices of the plan go to stderr."""
+    if page is not None:
+        Path(page).write_text(plan_to_page(estimate), "utf-8")
+    if as_json:
+        tell(json.dumps(estimate.to_dict(), indent=2))
+    else:
+        tell_table(plan_to_rich(estimate, notices=False), [plan_to_text(estimate, notices=False)])
+    for notice in estimate.notices:
+        click.echo(f"note: {notice}", err=True)
