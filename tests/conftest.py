@@ -13,11 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import servers
 from fuzz import examples
 
-from shardedstore.storage.options import revoke
+from shardedstore.storage.grants import revoke
 
 # Slow machines must not fail tests, and runs are deterministic, so that failures can be repeated.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=examples(40))
 settings.load_profile("default")
+
+for variable in ("AWS_CA_BUNDLE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"):  # settings of this machine
+    os.environ.pop(variable, None)
 
 collect_ignore = ["data"]  # its generator needs zarr 2
 

@@ -58,8 +58,10 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
       PATH=720,-1,-1   the same as a shape; -1 is the whole dimension
       PATH?=RULE       the same, if PATH exists; other patterns must match something
 
-    Steps and sinks take options as NAME:key=value,key=value. Credentials come from the environment. Use --storage for
-    public options only, such as endpoint=https://host or the word anonymous.
+    Steps and sinks take options as NAME:key=value,key=value. Credentials come from the environment, or from
+    --source-profile and --profile. Variables that begin with SHARDEDSTORE_SOURCE_ or SHARDEDSTORE_DESTINATION_, such as
+    SHARDEDSTORE_SOURCE_AWS_ACCESS_KEY_ID, are for one side. Use --storage for public options only, such as
+    endpoint=https://host or the word anonymous.
 
     \b
     The exit code is 0 when all shards are done. Other exit codes:
@@ -87,7 +89,11 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
             tell_estimate(estimate_plan(plan, EstimateSpec(), workers))
         else:
             if is_remote(source) or is_remote(destination):
-                click.echo("note: the workers use the credentials of their own environment", err=True)
+                click.echo(
+                    "note: the workers use the credentials of their own environment, unless a profile or variables of a "
+                    "side are given",
+                    err=True,
+                )
             run_plan(plan, spec, workers, run, verbose=verbose)
 
 

@@ -6,9 +6,9 @@ import click
 from dask.utils import format_bytes
 
 from shardedstore.cli.common import tell, tell_table, user_errors
+from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.display.describe import node_line, node_table
 from shardedstore.jobfiles.open import open_any
-from shardedstore.jobfiles.parse import parse_storage
 from shardedstore.jobs.partial import unfinished
 from shardedstore.jobs.shards import make_plan
 from shardedstore.storage.options import take_options
@@ -18,14 +18,15 @@ from shardedstore.text import count
 
 @click.command()
 @click.argument("what", metavar="PATH")
-@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store; see convert.")
-def info(what: str, storage: tuple[str, ...]) -> None:
+@storage_params("PATH")
+def info(what: str, storage: tuple[str, ...], profile: str | None) -> None:
     """Describe a Zarr, a zip or a config.
 
     PATH is a path or a URL of a Zarr, a zip, a shardedstore.json, or the folder that holds it. Only metadata is read.
     """
     with user_errors(what):
-        store, is_config = open_any(what, parse_storage(storage))
+        options = parse_side("destination", what, storage, profile)
+        store, is_config = open_any(what, options)
         plan = make_plan(store.config)
         parts = f" in {count(plan.shard_count, 'shard')}" if is_config else ""
         rebuilt = ", with consolidated metadata" if store.config.consolidated is not None else ""
@@ -36,7 +37,7 @@ def info(what: str, storage: tuple[str, ...]) -> None:
         )
         for hole in store.config.holes():
             tell(f"  {hole.shard} is a hole: {hole.cause}")
-        if is_config and (half := unfinished(_folder(what), take_options(_folder(what), parse_storage(storage)))):
+        if is_config and (half := unfinished(_folder(what), take_options(_folder(what), options))):
             click.echo(f"note: a later job has not ended: {half}", err=True)
         for notice in plan.notices:
             click.echo(f"note: {notice}", err=True)

@@ -10,7 +10,7 @@ import click
 from dask.utils import format_bytes
 
 from shardedstore.cli.common import tell, user_errors
-from shardedstore.jobfiles.parse import parse_storage
+from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.jobs.prune import Pruned
 from shardedstore.store import ShardedStore
 from shardedstore.text import count
@@ -28,12 +28,19 @@ from shardedstore.text import count
     help="Keep the files of the last N published results.",
 )
 @click.option("--older-than", default="0s", metavar="AGE", help="Keep files that were replaced in this time: 36h, 30d.")
-@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store; see convert.")
+@storage_params("DESTINATION")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--upload-rule", is_flag=True, help="Print a rule for the bucket; see above. Remove nothing.")
 @click.option("--verbose", is_flag=True, help="List each file.")
 def prune_command(
-    destination: str, *, upload_rule: bool, storage: tuple[str, ...], as_json: bool, verbose: bool, **options: Any
+    destination: str,
+    *,
+    upload_rule: bool,
+    storage: tuple[str, ...],
+    profile: str | None,
+    as_json: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Remove the files of earlier jobs at DESTINATION.
 
@@ -54,7 +61,8 @@ def prune_command(
         if upload_rule:
             _tell_rule(destination)
             return
-        pruned = ShardedStore.prune(destination, storage_options=parse_storage(storage), **options)
+        given = parse_side("destination", destination, storage, profile)
+        pruned = ShardedStore.prune(destination, storage_options=given, **options)
         if as_json:
             tell(json.dumps({"destination": destination, "dry_run": options["dry_run"], **pruned.to_dict()}, indent=2))
         else:

@@ -12,11 +12,12 @@ import click
 from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import tell, user_errors
 from shardedstore.cli.exit_codes import ExitCode
+from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobfiles.open import open_any
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
-from shardedstore.jobfiles.parse import parse_shard_options, parse_storage
+from shardedstore.jobfiles.parse import parse_shard_options
 from shardedstore.jobfiles.spec import ClusterSpec
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import take_options
@@ -30,10 +31,8 @@ from shardedstore.verify.report import LEVELS, Level
 @click.option("--against", metavar="SOURCE", help="The source, or any other Zarr that should hold the same data.")
 @click.option("--shards", multiple=True, metavar="RULE", help="Divide SOURCE by this rule for reading; see convert.")
 @click.option("--level", type=click.Choice(LEVELS), help="The level of comparison; see above.")
-@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of RESULT.")
-@click.option(
-    "--source-storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of SOURCE."
-)
+@storage_params("RESULT")
+@storage_params("SOURCE", "source-")
 @spec_options(ClusterSpec)
 @click.option("--mark", is_flag=True, help="Record the shards that differ, so that the same convert makes them again.")
 @click.option(
@@ -49,7 +48,9 @@ def verify_command(
     shards: tuple[str, ...],
     level: Level | None,
     storage: tuple[str, ...],
+    profile: str | None,
     source_storage: tuple[str, ...],
+    source_profile: str | None,
     mark: bool,
     resume: str | None,
     no_resume: bool,
@@ -82,7 +83,7 @@ def verify_command(
     with user_errors(result):
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
         check_cluster(workers)
-        options = parse_storage(storage)
+        options = parse_side("destination", result, storage, profile)
         url = normalize(result)
         if no_resume and resume is not None:
             raise UsageError("--resume and --no-resume contradict each other: leave one out")
@@ -91,7 +92,7 @@ def verify_command(
         store, _ = open_any(beside if is_beside else result, options)
         other = None
         if against is not None:
-            source_options = parse_storage(source_storage)
+            source_options = parse_side("source", against, source_storage, source_profile)
             if shards and "*" in against:
                 raise UsageError(f"--shards divides one Zarr, but {against!r} stands for many: leave it out")
             if shards:

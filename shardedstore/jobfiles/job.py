@@ -9,6 +9,7 @@ from shardedstore.jobfiles.open import open_source
 from shardedstore.jobfiles.registry import make_sink, make_step
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobs.job_plan import JobOptions, JobPlan
+from shardedstore.storage.sides import side_options
 from shardedstore.transforms.base.chain import Sink, Step
 
 
@@ -32,7 +33,8 @@ def make_steps(spec: JobSpec) -> list[Step]:
 
 def make_spec_sink(spec: JobSpec) -> Sink:
     """Return the sink of a job."""
-    given = {"storage_options": spec.storage} if spec.storage else {}
+    options = side_options("destination", spec.destination, spec.storage, spec.profile)
+    given = {"storage_options": options} if options else {}
     return make_sink(spec.to, spec.destination, **given)
 
 

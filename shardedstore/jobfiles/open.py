@@ -10,6 +10,7 @@ from shardedstore.fields import FILE_NAME
 from shardedstore.jobfiles.spec import JobSpec, ShardRules
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import take_options
+from shardedstore.storage.sides import side_options
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
 
@@ -30,7 +31,7 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
 def open_source(spec: JobSpec) -> ShardedStore:
     """Return the source of a job with its own shards if it is a config or many Zarrs, else divided by the rules."""
     is_asked = bool(spec.shards or spec.include or spec.exclude)
-    options = spec.source_storage or None
+    options = side_options("source", spec.source, spec.source_storage, spec.source_profile)
     if "*" in spec.source:
         if is_asked:
             raise UsageError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from shardedstore.errors import UsageError
 from shardedstore.fields import may_be_secret
-from shardedstore.storage.options import ANONYMOUS, is_public, near_option, public_names
+from shardedstore.storage.options import ANONYMOUS, PROFILE_NAMES, is_public, near_option, public_names
 from shardedstore.text import parse_size
 
 
@@ -78,6 +78,8 @@ def _why_not(key: str) -> str:
     """Return the reason why a storage option can't be given on the command line."""
     if may_be_secret(key) or re.search("key|sas|account|client|tenant|role|authority", key.lower()):
         return "may be secret, but other users can see a command line: set it in the environment instead"
+    if key.lower() in PROFILE_NAMES:
+        return "is an option of its own: use --profile or --source-profile"
     if near := near_option(key):
         return f"is not a known option: did you mean {near}?"
     return f"is not a known option: use one of {', '.join(public_names())}; set other options in the environment"

@@ -97,6 +97,16 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
             extra={"metavar": "KEY=VALUE", "parse": parse_storage},
         ),
     ] = {}
+    source_profile: Annotated[
+        str | None,
+        Meta(description="The AWS profile for SOURCE. The default is the environment's.", extra={"metavar": "NAME"}),
+    ] = None
+    profile: Annotated[
+        str | None,
+        Meta(
+            description="The AWS profile for DESTINATION. The default is the environment's.", extra={"metavar": "NAME"}
+        ),
+    ] = None
     max_base: Annotated[
         str | int, Meta(description="The largest decoded size of the base.", extra={"metavar": "SIZE"})
     ] = MAX_BASE

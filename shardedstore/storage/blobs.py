@@ -14,8 +14,9 @@ from obstore.exceptions import BaseError, GenericError, NotSupportedError
 from obstore.store import from_url
 
 from shardedstore.errors import UsageError
+from shardedstore.storage.client_keywords import keywords
 from shardedstore.storage.errors import status_of
-from shardedstore.storage.options import NONE, Options, keywords, near_option
+from shardedstore.storage.options import NONE, Options, near_option
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:

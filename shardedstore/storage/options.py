@@ -1,15 +1,12 @@
 """Options of object stores: the public ones are part of locations, and all others are held by processes.
 
 Public options (such as an endpoint or a region) are written to locations as `Options`. All others, such as credentials,
-are held by this process for the URLs that they were given for. A plugin of the workers passes them on; they are in no
-graph and no file.
+are held by this process for the URLs that they were given for; see `grants`.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -19,7 +16,10 @@ from msgspec import Meta
 
 from shardedstore.errors import UsageError
 from shardedstore.fields import HostPart
-from shardedstore.storage.urls import BESIDE, MISREAD, is_remote, is_within
+from shardedstore.storage.certificates import read_certificates
+from shardedstore.storage.grants import PROVIDER, grant
+from shardedstore.storage.profiles import Profile
+from shardedstore.storage.urls import BESIDE, MISREAD, is_remote
 
 ANONYMOUS = "anonymous"
 EMULATOR = "http://127.0.0.1:10000"  # default address of Azure's emulator
@@ -30,14 +30,16 @@ CLIENT_OPTIONS = (  # options of obstore's HTTP client, for all kinds of stores
     "randomize_addresses", "read_timeout", "root_certificate", "timeout", "user_agent",
 )  # fmt: skip
 _SECRET_CLIENT = ("default_headers",)
-_ENVIRONMENT = ("AWS_", "AZURE_", "GOOGLE_")
 _PREFIXES = ("aws_", "azure_storage_", "azure_", "google_")
 _OTHER_NAMES = {  # alternative names in obstore
     "endpoint_url": "endpoint",
     "default_region": "region",
     "storage_account_name": "account_name",
+    "endpoint_url_s3": "endpoint",
     "skip_signature": ANONYMOUS,
+    "ca_bundle": "root_certificate",
 }
+PROFILE_NAMES = ("profile", "aws_profile")
 FSSPEC_NAMES: dict[
     str, dict[str, str]
 ] = {  # names of s3fs, gcsfs, adlfs and fsspec's HTTP, and obstore's names for them
@@ -48,6 +50,7 @@ FSSPEC_NAMES: dict[
         "key": "access_key_id",
         "secret": "secret_access_key",
         "token": "session_token",
+        "requester_pays": "request_payer",
     },
     "gs": {"anon": ANONYMOUS},
     "az": {
@@ -131,9 +134,6 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 NONE = Options()
 StorageOptions = Mapping[str, Any] | Options | str | None
-_held: dict[tuple[str, str | None], dict[str, dict[str, Any]]] = {}  # by URL and server, then by holder
-_lock = threading.Lock()
-Grants = dict[tuple[str, str | None], dict[str, Any]]
 
 
 def take_options(url: str, storage_options: StorageOptions) -> Options:
@@ -159,7 +159,13 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
         if storage_options != ANONYMOUS:
             raise UsageError(f"storage_options for {url!r} must be a mapping, or the word {ANONYMOUS!r}")
         return Options(anonymous=True)
-    public, rest = _split(url, storage_options)
+    given, profile = _without_profile(url, storage_options)
+    public, rest = _split(url, given)
+    if profile is not None:
+        profile.snapshot()  # raises if it has no credentials
+        public, rest = {**profile.public, **public}, {**rest, PROVIDER: profile}
+        if profile.ca_bundle and "root_certificate" not in rest.get("client_options", {}):
+            rest.setdefault("client_options", {})["root_certificate"] = read_certificates(profile.ca_bundle)
     try:
         options = msgspec.convert(public, Options, strict=False)  # obstore's stores have "true" for True
     except msgspec.ValidationError as error:
@@ -167,6 +173,21 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
     if rest:
         grant({(url, options.server): rest, (url + BESIDE, options.server): rest})
     return options
+
+
+def _without_profile(url: str, storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], Profile | None]:
+    """Return the other options, and the profile of AWS that they name."""
+    given = {name: value for name, value in storage_options.items() if name.lower() not in PROFILE_NAMES}
+    names = {value for name, value in storage_options.items() if name.lower() in PROFILE_NAMES and value is not None}
+    if not names:
+        return given, None
+    if scheme_of(url) != "s3":
+        raise UsageError(f"storage_options for {url!r} name a profile, which is for s3:// only: leave it out")
+    keys = {option_names("s3", name.lower())[0]: name for name in given}
+    if len(names) > 1 or (second := keys.get("access_key_id")) is not None:
+        other = "another profile" if len(names) > 1 else f"also {second!r}"
+        raise UsageError(f"storage_options for {url!r} name the profile {min(names)!r}, and {other}: leave one out")
+    return given, Profile(names.pop())
 
 
 def _split(url: str, storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -193,8 +214,8 @@ def _by_obstore_names(url: str, storage_options: Mapping[str, Any]) -> dict[str,
     """Return options by obstore's names, each with the name that obstore gets and its value."""
     found: dict[str, tuple[str, Any]] = {}
     names: dict[str, str] = {}
-    for given, value in fsspec_options(_scheme(url), storage_options):
-        name, passed = _names(_scheme(url), given.lower())
+    for given, value in fsspec_options(scheme_of(url), storage_options):
+        name, passed = option_names(scheme_of(url), given.lower())
         if name in found and found[name][1] != value:
             raise UsageError(
                 f"storage_options for {url!r} give {name} twice, with different values, as {names[name]!r} and {given!r}: leave one out"
@@ -221,22 +242,27 @@ def fsspec_options(scheme: str, given: Mapping[str, Any]) -> Iterator[tuple[str,
 def has_fsspec_names(scheme: str, given: Mapping[str, Any]) -> bool:
     """Tell whether all options of an fsspec file system have names in obstore.
 
-    >>> has_fsspec_names("s3", {"key": "a"}), has_fsspec_names("s3", {"requester_pays": True})
+    >>> has_fsspec_names("s3", {"key": "a"}), has_fsspec_names("s3", {"s3_additional_kwargs": {}})
     (True, False)
     """
     names = {name for name, _ in fsspec_options(scheme, given)}
     return scheme in FSSPEC_NAMES and names <= {ANONYMOUS, *FSSPEC_NAMES[scheme]}
 
 
-def _scheme(url: str) -> str:
+def scheme_of(url: str) -> str:
+    """Return the scheme of a URL, of aliases the main one.
+
+    >>> scheme_of("s3a://bucket/a"), scheme_of("/data/a")
+    ('s3', '')
+    """
     scheme = urlsplit(url).scheme
     return SCHEMES.get(scheme, scheme)
 
 
-def _names(scheme: str, given: str) -> tuple[str, str]:
+def option_names(scheme: str, given: str) -> tuple[str, str]:
     """Return an option's name without the provider's prefix, and the name that obstore gets.
 
-    >>> _names("s3", "aws_default_region"), _names("s3", "key"), _names("az", "azure_client_id")
+    >>> option_names("s3", "aws_default_region"), option_names("s3", "key"), option_names("az", "azure_client_id")
     (('region', 'region'), ('access_key_id', 'access_key_id'), ('client_id', 'azure_client_id'))
     """
     plain = given.removeprefix(next(filter(given.startswith, _PREFIXES), ""))
@@ -246,7 +272,9 @@ def _names(scheme: str, given: str) -> tuple[str, str]:
 
 
 def _client_value(name: str, value: Any) -> Any:
-    """Return a value in obstore's form, with durations as text."""
+    """Return a value in obstore's form, with durations as text and certificates as PEM."""
+    if name == "root_certificate":
+        return read_certificates(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value}s" if is_number and name.endswith("timeout") else value
 
@@ -274,55 +302,4 @@ def is_public(name: str) -> bool:
     >>> is_public("aws_endpoint_url"), is_public("secret_access_key")
     (True, False)
     """
-    return any(_names(scheme, name.lower())[0] in public_names() for scheme in FSSPEC_NAMES)
-
-
-def grant(grants: Grants, holder: str = "") -> None:
-    """Hold options for URLs in this process.
-
-    The options given last are used. A holder's earlier options for a URL are replaced.
-    """
-    with _lock:
-        for key, rest in grants.items():
-            holders = _held.setdefault(key, {})
-            holders.pop(holder, None)
-            holders[holder] = rest
-
-
-def revoke(holder: str) -> None:
-    """Forget the options of a holder. Options of others for the same URLs are kept."""
-    with _lock:
-        for key in list(_held):
-            _held[key].pop(holder, None)
-            if not _held[key]:
-                del _held[key]
-
-
-def _last(holders: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return holders[next(reversed(holders))]
-
-
-def granted(urls: Iterable[str]) -> Grants:
-    """Return the options held for some URLs, for a worker's plugin."""
-    places = list(urls)
-    with _lock:
-        return {key: _last(held) for key, held in _held.items() if any(is_within(url, key[0]) for url in places)}
-
-
-def keywords(url: str, options: Options) -> dict[str, Any]:
-    """Return the arguments of obstore's `from_url` for a URL: public options, and those held for its server."""
-    public = options.keywords()
-    with _lock:
-        places = [key for key in _held if key[1] == options.server and is_within(url, key[0])]
-        rest = dict(_last(_held[max(places, key=lambda key: len(key[0]))])) if places else {}
-    named = {"allow_http": True} if url.startswith("http://") else {}
-    client = {**named, **public.pop("client_options", {}), **rest.pop("client_options", {})}
-    if client:  # obstore then ignores the environment's options of the client
-        client = {**_of_environment(), **client}
-    return {**public, **rest, **({"client_options": client} if client else {})}
-
-
-def _of_environment() -> dict[str, str]:
-    """Return the client's options from environment variables."""
-    found = ((name, os.environ.get(prefix + name.upper())) for prefix in _ENVIRONMENT for name in CLIENT_OPTIONS)
-    return {name: value for name, value in found if value}
+    return any(option_names(scheme, name.lower())[0] in public_names() for scheme in FSSPEC_NAMES)

@@ -11,7 +11,8 @@ from helpers_jobs import blocks_at
 from servers import ADMIN
 
 from shardedstore import ShardedStore, ShardedStoreError, UsageError
-from shardedstore.storage.options import Options, keywords, take_options
+from shardedstore.storage.client_keywords import keywords
+from shardedstore.storage.options import Options, take_options
 from shardedstore.transforms import CopyTo, ToZip
 from tests.integration.local.test_secrets import CANARY, leaks
 

@@ -32,7 +32,9 @@ from shardedstore.jobs.executors.credentials import credentials_on
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.preflight import source_urls
-from shardedstore.storage.options import Options, grant, granted, keywords, revoke, take_options
+from shardedstore.storage.client_keywords import keywords
+from shardedstore.storage.grants import grant, granted, revoke
+from shardedstore.storage.options import Options, take_options
 from shardedstore.storage.retry import Backoff
 from shardedstore.stores.http import HTTPReadStore
 from shardedstore.stores.locations import BlockOf, Config, Directory, Group, Mount, Own, PartOf, ViewOf

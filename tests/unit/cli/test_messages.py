@@ -18,8 +18,9 @@ from shardedstore import ShardedStore, UsageError, cli
 from shardedstore.cli.common import failures
 from shardedstore.errors import ShardError
 from shardedstore.storage.blobs import object_store
+from shardedstore.storage.client_keywords import keywords
 from shardedstore.storage.errors import cause_of, explain, systemic
-from shardedstore.storage.options import keywords, take_options
+from shardedstore.storage.options import take_options
 from shardedstore.storage.publish import published
 from shardedstore.text import one_line
 from shardedstore.transforms import ToZip

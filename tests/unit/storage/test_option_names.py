@@ -3,7 +3,9 @@
 import pytest
 
 from shardedstore import UsageError
-from shardedstore.storage.options import FSSPEC_NAMES, Options, is_public, keywords, revoke, take_options
+from shardedstore.storage.client_keywords import keywords
+from shardedstore.storage.grants import revoke
+from shardedstore.storage.options import FSSPEC_NAMES, Options, is_public, take_options
 
 pytestmark = pytest.mark.usefixtures("no_credentials")
 
@@ -76,4 +78,5 @@ def test_which_names_are_public():
         "anon",
         "endpoint_url",
         "region_name",
+        "requester_pays",
     }

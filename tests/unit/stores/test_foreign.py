@@ -12,7 +12,9 @@ from sources import build, cube, store_of, to_folder, to_memory, to_objects, to_
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, ZipStore
 
 from shardedstore import ConfigError, ShardedStore, UsageError
-from shardedstore.storage.options import Options, granted, keywords
+from shardedstore.storage.client_keywords import keywords
+from shardedstore.storage.grants import granted
+from shardedstore.storage.options import Options
 from shardedstore.stores.locations import Config, Directory, Opened, Zip
 from shardedstore.stores.recognise import locate
 from shardedstore.transforms import ToZip
@@ -241,7 +243,7 @@ def test_fsspec(name):
     [
         ("s3", {"config_kwargs": {"a": 1}}),
         ("s3", {"client_kwargs": {"verify": False}}),
-        ("s3", {"requester_pays": True}),
+        ("s3", {"s3_additional_kwargs": {"ServerSideEncryption": "AES256"}}),
         ("gs", {"token": "/home/me/key.json"}),
         ("az", {"connection_string": SECRET}),
         ("https", {"client_kwargs": {"headers": {"authorization": SECRET}}}),
