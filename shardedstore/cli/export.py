@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from shardedstore.cli.common import tell, user_errors
+from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.jobfiles.open import open_any
-from shardedstore.jobfiles.parse import parse_storage
 from shardedstore.storage.urls import normalize
 from shardedstore.text import count
 
@@ -18,12 +18,18 @@ FORMATS = ("kerchunk", "kerchunk-parquet", "icechunk")
 @click.argument("destination")
 @click.option("--to", "kind", required=True, type=click.Choice(FORMATS), help="The format of the references.")
 @click.option("--branch", default="main", show_default=True, help="The branch of an Icechunk repository.")
-@click.option(
-    "--source-storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of RESULT."
-)
-@click.option("--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store of DESTINATION.")
+@storage_params("RESULT", "source-")
+@storage_params("DESTINATION")
 def export(
-    what: str, destination: str, *, kind: str, branch: str, source_storage: tuple[str, ...], storage: tuple[str, ...]
+    what: str,
+    destination: str,
+    *,
+    kind: str,
+    branch: str,
+    source_storage: tuple[str, ...],
+    source_profile: str | None,
+    storage: tuple[str, ...],
+    profile: str | None,
 ) -> None:
     """Write references to the chunks of RESULT, so that readers without shardedstore open it as one Zarr.
 
@@ -36,8 +42,8 @@ def export(
       shardedstore export s3://bucket/era5-zips s3://bucket/era5-icechunk --to icechunk
     """  # noqa: D301 (click reads the backspace)
     with user_errors(what):
-        store, _ = open_any(what, parse_storage(source_storage))
-        options = parse_storage(storage)
+        store, _ = open_any(what, parse_side("source", what, source_storage, source_profile))
+        options = parse_side("destination", destination, storage, profile)
         if kind == "icechunk":
             from shardedstore.export.icechunk import create_repository
 

@@ -9,17 +9,13 @@ import click
 from dask.utils import format_bytes
 
 from shardedstore.cli.common import tell, user_errors
+from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.display.shards import StoredShard
 from shardedstore.display.tables import aligned
 from shardedstore.errors import UsageError
 from shardedstore.jobfiles.open import open_any
-from shardedstore.jobfiles.parse import parse_storage
 from shardedstore.stores.reader import reader_of
 from shardedstore.zarr.metadata import format_of
-
-STORAGE = click.option(
-    "--storage", multiple=True, metavar="KEY=VALUE", help="Set an option of the object store; see convert."
-)
 
 
 @click.command()
@@ -27,15 +23,15 @@ STORAGE = click.option(
 @click.option("--keys", is_flag=True, help="List the keys instead, such as t2m/c/0/1.")
 @click.option("--under", default="", metavar="PREFIX", help="List only the shards or keys below this path.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@STORAGE
-def ls(what: str, *, keys: bool, under: str, as_json: bool, storage: tuple[str, ...]) -> None:
+@storage_params("PATH")
+def ls(what: str, *, keys: bool, under: str, as_json: bool, storage: tuple[str, ...], profile: str | None) -> None:
     """List the shards of a Zarr, a zip or a config: kind, size and URL.
 
     The URLs are pipelines of Zarr's ZEP 8, such as s3://bucket/era5/t2m/0.zarr.zip|zip:|zarr3:, which tensorstore and neuroglancer
     open. The size of a folder is not known without a listing, and is left out.
     """
     with user_errors(what):
-        store, _ = open_any(what, parse_storage(storage))
+        store, _ = open_any(what, parse_side("destination", what, storage, profile))
         if keys:
             for key in sorted(reader_of(store).keys(under.strip("/"), None)):
                 tell(json.dumps({"key": key}) if as_json else key)
@@ -74,11 +70,11 @@ def _url(shard: StoredShard, end: str) -> str:
 @click.command()
 @click.argument("what", metavar="PATH")
 @click.argument("key")
-@STORAGE
-def cat(what: str, key: str, *, storage: tuple[str, ...]) -> None:
+@storage_params("PATH")
+def cat(what: str, key: str, *, storage: tuple[str, ...], profile: str | None) -> None:
     """Write the value of KEY to standard output: a metadata document, or the encoded bytes of a chunk."""
     with user_errors(what):
-        store, _ = open_any(what, parse_storage(storage))
+        store, _ = open_any(what, parse_side("destination", what, storage, profile))
         (data,) = reader_of(store).fetch([key])
         if data is None:
             raise UsageError(f"there is no key {key!r}: list the keys with 'shardedstore ls --keys {what}'")
