@@ -13,6 +13,7 @@ from shardedstore.errors import (
     HoleError,
     JobStopped,
     LockedError,
+    MoveError,
     NoShardError,
     PartitionError,
     ShardedStoreError,
@@ -25,6 +26,7 @@ from shardedstore.errors import (
 from shardedstore.jobs.estimates.estimate import Estimate
 from shardedstore.jobs.estimates.prices import Prices
 from shardedstore.jobs.job_plan import JobPlan
+from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.summary import Summary
 from shardedstore.notices import Notice
 from shardedstore.store import ShardedStore
@@ -49,6 +51,8 @@ __all__ = [
     "JobPlan",
     "JobStopped",
     "LockedError",
+    "Move",
+    "MoveError",
     "NoShardError",
     "Notice",
     "PartitionError",

@@ -38,8 +38,10 @@ CODES = {  # codes of the causes of failed shards; docs/errors.md describes them
     "killed": "the worker process ended while it ran the shard",
     "lost-result": "the shard's object is missing or has another size, or the shard has no record",
     "no-space": "there is no space left at the destination",
+    "not-equal": "in a move, the published shard does not equal its source",
     "quota": "the quota at the destination is used up",
     "read-only": "the destination can only be read",
+    "source-changed": "in a move, the source of the shard changed after it was verified",
     "temporary": "an error that may go away, after all retries",
     "unprepared-worker": "a worker can't read the source, write the destination or import a transform",
 }
@@ -212,6 +214,28 @@ class SourceChangedError(CorruptError):
     """
 
     code = "source-changed"
+
+
+class MoveError(CorruptError):
+    """A shard that a move can't verify, or whose source it must not delete.
+
+    Attributes
+    ----------
+    code : str
+        The code of the cause, as in `ShardError`.
+
+    Examples
+    --------
+    >>> MoveError("t[0] differs from its source", code="not-equal").code
+    'not-equal'
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.code)
 
 
 class HoleError(ShardedStoreError):

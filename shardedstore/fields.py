@@ -13,6 +13,7 @@ from msgspec import Meta
 
 FORMAT = "shardedstore"  # the value of "format" in a config
 FILE_NAME = "shardedstore.json"  # the config of a result, in its folder
+MOVING = ".shardedstore-move.json"  # at the root of a source whose chunks are deleted by a job; no part of the Zarr
 
 END = r"(?![\s\S])"
 _SEGMENT = rf"(?!\.{{1,2}}(?:/|{END}))[^/\u0000]+"

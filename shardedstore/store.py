@@ -22,6 +22,7 @@ from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
+from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job_folder, load_partial, unfinished
 from shardedstore.jobs.preflight import source_urls
@@ -328,6 +329,7 @@ class ShardedStore(WritableStore):
         consolidated: bool | None = None,
         to: Target | None = None,
         storage_options: StorageOptions = None,
+        move: Move | None = None,
     ) -> JobPlan:
         """Check a job, and return what it will do. Nothing is written.
 
@@ -378,6 +380,9 @@ class ShardedStore(WritableStore):
             For a function: the folder for the config and the ledger. Without it, the result is only returned.
         storage_options : mapping or str, optional
             Options of the object store of `to`; a sink has its own options.
+        move : Move, optional
+            Delete the source: the chunks of each shard as soon as its result was verified, and the rest at the end. See `Move` for
+            the conditions.
 
         Returns
         -------
@@ -422,6 +427,7 @@ class ShardedStore(WritableStore):
             consolidated=consolidated,
             to=to,
             storage_options=storage_options,
+            move=move,
         )
 
     @overload
@@ -449,7 +455,7 @@ class ShardedStore(WritableStore):
     ) -> ShardedStore | Delayed:
         """Run a chain of transforms over every shard with Dask, and return the store of the results.
 
-        The source is never changed. Each shard is published and recorded when it is done, so that the same call resumes the
+        The source is never changed, unless `move` asks for its deletion. Each shard is published and recorded when it is done, so that the same call resumes the
         job after any interruption. The config, ``shardedstore.json``, is written last: it is the only proof of success.
 
         Parameters
@@ -466,7 +472,7 @@ class ShardedStore(WritableStore):
             Callbacks for the start of the job, the end of each task, and the end of the job.
         **options
             Options of `plan`: `on_error`, `changed`, `digest`, `retries`, `max_failures`, `max_base`, `accept_failed`, `max_missing`,
-            `overwrite`, `consolidated`, `to` and `storage_options`.
+            `overwrite`, `consolidated`, `to`, `storage_options` and `move`.
 
         Returns
         -------

@@ -18,6 +18,9 @@ from shardedstore.jobs.estimates.prices import Prices, read_prices
 from shardedstore.jobs.estimates.sampling import SAMPLE
 from shardedstore.jobs.events import Events
 from shardedstore.jobs.layouts.registry import choose_layout
+from shardedstore.jobs.move.checks import as_begun, check_chain, check_move, check_scratch, check_source
+from shardedstore.jobs.move.options import Move
+from shardedstore.jobs.move.state import check_source_is_whole
 from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.prepare import prepare
 from shardedstore.jobs.progress import Meter
@@ -58,6 +61,7 @@ class JobOptions(TypedDict, total=False):
     consolidated: bool | None
     to: str | os.PathLike[str] | None
     storage_options: StorageOptions
+    move: Move | None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -210,6 +214,7 @@ class JobPlan:
         ...     lazy.compute(scheduler="sync").summary.done
         1
         """
+        check_move(self._job.move, to_delayed=True)
         return delay_job(self._job, self._plan, self._overwrite, self._wrap)
 
     def estimate(
@@ -380,6 +385,7 @@ def plan_job(
     consolidated: bool | None,
     to: str | os.PathLike[str] | None,
     storage_options: StorageOptions,
+    move: Move | None,
 ) -> JobPlan:
     """Check a job as far as possible before anything is written; see `ShardedStore.plan`."""
     parsed = parse_chain(chain)
@@ -395,11 +401,27 @@ def plan_job(
     layout.check_options(digest=digest, consolidated=consolidated)
     configs.to_dict(config)  # raises if a component has no location
     config = parsed.sink.gathered(config)
+    check_source_is_whole(config, None if layout.destination is None else layout.place)
+    has_begun = False
+    if move is not None:
+        check_move(
+            move,
+            overwrite=overwrite,
+            accept_failed=bool(accept_failed),
+            max_missing=bool(max_missing),
+            **{f"changed={changed!r}": changed != LEVELS[0], f"on_error={on_error!r}": on_error == "partial"},
+        )
+        check_source(config)
+        config, has_begun = as_begun(config, layout)
     _check_empty(config, parsed)
-    plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty).noted(notices)
+    plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty or has_begun).noted(notices)
     plan = check_base(plan, max_base, is_object=layout.has_objects)
     accepted = find_accepted(plan, layout, accept_failed, max_missing)
     limit = 1 if on_error == "stop" else max_failures
-    plan, job = prepare(plan, parsed, layout, overwrite, retries, limit, changed, digest)
+    if move is not None:
+        check_chain(parsed, layout, plan)
+    plan, job = prepare(plan, parsed, layout, overwrite, retries, limit, changed, digest or move is not None, move)
+    if move is not None:
+        check_scratch(move, job, plan)
     job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing)
     return JobPlan(plan, job, overwrite, wrap)

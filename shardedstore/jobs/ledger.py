@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 from numcodecs.zstd import Zstd
@@ -24,7 +24,7 @@ from numcodecs.zstd import Zstd
 from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError
 from shardedstore.storage.blobs import ByteSource
-from shardedstore.storage.folders import ENDED, STARTED, STORAGE_ERRORS, Folder
+from shardedstore.storage.folders import ENDED, STARTED, STORAGE_ERRORS, Append, Folder
 from shardedstore.transforms.base.chain import Written
 
 LEVEL = 1  # for a million records: 141 MB become 29 MB in 0.4 s, decoded in 0.13 s; higher levels gain nothing
@@ -141,6 +141,8 @@ _APPENDED = re.compile(rf"\d+/(\d+)-(?:{INHERITED}|[0-9a-f]+(?:-(\w+))?)\.jsonl"
 
 _COMPACTED = re.compile(r"compacted-[0-9a-f]+\.jsonl\.zst")
 
+MOVED = ("", "verified", "deleted")  # states of a shard in a move, in their order
+
 logger = logging.getLogger("shardedstore")
 
 
@@ -173,6 +175,9 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
         The groups whose consolidated metadata the shard holds.
     begun : float
         The time of the start, in seconds since 1970 by the worker's clock; 0 in ledgers of version 0.4.
+    moved : "", "verified" or "deleted"
+        The state of the shard in a move: verified against its source, whose chunks may be deleted from then on, or with all
+        chunks deleted.
     """
 
     shard: int
@@ -187,6 +192,7 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
     veiled: bool = False
     consolidated: tuple[str, ...] = ()
     begun: float = 0.0
+    moved: Literal["", "verified", "deleted"] = ""
 
     @classmethod
     def of(cls, written: Written, shard: int, **others: Any) -> Self:
@@ -197,6 +203,26 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
     def is_done(self) -> bool:
         """Whether the shard is done, provided that its output still exists."""
         return not self.marked and not self.failed
+
+
+_DECODER = msgspec.json.Decoder(Record)  # made at import: msgspec crashes if two threads are the first to use a type
+
+
+class RecordWriter:
+    """Appends records to a segment; without a file, it keeps nothing."""
+
+    def __init__(self, append: Append | None) -> None:
+        self._append, self._encode = append, msgspec.json.Encoder().encode
+
+    def __call__(self, record: Record) -> None:
+        """Append a record."""
+        if self._append is not None:
+            self._append(self._encode(record) + b"\n")
+
+    def flush(self) -> None:
+        """Make all appended records durable."""
+        if self._append is not None:
+            self._append.flush()
 
 
 class Ledger(NamedTuple):
@@ -303,8 +329,8 @@ class Ledger(NamedTuple):
         return self.folder.claim(f"{self._folder(segment)}/{segment}-{attempt}")
 
     @contextmanager
-    def writer(self, segment: int, claimed: str = "") -> Iterator[Callable[[Record], None]]:
-        """Give a function that appends a record to a segment.
+    def writer(self, segment: int, claimed: str = "") -> Iterator[RecordWriter]:
+        """Give an object that appends records to a segment.
 
         `Folder.appender` says when a record is durable.
 
@@ -315,9 +341,8 @@ class Ledger(NamedTuple):
         claimed : str
             The attempt whose file `claim` created; empty for a new file.
         """
-        encode = msgspec.json.Encoder().encode
         with self.folder.appender(f"{self._folder(segment)}/{segment}", claimed) as append:
-            yield lambda record: append(encode(record) + b"\n")
+            yield RecordWriter(append)
 
     def inherit(self, segments: Iterable[tuple[int, list[Record]]]) -> None:
         """Write the records that are taken over from an earlier generation, by segment.
@@ -433,9 +458,9 @@ class NoLedger(Ledger):
         return True
 
     @contextmanager
-    def writer(self, segment: int, claimed: str = "") -> Iterator[Callable[[Record], None]]:
+    def writer(self, segment: int, claimed: str = "") -> Iterator[RecordWriter]:
         # docstring inherited
-        yield lambda _: None
+        yield RecordWriter(None)
 
 
 def _marked(records: Iterable[Record], numbers: frozenset[int]) -> Iterator[Record]:
@@ -468,27 +493,31 @@ def _in_order(names: Iterable[str]) -> list[str]:
 def _by_shard(files: Iterable[bytes]) -> dict[int, Record]:
     """Merge the records of files, by shard number.
 
-    A later file replaces the record of an earlier one, unless the later record is a failure.
+    A later record replaces an earlier one, unless it is a failure, or of a lower state of a move.
     """
     found: dict[int, Record] = {}
     for data in files:
         for record in _parse(data):
-            if not record.failed or record.shard not in found:  # clocks that differ may sort a failure after a success
+            before = found.get(record.shard)
+            if before is None or not (record.failed or _is_below(record, before)):  # clocks may differ
                 found[record.shard] = record
     return found
 
 
+def _is_below(record: Record, before: Record) -> bool:
+    return bool(before.moved) and MOVED.index(record.moved) < MOVED.index(before.moved)
+
+
 def _parse(data: bytes) -> Iterable[Record]:
     whole = data[: data.rfind(b"\n") + 1]  # an incomplete last line is dropped
-    decoder = msgspec.json.Decoder(Record)
     try:
-        return decoder.decode_lines(whole)
+        return _DECODER.decode_lines(whole)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _parse_each(whole)
 
 
 def _parse_each(lines: bytes) -> Iterator[Record]:
-    decode = msgspec.json.Decoder(Record).decode
+    decode = _DECODER.decode
     for line in lines.split(b"\n"):
         try:
             yield decode(line)

@@ -333,7 +333,23 @@ def _there(place: Folder, half: Half) -> Mapping[int, Record]:
     """Return the records of the finished shards that still exist, by one listing.
 
     If the result is shown only at the end, nothing is listed and all records are returned.
+
+    Raises
+    ------
+    ConfigError
+        If a shard is missing whose source is deleted.
     """
+    found = _those_there(place, half)
+    for number, record in half.records.items():
+        if record.moved and number not in found:
+            raise ConfigError(
+                f"shard number {number} at {place.url!r} is missing or marked as damaged, and its source was deleted after it was moved: restore its object "
+                "from a copy"
+            )
+    return found
+
+
+def _those_there(place: Folder, half: Half) -> Mapping[int, Record]:
     if half.mixes == "end":
         return half.records
     quote = quote_name if is_remote(place.url) else str

@@ -19,7 +19,9 @@ from shardedstore.jobs.change_detection import Changed, Recorded, check_level, f
 from shardedstore.jobs.executors.base import Executor, TaskList
 from shardedstore.jobs.fingerprint import code_digests, described, edited, fingerprint
 from shardedstore.jobs.layouts.base import ResultLayout
-from shardedstore.jobs.ledger import Ledger, Record
+from shardedstore.jobs.ledger import MOVED, Ledger, Record
+from shardedstore.jobs.move.options import Move
+from shardedstore.jobs.move.state import check_destination_of_move
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.shards import Plan, Segment, decoded_nbytes
 from shardedstore.jobs.source_comparison import divided_otherwise, marks_of, source_token, unchanged
@@ -151,6 +153,7 @@ def prepare(
     max_failures: int = MOST_FAILURES,
     changed: Changed = "metadata",
     digest: bool = False,
+    move: Move | None = None,
 ) -> tuple[Plan, Job]:
     """Check everything that can be checked before anything is written, and return the plan with its notices, and the job.
 
@@ -180,8 +183,9 @@ def prepare(
     plan, running = plan._replace(notices=merge_notices(notices)), chain._replace(steps=tuple(bound))
     layout.check(plan)
     shapes = _shapes(plan, nodes) if digest else None
-    job = Job(running, layout, retries=retries, max_failures=max_failures, changed=changed, shapes=shapes)
+    job = Job(running, layout, retries=retries, max_failures=max_failures, changed=changed, shapes=shapes, move=move)
     wanted = identity(plan, job)
+    check_moved(job, wanted)
     found = layout.find(wanted, overwrite)
     if found is not None:
         code = edited(found.code, wanted.code, layout.url)
@@ -229,6 +233,7 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, executor: Exe
     for notice in plan.notices:
         logger.warning("%s", notice)
     layout = job.layout
+    check_moved(job, wanted)
     found, stale = layout.open(wanted, overwrite), 0
     ledger = layout.ledger(found.generation, found.nonce)
     if found.after and not ledger.has_inherited():
@@ -239,6 +244,7 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, executor: Exe
     if job.changed != "metadata" and (records := ledger.read()):
         changed |= find_stale(job.changed, plan, records, executor)
     if changed:
+        _check_none_moved(ledger, changed)
         code = found.code or wanted.code
         wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)
         found = claim(layout.place, wanted, found.generation)
@@ -248,6 +254,21 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, executor: Exe
         logger.warning(UNFINISHED, layout.folder, bucket_rule(layout.url))
     job = replace(job, generation=found.generation, nonce=found.nonce, stale=stale)
     return replace(job, lost=layout.mend(job, plan))
+
+
+def check_moved(job: Job, wanted: Identity) -> None:
+    """Refuse a job at a destination with a move that is not its own."""
+    if job.layout.destination is not None:
+        check_destination_of_move(job.layout.place, wanted, is_move=job.move is not None)
+
+
+def _check_none_moved(ledger: Ledger, changed: frozenset[int]) -> None:
+    """Refuse to make shards again in a new version if shards were moved."""
+    if any(record.moved for record in ledger.read().values()):
+        raise DestinationError(
+            f"{len(changed):,} shards at {ledger.folder.url!r} are to be made again, but a move has begun, and their source may be deleted: give the "
+            "same options as before"
+        )
 
 
 class Remaining(NamedTuple):
@@ -268,8 +289,10 @@ def remaining(job: Job, plan: Plan) -> Remaining:
     if not records:
         return Remaining(segments, Summary(), {})
     done = job.done(plan.runs, records, job.layout.inventory())
+    if job.move is not None:  # a published shard is not done before its source is deleted
+        done = frozenset(number for number in done if records[number].moved == MOVED[-1])
     left = [segment.without(done) for segment in segments]
     again = {number: records[number].generation for number in records.keys() - done}
-    missing = sum(records[number].is_done for number in again)
+    missing = 0 if job.move is not None else sum(records[number].is_done for number in again)
     before = Summary(skipped=len(done), missing=missing, decoded_nbytes=decoded_nbytes(plan.runs, done))
     return Remaining([segment for segment in left if segment.runs], before, again)

@@ -150,7 +150,7 @@ def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
             "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
             "written: partition the source again, and map it to another destination"
         )
-    if changed := changed_chunks(plan):
+    if job.move is None and (changed := changed_chunks(plan)):
         job.ledger.mark(frozenset().union(*changed.values()))
         raise SourceChangedError(
             f"chunks of {', '.join(map(repr, changed))} appeared or went while the job ran, so their shards may be of different states; no config was "

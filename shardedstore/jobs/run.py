@@ -17,6 +17,11 @@ from shardedstore.jobs.executors.base import Executor, KilledWorker
 from shardedstore.jobs.executors.delayed import delay
 from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
+from shardedstore.jobs.move.checks import check_source
+from shardedstore.jobs.move.rest import end_move
+from shardedstore.jobs.move.scratch import queue_of
+from shardedstore.jobs.move.state import begin_move
+from shardedstore.jobs.move.task import move_task
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.preflight import places_of, source_urls
 from shardedstore.jobs.prepare import Remaining, identity, remaining, start
@@ -67,6 +72,8 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events
     executor = active_executor()
     with _locked(job) as lost:
         job = start(job, plan, identity(plan, job), overwrite, executor)
+        if job.move is not None:
+            begin_move(job.ledger, check_source(plan.config))
         summaries = list[Summary]()
         with closing(_summaries(executor, job, plan, events.meter)) as found:
             for summary in _until_hopeless(job, found):
@@ -114,8 +121,8 @@ def _summaries(executor: Executor, job: Job, plan: Plan, meter: Meter) -> Genera
     left = remaining(job, plan)
     yield left.before
     results = executor.map_unordered(
-        partial(run_task, job),
-        _MeteredTasks(meter, left, job.chain.name),
+        partial(run_task if job.move is None else move_task, job),
+        _MeteredTasks(meter, _queue(job, plan, left)),
         _urls(job, plan),
         partial(job.find_missing, places_of(location for _, location in plan.config.locations())),
     )
@@ -125,25 +132,44 @@ def _summaries(executor: Executor, job: Job, plan: Plan, meter: Meter) -> Genera
             yield _failed(task.segment, result) if isinstance(result, BaseException) else result
 
 
-class _MeteredTasks(TaskQueue):
+def _queue(job: Job, plan: Plan, left: Remaining) -> TaskQueue:
+    if job.move is not None:
+        return queue_of(job.move, job, plan, left)
+    return TaskQueue(left.segments, left.again, job.chain.name)
+
+
+class _MeteredTasks:
     """Tasks of a job, whose meter notes the tasks that the executor gets."""
 
-    def __init__(self, meter: Meter, left: Remaining, name: str) -> None:
-        super().__init__(left.segments, left.again, name)
-        self._meter = meter
+    def __init__(self, meter: Meter, tasks: TaskQueue) -> None:
+        self._meter, self._tasks = meter, tasks
+        self.seconds: float | None = None
+        self.is_light = tasks.is_light
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks)
 
     def take(self, threads: int) -> Task:
         # docstring inherited
-        task = super().take(threads)
+        task = self._tasks.take(threads)
         self._meter.handed_out([task])
         return task
 
+    def learn(self, task: Task, outcome: Summary) -> None:
+        # docstring inherited
+        self._tasks.learn(task, outcome)
+        self.seconds = self._tasks.seconds
+
     def split(self, task: Task) -> list[Task]:
         # docstring inherited
-        parts = super().split(task)
+        parts = self._tasks.split(task)
         self._meter.taken_back(task)
         self._meter.handed_out(parts)
         return parts
+
+    def label(self, task: Task) -> str:
+        # docstring inherited
+        return self._tasks.label(task)
 
 
 def _urls(job: Job, plan: Plan) -> list[str]:
@@ -178,6 +204,9 @@ def _finish(plan: Plan, wrap: Wrap[T], job: Job, summary: Summary) -> T:
     """Publish the config and return the result; a partial one shows the source for failed shards."""
     try:
         config = finish(job, plan, summary)
+        if job.move is not None:
+            kept = end_move(job.ledger, check_source(plan.config), config)
+            summary = replace(summary, notices=merge_notices([*summary.notices, *kept]))
     except ShardsFailed as failed:
         if not job.partial:
             raise

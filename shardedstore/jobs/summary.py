@@ -122,6 +122,10 @@ class Summary:
         The decoded bytes of the shards that have ended.
     shards : tuple of ShardEnd
         The shards that a task made or that failed in it; empty for a whole job.
+    moved : int
+        The number of shards whose chunks were deleted in the source, in a move.
+    freed : int
+        The size of these chunks, in bytes.
 
     Examples
     --------
@@ -154,6 +158,8 @@ class Summary:
     records: dict[int, Record] = field(default_factory=dict, repr=False)
     decoded_nbytes: int = 0
     shards: tuple[ShardEnd, ...] = field(default=(), repr=False)
+    moved: int = 0
+    freed: int = 0
 
     @property
     def holes(self) -> tuple[str, ...]:
@@ -193,6 +199,8 @@ class Summary:
             notices=merge_notices(notice for part in parts for notice in part.notices),
             seconds=sum(part.seconds for part in parts),
             records=merge(part.records for part in parts),
+            moved=sum(part.moved for part in parts),
+            freed=sum(part.freed for part in parts),
             row=reduce(lambda row, part: part.row if part.done else row + part.row, parts, 0),
             decoded_nbytes=sum(part.decoded_nbytes for part in parts),
         )

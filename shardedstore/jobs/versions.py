@@ -173,6 +173,10 @@ class _Nonce(msgspec.Struct):
     nonce: str = ""
 
 
+# Made at import: msgspec crashes if two threads are the first to use a type.
+_MANIFEST, _NONCE = msgspec.json.Decoder(Identity), msgspec.json.Decoder(_Nonce)
+
+
 def read_identity(folder: Folder) -> Identity | None:
     """Read the manifest of the latest job; None if no job ever wrote there.
 
@@ -200,7 +204,7 @@ def read_generation(folder: Folder, generation: int) -> Identity:
     """
     path = identity_name(generation)
     try:
-        return msgspec.json.decode(folder.read(path), type=Identity)
+        return _MANIFEST.decode(folder.read(path))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DestinationError(
             f"{join_url(folder.url, path)!r} can't be read ({error}): name another destination"
@@ -344,7 +348,7 @@ def stands(ledger: Ledger) -> bool:
     A destination may be removed and then used by another job.
     """
     try:
-        found = msgspec.json.decode(ledger.folder.read(identity_name(ledger.generation)), type=_Nonce)
+        found = _NONCE.decode(ledger.folder.read(identity_name(ledger.generation)))
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return False
     return found.nonce == ledger.nonce

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from traceback import StackSummary, format_exception_only, walk_tb
+from typing import TypeVar
 
 import msgspec
 from toolz import pipe
@@ -20,6 +21,7 @@ from shardedstore.jobs.cancellation import Stopped, check, sleep, while_wanted
 from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
+from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.open_shard import open_shard, opened_runs, with_component
 from shardedstore.jobs.preflight import places_of
 from shardedstore.jobs.shards import Plan, Run, Segment, Task, decoded_nbytes, location_of
@@ -44,6 +46,8 @@ logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
 MOST_FRAMES, MOST_TRACEBACK = 30, 8000  # the last frames and characters of a traceback that are sent with an error
 ENDINGS = (KeyboardInterrupt, GeneratorExit, Stopped)
+T = TypeVar("T")
+Work = Callable[["Job", Task], Summary]
 IN_A_ROW = 3  # failures in a row, from causes that affect all shards, that end a job
 MARKED = "empty objects that mark folders are no part of a Zarr, and were left out"
 
@@ -80,6 +84,8 @@ class Job:
         The numbers of the shards that may fail. The result is then published with holes.
     max_missing : int
         The most other shards that may fail.
+    move : Move or None
+        The options of a move, which deletes the source.
     """
 
     chain: Chain
@@ -95,6 +101,7 @@ class Job:
     partial: bool = False
     accepted: frozenset[int] = frozenset()
     max_missing: int = 0
+    move: Move | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -127,10 +134,11 @@ def run_segment(job: Job, segment: Segment) -> Summary:
     return run_task(job, Task(segment))
 
 
-def run_task(job: Job, task: Task) -> Summary:
+def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
     """Run the shards of a task that are not recorded yet.
 
-    Failed shards are returned in the summary, not raised. Shards that finished before a failure stay recorded.
+    Failed shards are returned in the summary, not raised. Shards that finished before a failure stay recorded. A move has other
+    `work`.
 
     Raises
     ------
@@ -140,7 +148,7 @@ def run_task(job: Job, task: Task) -> Summary:
     begun = time.monotonic()
     MARKERS.take()  # drops the count of verify or of another job
     try:
-        outcome = retry(partial(_run_task, job, task), Throttled(WRITES), STORAGE_ERRORS, sleep)
+        outcome = retry(partial(work or _run_task, job, task), Throttled(WRITES), STORAGE_ERRORS, sleep)
     except STORAGE_ERRORS as error:
         cause = f"its record can't be kept at the destination: {cause_of(error)}"
         return Summary.failed(task.segment, cause, code_of(error), systemic(error))
@@ -150,18 +158,25 @@ def run_task(job: Job, task: Task) -> Summary:
     return replace(outcome, throttled=throttled, seconds=seconds, notices=notices, worker=_worker())
 
 
-def _run_task(job: Job, task: Task) -> Summary:
-    segment = task.segment
+def find_unprepared(job: Job, segment: Segment) -> Summary | None:
+    """Return the failure of all shards of a segment if this process can't run them; None if it can."""
     missing = job.find_missing(run.location for run in segment.runs)
     if missing is not None:
         return Summary.failed(segment, missing, "unprepared-worker")
-    ledger = job.ledger
-    if not job.layout.stands(ledger):
+    if not job.layout.stands(job.ledger):
         cause = "its destination was removed while the job ran, and may be another job's now"
         return Summary.failed(segment, cause, "destination-lost")
+    return None
+
+
+def _run_task(job: Job, task: Task) -> Summary:
+    segment = task.segment
+    if (unprepared := find_unprepared(job, segment)) is not None:
+        return unprepared
+    ledger = job.ledger
     if task.attempt and ledger.claim(segment.number, task.attempt):
         with ledger.writer(segment.number, task.attempt) as append:
-            return _of_task(_do_shards(job, task, append))
+            return total_of_task(_do_shards(job, task, append))
     records = ledger.read_segment(segment.number)
     done = job.done(segment.runs, records)
     left = segment.without(done) if done else segment
@@ -175,13 +190,19 @@ def _run_task(job: Job, task: Task) -> Summary:
             decoded_nbytes=decoded_nbytes(segment.runs, done),
         )
         again = {**task.again, **{record.shard: record.generation for record in gone}}
-        return _of_task([before, *_do_shards(job, Task(left, again=again), append)])
+        return total_of_task([before, *_do_shards(job, Task(left, again=again), append)])
 
 
-def _of_task(outcomes: Iterable[Summary]) -> Summary:
+def total_of_task(outcomes: Iterable[Summary]) -> Summary:
     """Add the summaries of shards up, and keep the end of each shard."""
     parts = list(outcomes)
     return replace(Summary.total(parts), shards=tuple(shard for part in parts for shard in part.shards))
+
+
+def of_worker(made: Record, ended: ShardEnd) -> Record:
+    """Return a record with the circumstances of its shard in this worker."""
+    circumstances = {"seconds": ended.seconds, "attempts": ended.attempts, "begun": ended.begun}
+    return msgspec.structs.replace(made, worker=_worker(), **circumstances)
 
 
 def _worker() -> str:
@@ -191,13 +212,15 @@ def _worker() -> str:
 def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterator[Summary]:
     """Yield a summary for each tried shard; shards may be left when the time is over."""
     segment, end = task.segment, time.monotonic() + task.seconds
-    failed, row, worker = 0, 0, _worker()
+    failed, row = 0, 0
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for shard in run.shards():
             if time.monotonic() > end:
                 return
             generation = task.again.get(shard.number, 0)
-            made, ended = _try_shard(job, run, opened, shard, generation)
+            made, ended = try_shard(
+                job, run, opened, shard, partial(run_shard, job, shard=shard, generation=generation)
+            )
             if isinstance(made, ShardError):
                 row = row + 1 if made.remedy else row
                 yield Summary.of_shard(ended, made)
@@ -206,9 +229,7 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterat
                     return
                 continue
             row = 0
-            record = msgspec.structs.replace(
-                made, seconds=ended.seconds, attempts=ended.attempts, worker=worker, begun=ended.begun
-            )
+            record = of_worker(made, ended)
             append(record)
             yield Summary.of_shard(ended, records=job.layout.returned(record))
 
@@ -240,7 +261,7 @@ class _ShardPolicy:
         pause = self.throttled.pause(error)
         return self.retries.pause(error) if pause is None else pause
 
-    def end(self, made: Record | ShardError) -> ShardEnd:
+    def end(self, made: object) -> ShardEnd:
         """Return the end of the shard; its stages are those of the last attempt."""
         stages = self.stages
         end = ShardEnd(
@@ -257,20 +278,24 @@ class _ShardPolicy:
         )
         if isinstance(made, ShardError):
             return msgspec.structs.replace(end, code=made.code)
-        return msgspec.structs.replace(end, entries=made.entries, nbytes=made.nbytes)
+        return (
+            msgspec.structs.replace(end, entries=made.entries, nbytes=made.nbytes) if isinstance(made, Record) else end
+        )
 
 
-def _try_shard(job: Job, run: Run, opened: Run, shard: Shard, generation: int) -> tuple[Record | ShardError, ShardEnd]:
-    """Run one shard with retries, and return the result and the end of the shard.
+def try_shard(
+    job: Job, run: Run, opened: Run, shard: Shard, work: Callable[[Run, Stages], T]
+) -> tuple[T | ShardError, ShardEnd]:
+    """Do some work for one shard with retries, and return the result and the end of the shard.
 
     Retries open the source anew. An error of the last attempt is returned, not raised.
     """
     policy = _ShardPolicy(job, run, shard)
 
-    def attempt() -> Record:
+    def attempt() -> T:
         check()
         with policy.stages.timed():
-            return run_shard(job, opened if policy.is_first else run, shard, generation, policy.stages)
+            return work(opened if policy.is_first else run, policy.stages)
 
     try:
         made = retry(attempt, policy, BaseException, sleep)
@@ -371,12 +396,19 @@ class ShardReader:
         return None if self._sums is None else self._sums.recorded()
 
 
-def run_shard(job: Job, run: Run, shard: Shard, generation: int, stages: Stages) -> Record:
+def run_shard(
+    job: Job,
+    run: Run,
+    stages: Stages,
+    shard: Shard,
+    generation: int,
+    reader: Callable[[Job, Run, Shard, Stages], ShardReader] | None = None,
+) -> Record:
     """Run one shard through the chain, and return its record.
 
     After an exception, no reader finds an incomplete shard under its final name. `generation` is 0 for the job's own.
     """
-    source = ShardReader(job, run, shard, stages)
+    source = (reader or ShardReader)(job, run, shard, stages)
     record = job.layout.write(source, job, generation)
     return msgspec.structs.replace(
         record, generation=generation, source=record.source or source.source, digests=source.digests

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 
-from shardedstore.errors import CorruptError, TemporaryError
+from shardedstore.errors import CorruptError, MoveError, TemporaryError
 
 SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "Skewed"}
 
@@ -210,8 +210,9 @@ def code_of(error: BaseException) -> str:
     code = _systemic(error)[0]
     if code:
         return code
-    if any(isinstance(one, CorruptError) for one in chain_of(error)):
-        return "corrupt"
+    for one in chain_of(error):
+        if isinstance(one, CorruptError):
+            return one.code if isinstance(one, MoveError) else "corrupt"
     return "temporary" if is_transient(error) else "failed"
 
 

@@ -9,9 +9,10 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import obstore
@@ -41,7 +42,16 @@ SYNC_SECONDS = 1.0  # between two syncs of a local file that is appended to
 MOST_REMOVED = 1000  # objects per request
 FLUSH_SECONDS = 5.0  # between two objects written by one appender
 STARTED, ENDED = "0", "end"  # labels in object names: an appender's start marker and its last object
-Append = Callable[[bytes], None]
+
+
+class Append(Protocol):
+    """Appends lines to the files of one appender."""
+
+    def __call__(self, line: bytes) -> None:
+        """Append a line, which is durable after some seconds, after `flush`, or at the end of the appender."""
+
+    def flush(self) -> None:
+        """Make all appended lines durable."""
 
 
 class Folder(Protocol):
@@ -81,6 +91,12 @@ class Folder(Protocol):
 
         Local folders are not synced, so some files may reappear after a power loss.
         """
+
+    def links(self, names: Iterable[str]) -> list[str]:
+        """Return the names that are symbolic links, or lie behind one."""
+
+    def remove_empty(self, paths: Iterable[str]) -> None:
+        """Remove folders that are empty, and their parents that then are, but not this folder."""
 
     def blob(self, name: str) -> ByteSource:
         """Open a file for random access.
@@ -167,6 +183,23 @@ class LocalFolder:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.url, name))
 
+    def links(self, names: Iterable[str]) -> list[str]:
+        # docstring inherited
+        root, real = os.path.realpath(self.url), cache(os.path.realpath)
+        paths = ((name, os.path.join(root, name)) for name in names)
+        return [
+            name for name, path in paths if real(os.path.dirname(path)) != os.path.dirname(path) or os.path.islink(path)
+        ]
+
+    def remove_empty(self, paths: Iterable[str]) -> None:
+        # docstring inherited
+        for path in sorted(set(paths), key=len, reverse=True):
+            folder = path
+            with suppress(OSError):
+                while folder:
+                    os.rmdir(os.path.join(self.url, folder))
+                    folder = os.path.dirname(folder)
+
     def blob(self, name: str) -> ByteSource:
         # docstring inherited
         return open_blob(os.path.join(self.url, name))
@@ -187,34 +220,11 @@ class LocalFolder:
 
         The file is synced after a line if the last sync is more than a second old, and at the end of the block.
         """
-        path = os.path.join(self.url, f"{name}-{claimed or later()}.jsonl")
-        make_folder(os.path.dirname(path))
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | (0 if claimed else os.O_CREAT | os.O_EXCL)
-        descriptor: int | None = None
-        synced = time.monotonic()
-
-        def append(line: bytes) -> None:
-            nonlocal descriptor, synced
-            if descriptor is None:
-                descriptor = os.open(path, flags, 0o666)
-            try:
-                written = os.write(descriptor, line)
-            except OSError as error:
-                name_place(error, path)
-                raise
-            if written != len(line):
-                raise OSError(errno.ENOSPC, "a record could not be written whole: is the disk full?", path)
-            if time.monotonic() - synced > SYNC_SECONDS:
-                os.fsync(descriptor)
-                synced = time.monotonic()
-
+        append = _LocalAppend(os.path.join(self.url, f"{name}-{claimed or later()}.jsonl"), is_claimed=bool(claimed))
         try:
             yield append
         finally:
-            if descriptor is not None:
-                os.fsync(descriptor)
-                os.close(descriptor)
-                sync_folder(os.path.dirname(path))
+            append.close()
 
     def clean(self) -> None:
         # docstring inherited
@@ -298,6 +308,13 @@ class RemoteFolder:
                 for name in some:
                     self.remove(name)
 
+    def links(self, names: Iterable[str]) -> list[str]:
+        # docstring inherited
+        return []
+
+    def remove_empty(self, paths: Iterable[str]) -> None:
+        """Do nothing: an object store has no folders."""
+
     def blob(self, name: str) -> ByteSource:
         # docstring inherited
         return RemoteObject(self.store, name)
@@ -318,29 +335,78 @@ class RemoteFolder:
         Lines are stored at most every five seconds, and at the end of the block. Each flush writes one object. A start
         marker without an end marker means that the writer died.
         """
-        stem = f"{name}-{claimed or later()}"
-        lines: list[bytes] = []
-        count, flushed = 0, time.monotonic()
+        append = _RemoteAppend(self, f"{name}-{claimed or later()}")
         if not claimed:
-            self.write(f"{stem}-{STARTED}.jsonl", b"")
-
-        def flush(label: str) -> None:
-            nonlocal flushed
-            self.write(f"{stem}-{label}.jsonl", b"".join(lines))
-            lines.clear()
-            flushed = time.monotonic()
-
-        def append(line: bytes) -> None:
-            nonlocal count
-            lines.append(line)
-            if time.monotonic() - flushed > FLUSH_SECONDS:
-                count += 1
-                flush(str(count))
-
+            self.write(f"{append.stem}-{STARTED}.jsonl", b"")
         try:
             yield append
         finally:
-            flush(ENDED)
+            append.put(ENDED)
 
     def clean(self) -> None:
         """Do nothing: an incomplete put or upload leaves no object."""
+
+
+class _LocalAppend:
+    """Appends lines to a file, which is synced if the last sync is more than `SYNC_SECONDS` old."""
+
+    def __init__(self, path: str, *, is_claimed: bool) -> None:
+        self.path, self._synced = path, time.monotonic()
+        self._flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | (0 if is_claimed else os.O_CREAT | os.O_EXCL)
+        self._descriptor: int | None = None
+        make_folder(os.path.dirname(path))
+
+    def __call__(self, line: bytes) -> None:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, self._flags, 0o666)
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError as error:
+            name_place(error, self.path)
+            raise
+        if written != len(line):
+            raise OSError(errno.ENOSPC, "a record could not be written whole: is the disk full?", self.path)
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            os.fsync(self._descriptor)
+            self._synced = time.monotonic()
+
+    def flush(self) -> None:
+        """Sync the file and the folder that it is in."""
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+            sync_folder(os.path.dirname(self.path))
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        if self._descriptor is not None:
+            try:
+                self.flush()
+            finally:
+                os.close(self._descriptor)
+
+
+class _RemoteAppend:
+    """Stores lines in numbered objects, one for each flush."""
+
+    def __init__(self, folder: RemoteFolder, stem: str) -> None:
+        self.folder, self.stem = folder, stem
+        self._lines: list[bytes] = []
+        self._count, self._flushed = 0, time.monotonic()
+
+    def __call__(self, line: bytes) -> None:
+        self._lines.append(line)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store the lines in an object of their own."""
+        if self._lines:
+            self._count += 1
+            self.put(str(self._count))
+
+    def put(self, label: str) -> None:
+        """Store the lines in the object with a label."""
+        self.folder.write(f"{self.stem}-{label}.jsonl", b"".join(self._lines))
+        self._lines.clear()
+        self._flushed = time.monotonic()

@@ -76,6 +76,13 @@ class Directory(Place, frozen=True, tag="directory", omit_defaults=True, repr_om
         return (len(sizes), sum(sizes)) if sizes else None
 
     @property
+    def undeletable(self) -> str | None:
+        # docstring inherited
+        if self.is_web:
+            return f"{self.show()} is on a web server, which can only be read"
+        return f"{self.show()} is read without credentials, as public data" if self.options.anonymous else None
+
+    @property
     def written_to(self) -> object:
         # docstring inherited
         return self.url

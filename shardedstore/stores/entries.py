@@ -15,6 +15,7 @@ import msgspec
 from zarr.abc.store import Store
 
 from shardedstore.errors import ChainError, CorruptError
+from shardedstore.fields import MOVING
 from shardedstore.notices import node_name
 from shardedstore.storage.publish import TEMPORARY, is_temporary
 from shardedstore.stores.reader import Source, StoreReader, reader_of, source_of
@@ -396,7 +397,7 @@ def _array_of(arrays: dict[str, ArrayMeta], key: str) -> tuple[str | None, str]:
 
 
 def _is_left_behind(key: str) -> bool:
-    return TEMPORARY in key and is_temporary(_name(key))
+    return TEMPORARY in key and (is_temporary(_name(key)) or key == MOVING)
 
 
 def _name(key: str) -> str:

@@ -145,6 +145,11 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
         return 0, 0
 
     @property
+    def undeletable(self) -> str | None:
+        """The reason why keys can't be deleted here one by one; None for a folder of which each key is a file or object."""
+        return f"{self.show()} is a {self.kind}, not a folder with a file or object for each key"
+
+    @property
     def written_to(self) -> object:
         """A value that is equal for locations written to in the same place; None if this one can't be written to."""
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from obstore.exceptions import BaseError
 
-from shardedstore.fields import FILE_NAME, FORMAT
+from shardedstore.fields import FILE_NAME, FORMAT, MOVING
 from shardedstore.storage.blobs import nbytes_of, open_blob
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import object_url
@@ -24,6 +24,7 @@ def is_zarr(url: str, options: Options) -> bool:
 
 RESULT = "is the result of a job: open it with ShardedStore.load"
 NO_ZARR = "holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
+MOST_MARKER = 1 << 16  # bytes
 MOST_JSON = 64 << 20  # bytes; a larger file is not read
 
 
@@ -31,6 +32,11 @@ def instead(location: Location) -> str:
     """Describe the content of a location without a Zarr, and the next step."""
     if not isinstance(location, Place) or not location.is_folder:
         return NO_ZARR
+    if moved_to := _moved_to(location):
+        return (
+            f"was moved to {moved_to!r}, which ShardedStore.load opens: Move.finish({moved_to!r}), or the same command again, deletes what is "
+            "left here"
+        )
     if not location.url.endswith(".json"):
         return RESULT if _is_there(object_url(location.url, FILE_NAME), location.options) else NO_ZARR
     with suppress(OSError, BaseError):
@@ -40,6 +46,14 @@ def instead(location: Location) -> str:
         if nbytes is not None:
             return _of_json(bytes(open_blob(location.url, location.options).read(0, nbytes)))
     return NO_ZARR
+
+
+def _moved_to(place: Place) -> str:
+    """Return the destination of a move whose source this was; empty if there is none."""
+    with suppress(OSError, BaseError, ValueError, KeyError, TypeError):
+        blob = open_blob(object_url(place.url, MOVING), place.options)
+        return str(json.loads(bytes(blob.tail(MOST_MARKER)[0]))["destination"])
+    return ""
 
 
 def _of_json(data: bytes) -> str:

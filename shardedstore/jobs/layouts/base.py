@@ -28,7 +28,7 @@ from shardedstore.storage.options import NONE, Options, StorageOptions
 from shardedstore.storage.urls import is_remote, join_url, object_url
 from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Place
+from shardedstore.stores.locations import Config, Location, Place
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
 
 if TYPE_CHECKING:
@@ -209,6 +209,16 @@ class ResultLayout(ABC):
 
         Generation 0 stands for the job's own. After an exception, no reader finds an incomplete shard.
         """
+
+    def location_of_record(self, run: Run, record: Record, job: Job) -> Location:
+        """Return the location of a run's published shards, of the generation of a record.
+
+        Raises
+        ------
+        NotImplementedError
+            If shards can't be opened one by one before the job ends.
+        """
+        raise NotImplementedError(type(self).__name__)
 
     def returned(self, record: Record) -> dict[int, Record]:
         """Return the records to send with the summary of a task because no ledger keeps them."""

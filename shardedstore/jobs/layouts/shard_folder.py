@@ -131,6 +131,12 @@ class ShardFolder(ResultLayout):
             if self.sink.is_there(self._named(templates[generation], shard), record, present):
                 yield shard.number
 
+    def location_of_record(self, run: Run, record: Record, job: Job) -> Location:
+        # docstring inherited
+        generation = record.generation or job.generation
+        location = members_at(self.sink.location(self.template(run, generation)), run.members)
+        return veiled_base(location, run, {run.number: record}) if run.mounted is not None else location
+
     def publish(self, job: Job, plan: Plan, records: Mapping[int, Record]) -> Config:
         """Write the consolidated metadata as a component of its own, and then the config.
 

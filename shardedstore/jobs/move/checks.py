@@ -1,0 +1,117 @@
+"""Refuse what can't be moved, before anything is written."""
+
+from __future__ import annotations
+
+import msgspec
+from dask.utils import format_bytes
+
+from shardedstore.config.document import from_dict
+from shardedstore.errors import ChainError, PartitionError, UsageError
+from shardedstore.jobs.layouts.base import ResultLayout
+from shardedstore.jobs.move.options import Move
+from shardedstore.jobs.move.scratch import needs
+from shardedstore.jobs.move.state import latest_move
+from shardedstore.jobs.shards import Plan
+from shardedstore.jobs.worker import Job
+from shardedstore.stores.locations import Config, Mount, Place
+from shardedstore.transforms.base.chain import Chain
+
+INSTEAD = "convert it without move, verify the result, and delete the source yourself"
+
+
+def check_move(move: Move | None, **others: bool) -> None:
+    """Raise UsageError for something that is no `Move`, and for options that a move can't have, by name."""
+    if move is None:
+        return
+    if not isinstance(move, Move):
+        raise UsageError(f"move is {move!r}: write Move(scratch='200 GiB', yes_delete_source=True)")
+    for name, is_given in others.items():
+        if is_given:
+            raise UsageError(
+                f"{name} is not for a move, which compares every chunk and deletes only what the result holds: leave it out"
+            )
+
+
+def check_chain(chain: Chain, layout: ResultLayout, plan: Plan) -> None:
+    """Refuse chains that can't be verified, or whose unfinished result can't be shown with the rest of its source.
+
+    Raises
+    ------
+    ChainError
+    """
+    if layout.planned(plan, chain).mixes == "blocks" and not chain.steps:
+        return
+    names = ", ".join(type(part).__name__ for part in chain.parts if part is not None)
+    raise ChainError(
+        f"the chain {names} can't be moved: a part of an array in a new form can't be opened together with the part that is left in the source, "
+        "and a function may change values. Move with ToZip or CopyTo(layout='shards') and no steps, and change codecs or the format before or "
+        f"after that; or {INSTEAD}"
+    )
+
+
+def check_source(config: Config) -> Place:
+    """Return the folder of a source whose chunks can be deleted shard by shard.
+
+    Raises
+    ------
+    PartitionError
+        If it is read-only or shared: if it is no folder of its own, or if chunks may belong to several shards.
+    """
+    base = config.base
+    if base.undeletable is not None or not isinstance(base, Place):
+        raise PartitionError(f"a move deletes chunks, and can't here: {base.undeletable or base.show()}; {INSTEAD}")
+    for path, mount in config.shards.items():
+        if not _is_divided(mount, base, path):
+            raise PartitionError(
+                f"shard {path!r} is {mount.location.show()}, which is not a division of {base.show()} by ShardedStore.partition, so that other shards "
+                f"or stores may share its chunks: {INSTEAD}"
+            )
+    if config.consolidated is not None:
+        raise PartitionError(f"{base.show()} is the result of a job, with metadata of its own: {INSTEAD}")
+    return base
+
+
+def _is_divided(mount: Mount, base: Place, path: str) -> bool:
+    is_view = mount.location.divides_source and mount.location.view == (base, path)
+    return is_view and not mount.exceptions and mount.members is None
+
+
+def as_begun(config: Config, layout: ResultLayout) -> tuple[Config, bool]:
+    """Return the source with the sparse blocks of the first run of its move, and whether there was one.
+
+    A listing would miss blocks that were moved since.
+    """
+    found = None if layout.destination is None else latest_move(layout.place)
+    if found is None:
+        return config, False
+    earlier = from_dict(found[0].config).shards
+
+    def begun(path: str, mount: Mount) -> Mount:
+        before = earlier.get(path)
+        if mount.blocks is None or before is None or before.blocks is None:
+            return mount
+        blocks = msgspec.structs.replace(mount.blocks, stored=before.blocks.stored)
+        return msgspec.structs.replace(mount, blocks=blocks)
+
+    shards = {path: begun(path, mount) for path, mount in config.shards.items()}
+    return msgspec.structs.replace(config, shards=shards), True
+
+
+def check_scratch(move: Move, job: Job, plan: Plan) -> None:
+    """Refuse shards that are larger than the scratch space.
+
+    Raises
+    ------
+    PartitionError
+    """
+    for run, need in zip(plan.runs, needs(job, plan), strict=True):
+        name = "the base" if run.mounted is not None else f"a shard of {run.path!r}"
+        if move.most_bytes is not None and need.nbytes > move.most_bytes:
+            raise PartitionError(
+                f"{name} has {format_bytes(need.nbytes)} decoded, more than scratch={move.scratch!r}: divide it with a smaller size in shards, or "
+                "name a larger scratch"
+            )
+        if move.scratch_files is not None and need.files > move.scratch_files:
+            raise PartitionError(
+                f"{name} has {need.files:,} files in the result, more than scratch_files={move.scratch_files:,}: use ToZip, or name more"
+            )

@@ -1,0 +1,136 @@
+"""The end of a move: delete what is left of the source, when the result is complete."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+
+from toolz import partition_all
+from zarr.abc.store import Store
+
+from shardedstore.config.document import from_dict
+from shardedstore.errors import DestinationError
+from shardedstore.fields import MOVING
+from shardedstore.jobs.ledger import Ledger
+from shardedstore.jobs.lock import held
+from shardedstore.jobs.move.state import latest_move, write_state
+from shardedstore.jobs.partial import find_job_folder, read_config
+from shardedstore.jobs.versions import ledger_of
+from shardedstore.notices import Notice
+from shardedstore.storage.errors import explain
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
+from shardedstore.storage.options import StorageOptions, take_options
+from shardedstore.storage.urls import is_remote, normalize
+from shardedstore.stores.http_index import ROOTS
+from shardedstore.stores.locations import Config, Place
+from shardedstore.stores.reader import reader_of
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, drop_consolidated, dump_json, parse_json
+
+logger = logging.getLogger("shardedstore")
+AT_ONCE = 1000  # keys that are compared at a time
+LEFT = (
+    "the source has keys that the result does not have, or has otherwise: they stay, with the documents of the source. Look at them, remove them, and "
+    "run the same command again"
+)
+
+
+def end_move(ledger: Ledger, source: Place, config: Config) -> tuple[Notice, ...]:
+    """Delete the rest of the source of a move whose config is published; return a notice of what stays.
+
+    Raises
+    ------
+    DestinationError
+        If shards are left that were not moved, or if the rest can't be deleted.
+    """
+    left = sum(record.moved != "deleted" for record in ledger.read().values())
+    if left:
+        raise DestinationError(
+            f"{left:,} shards of {source.show()} are not moved, so the rest of it stays: run the same command again"
+        )
+    write_state(ledger, source, "rest")
+    return delete_rest(ledger, source, config)
+
+
+def delete_rest(ledger: Ledger, source: Place, config: Config) -> tuple[Notice, ...]:
+    """Delete what is left of a source: files that the result has too, then the documents, the root's first."""
+    folder = open_folder(source.url, source.options)
+    try:
+        names = [os.path.normpath(name) for name, _ in folder.sizes()]
+        kept = tuple(_not_in(config.open(), source.open(), [name for name in names if name != MOVING]))
+        if kept:
+            notice = Notice(LEFT, kept)
+            logger.warning("%s", notice)
+            return (notice,)
+        documents = [name for name in names if name.rpartition("/")[2] in DOCUMENTS]
+        folder.remove_all([name for name in names if name != MOVING and name not in set(documents)])
+        folder.remove_all(sorted((name for name in documents if name in (*ROOTS, CONSOLIDATED_V2)), key=_turn))
+        folder.remove_all([name for name in documents if "/" in name or name not in (*ROOTS, CONSOLIDATED_V2)])
+        folder.remove_empty({name.rpartition("/")[0] for name in names})
+        folder.remove(MOVING)
+        write_state(ledger, source, "ended")
+        _remove_root(folder)
+    except STORAGE_ERRORS as error:
+        raise DestinationError(
+            f"the result at {ledger.folder.url!r} is complete, but the rest of {source.show()} could not be deleted: {explain(error)}; run the same "
+            "command again"
+        ) from error
+    return ()
+
+
+def _turn(name: str) -> int:
+    """Return the turn of a root document: those that make the source a Zarr come first, as it is not to be opened any more."""
+    return (*ROOTS, CONSOLIDATED_V2).index(name)
+
+
+def _remove_root(folder: Folder) -> None:
+    """Remove the folder of a source on a local disk, with empty folders in it."""
+    if not is_remote(folder.url):
+        folder.remove_empty(os.path.relpath(parent, folder.url) for parent, _, _ in os.walk(folder.url))
+        with suppress(OSError):  # files that are not part of the Zarr, or a link to the folder
+            os.rmdir(folder.url)
+
+
+def _not_in(result: Store, source: Store, names: list[str]) -> Iterator[str]:
+    """Yield the keys of a source that a result does not have, or has otherwise."""
+    for some in partition_all(AT_ONCE, names):
+        sides = zip(some, reader_of(source).fetch(some), reader_of(result).fetch(some), strict=True)
+        yield from (name for name, mine, its in sides if not _is_equal(name, mine, its))
+
+
+def _is_equal(name: str, mine: bytes | None, its: bytes | None) -> bool:
+    """Tell whether a key is gone in the source, or has equal bytes in the result; consolidated metadata do not count."""
+    path, _, last = name.rpartition("/")
+    if mine is None or mine == its or last == CONSOLIDATED_V2:
+        return True
+    if its is None or last not in DOCUMENTS:
+        return False
+    one, other = (dump_json(parse_json(_alone(data, path, last), path, last)) for data in (mine, its))
+    return one == other
+
+
+def _alone(data: bytes, path: str, name: str) -> bytes:
+    return (drop_consolidated(data, path) or data) if name == "zarr.json" else data
+
+
+def finish_move(destination: str | os.PathLike[str], storage_options: StorageOptions = None) -> str | None:
+    """Delete the rest of the source of a move whose result is complete.
+
+    Returns
+    -------
+    str or None
+        The name of the source that is moved; None if the destination has no such move, or shards are left to move.
+    """
+    url = normalize(destination)
+    options = take_options(url, storage_options)
+    place = find_job_folder(url, options)
+    found = None if place is None else latest_move(place)
+    if place is None or found is None or found[1].state == "shards":
+        return None
+    identity, state = found
+    config, base = read_config(place, options), from_dict(identity.config).base
+    if state.state == "rest" and config is not None and isinstance(base, Place):
+        with held(place):
+            delete_rest(ledger_of(place, identity), base, config)
+    return state.source
