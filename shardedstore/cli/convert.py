@@ -20,7 +20,7 @@ from shardedstore.cli.common import (
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
 from shardedstore.cli.plan import tell_estimate
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
-from shardedstore.jobfiles.job import plan_spec, run_options
+from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
 from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
 from shardedstore.jobs.job_plan import JobPlan
@@ -84,6 +84,9 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
         run = make_spec(RunSpec, given_options(RunSpec))
         check_cluster(workers)
+        if not dry_run and (moved := find_moved(spec)) is not None:
+            tell(f"{moved} was moved before: nothing is left to do")
+            return
         plan = plan_spec(spec)
         if dry_run:
             tell_estimate(estimate_plan(plan, EstimateSpec(), workers))
@@ -118,6 +121,8 @@ def run_plan(plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, *
     again = "".join(f", {number:,} of them again {why}" for why, number in reasons.items() if number)
     before = f", {summary.skipped:,} were done before" if summary.skipped else ""
     tell(f"{count(summary.done, 'shard')} done now{again}{before}; {format_bytes(summary.nbytes)} written")
+    if summary.moved:
+        tell(f"{count(summary.moved, 'shard')} moved: {format_bytes(summary.freed)} deleted in {spec.source}")
     if summary.throttled:
         click.echo(f"note: the server was too busy {summary.throttled:,} times; these requests were repeated", err=True)
     place = normalize(spec.destination)

@@ -9,8 +9,20 @@ from shardedstore.jobfiles.open import open_source
 from shardedstore.jobfiles.registry import make_sink, make_step
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobs.job_plan import JobOptions, JobPlan
+from shardedstore.jobs.move.rest import finish_move
+from shardedstore.storage.options import take_options
 from shardedstore.storage.sides import side_options
+from shardedstore.storage.urls import normalize
 from shardedstore.transforms.base.chain import Sink, Step
+
+
+def find_moved(spec: JobSpec) -> str | None:
+    """Return the source of a job if an earlier run moved all of it; delete what is left of it first."""
+    if spec.move is None:
+        return None
+    take_options(normalize(spec.source), side_options("source", spec.source, spec.source_storage, spec.source_profile))
+    options = side_options("destination", spec.destination, spec.storage, spec.profile)
+    return finish_move(spec.destination, options, spec.source)
 
 
 def plan_spec(spec: JobSpec) -> JobPlan:

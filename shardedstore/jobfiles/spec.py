@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from shardedstore.jobfiles.parse import only_one, parse_shard_options, parse_storage
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.job_plan import OnError
+from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.worker import MOST_FAILURES
 
@@ -142,6 +143,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     overwrite: Annotated[bool, Meta(description="Write to a DESTINATION that holds other files; they are kept.")] = (
         False
     )
+    move: Annotated[Move | None, Meta(description="Delete the source shard by shard, after verification.")] = None
 
 
 class ClusterSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from shardedstore.errors import UsageError
+from shardedstore.storage.options import StorageOptions
 from shardedstore.text import parse_size
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Delete the chunks of each shard in the source after its result was verified, for lack of room for both.
 
     Each shard is converted, published, read back and compared with the source by its decoded data. Then this is recorded, and only
@@ -18,6 +21,8 @@ class Move:
 
     Parameters
     ----------
+    move : bool
+        Must be True; it stands for the option ``--move``.
     scratch : str or int, optional
         The most bytes, by their decoded size, of shards that are converted, and whose source is not deleted yet. None sets no limit: then
         each worker thread has the shards of one task.
@@ -48,19 +53,31 @@ class Move:
     >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
     ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(8,), chunks=(2,), dtype="i4")
     ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)})
-    ...     new = store.map_shards(ToZip(f"{folder}/zips"), move=Move("1 GiB", yes_delete_source=True))
+    ...     new = store.map_shards(ToZip(f"{folder}/zips"), move=Move(scratch="1 GiB", yes_delete_source=True))
     ...     new.summary.moved, pathlib.Path(folder, "era5.zarr").exists()
     (3, False)
     """
 
-    scratch: str | int | None = None
-    scratch_files: int | None = None
-    yes_delete_source: bool = False
+    move: Annotated[
+        bool, Meta(description="Move: delete the chunks of each shard in SOURCE after its result was verified.")
+    ] = True
+    scratch: Annotated[
+        str | int | None,
+        Meta(
+            description="The most decoded bytes of shards that are converted, and not deleted in SOURCE yet.",
+            extra={"metavar": "SIZE"},
+        ),
+    ] = None
+    scratch_files: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="The most files of such shards.", extra={"metavar": "N"}),
+    ] = None
+    yes_delete_source: Annotated[bool, Meta(description="Confirm that --move deletes SOURCE.")] = False
 
     def __post_init__(self) -> None:
-        if self.yes_delete_source is not True:
+        if self.move is not True or self.yes_delete_source is not True:
             raise UsageError(
-                "move deletes the source, shard by shard: confirm it with yes_delete_source=True (--yes-delete-source)"
+                "a move deletes the source, shard by shard: confirm it with yes_delete_source=True (--move --yes-delete-source)"
             )
         if self.scratch is not None and (type(self.scratch) not in (str, int) or (parse_size(self.scratch) or 0) < 1):
             raise UsageError(f"scratch={self.scratch!r} is no size: write one like '200 GiB'")
@@ -71,3 +88,36 @@ class Move:
     def most_bytes(self) -> int | None:
         """The limit of bytes; None for no limit."""
         return None if self.scratch is None else parse_size(self.scratch)
+
+    @staticmethod
+    def finish(destination: str | os.PathLike[str], storage_options: StorageOptions = None) -> str | None:
+        """Delete what is left of a source whose result is complete, after the job was killed at its very end.
+
+        Parameters
+        ----------
+        destination : str or path
+            The folder of the result.
+        storage_options : mapping or str, optional
+            Options of its object store.
+
+        Returns
+        -------
+        str or None
+            The name of the source, which is moved; None if the folder has no move that is so far.
+
+        Raises
+        ------
+        DestinationError
+            If the rest can't be deleted, or if another job uses the destination.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from shardedstore import Move
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(Move.finish(folder))
+        None
+        """
+        from shardedstore.jobs.move.rest import finish_move
+
+        return finish_move(destination, storage_options)

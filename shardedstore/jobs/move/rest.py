@@ -25,6 +25,7 @@ from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.stores.http_index import ROOTS
 from shardedstore.stores.locations import Config, Place
+from shardedstore.stores.no_zarr import is_zarr
 from shardedstore.stores.reader import reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, drop_consolidated, dump_json, parse_json
 
@@ -114,8 +115,10 @@ def _alone(data: bytes, path: str, name: str) -> bytes:
     return (drop_consolidated(data, path) or data) if name == "zarr.json" else data
 
 
-def finish_move(destination: str | os.PathLike[str], storage_options: StorageOptions = None) -> str | None:
-    """Delete the rest of the source of a move whose result is complete.
+def finish_move(
+    destination: str | os.PathLike[str], storage_options: StorageOptions = None, source: str | None = None
+) -> str | None:
+    """Delete the rest of the source of a move whose result is complete; `source` is the place that it should have.
 
     Returns
     -------
@@ -130,7 +133,10 @@ def finish_move(destination: str | os.PathLike[str], storage_options: StorageOpt
         return None
     identity, state = found
     config, base = read_config(place, options), from_dict(identity.config).base
-    if state.state == "rest" and config is not None and isinstance(base, Place):
+    if not isinstance(base, Place) or (source is not None and normalize(source) != base.url):
+        return None
+    if state.state == "rest" and config is not None:
         with held(place):
-            delete_rest(ledger_of(place, identity), base, config)
-    return state.source
+            left = delete_rest(ledger_of(place, identity), base, config)
+        return None if left else state.source
+    return None if is_zarr(base.url, base.options) else state.source  # another Zarr may be there now

@@ -91,7 +91,16 @@ def error_line(result: Result | subprocess.CompletedProcess[str], code: int) -> 
 
 def test_help_names_commands_rules_and_exit_codes() -> None:
     commands = invoke("--help").stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands] == ["cat", "convert", "export", "info", "ls", "plan", "prune", "verify"]
+    assert [line.split()[0] for line in commands] == [
+        "cat",
+        "convert",
+        "export",
+        "info",
+        "ls",
+        "plan",
+        "prune",
+        "verify",
+    ]
     assert all(line.endswith(".") and "..." not in line for line in commands)
     text = " ".join(invoke("convert", "-h").stdout.split())
     for part in ("PATH=time:720", "PATH=720,-1,-1", "PATH=whole", "exit code is 0", "--dry-run", "--scheduler ADDRESS"):
