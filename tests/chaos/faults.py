@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from chaos import clock, damage, disks, killing, pausing, storms
+from chaos import clock, damage, disks, killing, moving, pausing, storms
 from chaos.place import Scene
 from chaos.trial import Trial
 
@@ -74,7 +74,24 @@ def storms_of_s3(seed: int, runs: int) -> Iterator[Planned]:
             yield Planned(fault, name, partial(storms.storm, seed=name, fault=fault, sink=sink))
 
 
+def moves(seed: int, runs: int) -> Iterator[Planned]:
+    """Yield `runs` trials, each with some kills, in turn on a local disk and in an object store."""
+    for number in range(runs):
+        sink, in_cloud = moving.DESTINATIONS[number % len(moving.DESTINATIONS)]
+        on_cluster = number % 5 == 4
+        who, where = "a worker or the client" if on_cluster else "the process", "S3" if in_cloud else "a local disk"
+        name = f"{seed}/move/{number}"
+        run = partial(moving.moved, seed=name, sink=sink, in_cloud=in_cloud, on_cluster=on_cluster)
+        yield Planned(f"`kill -9` of {who} of a move, on {where}", name, run)
+
+
 def all_faults(seed: int, runs: int) -> list[Planned]:
     """Return all trials: `runs` trials with killed processes, and all others in proportion."""
     few = -(-runs // 20)
-    return [*kills(seed, runs), *pauses(seed, few), *disks_and_files(seed, few), *storms_of_s3(seed, few)]
+    return [
+        *kills(seed, runs),
+        *moves(seed, -(-runs // 4)),
+        *pauses(seed, few),
+        *disks_and_files(seed, few),
+        *storms_of_s3(seed, few),
+    ]

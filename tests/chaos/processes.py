@@ -55,7 +55,7 @@ class Cluster:
         self.folder, self.environment = folder, dict(environment)
         folder.mkdir(parents=True, exist_ok=True)
         receive, send = _context.Pipe(duplex=False)
-        self.scheduler = _forked(_run_scheduler, folder / "log", send)
+        self.scheduler = forked(_run_scheduler, folder / "log", send)
         send.close()
         if not receive.poll(START_SECONDS):
             raise TimeoutError("the scheduler did not start")
@@ -68,7 +68,7 @@ class Cluster:
     def add_worker(self, address: str = "") -> Any:
         """Start a worker, optionally with another address for the scheduler."""
         arguments = address or self.address, str(self.folder), self.environment
-        self.workers.append(_forked(_run_worker, self.folder / "log", *arguments))
+        self.workers.append(forked(_run_worker, self.folder / "log", *arguments))
         return self.workers[-1]
 
     def add_worker_with(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -94,7 +94,7 @@ class Cluster:
 
     def run(self, work: Work) -> Any:
         """Start a client with some work, and return its process."""
-        self.clients.append(_forked(_run_client, self.folder / "log", self.address, work, self.environment))
+        self.clients.append(forked(_run_client, self.folder / "log", self.address, work, self.environment))
         return self.clients[-1]
 
     def kill(self) -> None:
@@ -126,7 +126,8 @@ def run_worker(address: str, folder: str) -> None:
     asyncio.run(_work(address, folder))
 
 
-def _forked(target: Any, log: Path, *arguments: Any) -> Any:
+def forked(target: Any, log: Path, *arguments: Any) -> Any:
+    """Run a function in a new process, with its output in a log."""
     process = _context.Process(target=_logged, args=(target, str(log), arguments), daemon=True)
     process.start()
     return process

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from chaos import clock, damage, disks, killing, pausing, processes, storms
+from chaos import clock, damage, disks, killing, moving, pausing, processes, storms
 from chaos.place import make_scene
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -26,6 +26,8 @@ TRIALS = {
     "a source file is cut short": partial(damage.damaged, kind="is cut short"),
     "errors of S3": partial(storms.storm, fault=next(iter(storms.STORMS)), sink="zips"),
     "S3 is gone": partial(storms.storm, fault=storms.GONE, sink="sharding", gone=2),
+    "a move on a local disk": partial(moving.moved, sink="zips", in_cloud=False),
+    "a move in S3": partial(moving.moved, sink="copy", in_cloud=True),
     CLOCK: partial(clock.jumping, sink="zips"),
     **ON_DISKS,
 }
