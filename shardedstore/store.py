@@ -23,6 +23,7 @@ from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.move.options import Move
+from shardedstore.jobs.move.rest import finish_move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job_folder, load_partial, unfinished
 from shardedstore.jobs.preflight import source_urls
@@ -698,6 +699,44 @@ class ShardedStore(WritableStore):
         elif against is not None:
             other = Config(locate(against, storage_options))
         return verify(self.config, other, level, resume if isinstance(resume, bool) else os.fspath(resume), mark)
+
+    @staticmethod
+    def finish_move(destination: Target, *, storage_options: StorageOptions = None) -> str | None:
+        """Delete what is left of the source of a move whose result is complete.
+
+        A job that was killed at its very end leaves documents of the source. They can't be opened any more, so the same call
+        can't go on. The command line does this by itself.
+
+        Parameters
+        ----------
+        destination : str or path
+            The folder of the result.
+        storage_options : mapping or str, optional
+            Options of its object store; see `partition`.
+
+        Returns
+        -------
+        str or None
+            The name of the source, which is moved; None if the folder has no move that is so far.
+
+        Raises
+        ------
+        DestinationError
+            If the rest can't be deleted, or if another job uses the destination.
+
+        See Also
+        --------
+        plan : Its option `move` makes a job a move.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from shardedstore import ShardedStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(ShardedStore.finish_move(folder))
+        None
+        """
+        return finish_move(destination, storage_options)
 
     def get_config(self) -> dict[str, Any]:
         """Return the JSON document that describes this store, with absolute URLs.

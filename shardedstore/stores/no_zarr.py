@@ -34,7 +34,7 @@ def instead(location: Location) -> str:
         return NO_ZARR
     if moved_to := _moved_to(location):
         return (
-            f"was moved to {moved_to!r}, which ShardedStore.load opens: Move.finish({moved_to!r}), or the same command again, deletes what is "
+            f"was moved to {moved_to!r}, which ShardedStore.load opens: ShardedStore.finish_move({moved_to!r}), or the same command again, deletes what is "
             "left here"
         )
     if not location.url.endswith(".json"):

@@ -45,7 +45,7 @@ class MoveWork(Work):
     def _run(self) -> ShardedStore:
         if self.last:
             _kill_at(self.last)
-        if Move.finish(self.target) is not None:
+        if ShardedStore.finish_move(self.target) is not None:
             return ShardedStore.load(self.target)
         store = ShardedStore.partition(self.source, SOURCE.shards)
         sink = SINKS[self.sink](self.target)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from shardedstore.errors import UsageError
-from shardedstore.storage.options import StorageOptions
 from shardedstore.text import parse_size
 
 
@@ -39,6 +37,7 @@ class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     See Also
     --------
     ShardedStore.plan : Takes it as `move`.
+    ShardedStore.finish_move : Delete what is left of the source of a killed job, at its very end.
 
     Notes
     -----
@@ -88,36 +87,3 @@ class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     def most_bytes(self) -> int | None:
         """The limit of bytes; None for no limit."""
         return None if self.scratch is None else parse_size(self.scratch)
-
-    @staticmethod
-    def finish(destination: str | os.PathLike[str], storage_options: StorageOptions = None) -> str | None:
-        """Delete what is left of a source whose result is complete, after the job was killed at its very end.
-
-        Parameters
-        ----------
-        destination : str or path
-            The folder of the result.
-        storage_options : mapping or str, optional
-            Options of its object store.
-
-        Returns
-        -------
-        str or None
-            The name of the source, which is moved; None if the folder has no move that is so far.
-
-        Raises
-        ------
-        DestinationError
-            If the rest can't be deleted, or if another job uses the destination.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from shardedstore import Move
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     print(Move.finish(folder))
-        None
-        """
-        from shardedstore.jobs.move.rest import finish_move
-
-        return finish_move(destination, storage_options)
