@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
+from shardedstore.callbacks.progress import Shown
 from shardedstore.config import document as configs
 from shardedstore.config.legacy import check_saved, parse_legacy
 from shardedstore.config.legacy_document import is_legacy
 from shardedstore.display.describe import to_html, to_text
-from shardedstore.display.progress import Shown
 from shardedstore.display.shards import Shards as StoredShards
 from shardedstore.errors import ConfigError, PartitionError, UsageError
 from shardedstore.fields import FILE_NAME
@@ -467,8 +467,9 @@ class ShardedStore(WritableStore):
             True runs the job now, on the active Dask scheduler. False returns a lazy Dask object that runs it. Secret storage
             options are sent to the workers of the cluster that is active at that time, and are not in the object.
         progress : bool, "bar" or callable, optional
-            True shows a bar on a terminal and in a notebook, and lines elsewhere. ``"bar"`` always shows a bar. A function is
-            called with the number of finished shards and the number of all shards.
+            By default, a bar shows the shards, decoded bytes, rate and time left on a terminal and in a notebook. True
+            prints a line a minute elsewhere, on standard error; ``"bar"`` always shows a bar; False shows nothing. A function
+            is called with the number of ended shards and the number of all shards.
         callbacks : iterable of Callback
             Callbacks for the start of the job, the end of each task, and the end of the job.
         **options

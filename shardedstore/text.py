@@ -21,6 +21,22 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units.
+
+    >>> duration(0.2), duration(75), duration(3725), duration(200_000)
+    ('0 s', '1 min 15 s', '1 h 2 min', '2 d 7 h')
+    """
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    whole = int(seconds)
+    first = next((i for i, (_, size) in enumerate(units) if whole >= size), len(units) - 1)
+    parts = []
+    for name, size in units[first : first + 2]:
+        number, whole = divmod(whole, size)
+        parts.append(f"{number} {name}")
+    return " ".join(part for i, part in enumerate(parts) if not i or not part.startswith("0 "))
+
+
 def shown(text: str, most: int = WIDEST) -> str:
     r"""Return external text as one line, shortened in the middle.
 

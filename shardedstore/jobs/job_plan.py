@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
     from rich.console import RenderableType
 
-    from shardedstore.display.progress import Shown
+    from shardedstore.callbacks.progress import Shown
     from shardedstore.store import ShardedStore
 
 logger = logging.getLogger("shardedstore")
@@ -157,8 +157,9 @@ class JobPlan:
         Parameters
         ----------
         progress : bool, "bar" or callable, optional
-            True shows a bar on a terminal and in a notebook, and lines elsewhere; ``"bar"`` always shows a bar. A function is
-            called with the number of ended shards and the number of all shards.
+            By default, a bar shows the shards, decoded bytes, rate and time left on a terminal and in a notebook. True
+            prints a line a minute elsewhere, on standard error; ``"bar"`` always shows a bar; False shows nothing. A function
+            is called with the number of ended shards and the number of all shards.
         callbacks : iterable of Callback
             Objects whose methods are called at the start of the job, after each task, and at the end of the job.
 
@@ -182,7 +183,7 @@ class JobPlan:
         to_delayed : Return the job as a lazy Dask object.
         ShardedStore.verify : Compare the result with the ledger or the source.
         """
-        from shardedstore.display.progress import progress_callback
+        from shardedstore.callbacks.progress import progress_callback
 
         shown = progress_callback(progress)
         chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]

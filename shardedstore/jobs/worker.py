@@ -24,6 +24,7 @@ from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.open_shard import open_shard, opened_runs, with_component
 from shardedstore.jobs.preflight import places_of
+from shardedstore.jobs.repeats import Repeats, is_told
 from shardedstore.jobs.shards import Plan, Run, Segment, Task, decoded_nbytes, location_of
 from shardedstore.jobs.stages import Stages
 from shardedstore.jobs.summary import ShardEnd, Summary
@@ -46,6 +47,7 @@ logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
 MOST_FRAMES, MOST_TRACEBACK = 30, 8000  # the last frames and characters of a traceback that are sent with an error
 ENDINGS = (KeyboardInterrupt, GeneratorExit, Stopped)
+REPEATS = Repeats()
 T = TypeVar("T")
 Work = Callable[["Job", Task], Summary]
 IN_A_ROW = 3  # failures in a row, from causes that affect all shards, that end a job
@@ -240,6 +242,7 @@ class _ShardPolicy:
     def __init__(self, job: Job, run: Run, shard: Shard) -> None:
         self.retries, self.throttled = Retries(job.retries), Throttled(WRITES)
         self._run, self._shard, self.cause = run, shard, ""
+        self._nonce = job.nonce
         self.stages, self.begun, self._clock = Stages(), time.time(), time.monotonic()
 
     @property
@@ -256,10 +259,23 @@ class _ShardPolicy:
         # docstring inherited
         if isinstance(error, ENDINGS):
             return None
-        self.cause, traced = _cause(error, self._run, self._shard), logger.isEnabledFor(logging.DEBUG)
-        logger.warning("shard %s failed, attempt %d: %s", self._shard.name, self.attempts, self.cause, exc_info=traced)
+        self.cause = _cause(error, self._run, self._shard)
+        self._log()
         pause = self.throttled.pause(error)
         return self.retries.pause(error) if pause is None else pause
+
+    def _log(self) -> None:
+        """Log a failed attempt: as a warning at the first time of its cause, and at the tenth, the hundredth, and so on."""
+        count = REPEATS.add((self._nonce, self.cause.replace(self._shard.name, "...")))
+        logger.log(
+            logging.WARNING if is_told(count) else logging.INFO,
+            "shard %s failed, attempt %d: %s%s",
+            self._shard.name,
+            self.attempts,
+            self.cause,
+            "" if count == 1 else f" ({count:,} times in this process)",
+            exc_info=logger.isEnabledFor(logging.DEBUG),
+        )
 
     def end(self, made: object) -> ShardEnd:
         """Return the end of the shard; its stages are those of the last attempt."""

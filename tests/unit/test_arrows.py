@@ -26,6 +26,7 @@ LAYERS = (
     {"writing"},
     {"jobs"},
     {"display"},
+    {"callbacks"},
     {"verify", "export"},
     {"store"},
     {"jobfiles"},
@@ -117,7 +118,7 @@ def own_imports(module: str) -> list[tuple[str, int]]:
 
 def is_lazy_view(module: str, name: str) -> bool:
     """Tell whether this is the import of the display in the methods of a plan or an estimate that show it."""
-    return module in {"jobs.job_plan", "jobs.estimates.estimate"} and package_of(name) == "display"
+    return module in {"jobs.job_plan", "jobs.estimates.estimate"} and package_of(name) in {"display", "callbacks"}
 
 
 def every_import() -> Iterator[tuple[str, str, int]]:

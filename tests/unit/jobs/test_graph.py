@@ -12,6 +12,7 @@ from helpers_jobs import Fail, blocks_at, environment
 from paths import ROOT
 
 from shardedstore import ShardsFailed
+from shardedstore.abc import Step
 from shardedstore.errors import ShardError
 from shardedstore.jobs import shards
 from shardedstore.jobs.executors.active import active_client
@@ -45,6 +46,15 @@ def test_task_keys_are_of_this_job_alone(tmp_path):
     assert one.isdisjoint(other)
 
 
+class FailBlocks(Step):
+    """Fails for each block."""
+
+    def __call__(self, entries, shard):
+        if shard.block is not None:
+            raise ValueError(f"{shard.name} is not to the step's taste")
+        return entries
+
+
 @pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG])
 def test_a_shard_that_fails_is_one_line_of_the_log_and_a_traceback_for_who_asks(level, tmp_path, caplog):
     caplog.set_level(level, "shardedstore")
@@ -54,6 +64,14 @@ def test_a_shard_that_fails_is_one_line_of_the_log_and_a_traceback_for_who_asks(
     (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert record.getMessage() == "shard a[1] failed, attempt 1: ValueError: zarr.json is not to the step's taste"
     assert bool(record.exc_info) == (level == logging.DEBUG)
+
+
+def test_equal_failures_are_a_few_lines_of_the_log(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "shardedstore")
+    with dask.config.set(scheduler="synchronous"), pytest.raises(ShardsFailed, match="30 of 31 shards failed"):
+        blocks_at(tmp_path / "source.zarr", 30).map_shards(FailBlocks(), ToZip(tmp_path / "out"))
+    assert [record.getMessage()[:8] for record in caplog.records] == ["shard a[", "shard a["]
+    assert caplog.records[1].getMessage().endswith("(10 times in this process)")
 
 
 def test_a_job_may_be_a_part_of_another_graph(tmp_path):

@@ -1,0 +1,49 @@
+"""A callback that prints the progress of a job as lines, for logs of cron and of batch systems."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import click
+import msgspec
+
+from shardedstore.display.progress_text import summary_line
+from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
+from shardedstore.jobs.progress import Progress
+from shardedstore.text import duration
+
+LINE_SECONDS = 60.0  # between two lines
+
+
+class ProgressLines(Callback):
+    """A line on standard error at the start, every minute, and at the end.
+
+    Parameters
+    ----------
+    clock : callable
+        Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._next = clock, clock()
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        # docstring inherited
+        self.on_progress(event.progress)
+
+    def on_progress(self, progress: Progress) -> None:
+        # docstring inherited
+        now = self._clock()
+        if now >= self._next and progress.left:
+            self._next = now + LINE_SECONDS
+            _print(summary_line(progress))
+
+    def on_job_end(self, event: JobEnd) -> None:
+        # docstring inherited
+        last = msgspec.structs.replace(event.progress, rate=None, seconds_left=None, workers=0)
+        _print(f"{summary_line(last)}, after {duration(last.seconds)}")
+
+
+def _print(line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
