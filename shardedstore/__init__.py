@@ -10,6 +10,7 @@ from shardedstore.errors import (
     ConfigError,
     CorruptError,
     DestinationError,
+    GuardsFailed,
     HoleError,
     JobStopped,
     LockedError,
@@ -22,9 +23,11 @@ from shardedstore.errors import (
     SourceChangedError,
     TemporaryError,
     UsageError,
+    Violation,
 )
 from shardedstore.jobs.estimates.estimate import Estimate
 from shardedstore.jobs.estimates.prices import Prices
+from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.summary import Summary
@@ -47,6 +50,8 @@ __all__ = [
     "CorruptError",
     "DestinationError",
     "Estimate",
+    "Guards",
+    "GuardsFailed",
     "HoleError",
     "JobPlan",
     "JobStopped",
@@ -69,6 +74,7 @@ __all__ = [
     "Summary",
     "TemporaryError",
     "UsageError",
+    "Violation",
     "__version__",
     "array_shard_directory_store",
     "array_shard_store",

@@ -16,6 +16,7 @@
     ├── TemporaryError                    raised by users' steps for errors that may go away
     ├── ClusterError                      a Dask cluster that can't be reached, or was lost
     ├── JobStopped                        a job that stopped before its end, as requested
+    ├── GuardsFailed                      a changed source that must not replace the published result
     ├── ShardError                        one shard failed
     └── ShardsFailed (an ExceptionGroup)  a job ended, and these shards failed
 """
@@ -23,6 +24,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +46,13 @@ CODES = {  # codes of the causes of failed shards; docs/errors.md describes them
     "source-changed": "in a move, the source of the shard changed after it was verified",
     "temporary": "an error that may go away, after all retries",
     "unprepared-worker": "a worker can't read the source, write the destination or import a transform",
+}
+GUARD_CODES = {  # codes of the findings of guards; docs/errors.md describes them
+    "array-disappeared": "an array or a member of a collection is not in the source any more",
+    "chunks-missing": "the share of missing chunks rose",
+    "codec-changed": "an array of the result has other codecs",
+    "dtype-changed": "an array of the result has another data type",
+    "source-shrank": "an array is shorter along a dimension",
 }
 
 
@@ -490,3 +499,86 @@ class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
             The new group, as ``except*`` and `split` need it.
         """
         return ShardsFailed(self.message, excs)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One finding of a guard in a changed source.
+
+    Parameters
+    ----------
+    code : str
+        The kind of the finding, one of `GUARD_CODES`, for alerts and rules. It stays the same in all versions.
+    text : str
+        The finding as a sentence.
+    path : str
+        The path of the array, or of the shards.
+
+    See Also
+    --------
+    GuardsFailed : Its `violations` are the findings of a job.
+
+    Examples
+    --------
+    >>> Violation("source-shrank", "'t' shrank along 'time' from 9 to 8", "t").code
+    'source-shrank'
+    """
+
+    code: str
+    text: str
+    path: str
+
+
+class GuardsFailed(ShardedStoreError):
+    """A changed source must not replace the published result, which stays as it is.
+
+    Findings in the metadata are raised by the plan, before anything is written. The share of missing chunks is known at the
+    end of a job: finished shards stay, but no config is written.
+
+    Parameters
+    ----------
+    url : str
+        The destination.
+    violations : tuple of Violation
+        The findings.
+
+    See Also
+    --------
+    Guards : The checks, and how to turn them off.
+
+    Examples
+    --------
+    >>> error = GuardsFailed("/data/out", (Violation("source-shrank", "'t' shrank along 'time' from 9 to 8", "t"),))
+    >>> print(error)
+    the result at '/data/out' stays as it is, because the source changed: 't' shrank along 'time' from 9 to 8. If this is right, go on with guards=Guards(force=True)
+    >>> error.to_dict()["violations"][0]["code"]
+    'source-shrank'
+    """
+
+    code = "guards-failed"
+
+    def __init__(self, url: str, violations: tuple[Violation, ...]) -> None:
+        super().__init__(url, violations)
+        self.url = url
+        self.violations = violations
+
+    @property
+    def reason(self) -> str:
+        """The findings and their effect, without the next step."""
+        more = len(self.violations) - SHOWN
+        texts = [violation.text for violation in self.violations[:SHOWN]]
+        others = [f"and {more:,} more findings"] if more > 0 else []
+        return f"the result at {self.url!r} stays as it is, because the source changed: {'; '.join([*texts, *others])}"
+
+    def __str__(self) -> str:
+        return f"{self.reason}. If this is right, go on with guards=Guards(force=True)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes in a form that JSON can hold.
+
+        Returns
+        -------
+        dict
+            The destination, and a list of the findings.
+        """
+        return {"url": self.url, "violations": [asdict(violation) for violation in self.violations]}

@@ -21,6 +21,7 @@ from shardedstore.errors import ConfigError, PartitionError, UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.change_detection import Changed
+from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.rest import finish_move
@@ -331,6 +332,7 @@ class ShardedStore(WritableStore):
         to: Target | None = None,
         storage_options: StorageOptions = None,
         move: Move | None = None,
+        guards: Guards | None = None,
     ) -> JobPlan:
         """Check a job, and return what it will do. Nothing is written.
 
@@ -384,6 +386,8 @@ class ShardedStore(WritableStore):
         move : Move, optional
             Delete the source: the chunks of each shard as soon as its result was verified, and the rest at the end. See `Move` for
             the conditions.
+        guards : Guards, optional
+            The checks of a changed source before a new result replaces the published one. By default, all are made.
 
         Returns
         -------
@@ -394,6 +398,8 @@ class ShardedStore(WritableStore):
         ------
         UsageError
             If the job can't run.
+        GuardsFailed
+            If a guard refuses the changed source.
 
         See Also
         --------
@@ -429,6 +435,7 @@ class ShardedStore(WritableStore):
             to=to,
             storage_options=storage_options,
             move=move,
+            guards=guards,
         )
 
     @overload
@@ -474,7 +481,7 @@ class ShardedStore(WritableStore):
             Callbacks for the start of the job, the end of each task, and the end of the job.
         **options
             Options of `plan`: `on_error`, `changed`, `digest`, `retries`, `max_failures`, `max_base`, `accept_failed`, `max_missing`,
-            `overwrite`, `consolidated`, `to`, `storage_options` and `move`.
+            `overwrite`, `consolidated`, `to`, `storage_options`, `move` and `guards`.
 
         Returns
         -------

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from shardedstore.cli.exit_codes import exit_code_of
-from shardedstore.errors import ShardedStoreError, ShardError, ShardsFailed, by_cause, others
+from shardedstore.errors import GuardsFailed, ShardedStoreError, ShardError, ShardsFailed, by_cause, others
 from shardedstore.text import one_line
 
 AGAIN = ": call map_shards"  # start of the advice for users of the API, which commands replace
@@ -99,6 +99,14 @@ def user_errors(subject: str = "") -> Iterator[None]:
             click.echo(f"error: {line}", err=True)
         click.echo(f"error: {failed.message.partition(AGAIN)[0]}: run the same command again to resume", err=True)
         sys.exit(exit_code_of(failed))
+    except GuardsFailed as refused:
+        for violation in refused.violations:
+            click.echo(f"error: {violation.text} [{violation.code}]", err=True)
+        click.echo(
+            f"error: the result at {refused.url!r} stays as it is: if the changes are right, run the command with --force",
+            err=True,
+        )
+        sys.exit(exit_code_of(refused))
     except (ShardedStoreError, OSError) as error:
         text = one_line(error)
         named = os.path.basename(subject) in text

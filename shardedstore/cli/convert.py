@@ -65,7 +65,7 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
 
     \b
     The exit code is 0 when all shards are done. Other exit codes:
-      1  some shards failed
+      1  some shards failed, or SOURCE lost data and must not replace the result
       2  the job can't run as asked: change the command
       4  the result has accepted holes: shards that failed, as --accept-failed or
          --max-missing allows. Reading a hole is an error. The next run tries it again.

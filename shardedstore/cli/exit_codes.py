@@ -22,7 +22,7 @@ class ExitCode(enum.IntEnum):
         return made
 
     DONE = 0, "done"
-    FAILED = 1, "some shards failed, or a comparison found a difference"
+    FAILED = 1, "some shards failed, a guard refused a changed source, or a comparison found a difference"
     UNUSABLE = 2, "the command can't run as asked: change it before you run it again"
     UNCHANGED = 3, "there was nothing to do (only with --exit-code-if-unchanged)"
     HOLES = 4, "done, with accepted holes"
@@ -47,6 +47,7 @@ OF_ERRORS: dict[type[BaseException], ExitCode] = {  # a class that is not here h
     errors.TemporaryError: ExitCode.TEMPORARY,
     errors.ClusterError: ExitCode.TEMPORARY,
     errors.JobStopped: ExitCode.TIME_IS_UP,
+    errors.GuardsFailed: ExitCode.FAILED,
     errors.ShardError: ExitCode.FAILED,
     errors.ShardsFailed: ExitCode.FAILED,
     OSError: ExitCode.UNUSABLE,

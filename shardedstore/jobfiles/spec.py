@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from shardedstore.jobfiles.parse import only_one, parse_shard_options, parse_storage
 from shardedstore.jobs.change_detection import Changed
+from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_plan import OnError
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.object_sizes import MAX_BASE
@@ -144,6 +145,9 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         False
     )
     move: Annotated[Move | None, Meta(description="Delete the source shard by shard, after verification.")] = None
+    guards: Annotated[
+        Guards, Meta(description="The checks of a changed source before a new result replaces the published one.")
+    ] = Guards()
 
 
 class ClusterSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -17,6 +17,7 @@ from shardedstore.jobs.estimates.make import Wanted, make_estimate
 from shardedstore.jobs.estimates.prices import Prices, read_prices
 from shardedstore.jobs.estimates.sampling import SAMPLE
 from shardedstore.jobs.events import Events
+from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.move.checks import as_begun, check_chain, check_move, check_scratch, check_source
 from shardedstore.jobs.move.options import Move
@@ -62,6 +63,7 @@ class JobOptions(TypedDict, total=False):
     to: str | os.PathLike[str] | None
     storage_options: StorageOptions
     move: Move | None
+    guards: Guards | None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -387,6 +389,7 @@ def plan_job(
     to: str | os.PathLike[str] | None,
     storage_options: StorageOptions,
     move: Move | None,
+    guards: Guards | None = None,
 ) -> JobPlan:
     """Check a job as far as possible before anything is written; see `ShardedStore.plan`."""
     parsed = parse_chain(chain)
@@ -421,7 +424,9 @@ def plan_job(
     limit = 1 if on_error == "stop" else max_failures
     if move is not None:
         check_chain(parsed, layout, plan)
-    plan, job = prepare(plan, parsed, layout, overwrite, retries, limit, changed, digest or move is not None, move)
+    plan, job = prepare(
+        plan, parsed, layout, overwrite, retries, limit, changed, digest or move is not None, move, guards
+    )
     if move is not None:
         check_scratch(move, job, plan)
     job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing)

@@ -178,6 +178,8 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
     moved : "", "verified" or "deleted"
         The state of the shard in a move: verified against its source, whose chunks may be deleted from then on, or with all
         chunks deleted.
+    chunks : int or None
+        The number of chunks in the source; None if they were not counted.
     """
 
     shard: int
@@ -193,6 +195,7 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
     consolidated: tuple[str, ...] = ()
     begun: float = 0.0
     moved: Literal["", "verified", "deleted"] = ""
+    chunks: int | None = None
 
     @classmethod
     def of(cls, written: Written, shard: int, **others: Any) -> Self:

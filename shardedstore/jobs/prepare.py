@@ -15,14 +15,17 @@ from toolz import merge
 
 from shardedstore.config.document import from_dict, to_dict
 from shardedstore.errors import DestinationError
+from shardedstore.jobs.array_states import states_of
 from shardedstore.jobs.change_detection import Changed, Recorded, check_level, find_changed
 from shardedstore.jobs.executors.base import Executor, TaskList
 from shardedstore.jobs.fingerprint import code_digests, described, edited, fingerprint
+from shardedstore.jobs.guards import Guards, check_guards, parse_guards, places_of_mounts
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import MOVED, Ledger, Record
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.state import check_destination_of_move
 from shardedstore.jobs.preflight import source_urls
+from shardedstore.jobs.result_preview import after
 from shardedstore.jobs.shards import Plan, Segment, decoded_nbytes
 from shardedstore.jobs.source_comparison import divided_otherwise, marks_of, source_token, unchanged
 from shardedstore.jobs.summary import Summary
@@ -154,6 +157,7 @@ def prepare(
     changed: Changed = "metadata",
     digest: bool = False,
     move: Move | None = None,
+    guards: Guards | None = None,
 ) -> tuple[Plan, Job]:
     """Check everything that can be checked before anything is written, and return the plan with its notices, and the job.
 
@@ -163,7 +167,10 @@ def prepare(
     ------
     UsageError
         The one thing that keeps the job from running.
+    GuardsFailed
+        If a guard refuses the source.
     """
+    guards = parse_guards(guards)
     check_level(changed, plan.config)
     nodes: Mapping[str, Node] = plan.nodes
     notices = list(plan.notices)
@@ -183,14 +190,24 @@ def prepare(
     plan, running = plan._replace(notices=merge_notices(notices)), chain._replace(steps=tuple(bound))
     layout.check(plan)
     shapes = _shapes(plan, nodes) if digest else None
-    job = Job(running, layout, retries=retries, max_failures=max_failures, changed=changed, shapes=shapes, move=move)
+    job = Job(
+        running,
+        layout,
+        retries=retries,
+        max_failures=max_failures,
+        changed=changed,
+        shapes=shapes,
+        move=move,
+        guards=guards,
+    )
     wanted = identity(plan, job)
     check_moved(job, wanted)
     found = layout.find(wanted, overwrite)
     if found is not None:
         code = edited(found.code, wanted.code, layout.url)
         plan = plan._replace(notices=merge_notices([*plan.notices, *code]))
-    return plan, job
+    guarded = check_guards(guards, layout.folder, layout.published(), wanted)
+    return plan._replace(notices=merge_notices([*plan.notices, *guarded])), job
 
 
 def whole_source(config: Config) -> Location:
@@ -220,6 +237,8 @@ def identity(plan: Plan, job: Job) -> Identity:
         described=described(chain),
         code=code_digests(chain),
         layout=layout.key,
+        arrays=states_of(after(chain, plan.nodes)),
+        places=places_of_mounts(plan),
     )
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from shardedstore.errors import ShardError, ShardsFailed, SourceChangedError, UsageError
+from shardedstore.jobs.guards import check_missing_chunks
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record, try_compact
 from shardedstore.jobs.prepare import by_segment
@@ -143,6 +144,8 @@ def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
         If the source's metadata changed since the job was planned, or if chunks appeared or disappeared.
     DestinationError
         If a later job has taken over the destination.
+    GuardsFailed
+        If the share of missing chunks rose beyond the limit of a guard.
     """
     gone = accept(job, plan, outcome) if outcome.failures else {}
     if digest(read_nodes(plan.config)) != plan.source:
@@ -157,6 +160,7 @@ def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
             "written: run the job again with the same arguments, and it makes these shards again"
         )
     records = _records(job, plan, outcome, gone)
+    check_missing_chunks(job, plan, records)
     config = job.layout.publish(job, plan, records)
     try_compact(job.ledger)
     return config

@@ -72,13 +72,12 @@ def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Mar
     return not now.base.is_in_config and _left_out(bases[0]) == _left_out(bases[1])
 
 
-def keeps_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Tell whether all members of collections are there that were."""
-    now = from_dict(after).shards
-    return all(
-        mount.members is None or (path in now and set(mount.members.names) <= set(_names(now[path])))
-        for path, mount in from_dict(before).shards.items()
-    )
+def lost_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the members of collections that disappeared, by the path of the collection."""
+    now = {path: frozenset(_names(mount)) for path, mount in from_dict(after).shards.items()}
+    mounts = from_dict(before).shards.items()
+    lost = {path: [name for name in _names(mount) if name not in now.get(path, ())] for path, mount in mounts}
+    return {path: names for path, names in lost.items() if names}
 
 
 def _names(mount: Mount) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ import msgspec
 
 from shardedstore.config.document import from_dict
 from shardedstore.errors import DestinationError
+from shardedstore.jobs.array_states import ArrayState, describe_changes, find_renamed
 from shardedstore.jobs.ledger import FOLDER, Ledger
 from shardedstore.jobs.result_preview import Planned
-from shardedstore.jobs.source_comparison import Mark, Marks, has_only_grown, is_same_source, keeps_members
+from shardedstore.jobs.source_comparison import Mark, Marks, has_only_grown, is_same_source, lost_members
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 from shardedstore.storage.urls import BESIDE, join_url
@@ -51,22 +52,22 @@ def unlike_chain(there: Described, now: Described) -> str:
     )
 
 
-def unlike_source(there: Mapping[str, Any], now: Mapping[str, Any], old: Marks, new: Marks) -> str:
-    """Describe the difference between the sources of two jobs; empty if unknown.
-
-    Parameters
-    ----------
-    there, now : mapping
-        The configs of the sources, as JSON documents.
-    old, new : mapping of str to Mark
-        The marks of their groups and arrays, by path.
-    """
-    if not there or not now:
+def unlike_source(found: Identity, wanted: Identity) -> str:
+    """Describe the difference between the sources of two jobs; empty if unknown."""
+    if not found.config or not wanted.config:
         return ""
-    gone = [f"{path!r} is gone" for path in old if path not in new and new]
+    old, new = found.marks, wanted.marks
+    renamed = find_renamed(found.arrays, wanted.arrays)
+    gone = [_gone(path, renamed) for path in old if path not in new and new]
     others = {*old.keys() ^ new.keys()} if old and new else set()
-    found = [*gone, *_unlike_configs(from_dict(there), from_dict(now), others)]
-    return _some(found) or _some(_unlike_marks(old, new))
+    unlike = [*gone, *_unlike_configs(from_dict(found.config), from_dict(wanted.config), others)]
+    changed = [*describe_changes(found.arrays, wanted.arrays), *unlike]
+    return _some(changed) or _some(_unlike_marks(old, new))
+
+
+def _gone(path: str, renamed: Mapping[str, str]) -> str:
+    new = f"; {renamed[path]!r} is new and equals it in all but the name" if path in renamed else ""
+    return f"{path!r} is gone{new}"
 
 
 def _unlike_configs(there: Config, now: Config, others: Container[str]) -> Iterator[str]:
@@ -140,6 +141,10 @@ class Identity(msgspec.Struct, frozen=True):
         The digests of the users' code in the chain. A job that continues an earlier one keeps the digests of that job.
     layout : str
         The key of the result's layout; empty in files of version 0.4.
+    arrays : dict of str to ArrayState
+        The arrays of the planned result, by path.
+    places : dict of str to int
+        The number of places for chunks in the base (``""``) and in undivided mounts, by path.
     """
 
     source: str
@@ -154,6 +159,8 @@ class Identity(msgspec.Struct, frozen=True):
     described: list[tuple[str, dict[str, str]]] = []
     code: dict[str, str] = {}
     layout: str = ""
+    arrays: dict[str, ArrayState] = {}
+    places: dict[str, int] = {}
 
     def is_of(self, other: Identity) -> bool:
         """Tell whether the source and the chain are those of another job."""
@@ -163,7 +170,7 @@ class Identity(msgspec.Struct, frozen=True):
         """Tell whether this job can continue another one, whose source has changed since."""
         if self.chain != other.chain or not (self.marks and other.marks):
             return False
-        has_lost = not (has_only_grown(other.marks, self.marks) and keeps_members(other.config, self.config))
+        has_lost = not has_only_grown(other.marks, self.marks) or lost_members(other.config, self.config)
         if self.must_grow and has_lost:
             return False
         return is_same_source(other.config, self.config, other.marks, self.marks)
@@ -224,6 +231,15 @@ def last_begun(folder: Folder, identity: Identity) -> Identity:
     while identity.after and not ledger_of(folder, identity).has_inherited():
         identity = read_generation(folder, identity.after)
     return identity
+
+
+def published_job(folder: Folder) -> Identity | None:
+    """Return the last job that ended, whose result is published; None if no job has ended."""
+    for generation in reversed(generations(folder)):
+        found = read_generation(folder, generation)
+        if ledger_of(folder, found).is_compacted():
+            return found
+    return None
 
 
 def identity_name(generation: int) -> str:
@@ -388,7 +404,7 @@ def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
         )
     elif found.source != wanted.source:
         what = "holds the result of another source, of another division of it, or of this one before it changed"
-        what += _in_brackets(unlike_source(found.config, wanted.config, found.marks, wanted.marks))
+        what += _in_brackets(unlike_source(found, wanted))
     else:
         what = "holds the result of another chain of transforms"
         what += _in_brackets(unlike_chain(found.described, wanted.described))

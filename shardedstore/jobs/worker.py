@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from traceback import StackSummary, format_exception_only, walk_tb
 from typing import TypeVar
@@ -19,6 +19,7 @@ from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError, ShardedStoreError, ShardError
 from shardedstore.jobs.cancellation import Stopped, check, sleep, while_wanted
 from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
+from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.move.options import Move
@@ -88,6 +89,8 @@ class Job:
         The most other shards that may fail.
     move : Move or None
         The options of a move, which deletes the source.
+    guards : Guards
+        The checks before the result replaces the published one.
     """
 
     chain: Chain
@@ -104,6 +107,7 @@ class Job:
     accepted: frozenset[int] = frozenset()
     max_missing: int = 0
     move: Move | None = None
+    guards: Guards = field(default_factory=Guards)
 
     @property
     def ledger(self) -> Ledger:
@@ -361,7 +365,13 @@ def _cause(error: BaseException, run: Run, shard: Shard) -> str:
 
 
 class ShardReader:
-    """The open source of one shard; it detects changes and digests data."""
+    """The open source of one shard; it detects changes, counts chunks and digests data.
+
+    Attributes
+    ----------
+    chunks : int or None
+        The number of chunks that were read; None before the first entry.
+    """
 
     def __init__(self, job: Job, run: Run, shard: Shard, stages: Stages) -> None:
         self.stages = stages
@@ -369,6 +379,7 @@ class ShardReader:
         self._chain, self._changed = job.chain, job.changed
         self._detector = ChangeDetector(job.changed, self.component)
         self._sums = None if job.shapes is None else Sums(job.shapes)
+        self.chunks: int | None = None
 
     def entries(self) -> Entries:
         """Return the entries after the steps of the chain."""
@@ -376,11 +387,18 @@ class ShardReader:
         if self.run.base is not None:
             source = lengthened(source, self.shard, self.run.base.open())
         entries = pipe(
-            while_wanted(reconciled(source, self.shard.path) if self._chain.rewrites else source),
+            self._counted(while_wanted(reconciled(source, self.shard.path) if self._chain.rewrites else source)),
             *(lambda stream, step=step: step(stream, self.shard) for step in self._chain.steps),
         )
         summed = entries if self._sums is None else tap(entries, self.shard, self._sums)
         return self.stages.ready(summed) if self._chain.steps else summed
+
+    def _counted(self, entries: Entries) -> Entries:
+        self.chunks = 0
+        for entry in entries:
+            if entry.coords is not None:
+                self.chunks += 1
+            yield entry
 
     def _read(self) -> Entries:
         """Return the entries of the source.
@@ -427,5 +445,9 @@ def run_shard(
     source = (reader or ShardReader)(job, run, shard, stages)
     record = job.layout.write(source, job, generation)
     return msgspec.structs.replace(
-        record, generation=generation, source=record.source or source.source, digests=source.digests
+        record,
+        generation=generation,
+        source=record.source or source.source,
+        digests=source.digests,
+        chunks=source.chunks,
     )

@@ -20,7 +20,7 @@ from shardedstore.jobs.lock import held
 from shardedstore.jobs.preflight import find_unreadable, find_unwritable
 from shardedstore.jobs.result_preview import Planned
 from shardedstore.jobs.shards import Plan, Run
-from shardedstore.jobs.versions import Identity, check_destination, open_destination, stands
+from shardedstore.jobs.versions import Identity, check_destination, open_destination, published_job, stands
 from shardedstore.notices import Notice
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.inventory import ListedInventory
@@ -180,6 +180,10 @@ class ResultLayout(ABC):
     def open(self, wanted: Identity, overwrite: bool) -> Identity:
         """Prepare the destination for writing, and return the job there; see `open_destination`."""
         return open_destination(self.place, wanted, overwrite)
+
+    def published(self) -> Identity | None:
+        """Return the job of the published result; None if there is none."""
+        return published_job(self.place)
 
     def ledger(self, generation: int, nonce: str) -> Ledger:
         """Return the ledger of a job."""

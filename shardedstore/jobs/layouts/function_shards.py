@@ -127,6 +127,10 @@ class ReturnedShards(FunctionShards):
         # docstring inherited
         return wanted
 
+    def published(self) -> Identity | None:
+        # docstring inherited
+        return None
+
     def ledger(self, generation: int, nonce: str) -> NoLedger:
         # docstring inherited
         return NoLedger(self.place, generation)

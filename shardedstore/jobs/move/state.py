@@ -106,7 +106,7 @@ def check_destination_of_move(place: Folder, wanted: Identity, *, is_move: bool)
             "source: name another destination"
         )
     if not wanted.is_of(identity):
-        why = unlike_source(identity.config, wanted.config, identity.marks, wanted.marks)
+        why = unlike_source(identity, wanted)
         raise DestinationError(
             f"{where} holds a part of {state.source}, whose chunks are being moved there, and this job is another, or the source's metadata "
             f"changed since{f' ({why})' if why else ''}: restore the metadata, run the same command to the end, and convert what is new after that"

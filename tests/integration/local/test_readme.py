@@ -201,10 +201,11 @@ def test_dividing_and_running(era5: Path, monkeypatch: pytest.MonkeyPatch, capsy
         False,
         False,
     ]
-    plan, partial = page("jobs.md")
+    plan, guarded, partial = page("jobs.md")
     exec(IMPORTS + plan, names)
     assert "/temperature: " in capsys.readouterr().out
     same(era5, names["new"])  # type: ignore[arg-type]
+    exec(guarded, names)
     exec(IMPORTS + partial.replace('"out"', '"era5-zips"').replace("/data/era5.zarr", str(era5)), names)
     same(era5, names["store"])  # type: ignore[arg-type]
     chain, reading = blocks("python", section("Python API"))

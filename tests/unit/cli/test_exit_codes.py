@@ -10,7 +10,11 @@ from shardedstore import errors
 from shardedstore.cli.exit_codes import OF_CODES, OF_ERRORS, ExitCode, exit_code_of
 
 PAGE = (ROOT / "docs" / "exit-codes.md").read_text()
-CLASSES = [found for found in vars(errors).values() if isinstance(found, type) and found.__module__ == errors.__name__]
+CLASSES = [
+    found
+    for found in vars(errors).values()
+    if isinstance(found, type) and issubclass(found, Exception) and found.__module__ == errors.__name__
+]
 
 
 def caused(error, cause):
@@ -44,6 +48,7 @@ def failed(*codes):
         (errors.JobStopped("x", "SIGUSR1"), 10),
         (errors.JobStopped("x", "SIGTERM"), 143),
         (errors.JobStopped("x", "SIGINT"), 130),
+        (errors.GuardsFailed("x", ()), 1),
         (KeyboardInterrupt(), 130),
     ],
     ids=repr,
