@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+from shardedstore.jobfiles.lines import Key
 from shardedstore.jobfiles.open import open_source
 from shardedstore.jobfiles.registry import make_sink, make_step
-from shardedstore.jobfiles.spec import JobSpec, RunSpec
+from shardedstore.jobfiles.secrets import resolve_storage
+from shardedstore.jobfiles.spec import JobSpec, RunSpec, Transform
 from shardedstore.jobs.job_plan import JobOptions, JobPlan
 from shardedstore.jobs.move.rest import finish_move
 from shardedstore.storage.options import take_options
@@ -37,17 +41,32 @@ def make_steps(spec: JobSpec) -> list[Step]:
     >>> make_steps(JobSpec(source="a", destination="b", to="zip", v3=True, codec="zstd:level=5"))
     [MigrateV3(), Recompress('zstd', level=5)]
     """
-    name, _, options = (spec.codec or "").partition(":")
-    recompress = f"recompress:codec={name}" + (f",{options}" if options else "")
-    first, last = ["migrate-v3"] if spec.v3 else [], [recompress] if spec.codec else []
-    return [make_step(step) for step in (*first, *spec.steps, *last)]
+    return [make_step(text) for _, text in _step_texts(spec)]
+
+
+def _step_texts(spec: JobSpec) -> Iterator[tuple[tuple[Key, ...], Transform]]:
+    """Yield the path of the value and the text of each step, in the order of the chain."""
+    if spec.v3:
+        yield ("v3",), "migrate-v3"
+    for number, step in enumerate(spec.steps):
+        yield ("steps", number), step
+    if spec.codec:
+        name, _, options = spec.codec.partition(":")
+        yield ("codec",), f"recompress:codec={name}" + (f",{options}" if options else "")
 
 
 def make_spec_sink(spec: JobSpec) -> Sink:
     """Return the sink of a job."""
-    options = side_options("destination", spec.destination, spec.storage, spec.profile)
+    options = side_options("destination", spec.destination, resolve_storage(spec.storage), spec.profile)
     given = {"storage_options": options} if options else {}
     return make_sink(spec.to, spec.destination, **given)
+
+
+def transforms_of(spec: JobSpec) -> Iterator[tuple[tuple[Key, ...], Callable[[], Step | Sink]]]:
+    """Yield the path of the value and the function that makes it, for each transform of a job."""
+    for path, text in _step_texts(spec):
+        yield path, partial(make_step, text)
+    yield ("to",), partial(make_spec_sink, spec)
 
 
 def plan_options(spec: JobSpec) -> Any:

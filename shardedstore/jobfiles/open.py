@@ -7,6 +7,7 @@ from typing import Any
 
 from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
+from shardedstore.jobfiles.secrets import resolve_storage
 from shardedstore.jobfiles.spec import JobSpec, ShardRules
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import take_options
@@ -31,7 +32,7 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
 def open_source(spec: JobSpec) -> ShardedStore:
     """Return the source of a job with its own shards if it is a config or many Zarrs, else divided by the rules."""
     is_asked = bool(spec.shards or spec.include or spec.exclude)
-    options = side_options("source", spec.source, spec.source_storage, spec.source_profile)
+    options = side_options("source", spec.source, resolve_storage(spec.source_storage), spec.source_profile)
     if "*" in spec.source:
         if is_asked:
             raise UsageError(

@@ -5,6 +5,7 @@ These keys of a field's `msgspec.Meta(extra=...)` are read:
 - ``option``: the name of the option, such as ``"--step"``; None for no option. The default is the field's name.
 - ``metavar``: the name of the value in the help.
 - ``parse``: a function that returns the field's value from the list of texts; the option can be repeated.
+- ``path``: True for a path or URL; in a job file, it is relative to the file.
 """
 
 from __future__ import annotations

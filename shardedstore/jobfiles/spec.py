@@ -41,10 +41,12 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         str,
         Meta(
             description="A Zarr: a folder, a zip, a URL, a config (.json), or a pattern with * for many Zarrs.",
-            extra={"option": None},
+            extra={"option": None, "path": True},
         ),
     ]
-    destination: Annotated[str, Meta(description="A folder or a URL for the result.", extra={"option": None})]
+    destination: Annotated[
+        str, Meta(description="A folder or a URL for the result.", extra={"option": None, "path": True})
+    ]
     to: Annotated[
         Transform,
         Meta(
