@@ -31,7 +31,7 @@ from shardedstore.stores.reader import StoreReader, Tag, reader_of, tags_of
 from shardedstore.zarr.grid import Blocks, Coords, block_name
 from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, crop_document, parse_node
 from shardedstore.zarr.paths import check_path, join
-from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore, cut
+from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore, cut, read_sync
 
 
 class BlockOf(Derived, frozen=True, tag="block"):
@@ -125,6 +125,15 @@ class Block(DerivedStore):
             )
         whole = self.whole_key(key)
         return None if whole is None else await self.store.get(whole, prototype, byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        whole = None if key in METADATA_NAMES else self.whole_key(key)
+        if whole is None:
+            return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        return read_sync(self.store, whole, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
         # docstring inherited

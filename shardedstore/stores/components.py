@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 
 from zarr.abc.store import Store
 
@@ -46,7 +47,8 @@ class Components:
                 self._opened.popitem(last=False)
             self._opened[place] = store
         else:
-            self._opened.move_to_end(place)
+            with suppress(KeyError):  # another thread dropped it
+                self._opened.move_to_end(place)
         return store
 
     def forget(self, path: str) -> None:

@@ -19,7 +19,7 @@ from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import DerivedReader, KeyFilter, Tag, reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, dump_json, parse_json
 from shardedstore.zarr.paths import Mounts, check_path, join
-from shardedstore.zarr.readonly import DerivedStore, cut
+from shardedstore.zarr.readonly import DerivedStore, cut, read_sync
 
 
 class PartOf(Derived, frozen=True, tag="part", omit_defaults=True):
@@ -108,6 +108,14 @@ class Part(DerivedStore):
             return await self.store.get(key, prototype, byte_range)
         data = await self.store.get(key, prototype)
         return None if data is None else cut(prototype.buffer.from_bytes(self._trim(data.to_bytes(), key)), byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        if key.rpartition("/")[2] in ("zarr.json", CONSOLIDATED_V2):
+            return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        return read_sync(self.store, key, prototype, byte_range) if self.holds(key) else None
 
     def _trim(self, data: bytes, key: str) -> bytes:
         """Return a group's document with consolidated metadata of selected nodes only."""

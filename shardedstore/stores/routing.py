@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.sync import sync
 
 from shardedstore.errors import PartitionError, ShardedStoreError
 from shardedstore.storage.errors import lacks_credentials
+from shardedstore.storage.urls import is_remote
 from shardedstore.stores.components import Components
 from shardedstore.stores.consolidated import Overlay
 from shardedstore.stores.grown import check_known
-from shardedstore.stores.location import Location
+from shardedstore.stores.location import Location, url_of
 from shardedstore.stores.members import Members
 from shardedstore.stores.mount import Mount
 from shardedstore.stores.ranges import Range, ranges_of
@@ -30,7 +32,7 @@ from shardedstore.stores.view import View
 from shardedstore.zarr.grid import BELOW_C, Blocks, Coords, block_name, parse_block
 from shardedstore.zarr.metadata import METADATA_NAMES
 from shardedstore.zarr.paths import check_prefix, join
-from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
+from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore, read_sync
 
 if TYPE_CHECKING:
     from shardedstore.stores.sharded import Config
@@ -104,6 +106,33 @@ class RoutedStore(ReadOnlyStore):
         if data is None:
             await self._check_missing(key)
         return data
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        if not self._supports_sync_io or key.rpartition("/")[2] in METADATA_NAMES:
+            return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        component, rest = self.route(key)
+        data = read_sync(component, rest, prototype, byte_range)
+        if data is None:
+            sync(self._check_missing(key))
+        return data
+
+    @cached_property
+    def _is_local(self) -> bool:
+        """Whether all components are files of this machine."""
+        mounts = self._config.shards.values()
+        locations = [
+            self._config.base,
+            *(found for mount in mounts for found in (mount.location, *mount.exceptions.values())),
+        ]
+        return all((url := url_of(location)) is not None and not is_remote(url) for location in locations)
+
+    @property
+    def _supports_sync_io(self) -> bool:
+        # docstring inherited
+        return self._is_local
 
     def _told(self, error: Exception, place: Address) -> ShardedStoreError | None:
         """Return a clear error if this process, such as a worker, has no credentials; otherwise None."""

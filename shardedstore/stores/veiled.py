@@ -23,7 +23,7 @@ from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import DerivedReader, KeyFilter, Tag, reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, METADATA_NAMES
 from shardedstore.zarr.paths import check_path, is_below, join
-from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore
+from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore, read_sync
 
 VEIL = BESIDE  # the suffix of veiled documents
 VEILED_ROOTS = (
@@ -127,6 +127,12 @@ class Veiled(DerivedStore):
     ) -> Buffer | None:
         # docstring inherited
         return await self.store.get(self.veil.stored(key), prototype, byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        return read_sync(self.store, self.veil.stored(key), prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
         # docstring inherited

@@ -20,7 +20,7 @@ from shardedstore.stores.reader import DerivedReader, KeyFilter, Source, Tag, re
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import check_path, join
-from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore
+from shardedstore.zarr.readonly import PROTOTYPE, DerivedStore, read_sync
 
 
 class ViewOf(Derived, frozen=True, tag="view"):
@@ -109,6 +109,12 @@ class View(DerivedStore):
     ) -> Buffer | None:
         # docstring inherited
         return await self.store.get(join(self.path, key), prototype, byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        return read_sync(self.store, join(self.path, key), prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
         # docstring inherited

@@ -145,6 +145,11 @@ class FollowingStore(RoutedStore):
             await self._saw(key, None if data is None else data.to_bytes())
         return data
 
+    @property
+    def _supports_sync_io(self) -> bool:
+        # docstring inherited
+        return not self.supports_writes and not self._given and not self._divided.rules and super()._supports_sync_io
+
     async def _saw(self, key: str, data: bytes | None) -> None:
         """Update the known arrays after a document was read."""
         if key in self._divided.keys:

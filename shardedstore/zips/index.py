@@ -169,7 +169,7 @@ class Archive(NamedTuple):
     @staticmethod
     def _is_name(name: bytes, key: str) -> bool:
         raw = key.encode()
-        return name in (raw, key.encode("cp437", "replace")) or name.replace(b"\\", b"/") == raw
+        return name == raw or name == key.encode("cp437", "replace") or name.replace(b"\\", b"/") == raw
 
     def content(self, key: str, entry: ZipEntry, raw: Bytes) -> memoryview:
         """Check the bytes of a whole entry, and return its decompressed content."""
@@ -187,6 +187,13 @@ class Archive(NamedTuple):
                 raise self.damaged(key, f"it does not inflate to the expected {entry.size} bytes")
         if crc32(data) != entry.crc:
             raise self.damaged(key, "its CRC-32 is wrong")
+        return data
+
+    def part(self, key: str, raw: Bytes, nbytes: int) -> memoryview:
+        """Check the length of a byte range of a stored entry, and return it."""
+        data = memoryview(raw)
+        if len(data) != nbytes:
+            raise self.damaged(key, "the file ends inside its data")
         return data
 
     def damaged(self, key: str, why: str) -> CorruptError:

@@ -264,6 +264,8 @@ class ZipReadStore(ReadOnlyStore):
         entry = archive.entries.get(key)
         if entry is None:
             return None
+        if self._supports_sync_io and entry.size <= INLINE:
+            return self.get_sync(key, prototype=prototype, byte_range=byte_range)
         start, stop = bounds(byte_range, entry.size)
         if byte_range is None or entry.method != STORED:
             raw = await archive.source.aread(entry.start, entry.stop)
@@ -275,10 +277,32 @@ class ZipReadStore(ReadOnlyStore):
             first = entry.start + archive.data_at(key, entry, await archive.source.aread(entry.start, entry.data))
         if start >= stop:
             return prototype.buffer.from_bytes(b"")
-        part = memoryview(await archive.source.aread(first + start, first + stop))
-        if len(part) != stop - start:
-            raise archive.damaged(key, "the file ends inside its data")
-        return prototype.buffer.from_bytes(part)
+        part = await archive.source.aread(first + start, first + stop)
+        return prototype.buffer.from_bytes(archive.part(key, part, stop - start))
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # docstring inherited
+        archive = self._archive or self._opened()
+        entry = archive.entries.get(key)
+        if entry is None:
+            return None
+        buffer, read = (prototype or PROTOTYPE).buffer, archive.source.read
+        start, stop = bounds(byte_range, entry.size)
+        if byte_range is None or entry.method != STORED:
+            return buffer.from_bytes(archive.content(key, entry, read(entry.start, entry.stop))[start:stop])
+        first = entry.data
+        if not entry.is_exact:
+            first = entry.start + archive.data_at(key, entry, read(entry.start, entry.data))
+        if start >= stop:
+            return buffer.from_bytes(b"")
+        return buffer.from_bytes(archive.part(key, read(first + start, first + stop), stop - start))
+
+    @property
+    def _supports_sync_io(self) -> bool:
+        # docstring inherited
+        return not self.is_remote and self._source is None
 
     async def exists(self, key: str) -> bool:
         # docstring inherited
