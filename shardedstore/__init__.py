@@ -30,6 +30,8 @@ from shardedstore.jobs.estimates.prices import Prices
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.move.options import Move
+from shardedstore.jobs.records import Records, ShardRecord
+from shardedstore.jobs.report import Report
 from shardedstore.jobs.summary import Summary
 from shardedstore.notices import Notice
 from shardedstore.store import ShardedStore
@@ -63,7 +65,10 @@ __all__ = [
     "PartitionError",
     "Prices",
     "ReadOnlyStore",
+    "Records",
+    "Report",
     "ShardError",
+    "ShardRecord",
     "ShardedStore",
     "ShardedStoreError",
     "ShardsFailed",

@@ -23,12 +23,16 @@ from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
+from shardedstore.jobs.layouts.registry import find_result_job
+from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.rest import finish_move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job_folder, load_partial, unfinished
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.prune import Pruned, prune
+from shardedstore.jobs.records import Records
+from shardedstore.jobs.report import Report, read_report
 from shardedstore.jobs.retention import parse_retention
 from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.jobs.worker import MOST_FAILURES
@@ -445,6 +449,7 @@ class ShardedStore(WritableStore):
         compute: Literal[True] = True,
         progress: Shown = None,
         callbacks: Iterable[Callback] = (),
+        report: bool | Target = True,
         **options: Unpack[JobOptions],
     ) -> ShardedStore: ...
 
@@ -459,6 +464,7 @@ class ShardedStore(WritableStore):
         compute: bool = True,
         progress: Shown = None,
         callbacks: Iterable[Callback] = (),
+        report: bool | Target = True,
         **options: Unpack[JobOptions],
     ) -> ShardedStore | Delayed:
         """Run a chain of transforms over every shard with Dask, and return the store of the results.
@@ -479,6 +485,9 @@ class ShardedStore(WritableStore):
             is called with the number of ended shards and the number of all shards.
         callbacks : iterable of Callback
             Callbacks for the start of the job, the end of each task, and the end of the job.
+        report : bool or str or path
+            The place of the report of this run: beside the ledger, or a folder, or the name of an HTML file. False writes
+            none. A lazy job writes none.
         **options
             Options of `plan`: `on_error`, `changed`, `digest`, `retries`, `max_failures`, `max_base`, `accept_failed`, `max_missing`,
             `overwrite`, `consolidated`, `to`, `storage_options`, `move` and `guards`.
@@ -515,7 +524,7 @@ class ShardedStore(WritableStore):
         True
         """
         if compute:
-            return self.plan(*chain, **options).run(progress, callbacks)
+            return self.plan(*chain, **options).run(progress, callbacks, report)
         if progress or callbacks:
             raise UsageError("progress and callbacks are for jobs that run now: leave them out, or compute=False")
         return self.plan(*chain, **options).to_delayed()
@@ -745,6 +754,82 @@ class ShardedStore(WritableStore):
         None
         """
         return finish_move(destination, storage_options)
+
+    def report(self, number: int | None = None) -> Report:
+        """Read the report of the last run of the job that made this store, or of an earlier run.
+
+        Parameters
+        ----------
+        number : int, optional
+            The number of the run, as in the name of its file, ``report-<number>.json`` beside the ledger.
+
+        Returns
+        -------
+        Report
+            The sizes before and after, the slow, repeated and failed shards, and the time line. It is shown as HTML in a
+            notebook; `to_html` returns a whole document.
+
+        Raises
+        ------
+        UsageError
+            If the ledger is not found, or has no such report.
+
+        See Also
+        --------
+        records : Return the record of each shard.
+
+        Examples
+        --------
+        >>> import tempfile, dask, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(8,), chunks=(2,), dtype="i4")
+        ...     new = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)}).map_shards(ToZip(f"{folder}/zips"))
+        ...     report = new.report()
+        >>> report.state, report.done, report.failed
+        ('done', 3, 0)
+        """
+        return read_report(self._result_job().folder, number)
+
+    def records(self) -> Records:
+        """Read the ledger of the job that made this store.
+
+        Returns
+        -------
+        Records
+            The record of each shard: sizes, seconds, attempts and worker. Its `to_dataframe` returns a table of pandas.
+
+        Raises
+        ------
+        UsageError
+            If the ledger is not found.
+
+        See Also
+        --------
+        report : Return the report of a run.
+
+        Examples
+        --------
+        >>> import tempfile, dask, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(8,), chunks=(2,), dtype="i4")
+        ...     new = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)}).map_shards(ToZip(f"{folder}/zips"))
+        ...     records = new.records()
+        >>> len(records), [record.shard for record in records]
+        (3, ['(base)', 't2m[0]', 't2m[1]'])
+        """
+        return Records(self._result_job())
+
+    def _result_job(self) -> ResultJob:
+        job = find_result_job(self.config)
+        if job is None:
+            raise UsageError(
+                f"the ledger of {str(self)!r} is not found beside its shards: open the result of a job, with ShardedStore.load"
+            )
+        return job
 
     def get_config(self) -> dict[str, Any]:
         """Return the JSON document that describes this store, with absolute URLs.

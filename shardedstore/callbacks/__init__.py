@@ -1,1 +1,1 @@
-"""Callbacks that come with the package, one file each: progress, and logs."""
+"""Callbacks that come with the package, one file each: progress, logs, reports and metrics."""

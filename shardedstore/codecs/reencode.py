@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numcodecs
@@ -11,6 +12,7 @@ from shardedstore.codecs.array_codecs import Array, FilterPart, array_part
 from shardedstore.codecs.array_document import ArrayDoc, data_type, name_of
 from shardedstore.codecs.array_info import compressor_configs, read_fill_value
 from shardedstore.codecs.bytes_codecs import Compression
+from shardedstore.codecs.codec_clock import current_clock
 from shardedstore.zarr.grid import Coords
 
 
@@ -29,6 +31,7 @@ class Reencoder:
     """
 
     def __init__(self, old: ArrayDoc, new: ArrayDoc) -> None:
+        self.clock = current_clock()
         self.decompress = Compression(compressor_configs(old, 1))
         filters = [numcodecs.get_codec(dict(config)) for config in old.filters]
         is_object = old.document["dtype"] == "|O"
@@ -43,7 +46,10 @@ class Reencoder:
 
     def decode(self, data: Any) -> Array:
         """Return the elements of a stored v2 chunk."""
-        return self.unpack.unpack(self.decompress.decode(data))
+        begun = time.perf_counter()
+        array = self.unpack.unpack(self.decompress.decode(data))
+        self.clock.decoded(begun)
+        return array
 
     def encode_old(self, array: Array) -> bytes:
         """Return the stored bytes of a v2 chunk."""
@@ -56,7 +62,10 @@ class Reencoder:
             for value in array.ravel():
                 if not isinstance(value, str):
                     raise TypeError(f"{value!r} is not a string, the only type of objects in Zarr v3")
-        return self.compress.encode(self.pack.pack(self._filled_up(array.astype(self.after, copy=False))))
+        begun = time.perf_counter()
+        made = self.compress.encode(self.pack.pack(self._filled_up(array.astype(self.after, copy=False))))
+        self.clock.encoded(begun)
+        return made
 
     def _filled_up(self, array: Array) -> Array:
         if array.shape == self.chunks:

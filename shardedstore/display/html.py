@@ -18,12 +18,12 @@ FAINT = "rgba(128,128,128,.18)"
 BLUE, ORANGE, GREEN, RED, GREY = "#4a86d8", "#dd8a3a", "#3c9f6d", "#d9534f", "#8c8c8c"  # on white and on black
 CODE = "font-family:var(--jp-code-font-family,ui-monospace,monospace);overflow-wrap:anywhere"
 SUMMARY = "cursor:pointer"
-CELL = "padding:1px 0 1px 1.2em;vertical-align:top"
+CELL = "padding:1px 1.2em 1px .1em;vertical-align:top"
 TABLE = "border-collapse:collapse;width:100%;color:inherit;font-size:inherit;margin:.2em 0"
 PAGE = (
     ":root{color-scheme:light dark}body{margin:1.5em auto;padding:0 1em;max-width:75em;"
     "font:15px/1.5 system-ui,sans-serif;background:light-dark(#fff,#15171a);color:light-dark(#1c1e21,#e4e6e9)}"
-    "a{color:inherit}svg{max-width:100%;height:auto}"
+    "a{color:inherit}"
 )
 
 
@@ -126,7 +126,7 @@ def _row(heads: Sequence[str], row: Sequence[str]) -> str:
 def _align(head: str) -> str:
     if head.startswith(">"):
         return f"{CELL};text-align:right;white-space:nowrap"
-    return f"{CELL.replace('1.2em', '.2em')};text-align:left;overflow-wrap:anywhere"
+    return f"{CELL};text-align:left;overflow-wrap:anywhere;min-width:6em"
 
 
 def html_section(title: str, *body: str) -> Html:

@@ -149,7 +149,12 @@ class JobPlan:
         """The warnings about the job."""
         return self._plan.notices
 
-    def run(self, progress: Shown = None, callbacks: Iterable[Callback] = ()) -> ShardedStore:
+    def run(
+        self,
+        progress: Shown = None,
+        callbacks: Iterable[Callback] = (),
+        report: bool | str | os.PathLike[str] = True,
+    ) -> ShardedStore:
         """Run the job on the active Dask scheduler, and return the store of the results.
 
         A plan can run again, and then continues from the recorded shards. It starts anew if it was made with
@@ -164,6 +169,9 @@ class JobPlan:
             is called with the number of ended shards and the number of all shards.
         callbacks : iterable of Callback
             Objects whose methods are called at the start of the job, after each task, and at the end of the job.
+        report : bool or str or path
+            The place of the report of this run: beside the ledger, or a folder, or the name of an HTML file. False writes
+            none. A report that can't be written does not fail the job.
 
         Returns
         -------
@@ -186,9 +194,12 @@ class JobPlan:
         ShardedStore.verify : Compare the result with the ledger or the source.
         """
         from shardedstore.callbacks.progress import progress_callback
+        from shardedstore.callbacks.report import ReportWriter
 
         shown = progress_callback(progress)
         chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]
+        if report is not False and not any(isinstance(callback, ReportWriter) for callback in chosen):
+            chosen.append(ReportWriter("" if report is True else report))
         with Events(chosen, self, Meter(self._plan)) as events:
             return run_job(self._job, self._plan, self._overwrite, self._wrap, events)
 

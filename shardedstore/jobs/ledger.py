@@ -180,6 +180,8 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
         chunks deleted.
     chunks : int or None
         The number of chunks in the source; None if they were not counted.
+    source_entries, source_nbytes : int
+        The number of entries and of stored bytes that were read; 0 in ledgers of version 0.4.
     """
 
     shard: int
@@ -196,6 +198,8 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
     begun: float = 0.0
     moved: Literal["", "verified", "deleted"] = ""
     chunks: int | None = None
+    source_entries: int = 0
+    source_nbytes: int = 0
 
     @classmethod
     def of(cls, written: Written, shard: int, **others: Any) -> Self:

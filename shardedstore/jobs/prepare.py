@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -301,17 +302,31 @@ class Remaining(NamedTuple):
     again: dict[int, int]
 
 
+def _reason(record: Record) -> str:
+    """Return the reason why a recorded shard is made again, as in `Summary.again`."""
+    if record.failed:
+        return "failed"
+    return "marked" if record.marked else "lost"
+
+
 def remaining(job: Job, plan: Plan) -> Remaining:
     """Return what is left of a job."""
     segments = job.segments(plan)
     records = job.ledger.read()
     if not records:
-        return Remaining(segments, Summary(), {})
+        return Remaining(segments, Summary(again={"changed": job.stale} if job.stale else {}), {})
     done = job.done(plan.runs, records, job.layout.inventory())
     if job.move is not None:  # a published shard is not done before its source is deleted
         done = frozenset(number for number in done if records[number].moved == MOVED[-1])
     left = [segment.without(done) for segment in segments]
     again = {number: records[number].generation for number in records.keys() - done}
-    missing = 0 if job.move is not None else sum(records[number].is_done for number in again)
-    before = Summary(skipped=len(done), missing=missing, decoded_nbytes=decoded_nbytes(plan.runs, done))
+    gone = again if job.move is None else {}  # a move goes on with what is published
+    reasons = Counter(_reason(records[number]) for number in gone)
+    reasons.update(changed=job.stale, lost=job.lost, marked=-job.lost)
+    before = Summary(
+        skipped=len(done),
+        missing=sum(records[number].is_done for number in gone),
+        decoded_nbytes=decoded_nbytes(plan.runs, done),
+        again={reason: number for reason, number in reasons.items() if number > 0},
+    )
     return Remaining([segment for segment in left if segment.runs], before, again)

@@ -21,6 +21,7 @@ from shardedstore.jobs.layouts.registry import layout_of
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.lock import held, superseded
 from shardedstore.jobs.partial import Half, find_job_folder, is_finished, read_config, read_half
+from shardedstore.jobs.report import old_reports
 from shardedstore.jobs.retention import NO_RETENTION, Retained, Retention, name_in
 from shardedstore.jobs.shards import location_of, shard_runs
 from shardedstore.jobs.versions import (
@@ -158,6 +159,7 @@ def _removable(
             ledger = ledger_of(place, identity)
             yield from ((name, "") for name in listed.below(FOLDER) if ledger.owns(name))
             yield identity_name(number), ""
+    yield from ((name, retained.reason_of_age(name)) for name in old_reports(place, listed.below(FOLDER)))
 
 
 def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterator[str]:

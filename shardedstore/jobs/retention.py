@@ -131,6 +131,11 @@ class Retained:
             return f"belongs to one of the last {self._retention.keep_last} results"
         return "was replaced recently" if self._is_young(file, name, generation) else ""
 
+    def reason_of_age(self, file: str) -> str:
+        """Return the reason to keep a file that nothing replaces; empty if it was written long ago."""
+        is_young = self._retention.older_than and self._files[file].modified > self._until
+        return "was written recently" if is_young else ""
+
     def _is_young(self, file: str, name: str, generation: int) -> bool:
         """Tell whether a file was replaced too recently to be removed."""
         if not self._retention.older_than:

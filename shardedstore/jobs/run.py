@@ -171,6 +171,10 @@ class _MeteredTasks:
         # docstring inherited
         return self._tasks.label(task)
 
+    def spans(self, task: Task) -> tuple[str, ...]:
+        # docstring inherited
+        return self._tasks.spans(task)
+
 
 def _urls(job: Job, plan: Plan) -> list[str]:
     """Return the URLs that a job reads from and writes to."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import reduce
 
 import msgspec
-from toolz import merge
+from toolz import merge, merge_with
 
 from shardedstore.errors import ShardError
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.shards import Segment
 from shardedstore.notices import Notice, merge_notices
+
+STAGES = ("read", "decode", "steps", "encode", "write")  # of a shard, in order
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class ShardEnd(msgspec.Struct, frozen=True, gc=False):
         The decoded bytes, as the average of the shards of the same array.
     read_seconds, transform_seconds, write_seconds : float
         The time in the source, in the steps, and in the sink. Their sum is less than `seconds` if attempts were repeated.
+    decode_seconds, encode_seconds : float
+        The parts of `transform_seconds` in codecs.
+    source_entries, source_nbytes : int
+        The number of entries and of stored bytes that were read.
 
     See Also
     --------
@@ -82,6 +88,10 @@ class ShardEnd(msgspec.Struct, frozen=True, gc=False):
     read_seconds: float = 0.0
     transform_seconds: float = 0.0
     write_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    source_entries: int = 0
+    source_nbytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,8 @@ class Summary:
         The records of the shards that no ledger keeps, by number, until the job ends.
     decoded_nbytes : int
         The decoded bytes of the shards that have ended.
+    again : dict of str to int
+        The number of shards that are made again, by the reason: ``"changed"``, ``"lost"``, ``"marked"`` or ``"failed"``.
     shards : tuple of ShardEnd
         The shards that a task made or that failed in it; empty for a whole job.
     moved : int
@@ -157,9 +169,19 @@ class Summary:
     row: int = 0
     records: dict[int, Record] = field(default_factory=dict, repr=False)
     decoded_nbytes: int = 0
+    again: dict[str, int] = field(default_factory=dict)
     shards: tuple[ShardEnd, ...] = field(default=(), repr=False)
     moved: int = 0
     freed: int = 0
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """The seconds of the shards of a task by stage; `steps` is the time in steps without their codecs."""
+        read, decode, encode, write = (
+            sum(getattr(shard, f"{name}_seconds") for shard in self.shards) for name in STAGES if name != "steps"
+        )
+        steps = max(0.0, sum(shard.transform_seconds for shard in self.shards) - decode - encode)
+        return dict(zip(STAGES, (read, decode, steps, encode, write), strict=True))
 
     @property
     def holes(self) -> tuple[str, ...]:
@@ -170,6 +192,11 @@ class Summary:
     def tried(self) -> int:
         """The number of shards that have ended."""
         return self.done + self.skipped + len(self.failures)
+
+    def _repr_html_(self) -> str:
+        from shardedstore.display.summary import summary_view
+
+        return summary_view(self)
 
     @classmethod
     def total(cls, outcomes: Iterable[Summary]) -> Summary:
@@ -203,6 +230,7 @@ class Summary:
             freed=sum(part.freed for part in parts),
             row=reduce(lambda row, part: part.row if part.done else row + part.row, parts, 0),
             decoded_nbytes=sum(part.decoded_nbytes for part in parts),
+            again=merge_with(sum, (part.again for part in parts)) if any(part.again for part in parts) else {},
         )
 
     @classmethod

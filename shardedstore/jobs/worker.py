@@ -207,7 +207,8 @@ def total_of_task(outcomes: Iterable[Summary]) -> Summary:
 
 def of_worker(made: Record, ended: ShardEnd) -> Record:
     """Return a record with the circumstances of its shard in this worker."""
-    circumstances = {"seconds": ended.seconds, "attempts": ended.attempts, "begun": ended.begun}
+    names = ("seconds", "attempts", "begun", "source_entries", "source_nbytes")
+    circumstances = {name: getattr(ended, name) for name in names}
     return msgspec.structs.replace(made, worker=_worker(), **circumstances)
 
 
@@ -295,6 +296,10 @@ class _ShardPolicy:
             read_seconds=stages.read,
             transform_seconds=stages.transform,
             write_seconds=stages.write,
+            decode_seconds=stages.decode,
+            encode_seconds=stages.encode,
+            source_entries=stages.source_entries,
+            source_nbytes=stages.source_nbytes,
         )
         if isinstance(made, ShardError):
             return msgspec.structs.replace(end, code=made.code)

@@ -34,6 +34,7 @@ LAYERS = (
     {"__main__"},
 )
 RANKS = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
+LAZY_VIEWS = {"jobs.estimates.estimate", "jobs.job_plan", "jobs.report", "jobs.summary"}  # they show themselves
 PARTS = "transforms.base"  # shared parts of transforms; the engine may import these, but no transform
 MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "cli", "jobfiles", "transforms"}
 MAY_IMPORT_DASK = ("jobs.executors", "cli")
@@ -117,8 +118,8 @@ def own_imports(module: str) -> list[tuple[str, int]]:
 
 
 def is_lazy_view(module: str, name: str) -> bool:
-    """Tell whether this is the import of the display in the methods of a plan or an estimate that show it."""
-    return module in {"jobs.job_plan", "jobs.estimates.estimate"} and package_of(name) in {"display", "callbacks"}
+    """Tell whether this is the import of a view in the methods of a plan or a report that show it."""
+    return module in LAZY_VIEWS and package_of(name) in ("callbacks", "display")
 
 
 def every_import() -> Iterator[tuple[str, str, int]]:

@@ -86,7 +86,7 @@ def _chunk(recoder: Recoder, array: Array, start: Coords) -> bytes | None:
     part = array[boxed(start, map(add, start, recoder.new_doc.chunks))]
     if not part.size or cpu.NDBuffer.from_numpy_array(part).all_equal(recoder.encoder.padding):
         return None
-    return recoder.encoder.encode(part)
+    return recoder.encode(part)
 
 
 ShapeOf = Callable[[Coords], Coords]

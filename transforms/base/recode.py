@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import add, mul
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ from shardedstore.codecs.array_info import (
     write_filters,
     write_grid,
 )
+from shardedstore.codecs.codec_clock import current_clock
 from shardedstore.codecs.codec_config import same
 from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.stores.entries import Data, Entry
@@ -82,7 +84,7 @@ class Recoder:
     """
 
     def __init__(self, step: ArrayStep, path: str, documents: Mapping[str, bytes], shard: Shard | None = None) -> None:
-        self.step, self.path = step, path
+        self.step, self.path, self.clock = step, path, current_clock()
         self.shard = Shard(path) if shard is None else shard
         self.folder = path[len(self.shard.path) :].lstrip("/")
         self.name = "zarr.json" if "zarr.json" in documents else ".zarray"
@@ -197,12 +199,12 @@ class Recoder:
         try:
             if not self.decodes:
                 raw = chunk if self.step.keeps_chunks else self.step.chunk(chunk, self.position(entry.coords, number))
-                return self.encoder.compression.encode(raw)
+                return self._timed(self.encoder.compression.encode, raw)
             if not self.step.keeps_chunks:
                 chunk = self._changed(chunk, entry, number)
             elif self.refilters:
                 chunk = self._inside(chunk, entry, number)
-            return self.encoder.encode_exactly(chunk) if self.refilters else self.encoder.encode(chunk)
+            return self._timed(self.encoder.encode_exactly, chunk) if self.refilters else self.encode(chunk)
         except Exception as error:
             failed = ShardedStoreError(
                 f"shard {self.shard.name!r}: {self.step_name} fails on {shard_source(entry, self.shard)} at "
@@ -212,10 +214,23 @@ class Recoder:
 
     def read(self, data: Data, entry: Entry) -> Any:
         """Return a chunk as an array if the step or the filters need one, else as decompressed bytes."""
+        begun = time.perf_counter()
         try:
-            return self.decoder.decode(data) if self.decodes else self.decoder.decompress(data)
+            chunk = self.decoder.decode(data) if self.decodes else self.decoder.decompress(data)
         except Exception as error:
             raise undecodable(entry, self.shard, self.decoder.compression, error) from error
+        self.clock.decoded(begun)
+        return chunk
+
+    def encode(self, chunk: Array) -> bytes:
+        """Return the stored bytes of a new chunk."""
+        return self._timed(self.encoder.encode, chunk)
+
+    def _timed(self, encode: Callable[[Any], bytes], chunk: Any) -> bytes:
+        begun = time.perf_counter()
+        made = encode(chunk)
+        self.clock.encoded(begun)
+        return made
 
     def local_position(self, key: str, number: int | None = None) -> Coords:
         """Return the coordinates of a chunk's first element in the shard's own array, such as a block."""

@@ -46,6 +46,9 @@ class Tasks(Protocol[Item, Result_contra]):
     def label(self, task: Item) -> str:
         """Return the name of a task on the dashboard, without a unique number."""
 
+    def spans(self, task: Item) -> tuple[str, ...]:
+        """Return the names of the spans of a task on a cluster, from the job to its part."""
+
 
 class Executor(Protocol):
     """Runs tasks with a few in flight for each thread, so that no job is held as one graph."""
@@ -108,6 +111,10 @@ class TaskList(Generic[Item, Result]):
     def label(self, task: Item) -> str:
         """Return the common name of the tasks."""
         return self._name
+
+    def spans(self, task: Item) -> tuple[str, ...]:
+        """Return the common name of the tasks."""
+        return (self._name,)
 
 
 def unique_names(label: Callable[[Item], str]) -> Callable[[Item], str]:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Generic, Self
 import dask
 import distributed
 from dask.utils import parse_timedelta
+from toolz import groupby
 
 from shardedstore.errors import ClusterError
 from shardedstore.jobs.executors.base import Check, Item, KilledWorker, Result, Tasks, unique_names
 from shardedstore.jobs.executors.cancellable import run_cancellable
 from shardedstore.jobs.executors.credentials import credentials_on
+from shardedstore.jobs.executors.spans import Spans, run_metered
 from shardedstore.jobs.executors.worker_monitor import check_workers, warn_without_workers
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class DistributedExecutor:
         with credentials_on(self._client, urls), warn_without_workers(self._client):
             if check is not None:
                 check_workers(self._client, check)
-            with _Window(self._client, partial(run_cancellable, work, ""), tasks.label) as window:
+            with _Window(self._client, partial(run_metered, partial(run_cancellable, work, "")), tasks) as window:
                 yield from _run(window, tasks)
 
 
@@ -120,8 +122,9 @@ class _Window(Generic[Item, Result]):
     duration for each thread.
     """
 
-    def __init__(self, client: Client, work: Callable[[Item], Result], label: Callable[[Item], str]) -> None:
-        self.client, self.work, self.name = client, work, unique_names(label)
+    def __init__(self, client: Client, work: Callable[[Item], Result], tasks: Tasks[Item, Result]) -> None:
+        self.client, self.work, self.name = client, work, unique_names(tasks.label)
+        self._spans_of, self._spans = tasks.spans, Spans()
         self.flying: dict[Key, tuple[Future[Result], Item]] = {}
         self._completed: SimpleQueue[Future[Result]] = SimpleQueue()
         self._threads, self._counted = 1, -math.inf
@@ -154,10 +157,11 @@ class _Window(Generic[Item, Result]):
 
     def launch(self, tasks: list[Item]) -> None:
         """Submit tasks to the cluster."""
-        if tasks:
-            keys = list(map(self.name, tasks))
-            futures = self.client.map(self.work, tasks, key=keys, pure=False)
-            for key, future, task in zip(keys, futures, tasks, strict=True):
+        for names, some in groupby(self._spans_of, tasks).items():
+            keys = list(map(self.name, some))
+            with self._spans.of(names):
+                futures = self.client.map(self.work, some, key=keys, pure=False)
+            for key, future, task in zip(keys, futures, some, strict=True):
                 self.flying[key] = future, task
                 future.add_done_callback(self._completed.put)  # type: ignore[no-untyped-call]
 

@@ -115,6 +115,10 @@ class TaskQueue:
         """Return the name of the job, and the path of the task's first shard."""
         return f"{self._name} {task.segment.label.replace('-', '_')}"
 
+    def spans(self, task: Task) -> tuple[str, ...]:
+        """Return the name of the job, and the path of the task's first shard."""
+        return self._name or "shards", task.segment.label
+
 
 def _size(segment: Segment) -> int:
     return segment.runs[0].nbytes.bit_length()
