@@ -34,6 +34,7 @@ from shardedstore.jobs.records import Records, ShardRecord
 from shardedstore.jobs.report import Report
 from shardedstore.jobs.summary import Summary
 from shardedstore.notices import Notice
+from shardedstore.storage.attributes import ObjectAttributes
 from shardedstore.store import ShardedStore
 from shardedstore.stores.custom import StoreKind
 from shardedstore.transforms.base.array_step import ArrayStep
@@ -62,6 +63,7 @@ __all__ = [
     "MoveError",
     "NoShardError",
     "Notice",
+    "ObjectAttributes",
     "PartitionError",
     "Prices",
     "ReadOnlyStore",

@@ -40,6 +40,7 @@ from shardedstore.notices import Notice
 from shardedstore.partition.collect import collect
 from shardedstore.partition.partition import divide_noting
 from shardedstore.partition.patterns import Paths, Shards
+from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
@@ -337,6 +338,7 @@ class ShardedStore(WritableStore):
         storage_options: StorageOptions = None,
         move: Move | None = None,
         guards: Guards | None = None,
+        objects: ObjectAttributes = NO_ATTRIBUTES,
     ) -> JobPlan:
         """Check a job, and return what it will do. Nothing is written.
 
@@ -392,6 +394,9 @@ class ShardedStore(WritableStore):
             the conditions.
         guards : Guards, optional
             The checks of a changed source before a new result replaces the published one. By default, all are made.
+        objects : ObjectAttributes
+            The storage class, tags, metadata, encryption and checksum of the objects of shards. The config and the ledger
+            do not get them.
 
         Returns
         -------
@@ -440,6 +445,7 @@ class ShardedStore(WritableStore):
             storage_options=storage_options,
             move=move,
             guards=guards,
+            objects=objects,
         )
 
     @overload

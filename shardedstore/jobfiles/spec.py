@@ -19,6 +19,7 @@ from shardedstore.jobs.job_plan import OnError
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.worker import MOST_FAILURES
+from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 
 Rule = str | int | list[int] | dict[str, int]
 ShardRules = str | int | list[str] | dict[str, Rule]
@@ -111,6 +112,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
             description="The AWS profile for DESTINATION. The default is the environment's.", extra={"metavar": "NAME"}
         ),
     ] = None
+    objects: Annotated[ObjectAttributes, Meta(description="Attributes of the objects of shards.")] = NO_ATTRIBUTES
     max_base: Annotated[
         str | int, Meta(description="The largest decoded size of the base.", extra={"metavar": "SIZE"})
     ] = MAX_BASE

@@ -31,6 +31,7 @@ from shardedstore.jobs.shards import Plan, make_plan
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job
 from shardedstore.notices import Notice
+from shardedstore.storage.attributes import ObjectAttributes
 from shardedstore.storage.options import StorageOptions
 from shardedstore.stores.locations import Config
 from shardedstore.text import parse_size
@@ -64,6 +65,7 @@ class JobOptions(TypedDict, total=False):
     storage_options: StorageOptions
     move: Move | None
     guards: Guards | None
+    objects: ObjectAttributes
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -401,6 +403,7 @@ def plan_job(
     storage_options: StorageOptions,
     move: Move | None,
     guards: Guards | None = None,
+    objects: ObjectAttributes,
 ) -> JobPlan:
     """Check a job as far as possible before anything is written; see `ShardedStore.plan`."""
     parsed = parse_chain(chain)
@@ -414,6 +417,7 @@ def plan_job(
         raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
     layout = choose_layout(parsed.sink, None if to is None else os.fspath(to), storage_options)
     layout.check_options(digest=digest, consolidated=consolidated)
+    objects.check(layout.url)
     configs.to_dict(config)  # raises if a component has no location
     config = parsed.sink.gathered(config)
     check_source_is_whole(config, None if layout.destination is None else layout.place)
@@ -429,7 +433,9 @@ def plan_job(
         check_source(config)
         config, has_begun = as_begun(config, layout)
     _check_empty(config, parsed)
-    plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty or has_begun).noted(notices)
+    plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty or has_begun).noted(
+        [*notices, *objects.notices()]
+    )
     plan = check_base(plan, max_base, is_object=layout.has_objects)
     accepted = find_accepted(plan, layout, accept_failed, max_missing)
     limit = 1 if on_error == "stop" else max_failures
@@ -440,5 +446,5 @@ def plan_job(
     )
     if move is not None:
         check_scratch(move, job, plan)
-    job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing)
+    job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing, objects=objects)
     return JobPlan(plan, job, overwrite, wrap)

@@ -30,6 +30,7 @@ from shardedstore.jobs.shards import Plan, Run, Segment, Task, decoded_nbytes, l
 from shardedstore.jobs.stages import Stages
 from shardedstore.jobs.summary import ShardEnd, Summary
 from shardedstore.notices import Notice
+from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes, attributes_of_objects
 from shardedstore.storage.errors import cause_of, chain_of, code_of, systemic
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.inventory import Asked
@@ -91,6 +92,8 @@ class Job:
         The options of a move, which deletes the source.
     guards : Guards
         The checks before the result replaces the published one.
+    objects : ObjectAttributes
+        The attributes of the objects of shards.
     """
 
     chain: Chain
@@ -108,6 +111,7 @@ class Job:
     max_missing: int = 0
     move: Move | None = None
     guards: Guards = field(default_factory=Guards)
+    objects: ObjectAttributes = NO_ATTRIBUTES
 
     @property
     def ledger(self) -> Ledger:
@@ -448,7 +452,8 @@ def run_shard(
     After an exception, no reader finds an incomplete shard under its final name. `generation` is 0 for the job's own.
     """
     source = (reader or ShardReader)(job, run, shard, stages)
-    record = job.layout.write(source, job, generation)
+    with attributes_of_objects(job.objects):
+        record = job.layout.write(source, job, generation)
     return msgspec.structs.replace(
         record,
         generation=generation,

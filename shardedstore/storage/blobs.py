@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -139,7 +140,9 @@ def _says_missing(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) and status_of(error) not in NO_HEAD
 
 
-def object_store(folder: str, options: Options = NONE, url: str | None = None) -> ObjectStore:
+def object_store(
+    folder: str, options: Options = NONE, url: str | None = None, more: Mapping[str, Any] | None = None
+) -> ObjectStore:
     """Return the shared client for a folder of an object store.
 
     Clients are cached because creating one takes 13 milliseconds and opens new connections.
@@ -152,6 +155,8 @@ def object_store(folder: str, options: Options = NONE, url: str | None = None) -
         Storage options that are given for the folder.
     url : str, optional
         The URL of one object in the folder. Options and credentials registered for this URL are used as well.
+    more : mapping, optional
+        Further arguments of the client, by obstore's names.
 
     Raises
     ------
@@ -159,7 +164,7 @@ def object_store(folder: str, options: Options = NONE, url: str | None = None) -
         If obstore does not know an option.
     """
     environment = tuple(item for item in os.environ.items() if item[0].startswith(("AWS_", "AZURE_", "GOOGLE_")))
-    return _object_store(folder, _Keywords(keywords(url or folder, options)), environment)
+    return _object_store(folder, _Keywords({**keywords(url or folder, options), **(more or {})}), environment)
 
 
 class _Keywords:

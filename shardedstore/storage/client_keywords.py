@@ -9,6 +9,7 @@ import msgspec
 
 from shardedstore.storage.certificates import read_certificates
 from shardedstore.storage.grants import PROVIDER, held_options
+from shardedstore.storage.obstore_version import has_obstore
 from shardedstore.storage.options import CLIENT_OPTIONS, Options, option_names, scheme_of
 from shardedstore.storage.profiles import Credentials, environment_profile
 
@@ -46,7 +47,7 @@ def _with_aws(options: Options, rest: dict[str, Any]) -> tuple[Options, dict[str
         public = {name: value for name, value in profile.public.items() if name in unset}
         options, bundle = msgspec.structs.replace(options, **public), bundle or profile.ca_bundle
     is_plain = (options.endpoint or _of_variables("endpoint") or "").startswith("http://")
-    if bundle and not is_plain and "root_certificate" not in client:
+    if bundle and has_obstore(0, 12) and not is_plain and "root_certificate" not in client:
         client["root_certificate"] = read_certificates(bundle)
     return options, {**rest, **({"client_options": client} if client else {})}
 

@@ -38,6 +38,7 @@ _MEANINGS = (
         },
         "the credentials are not accepted: check the key, and whether it has expired",
     ),
+    ({"InvalidObjectState", "BlobArchived"}, "the object is in an archive: restore it in the object store, and run this again"),
     ({"403"}, "access is denied: check the credentials and their permissions"),
     ({"404"}, "no object has this name: check the name and the bucket"),
     ({"409", "412"}, "the object exists already, or was changed by someone else: look at it and try again"),

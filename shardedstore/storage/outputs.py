@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 
 from shardedstore.errors import CorruptError, UsageError
+from shardedstore.storage.attributes import current_attributes
 from shardedstore.storage.blobs import nbytes_of, object_store
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.publish import published
@@ -114,9 +115,11 @@ def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
         return
     folder, _, name = url.rpartition("/")
     size = part_nbytes(most)
+    attributes = current_attributes()
     writer = obstore.open_writer(
-        object_store(folder, options),
+        object_store(folder, options, more=attributes.client_options()),
         unquote(name),
+        **attributes.put_options(),
         buffer_size=size,
         max_concurrency=max(1, min(12, int(WRITES.bound), BYTES_ON_THEIR_WAY // size)),
     )

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 import obstore
 
+from shardedstore.storage.attributes import current_attributes
 from shardedstore.storage.blobs import object_store
 from shardedstore.storage.options import Options
 from shardedstore.storage.outputs import writev_all
@@ -35,11 +36,12 @@ def write_objects(url: str, options: Options, items: Iterable[Item]) -> None:
                 with published(os.path.join(url, key), sync=False) as descriptor:
                     writev_all(descriptor)([data])
         return
-    store = object_store(url, options)
+    attributes = current_attributes()
+    store, how = object_store(url, options, more=attributes.client_options()), attributes.put_options()
 
     def put(item: Item) -> None:
         key, data = item
-        obstore.put(store, key, data, use_multipart=memoryview(data).nbytes > LARGEST_PUT)
+        obstore.put(store, key, data, use_multipart=memoryview(data).nbytes > LARGEST_PUT, **how)
 
     _at_once(put, items)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from shardedstore.storage.attributes import NO_ATTRIBUTES, attributes_of_objects
 from shardedstore.storage.crc import crc32
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import BESIDE, object_url
@@ -78,7 +79,8 @@ def path_of_waiting(name: str) -> str:
 
 def keep_documents(documents: Iterable[Entry], url: str, options: Options) -> None:
     """Write documents to a zip, under names that keep readers from opening it as a Zarr."""
-    write_zip((entry._replace(key=entry.key + VEIL) for entry in documents), url, options)
+    with attributes_of_objects(NO_ATTRIBUTES):
+        write_zip((entry._replace(key=entry.key + VEIL) for entry in documents), url, options)
 
 
 def turn(key: str) -> tuple[int, int, str]:
