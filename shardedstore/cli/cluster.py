@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,15 +45,21 @@ def check_cluster(spec: ClusterSpec) -> None:
 @contextlib.contextmanager
 def cluster_on_demand(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
     """Run jobs on a cluster that starts when the first job has work; connect to an existing one at once."""
-    with contextlib.ExitStack() as stack:
+    stack, context = contextlib.ExitStack(), copy_context()
 
-        def connect() -> Executor:
-            stack.enter_context(cluster(spec, verbose))
-            return scheduler_executor()
+    def connect() -> Executor:
+        stack.enter_context(cluster(spec, verbose))
+        return scheduler_executor()
 
-        executor = connect() if spec.scheduler is not None else OnDemandExecutor(connect)
+    def connect_here() -> Executor:
+        return context.run(connect)  # a client is closed in the context in which it was made, and jobs have their own
+
+    try:
+        executor = connect_here() if spec.scheduler is not None else OnDemandExecutor(connect_here)
         with use_executor(executor):
             yield
+    finally:
+        context.run(stack.close)
 
 
 @contextlib.contextmanager

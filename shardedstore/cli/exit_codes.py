@@ -94,3 +94,25 @@ def exit_code_of_failures(failures: Iterable[errors.ShardError]) -> ExitCode:
     (<ExitCode.TEMPORARY: 5>, <ExitCode.FAILED: 1>)
     """
     return min((OF_CODES.get(error.code, ExitCode.FAILED) for error in failures), default=ExitCode.FAILED)
+
+
+WORST_LAST: tuple[int, ...] = (  # the order in which the codes of several jobs are weighed
+    ExitCode.UNCHANGED,
+    ExitCode.DONE,
+    ExitCode.HOLES,
+    ExitCode.TIME_IS_UP,
+    ExitCode.TEMPORARY,
+    ExitCode.FAILED,
+    ExitCode.UNUSABLE,
+    ExitCode.INTERRUPTED,
+    ExitCode.TERMINATED,
+)
+
+
+def worst_of(codes: Iterable[int]) -> int:
+    """Return the exit code of a command with several jobs.
+
+    >>> worst_of([3, 0]), worst_of([4, 1, 5]), worst_of([])
+    (0, 1, 0)
+    """
+    return int(max(codes, key=WORST_LAST.index, default=ExitCode.DONE))

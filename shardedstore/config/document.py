@@ -33,6 +33,7 @@ from shardedstore.stores.locations import Config, Place, has_braces, require_loc
 from shardedstore.stores.no_zarr import describe_json
 
 VERSION = 1
+msgspec.json.Decoder(Config)  # prepared here: msgspec crashes when two threads prepare a type at the same time
 
 
 def to_dict(config: Config, folder: str | None = None, options: Options | None = None) -> dict[str, Any]:

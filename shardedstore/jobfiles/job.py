@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,9 @@ def find_moved(spec: JobSpec) -> str | None:
     """Return the source of a job if an earlier run moved all of it; delete what is left of it first."""
     if spec.move is None:
         return None
-    take_options(normalize(spec.source), side_options("source", spec.source, spec.source_storage, spec.source_profile))
-    options = side_options("destination", spec.destination, spec.storage, spec.profile)
+    options = side_options("source", spec.source, resolve_storage(spec.source_storage), spec.source_profile)
+    take_options(normalize(spec.source), options)
+    options = side_options("destination", spec.destination, resolve_storage(spec.storage), spec.profile)
     return finish_move(spec.destination, options, spec.source)
 
 
@@ -55,18 +57,20 @@ def _step_texts(spec: JobSpec) -> Iterator[tuple[tuple[Key, ...], Transform]]:
         yield ("codec",), f"recompress:codec={name}" + (f",{options}" if options else "")
 
 
-def make_spec_sink(spec: JobSpec) -> Sink:
+def make_spec_sink(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> Sink:
     """Return the sink of a job."""
-    options = side_options("destination", spec.destination, resolve_storage(spec.storage), spec.profile)
+    options = side_options("destination", spec.destination, resolve_storage(spec.storage, environment), spec.profile)
     given = {"storage_options": options} if options else {}
     return make_sink(spec.to, spec.destination, **given)
 
 
-def transforms_of(spec: JobSpec) -> Iterator[tuple[tuple[Key, ...], Callable[[], Step | Sink]]]:
+def transforms_of(
+    spec: JobSpec, environment: Mapping[str, str]
+) -> Iterator[tuple[tuple[Key, ...], Callable[[], Step | Sink]]]:
     """Yield the path of the value and the function that makes it, for each transform of a job."""
     for path, text in _step_texts(spec):
         yield path, partial(make_step, text)
-    yield ("to",), partial(make_spec_sink, spec)
+    yield ("to",), partial(make_spec_sink, spec, environment)
 
 
 def plan_options(spec: JobSpec) -> Any:

@@ -75,6 +75,22 @@ def make_spec(spec: type[Spec], values: Mapping[str, Any]) -> Spec:
         raise UsageError(one_line(error)) from error
 
 
+def override(spec: Spec, values: Mapping[str, Any]) -> Spec:
+    """Return a spec of a file with the values that the user gave on the command line."""
+    if not values:
+        return spec
+    return make_spec(type(spec), _updated(msgspec.to_builtins(spec), values))
+
+
+def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _updated(old[name], value)
+        for name, value in new.items()
+        if isinstance(value, dict) and isinstance(old.get(name), dict)
+    }
+    return {**old, **new, **both}
+
+
 def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for name in path[:-1]:
         values = values.setdefault(name, {})

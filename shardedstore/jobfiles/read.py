@@ -119,7 +119,7 @@ class _Reader:
         for field in STORAGE:
             with self.located((*path, field)):
                 check_storage(getattr(spec, field))
-        for place, make in transforms_of(spec):
+        for place, make in transforms_of(spec, self.environment):
             with self.located((*path, *place)):
                 make()
         return spec

@@ -97,6 +97,10 @@ def read_one(blob: ByteSource, segment: int, name: str = "") -> bytes:
     return b"" if found is None else _lines(blob.read(found[0], found[0] + found[1]), name)
 
 
+# Prepared here: msgspec crashes when two threads prepare a type at the same time.
+_DECODE_INDEX = msgspec.msgpack.Decoder(Index).decode
+
+
 def _table_nbytes(tail: bytes, name: str) -> int:
     """Return the size in bytes of the index and the end struct, given the last bytes of a file."""
     if len(tail) >= _END.size:
@@ -108,7 +112,7 @@ def _table_nbytes(tail: bytes, name: str) -> int:
 
 def _index(tail: bytes, nbytes: int, name: str) -> Index:
     try:
-        return msgspec.msgpack.decode(tail[len(tail) - nbytes : len(tail) - _END.size], type=Index)
+        return _DECODE_INDEX(tail[len(tail) - nbytes : len(tail) - _END.size])
     except msgspec.DecodeError:
         raise _damaged(name) from None
 

@@ -193,8 +193,11 @@ def _free(folder: Folder, number: int, mine: Holder) -> None:
             _write(folder, number, msgspec.structs.replace(mine, free=True))
 
 
+_HOLDER = msgspec.json.Decoder(Holder)
+
+
 def _read(folder: Folder, number: int) -> Holder | None:
     try:
-        return msgspec.json.decode(folder.read(_path(number)), type=Holder)
+        return _HOLDER.decode(folder.read(_path(number)))
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -136,6 +136,9 @@ NONE = Options()
 StorageOptions = Mapping[str, Any] | Options | str | None
 
 
+msgspec.json.Decoder(Options)  # prepared here: msgspec crashes when two threads prepare a type at the same time
+
+
 def take_options(url: str, storage_options: StorageOptions) -> Options:
     """Return the public options of a URL, and hold the others for all URLs below it.
 

@@ -304,6 +304,9 @@ def _keys_v3(encoding: Any) -> ChunkKeys | None:
     return _keys(name, options.get("separator", "/" if name == "default" else "."))
 
 
+msgspec.json.Decoder(ChunkKeys)  # prepared here: msgspec crashes when two threads prepare a type at the same time
+
+
 def _keys(name: str, separator: object) -> ChunkKeys | None:
     try:
         return msgspec.convert({"name": name, "separator": separator}, ChunkKeys)

@@ -99,6 +99,7 @@ def test_help_names_commands_rules_and_exit_codes() -> None:
         "ls",
         "plan",
         "prune",
+        "run",
         "verify",
     ]
     assert all(line.endswith(".") and "..." not in line for line in commands)

@@ -1,0 +1,140 @@
+"""``shardedstore run``: the jobs of a file, on one cluster."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+import click
+
+from shardedstore.cli.cluster import check_cluster, cluster_on_demand
+from shardedstore.cli.common import failures, notes_on_stderr, tell, tell_table, user_errors
+from shardedstore.cli.exit_codes import ExitCode, exit_code_of, exit_code_of_failures, worst_of
+from shardedstore.display.jobs import JobRow, jobs_lines, jobs_table
+from shardedstore.errors import ShardedStoreError, ShardsFailed
+from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
+from shardedstore.jobfiles.options import given_options, override, spec_options
+from shardedstore.jobfiles.read import JobFile, job_name, read_job_file
+from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
+from shardedstore.jobs.callbacks import Callback, JobEnd
+from shardedstore.text import one_line
+
+GOES_ON = (ExitCode.DONE, ExitCode.UNCHANGED, ExitCode.HOLES)
+ENDS_ALL = (ExitCode.TIME_IS_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)  # after all others, --keep-going decides
+
+
+@click.command("run")
+@click.argument("file", metavar="JOBS.toml")
+@click.option("--only", multiple=True, metavar="NAME", help="Run only this job of the file. May be repeated.")
+@click.option("--keep-going", is_flag=True, help="Run the other jobs after a job has failed.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Run N jobs at a time on the same workers.",
+)
+@spec_options(ClusterSpec, RunSpec)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one line of JSON instead of a table.")
+@click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error.")
+def run_command(
+    file: str, *, only: tuple[str, ...], keep_going: bool, parallel: int, as_json: bool, verbose: bool, **_: Any
+) -> None:
+    """Run the jobs of a file, one after another on one cluster.
+
+    All jobs are checked before the first one runs. The workers start when a job has something to do. The options of the
+    command override the tables [cluster] and [run] of the file. To resume after a crash, run the same command again.
+
+    The exit code is the worst one of the jobs.
+    """
+    with user_errors(file):
+        jobs = read_job_file(file, only=only)
+        workers = override(jobs.cluster, given_options(ClusterSpec))
+        options = override(jobs.run, given_options(RunSpec))
+        check_cluster(workers)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        rows: list[JobRow] = []
+        try:
+            with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose):
+                warnings.simplefilter("ignore", UserWarning)
+                rows.extend(_run_all(jobs.jobs, options, parallel, keep_going))
+        finally:
+            _tell(jobs, rows, as_json)
+    sys.exit(worst_of(row.exit_code for row in rows))
+
+
+def _run_all(jobs: Sequence[JobSpec], options: RunSpec, parallel: int, keep_going: bool) -> Iterator[JobRow]:
+    """Run jobs, and yield their rows in the order of the file; after a failure, the others are not run."""
+    failed: list[str] = []
+
+    def run(job: JobSpec) -> JobRow:
+        if failed:
+            return JobRow(name=job_name(job), destination=job.destination, state=f"not run after {failed[0]}")
+        row = _run_job(job, options, shows_progress=parallel == 1)
+        if row.exit_code in ENDS_ALL or not (keep_going or row.exit_code in GOES_ON):
+            failed.append(row.name)
+        return row
+
+    if parallel == 1:
+        yield from map(run, jobs)
+        return
+    with ThreadPoolExecutor(parallel, "shardedstore-job") as threads:
+        started = [threads.submit(copy_context().run, run, job) for job in jobs]
+        try:
+            yield from (future.result() for future in started)
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class _End(Callback):
+    """Keeps the event of a job's end."""
+
+    event: JobEnd | None = None
+
+    def on_job_end(self, event: JobEnd) -> None:
+        """Keep the event."""
+        self.event = event
+
+
+def _run_job(job: JobSpec, options: RunSpec, *, shows_progress: bool) -> JobRow:
+    """Run a job, and return its row; errors are printed."""
+    name, end, begun = job_name(job), _End(), time.monotonic()
+    code, causes = ExitCode.DONE, list[str]()
+    try:
+        if find_moved(job) is not None:
+            return JobRow(name=name, destination=job.destination, state="moved before")
+        plan = plan_spec(job)
+        result = plan.run(**{"progress": shows_progress or None, **run_options(options), "callbacks": [end]})
+        summary = result.summary
+        assert summary is not None
+        causes = list(failures(summary.failures))
+        if result.partial is not None:
+            code = exit_code_of_failures(summary.failures)
+        elif summary.holes:
+            code = ExitCode.HOLES
+    except ShardsFailed as failed:
+        code, causes = exit_code_of(failed), list(failures(failed.exceptions))
+    except (ShardedStoreError, OSError) as error:
+        code, causes = exit_code_of(error), [one_line(error)]
+    for cause in causes:
+        click.echo(f"{'hole' if code is ExitCode.HOLES else 'error'}: {name}: {cause}", err=True)
+    return JobRow.of(name, job.destination, code, end.event, causes, time.monotonic() - begun)
+
+
+def _tell(jobs: JobFile, rows: Sequence[JobRow], as_json: bool) -> None:
+    """Print the results of all jobs."""
+    if as_json:
+        code = worst_of(row.exit_code for row in rows)
+        results = [row.to_dict() for row in rows]
+        tell(json.dumps({"file": jobs.path, "digest": jobs.digest, "exit_code": code, "jobs": results}))
+    elif rows:
+        tell_table(jobs_table(rows), jobs_lines(rows))
