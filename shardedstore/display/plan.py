@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dask.utils import format_bytes, format_time
 
 from shardedstore.display.html import (
+    RED,
     Html,
     html_code,
     html_frame,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from shardedstore.zarr.grid import Coords
 
 FEW = 6  # arrays in a repr, of two lines each, so that it fits a screen
+MOST_FACTS = 20
+NOT_ENOUGH = "NOT ENOUGH"
 OPEN = 12  # arrays that are visible at first in a notebook
 WIDTH = 80  # columns of text
 LABEL = 15  # columns of the labels of facts
@@ -70,8 +73,7 @@ def _reads(estimate: Estimate) -> str:
     requests = estimate.requests_to_source
     if requests:
         return f"reads {_first(requests)}"
-    share = sum(mount.files * mount.left / mount.shard_count for mount in estimate.mounts)
-    return f"reads {'' if estimate.files.basis == 'exact' else 'at most '}{_files(round(share))}"
+    return f"reads {'' if estimate.files.basis == 'exact' else 'at most '}{_files(round(estimate.files.value * estimate.share))}"
 
 
 def _writes(estimate: Estimate) -> str:
@@ -109,7 +111,7 @@ def _number(amount: Amount) -> str:
 def _free(estimate: Estimate) -> str:
     if estimate.space is None:
         return ""
-    return f"free {format_bytes(estimate.space.nbytes)}{': NOT ENOUGH' if estimate.is_enough is False else ''}"
+    return f"free {format_bytes(estimate.space.nbytes)}{f': {NOT_ENOUGH}' if estimate.is_enough is False else ''}"
 
 
 def _time(estimate: Estimate) -> str:
@@ -193,7 +195,7 @@ def _cost(cost: Cost) -> str:
 def _space(estimate: Estimate) -> str:
     assert estimate.space is not None
     inodes = "" if estimate.space.files is None else f", {estimate.space.files:,} inodes"
-    verdict = {None: "", True: ": enough", False: ": NOT ENOUGH"}[estimate.is_enough]
+    verdict = {None: "", True: ": enough", False: f": {NOT_ENOUGH}"}[estimate.is_enough]
     return f"{format_bytes(estimate.space.nbytes)}{inodes}{verdict}"
 
 
@@ -313,11 +315,30 @@ def plan_to_rich(estimate: Estimate, *, notices: bool = True) -> RenderableType:
 def plan_to_html(estimate: Estimate) -> Html:
     """Return an estimate for a notebook; of many arrays the largest are shown and the others are folded."""
     arrays = _largest(estimate)
-    known = html_table(("", ""), ((html_muted(label), fact) for label, fact in plan_facts(estimate)), 0)
+    known = html_table(
+        ("", ""), ((html_muted(label), _marked(fact)) for label, fact in plan_facts(estimate)), 0, MOST_FACTS
+    )
+    warnings = html_list(html_text(_mark("warning"), f": {text}") for text in estimate.warnings)
     table = html_table(HEADS, (_html_cells(array) for array in islice(arrays, 200)), len(arrays), OPEN)
     return html_frame(
-        estimate.title, [plan_headline(estimate)], known, table, html_list(plan_notes(estimate)), width="75em"
+        estimate.title,
+        [_marked(plan_headline(estimate))],
+        known,
+        warnings,
+        table,
+        html_list(f"note: {one}" for one in estimate.notices),
+        width="75em",
     )
+
+
+def _marked(text: str) -> Html:
+    """Return a text in which the verdict about the free space stands out."""
+    before, found, after = text.partition(NOT_ENOUGH)
+    return html_text(before, _mark(found) if found else "", after)
+
+
+def _mark(text: str) -> Html:
+    return Html(f'<strong style="color:{RED}">{html_text(text)}</strong>')
 
 
 def _html_cells(array: ArrayEstimate) -> tuple[str, ...]:

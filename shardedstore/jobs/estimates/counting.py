@@ -96,8 +96,8 @@ def _exact(array: ArrayEstimate, files: int, nbytes: int) -> ArrayEstimate:
     """Return an array with counted files; its size after the chain follows from the sampled ratio."""
     share = files / array.files.value if array.files.value else 1.0
     before, made = array.stored, array.stored_after
-    if made is not None and before is not None and before.value:
-        made = Amount(round(made.value * nbytes / before.value), "sampled")
+    if made is not None and before is not None:  # a sample may have found no chunk
+        made = Amount(round(made.value * nbytes / before.value), "sampled") if before.value else None
     return replace(
         array,
         files=Amount(files, "exact"),

@@ -169,6 +169,12 @@ class Estimate:
         return self.shard_count - len(self.states.kept)
 
     @property
+    def share(self) -> float:
+        """The share of the source's files that this run reads."""
+        files = sum(mount.files for mount in self.mounts)
+        return sum(mount.files * mount.left / mount.shard_count for mount in self.mounts) / max(files, 1)
+
+    @property
     def seconds(self) -> float | None:
         """The time of the run, by `rate` and the bytes to write; None if one of the two is not known."""
         return None if self.rate is None or self.written is None else self.written.value / self.rate
