@@ -133,21 +133,24 @@ def _plus(amount: Amount | None, more: int) -> Amount | None:
 def _filled(arrays: list[ArrayEstimate], job: Job) -> Iterator[ArrayEstimate]:
     """Yield arrays; those that were not sampled get the mean ratios of those that were."""
     before = _ratio((one.stored, one.nbytes) for one in arrays)
-    made = _ratio((one.stored_after, one.nbytes_after) for one in arrays)
+    made = _ratio((one.stored_after, one.stored.value) for one in arrays if one.stored is not None)
     for one in arrays:
         stored = one.stored or (None if before is None else Amount(round(one.nbytes * before), "sampled"))
-        after = one.stored_after or (None if made is None else Amount(round(one.nbytes_after * made), "sampled"))
+        after = one.stored_after
         if not job.chain.steps:
             after = stored
+        elif after is None and stored is not None and made is not None:
+            after = Amount(round(stored.value * made), "sampled")
         elif after is None and stored is not None:
             after = Amount(round(stored.value * one.nbytes_after / max(one.nbytes, 1)), "assumed")
         yield replace(one, stored=stored, stored_after=after)
 
 
 def _ratio(sizes: Iterator[tuple[Amount | None, int]]) -> float | None:
+    """Return the ratio of the known sizes to the sizes beside them."""
     known = [(amount.value, nbytes) for amount, nbytes in sizes if amount is not None]
-    decoded = sum(nbytes for _, nbytes in known)
-    return sum(value for value, _ in known) / decoded if decoded else None
+    others = sum(nbytes for _, nbytes in known)
+    return sum(value for value, _ in known) / others if others else None
 
 
 def _by_mount(arrays: list[ArrayEstimate]) -> dict[str | None, list[ArrayEstimate]]:

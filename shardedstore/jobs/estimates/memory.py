@@ -14,6 +14,7 @@ from shardedstore.stores.members import MountIndex
 from shardedstore.transforms.base.parallel import UNDER_WAY, default_threads
 from shardedstore.zarr.metadata import ArrayMeta
 
+FIXED = 16 << 20  # bytes: threads, buffers and the memory that the allocator keeps
 PER_ENTRY = 700  # bytes of the key, the metadata and the zip's directory of an entry
 
 
@@ -46,7 +47,7 @@ def _of_shard(job: Job, run: Run, chunk: int) -> int:
     read = _read_ahead(run, chunk, whole)
     steps = sum(_of_step(step.is_chunkwise, chunk, whole) for step in job.chain.steps)
     entries = PER_ENTRY * (math.prod(run.blocks.chunks) if run.blocks else max(1, whole // max(chunk, 1)))
-    return read + steps + _waiting(job, chunk, whole) + entries
+    return FIXED + read + steps + _waiting(job, chunk, whole) + entries
 
 
 def _read_ahead(run: Run, chunk: int, whole: int) -> int:
