@@ -32,6 +32,7 @@ from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.records import Records, ShardRecord
 from shardedstore.jobs.report import Report
+from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.notices import Notice
 from shardedstore.storage.attributes import ObjectAttributes
@@ -77,6 +78,7 @@ __all__ = [
     "Sink",
     "SourceChangedError",
     "Step",
+    "StopSignal",
     "StoreKind",
     "Summary",
     "TemporaryError",

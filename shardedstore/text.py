@@ -67,15 +67,18 @@ def parse_size(text: str | int) -> int | None:
 def parse_seconds(text: str) -> float | None:
     """Return a duration in seconds, in Dask's units; None if the text is not a duration.
 
-    Units must be in lower case.
+    Units must be in lower case. Several parts are added.
 
     >>> parse_seconds("36h"), parse_seconds("1.5 days"), parse_seconds("36"), parse_seconds("h"), parse_seconds("7M")
     (129600.0, 129600.0, None, None, None)
+    >>> parse_seconds("5h50m"), parse_seconds("1 day 12h"), parse_seconds("5h50")
+    (21000.0, 129600.0, None)
     """
-    if not _QUANTITY.fullmatch(text) or not text.islower():  # Dask reads the M of 7M as minutes, not months
+    parts = re.findall(r"\d+(?:\.\d*)?\s*[a-z]+", text)  # Dask reads the M of 7M as minutes, not months
+    if not parts or re.sub(r"\s", "", "".join(parts)) != re.sub(r"\s", "", text):
         return None
     try:
-        return float(parse_timedelta(text.strip(), default=False))
+        return float(sum(parse_timedelta(part, default=False) for part in parts))
     except (KeyError, ValueError, OverflowError):
         return None
 

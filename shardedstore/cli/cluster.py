@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any
@@ -13,7 +15,7 @@ import click
 import dask
 from dask.system import CPU_COUNT
 
-from shardedstore.errors import ClusterError, UsageError
+from shardedstore.errors import ClusterError, JobStopped, UsageError
 from shardedstore.jobfiles.spec import ClusterSpec
 from shardedstore.jobs.executors.active import scheduler_executor, use_executor
 from shardedstore.jobs.executors.base import Executor
@@ -23,7 +25,9 @@ from shardedstore.text import one_line
 CONNECT_SECONDS = 10
 DEAF_WORKER = """
 import logging, signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command line ends its workers
+for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # a terminal or a scheduler sends them to all processes; the command ends its workers
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 """
 QUIET_WORKER = (
     DEAF_WORKER
@@ -72,7 +76,11 @@ def cluster(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
 
     if scheduler is None:
         with local_cluster(spec.workers or CPU_COUNT, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
-            yield
+            try:
+                yield
+            except (JobStopped, KeyboardInterrupt):
+                _kill_workers(local)
+                raise
         return
     try:
         # A client that can't connect would stay this process's default.
@@ -92,6 +100,15 @@ def cluster(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
         if not client.nthreads():  # type: ignore[no-untyped-call]
             click.echo(f"the cluster at {scheduler} has no workers: waiting for the first", err=True)
         yield
+
+
+def _kill_workers(local: Any) -> None:
+    """End the worker processes at once, because Dask waits some seconds for their running tasks."""
+    for nanny in local.workers.values():
+        nanny.close_gracefully("the job was stopped")  # so that it starts no other process
+        if nanny.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
 
 
 def local_cluster(processes: int, verbose: bool) -> Any:

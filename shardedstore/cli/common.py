@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from shardedstore.cli.exit_codes import exit_code_of
-from shardedstore.errors import GuardsFailed, ShardedStoreError, ShardError, ShardsFailed, by_cause, others
+from shardedstore.errors import GuardsFailed, JobStopped, ShardedStoreError, ShardError, ShardsFailed, by_cause, others
 from shardedstore.text import one_line
 
 AGAIN = ": call map_shards"  # start of the advice for users of the API, which commands replace
@@ -107,6 +107,11 @@ def user_errors(subject: str = "") -> Iterator[None]:
             err=True,
         )
         sys.exit(exit_code_of(refused))
+    except JobStopped as stopped:
+        for line in failures(() if stopped.summary is None else stopped.summary.failures):
+            click.echo(f"error: {line}", err=True)
+        click.echo(f"{str(stopped).partition(AGAIN)[0]}: run the same command again to resume", err=True)
+        sys.exit(exit_code_of(stopped))
     except (ShardedStoreError, OSError) as error:
         text = one_line(error)
         named = os.path.basename(subject) in text

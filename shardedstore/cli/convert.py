@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from typing import Any
@@ -19,11 +18,13 @@ from shardedstore.cli.common import (
 )
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
 from shardedstore.cli.plan import tell_estimate
+from shardedstore.cli.signals import stop_on_signals
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
 from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
 from shardedstore.jobs.job_plan import JobPlan
+from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.text import count
 
@@ -71,6 +72,8 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
          --max-missing allows. Reading a hole is an error. The next run tries it again.
       5  a temporary error, such as a server that does not answer, or another job
          that writes to DESTINATION: run the same command again later
+      10, 130, 143
+         the time was up, or a signal ended the command: the same command resumes it
 
     \b
     Examples:
@@ -87,17 +90,18 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
         if not dry_run and (moved := find_moved(spec)) is not None:
             tell(f"{moved} was moved before: nothing is left to do")
             return
-        plan = plan_spec(spec)
-        if dry_run:
-            tell_estimate(estimate_plan(plan, EstimateSpec(), workers))
-        else:
-            if is_remote(source) or is_remote(destination):
-                click.echo(
-                    "note: the workers use the credentials of their own environment, unless a profile or variables of a "
-                    "side are given",
-                    err=True,
-                )
-            run_plan(plan, spec, workers, run, verbose=verbose)
+        with stop_on_signals(run) as stop:
+            plan = plan_spec(spec)
+            if dry_run:
+                tell_estimate(estimate_plan(plan, EstimateSpec(), workers))
+            else:
+                if is_remote(source) or is_remote(destination):
+                    click.echo(
+                        "note: the workers use the credentials of their own environment, unless a profile or variables of a "
+                        "side are given",
+                        err=True,
+                    )
+                run_plan(plan, spec, workers, run, stop, verbose=verbose)
 
 
 CHANGED_AS = (
@@ -106,12 +110,13 @@ CHANGED_AS = (
 )
 
 
-def run_plan(plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, *, verbose: bool) -> None:
+def run_plan(
+    plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, stop: StopSignal, *, verbose: bool
+) -> None:
     """Run the job and print its result."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # at a batch system's time limit, end the workers as well
     with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose):
         warnings.simplefilter("ignore", UserWarning)  # failures are printed below
-        result = plan.run(progress=True, **run_options(run))
+        result = plan.run(**{"progress": True, **run_options(run), "max_duration": None, "stop": stop})
     summary = result.summary
     assert summary is not None
     reasons = {
@@ -142,3 +147,5 @@ def run_plan(plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, *
             err=True,
         )
         sys.exit(ExitCode.HOLES)
+    if run.exit_code_if_unchanged and not summary.done:
+        sys.exit(ExitCode.UNCHANGED)

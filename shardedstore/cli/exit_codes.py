@@ -43,6 +43,7 @@ OF_ERRORS: dict[type[BaseException], ExitCode] = {  # a class that is not here h
     errors.NoShardError: ExitCode.UNUSABLE,
     errors.CorruptError: ExitCode.UNUSABLE,
     errors.SourceChangedError: ExitCode.TEMPORARY,
+    errors.MoveError: ExitCode.UNUSABLE,
     errors.HoleError: ExitCode.UNUSABLE,
     errors.TemporaryError: ExitCode.TEMPORARY,
     errors.ClusterError: ExitCode.TEMPORARY,
@@ -78,8 +79,9 @@ def exit_code_of(error: BaseException) -> ExitCode:
     """
     if isinstance(error, errors.ShardsFailed):
         return exit_code_of_failures(one for one in error.exceptions if isinstance(one, errors.ShardError))
-    if isinstance(error, errors.JobStopped):
-        return OF_REASONS.get(error.reason, ExitCode.TIME_IS_UP)
+    if isinstance(error, errors.JobStopped | KeyboardInterrupt):
+        reason = getattr(error, "reason", "SIGINT")
+        return OF_REASONS.get(reason, ExitCode.TIME_IS_UP)
     found = next(OF_ERRORS[cls] for cls in type(error).__mro__ if cls in OF_ERRORS)
     return ExitCode.TEMPORARY if found is ExitCode.UNUSABLE and code_of(error) == "temporary" else found
 

@@ -18,6 +18,7 @@ from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_plan import OnError
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.object_sizes import MAX_BASE
+from shardedstore.jobs.stop_signal import GRACE
 from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 
@@ -175,3 +176,21 @@ class ClusterSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The options of a run, which do not change its results: progress, logs, time, reports."""
+
+    max_duration: Annotated[
+        str | None,
+        Meta(
+            description="Start no new shard after this time, such as 5h50m. The exit code is then 10, and the same command resumes the job.",
+            extra={"metavar": "TIME"},
+        ),
+    ] = None
+    grace: Annotated[
+        str,
+        Meta(
+            description="After the time limit or a signal, give running shards this time to finish.",
+            extra={"metavar": "TIME"},
+        ),
+    ] = GRACE
+    exit_code_if_unchanged: Annotated[bool, Meta(description="End with exit code 3 if there was nothing to do.")] = (
+        False
+    )

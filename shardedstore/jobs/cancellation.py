@@ -1,4 +1,4 @@
-"""Work that ends soon when it is not wanted any more: each thread asks what it was given to ask, now and then."""
+"""Cancellation of work in threads. A thread can't be killed, so the work itself checks now and then."""
 
 from __future__ import annotations
 
@@ -9,51 +9,67 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
-LOOK = 0.5  # seconds between two looks
+LOOK = 0.5  # seconds between two checks
 _here = threading.local()
 
 
 class Stopped(BaseException):
-    """The work of this thread is not wanted any more."""
+    """The work of this thread was cancelled."""
+
+
+def _never() -> bool:
+    return False
 
 
 @contextmanager
-def stopping(is_unwanted: Callable[[], bool]) -> Iterator[None]:
-    """Have the work of this thread end soon, by `Stopped`, when a function says that it is not wanted any more."""
-    before = getattr(_here, "is_unwanted", None)
-    _here.is_unwanted = is_unwanted
+def cancellable(is_cancelled: Callable[[], bool], is_ending: Callable[[], bool] = _never) -> Iterator[None]:
+    """Let two functions tell the work of this thread to end.
+
+    Parameters
+    ----------
+    is_cancelled : callable
+        Returns True if the work should raise `Stopped` soon.
+    is_ending : callable
+        Returns True if the work should return after the current shard.
+    """
+    before = getattr(_here, "checks", (_never, _never))
+    _here.checks = is_cancelled, is_ending
     try:
         yield
     finally:
-        _here.is_unwanted = before
+        _here.checks = before
 
 
 def check() -> None:
-    """Raise Stopped where this thread's work is not wanted any more."""
-    is_unwanted = getattr(_here, "is_unwanted", None)
-    if is_unwanted is not None and is_unwanted():
+    """Raise Stopped if the work of this thread was cancelled."""
+    if getattr(_here, "checks", (_never, _never))[0]():
         raise Stopped
 
 
-def while_wanted(items: Iterable[T]) -> Iterator[T]:
-    """Yield items, and raise Stopped between two when they are not wanted any more.
+def is_ending() -> bool:
+    """Tell whether the work of this thread should start no new shard."""
+    return bool(getattr(_here, "checks", (_never, _never))[1]())
 
-    >>> with stopping(lambda: True):
-    ...     next(while_wanted("abc"))
+
+def until_cancelled(items: Iterable[T]) -> Iterator[T]:
+    """Yield items, and raise Stopped between two of them after a cancellation.
+
+    >>> with cancellable(lambda: True):
+    ...     next(until_cancelled("abc"))
     Traceback (most recent call last):
     shardedstore.jobs.cancellation.Stopped
     """
-    looked = -LOOK
+    checked = -LOOK
     for item in items:
         now = time.monotonic()
-        if now - looked >= LOOK:
+        if now - checked >= LOOK:
             check()
-            looked = now
+            checked = now
         yield item
 
 
 def sleep(seconds: float) -> None:
-    """Wait, and raise Stopped when what comes after it is not wanted any more."""
+    """Wait, and raise Stopped soon after a cancellation."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         check()

@@ -28,6 +28,7 @@ from shardedstore.jobs.progress import Meter
 from shardedstore.jobs.result import find_accepted
 from shardedstore.jobs.run import delay_job, run_job
 from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.jobs.stop_signal import GRACE, Duration, StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job
 from shardedstore.notices import Notice
@@ -156,12 +157,16 @@ class JobPlan:
         progress: Shown = None,
         callbacks: Iterable[Callback] = (),
         report: bool | str | os.PathLike[str] = True,
+        *,
+        max_duration: Duration | None = None,
+        grace: Duration = GRACE,
+        stop: StopSignal | None = None,
     ) -> ShardedStore:
         """Run the job on the active Dask scheduler, and return the store of the results.
 
         A plan can run again, and then continues from the recorded shards. It starts anew if it was made with
         ``overwrite=True`` for one ordinary Zarr, or if its chain has no stable fingerprint, for example because of a lambda.
-        Before the config is written, the source's metadata is compared with the plan, and a change raises `CorruptError`.
+        Before the config is written, the source's metadata is compared with the plan, and a change raises `SourceChangedError`.
 
         Parameters
         ----------
@@ -174,6 +179,12 @@ class JobPlan:
         report : bool or str or path
             The place of the report of this run: beside the ledger, or a folder, or the name of an HTML file. False writes
             none. A report that can't be written does not fail the job.
+        max_duration : str, float or timedelta, optional
+            The time after which the job starts no new shard, such as ``"5h50m"``, or seconds.
+        grace : str, float or timedelta
+            The time that running shards have to finish after that. Then they are abandoned.
+        stop : StopSignal, optional
+            A signal that stops the job, in place of `max_duration` and `grace`; for handlers of signals and other threads.
 
         Returns
         -------
@@ -183,8 +194,10 @@ class JobPlan:
         Raises
         ------
         UsageError
-            If `progress` is not known, or if the active client is asynchronous.
-        CorruptError
+            If `progress` or a duration is not valid, or if the active client is asynchronous.
+        JobStopped
+            If the time was up before all shards had ended. It has the summary of this run; finished shards stay.
+        SourceChangedError
             If the metadata of the source changed while the job ran. No config is written, and finished shards stay.
         ShardsFailed
             If shards failed, unless ``on_error="partial"`` is set or the failures were accepted. It holds one error for each
@@ -199,11 +212,14 @@ class JobPlan:
         from shardedstore.callbacks.report import ReportWriter
 
         shown = progress_callback(progress)
+        if stop is not None and max_duration is not None:
+            raise UsageError("max_duration and stop exclude each other: give max_duration to the StopSignal")
+        stop = stop or StopSignal(max_duration, grace)
         chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]
         if report is not False and not any(isinstance(callback, ReportWriter) for callback in chosen):
             chosen.append(ReportWriter("" if report is True else report))
         with Events(chosen, self, Meter(self._plan)) as events:
-            return run_job(self._job, self._plan, self._overwrite, self._wrap, events)
+            return run_job(self._job, self._plan, self._overwrite, self._wrap, events, stop)
 
     def to_delayed(self) -> Delayed:
         """Return the job as one lazy Dask object, which computes the store of the results.

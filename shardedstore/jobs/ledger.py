@@ -173,6 +173,8 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
         Whether the output is damaged or lost. The next run makes it again under its own name.
     failed : str
         The cause of the last failed attempt; empty if the shard is done.
+    code : str
+        The code of this cause, as in `ShardError`; empty if the shard is done.
     veiled : bool
         Whether the documents of divided arrays are veiled in this base. Version 0.4.0 did not veil them.
     consolidated : tuple of str
@@ -197,6 +199,7 @@ class Record(Written, frozen=True, omit_defaults=True, kw_only=True):
     digests: dict[str, DataSum] | None = None
     marked: bool = False
     failed: str = ""
+    code: str = ""
     veiled: bool = False
     consolidated: tuple[str, ...] = ()
     begun: float = 0.0

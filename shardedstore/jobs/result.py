@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 
-from shardedstore.errors import ShardError, ShardsFailed, SourceChangedError, UsageError
+from shardedstore.errors import JobStopped, ShardError, ShardsFailed, SourceChangedError, UsageError
 from shardedstore.jobs.guards import check_missing_chunks
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record, try_compact
 from shardedstore.jobs.prepare import by_segment
 from shardedstore.jobs.shards import Plan, changed_chunks
+from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.errors import explain
@@ -78,22 +80,22 @@ def accept(job: Job, plan: Plan, outcome: Summary) -> dict[int, Record]:
     """
     count = len(outcome.failures)
     untried = plan.shard_count - outcome.done - outcome.skipped - count
-    causes = {error.shard: error.cause for error in outcome.failures}
-    found = {
-        shard.number: Record(0, 0, "", shard=shard.number, failed=causes[shard.name].partition("\n")[0])
-        for run in plan.runs
-        for shard in run.shards()
-        if shard.name in causes
-    }
-    _keep(job, plan, found)
+    found = _keep(job, plan, outcome.failures)
     others = found.keys() - job.accepted
     if untried or not (job.accepted or job.max_missing) or 0 in others or len(others) > job.max_missing:
         raise shards_failed(job, outcome.failures, plan.shard_count, untried)
     return found
 
 
-def _keep(job: Job, plan: Plan, failed: Mapping[int, Record]) -> None:
-    """Record the failures in the ledger, so that users can look at them later."""
+def _keep(job: Job, plan: Plan, failures: Iterable[ShardError]) -> dict[int, Record]:
+    """Record failures in the ledger, so that users can look at them later, and return the records."""
+    errors = {error.shard: error for error in failures}
+    failed = {
+        shard.number: _failed(shard.number, errors[shard.name])
+        for run in plan.runs
+        for shard in run.shards()
+        if shard.name in errors
+    }
     try:
         for segment, records in by_segment(job.segments(plan), failed):
             with job.ledger.writer(segment.number) as append:
@@ -101,6 +103,21 @@ def _keep(job: Job, plan: Plan, failed: Mapping[int, Record]) -> None:
                     append(record)
     except STORAGE_ERRORS as error:  # the failures are likely to have the same cause
         logger.warning("what failed can't be recorded at %s: %s", job.layout.folder, explain(error))
+    return failed
+
+
+def _failed(number: int, error: ShardError) -> Record:
+    return Record(0, 0, "", shard=number, failed=error.cause.partition("\n")[0], code=error.code)
+
+
+def stopped(job: Job, plan: Plan, outcome: Summary, stop: StopSignal) -> JobStopped:
+    """Record the failures of a job that stops before its end, and return its error."""
+    if outcome.failures:
+        _keep(job, plan, outcome.failures)
+    done, failed = outcome.done + outcome.skipped, len(outcome.failures)
+    counts = f"{done:,} of {plan.shard_count:,} shards are done{f', {failed:,} failed' if failed else ''}"
+    text = f"{stop.told}; {counts} and {plan.shard_count - outcome.tried:,} are left{job.layout.again}"
+    return JobStopped(text, stop.reason, replace(outcome, records={}))
 
 
 def shards_failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:

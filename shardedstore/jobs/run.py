@@ -26,8 +26,9 @@ from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.preflight import places_of, source_urls
 from shardedstore.jobs.prepare import Remaining, identity, remaining, start
 from shardedstore.jobs.progress import Meter
-from shardedstore.jobs.result import finish
+from shardedstore.jobs.result import finish, stopped
 from shardedstore.jobs.shards import Plan, Segment, Task
+from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import IN_A_ROW, Job, run_task
 from shardedstore.notices import merge_notices
@@ -44,7 +45,7 @@ logger = logging.getLogger("shardedstore")
 AGAIN = "call map_shards with the same arguments again, and it goes on from there"
 
 
-def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events) -> T:
+def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events, stop: StopSignal) -> T:
     """Run a job on the active Dask scheduler, and return the result of `wrap`.
 
     Parameters
@@ -59,9 +60,13 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events
         Makes the result from the config and the summary of the job.
     events : Events
         Gets first the summary of the shards of earlier runs, then the summary of each task.
+    stop : StopSignal
+        The request to stop the job before its end.
 
     Raises
     ------
+    JobStopped
+        If the stop was requested and shards are left; finished shards stay.
     DestinationError
         If another job uses the destination or takes it over, or if the result can't be written; finished shards stay.
     ShardsFailed
@@ -70,18 +75,29 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events
         If the active client is asynchronous.
     """
     executor = active_executor()
+    stop.check()
     with _locked(job) as lost:
         job = start(job, plan, identity(plan, job), overwrite, executor)
         if job.move is not None:
             begin_move(job.ledger, check_source(plan.config))
-        summaries = list[Summary]()
-        with closing(_summaries(executor, job, plan, events.meter)) as found:
-            for summary in _until_hopeless(job, found):
-                summaries.append(replace(summary, shards=()))
-                events.add(summary)
-                _check_lock(job, lost)
-        _check_lock(job, lost)
-        return _finish(plan, wrap, job, Summary.total(summaries))
+        summary = _run_shards(executor, job, plan, lost, events, stop)
+        if stop.is_requested and summary.tried < plan.shard_count:
+            raise stopped(job, plan, summary, stop)
+        return _finish(plan, wrap, job, summary)
+
+
+def _run_shards(
+    executor: Executor, job: Job, plan: Plan, lost: threading.Event, events: Events, stop: StopSignal
+) -> Summary:
+    """Run the remaining shards, and return the sum of their summaries."""
+    summaries = list[Summary]()
+    with stop.deferred(), closing(_summaries(executor, job, plan, events.meter, stop)) as found:
+        for summary in _until_hopeless(job, found):
+            summaries.append(replace(summary, shards=()))
+            events.add(summary)
+            _check_lock(job, lost)
+    _check_lock(job, lost)
+    return Summary.total(summaries)
 
 
 def delay_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T]) -> Delayed:
@@ -116,7 +132,7 @@ def _check_lock(job: Job, lost: threading.Event) -> None:
         )
 
 
-def _summaries(executor: Executor, job: Job, plan: Plan, meter: Meter) -> Generator[Summary]:
+def _summaries(executor: Executor, job: Job, plan: Plan, meter: Meter, stop: StopSignal) -> Generator[Summary]:
     """Yield the summary of the shards of earlier runs, then the summary of each task."""
     left = remaining(job, plan)
     yield left.before
@@ -125,6 +141,7 @@ def _summaries(executor: Executor, job: Job, plan: Plan, meter: Meter) -> Genera
         _MeteredTasks(meter, _queue(job, plan, left)),
         _urls(job, plan),
         partial(job.find_missing, places_of(location for _, location in plan.config.locations())),
+        stop,
     )
     with closing(results):
         for task, result in results:

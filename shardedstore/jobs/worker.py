@@ -17,7 +17,7 @@ from toolz import pipe
 
 from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError, ShardedStoreError, ShardError
-from shardedstore.jobs.cancellation import Stopped, check, sleep, while_wanted
+from shardedstore.jobs.cancellation import Stopped, check, is_ending, sleep, until_cancelled
 from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.layouts.base import ResultLayout
@@ -155,6 +155,8 @@ def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
     Stopped
         If the task was cancelled.
     """
+    if is_ending():
+        return Summary()
     begun = time.monotonic()
     MARKERS.take()  # drops the count of verify or of another job
     try:
@@ -226,7 +228,7 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterat
     failed, row = 0, 0
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for shard in run.shards():
-            if time.monotonic() > end:
+            if time.monotonic() > end or is_ending():
                 return
             generation = task.again.get(shard.number, 0)
             made, ended = try_shard(
@@ -396,7 +398,7 @@ class ShardReader:
         if self.run.base is not None:
             source = lengthened(source, self.shard, self.run.base.open())
         entries = pipe(
-            self._counted(while_wanted(reconciled(source, self.shard.path) if self._chain.rewrites else source)),
+            self._counted(until_cancelled(reconciled(source, self.shard.path) if self._chain.rewrites else source)),
             *(lambda stream, step=step: step(stream, self.shard) for step in self._chain.steps),
         )
         summed = entries if self._sums is None else tap(entries, self.shard, self._sums)

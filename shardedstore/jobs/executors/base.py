@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Callable, Generator, Iterable
 from typing import Generic, Protocol, TypeVar
 
+from shardedstore.jobs.stop_signal import StopSignal
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Result_contra = TypeVar("Result_contra", contravariant=True)
@@ -59,6 +61,7 @@ class Executor(Protocol):
         tasks: Tasks[Item, Result],
         urls: Iterable[str] = (),
         check: Check | None = None,
+        stop: StopSignal | None = None,
     ) -> Generator[tuple[Item, Result | BaseException]]:
         """Run a function on tasks, and yield each task with its result in the order of completion.
 
@@ -71,11 +74,14 @@ class Executor(Protocol):
         work : callable
             The function. It runs again on a task whose worker died.
         tasks : Tasks
-            The tasks. Each taken task runs, unless the generator is closed.
+            The tasks. Each taken task runs, unless the generator is closed or the stop is requested.
         urls : iterable of str
             The URLs of the stores that the function opens. Workers hold their secret options until the generator ends.
         check : callable, optional
             Returns the reason why a process can't run the function, or None. Remote workers call it before the first task.
+        stop : StopSignal, optional
+            When it is requested, no more tasks are taken, and tasks that run are told to end after their current shard. After
+            its grace period, the generator ends without the results of the running tasks, which are cancelled.
 
         Raises
         ------

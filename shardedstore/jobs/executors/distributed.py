@@ -6,6 +6,7 @@ Tasks that kill their workers are found, and do not stop the other tasks.
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -20,10 +21,12 @@ from toolz import groupby
 
 from shardedstore.errors import ClusterError
 from shardedstore.jobs.executors.base import Check, Item, KilledWorker, Result, Tasks, unique_names
-from shardedstore.jobs.executors.cancellable import run_cancellable
+from shardedstore.jobs.executors.cancellable import end_soon, run_cancellable
 from shardedstore.jobs.executors.credentials import credentials_on
 from shardedstore.jobs.executors.spans import Spans, run_metered
+from shardedstore.jobs.executors.stopping import passing_on
 from shardedstore.jobs.executors.worker_monitor import check_workers, warn_without_workers
+from shardedstore.jobs.stop_signal import StopSignal, is_over, is_requested
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -49,20 +52,31 @@ class DistributedExecutor:
         tasks: Tasks[Item, Result],
         urls: Iterable[str] = (),
         check: Check | None = None,
+        stop: StopSignal | None = None,
     ) -> Generator[tuple[Item, Result | BaseException]]:
         """Run a function on tasks; see `Executor.map_unordered`."""
         with credentials_on(self._client, urls), warn_without_workers(self._client):
             if check is not None:
                 check_workers(self._client, check)
-            with _Window(self._client, partial(run_metered, partial(run_cancellable, work, "")), tasks) as window:
-                yield from _run(window, tasks)
+            token = secrets.token_hex(4)
+            tell = partial(self._client.run, end_soon, token, on_error="ignore")
+            with (
+                _Window(self._client, partial(run_metered, partial(run_cancellable, work, token)), tasks) as window,
+                passing_on(stop, tell),
+            ):
+                yield from _run(window, tasks, stop)
 
 
-def _run(window: _Window[Item, Result], tasks: Tasks[Item, Result]) -> Generator[tuple[Item, Result | BaseException]]:
-    """Run tasks until each has a result; tasks whose workers died run again."""
+def _run(
+    window: _Window[Item, Result], tasks: Tasks[Item, Result], stop: StopSignal | None
+) -> Generator[tuple[Item, Result | BaseException]]:
+    """Run tasks until each has a result, or until the stop; tasks whose workers died run again."""
     queue = _Retries(tasks)
-    while queue or window:
-        window.launch(queue.take(window.room(tasks.seconds), window))
+    while (queue and not is_requested(stop)) or window:
+        if is_over(stop):
+            return
+        if not is_requested(stop):
+            window.launch(queue.take(window.room(tasks.seconds), window))
         for task, result in window.ended():
             if isinstance(result, distributed.KilledWorker):
                 if queue.convicts(task):

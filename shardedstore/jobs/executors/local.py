@@ -21,8 +21,12 @@ from dask.system import CPU_COUNT
 
 from shardedstore.errors import ClusterError
 from shardedstore.jobs.executors.base import Check, Item, Result, Tasks
-from shardedstore.jobs.executors.cancellable import interrupt, run_cancellable
+from shardedstore.jobs.executors.cancellable import end_soon, interrupt, run_cancellable
+from shardedstore.jobs.executors.stopping import passing_on
+from shardedstore.jobs.stop_signal import StopSignal, is_over, is_requested
 
+STOP_SECONDS = 0.1  # between two checks of a stop signal
+ABANDON_SECONDS = 2.0  # that abandoned tasks have to notice it
 SHORT = 0.05  # seconds; a thread with shorter tasks has a second task waiting
 
 
@@ -35,12 +39,15 @@ class LocalExecutor:
         tasks: Tasks[Item, Result],
         urls: Iterable[str] = (),
         check: Check | None = None,
+        stop: StopSignal | None = None,
     ) -> Generator[tuple[Item, Result | BaseException]]:
         """Run a function on tasks; see `Executor.map_unordered`. Exceptions of the function are raised."""
-        with _Window(work) as window:
-            while tasks or window:
-                window.fill(tasks)
-                for task, result in window.ended():
+        with _Window(work) as window, passing_on(stop, window.end_soon, window.abandon):
+            while (tasks and not is_requested(stop)) or window:
+                window.fill(tasks, stop)
+                for task, result in window.ended(None if stop is None else STOP_SECONDS):
+                    if is_over(stop):
+                        return
                     tasks.learn(task, result)
                     yield task, result
 
@@ -53,6 +60,7 @@ class _Window(Generic[Item, Result]):
         self._pool, self._is_own, self._submit = _scheduler(partial(run_cancellable, work, self._token))
         self.threads = _threads_of(self._pool)
         self.flying: dict[Future[Result], Item] = {}
+        self._is_abandoned = False
 
     def __enter__(self) -> Self:
         return self
@@ -62,16 +70,30 @@ class _Window(Generic[Item, Result]):
             interrupt(self._token)
         for future in self.flying:
             future.cancel()
+        if self._is_abandoned:
+            wait(self.flying, ABANDON_SECONDS)
         if self._is_own:
-            self._pool.shutdown(wait=error[0] is not KeyboardInterrupt, cancel_futures=True)
+            is_awaited = error[0] is not KeyboardInterrupt and not self._is_abandoned
+            self._pool.shutdown(wait=is_awaited, cancel_futures=True)
 
     def __len__(self) -> int:
         return len(self.flying)
 
-    def fill(self, tasks: Tasks[Item, Result]) -> None:
-        """Submit tasks up to the bound."""
+    def end_soon(self) -> None:
+        """Make the running tasks end after their current shards; tasks that wait do not start."""
+        end_soon(self._token)
+        for future in list(self.flying):
+            future.cancel()
+
+    def abandon(self) -> None:
+        """Make the running tasks end at once."""
+        self._is_abandoned = True
+        interrupt(self._token)
+
+    def fill(self, tasks: Tasks[Item, Result], stop: StopSignal | None) -> None:
+        """Submit tasks up to the bound, unless the stop is requested."""
         for _ in range(self._room(tasks.seconds)):
-            if not tasks:
+            if not tasks or is_requested(stop):
                 break
             task = tasks.take(self.threads)
             self.flying[self._submit(self._pool, task)] = task
@@ -81,11 +103,13 @@ class _Window(Generic[Item, Result]):
         ahead = seconds is not None and seconds < SHORT and not isinstance(self._pool, _Here)
         return (1 + ahead) * self.threads - len(self.flying)
 
-    def ended(self) -> Iterator[tuple[Item, Result]]:
-        """Wait until a task has ended, and yield all ended tasks with their results."""
-        done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
+    def ended(self, seconds: float | None) -> Iterator[tuple[Item, Result]]:
+        """Wait until a task has ended or some seconds have passed, and yield all ended tasks with their results."""
+        done, _ = wait(self.flying, seconds, return_when=FIRST_COMPLETED)
         for future in done:
             task = self.flying.pop(future)
+            if future.cancelled():
+                continue
             try:
                 result = future.result()
             except BrokenExecutor as error:

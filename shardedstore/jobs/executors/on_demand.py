@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 
 from shardedstore.jobs.executors.base import Check, Executor, Item, Result, Tasks
 from shardedstore.jobs.executors.local import LocalExecutor
+from shardedstore.jobs.stop_signal import StopSignal
 
 
 class OnDemandExecutor:
@@ -29,10 +30,11 @@ class OnDemandExecutor:
         tasks: Tasks[Item, Result],
         urls: Iterable[str] = (),
         check: Check | None = None,
+        stop: StopSignal | None = None,
     ) -> Generator[tuple[Item, Result | BaseException]]:
         """Run a function on tasks; see `Executor.map_unordered`. Nothing is started if there are no tasks."""
         if tasks:
-            yield from self._for(tasks.is_light).map_unordered(work, tasks, urls, check)
+            yield from self._for(tasks.is_light).map_unordered(work, tasks, urls, check, stop)
 
     def _for(self, is_light: bool) -> Executor:
         with self._lock:

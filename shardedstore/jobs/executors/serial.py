@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 
 from shardedstore.jobs.executors.base import Check, Item, Result, Tasks
+from shardedstore.jobs.stop_signal import StopSignal, is_requested
 
 
 class SerialExecutor:
@@ -16,9 +17,10 @@ class SerialExecutor:
         tasks: Tasks[Item, Result],
         urls: Iterable[str] = (),
         check: Check | None = None,
+        stop: StopSignal | None = None,
     ) -> Generator[tuple[Item, Result | BaseException]]:
         """Run a function on tasks; see `Executor.map_unordered`."""
-        while tasks:
+        while tasks and not is_requested(stop):
             task = tasks.take(1)
             result = work(task)
             tasks.learn(task, result)

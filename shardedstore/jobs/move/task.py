@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from shardedstore.errors import ShardError
+from shardedstore.jobs.cancellation import is_ending
 from shardedstore.jobs.ledger import Record, RecordWriter
 from shardedstore.jobs.move.chunks import Tags, WholeReader, delete_chunks, list_tags
 from shardedstore.jobs.move.comparison import (
@@ -105,7 +106,7 @@ class _Mover:
         end, verified, failures, row = time.monotonic() + self.task.seconds, list[Verified](), list[Summary](), 0
         for run, opened in zip(self.task.segment.runs, opened_runs(self.task.segment), strict=True):
             for shard in run.shards():
-                if time.monotonic() > end or len(failures) >= self.job.max_failures or row >= IN_A_ROW:
+                if time.monotonic() > end or is_ending() or len(failures) >= self.job.max_failures or row >= IN_A_ROW:
                     return verified, failures
                 found = self._verified(run, opened, shard)
                 if isinstance(found, Verified):

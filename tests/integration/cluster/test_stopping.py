@@ -25,8 +25,10 @@ from helpers_jobs import (
     wait_until,
 )
 
+from shardedstore import JobStopped, StopSignal
+from shardedstore.abc import Callback
 from shardedstore.jobs import cancellation
-from shardedstore.jobs.cancellation import Stopped, check, while_wanted
+from shardedstore.jobs.cancellation import Stopped, check, until_cancelled
 from shardedstore.jobs.executors.cancellable import interrupt, run_cancellable
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.shards import Run, Segment, Task
@@ -118,6 +120,30 @@ def test_a_client_that_is_told_to_end_leaves_a_cluster_that_does_nothing(how, so
     check_goes_on(source, out, expected)
 
 
+class StopAtThree(Callback):
+    """Requests a stop when three shards have ended, and keeps the number of zips at that time."""
+
+    def __init__(self, out, stop):
+        self.out, self.stop, self.zips = out, stop, 0
+
+    def on_task_end(self, event):
+        if event.progress.ended >= 3 and not self.stop.is_requested:
+            self.zips = zips(self.out)
+            self.stop.request("SIGTERM")
+
+
+@pytest.mark.cluster
+def test_workers_finish_their_shards_after_a_stop(source, tmp_path, expected):
+    out, stop = tmp_path / "out", StopSignal(grace="30s")
+    callback = StopAtThree(out, stop)
+    with cluster(tmp_path / "cluster") as made, Client(scheduler_file=str(made.file)) as client:
+        with pytest.raises(JobStopped) as stopped:
+            division(source).plan(Slow(SECONDS), ToZip(out)).run(stop=stop, callbacks=[callback])
+        assert not stop.is_over
+        assert stopped.value.summary.done == zips(out) <= callback.zips + sum(client.nthreads().values())
+    check_goes_on(source, out, expected)
+
+
 @pytest.mark.cluster
 def test_a_lazy_job_whose_future_is_cancelled_does_nothing_more(source, tmp_path, expected):
     out = tmp_path / "out"
@@ -181,8 +207,8 @@ def test_an_interrupt_keeps_its_kind_and_tells_how_to_go_on(source, tmp_path):
 
 def test_what_a_thread_does_is_stopped_and_not_what_others_do():
     unwanted = threading.Event()
-    with cancellation.stopping(unwanted.is_set):
-        items = while_wanted(range(5))
+    with cancellation.cancellable(unwanted.is_set):
+        items = until_cancelled(range(5))
         assert next(items) == 0
         unwanted.set()
         assert next(items) == 1  # it polls

@@ -439,17 +439,17 @@ def group_members(group: int) -> list[int]:
 @pytest.mark.cluster
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_half_way(stuck: Path, how: signal.Signals) -> None:
-    process = start_stuck(stuck, "--workers", "1")
-    if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # Ctrl-C reaches the workers too
-    else:
-        process.terminate()
+    process = start_stuck(stuck, "--workers", "1", "--grace", "1s")
+    os.killpg(process.pid, how)  # Ctrl-C, systemd and Slurm reach the workers too
     _, shown = process.communicate(timeout=60)
-    assert process.returncode == cli.ExitCode.INTERRUPTED, shown
-    assert shown.splitlines() == [
-        f"0 of {COUNT} shards",
-        "stopped: run the same command again to resume",
-    ]
+    code = {signal.SIGINT: cli.ExitCode.INTERRUPTED, signal.SIGTERM: cli.ExitCode.TERMINATED}[how]
+    assert process.returncode == code, shown
+    first, *_, second, last = shown.splitlines()
+    assert first == f"0 of {COUNT} shards"
+    assert second.startswith(f"{how.name}: no new shard starts; running shards have 1.00 s to finish")
+    assert re.match(
+        rf"stopped by {how.name}; \d+ of {COUNT} shards are done and \d+ are left: run the same command", last
+    )
     end = time.monotonic() + 10
     while group_members(process.pid) and time.monotonic() < end:
         time.sleep(0.05)
