@@ -147,6 +147,8 @@ def plan_facts(estimate: Estimate) -> Iterator[tuple[str, str]]:
         yield "destination", f"about {_requests(estimate.requests_to_destination)}"
     if estimate.cost is not None:
         yield "cost", _cost(estimate.cost)
+    if estimate.is_move:
+        yield "move", "each shard is deleted in the source after its result was verified"
     yield (
         "memory",
         f"{format_bytes(estimate.memory)} x threads of a worker, for a shard of {_path(estimate.memory_path)}",

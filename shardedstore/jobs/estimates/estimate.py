@@ -93,6 +93,8 @@ class Estimate:
         The path of the group or array with that shard; None for the base.
     tasks : int
         The least number of tasks.
+    is_move : bool
+        Whether the job deletes its source shard by shard, so that it needs little room.
     threads : int
         The number of threads of the cluster, for the time.
     rate : float or None
@@ -152,6 +154,7 @@ class Estimate:
     memory: int
     memory_path: str | None
     tasks: int
+    is_move: bool
     threads: int
     rate: float | None
     rate_basis: RateBasis | None
@@ -181,8 +184,8 @@ class Estimate:
 
     @property
     def is_enough(self) -> bool | None:
-        """Whether the free space is enough for what this run writes; None if that is not known."""
-        if self.space is None:
+        """Whether the free space is enough for what this run writes; None if that is not known, as for a move."""
+        if self.space is None or self.is_move:
             return None
         inodes = self.space.files is None or self._objects_left <= self.space.files
         return (

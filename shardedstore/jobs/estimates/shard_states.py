@@ -9,7 +9,7 @@ from typing import NamedTuple
 from shardedstore.config.document import from_dict
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.executors.active import active_executor
-from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.ledger import MOVED, Record
 from shardedstore.jobs.prepare import find_reusable, find_stale, identity, unwanted_among
 from shardedstore.jobs.shards import Plan, Run, shard_runs
 from shardedstore.jobs.versions import Identity, last_begun, ledger_of
@@ -123,7 +123,10 @@ def _find_done(job: Job, plan: Plan, earlier: _Earlier, *, looks: bool) -> froze
     if not looks:
         return frozenset(number for number, one in earlier.reusable.items() if one.is_done)
     job = replace(job, generation=earlier.generation)
-    return job.done(plan.runs, earlier.reusable, job.layout.inventory())
+    done = job.done(plan.runs, earlier.reusable, job.layout.inventory())
+    if job.move is None:
+        return done
+    return frozenset(number for number in done if earlier.reusable[number].moved == MOVED[-1])
 
 
 def _count_others(plan: Plan, earlier: _Earlier) -> tuple[int, int]:

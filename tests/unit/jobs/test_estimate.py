@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import zarr
 from click.testing import CliRunner
 from helpers_jobs import files_of, unchanged
+from paths import ROOT
 
 from shardedstore import DestinationError, ShardedStore, UsageError, cli, step
 from shardedstore.jobs.estimates.prices import cost_of, read_prices
@@ -276,6 +278,13 @@ def test_prices():
     )
     cost = cost_of(full, {}, {}, 10**9, 2 * 10**9, 3 * 10**9, 7200)
     assert (cost.transfer, cost.month, cost.workers, cost.once) == pytest.approx((0.03, 0.03, 1.0, 1.03))
+
+
+def test_the_price_table_of_the_documentation():
+    text = (ROOT / "docs" / "plan.md").read_text("utf-8").partition("```toml\n")[2].partition("```")[0]
+    assert read_prices(tomllib.loads(text)).destination.of_requests({"LIST": 1000, "HEAD": 1000}) == pytest.approx(
+        0.0054
+    )
 
 
 def test_a_view_of_a_plan_never_fails(source, tmp_path):
