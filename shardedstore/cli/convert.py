@@ -23,6 +23,7 @@ from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
 from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
+from shardedstore.jobfiles.write import to_toml
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.storage.urls import is_remote, normalize
@@ -33,9 +34,10 @@ from shardedstore.text import count
 @click.argument("source")
 @click.argument("destination")
 @spec_options(JobSpec, ClusterSpec, RunSpec)
+@click.option("--print-job", is_flag=True, help="Print the job file that stands for this command; see run.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing; see plan.")
 @click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error.")
-def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_: Any) -> None:
+def convert(source: str, destination: str, *, print_job: bool, dry_run: bool, verbose: bool, **_: Any) -> None:
     """Convert the Zarr SOURCE to DESTINATION, shard by shard.
 
     SOURCE is a Zarr: a folder, a zip or a URL. With * in its name, it stands for many Zarrs, and each is a shard. It can
@@ -87,6 +89,9 @@ def convert(source: str, destination: str, *, dry_run: bool, verbose: bool, **_:
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
         run = make_spec(RunSpec, given_options(RunSpec))
         check_cluster(workers)
+        if print_job:
+            tell(to_toml(spec, workers, run))
+            return
         if not dry_run and (moved := find_moved(spec)) is not None:
             tell(f"{moved} was moved before: nothing is left to do")
             return

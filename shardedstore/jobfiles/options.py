@@ -3,6 +3,7 @@
 These keys of a field's `msgspec.Meta(extra=...)` are read:
 
 - ``option``: the name of the option, such as ``"--step"``; None for no option. The default is the field's name.
+- ``help``: the help of the option, if it differs from the description in the JSON Schema.
 - ``metavar``: the name of the value in the help.
 - ``parse``: a function that returns the field's value from the list of texts; the option can be repeated.
 - ``path``: True for a path or URL; in a job file, it is relative to the file.
@@ -112,7 +113,7 @@ def _struct_options(
         if inner is not None and "parse" not in extra:
             yield from _struct_options(spec, inner.cls, (*path, field.name))
             continue
-        text = described.get("description", "")
+        text = extra.get("help") or described.get("description", "")
         name = "_".join((spec.__name__, *path, field.name)).lower()
         yield (
             [_declaration(field.name, extra, kind), name],

@@ -17,11 +17,11 @@ import msgspec
 from shardedstore.errors import UsageError
 from shardedstore.jobfiles.job import transforms_of
 from shardedstore.jobfiles.lines import Key, find_line
+from shardedstore.jobfiles.paths import in_folder
 from shardedstore.jobfiles.problems import explain_invalid, suggestion
 from shardedstore.jobfiles.secrets import check_storage
 from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
 from shardedstore.jobfiles.variables import expand, words_of
-from shardedstore.storage.urls import is_remote
 
 Spec = TypeVar("Spec", bound=msgspec.Struct)
 STORAGE = ("storage", "source_storage")
@@ -210,19 +210,3 @@ def _chosen(jobs: tuple[JobSpec, ...], only: Sequence[str], path: str) -> tuple[
         if name not in names:
             raise UsageError(f"{path}: there is no job {name!r}{suggestion(name, names)}")
     return tuple(job for job in jobs if not only or job_name(job) in only)
-
-
-def in_folder(values: dict[str, Any], spec: type, folder: str) -> dict[str, Any]:
-    """Return values whose relative paths are relative to a folder; the fields are marked with ``path``."""
-    paths = {name for name, hint in get_type_hints(spec, include_extras=True).items() if _is_path(hint)}
-    return {key: _in_folder(value, folder) if key in paths else value for key, value in values.items()}
-
-
-def _is_path(hint: Any) -> bool:
-    return any(isinstance(meta, msgspec.Meta) and (meta.extra or {}).get("path") for meta in get_args(hint)[1:])
-
-
-def _in_folder(value: Any, folder: str) -> Any:
-    if not isinstance(value, str) or is_remote(value) or value.startswith("~"):
-        return value
-    return os.path.normpath(os.path.join(folder, value))

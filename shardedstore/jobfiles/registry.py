@@ -9,7 +9,10 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_type_hints
+
+import msgspec
 
 from shardedstore import transforms
 from shardedstore.entrypoints import find_entry, load_class, registered
@@ -155,9 +158,34 @@ def _make(name: str, kind: type[Any], arguments: tuple[Any, ...], options: Mappi
     missing = [key for key in known if key not in options and parameters[key].default is inspect.Parameter.empty]
     if missing:
         raise UsageError(f"{name!r} needs the option {missing[0]!r}: write {name}:{missing[0]}=...")
+    types = {} if name in BUILT_IN else option_types(kind)  # those of this package check their options themselves
+    typed = {key: _typed(name, key, value, types[key][0] if key in types else Any) for key, value in options.items()}
     try:
-        return kind(*arguments, **options)
+        return kind(*arguments, **typed)
     except ShardedStoreError:
         raise
     except Exception as error:
         raise UsageError(f"{name!r} can't be made with these options: {type(error).__name__}: {error}") from error
+
+
+def option_types(kind: type[Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the annotation and the default of each option of a transform; a sink's first parameter is its destination."""
+    parameters = list(inspect.signature(kind).parameters.values())[1 if issubclass(kind, Sink) else 0 :]
+    try:
+        hints = get_type_hints(kind if is_dataclass(kind) else kind.__init__, include_extras=True)
+    except (NameError, TypeError):  # of names that are imported for type checkers only
+        hints = {}
+    named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return {p.name: (hints.get(p.name, Any), p.default) for p in named}
+
+
+def _typed(name: str, option: str, value: Any, hint: Any) -> Any:
+    """Return the value of an option as its annotation says; it stays if msgspec does not know the annotation."""
+    try:
+        return msgspec.convert(value, hint, strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"the option {option!r} of {name!r} is {value!r}: {str(error).lower().replace('`', '')}"
+        ) from error
+    except (TypeError, NameError):
+        return value

@@ -52,15 +52,24 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     to: Annotated[
         Transform,
         Meta(
-            description="The format of the result: zip, zarr or sharding-codec; see above.",
-            extra={"metavar": "SINK", "parse": only_one},
+            description="The format of the result: zip, zarr, sharding-codec, or the sink of another package, with its options.",
+            extra={
+                "help": "The format of the result: zip, zarr or sharding-codec; see above.",
+                "metavar": "SINK",
+                "parse": only_one,
+            },
         ),
     ]
     shards: Annotated[
         ShardRules | None,
         Meta(
-            description="Divide SOURCE by this rule; see above.",
-            extra={"metavar": "RULE", "parse": parse_shard_options},
+            description="The division of the source: a size such as '512 MiB', a list of paths that are whole shards, or a "
+            "rule for each path or glob: 'whole', 'base', a size, a shape such as [720, -1], or a table such as {time = 720}.",
+            extra={
+                "help": "Divide SOURCE by this rule; see above.",
+                "metavar": "RULE",
+                "parse": parse_shard_options,
+            },
         ),
     ] = None
     include: Annotated[
@@ -75,8 +84,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     steps: Annotated[
         list[Transform],
         Meta(
-            description="Add a step by its name, after --v3.",
-            extra={"option": "--step", "metavar": "STEP", "parse": list},
+            description="The steps of the chain, after v3 and before codec: names, or tables such as {use = 'recompress', codec = 'zstd'}.",
+            extra={"help": "Add a step by its name, after --v3.", "option": "--step", "metavar": "STEP", "parse": list},
         ),
     ] = []
     codec: Annotated[
