@@ -228,10 +228,17 @@ class SourceChangedError(CorruptError):
 class MoveError(CorruptError):
     """A shard that a move can't verify, or whose source it must not delete.
 
+    Parameters
+    ----------
+    message : str
+        The cause, and the next step.
+    code : str
+        The code of the cause, as in `ShardError`.
+
     Attributes
     ----------
     code : str
-        The code of the cause, as in `ShardError`.
+        The code of the cause.
 
     Examples
     --------

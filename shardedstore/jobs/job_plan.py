@@ -436,7 +436,6 @@ def plan_job(
     objects.check(layout.url)
     configs.to_dict(config)  # raises if a component has no location
     config = parsed.sink.gathered(config)
-    check_source_is_whole(config, None if layout.destination is None else layout.place)
     has_begun = False
     if move is not None:
         check_move(
@@ -448,6 +447,7 @@ def plan_job(
         )
         check_source(config)
         config, has_begun = as_begun(config, layout)
+    check_source_is_whole(config, None if layout.destination is None else layout.place)
     _check_empty(config, parsed)
     plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty or has_begun).noted(
         [*notices, *objects.notices()]

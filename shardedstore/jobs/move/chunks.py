@@ -14,11 +14,14 @@ from shardedstore.jobs.stages import Stages
 from shardedstore.jobs.worker import Job, ShardReader
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.retry import patiently
+from shardedstore.storage.urls import is_remote
 from shardedstore.stores.locations import Place
 from shardedstore.stores.reader import reader_of, tags_of
 from shardedstore.transforms.base.chain import Entries, Shard, whole_key
 
-AT_ONCE = 1000  # keys whose tags are read before they are deleted
+AT_ONCE = (
+    1000  # objects whose tags are read by one listing and that are deleted by one request; local files go one by one
+)
 Tags = dict[str, tuple[int, str]]  # the size and the tag of each key in the whole source
 
 
@@ -66,7 +69,7 @@ def delete_chunks(source: Place, keys: Collection[str], tags: Tags, shard: Shard
             "failed",
         )
     nbytes, edited = 0, list[str]()
-    for some in partition_all(AT_ONCE, sorted(keys)):
+    for some in partition_all(AT_ONCE if is_remote(source.url) else 1, sorted(keys)):
         now = {key: (size, tag) for key, size, tag in reader.tags(some)}
         same = [key for key in some if key in now and now[key] == tags.get(key)]
         edited += sorted(now.keys() - set(same))

@@ -70,8 +70,8 @@ def delete_rest(ledger: Ledger, source: Place, config: Config) -> tuple[Notice, 
         folder.remove_all([name for name in documents if "/" in name or name not in (*ROOTS, CONSOLIDATED_V2)])
         folder.remove_empty({name.rpartition("/")[0] for name in names})
         folder.remove(MOVING)
-        write_state(ledger, source, "ended")
         _remove_root(folder)
+        write_state(ledger, source, "ended")
     except STORAGE_ERRORS as error:
         raise DestinationError(
             f"the result at {ledger.folder.url!r} is complete, but the rest of {source.show()} could not be deleted: {explain(error)}; run the same "
