@@ -38,6 +38,7 @@ CODES = {  # codes of the causes of failed shards; docs/errors.md describes them
     "destination-lost": "the destination was removed, or belongs to another job now",
     "failed": "any other exception",
     "killed": "the worker process ended while it ran the shard",
+    "lost-after-move": "the object of a shard is missing or damaged, and its source was deleted in a move",
     "lost-result": "the shard's object is missing or has another size, or the shard has no record",
     "no-space": "there is no space left at the destination",
     "not-equal": "in a move, the published shard does not equal its source",
@@ -245,6 +246,8 @@ class MoveError(CorruptError):
     >>> MoveError("t[0] differs from its source", code="not-equal").code
     'not-equal'
     """
+
+    code = "not-equal"
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)

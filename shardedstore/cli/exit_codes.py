@@ -43,7 +43,7 @@ OF_ERRORS: dict[type[BaseException], ExitCode] = {  # a class that is not here h
     errors.NoShardError: ExitCode.UNUSABLE,
     errors.CorruptError: ExitCode.UNUSABLE,
     errors.SourceChangedError: ExitCode.TEMPORARY,
-    errors.MoveError: ExitCode.UNUSABLE,
+    errors.MoveError: ExitCode.FAILED,
     errors.HoleError: ExitCode.UNUSABLE,
     errors.TemporaryError: ExitCode.TEMPORARY,
     errors.ClusterError: ExitCode.TEMPORARY,

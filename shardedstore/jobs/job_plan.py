@@ -436,7 +436,6 @@ def plan_job(
     objects.check(layout.url)
     configs.to_dict(config)  # raises if a component has no location
     config = parsed.sink.gathered(config)
-    has_begun = False
     if move is not None:
         check_move(
             move,
@@ -446,10 +445,10 @@ def plan_job(
             **{f"changed={changed!r}": changed != LEVELS[0], f"on_error={on_error!r}": on_error == "partial"},
         )
         check_source(config)
-        config, has_begun = as_begun(config, layout)
+        config = as_begun(config, layout)
     check_source_is_whole(config, None if layout.destination is None else layout.place)
     _check_empty(config, parsed)
-    plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty or has_begun).noted(
+    plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty or move is not None).noted(
         [*notices, *objects.notices()]
     )
     plan = check_base(plan, max_base, is_object=layout.has_objects)

@@ -30,6 +30,7 @@ from shardedstore.jobs.result import finish, stopped
 from shardedstore.jobs.shards import Plan, Segment, Task
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
+from shardedstore.jobs.versions import read_identity
 from shardedstore.jobs.worker import IN_A_ROW, Job, run_task
 from shardedstore.notices import merge_notices
 from shardedstore.storage.errors import explain
@@ -77,9 +78,10 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events
     executor = active_executor()
     stop.check()
     with _locked(job) as lost:
+        is_new = job.move is None or read_identity(job.layout.place) is None
         job = start(job, plan, identity(plan, job), overwrite, executor)
         if job.move is not None:
-            begin_move(job.ledger, check_source(plan.config))
+            begin_move(job.ledger, check_source(plan.config), is_new=is_new)
         summary = _run_shards(executor, job, plan, lost, events, stop)
         if stop.is_requested and summary.tried < plan.shard_count:
             raise stopped(job, plan, summary, stop)

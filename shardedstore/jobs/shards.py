@@ -487,6 +487,11 @@ def _listed(config: Config) -> dict[str, Chunks]:
     return {path: chunks for path, chunks in found if chunks is not None}
 
 
+def without_empty_blocks(config: Config) -> Config:
+    """Return a config without the blocks of sparse arrays that have no chunks, by a listing."""
+    return _without_empty(config, _listed(config))
+
+
 def _without_empty(config: Config, chunks: Mapping[str, Chunks]) -> Config:
     """Return a config without the blocks that have no chunks by `chunks`.
 

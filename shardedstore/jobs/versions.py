@@ -358,6 +358,11 @@ def check_latest(ledger: Ledger) -> None:
         raise _Overtaken(ledger.folder)
 
 
+def is_latest(ledger: Ledger) -> bool:
+    """Tell whether no later job has written its manifest, by one listing of a small folder."""
+    return max(generations(ledger.folder), default=0) == ledger.generation
+
+
 def stands(ledger: Ledger) -> bool:
     """Check that the job manifest still has this ledger's nonce.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -16,12 +17,13 @@ import msgspec
 from toolz import pipe
 
 from shardedstore.codecs.digest import DataSum
-from shardedstore.errors import CorruptError, ShardedStoreError, ShardError
+from shardedstore.errors import CorruptError, ShardedStoreError, ShardError, SourceChangedError
 from shardedstore.jobs.cancellation import Stopped, check, is_ending, sleep, until_cancelled
 from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
+from shardedstore.jobs.move.lease import Lease
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.open_shard import open_shard, opened_runs, with_component
 from shardedstore.jobs.preflight import places_of
@@ -185,10 +187,14 @@ def _run_task(job: Job, task: Task) -> Summary:
     segment = task.segment
     if (unprepared := find_unprepared(job, segment)) is not None:
         return unprepared
+    try:
+        lease = Lease(segment.runs)
+    except SourceChangedError as error:
+        return Summary.failed(segment, cause_of(error), code_of(error))
     ledger = job.ledger
     if task.attempt and ledger.claim(segment.number, task.attempt):
         with ledger.writer(segment.number, task.attempt) as append:
-            return total_of_task(_do_shards(job, task, append))
+            return total_of_task(_do_shards(job, task, append, lease))
     records = ledger.read_segment(segment.number)
     done = job.done(segment.runs, records)
     left = segment.without(done) if done else segment
@@ -202,7 +208,7 @@ def _run_task(job: Job, task: Task) -> Summary:
             decoded_nbytes=decoded_nbytes(segment.runs, done),
         )
         again = {**task.again, **{record.shard: record.generation for record in gone}}
-        return total_of_task([before, *_do_shards(job, Task(left, again=again), append)])
+        return total_of_task([before, *_do_shards(job, Task(left, again=again), append, lease)])
 
 
 def total_of_task(outcomes: Iterable[Summary]) -> Summary:
@@ -222,17 +228,17 @@ def _worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _do_shards(job: Job, task: Task, append: Callable[[Record], None]) -> Iterator[Summary]:
+def _do_shards(job: Job, task: Task, append: Callable[[Record], None], lease: Lease) -> Iterator[Summary]:
     """Yield a summary for each tried shard; shards may be left when the time is over."""
     segment, end = task.segment, time.monotonic() + task.seconds
-    failed, row = 0, 0
+    failed, row, reader = 0, 0, partial(ShardReader, lease=lease)
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for shard in run.shards():
             if time.monotonic() > end or is_ending():
                 return
             generation = task.again.get(shard.number, 0)
             made, ended = try_shard(
-                job, run, opened, shard, partial(run_shard, job, shard=shard, generation=generation)
+                job, run, opened, shard, partial(run_shard, job, shard=shard, generation=generation, reader=reader)
             )
             if isinstance(made, ShardError):
                 row = row + 1 if made.remedy else row
@@ -384,8 +390,8 @@ class ShardReader:
         The number of chunks that were read; None before the first entry.
     """
 
-    def __init__(self, job: Job, run: Run, shard: Shard, stages: Stages) -> None:
-        self.stages = stages
+    def __init__(self, job: Job, run: Run, shard: Shard, stages: Stages, lease: Lease | None = None) -> None:
+        self.stages, self._lease = stages, lease
         self.run, self.component, self.shard = run, open_shard(run, shard), with_component(run, shard)
         self._chain, self._changed = job.chain, job.changed
         self._detector = ChangeDetector(job.changed, self.component)
@@ -420,7 +426,14 @@ class ShardReader:
         stale = None if shard.members and self._chain.steps else run.consolidated
         inside = run.inside if self._chain.rewrites else None
         entries = read_entries(self.component, shard.blocks, shard.block, stale, inside)
+        if self._lease is not None:
+            entries = itertools.chain(entries, self._last_look(self._lease))
         return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries
+
+    def _last_look(self, lease: Lease) -> Entries:
+        """Check that no move has begun when all is read; yield nothing."""
+        lease.check()
+        yield from ()
 
     def look(self) -> str:
         """Return the state of the source for a record, without a call of `entries`."""

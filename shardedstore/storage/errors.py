@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 
-from shardedstore.errors import CorruptError, MoveError, TemporaryError
+from shardedstore.errors import CorruptError, MoveError, SourceChangedError, TemporaryError
 
 SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "Skewed"}
 
@@ -213,7 +213,7 @@ def code_of(error: BaseException) -> str:
         return code
     for one in chain_of(error):
         if isinstance(one, CorruptError):
-            return one.code if isinstance(one, MoveError) else "corrupt"
+            return one.code if isinstance(one, MoveError | SourceChangedError) else "corrupt"
     return "temporary" if is_transient(error) else "failed"
 
 

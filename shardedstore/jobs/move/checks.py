@@ -11,7 +11,7 @@ from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.scratch import needs
 from shardedstore.jobs.move.state import latest_move
-from shardedstore.jobs.shards import Plan
+from shardedstore.jobs.shards import Plan, without_empty_blocks
 from shardedstore.jobs.worker import Job
 from shardedstore.stores.locations import Config, Mount, Place
 from shardedstore.transforms.base.chain import Chain
@@ -76,14 +76,14 @@ def _is_divided(mount: Mount, base: Place, path: str) -> bool:
     return is_view and not mount.exceptions and mount.members is None
 
 
-def as_begun(config: Config, layout: ResultLayout) -> tuple[Config, bool]:
-    """Return the source with the sparse blocks of the first run of its move, and whether there was one.
+def as_begun(config: Config, layout: ResultLayout) -> Config:
+    """Return the source without empty blocks, by the listing of the first run, as a later one would miss blocks that were moved since.
 
-    A listing would miss blocks that were moved since.
+    All runs make their segments from this alone, so that each finds the records of the others.
     """
     found = None if layout.destination is None else latest_move(layout.place)
     if found is None:
-        return config, False
+        return without_empty_blocks(config)
     earlier = from_dict(found[0].config).shards
 
     def begun(path: str, mount: Mount) -> Mount:
@@ -94,7 +94,7 @@ def as_begun(config: Config, layout: ResultLayout) -> tuple[Config, bool]:
         return msgspec.structs.replace(mount, blocks=blocks)
 
     shards = {path: begun(path, mount) for path, mount in config.shards.items()}
-    return msgspec.structs.replace(config, shards=shards), True
+    return msgspec.structs.replace(config, shards=shards)
 
 
 def check_scratch(move: Move, job: Job, plan: Plan) -> None:

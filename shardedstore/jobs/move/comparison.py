@@ -114,7 +114,7 @@ def lost(shard: Shard, what: str) -> MoveError:
     """Return the error for a verified shard whose object is missing or damaged."""
     return MoveError(
         f"shard {shard.name!r} {what}, and its source may be deleted: restore the object from a copy, and run the job again",
-        "lost-result",
+        "lost-after-move",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal
@@ -13,6 +14,7 @@ import msgspec
 from shardedstore.errors import DestinationError, PartitionError
 from shardedstore.fields import MOVING
 from shardedstore.jobs.ledger import FOLDER, Ledger
+from shardedstore.jobs.move.lease import WAIT
 from shardedstore.jobs.preflight import places_of
 from shardedstore.jobs.versions import Identity, generations, read_generation, read_identity, unlike_source
 from shardedstore.storage.errors import explain
@@ -155,8 +157,10 @@ def _is_own(marker: Marker, destination: Folder | None) -> bool:
     return identity is not None and identity.nonce == marker.nonce
 
 
-def begin_move(ledger: Ledger, source: Place) -> None:
+def begin_move(ledger: Ledger, source: Place, *, is_new: bool) -> None:
     """Write the state and the marker, after a proof that the source can be written to and deleted from.
+
+    Unless the job is new, workers of an earlier run without move may still read: they see the marker while this function waits.
 
     Raises
     ------
@@ -166,10 +170,13 @@ def begin_move(ledger: Ledger, source: Place) -> None:
     folder = open_folder(source.url, source.options)
     probe = f"{TEMPORARY}move-0-{secrets.token_hex(4)}.tmp"
     try:
+        has_begun = read_marker(folder) is not None
         folder.write(probe, b"")
         folder.remove(probe)
         write_state(ledger, source, "shards")
         folder.write(MOVING, msgspec.json.encode(Marker(ledger.folder.url, ledger.nonce)))
+        if not (is_new or has_begun):
+            time.sleep(WAIT)
     except STORAGE_ERRORS as error:
         raise DestinationError(
             f"{source.show()} can't be moved, as it can't be written to and deleted from: {explain(error)}; nothing was deleted"

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from shardedstore.errors import ShardError
+from shardedstore.errors import DestinationError, ShardError
 from shardedstore.jobs.cancellation import is_ending
 from shardedstore.jobs.ledger import Record, RecordWriter
 from shardedstore.jobs.move.chunks import Tags, WholeReader, delete_chunks, list_tags
@@ -27,7 +27,7 @@ from shardedstore.jobs.move.comparison import (
 from shardedstore.jobs.open_shard import opened_runs
 from shardedstore.jobs.shards import Run, Task
 from shardedstore.jobs.summary import ShardEnd, Summary
-from shardedstore.jobs.versions import check_latest
+from shardedstore.jobs.versions import is_latest
 from shardedstore.jobs.worker import (
     IN_A_ROW,
     Job,
@@ -181,7 +181,10 @@ class _Mover:
             yield replace(before if made.ended is None else Summary.of_shard(made.ended), moved=1, freed=freed)
 
     def _delete(self, run: Run, made: Verified) -> int:
-        check_latest(self.job.ledger)
+        if not (is_latest(self.job.ledger) and self.job.layout.stands(self.job.ledger)):
+            raise DestinationError(
+                f"another job took over the destination {self.job.layout.folder!r}: nothing more is deleted"
+            )
         source = run.location.origin
         assert isinstance(source, Place)
         return delete_chunks(source, made.keys, made.tags, made.shard)

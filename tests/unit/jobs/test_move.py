@@ -416,7 +416,7 @@ def test_a_moved_shard_that_is_lost_is_not_made_of_fill_values(tmp_path):
         ShardedStore.load(target, partial=True, allow=[source])
     with pytest.raises(ShardsFailed, match="1 of 6 shards failed") as failed:
         plan(source, target).run()
-    assert codes(failed) == {"g": "lost-result"}
+    assert codes(failed) == {"g": "lost-after-move"}
     (target / "g.zarr.zip").write_bytes(whole)
     check(plan(source, target).run())
     assert not source.exists()
