@@ -58,9 +58,10 @@ bench: $(VENV)/.installed-bench ## Run all benchmarks in sequence
 build: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build
 
-schema: $(VENV)/.installed-test ## Write the JSON Schemas of the config and of job files from the code
+schema: $(VENV)/.installed-test ## Write the JSON Schemas of the config, of job files and of logs from the code
 	$(BIN)/python -m shardedstore.config.schema
 	$(BIN)/python -m shardedstore.jobfiles.schema
+	$(BIN)/python -m shardedstore.callbacks.log_events
 
 hooks: $(VENV)/.installed-dev ## Install the git hooks of .pre-commit-config.yaml
 	$(BIN)/python -m pre_commit install

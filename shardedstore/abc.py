@@ -3,6 +3,7 @@
 Your own steps, sinks and kinds of stores import from here and from `shardedstore`. All other modules are private.
 """
 
+from shardedstore.callbacks.log import JobLog
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.progress import Progress, Running
 from shardedstore.jobs.summary import ShardEnd
@@ -21,6 +22,7 @@ __all__ = [
     "Entries",
     "Entry",
     "JobEnd",
+    "JobLog",
     "Node",
     "Notice",
     "Progress",

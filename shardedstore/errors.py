@@ -442,9 +442,19 @@ def by_cause(errors: Iterable[ShardError]) -> list[list[ShardError]]:
     """
     groups: dict[str, list[ShardError]] = {}
     for error in errors:
-        cause = error.cause if error.key is None else error.cause.replace(repr(error.key), "...")
-        groups.setdefault(error.remedy or cause.replace(repr(error.shard), "..."), []).append(error)
+        groups.setdefault(generic_cause(error), []).append(error)
     return list(groups.values())
+
+
+def generic_cause(error: ShardError) -> str:
+    """Return the cause of a failure without the shard's own name and key, or the remedy of causes that affect all shards.
+
+    >>> generic_cause(ShardError("t[5]", "KeyError: 't[5]' has no 'x'", key="x"))
+    'KeyError: ... has no ...'
+    """
+    cause = error.cause if error.key is None else error.cause.replace(repr(error.key), "...")
+    cause = cause.replace(repr(error.shard), "...")
+    return error.remedy or (cause.replace(error.shard, "...") if "[" in error.shard else cause)
 
 
 def others(errors: list[ShardError]) -> str:

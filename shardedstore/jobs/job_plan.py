@@ -17,6 +17,7 @@ from shardedstore.jobs.estimates.make import Wanted, make_estimate
 from shardedstore.jobs.estimates.prices import Prices, read_prices
 from shardedstore.jobs.estimates.sampling import SAMPLE
 from shardedstore.jobs.events import Events
+from shardedstore.jobs.failures_file import failures_url
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.move.checks import as_begun, check_chain, check_move, check_scratch, check_source
@@ -84,6 +85,8 @@ class JobPlan:
     opened_url : str or None
         The URL that opens the result: of the config, or of one ordinary Zarr; None for a function whose stores are only
         returned.
+    failures_url : str or None
+        The URL of the file with a line for each shard that failed in the last run; there is no file if none failed.
     shard_count : int
         The number of shards, including the base.
     files : int
@@ -131,6 +134,11 @@ class JobPlan:
     def opened_url(self) -> str | None:
         """The URL that opens the result."""
         return self._job.layout.opened_url
+
+    @property
+    def failures_url(self) -> str | None:
+        """The URL of the file with a line for each shard that failed in the last run; None without a destination."""
+        return None if self.destination is None else failures_url(self.destination)
 
     @property
     def shard_count(self) -> int:

@@ -17,6 +17,7 @@ from shardedstore.jobs.executors.base import Executor, KilledWorker
 from shardedstore.jobs.executors.delayed import delay
 from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
+from shardedstore.jobs.failures_file import write_failures
 from shardedstore.jobs.move.checks import check_source
 from shardedstore.jobs.move.rest import end_move
 from shardedstore.jobs.move.scratch import queue_of
@@ -83,6 +84,8 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events
         if job.move is not None:
             begin_move(job.ledger, check_source(plan.config), is_new=is_new)
         summary = _run_shards(executor, job, plan, lost, events, stop)
+        if job.layout.destination is not None:
+            write_failures(job.layout.place, summary.failures)
         if stop.is_requested and summary.tried < plan.shard_count:
             raise stopped(job, plan, summary, stop)
         return _finish(plan, wrap, job, summary)

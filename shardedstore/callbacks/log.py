@@ -1,0 +1,167 @@
+"""A callback that writes the log of a job: JSON lines for machines, or lines of text."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import IO, TYPE_CHECKING, Literal
+
+import msgspec
+
+from shardedstore.callbacks.log_events import (
+    Failure,
+    LogEvent,
+    Numbers,
+    Retry,
+    ShardBatch,
+    Start,
+    Throttle,
+    timestamp,
+)
+from shardedstore.callbacks.log_text import log_line
+from shardedstore.callbacks.outcome import job_end
+from shardedstore.errors import UsageError, by_cause, generic_cause
+from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
+from shardedstore.jobs.progress import Progress
+from shardedstore.jobs.repeats import Repeats, is_told
+
+if TYPE_CHECKING:
+    from shardedstore.jobs.job_plan import JobPlan
+
+LogFormat = Literal["text", "json"]
+PROGRESS_SECONDS = 60.0  # between two events with the numbers of the job
+
+
+class JobLog(Callback):
+    """Writes a line for each event of a job.
+
+    Parameters
+    ----------
+    file : str, path or None
+        The file, to which lines are appended; None for standard error.
+    format : "json" or "text"
+        JSON objects by the schema in ``shardedstore/log.schema.json``, or text.
+    clock : callable
+        Returns the time in seconds.
+
+    Raises
+    ------
+    UsageError
+        If the file can't be opened.
+
+    Examples
+    --------
+    >>> import json, tempfile, dask, zarr
+    >>> from shardedstore import ShardedStore
+    >>> from shardedstore.abc import JobLog
+    >>> from shardedstore.transforms import ToZip
+    >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+    ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t", shape=(8,), chunks=(2,), dtype="i4")
+    ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t": (4,)})
+    ...     _ = store.map_shards(ToZip(f"{folder}/zips"), callbacks=[JobLog(f"{folder}/job.log")])
+    ...     with open(f"{folder}/job.log") as file:
+    ...         [json.loads(line)["event"] for line in file]
+    ['start', 'shards', 'shards', 'shards', 'shards', 'end']
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str] | None = None,
+        format: LogFormat = "json",  # noqa: A002 (the name of the option)
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name, self._format, self._clock = None if file is None else os.fspath(file), format, clock
+        self._plan: JobPlan | None = None
+        self._repeats, self._next = Repeats(), 0.0
+        self._file: IO[str] = sys.stderr
+        if self._name is not None:
+            _open(self._name).close()
+
+    def on_job_start(self, plan: JobPlan) -> None:
+        # docstring inherited
+        self._plan, self._next = plan, self._clock() + PROGRESS_SECONDS
+        self._file = sys.stderr if self._name is None else _open(self._name)
+        self._write(
+            Start(
+                time=timestamp(),
+                version=version("shardedstore"),
+                chain=plan.chain,
+                destination=plan.destination,
+                total=plan.shard_count,
+                decoded_nbytes=plan.nbytes,
+                notices=list(map(str, plan.notices)),
+            )
+        )
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        # docstring inherited
+        for one in (*_of_task(event), *self._failures(event)):
+            self._write(one)
+        self._file.flush()
+
+    def on_progress(self, progress: Progress) -> None:
+        # docstring inherited
+        if self._clock() >= self._next:
+            self._next += PROGRESS_SECONDS
+            self._write(Numbers(time=timestamp(), progress=progress))
+            self._file.flush()
+
+    def on_job_end(self, event: JobEnd) -> None:
+        # docstring inherited
+        self._write(job_end(self._plan, event))
+        self._file.flush()
+        if self._name is not None:
+            self._file.close()
+
+    def _failures(self, event: TaskEnd) -> Iterator[Failure]:
+        for errors in by_cause(event.task.failures):
+            last = errors[-1]
+            count = self._repeats.add(generic_cause(last), len(errors))
+            if is_told(count, len(errors)):
+                yield Failure(
+                    time=timestamp(),
+                    code=last.code,
+                    cause=last.cause,
+                    count=count,
+                    shard=last.shard,
+                    key=last.key,
+                    url=last.url,
+                    attempts=last.attempts,
+                    worker=event.task.worker,
+                )
+
+    def _write(self, event: LogEvent) -> None:
+        line = msgspec.json.encode(event).decode() if self._format == "json" else log_line(event)
+        if line:
+            self._file.write(line + "\n")
+
+
+def _open(name: str) -> IO[str]:
+    try:
+        return open(name, "a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the log {name!r} can't be written: {error.strerror}; name another file") from error
+
+
+def _of_task(event: TaskEnd) -> Iterator[LogEvent]:
+    task, now = event.task, timestamp()
+    yield ShardBatch(
+        time=now,
+        worker=task.worker,
+        done=task.done,
+        skipped=task.skipped,
+        failed=len(task.failures),
+        entries=task.entries,
+        nbytes=task.nbytes,
+        decoded_nbytes=task.decoded_nbytes,
+        seconds=round(task.seconds, 3),
+    )
+    for shard in task.shards:
+        if shard.attempts > 1:
+            cause = shard.retried
+            yield Retry(time=now, shard=shard.shard, attempts=shard.attempts, cause=cause, worker=task.worker)
+    if task.throttled:
+        yield Throttle(time=now, requests=task.throttled, worker=task.worker)

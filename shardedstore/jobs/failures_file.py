@@ -1,0 +1,40 @@
+"""The file beside the ledger with a line for each shard that failed in the last run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from shardedstore.errors import ShardError
+from shardedstore.jobs.ledger import FOLDER
+from shardedstore.storage.folders import STORAGE_ERRORS, Folder
+from shardedstore.storage.urls import join_url
+
+NAME = f"{FOLDER}/failures.jsonl"
+logger = logging.getLogger("shardedstore")
+
+
+def failures_url(folder: str) -> str:
+    """Return the URL of the file of a destination's failures."""
+    return join_url(folder, NAME)
+
+
+def write_failures(folder: Folder, failures: Sequence[ShardError]) -> None:
+    """Write the failures of a run, or remove those of an earlier one; nothing depends on the file."""
+    try:
+        if failures:
+            folder.write(NAME, msgspec.json.Encoder().encode_lines([error.to_dict() for error in failures]))
+        elif folder.nbytes(NAME) is not None:
+            folder.remove(NAME)
+    except STORAGE_ERRORS as error:
+        logger.warning("the failed shards can't be listed at %s: %s", failures_url(folder.url), error)
+
+
+def read_failures(folder: Folder) -> list[dict[str, object]]:
+    """Return the failures of the last run, each as `ShardError.to_dict`."""
+    try:
+        return msgspec.json.Decoder(dict[str, object]).decode_lines(folder.read(NAME))
+    except FileNotFoundError:
+        return []
