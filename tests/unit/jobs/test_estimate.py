@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from helpers_jobs import files_of, unchanged
 from paths import ROOT
 
-from shardedstore import DestinationError, ShardedStore, UsageError, cli, step
+from shardedstore import DestinationError, Guards, ShardedStore, UsageError, cli, step
 from shardedstore.jobs.estimates.prices import cost_of, read_prices
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, Recompress, ToShardingCodec, ToZip
 
@@ -139,7 +139,7 @@ def test_the_states_of_shards_are_those_of_the_next_run(change, level, wanted, s
     divided(source).map_shards(ToZip(tmp_path / "out"), changed=level)
     change(source)
     before = files_of(tmp_path / "out")
-    plan = divided(source).plan(ToZip(tmp_path / "out"), changed=level)
+    plan = divided(source).plan(ToZip(tmp_path / "out"), changed=level, guards=Guards(force=True))
     states = plan.estimate().states
     assert (states.new, states.changed, len(states.kept), states.gone) == wanted
     assert files_of(tmp_path / "out") == before
