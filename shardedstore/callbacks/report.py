@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shardedstore.callbacks.timeline import TimelineBuilder
-from shardedstore.errors import ShardedStoreError, ShardError, ShardsFailed, by_cause
+from shardedstore.errors import JobStopped, ShardedStoreError, ShardError, ShardsFailed, by_cause
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.fingerprint import described
 from shardedstore.jobs.ledger import FOLDER, Record
@@ -313,7 +313,8 @@ def _state(event: JobEnd) -> State:
     if isinstance(event.error, ShardsFailed):
         return "failed"
     if event.error is not None:
-        return "failed" if isinstance(event.error, Exception) else "stopped"
+        is_failure = isinstance(event.error, Exception) and not isinstance(event.error, JobStopped)
+        return "failed" if is_failure else "stopped"
     if event.job.failures:
         return "partial" if event.job.partial else "holes"
     return "done" if event.job.done else "unchanged"

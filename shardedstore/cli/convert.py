@@ -19,6 +19,7 @@ from shardedstore.cli.common import (
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
 from shardedstore.cli.plan import tell_estimate
 from shardedstore.cli.signals import stop_on_signals
+from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
@@ -96,7 +97,8 @@ def convert(source: str, destination: str, *, print_job: bool, dry_run: bool, ve
             tell(f"{moved} was moved before: nothing is left to do")
             return
         with stop_on_signals(run) as stop:
-            plan = plan_spec(spec)
+            with pinging_refusal(spec):
+                plan = plan_spec(spec)
             if dry_run:
                 tell_estimate(estimate_plan(plan, EstimateSpec(), workers))
             else:
@@ -121,7 +123,8 @@ def run_plan(
     """Run the job and print its result."""
     with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose):
         warnings.simplefilter("ignore", UserWarning)  # failures are printed below
-        result = plan.run(**{"progress": True, **run_options(run), "max_duration": None, "stop": stop})
+        told = {"report": not spec.no_report, "callbacks": callbacks_of(spec, sys.argv)}
+        result = plan.run(**{"progress": True, **run_options(run), **told, "max_duration": None, "stop": stop})
     summary = result.summary
     assert summary is not None
     reasons = {

@@ -19,6 +19,7 @@ from shardedstore.cli.common import failures, notes_on_stderr, tell, tell_table,
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of, exit_code_of_failures, worst_of
 from shardedstore.display.jobs import JobRow, jobs_lines, jobs_table
 from shardedstore.errors import ShardedStoreError, ShardsFailed
+from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, override, spec_options
 from shardedstore.jobfiles.read import JobFile, job_name, read_job_file
@@ -65,29 +66,29 @@ def run_command(
         try:
             with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose):
                 warnings.simplefilter("ignore", UserWarning)
-                rows.extend(_run_all(jobs.jobs, options, parallel, keep_going))
+                rows.extend(_run_all(jobs, options, parallel, keep_going))
         finally:
             _tell(jobs, rows, as_json)
     sys.exit(worst_of(row.exit_code for row in rows))
 
 
-def _run_all(jobs: Sequence[JobSpec], options: RunSpec, parallel: int, keep_going: bool) -> Iterator[JobRow]:
+def _run_all(jobs: JobFile, options: RunSpec, parallel: int, keep_going: bool) -> Iterator[JobRow]:
     """Run jobs, and yield their rows in the order of the file; after a failure, the others are not run."""
     failed: list[str] = []
 
     def run(job: JobSpec) -> JobRow:
         if failed:
             return JobRow(name=job_name(job), destination=job.destination, state=f"not run after {failed[0]}")
-        row = _run_job(job, options, shows_progress=parallel == 1)
+        row = _run_job(job, options, jobs.digest, shows_progress=parallel == 1)
         if row.exit_code in ENDS_ALL or not (keep_going or row.exit_code in GOES_ON):
             failed.append(row.name)
         return row
 
     if parallel == 1:
-        yield from map(run, jobs)
+        yield from map(run, jobs.jobs)
         return
     with ThreadPoolExecutor(parallel, "shardedstore-job") as threads:
-        started = [threads.submit(copy_context().run, run, job) for job in jobs]
+        started = [threads.submit(copy_context().run, run, job) for job in jobs.jobs]
         try:
             yield from (future.result() for future in started)
         except BaseException:
@@ -105,15 +106,18 @@ class _End(Callback):
         self.event = event
 
 
-def _run_job(job: JobSpec, options: RunSpec, *, shows_progress: bool) -> JobRow:
+def _run_job(job: JobSpec, options: RunSpec, digest: str, *, shows_progress: bool) -> JobRow:
     """Run a job, and return its row; errors are printed."""
     name, end, begun = job_name(job), _End(), time.monotonic()
     code, causes = ExitCode.DONE, list[str]()
     try:
         if find_moved(job) is not None:
             return JobRow(name=name, destination=job.destination, state="moved before")
-        plan = plan_spec(job)
-        result = plan.run(**{"progress": shows_progress or None, **run_options(options), "callbacks": [end]})
+        with pinging_refusal(job):
+            plan = plan_spec(job)
+        told = [end, *callbacks_of(job, sys.argv, digest)]
+        shown = {"progress": shows_progress or None, "report": not job.no_report}
+        result = plan.run(**{**shown, **run_options(options), "callbacks": told})
         summary = result.summary
         assert summary is not None
         causes = list(failures(summary.failures))

@@ -19,12 +19,13 @@ from shardedstore.jobfiles.job import transforms_of
 from shardedstore.jobfiles.lines import Key, find_line
 from shardedstore.jobfiles.paths import in_folder
 from shardedstore.jobfiles.problems import explain_invalid, suggestion
-from shardedstore.jobfiles.secrets import check_storage
+from shardedstore.jobfiles.secrets import check_ping, check_storage
 from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
 from shardedstore.jobfiles.variables import expand, words_of
 
 Spec = TypeVar("Spec", bound=msgspec.Struct)
 STORAGE = ("storage", "source_storage")
+NAMES_KEPT = (*STORAGE, "ping")  # whose values may be secret
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,6 +120,8 @@ class _Reader:
         for field in STORAGE:
             with self.located((*path, field)):
                 check_storage(getattr(spec, field))
+        with self.located((*path, "ping")):
+            check_ping(spec.ping)
         for place, make in transforms_of(spec, self.environment):
             with self.located((*path, *place)):
                 make()
@@ -129,12 +132,12 @@ class _Reader:
         return self.convert(self.expanded(getattr(self.document, name), (name,)), spec, (name,))
 
     def expanded(self, values: dict[str, Any], path: tuple[Key, ...], name: str | None = None) -> dict[str, Any]:
-        """Return values with their variables replaced; storage options keep the names of variables."""
+        """Return values with their variables replaced; secret values keep the names of variables."""
         words = words_of(name, self.today)
         done = {}
         for key, value in values.items():
             with self.located((*path, key)):
-                done[key] = expand(value, self.environment, words, keep_names=key in STORAGE)
+                done[key] = expand(value, self.environment, words, keep_names=key in NAMES_KEPT)
         return done
 
     def convert(self, values: dict[str, Any], spec: type[Spec], path: tuple[Key, ...]) -> Spec:

@@ -162,6 +162,29 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     guards: Annotated[
         Guards, Meta(description="The checks of a changed source before a new result replaces the published one.")
     ] = Guards()
+    report: Annotated[
+        str | None,
+        Meta(
+            description="Write the report of the run to this folder, or to this .html file. The default is beside the ledger.",
+            extra={"metavar": "URL", "path": True},
+        ),
+    ] = None
+    no_report: Annotated[bool, Meta(description="Write no report of the run.")] = False
+    ping: Annotated[
+        str | None,
+        Meta(
+            description="Send a request to this URL of a monitoring service at the start, after a success, and after a "
+            "failure. In a job file, name an environment variable.",
+            extra={"metavar": "URL"},
+        ),
+    ] = None
+    prometheus: Annotated[
+        str | None,
+        Meta(
+            description="Write metrics for the textfile collector of node_exporter to this .prom file.",
+            extra={"metavar": "FILE", "path": True},
+        ),
+    ] = None
 
 
 class ClusterSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
