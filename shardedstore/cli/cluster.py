@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,14 +18,16 @@ import click
 import dask
 from dask.system import CPU_COUNT
 
+from shardedstore.cli.cluster_classes import start_cluster
 from shardedstore.errors import ClusterError, JobStopped, UsageError
-from shardedstore.jobfiles.spec import ClusterSpec
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobs.executors.active import scheduler_executor, use_executor
 from shardedstore.jobs.executors.base import Executor
 from shardedstore.jobs.executors.on_demand import OnDemandExecutor
 from shardedstore.text import one_line
 
 CONNECT_SECONDS = 10
+LEAST_MEMORY = 512 << 20  # bytes, for each worker process
 DEAF_WORKER = """
 import logging, signal
 for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # a terminal or a scheduler sends them to all processes; the command ends its workers
@@ -41,9 +46,39 @@ LOUD_WORKER = DEAF_WORKER + 'logging.getLogger("shardedstore").setLevel(logging.
 
 
 def check_cluster(spec: ClusterSpec) -> None:
-    """Raise UsageError where the options of a cluster exclude each other."""
-    if spec.workers is not None and spec.scheduler is not None:
-        raise UsageError("--workers and --scheduler exclude each other: leave out --workers, the cluster has its own")
+    """Raise UsageError where the options of a cluster exclude each other, or name files that do not exist."""
+    places = {"--scheduler": spec.scheduler, "--scheduler-file": spec.scheduler_file, "class": spec.class_}
+    given = [name for name, value in places.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other: name one cluster")
+    is_elsewhere = spec.scheduler is not None or spec.scheduler_file is not None
+    own = {"--workers": spec.workers, "--threads": spec.threads, "adapt": spec.adapt}
+    for name, value in own.items() if is_elsewhere else ():
+        if value is not None:
+            raise UsageError(
+                f"{name} and {given[0]} exclude each other: leave out {name}, the cluster has its own workers"
+            )
+    if spec.threads is not None and spec.class_ is not None:
+        raise UsageError(
+            f"threads is for workers on this machine: give {spec.class_} its own options in the table options"
+        )
+    if spec.options and spec.class_ is None:
+        raise UsageError("options of a cluster need a class: add one, such as class = 'dask_jobqueue.SLURMCluster'")
+    if spec.class_ is not None and spec.workers is None and spec.adapt is None:
+        raise UsageError(f"{spec.class_} starts no workers by itself: add workers = N or adapt = {{maximum = N}}")
+    if spec.adapt is not None and spec.adapt.minimum > spec.adapt.maximum:
+        raise UsageError(
+            f"adapt has the minimum {spec.adapt.minimum} above its maximum {spec.adapt.maximum}: exchange them"
+        )
+    for path in spec.tls or ():
+        if not os.path.isfile(path):
+            raise UsageError(f"the file {path!r} of --tls is not there: name the files CA,CERT,KEY")
+
+
+def configured_scheduler() -> str | None:
+    """Return the address of a scheduler in Dask's configuration (``DASK_SCHEDULER_ADDRESS``)."""
+    address = dask.config.get("scheduler-address", None)
+    return None if address is None else str(address)
 
 
 @contextlib.contextmanager
@@ -59,47 +94,85 @@ def cluster_on_demand(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
         return context.run(connect)  # a client is closed in the context in which it was made, and jobs have their own
 
     try:
-        executor = connect_here() if spec.scheduler is not None else OnDemandExecutor(connect_here)
+        executor = connect_here() if find_address(spec) is not None else OnDemandExecutor(connect_here)
         with use_executor(executor):
             yield
     finally:
         context.run(stack.close)
 
 
+def find_address(spec: ClusterSpec) -> str | None:
+    """Return the address of an existing scheduler; None if the command starts a cluster.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler file is not there.
+    """
+    if spec.scheduler_file is not None:
+        return _read_address(spec.scheduler_file)
+    is_own = any(value is not None for value in (spec.workers, spec.threads, spec.class_, spec.adapt))
+    return spec.scheduler or (None if is_own else configured_scheduler())
+
+
+def _read_address(path: str) -> str:
+    end = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            return str(json.loads(Path(path).read_text("utf-8"))["address"])
+        except FileNotFoundError as error:
+            if time.monotonic() > end:
+                raise ClusterError(
+                    f"the scheduler file {path!r} is not there after {CONNECT_SECONDS} s: start `dask scheduler --scheduler-file {path}`, or name its file"
+                ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if time.monotonic() > end:  # it may be half written
+                raise UsageError(
+                    f"{path!r} is no scheduler file ({one_line(error)}): name the file of `dask scheduler --scheduler-file`"
+                ) from error
+        time.sleep(0.2)
+
+
 @contextlib.contextmanager
 def cluster(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
-    """Activate a Dask client, of an existing cluster or of new worker processes on this machine."""
-    scheduler = spec.scheduler
+    """Activate a Dask client, of an existing cluster or of new workers."""
     if not verbose:
         dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical"}})
     from distributed import Client  # imported here, as it takes a second, and info and --dry-run do not need it
 
+    scheduler = find_address(spec)
     if scheduler is None:
-        with local_cluster(spec.workers or CPU_COUNT, verbose) as local, Client(local):  # type: ignore[no-untyped-call]
+        with _own_cluster(spec, verbose) as own, Client(own):  # type: ignore[no-untyped-call]
             try:
                 yield
             except (JobStopped, KeyboardInterrupt):
-                _kill_workers(local)
+                if spec.class_ is None:
+                    _kill_workers(own)
                 raise
         return
+    with _connected(scheduler, spec) as client, client.as_current():
+        if not client.nthreads():
+            click.echo(f"the cluster at {scheduler} has no workers: waiting for the first", err=True)
+        yield
+
+
+def _connected(scheduler: str, spec: ClusterSpec) -> Any:
+    from distributed import Client
+
     try:
         # A client that can't connect would stay this process's default.
-        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+        return Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False, security=_security(spec))  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # a TypeError for tls:// without certificates
-        if urlsplit(scheduler).scheme == "tls" and not isinstance(error, OSError):
+        if urlsplit(scheduler).scheme == "tls" and spec.tls is None and not isinstance(error, OSError):
             raise UsageError(
-                f"{scheduler!r} needs certificates, but none are configured here ({one_line(error)}): set them in Dask's "
-                "configuration, distributed.comm.tls.ca-file, .client.cert and .client.key, or by DASK_DISTRIBUTED__COMM__TLS__..."
+                f"{scheduler!r} needs certificates, but none are configured here ({one_line(error)}): give --tls CA,CERT,KEY, or set them in "
+                "Dask's configuration, distributed.comm.tls.ca-file, .client.cert and .client.key, or by DASK_DISTRIBUTED__COMM__TLS__..."
             ) from error
         kind = ClusterError if isinstance(error, OSError) else UsageError
         raise kind(
             f"no Dask scheduler answers at {scheduler!r} ({one_line(error)}): give the address that the scheduler printed "
             "at its start, like tcp://host:8786"
         ) from error
-    with client, client.as_current():
-        if not client.nthreads():  # type: ignore[no-untyped-call]
-            click.echo(f"the cluster at {scheduler} has no workers: waiting for the first", err=True)
-        yield
 
 
 def _kill_workers(local: Any) -> None:
@@ -111,17 +184,47 @@ def _kill_workers(local: Any) -> None:
                 os.kill(nanny.pid, signal.SIGKILL)
 
 
-def local_cluster(processes: int, verbose: bool) -> Any:
+def _security(spec: ClusterSpec) -> Any:
+    """Return the certificates of --tls; None stands for Dask's configuration."""
+    if spec.tls is None:
+        return None
+    from distributed import Security
+
+    ca, cert, key = spec.tls
+    return Security(tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key, require_encryption=True)  # type: ignore[no-untyped-call]
+
+
+def _own_cluster(spec: ClusterSpec, verbose: bool) -> Any:
+    # Without this, Dask may never restart a worker that dies twice in 15 seconds, and a job without workers waits forever.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
+    if spec.class_ is not None:
+        return start_cluster(spec)
+    own = local_cluster(spec, verbose)
+    if spec.adapt is not None:
+        own.adapt(minimum=spec.adapt.minimum, maximum=spec.adapt.maximum)
+    return own
+
+
+def local_workers(threads: int) -> int:
+    """Return the default number of worker processes on this machine, by its cores and its memory.
+
+    Only the cores and the memory that this process may use count, by its affinity and its control group.
+    """
+    from distributed.system import MEMORY_LIMIT
+
+    return max(1, min(CPU_COUNT // threads, MEMORY_LIMIT // LEAST_MEMORY))
+
+
+def local_cluster(spec: ClusterSpec, verbose: bool) -> Any:
     """Return a cluster of processes; the logs of the workers are shown with --verbose only."""
     from distributed import LocalCluster
 
-    # Without this, Dask may never restart a worker that dies twice in 15 seconds, and a job without workers waits forever.
-    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
+    threads = spec.threads or 1
     quiet = {"silence_logs": logging.CRITICAL, "preload": [QUIET_WORKER]}
     loud = {"silence_logs": False, "preload": [LOUD_WORKER]}
     return LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=processes,
-        threads_per_worker=1,
+        n_workers=(spec.workers or local_workers(threads)) if spec.adapt is None else 0,
+        threads_per_worker=threads,
         dashboard_address="127.0.0.1:0",  # any free port; None would open 8787, and warn if that is in use
         **(loud if verbose else quiet),
     )

@@ -20,10 +20,11 @@ from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
 from shardedstore.cli.plan import tell_estimate
 from shardedstore.cli.signals import stop_on_signals
 from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
-from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
+from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobfiles.write import to_toml
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.stop_signal import StopSignal

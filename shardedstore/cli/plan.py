@@ -13,10 +13,11 @@ from shardedstore.cli.cluster import check_cluster
 from shardedstore.cli.common import tell, tell_table, user_errors
 from shardedstore.cli.exit_codes import ExitCode
 from shardedstore.display.plan import plan_to_page, plan_to_rich, plan_to_text
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import plan_spec
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
-from shardedstore.jobfiles.spec import ClusterSpec, JobSpec
+from shardedstore.jobfiles.spec import JobSpec
 from shardedstore.jobs.estimates.estimate import Estimate
 
 

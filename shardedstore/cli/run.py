@@ -20,10 +20,11 @@ from shardedstore.cli.exit_codes import ExitCode, exit_code_of, exit_code_of_fai
 from shardedstore.display.jobs import JobRow, jobs_lines, jobs_table
 from shardedstore.errors import ShardedStoreError, ShardsFailed
 from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
 from shardedstore.jobfiles.options import given_options, override, spec_options
 from shardedstore.jobfiles.read import JobFile, job_name, read_job_file
-from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
+from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobs.callbacks import Callback, JobEnd
 from shardedstore.text import one_line
 

@@ -15,10 +15,10 @@ from shardedstore.cli.exit_codes import ExitCode
 from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.open import open_any
 from shardedstore.jobfiles.options import given_options, make_spec, spec_options
 from shardedstore.jobfiles.parse import parse_shard_options
-from shardedstore.jobfiles.spec import ClusterSpec
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import BESIDE, join_url, normalize

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from shardedstore.jobfiles.spec import ClusterSpec
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobs.estimates.estimate import Estimate
 from shardedstore.jobs.estimates.sampling import SAMPLE
 from shardedstore.jobs.job_plan import JobPlan
@@ -39,4 +39,6 @@ class EstimateSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def estimate_plan(plan: JobPlan, spec: EstimateSpec, workers: ClusterSpec) -> Estimate:
     """Return the estimate of a plan that a spec describes."""
     options: dict[str, Any] = {name: getattr(spec, name) for name in spec.__struct_fields__}
-    return plan.estimate(**options, threads=workers.workers)
+    return plan.estimate(
+        **options, threads=None if workers.workers is None else workers.workers * (workers.threads or 1)
+    )

@@ -15,12 +15,13 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import msgspec
 
 from shardedstore.errors import UsageError
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.job import transforms_of
 from shardedstore.jobfiles.lines import Key, find_line
 from shardedstore.jobfiles.paths import in_folder
 from shardedstore.jobfiles.problems import explain_invalid, suggestion
 from shardedstore.jobfiles.secrets import check_ping, check_storage
-from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
+from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobfiles.variables import expand, words_of
 
 Spec = TypeVar("Spec", bound=msgspec.Struct)

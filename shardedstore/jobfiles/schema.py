@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from shardedstore.fields import FORMAT
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.registry import BUILT_IN, option_types
-from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
+from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobfiles.variables import WHOLE
 from shardedstore.storage.options import CLIENT_OPTIONS, Options, is_public
 from shardedstore.transforms.base.chain import Sink

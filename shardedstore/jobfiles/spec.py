@@ -2,7 +2,7 @@
 
 To add options, write a frozen keyword-only msgspec.Struct in the feature's own file (the Python class itself, such as
 `Limits`, if there is one), annotate each field as below, and add one field of that class with a default to `JobSpec`,
-`ClusterSpec` or `RunSpec`. A field of `JobSpec` with the name of a keyword of `ShardedStore.plan` is passed to it, a field
+`ClusterSpec` (cluster_spec.py) or `RunSpec`. A field of `JobSpec` with the name of a keyword of `ShardedStore.plan` is passed to it, a field
 of `RunSpec` to `JobPlan.run`; the fields of a nested struct become options of their own. `options.py` lists the keys of `extra`.
 """
 
@@ -25,7 +25,6 @@ from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 Rule = str | int | list[int] | dict[str, int]
 ShardRules = str | int | list[str] | dict[str, Rule]
 Transform = str | dict[str, Any]  # "zip:per_zip=9", or {"use": "zip", "per_zip": 9}
-Count = Annotated[int, Meta(ge=1)]
 StorageValues = dict[str, str | int | float | bool]
 
 
@@ -183,25 +182,6 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         Meta(
             description="Write metrics for the textfile collector of node_exporter to this .prom file.",
             extra={"metavar": "FILE", "path": True},
-        ),
-    ] = None
-
-
-class ClusterSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The Dask cluster of all jobs of a command."""
-
-    workers: Annotated[
-        Count | None,
-        Meta(
-            description="The number of worker processes on this machine. The default is one for each core that this process may use.",
-            extra={"metavar": "N"},
-        ),
-    ] = None
-    scheduler: Annotated[
-        str | None,
-        Meta(
-            description="Run on this Dask cluster instead, such as tcp://host:8786.",
-            extra={"metavar": "ADDRESS"},
         ),
     ] = None
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.paths import in_folder
-from shardedstore.jobfiles.spec import ClusterSpec, JobSpec, RunSpec
+from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobfiles.variables import VARIABLE
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")

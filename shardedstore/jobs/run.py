@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from shardedstore.errors import DestinationError, LockedError, ShardsFailed
+from shardedstore.jobs.estimates.memory import shard_memory
 from shardedstore.jobs.events import Events
 from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.executors.base import Executor, KilledWorker
@@ -143,7 +144,7 @@ def _summaries(executor: Executor, job: Job, plan: Plan, meter: Meter, stop: Sto
     yield left.before
     results = executor.map_unordered(
         partial(run_task if job.move is None else move_task, job),
-        _MeteredTasks(meter, _queue(job, plan, left)),
+        _MeteredTasks(meter, _queue(job, plan, left), max(shard_memory(job, plan).values())),
         _urls(job, plan),
         partial(job.find_missing, places_of(location for _, location in plan.config.locations())),
         stop,
@@ -163,8 +164,8 @@ def _queue(job: Job, plan: Plan, left: Remaining) -> TaskQueue:
 class _MeteredTasks:
     """Tasks of a job, whose meter notes the tasks that the executor gets."""
 
-    def __init__(self, meter: Meter, tasks: TaskQueue) -> None:
-        self._meter, self._tasks = meter, tasks
+    def __init__(self, meter: Meter, tasks: TaskQueue, memory: int) -> None:
+        self._meter, self._tasks, self.memory = meter, tasks, memory
         self.seconds: float | None = None
         self.is_light = tasks.is_light
 

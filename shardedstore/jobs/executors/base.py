@@ -28,10 +28,13 @@ class Tasks(Protocol[Item, Result_contra]):
         The measured duration of a task, in seconds; None before the first measurement.
     is_light : bool
         Whether the tasks take so little time that no cluster is started for them.
+    memory : int
+        The memory that a task takes in a thread, in bytes; 0 if unknown.
     """
 
     seconds: float | None
     is_light: bool
+    memory: int
 
     def __bool__(self) -> bool:
         """Return whether tasks are left."""
@@ -87,6 +90,8 @@ class Executor(Protocol):
         ------
         DestinationError
             If remote workers fail the check.
+        UsageError
+            If remote workers lack packages, or have another version of shardedstore.
         ClusterError
             If the connection to the cluster is lost, or a local process dies.
         """
@@ -96,6 +101,7 @@ class TaskList(Generic[Item, Result]):
     """A fixed list of tasks."""
 
     seconds: float | None = None
+    memory: int = 0
 
     def __init__(self, name: str, tasks: Iterable[Item], *, is_light: bool = False) -> None:
         self._name, self._tasks, self.is_light = name, list(tasks)[::-1], is_light

@@ -25,7 +25,8 @@ from shardedstore.jobs.executors.cancellable import end_soon, run_cancellable
 from shardedstore.jobs.executors.credentials import credentials_on
 from shardedstore.jobs.executors.spans import Spans, run_metered
 from shardedstore.jobs.executors.stopping import passing_on
-from shardedstore.jobs.executors.worker_monitor import check_workers, warn_without_workers
+from shardedstore.jobs.executors.worker_monitor import check_memory, check_workers, warn_without_workers
+from shardedstore.jobs.executors.worker_packages import check_packages
 from shardedstore.jobs.stop_signal import StopSignal, is_over, is_requested
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class DistributedExecutor:
         """Run a function on tasks; see `Executor.map_unordered`."""
         with credentials_on(self._client, urls), warn_without_workers(self._client):
             if check is not None:
+                check_packages(self._client)
                 check_workers(self._client, check)
+                check_memory(self._client, tasks.memory)
             token = secrets.token_hex(4)
             tell = partial(self._client.run, end_soon, token, on_error="ignore")
             with (

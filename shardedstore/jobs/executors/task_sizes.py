@@ -51,9 +51,12 @@ class TaskQueue:
         The measured duration of a task, in seconds; None before the first measurement.
     is_light : bool
         False: the tasks of a job need a cluster.
+    memory : int
+        0: the memory of the shards is not known here.
     """
 
     is_light = False
+    memory = 0
 
     def __init__(
         self, segments: Iterable[Segment], again: Mapping[int, int] = MappingProxyType({}), name: str = ""

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from shardedstore.errors import DestinationError
+from dask.utils import format_bytes
+
+from shardedstore.errors import DestinationError, UsageError
 from shardedstore.jobs.executors.base import Check
+from shardedstore.text import count
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -21,11 +24,12 @@ LOOK = 5.0  # seconds between two checks
 ABSENT = 60.0  # seconds without workers before a warning
 PROOF_SECONDS = 15.0  # the time in which each worker must answer
 SILENT = object()
+LEFT = "%d workers have left the cluster (%s), and %d are there: unfinished shards run again on others. Later losses are not told"
 
 
 @contextmanager
 def warn_without_workers(client: Client) -> Iterator[None]:
-    """Warn while the block runs if the cluster has no workers for `ABSENT` seconds.
+    """Warn while the block runs if workers leave the cluster, once, and if it has none for `ABSENT` seconds.
 
     There is one warning each time that all workers are gone.
     """
@@ -40,10 +44,16 @@ def warn_without_workers(client: Client) -> Iterator[None]:
 
 def _watch(client: Client, ended: threading.Event) -> None:
     gone: float | None = None
-    told = False
+    told = is_loss_told = False
+    before: set[str] = set()
     while not ended.wait(LOOK):
         with suppress(Exception):  # the job itself reports a lost scheduler
-            if client.nthreads():  # type: ignore[no-untyped-call]
+            workers = set(client.nthreads())  # type: ignore[no-untyped-call]
+            if before - workers and not is_loss_told:
+                logger.warning(LEFT, len(before - workers), next(iter(before - workers)), len(workers))
+                is_loss_told = True
+            before = workers
+            if workers:
                 if told:
                     logger.warning("the cluster has workers again, and the job goes on")
                 gone, told = None, False
@@ -68,6 +78,8 @@ def check_workers(client: Client, check: Check) -> None:
     ------
     DestinationError
         If workers can't run the tasks. The message names the workers and their reasons.
+    UsageError
+        If workers lack a package.
     """
     found: dict[str, object] = client.sync(_ask, client, check, PROOF_SECONDS)  # type: ignore[no-untyped-call]
     silent = [worker for worker, what in found.items() if what is SILENT]
@@ -79,9 +91,37 @@ def check_workers(client: Client, check: Check) -> None:
     # An OSError means that a worker died meanwhile, which a job survives.
     missing = {worker: what for worker, what in found.items() if isinstance(what, str | BaseException)}
     missing = {worker: what for worker, what in missing.items() if not isinstance(what, OSError)}
+    lacking = {worker: what for worker, what in missing.items() if isinstance(what, ImportError)}
+    if lacking:
+        worker, error = next(iter(lacking.items()))
+        raise UsageError(
+            f"{len(lacking)} of {len(found)} workers lack a package ({worker}: {error}): install it where the workers run, in the version of "
+            "this process"
+        )
     if missing:
         shown = "; ".join(f"{worker}: {what}" for worker, what in list(missing.items())[:4])
         raise DestinationError(f"{len(missing)} of {len(found)} workers can't do the job: {shown}")
+
+
+def check_memory(client: Client, needed: int) -> None:
+    """Warn of workers whose memory is too small for a shard in each of their threads.
+
+    Parameters
+    ----------
+    client : Client
+        The client of the cluster.
+    needed : int
+        The memory of a shard, in bytes; 0 if unknown.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"] if needed else {}
+    small = [one for one in workers.values() if 0 < one["memory_limit"] < needed * one["nthreads"]]
+    if small:
+        least = min(small, key=lambda one: one["memory_limit"] / one["nthreads"])
+        logger.warning(
+            "%d of %d workers have little memory: %s for %s, and a shard may take %s: give workers more memory or fewer threads, or "
+            "divide the source into smaller shards",
+            len(small), len(workers), format_bytes(least["memory_limit"]), count(least["nthreads"], "thread"), format_bytes(needed),
+        )  # fmt: skip
 
 
 async def _ask(client: Client, function: Callable[[], object], seconds: float) -> dict[str, object]:
