@@ -14,7 +14,7 @@ QUICK := "not slow and not s3 and not cluster"
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-quick test-wheel fuzz chaos lint format bench build schema hooks clean distclean
+.PHONY: help demo test test-quick test-wheel fuzz chaos lint format bench docs build schema hooks clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ bench: $(VENV)/.installed-bench ## Run all benchmarks in sequence
 		$(BIN)/python -m "benchmarks.$$(basename $$file .py)" $(ARGS); \
 	done
 
+docs: $(VENV)/.installed-docs ## Build the documentation site into build/site, and check its links
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+
 build: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build
 
@@ -73,7 +76,7 @@ clean: ## Remove builds, caches and the files of the demo
 distclean: clean ## Remove the virtual environments as well
 	rm -rf .venv .venv-new
 
-# The environment is created once. An extra (demo, test, dev, bench) is installed on first use, and again after
+# The environment is created once. An extra (demo, test, docs, dev, bench) is installed on first use, and again after
 # pyproject.toml has changed.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
