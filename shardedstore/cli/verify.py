@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -12,22 +13,27 @@ import click
 from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import tell, user_errors
 from shardedstore.cli.exit_codes import ExitCode
+from shardedstore.cli.job_files import each_job, is_job_file, only_option
 from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
+from shardedstore.jobfiles.job import destination_options
 from shardedstore.jobfiles.open import open_any
-from shardedstore.jobfiles.options import given_options, make_spec, spec_options
+from shardedstore.jobfiles.options import given_options, make_spec, override, spec_options
 from shardedstore.jobfiles.parse import parse_shard_options
+from shardedstore.jobfiles.read import job_name, read_job_file
+from shardedstore.jobfiles.spec import JobSpec
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import BESIDE, join_url, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.verify.report import LEVELS, Level
+from shardedstore.verify.report import LEVELS, Level, VerifyReport
 
 
 @click.command("verify")
-@click.argument("result")
+@click.argument("result", metavar="RESULT|JOBS.toml")
+@only_option
 @click.option("--against", metavar="SOURCE", help="The source, or any other Zarr that should hold the same data.")
 @click.option("--shards", multiple=True, metavar="RULE", help="Divide SOURCE by this rule for reading; see convert.")
 @click.option("--level", type=click.Choice(LEVELS), help="The level of comparison; see above.")
@@ -44,6 +50,7 @@ from shardedstore.verify.report import LEVELS, Level
 def verify_command(
     result: str,
     *,
+    only: tuple[str, ...],
     against: str | None,
     shards: tuple[str, ...],
     level: Level | None,
@@ -60,7 +67,7 @@ def verify_command(
 ) -> None:
     """Compare a result with its ledger, or with its source.
 
-    RESULT is the result of a job, or any Zarr. SOURCE is a Zarr, a zip or a config. No data are changed. To resume after an
+    RESULT is the result of a job, or any Zarr. JOBS.toml stands for the results of its jobs; see run. SOURCE is a Zarr, a zip or a config. No data are changed. To resume after an
     interruption, run the same command again.
 
     \b
@@ -81,15 +88,17 @@ def verify_command(
       5  a temporary error, such as a server that does not answer
     """  # noqa: D301 (click reads the backspace)
     with user_errors(result):
+        if is_job_file(result):
+            if against is not None or resume is not None:
+                raise UsageError("--against and --resume are for one result: leave them out")
+            check = partial(ShardedStore.verify, level=level, resume=not no_resume, mark=mark)
+            sys.exit(verify_file(result, only, check, as_json=as_json, verbose=verbose))
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
         check_cluster(workers)
         options = parse_side("destination", result, storage, profile)
-        url = normalize(result)
         if no_resume and resume is not None:
             raise UsageError("--resume and --no-resume contradict each other: leave one out")
-        beside = join_url(url + BESIDE, FILE_NAME)
-        is_beside = nbytes_of(beside, take_options(url, options)) is not None
-        store, _ = open_any(beside if is_beside else result, options)
+        store = open_result(result, options)
         other = None
         if against is not None:
             source_options = parse_side("source", against, source_storage, source_profile)
@@ -101,9 +110,39 @@ def verify_command(
                 other, is_config = open_any(against, source_options)
                 if not is_config and "*" not in against:  # use the same default division as convert
                     other = ShardedStore.partition(against, storage_options=source_options)
-        needs_cluster = level != "exists"
-        with cluster_on_demand(workers, verbose) if needs_cluster else contextlib.nullcontext():
+        with cluster_on_demand(workers, verbose):
             report = store.verify(other, level=level, resume=not no_resume if resume is None else resume, mark=mark)
     tell(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
-    if not report.ok:
-        sys.exit(ExitCode.HOLES if report.has_holes_only else ExitCode.FAILED)
+    sys.exit(_exit_code(report))
+
+
+def verify_file(
+    file: str, only: tuple[str, ...], check: Callable[[ShardedStore], VerifyReport], *, as_json: bool, verbose: bool
+) -> int:
+    """Verify the results of the jobs of a file on one cluster, and return the worst exit code."""
+    jobs = read_job_file(file, only=only)
+    workers = override(jobs.cluster, given_options(ClusterSpec))
+    check_cluster(workers)
+
+    def verify(job: JobSpec) -> tuple[dict[str, Any], int]:
+        report = check(open_result(job.destination, destination_options(job)))
+        if not as_json:
+            tell(f"{job_name(job)}: {report}")
+        return report.to_dict(), _exit_code(report)
+
+    with cluster_on_demand(workers, verbose):
+        return each_job(jobs, verify, as_json=as_json)
+
+
+def open_result(result: str, options: Any) -> ShardedStore:
+    """Open a result of a job, or any Zarr; the config of one ordinary Zarr is beside it."""
+    url = normalize(result)
+    beside = join_url(url + BESIDE, FILE_NAME)
+    is_beside = nbytes_of(beside, take_options(url, options)) is not None
+    return open_any(beside if is_beside else result, options)[0]
+
+
+def _exit_code(report: VerifyReport) -> ExitCode:
+    if report.ok:
+        return ExitCode.DONE
+    return ExitCode.HOLES if report.has_holes_only else ExitCode.FAILED

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from shardedstore.jobfiles.lines import Key
-from shardedstore.jobfiles.open import open_source
+from shardedstore.jobfiles.open import open_source, source_options
 from shardedstore.jobfiles.registry import make_sink, make_step
 from shardedstore.jobfiles.secrets import resolve_storage
 from shardedstore.jobfiles.spec import JobSpec, RunSpec, Transform
@@ -25,10 +25,8 @@ def find_moved(spec: JobSpec) -> str | None:
     """Return the source of a job if an earlier run moved all of it; delete what is left of it first."""
     if spec.move is None:
         return None
-    options = side_options("source", spec.source, resolve_storage(spec.source_storage), spec.source_profile)
-    take_options(normalize(spec.source), options)
-    options = side_options("destination", spec.destination, resolve_storage(spec.storage), spec.profile)
-    return finish_move(spec.destination, options, spec.source)
+    take_options(normalize(spec.source), source_options(spec))
+    return finish_move(spec.destination, destination_options(spec), spec.source)
 
 
 def plan_spec(spec: JobSpec) -> JobPlan:
@@ -57,9 +55,14 @@ def _step_texts(spec: JobSpec) -> Iterator[tuple[tuple[Key, ...], Transform]]:
         yield ("codec",), f"recompress:codec={name}" + (f",{options}" if options else "")
 
 
+def destination_options(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> Any:
+    """Return the storage options of the destination."""
+    return side_options("destination", spec.destination, resolve_storage(spec.storage, environment), spec.profile)
+
+
 def make_spec_sink(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> Sink:
     """Return the sink of a job."""
-    options = side_options("destination", spec.destination, resolve_storage(spec.storage, environment), spec.profile)
+    options = destination_options(spec, environment)
     given = {"storage_options": options} if options else {}
     return make_sink(spec.to, spec.destination, **given)
 

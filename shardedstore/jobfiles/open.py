@@ -29,10 +29,15 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
     return ShardedStore.partition(what, [], storage_options=options), False
 
 
+def source_options(spec: JobSpec) -> Any:
+    """Return the storage options of the source."""
+    return side_options("source", spec.source, resolve_storage(spec.source_storage), spec.source_profile)
+
+
 def open_source(spec: JobSpec) -> ShardedStore:
     """Return the source of a job with its own shards if it is a config or many Zarrs, else divided by the rules."""
     is_asked = bool(spec.shards or spec.include or spec.exclude)
-    options = side_options("source", spec.source, resolve_storage(spec.source_storage), spec.source_profile)
+    options = source_options(spec)
     if "*" in spec.source:
         if is_asked:
             raise UsageError(

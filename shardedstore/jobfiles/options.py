@@ -11,6 +11,7 @@ These keys of a field's `msgspec.Meta(extra=...)` are read:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -37,12 +38,13 @@ class SpecOption(click.Option):
         self.spec, self.path, self.parse = spec, path, parse
 
 
-def spec_options(*specs: type[msgspec.Struct]) -> Callable[[Command], Command]:
-    """Add the options of all fields of specs to a command."""
+def spec_options(*specs: type[msgspec.Struct], are_required: bool = True) -> Callable[[Command], Command]:
+    """Add the options of all fields of specs to a command; a command that also takes job files requires none."""
 
     def add(function: Command) -> Command:
         options = [option for spec in specs for option in _struct_options(spec, spec, ())]
         for names, keywords in reversed(options):
+            keywords["required"] = keywords["required"] and are_required
             function = click.option(*names, cls=SpecOption, **keywords)(function)
         return function
 
@@ -73,6 +75,8 @@ def make_spec(spec: type[Spec], values: Mapping[str, Any]) -> Spec:
     try:
         return msgspec.convert(dict(values), spec)
     except msgspec.ValidationError as error:
+        if missing := re.fullmatch("Object missing required field `(.*)`", str(error)):
+            raise UsageError(f"--{missing[1]} is missing: see --help") from error
         raise UsageError(one_line(error)) from error
 
 

@@ -90,3 +90,47 @@ def test_errors_of_the_file_stop_before_the_first_job(jobs):
     assert done.exit_code == ExitCode.UNUSABLE
     assert done.stderr == f"error: {jobs}:12: retries is text, but must be a whole number [usage]\n"
     assert done.stdout == ""
+
+
+def test_a_file_is_planned_with_a_line_for_each_job(jobs):
+    (jobs.parent / "out" / "b" / "shardedstore.json").unlink()
+    (jobs.parent / "c.zarr").rename(jobs.parent / "elsewhere")
+    done = invoke("plan", jobs)
+    assert done.exit_code == ExitCode.UNUSABLE
+    assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [
+        f"{name}: nothing to do, 3 kept" for name in "ab"
+    ]
+    assert "error: c: " in done.stderr
+    one = invoke("plan", jobs, "--only", "a")
+    assert one.exit_code == ExitCode.DONE
+    assert one.stdout.startswith("JobPlan of ToZip to")
+    told = json.loads(invoke("plan", jobs, "--json").stdout)
+    assert [(job["name"], job["exit_code"]) for job in told["jobs"]] == [("a", 0), ("b", 0), ("c", 2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a.zarr",), "plan needs a DESTINATION for 'a.zarr', or a job file"),
+        (("a.zarr", "out"), "--to is missing"),
+        (("jobs.toml", "--to", "zip"), "the options of its jobs stand in the file"),
+        (("jobs.toml", "--html", "x.html"), "--html writes the estimate of one job: choose it with --only"),
+        (("jobs.toml", "--only", "z"), "there is no job 'z': use one of a, b, c"),
+    ],
+)
+def test_plans_that_make_no_sense(jobs, monkeypatch, arguments, message):
+    monkeypatch.chdir(jobs.parent)
+    done = invoke("plan", *arguments)
+    assert done.exit_code == ExitCode.UNUSABLE
+    assert message in done.stderr
+
+
+def test_the_results_of_a_file_are_verified(jobs):
+    done = invoke("verify", jobs, "--level", "exists")
+    assert done.exit_code == ExitCode.DONE
+    assert done.stdout.splitlines() == [f"{name}: ok: 3 shards, by names and sizes" for name in NAMES]
+    next((jobs.parent / "out" / "b" / "t").iterdir()).unlink()
+    told = invoke("verify", jobs, "--level", "exists", "--json")
+    assert told.exit_code == ExitCode.FAILED
+    assert [job["exit_code"] for job in json.loads(told.stdout)["jobs"]] == [0, 1, 0]
+    assert "--against and --resume are for one result" in invoke("verify", jobs, "--against", "x").stderr
