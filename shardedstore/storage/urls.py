@@ -160,11 +160,18 @@ def unreadable(url: str) -> str | None:
     return None
 
 
+_FORMAT = re.compile(r"\|zarr[23]?:/?([^|]*)\Z")  # the last stage of a URL pipeline
+
+
 def normalize(url: str | os.PathLike[str]) -> str:
     """Return an absolute local path, or a URL without a trailing slash.
 
+    A URL pipeline of Zarr's ZEP 8 may end with the format of the Zarr and a path in it.
+
     >>> normalize("file:///data/my%20cube.zarr/"), normalize("S3://bucket/era5.zarr/")
     ('/data/my cube.zarr', 's3://bucket/era5.zarr')
+    >>> normalize("s3://bucket/era5.zarr/|zarr3:winds/u")
+    's3://bucket/era5.zarr/winds/u'
 
     Raises
     ------
@@ -172,6 +179,8 @@ def normalize(url: str | os.PathLike[str]) -> str:
         For an unknown scheme, credentials in the URL, and characters that clients drop or misread.
     """
     text = os.fspath(url)
+    if (found := _FORMAT.search(text)) is not None:
+        text = f"{text[: found.start()].rstrip('/')}/{found[1]}"
     scheme = _scheme(text)
     if scheme is None:
         if not text:

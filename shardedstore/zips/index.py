@@ -26,7 +26,7 @@ from shardedstore.zips.writer import CENTRAL, END, END64, LOCAL, LOCATOR64, MAX1
 if TYPE_CHECKING:
     from typing_extensions import Buffer as Bytes
 
-_INSIDE = re.compile(r"((?:(?!\|zip:).)+)\|zip:([^|]*)(?:\|zarr[23]?:/?)?", re.DOTALL)
+_INSIDE = re.compile(r"((?:(?!\|zip:).)+)\|zip:([^|]*)(?:\|zarr[23]?:/?([^|]*))?", re.DOTALL)
 
 
 def split_inside(url: str | os.PathLike[str]) -> tuple[str, str]:
@@ -43,6 +43,8 @@ def split_inside(url: str | os.PathLike[str]) -> tuple[str, str]:
     --------
     >>> split_inside("/data/x.zip|zip:a%20b/x.zarr/"), split_inside("s3://bucket/x.zip")
     (('/data/x.zip', 'a b/x.zarr'), ('s3://bucket/x.zip', ''))
+    >>> split_inside("s3://bucket/x.zip|zip:a.zarr/|zarr3:wind/u")
+    ('s3://bucket/x.zip', 'a.zarr/wind/u')
     """
     text = os.fspath(url)
     if "|zip:" not in text:
@@ -50,7 +52,7 @@ def split_inside(url: str | os.PathLike[str]) -> tuple[str, str]:
     found = _INSIDE.fullmatch(text)
     if found is None:
         raise UsageError(f"{text!r} is not a path inside a zip: name one folder of the zip, like 'x.zip|zip:path/'")
-    path = unquote(found[2]).strip("/")
+    path = "/".join(filter(None, (unquote(part or "").strip("/") for part in found.groups()[1:])))
     return found[1], path and check_path(path, "the folder in a zip")
 
 

@@ -175,6 +175,19 @@ def test_the_commands(tmp_path):
     assert "there is no key 't2m/99.1': list the keys" in missing.output
 
 
+def test_a_listed_url_is_a_source(tmp_path):
+    """The URL pipelines that `ls` prints are accepted as sources."""
+    folders = results(tmp_path, 3)["directories"]
+    for folder in ("zips ä%", "folders"):
+        lines = CliRunner().invoke(main, ["ls", str(tmp_path / folder), "--json"]).output.splitlines()
+        urls = [json.loads(line)["url"] for line in lines]
+        assert all(url.startswith("file:///") and url.endswith("|zarr3:") for url in urls)
+        found = zarr.open_array(ShardedStore.partition(urls[1], []), mode="r")
+        np.testing.assert_array_equal(found[:], zarr.open_array(folders, path="t2m", mode="r")[:16])
+        inner = zarr.open_array(ShardedStore.partition(f"{urls[0]}time", []), mode="r")
+        np.testing.assert_array_equal(inner[:], np.arange(64))
+
+
 icechunk = pytest.mark.skipif(sys.version_info < (3, 12), reason="icechunk 2 needs Python 3.12")
 
 
