@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import click
@@ -21,12 +22,31 @@ AGAIN = ": call map_shards"  # start of the advice for users of the API, which c
 NARROWEST = 80  # columns of a terminal that shows tables
 
 
+_is_silent = ContextVar("is_silent", default=False)
+
+
+@contextlib.contextmanager
+def silence(is_silent: bool) -> Iterator[None]:
+    """Print no results and notes, as ``--quiet`` asks for; errors are printed."""
+    token = _is_silent.set(is_silent)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
+
+
+def note(text: str) -> None:
+    """Print a note to stderr."""
+    if not _is_silent.get():
+        click.echo(f"note: {text}", err=True)
+
+
 class NoteHandler(logging.Handler):
     """Writes each log record to stderr as a note of one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         # docstring inherited
-        click.echo(f"note: {record.getMessage()}", err=True)
+        note(record.getMessage())
 
 
 @contextlib.contextmanager
@@ -46,8 +66,10 @@ def failures(errors: Iterable[BaseException]) -> Iterator[str]:
         yield f"{one_line(some[0])} [{some[0].code}]{others(some)}"
 
 
-def tell(text: str) -> None:
-    """Print a line to stdout; a closed stdout does not fail the command."""
+def tell(text: str, *, always: bool = False) -> None:
+    """Print a line to stdout, with `always` also if results are not printed; a closed stdout does not fail the command."""
+    if _is_silent.get() and not always:
+        return
     try:
         click.echo(text)
     except OSError as error:

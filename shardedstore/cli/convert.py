@@ -9,14 +9,18 @@ from typing import Any
 import click
 from dask.utils import format_bytes
 
+from shardedstore.callbacks.outcome import KeepEnd
 from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import (
     failures,
+    note,
     notes_on_stderr,
+    silence,
     tell,
     user_errors,
 )
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
+from shardedstore.cli.outcome import outcome
 from shardedstore.cli.plan import tell_estimate
 from shardedstore.cli.signals import stop_on_signals
 from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
@@ -38,8 +42,11 @@ from shardedstore.text import count
 @spec_options(JobSpec, ClusterSpec, RunSpec)
 @click.option("--print-job", is_flag=True, help="Print the job file that stands for this command; see run.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing; see plan.")
+@click.option("--json", "as_json", is_flag=True, help="Print the end of the job as JSON: the last line of stdout.")
 @click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error.")
-def convert(source: str, destination: str, *, print_job: bool, dry_run: bool, verbose: bool, **_: Any) -> None:
+def convert(
+    source: str, destination: str, *, print_job: bool, dry_run: bool, as_json: bool, verbose: bool, **_: Any
+) -> None:
     """Convert the Zarr SOURCE to DESTINATION, shard by shard.
 
     SOURCE is a Zarr: a folder, a zip or a URL. With * in its name, it stands for many Zarrs, and each is a shard. It can
@@ -86,7 +93,7 @@ def convert(source: str, destination: str, *, print_job: bool, dry_run: bool, ve
       shardedstore convert 'cells/*.zarr' out --to zip:per_zip=1000
       shardedstore convert old.zarr s3://bucket/new.zarr --to zarr --v3 --codec zstd:level=5
     """  # noqa: D301 (click reads the backspace)
-    with user_errors():
+    with outcome(as_json) as end, user_errors(), end.noting_errors():
         spec = make_spec(JobSpec, given_options(JobSpec, source=source, destination=destination))
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
         run = make_spec(RunSpec, given_options(RunSpec))
@@ -97,19 +104,18 @@ def convert(source: str, destination: str, *, print_job: bool, dry_run: bool, ve
         if not dry_run and (moved := find_moved(spec)) is not None:
             tell(f"{moved} was moved before: nothing is left to do")
             return
-        with stop_on_signals(run) as stop:
+        with silence(run.log.quiet), stop_on_signals(run) as stop:
             with pinging_refusal(spec):
                 plan = plan_spec(spec)
             if dry_run:
                 tell_estimate(estimate_plan(plan, EstimateSpec(), workers))
             else:
                 if is_remote(source) or is_remote(destination):
-                    click.echo(
-                        "note: the workers use the credentials of their own environment, unless a profile or variables of a "
-                        "side are given",
-                        err=True,
+                    note(
+                        "the workers use the credentials of their own environment, unless a profile or variables of a "
+                        "side are given"
                     )
-                run_plan(plan, spec, workers, run, stop, verbose=verbose)
+                run_plan(plan, spec, workers, run, stop, end, verbose=verbose)
 
 
 CHANGED_AS = (
@@ -119,13 +125,14 @@ CHANGED_AS = (
 
 
 def run_plan(
-    plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, stop: StopSignal, *, verbose: bool
+    plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, stop: StopSignal, end: KeepEnd, *, verbose: bool
 ) -> None:
     """Run the job and print its result."""
     with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose):
         warnings.simplefilter("ignore", UserWarning)  # failures are printed below
-        told = {"report": not spec.no_report, "callbacks": callbacks_of(spec, sys.argv)}
-        result = plan.run(**{"progress": True, **run_options(run), **told, "max_duration": None, "stop": stop})
+        callbacks = [*callbacks_of(spec, sys.argv), *run.log.callbacks(), end]
+        options = {"progress": run.log.progress(), "report": not spec.no_report, **run_options(run)}
+        result = plan.run(**{**options, "callbacks": callbacks, "max_duration": None, "stop": stop})
     summary = result.summary
     assert summary is not None
     reasons = {
@@ -138,7 +145,7 @@ def run_plan(
     if summary.moved:
         tell(f"{count(summary.moved, 'shard')} moved: {format_bytes(summary.freed)} deleted in {spec.source}")
     if summary.throttled:
-        click.echo(f"note: the server was too busy {summary.throttled:,} times; these requests were repeated", err=True)
+        note(f"the server was too busy {summary.throttled:,} times; these requests were repeated")
     place = normalize(spec.destination)
     for line in failures(summary.failures):
         click.echo(f"{'hole' if summary.holes else 'error'}: {line}", err=True)
@@ -151,10 +158,7 @@ def run_plan(
         sys.exit(exit_code_of_failures(summary.failures))
     tell(str(plan.opened_url))
     if summary.holes:
-        click.echo(
-            f"note: the result has {count(len(summary.holes), 'hole')}: run the same command again to try again",
-            err=True,
-        )
+        note(f"the result has {count(len(summary.holes), 'hole')}: run the same command again to try again")
         sys.exit(ExitCode.HOLES)
     if run.exit_code_if_unchanged and not summary.done:
         sys.exit(ExitCode.UNCHANGED)

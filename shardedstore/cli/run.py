@@ -116,8 +116,8 @@ def _run_job(job: JobSpec, options: RunSpec, digest: str, *, shows_progress: boo
             return JobRow(name=name, destination=job.destination, state="moved before")
         with pinging_refusal(job):
             plan = plan_spec(job)
-        told = [end, *callbacks_of(job, sys.argv, digest)]
-        shown = {"progress": shows_progress or None, "report": not job.no_report}
+        told = [end, *callbacks_of(job, sys.argv, digest), *options.log.callbacks()]
+        shown = {"progress": shows_progress and options.log.progress(), "report": not job.no_report}
         result = plan.run(**{**shown, **run_options(options), "callbacks": told})
         summary = result.summary
         assert summary is not None

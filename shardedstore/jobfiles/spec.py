@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from shardedstore.callbacks.log_options import LogOptions
 from shardedstore.jobfiles.parse import only_one, parse_shard_options, parse_storage
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.guards import Guards
@@ -206,3 +207,4 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     exit_code_if_unchanged: Annotated[bool, Meta(description="End with exit code 3 if there was nothing to do.")] = (
         False
     )
+    log: Annotated[LogOptions, Meta(description="The log and the progress.")] = LogOptions()
