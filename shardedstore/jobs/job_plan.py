@@ -27,8 +27,9 @@ from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.prepare import prepare
 from shardedstore.jobs.progress import Meter
 from shardedstore.jobs.result import find_accepted
-from shardedstore.jobs.run import delay_job, run_job
+from shardedstore.jobs.run import delay_job, run_job, run_slice
 from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.jobs.slices import check_slice
 from shardedstore.jobs.stop_signal import GRACE, Duration, StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import Job
@@ -220,14 +221,78 @@ class JobPlan:
         from shardedstore.callbacks.report import ReportWriter
 
         shown = progress_callback(progress)
-        if stop is not None and max_duration is not None:
-            raise UsageError("max_duration and stop exclude each other: give max_duration to the StopSignal")
-        stop = stop or StopSignal(max_duration, grace)
+        stop = _stop_signal(max_duration, grace, stop)
         chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]
         if report is not False and not any(isinstance(callback, ReportWriter) for callback in chosen):
             chosen.append(ReportWriter("" if report is True else report))
         with Events(chosen, self, Meter(self._plan)) as events:
             return run_job(self._job, self._plan, self._overwrite, self._wrap, events, stop)
+
+    def run_slice(
+        self,
+        number: int,
+        count: int,
+        progress: Shown = None,
+        callbacks: Iterable[Callback] = (),
+        *,
+        max_duration: Duration | None = None,
+        grace: Duration = GRACE,
+        stop: StopSignal | None = None,
+    ) -> Summary:
+        """Run one of `count` equal parts of the job in this process, and publish nothing.
+
+        Processes on different machines run the parts without a Dask cluster, in any order and at the same time. A part may
+        die, run twice, or overlap with another run of itself. Then `run` runs the shards that are left, and publishes the result.
+
+        Parameters
+        ----------
+        number, count : int
+            The number of the part, from 1, and the number of parts.
+        progress, callbacks, max_duration, grace, stop
+            As for `run`.
+
+        Returns
+        -------
+        Summary
+            The shards of the part.
+
+        Raises
+        ------
+        UsageError
+            If there is no such part, or if the job can't run in parts: a move, a job without a destination, with
+            ``overwrite=True``, or with a chain that has no stable fingerprint.
+        LockedError
+            If a whole job, or a part of another job, writes to the destination.
+        JobStopped
+            If the time was up before all shards of the part had ended.
+        ShardsFailed
+            If shards of the part failed. Finished shards stay.
+
+        See Also
+        --------
+        run : Run the whole job, or what is left of it.
+
+        Examples
+        --------
+        >>> import tempfile, dask, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+        ...     _ = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(8,), chunks=(2,), dtype="i4")
+        ...     plan = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (2,)}).plan(ToZip(f"{folder}/zips"))
+        ...     parts = [plan.run_slice(number, 2).done for number in (1, 2)]
+        ...     parts, plan.run().summary.skipped
+        ([2, 3], 5)
+        """
+        from shardedstore.callbacks.progress import progress_callback
+
+        part = check_slice(number, count)
+        shown = progress_callback(progress)
+        chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]
+        stop = _stop_signal(max_duration, grace, stop)
+        meter = Meter(self._plan, runs=part.runs(self._job, self._plan))
+        with Events(chosen, self, meter) as events:
+            return run_slice(self._job, self._plan, self._overwrite, part, events, stop)
 
     def to_delayed(self) -> Delayed:
         """Return the job as one lazy Dask object, which computes the store of the results.
@@ -388,6 +453,12 @@ def _parse_rate(rate: str | float) -> float:
     if not found or found < 0:
         raise UsageError(f"rate={rate!r} is no rate: write one like '1.2 GiB/s'")
     return float(found)
+
+
+def _stop_signal(max_duration: Duration | None, grace: Duration, stop: StopSignal | None) -> StopSignal:
+    if stop is not None and max_duration is not None:
+        raise UsageError("max_duration and stop exclude each other: give max_duration to the StopSignal")
+    return stop or StopSignal(max_duration, grace)
 
 
 def _name(part: object) -> str:

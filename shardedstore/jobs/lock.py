@@ -1,9 +1,13 @@
-"""One job at a time at a destination: a lock that tells honest people, on a local disk or in an object store.
+"""The lock of a destination: one job at a time, or several slices of one job together.
 
-Correctness never depends on it. The holder has made the file of the highest number, which only one can make; it counts
-up in it, and writes "free" at the end. A lock is taken over, by making the next number, when its holder is known to be
-dead, or has not counted while it was watched for `LIFE` seconds: clocks are never compared. Only numbers that another has
-followed are ever removed, by `prune`.
+The lock prevents double work of honest users, on a local disk or in an object store. Correctness never depends on it.
+
+A job holds ``lock-<n>.json`` with the highest number, which only one process can create. The holder counts up in its file
+and writes "free" at the end. A slice holds a file of its own, ``slice-<nonce>.json``, and removes it at the end. A holder
+first writes its own file, and then looks for others. So of two that start at the same time, at least one sees the other.
+
+Another process may take over if the holder is known to be dead, or if it does not count for `LIFE` seconds while it is
+watched. Clocks are never compared. Only numbers with a successor are removed, by `prune`.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,11 +35,32 @@ RENEWAL = 10.0  # seconds between two counts
 LIFE = 45.0  # seconds without a count after which a holder is taken to be dead
 LOOK = 1.0  # seconds between two looks
 _NAME = re.compile(r"lock-(\d+)\.json")
-_mine: set[str] = set()  # the nonces of what this process holds, or tried to take
+_SLICE = re.compile(r"slice-[0-9a-f]+\.json")
+_mine: set[str] = set()  # nonces of the locks that this process holds or tries to take
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who holds a lock, for people and for telling one holder from another."""
+    """The holder of a lock.
+
+    Attributes
+    ----------
+    who, host, since : str
+        The user, the host and the start, for messages.
+    machine : str
+        A text that is equal for two processes that can see each other.
+    process : int
+        The number of the process.
+    begun : float
+        The start of the process.
+    nonce : str
+        A random token of the lock.
+    count : int
+        A counter that grows while the holder lives.
+    free : bool
+        Whether the lock was given back.
+    job, part : str
+        The token of the job and the slice, such as ``"3/40"``; empty for a whole job.
+    """
 
     who: str
     host: str
@@ -46,59 +71,144 @@ class Holder(msgspec.Struct, frozen=True):
     nonce: str
     count: int = 0
     free: bool = False
+    job: str = ""
+    part: str = ""
 
     @property
     def shown(self) -> str:
-        """How messages call the holder."""
-        return f"{self.who} on {self.host} (process {self.process}, since {self.since})"
+        """The holder in messages."""
+        part = f"slice {self.part} of " if self.part else ""
+        return f"{part}{self.who} on {self.host} (process {self.process}, since {self.since})"
 
 
 @contextmanager
 def held(folder: Folder) -> Iterator[threading.Event]:
-    """Hold the lock of a destination; the event that is given is set when someone else has taken it over.
+    """Hold the lock of a destination for a whole job; the event is set when another job has taken it over.
 
     Raises
     ------
+    LockedError
+        If another job or a slice holds it; the message names the holder and its start.
     DestinationError
-        When another job holds it, naming who and since when.
+        If the destination can't be written to.
     """
-    try:
+    with _written_to(folder):
+        _refuse_slices(folder)
         number, mine = _take(folder)
-    except STORAGE_ERRORS as error:
-        raise DestinationError(f"the destination {folder.url!r} can't be written to: {explain(error)}") from error
-    ended, lost = threading.Event(), threading.Event()
-    thread = threading.Thread(
-        target=_count, args=(folder, number, mine, ended, lost), name="shardedstore-lock", daemon=True
-    )
     try:
-        thread.start()
-        yield lost
+        with _written_to(folder):
+            _refuse_slices(folder)
+        with _counting(folder, _path(number), mine, lambda: _latest(folder)[0] > number) as lost:
+            yield lost
     finally:
         _mine.discard(mine.nonce)
+        _free(folder, number, mine)
+
+
+@contextmanager
+def held_by_slice(folder: Folder, job: str, part: str) -> Iterator[threading.Event]:
+    """Hold the lock of a destination for a slice, together with other slices of the same job.
+
+    Parameters
+    ----------
+    folder : Folder
+        The destination.
+    job : str
+        The token of the job.
+    part : str
+        The slice, for messages.
+
+    Raises
+    ------
+    LockedError
+        If a whole job or a slice of another job holds it.
+    DestinationError
+        If the destination can't be written to.
+    """
+    mine = msgspec.structs.replace(_self(), job=job, part=part)
+    path = f"{FOLDER}/slice-{mine.nonce}.json"
+    _mine.add(mine.nonce)
+    try:
+        with _written_to(folder):
+            folder.write(path, msgspec.json.encode(mine))
+            number, holder = _latest(folder)
+            if holder is not None:
+                _refuse(folder, {_path(number): holder})
+            _refuse_slices(folder, job)
+        with _counting(folder, path, mine, lambda: _is_taken(folder, number)) as lost:
+            yield lost
+    finally:
+        _mine.discard(mine.nonce)
+        with suppress(*STORAGE_ERRORS):
+            folder.remove(path)
+
+
+@contextmanager
+def _written_to(folder: Folder) -> Iterator[None]:
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise DestinationError(f"the destination {folder.url!r} can't be written to: {explain(error)}") from error
+
+
+@contextmanager
+def _counting(folder: Folder, path: str, mine: Holder, is_lost: Callable[[], bool]) -> Iterator[threading.Event]:
+    """Count up in the file of a lock until the block ends; the event is set when the lock is lost."""
+    ended, lost = threading.Event(), threading.Event()
+
+    def count() -> None:
+        counted = 0
+        while not ended.wait(RENEWAL):
+            counted += 1
+            with suppress(*STORAGE_ERRORS):  # a server that is away for a while is no reason to end
+                _write(folder, path, msgspec.structs.replace(mine, count=counted))
+                if is_lost():
+                    lost.set()
+                    return
+
+    thread = threading.Thread(target=count, name="shardedstore-lock", daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
         ended.set()
         thread.join()
-        _free(folder, number, mine)
+
+
+def _refuse_slices(folder: Folder, job: str = "") -> None:
+    """Raise LockedError if a slice of another job lives, and remove the files of dead slices."""
+    found = ((path, _read(folder, path)) for path in _slices(folder))
+    others = {path: holder for path, holder in found if holder is not None and (not job or holder.job != job)}
+    _refuse(folder, others)
+    for path in others:
+        folder.remove(path)
+
+
+def _refuse(folder: Folder, holders: Mapping[str, Holder]) -> None:
+    living = _living(folder, holders)
+    if living is not None:
+        raise LockedError(
+            f"the destination {folder.url!r} is being written to by {living.shown}: wait for that job, or end it; then "
+            "the same call goes on from there"
+        )
 
 
 def _take(folder: Folder) -> tuple[int, Holder]:
     while True:
         number, holder = _latest(folder)
-        if holder is not None and not holder.free and _lives(folder, number, holder):
-            raise LockedError(
-                f"the destination {folder.url!r} is being written to by {holder.shown}: wait for that job, or end it; then "
-                "the same call goes on from there"
-            )
+        if holder is not None:
+            _refuse(folder, {_path(number): holder})
         mine = _self()
         _mine.add(mine.nonce)
         try:
-            _write(folder, number + 1, mine, create=True)
+            _write(folder, _path(number + 1), mine, create=True)
             if _numbers(folder)[-1:] == [
                 number + 1
-            ]:  # what `superseded` named may have been removed, and is free to make
+            ]:  # `prune` may have removed the number, so that it could be created
                 return number + 1, mine
         except FileExistsError:
             pass
-        except BaseException:  # an interrupt may come when it is made
+        except BaseException:  # an interrupt may come after the file is created
             _mine.discard(mine.nonce)
             _free(folder, number + 1, mine)
             raise
@@ -116,7 +226,7 @@ def _self() -> Holder:
 
 
 def _machine() -> str:
-    """Return what two processes have in common that can see each other: the machine since it was started, and the container."""
+    """Return a text that is equal for two processes that can see each other: host, boot and process namespace."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -124,7 +234,7 @@ def _machine() -> str:
 
 
 def _begun(process: int) -> float | None:
-    """Return when a process of this machine began; None where there is none, or a dead one that nobody has waited for."""
+    """Return the start of a process of this machine; None for no process or a zombie."""
     import psutil  # type: ignore[import-untyped]
 
     try:
@@ -136,68 +246,82 @@ def _begun(process: int) -> float | None:
 
 def _latest(folder: Folder) -> tuple[int, Holder | None]:
     number = max(_numbers(folder), default=0)
-    return number, _read(folder, number) if number else None
+    return number, _read(folder, _path(number)) if number else None
+
+
+def _is_taken(folder: Folder, number: int) -> bool:
+    """Tell whether a whole job has taken a lock with a higher number."""
+    latest, holder = _latest(folder)
+    return latest > number and holder is not None and not holder.free
 
 
 def _numbers(folder: Folder) -> list[int]:
     return sorted(int(found[1]) for name in folder.names(FOLDER) if (found := _NAME.fullmatch(name)))
 
 
+def _slices(folder: Folder) -> list[str]:
+    return [f"{FOLDER}/{name}" for name in folder.names(FOLDER) if _SLICE.fullmatch(name)]
+
+
 def superseded(folder: Folder) -> list[str]:
-    """Return the names of the files of locks that another has followed: nobody needs them any more."""
+    """Return the names of the lock files that have a successor, so that they can be removed."""
     return [_path(number) for number in _numbers(folder)[:-1]]
 
 
-def _lives(folder: Folder, number: int, holder: Holder) -> bool:
-    """Tell whether a holder lives: at once where it is a process of this machine, else by watching it count."""
-    if holder.machine == _machine():
-        if holder.process == os.getpid():  # what an interrupt or a lost connection kept from being freed is not held
-            return holder.nonce in _mine
-        begun = _begun(holder.process)  # which moves a little when the clock is set
-        return begun is not None and abs(begun - holder.begun) < 2
+def _living(folder: Folder, holders: Mapping[str, Holder]) -> Holder | None:
+    """Return a holder that lives; None if all are free or dead.
+
+    Processes of this machine are looked up. Others are watched all at once.
+    """
+    watched = dict[str, Holder]()
+    for path, holder in holders.items():
+        if holder.free:
+            continue
+        if holder.machine != _machine():
+            watched[path] = holder
+        elif _lives_here(holder):
+            return holder
     until = time.monotonic() + LIFE
-    while time.monotonic() < until:
+    while watched and time.monotonic() < until:
         time.sleep(LOOK)
-        now = _read(folder, number)
-        if now is None or now.free or now.nonce != holder.nonce:
-            return False
-        if now.count != holder.count:
-            return True
-    return False
+        for path, holder in list(watched.items()):
+            now = _read(folder, path)
+            if now is None or now.free or now.nonce != holder.nonce:
+                del watched[path]
+            elif now.count != holder.count:
+                return holder
+    return None
 
 
-def _count(folder: Folder, number: int, mine: Holder, ended: threading.Event, lost: threading.Event) -> None:
-    count = 0
-    while not ended.wait(RENEWAL):
-        count += 1
-        with suppress(*STORAGE_ERRORS):  # a store that is gone for a while is no reason to end
-            _write(folder, number, msgspec.structs.replace(mine, count=count))
-            if _latest(folder)[0] > number:
-                lost.set()
-                return
+def _lives_here(holder: Holder) -> bool:
+    """Tell whether a holder on this machine lives."""
+    if holder.process == os.getpid():  # an interrupt or a lost connection may have kept the lock from being freed
+        return holder.nonce in _mine
+    begun = _begun(holder.process)  # which moves a little when the clock is set
+    return begun is not None and abs(begun - holder.begun) < 2
 
 
 def _path(number: int) -> str:
     return f"{FOLDER}/lock-{number}.json"
 
 
-def _write(folder: Folder, number: int, holder: Holder, *, create: bool = False) -> None:
-    folder.write(_path(number), msgspec.json.encode(holder), create=create)
+def _write(folder: Folder, path: str, holder: Holder, *, create: bool = False) -> None:
+    folder.write(path, msgspec.json.encode(holder), create=create)
 
 
 def _free(folder: Folder, number: int, mine: Holder) -> None:
-    """Say that a lock is free, if it is ours; where that can't be written, it is seen to be dead in time."""
+    """Mark our lock as free. If that fails, others see after a while that it is dead."""
     with suppress(*STORAGE_ERRORS):
-        found = _read(folder, number)
+        found = _read(folder, _path(number))
         if found is not None and found.nonce == mine.nonce:
-            _write(folder, number, msgspec.structs.replace(mine, free=True))
+            _write(folder, _path(number), msgspec.structs.replace(mine, free=True))
 
 
 _HOLDER = msgspec.json.Decoder(Holder)
 
 
-def _read(folder: Folder, number: int) -> Holder | None:
+def _read(folder: Folder, path: str) -> Holder | None:
     try:
-        return _HOLDER.decode(folder.read(_path(number)))
+        return _HOLDER.decode(folder.read(path))
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None

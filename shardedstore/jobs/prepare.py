@@ -33,6 +33,7 @@ from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.versions import (
     ONCE,
     Identity,
+    OvertakenError,
     claim,
     last_begun,
     ledger_of,
@@ -243,6 +244,33 @@ def identity(plan: Plan, job: Job) -> Identity:
     )
 
 
+def start_slice(job: Job, plan: Plan, wanted: Identity, executor: Executor) -> Job:
+    """Open the destination for a slice, and return the job with its generation there.
+
+    Several slices may do this at the same time. The first one begins the job. If it continues a finished job, it also looks
+    for changes of the source; later slices and an ordinary run continue from its records.
+    """
+    while True:
+        try:
+            return _begin_slice(job, plan, wanted, executor)
+        except OvertakenError:
+            continue
+
+
+def _begin_slice(job: Job, plan: Plan, wanted: Identity, executor: Executor) -> Job:
+    check_moved(job, wanted)
+    found = job.layout.open(wanted, overwrite=False)
+    ledger = job.layout.ledger(found.generation, found.nonce)
+    is_first = ledger.is_compacted()
+    if found.after and not ledger.has_inherited():
+        take_over(job, plan, found)
+        is_first = True
+    if is_first and (changed := _find_changed(job, plan, ledger, executor)):
+        found = _begin_again(job, wanted, found, ledger, changed)
+        take_over(job, plan, found, changed)
+    return replace(job, generation=found.generation, nonce=found.nonce)
+
+
 def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, executor: Executor) -> Job:
     """Open the destination for writing, and return the job with its generation there.
 
@@ -258,22 +286,32 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, executor: Exe
     ledger = layout.ledger(found.generation, found.nonce)
     if found.after and not ledger.has_inherited():
         stale = take_over(job, plan, found)
-    changed = (
-        find_unwanted(job, plan, ledger) if layout.has_objects else frozenset[int]()
-    )  # others hold no such metadata
-    if job.changed != "metadata" and (records := ledger.read()):
-        changed |= find_stale(job.changed, plan, records, executor)
-    if changed:
-        _check_none_moved(ledger, changed)
-        code = found.code or wanted.code
-        wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)
-        found = claim(layout.place, wanted, found.generation)
+    if changed := _find_changed(job, plan, ledger, executor):
+        found = _begin_again(job, wanted, found, ledger, changed)
         ledger = layout.ledger(found.generation, found.nonce)
         stale += take_over(job, plan, found, changed)
     if layout.is_remote and ledger.unfinished():
         logger.warning(UNFINISHED, layout.folder, bucket_rule(layout.url))
     job = replace(job, generation=found.generation, nonce=found.nonce, stale=stale)
     return replace(job, lost=layout.mend(job, plan))
+
+
+def _find_changed(job: Job, plan: Plan, ledger: Ledger, executor: Executor) -> frozenset[int]:
+    """Return the numbers of the recorded shards that must be made again."""
+    changed = (
+        find_unwanted(job, plan, ledger) if job.layout.has_objects else frozenset[int]()
+    )  # others hold no such metadata
+    if job.changed != "metadata" and (records := ledger.read()):
+        changed |= find_stale(job.changed, plan, records, executor)
+    return changed
+
+
+def _begin_again(job: Job, wanted: Identity, found: Identity, ledger: Ledger, changed: frozenset[int]) -> Identity:
+    """Begin a new generation that continues a job whose source has changed."""
+    _check_none_moved(ledger, changed)
+    code = found.code or wanted.code
+    wanted = msgspec.structs.replace(wanted, after=found.generation, code=code)
+    return claim(job.layout.place, wanted, found.generation)
 
 
 def check_moved(job: Job, wanted: Identity) -> None:
@@ -309,24 +347,25 @@ def _reason(record: Record) -> str:
     return "marked" if record.marked else "lost"
 
 
-def remaining(job: Job, plan: Plan) -> Remaining:
-    """Return what is left of a job."""
-    segments = job.segments(plan)
+def remaining(job: Job, plan: Plan, segments: list[Segment] | None = None) -> Remaining:
+    """Return the remaining shards of a job, or of some of its segments."""
+    segments = job.segments(plan) if segments is None else segments
+    runs = [run for segment in segments for run in segment.runs]
     records = job.ledger.read()
     if not records:
         return Remaining(segments, Summary(again={"changed": job.stale} if job.stale else {}), {})
-    done = job.done(plan.runs, records, job.layout.inventory())
+    done = job.done(runs, records, job.layout.inventory())
     if job.move is not None:  # a published shard is not done before its source is deleted
         done = frozenset(number for number in done if records[number].moved == MOVED[-1])
     left = [segment.without(done) for segment in segments]
-    again = {number: records[number].generation for number in records.keys() - done}
+    again = {n: records[n].generation for run in runs for n in run.numbers if n in records and n not in done}
     gone = again if job.move is None else {}  # a move goes on with what is published
     reasons = Counter(_reason(records[number]) for number in gone)
     reasons.update(changed=job.stale, lost=job.lost, marked=-job.lost)
     before = Summary(
         skipped=len(done),
         missing=sum(records[number].is_done for number in gone),
-        decoded_nbytes=decoded_nbytes(plan.runs, done),
+        decoded_nbytes=decoded_nbytes(runs, done),
         again={reason: number for reason, number in reasons.items() if number > 0},
     )
     return Remaining([segment for segment in left if segment.runs], before, again)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import msgspec
 
-from shardedstore.jobs.shards import Plan, Task
+from shardedstore.jobs.shards import Plan, Run, Task
 from shardedstore.jobs.summary import Summary
 
 WINDOW = 60.0  # seconds of the rate, at least
@@ -132,6 +132,8 @@ class Meter:
         The shards of the job.
     clock : callable
         Returns the time in seconds.
+    runs : iterable of Run, optional
+        The shards to count, if they are a part of the job.
 
     Attributes
     ----------
@@ -139,10 +141,13 @@ class Meter:
         The sum of all summaries so far, without the records.
     """
 
-    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, plan: Plan, clock: Callable[[], float] = time.monotonic, runs: Iterable[Run] | None = None
+    ) -> None:
         self.outcome = Summary()
-        self._total = plan.shard_count
-        self._total_decoded = sum(run.decoded_nbytes * (run.stop - run.first) for run in plan.runs)
+        counted = list(plan.runs if runs is None else runs)
+        self._total = sum(run.stop - run.first for run in counted)
+        self._total_decoded = sum(run.decoded_nbytes * (run.stop - run.first) for run in counted)
         self._clock, self._begun, self._lock = clock, clock(), threading.Lock()
         self._last, self._longest = self._begun, 0.0
         self._running: dict[int, tuple[Task, float]] = {}  # by the number of the first shard

@@ -110,14 +110,23 @@ def _failed(number: int, error: ShardError) -> Record:
     return Record(0, 0, "", shard=number, failed=error.cause.partition("\n")[0], code=error.code)
 
 
-def stopped(job: Job, plan: Plan, outcome: Summary, stop: StopSignal) -> JobStopped:
-    """Record the failures of a job that stops before its end, and return its error."""
+def stopped(job: Job, plan: Plan, outcome: Summary, stop: StopSignal, total: int) -> JobStopped:
+    """Record the failures of a job or a slice that stops before its end, and return its error.
+
+    `total` is the number of its shards.
+    """
     if outcome.failures:
         _keep(job, plan, outcome.failures)
     done, failed = outcome.done + outcome.skipped, len(outcome.failures)
-    counts = f"{done:,} of {plan.shard_count:,} shards are done{f', {failed:,} failed' if failed else ''}"
-    text = f"{stop.told}; {counts} and {plan.shard_count - outcome.tried:,} are left{job.layout.again}"
+    counts = f"{done:,} of {total:,} shards are done{f', {failed:,} failed' if failed else ''}"
+    text = f"{stop.told}; {counts} and {total - outcome.tried:,} are left{job.layout.again}"
     return JobStopped(text, stop.reason, replace(outcome, records={}))
+
+
+def slice_failed(job: Job, plan: Plan, outcome: Summary, total: int) -> ShardsFailed:
+    """Record the failures of a slice, and return its error; `total` is the number of its shards."""
+    _keep(job, plan, outcome.failures)
+    return shards_failed(job, outcome.failures, total, total - outcome.tried)
 
 
 def shards_failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:

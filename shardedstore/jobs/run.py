@@ -16,6 +16,7 @@ from shardedstore.jobs.events import Events
 from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.executors.base import Executor, KilledWorker
 from shardedstore.jobs.executors.delayed import delay
+from shardedstore.jobs.executors.local import LocalExecutor
 from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
 from shardedstore.jobs.failures_file import write_failures
@@ -26,10 +27,11 @@ from shardedstore.jobs.move.state import begin_move
 from shardedstore.jobs.move.task import move_task
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.preflight import places_of, source_urls
-from shardedstore.jobs.prepare import Remaining, identity, remaining, start
+from shardedstore.jobs.prepare import Remaining, identity, remaining, start, start_slice
 from shardedstore.jobs.progress import Meter
-from shardedstore.jobs.result import finish, stopped
+from shardedstore.jobs.result import finish, slice_failed, stopped
 from shardedstore.jobs.shards import Plan, Segment, Task
+from shardedstore.jobs.slices import Slice, check_sliceable
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.versions import read_identity
@@ -84,20 +86,55 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events
         job = start(job, plan, identity(plan, job), overwrite, executor)
         if job.move is not None:
             begin_move(job.ledger, check_source(plan.config), is_new=is_new)
-        summary = _run_shards(executor, job, plan, lost, events, stop)
+        summary = _run_shards(executor, job, plan, remaining(job, plan), lost, events, stop)
         if job.layout.destination is not None:
             write_failures(job.layout.place, summary.failures)
         if stop.is_requested and summary.tried < plan.shard_count:
-            raise stopped(job, plan, summary, stop)
+            raise stopped(job, plan, summary, stop, plan.shard_count)
         return _finish(plan, wrap, job, summary)
 
 
+def run_slice(job: Job, plan: Plan, overwrite: bool, part: Slice, events: Events, stop: StopSignal) -> Summary:
+    """Run the shards of a slice in this process, and return their summary; no config is written.
+
+    Raises
+    ------
+    UsageError
+        If the job can't run in slices.
+    JobStopped
+        If the stop was requested and shards of the slice are left; finished shards stay.
+    LockedError
+        If a whole job, or a slice of another job, uses the destination.
+    ShardsFailed
+        If shards failed; finished shards stay.
+    """
+    wanted, executor = identity(plan, job), LocalExecutor()
+    check_sliceable(job, wanted, overwrite)
+    stop.check()
+    with job.layout.held_by_slice(f"{wanted.source} {wanted.chain}", str(part)) as lost:
+        job = start_slice(job, plan, wanted, executor)
+        segments = part.of(job.segments(plan))
+        total = sum(segment.count for segment in segments)
+        summary = _run_shards(executor, job, plan, remaining(job, plan, segments), lost, events, stop)
+        if stop.is_requested and summary.tried < total:
+            raise stopped(job, plan, summary, stop, total)
+        if summary.failures:
+            raise slice_failed(job, plan, summary, total)
+        return replace(summary, records={})
+
+
 def _run_shards(
-    executor: Executor, job: Job, plan: Plan, lost: threading.Event, events: Events, stop: StopSignal
+    executor: Executor,
+    job: Job,
+    plan: Plan,
+    left: Remaining,
+    lost: threading.Event,
+    events: Events,
+    stop: StopSignal,
 ) -> Summary:
     """Run the remaining shards, and return the sum of their summaries."""
     summaries = list[Summary]()
-    with stop.deferred(), closing(_summaries(executor, job, plan, events.meter, stop)) as found:
+    with stop.deferred(), closing(_summaries(executor, job, plan, left, events.meter, stop)) as found:
         for summary in _until_hopeless(job, found):
             summaries.append(replace(summary, shards=()))
             events.add(summary)
@@ -138,9 +175,10 @@ def _check_lock(job: Job, lost: threading.Event) -> None:
         )
 
 
-def _summaries(executor: Executor, job: Job, plan: Plan, meter: Meter, stop: StopSignal) -> Generator[Summary]:
+def _summaries(
+    executor: Executor, job: Job, plan: Plan, left: Remaining, meter: Meter, stop: StopSignal
+) -> Generator[Summary]:
     """Yield the summary of the shards of earlier runs, then the summary of each task."""
-    left = remaining(job, plan)
     yield left.before
     results = executor.map_unordered(
         partial(run_task if job.move is None else move_task, job),

@@ -247,7 +247,7 @@ def identity_name(generation: int) -> str:
     return f"{FOLDER}/job-{generation}.json"
 
 
-class _Overtaken(DestinationError):
+class OvertakenError(DestinationError):
     """Raised when another job took over the destination."""
 
     def __init__(self, folder: Folder) -> None:
@@ -304,7 +304,7 @@ def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again
         try:
             code = (found.code if found is not None and after else {}) or wanted.code
             return claim(folder, msgspec.structs.replace(wanted, after=after, code=code), latest)
-        except _Overtaken:
+        except OvertakenError:
             continue
 
 
@@ -333,11 +333,11 @@ def claim(folder: Folder, wanted: Identity, latest: int) -> Identity:
     try:
         used = _highest(folder)
         if max(generations(folder), default=0) != latest:
-            raise _Overtaken(folder)
+            raise OvertakenError(folder)
         mine = msgspec.structs.replace(wanted, generation=max(used, latest) + 1, nonce=secrets.token_hex(4))
         folder.write(identity_name(mine.generation), msgspec.json.encode(mine), create=True)
     except FileExistsError:
-        raise _Overtaken(folder) from None
+        raise OvertakenError(folder) from None
     except STORAGE_ERRORS as error:
         raise DestinationError(f"the destination {folder.url!r} can't be written to: {explain(error)}") from error
     return mine
@@ -355,7 +355,7 @@ def check_latest(ledger: Ledger) -> None:
     """
     latest = read_identity(ledger.folder)
     if latest is None or ledger_of(ledger.folder, latest) != ledger:
-        raise _Overtaken(ledger.folder)
+        raise OvertakenError(ledger.folder)
 
 
 def is_latest(ledger: Ledger) -> bool:
@@ -382,6 +382,8 @@ def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity |
         if found is not None and (wanted.is_of(found) or wanted.goes_on_from(found)):
             return found, found.generation
         if not overwrite and (found is not None or set(folder.names()) - {FOLDER}):
+            if found is None and generations(folder):  # another slice began meanwhile
+                return _look(folder, wanted, overwrite)
             raise DestinationError(_foreign(folder.url, found, wanted))
     except STORAGE_ERRORS as error:
         raise DestinationError(f"the destination {folder.url!r} can't be used: {explain(error)}") from error

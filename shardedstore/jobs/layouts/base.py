@@ -16,7 +16,7 @@ from shardedstore.jobs.destination import check_apart
 from shardedstore.jobs.differences import Difference
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Ledger, Record
-from shardedstore.jobs.lock import held
+from shardedstore.jobs.lock import held, held_by_slice
 from shardedstore.jobs.preflight import find_unreadable, find_unwritable
 from shardedstore.jobs.result_preview import Planned
 from shardedstore.jobs.shards import Plan, Run
@@ -198,6 +198,10 @@ class ResultLayout(ABC):
     def held(self) -> AbstractContextManager[threading.Event]:
         """Hold the lock of the destination; see `shardedstore.jobs.lock.held`."""
         return held(self.place)
+
+    def held_by_slice(self, job: str, part: str) -> AbstractContextManager[threading.Event]:
+        """Hold the lock for a slice; see `shardedstore.jobs.lock.held_by_slice`."""
+        return held_by_slice(self.place, job, part)
 
     def find_missing(self, generation: int, sources: Iterable[Place]) -> str | None:
         """Return the reason why this process can't do the job; None if it can."""
