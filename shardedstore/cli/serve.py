@@ -1,0 +1,64 @@
+"""``shardedstore serve``."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import click
+
+from shardedstore.cli.common import tell, user_errors
+from shardedstore.cli.storage import parse_side, storage_params
+from shardedstore.errors import UsageError
+from shardedstore.jobfiles.open import open_any
+
+LOOPBACK = "127.0.0.1"
+
+
+@click.command()
+@click.argument("what", metavar="PATH")
+@click.option("--host", default=LOOPBACK, show_default=True, help="The address to listen on; 0.0.0.0 is every network.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port.  [default: 8000, or a free one]")
+@click.option(
+    "--cors",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let pages of this origin read, such as https://viewer.example.org, or * for any. May be repeated.",
+)
+@storage_params("PATH")
+def serve(
+    what: str, *, host: str, port: int | None, cors: tuple[str, ...], storage: tuple[str, ...], profile: str | None
+) -> None:
+    """Serve a Zarr, a zip or a config over HTTP, read-only, until Ctrl-C.
+
+    Viewers and libraries such as neuroglancer, zarrita.js, xarray and GDAL open the printed URL as one Zarr. There is no access
+    control: anybody who reaches the address reads everything.
+
+    \\b
+    Example:
+      shardedstore serve era5-zips --cors https://neuroglancer-demo.appspot.com
+    """  # noqa: D301 (click reads the backspace)
+    with user_errors(what):
+        library = _library()
+        store, _ = open_any(what, parse_side("destination", what, storage, profile))
+        app = library.store_app(store, cors_options={"allow_origins": list(cors)} if cors else None)
+        try:
+            server = library.serve_background(
+                app, host=host, port=port or "auto", uvicorn_options={"log_level": "warning"}
+            )
+        except (OSError, RuntimeError) as error:
+            raise UsageError(f"can't listen on {host}, port {port or 'any'}: {error}") from error
+        with server, contextlib.suppress(KeyboardInterrupt):
+            tell(f"{server.url}/")
+            threading.Event().wait()
+
+
+def _library() -> Any:
+    try:
+        import zarr_http_server
+    except ImportError as error:
+        raise UsageError(
+            "serve needs zarr-http-server, which is not installed: pip install 'shardedstore[serve]'; it needs Python 3.12"
+        ) from error
+    return zarr_http_server

@@ -1,0 +1,74 @@
+"""``shardedstore serve``: a result over HTTP, read by other clients."""
+
+import signal
+import subprocess
+import sys
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import dask
+import numpy as np
+import pytest
+import zarr
+
+from shardedstore import ShardedStore
+from shardedstore.transforms import ToZip
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.version_info < (3, 12), reason="zarr-http-server needs Python 3.12"),
+]
+ORIGIN = "https://viewer.example.org"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    root = zarr.create_group(folder / "a.zarr", attributes={"title": "demo"})
+    root.create_array("t", data=np.arange(96).reshape(12, 8), chunks=(2, 4))
+    zarr.consolidate_metadata(folder / "a.zarr")
+    with dask.config.set(scheduler="sync"):
+        ShardedStore.partition(folder / "a.zarr", {"t": (4, -1)}).map_shards(ToZip(folder / "zips"))
+    command = [sys.executable, "-m", "shardedstore", "serve", str(folder / "zips"), "--cors", ORIGIN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+
+
+def request(url, method="GET", **headers):
+    with urlopen(Request(url, method=method, headers=headers), timeout=10) as answer:
+        return answer.status, dict(answer.headers), answer.read()
+
+
+def test_a_client_reads_the_result_as_one_zarr(url):
+    assert url.startswith("http://127.0.0.1:")
+    found = zarr.open_group(ShardedStore.partition(url, []), mode="r")
+    assert found.attrs["title"] == "demo"
+    np.testing.assert_array_equal(found["t"][:], np.arange(96).reshape(12, 8))
+
+
+def test_ranges_and_origins(url):
+    whole = request(f"{url}t/c/0/0", Origin=ORIGIN)
+    part = request(f"{url}t/c/0/0", Origin=ORIGIN, Range="bytes=2-5")
+    assert (whole[0], part[0]) == (200, 206)
+    assert part[2] == whole[2][2:6]
+    assert whole[1]["access-control-allow-origin"] == ORIGIN
+    assert "access-control-allow-origin" not in request(f"{url}t/c/0/0", Origin="https://other.example.org")[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "t/c/9/9", 404),
+        ("GET", "..%2f..%2fetc/passwd", 404),
+        ("PUT", "t/c/0/0", 405),
+        ("DELETE", "t/c/0/0", 405),
+    ],
+)
+def test_other_requests_are_refused(url, method, path, status):
+    with pytest.raises(HTTPError, match=f"HTTP Error {status}"):
+        request(url + path, method)
