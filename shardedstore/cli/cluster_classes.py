@@ -12,7 +12,7 @@ from shardedstore.text import one_line
 
 JOB_QUEUES = ("HTCondor", "LSF", "Moab", "OAR", "PBS", "SGE", "SLURM")
 CLASSES = {  # the module of each class, and the package to install
-    **{f"dask_jobqueue.{name}Cluster": ("dask_jobqueue", "dask-jobqueue") for name in JOB_QUEUES},
+    **{f"dask_jobqueue.{name}Cluster": ("dask_jobqueue", "shardedstore[jobqueue]") for name in JOB_QUEUES},
     "dask_gateway.GatewayCluster": ("dask_gateway", "dask-gateway"),
     "dask_kubernetes.operator.KubeCluster": ("dask_kubernetes.operator", "dask-kubernetes"),
     "distributed.LocalCluster": ("distributed", "distributed"),

@@ -24,7 +24,7 @@ LOOK = 5.0  # seconds between two checks
 ABSENT = 60.0  # seconds without workers before a warning
 PROOF_SECONDS = 15.0  # the time in which each worker must answer
 SILENT = object()
-LEFT = "%d workers have left the cluster (%s), and %d are there: unfinished shards run again on others. Later losses are not told"
+LEFT = "%s lost (%s), %s left: unfinished shards run again on other workers. Later losses are not told"
 
 
 @contextmanager
@@ -50,7 +50,8 @@ def _watch(client: Client, ended: threading.Event) -> None:
         with suppress(Exception):  # the job itself reports a lost scheduler
             workers = set(client.nthreads())  # type: ignore[no-untyped-call]
             if before - workers and not is_loss_told:
-                logger.warning(LEFT, len(before - workers), next(iter(before - workers)), len(workers))
+                lost = before - workers
+                logger.warning(LEFT, count(len(lost), "worker"), next(iter(lost)), len(workers))
                 is_loss_told = True
             before = workers
             if workers:
