@@ -31,9 +31,9 @@ def export(
     storage: tuple[str, ...],
     profile: str | None,
 ) -> None:
-    """Write references to the chunks of RESULT, so that readers without shardedstore open it as one Zarr.
+    """Write references to the chunks of a result.
 
-    No chunk is read or copied. RESULT is the folder of a job, a config or a Zarr. DESTINATION is a JSON file for kerchunk,
+    Readers without shardedstore open the references as one Zarr. No chunk is read or copied. RESULT is the folder of a job, a config or a Zarr. DESTINATION is a JSON file for kerchunk,
     a folder for kerchunk-parquet (Zarr v2 only), and a repository for icechunk (Zarr v3 only), which is made if there is none.
 
     \b

@@ -25,7 +25,9 @@ from shardedstore.zarr.metadata import format_of
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @storage_params("PATH")
 def ls(what: str, *, keys: bool, under: str, as_json: bool, storage: tuple[str, ...], profile: str | None) -> None:
-    """List the shards of a Zarr, a zip or a config: kind, size and URL.
+    """List the shards or the keys of a Zarr, a zip or a config.
+
+    A line has the name, the kind, the size and the URL of a shard.
 
     The URLs are pipelines of Zarr's ZEP 8, such as s3://bucket/era5/t2m/0.zarr.zip|zip:|zarr3:, which tensorstore and neuroglancer
     open. The size of a folder is not known without a listing, and is left out.
@@ -72,7 +74,10 @@ def _url(shard: StoredShard, end: str) -> str:
 @click.argument("key")
 @storage_params("PATH")
 def cat(what: str, key: str, *, storage: tuple[str, ...], profile: str | None) -> None:
-    """Write the value of KEY to standard output: a metadata document, or the encoded bytes of a chunk."""
+    """Write the value of one key to standard output.
+
+    The value is a metadata document, or the encoded bytes of a chunk.
+    """
     with user_errors(what):
         store, _ = open_any(what, parse_side("destination", what, storage, profile))
         (data,) = reader_of(store).fetch([key])

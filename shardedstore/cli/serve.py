@@ -30,9 +30,9 @@ LOOPBACK = "127.0.0.1"
 def serve(
     what: str, *, host: str, port: int | None, cors: tuple[str, ...], storage: tuple[str, ...], profile: str | None
 ) -> None:
-    """Serve a Zarr, a zip or a config over HTTP, read-only, until Ctrl-C.
+    """Serve a Zarr, a zip or a config over HTTP.
 
-    Viewers and libraries such as neuroglancer, zarrita.js, xarray and GDAL open the printed URL as one Zarr. There is no access
+    It is read-only, and runs until Ctrl-C. Viewers and libraries such as neuroglancer, zarrita.js, xarray and GDAL open the printed URL as one Zarr. There is no access
     control: anybody who reaches the address reads everything.
 
     \\b

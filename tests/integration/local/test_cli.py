@@ -100,6 +100,7 @@ def test_help_names_commands_rules_and_exit_codes() -> None:
         "plan",
         "prune",
         "run",
+        "serve",
         "verify",
     ]
     assert all(line.endswith(".") and "..." not in line for line in commands)
