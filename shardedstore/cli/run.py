@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ import click
 from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import failures, notes_on_stderr, tell, tell_table, user_errors
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of, exit_code_of_failures, worst_of
+from shardedstore.cli.signals import stop_on_signals
 from shardedstore.display.jobs import JobRow, jobs_lines, jobs_table
 from shardedstore.errors import ShardedStoreError, ShardsFailed
 from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
@@ -26,6 +27,7 @@ from shardedstore.jobfiles.options import given_options, override, spec_options
 from shardedstore.jobfiles.read import JobFile, job_name, read_job_file
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobs.callbacks import Callback, JobEnd
+from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.text import one_line
 
 GOES_ON = (ExitCode.DONE, ExitCode.UNCHANGED, ExitCode.HOLES)
@@ -62,34 +64,41 @@ def run_command(
         workers = override(jobs.cluster, given_options(ClusterSpec))
         options = override(jobs.run, given_options(RunSpec))
         check_cluster(workers)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         rows: list[JobRow] = []
         try:
-            with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose):
+            with (
+                stop_on_signals(options) as stop,
+                notes_on_stderr(),
+                warnings.catch_warnings(),
+                cluster_on_demand(workers, verbose),
+            ):
                 warnings.simplefilter("ignore", UserWarning)
-                rows.extend(_run_all(jobs, options, parallel, keep_going))
+                run = partial(_run_job, options=options, digest=jobs.digest, stop=stop, shows_progress=parallel == 1)
+                rows.extend(_run_all(jobs.jobs, run, stop, parallel, keep_going))
         finally:
             _tell(jobs, rows, as_json)
     sys.exit(worst_of(row.exit_code for row in rows))
 
 
-def _run_all(jobs: JobFile, options: RunSpec, parallel: int, keep_going: bool) -> Iterator[JobRow]:
+def _run_all(
+    jobs: Sequence[JobSpec], run_job: Callable[[JobSpec], JobRow], stop: StopSignal, parallel: int, keep_going: bool
+) -> Iterator[JobRow]:
     """Run jobs, and yield their rows in the order of the file; after a failure, the others are not run."""
     failed: list[str] = []
 
     def run(job: JobSpec) -> JobRow:
         if failed:
             return JobRow(name=job_name(job), destination=job.destination, state=f"not run after {failed[0]}")
-        row = _run_job(job, options, jobs.digest, shows_progress=parallel == 1)
+        row = run_job(job)
         if row.exit_code in ENDS_ALL or not (keep_going or row.exit_code in GOES_ON):
             failed.append(row.name)
         return row
 
     if parallel == 1:
-        yield from map(run, jobs.jobs)
+        yield from map(run, jobs)
         return
-    with ThreadPoolExecutor(parallel, "shardedstore-job") as threads:
-        started = [threads.submit(copy_context().run, run, job) for job in jobs.jobs]
+    with stop.deferred(), ThreadPoolExecutor(parallel, "shardedstore-job") as threads:
+        started = [threads.submit(copy_context().run, run, job) for job in jobs]
         try:
             yield from (future.result() for future in started)
         except BaseException:
@@ -107,7 +116,7 @@ class _End(Callback):
         self.event = event
 
 
-def _run_job(job: JobSpec, options: RunSpec, digest: str, *, shows_progress: bool) -> JobRow:
+def _run_job(job: JobSpec, *, options: RunSpec, digest: str, stop: StopSignal, shows_progress: bool) -> JobRow:
     """Run a job, and return its row; errors are printed."""
     name, end, begun = job_name(job), _End(), time.monotonic()
     code, causes = ExitCode.DONE, list[str]()
@@ -118,7 +127,7 @@ def _run_job(job: JobSpec, options: RunSpec, digest: str, *, shows_progress: boo
             plan = plan_spec(job)
         told = [end, *callbacks_of(job, sys.argv, digest), *options.log.callbacks()]
         shown = {"progress": shows_progress and options.log.progress(), "report": not job.no_report}
-        result = plan.run(**{**shown, **run_options(options), "callbacks": told})
+        result = plan.run(**{**shown, **run_options(options), "max_duration": None, "stop": stop, "callbacks": told})
         summary = result.summary
         assert summary is not None
         causes = list(failures(summary.failures))
@@ -126,6 +135,8 @@ def _run_job(job: JobSpec, options: RunSpec, digest: str, *, shows_progress: boo
             code = exit_code_of_failures(summary.failures)
         elif summary.holes:
             code = ExitCode.HOLES
+        elif options.exit_code_if_unchanged and not summary.done:
+            code = ExitCode.UNCHANGED
     except ShardsFailed as failed:
         code, causes = exit_code_of(failed), list(failures(failed.exceptions))
     except (ShardedStoreError, OSError) as error:

@@ -64,13 +64,18 @@ class StopSignal:
         limit = math.inf if max_duration is None else seconds_of(max_duration, "max_duration")
         self.grace = seconds_of(grace, "grace")
         self.reason = "time"
-        self.is_deferred = False
+        self._deferred = list[None]()  # as long as the number of jobs that look at the signal
         self._end = time.monotonic() + limit
 
     @property
     def is_requested(self) -> bool:
         """Whether the job should stop."""
         return time.monotonic() >= self._end
+
+    @property
+    def is_deferred(self) -> bool:
+        """Whether a job looks at the signal."""
+        return bool(self._deferred)
 
     @property
     def is_over(self) -> bool:
@@ -107,11 +112,11 @@ class StopSignal:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Mark the time in which the job itself looks at the signal, so that no handler needs to raise an exception."""
-        self.is_deferred = True
+        self._deferred.append(None)
         try:
             yield
         finally:
-            self.is_deferred = False
+            self._deferred.pop()
 
 
 def seconds_of(duration: Duration, name: str) -> float:

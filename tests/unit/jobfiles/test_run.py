@@ -134,3 +134,15 @@ def test_the_results_of_a_file_are_verified(jobs):
     assert told.exit_code == ExitCode.FAILED
     assert [job["exit_code"] for job in json.loads(told.stdout)["jobs"]] == [0, 1, 0]
     assert "--against and --resume are for one result" in invoke("verify", jobs, "--against", "x").stderr
+
+
+def test_the_exit_code_of_a_night_without_changes_can_be_asked_for(jobs):
+    assert invoke("run", jobs, "--exit-code-if-unchanged").exit_code == ExitCode.UNCHANGED
+    jobs.write_text("[run]\nmax_duration = '0s'\n" + jobs.read_text())
+    done = invoke("run", jobs, "--keep-going", "--json")
+    assert done.exit_code == ExitCode.TIME_IS_UP
+    assert [job["state"] for job in json.loads(done.stdout)["jobs"]] == [
+        "time is up",
+        "not run after a",
+        "not run after a",
+    ]
