@@ -19,11 +19,12 @@ import dask
 from dask.system import CPU_COUNT
 
 from shardedstore.cli.cluster_classes import start_cluster
-from shardedstore.errors import ClusterError, JobStopped, UsageError
+from shardedstore.errors import ClusterError, UsageError
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobs.executors.active import scheduler_executor, use_executor
 from shardedstore.jobs.executors.base import Executor
 from shardedstore.jobs.executors.on_demand import OnDemandExecutor
+from shardedstore.jobs.stop_signal import StopSignal, is_requested
 from shardedstore.text import one_line
 
 CONNECT_SECONDS = 10
@@ -82,12 +83,12 @@ def configured_scheduler() -> str | None:
 
 
 @contextlib.contextmanager
-def cluster_on_demand(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
+def cluster_on_demand(spec: ClusterSpec, verbose: bool, stop: StopSignal | None = None) -> Iterator[None]:
     """Run jobs on a cluster that starts when the first job has work; connect to an existing one at once."""
     stack, context = contextlib.ExitStack(), copy_context()
 
     def connect() -> Executor:
-        stack.enter_context(cluster(spec, verbose))
+        stack.enter_context(cluster(spec, verbose, stop))
         return scheduler_executor()
 
     def connect_here() -> Executor:
@@ -134,8 +135,8 @@ def _read_address(path: str) -> str:
 
 
 @contextlib.contextmanager
-def cluster(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
-    """Activate a Dask client, of an existing cluster or of new workers."""
+def cluster(spec: ClusterSpec, verbose: bool, stop: StopSignal | None = None) -> Iterator[None]:
+    """Activate a Dask client, of an existing cluster or of new workers; after a stop, own workers end at once."""
     if not verbose:
         dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical"}})
     from distributed import Client  # imported here, as it takes a second, and info and --dry-run do not need it
@@ -145,10 +146,9 @@ def cluster(spec: ClusterSpec, verbose: bool) -> Iterator[None]:
         with _own_cluster(spec, verbose) as own, Client(own):  # type: ignore[no-untyped-call]
             try:
                 yield
-            except (JobStopped, KeyboardInterrupt):
-                if spec.class_ is None:
+            finally:
+                if is_requested(stop) and spec.class_ is None:
                     _kill_workers(own)
-                raise
         return
     with _connected(scheduler, spec) as client, client.as_current():
         if not client.nthreads():

@@ -23,6 +23,7 @@ from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
 from shardedstore.cli.outcome import outcome
 from shardedstore.cli.plan import tell_estimate
 from shardedstore.cli.signals import stop_on_signals
+from shardedstore.cli.slices import NEXT, given_slice, slice_option, threads_for_slices
 from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
@@ -31,6 +32,7 @@ from shardedstore.jobfiles.options import given_options, make_spec, spec_options
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobfiles.write import to_toml
 from shardedstore.jobs.job_plan import JobPlan
+from shardedstore.jobs.slices import Slice
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.text import count
@@ -41,11 +43,20 @@ from shardedstore.text import count
 @click.argument("destination")
 @spec_options(JobSpec, ClusterSpec, RunSpec)
 @click.option("--print-job", is_flag=True, help="Print the job file that stands for this command; see run.")
+@slice_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing; see plan.")
 @click.option("--json", "as_json", is_flag=True, help="Print the end of the job as JSON: the last line of stdout.")
 @click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error.")
 def convert(
-    source: str, destination: str, *, print_job: bool, dry_run: bool, as_json: bool, verbose: bool, **_: Any
+    source: str,
+    destination: str,
+    *,
+    print_job: bool,
+    part: str | None,
+    dry_run: bool,
+    as_json: bool,
+    verbose: bool,
+    **_: Any,
 ) -> None:
     """Convert the Zarr SOURCE to DESTINATION, shard by shard.
 
@@ -98,6 +109,7 @@ def convert(
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
         run = make_spec(RunSpec, given_options(RunSpec))
         check_cluster(workers)
+        chosen = given_slice(part, workers)
         if print_job:
             tell(to_toml(spec, workers, run))
             return
@@ -115,7 +127,10 @@ def convert(
                         "the workers use the credentials of their own environment, unless a profile or variables of a "
                         "side are given"
                     )
-                run_plan(plan, spec, workers, run, stop, end, verbose=verbose)
+                if chosen is not None:
+                    tell_slice(plan, chosen, workers, run, stop, end)
+                else:
+                    run_plan(plan, spec, workers, run, stop, end, verbose=verbose)
 
 
 CHANGED_AS = (
@@ -124,11 +139,22 @@ CHANGED_AS = (
 )
 
 
+def tell_slice(plan: JobPlan, part: Slice, workers: ClusterSpec, run: RunSpec, stop: StopSignal, end: KeepEnd) -> None:
+    """Run a slice of the job and print its numbers."""
+    with notes_on_stderr(), warnings.catch_warnings(), threads_for_slices(workers):
+        warnings.simplefilter("ignore", UserWarning)  # failures are printed by `user_errors`
+        callbacks = [*run.log.callbacks(), end]
+        summary = plan.run_slice(part.number, part.count, run.log.progress(), callbacks, stop=stop)
+    before = f", {summary.skipped:,} were done before" if summary.skipped else ""
+    written = format_bytes(summary.nbytes)
+    tell(f"slice {part}: {count(summary.done, 'shard')} done now{before}; {written} written; {NEXT}")
+
+
 def run_plan(
     plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, stop: StopSignal, end: KeepEnd, *, verbose: bool
 ) -> None:
     """Run the job and print its result."""
-    with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose):
+    with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose, stop):
         warnings.simplefilter("ignore", UserWarning)  # failures are printed below
         callbacks = [*callbacks_of(spec, sys.argv), *run.log.callbacks(), end]
         options = {"progress": run.log.progress(), "report": not spec.no_report, **run_options(run)}

@@ -11,7 +11,7 @@ from shardedstore.cli.info import info
 from shardedstore.cli.ls import cat, ls
 from shardedstore.cli.plan import plan_command
 from shardedstore.cli.prune import prune_command
-from shardedstore.cli.run import run_command
+from shardedstore.cli.run import finalise, run_command
 from shardedstore.cli.serve import serve
 from shardedstore.cli.verify import verify_command
 
@@ -24,5 +24,17 @@ def main(context: click.Context) -> None:
     context.with_resource(warnings_on_stderr())
 
 
-for command in (convert, run_command, plan_command, info, verify_command, prune_command, ls, cat, export, serve):
+for command in (
+    convert,
+    run_command,
+    finalise,
+    plan_command,
+    info,
+    verify_command,
+    prune_command,
+    ls,
+    cat,
+    export,
+    serve,
+):
     main.add_command(command)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -18,6 +18,7 @@ from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import failures, notes_on_stderr, tell, tell_table, user_errors
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of, exit_code_of_failures, worst_of
 from shardedstore.cli.signals import stop_on_signals
+from shardedstore.cli.slices import given_slice, slice_option, threads_for_slices
 from shardedstore.display.jobs import JobRow, jobs_lines, jobs_table
 from shardedstore.errors import ShardedStoreError, ShardsFailed
 from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
@@ -27,7 +28,11 @@ from shardedstore.jobfiles.options import given_options, override, spec_options
 from shardedstore.jobfiles.read import JobFile, job_name, read_job_file
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobs.callbacks import Callback, JobEnd
+from shardedstore.jobs.job_plan import JobPlan
+from shardedstore.jobs.slices import Slice
 from shardedstore.jobs.stop_signal import StopSignal
+from shardedstore.jobs.summary import Summary
+from shardedstore.store import ShardedStore
 from shardedstore.text import one_line
 
 GOES_ON = (ExitCode.DONE, ExitCode.UNCHANGED, ExitCode.HOLES)
@@ -47,10 +52,19 @@ ENDS_ALL = (ExitCode.TIME_IS_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)  # a
     help="Run N jobs at a time on the same workers.",
 )
 @spec_options(ClusterSpec, RunSpec)
+@slice_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one line of JSON instead of a table.")
 @click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error.")
 def run_command(
-    file: str, *, only: tuple[str, ...], keep_going: bool, parallel: int, as_json: bool, verbose: bool, **_: Any
+    file: str,
+    *,
+    only: tuple[str, ...],
+    keep_going: bool,
+    parallel: int,
+    as_json: bool,
+    verbose: bool,
+    part: str | None = None,
+    **_: Any,
 ) -> None:
     """Run the jobs of a file, one after another on one cluster.
 
@@ -64,20 +78,40 @@ def run_command(
         workers = override(jobs.cluster, given_options(ClusterSpec))
         options = override(jobs.run, given_options(RunSpec))
         check_cluster(workers)
+        chosen = given_slice(part, workers)
         rows: list[JobRow] = []
         try:
             with (
                 stop_on_signals(options) as stop,
                 notes_on_stderr(),
                 warnings.catch_warnings(),
-                cluster_on_demand(workers, verbose),
+                cluster_on_demand(workers, verbose, stop) if chosen is None else threads_for_slices(workers),
             ):
                 warnings.simplefilter("ignore", UserWarning)
-                run = partial(_run_job, options=options, digest=jobs.digest, stop=stop, shows_progress=parallel == 1)
+                one = _Run(options, stop, chosen, shows_progress=parallel == 1)
+                run = partial(_run_job, run_one=one, digest=jobs.digest)
                 rows.extend(_run_all(jobs.jobs, run, stop, parallel, keep_going))
         finally:
             _tell(jobs, rows, as_json)
     sys.exit(worst_of(row.exit_code for row in rows))
+
+
+class _Run(NamedTuple):
+    """The common parts of all jobs of a command."""
+
+    options: RunSpec
+    stop: StopSignal
+    part: Slice | None
+    shows_progress: bool
+
+    def __call__(self, plan: JobPlan, callbacks: list[Callback], *, report: bool) -> ShardedStore | None:
+        """Run the job of a plan, or a slice of it."""
+        progress = self.shows_progress and self.options.log.progress()
+        if self.part is not None:
+            plan.run_slice(self.part.number, self.part.count, progress, callbacks, stop=self.stop)
+            return None
+        options = {"progress": progress, "report": report, **run_options(self.options), "callbacks": callbacks}
+        return plan.run(**{**options, "max_duration": None, "stop": self.stop})
 
 
 def _run_all(
@@ -116,7 +150,7 @@ class _End(Callback):
         self.event = event
 
 
-def _run_job(job: JobSpec, *, options: RunSpec, digest: str, stop: StopSignal, shows_progress: bool) -> JobRow:
+def _run_job(job: JobSpec, *, run_one: _Run, digest: str) -> JobRow:
     """Run a job, and return its row; errors are printed."""
     name, end, begun = job_name(job), _End(), time.monotonic()
     code, causes = ExitCode.DONE, list[str]()
@@ -125,17 +159,15 @@ def _run_job(job: JobSpec, *, options: RunSpec, digest: str, stop: StopSignal, s
             return JobRow(name=name, destination=job.destination, state="moved before")
         with pinging_refusal(job):
             plan = plan_spec(job)
-        told = [end, *callbacks_of(job, sys.argv, digest), *options.log.callbacks()]
-        shown = {"progress": shows_progress and options.log.progress(), "report": not job.no_report}
-        result = plan.run(**{**shown, **run_options(options), "max_duration": None, "stop": stop, "callbacks": told})
-        summary = result.summary
-        assert summary is not None
+        told = [end, *callbacks_of(job, sys.argv, digest), *run_one.options.log.callbacks()]
+        result = run_one(plan, told, report=not job.no_report)
+        summary = Summary() if result is None or result.summary is None else result.summary
         causes = list(failures(summary.failures))
-        if result.partial is not None:
+        if summary.partial is not None:
             code = exit_code_of_failures(summary.failures)
         elif summary.holes:
             code = ExitCode.HOLES
-        elif options.exit_code_if_unchanged and not summary.done:
+        elif run_one.options.exit_code_if_unchanged and not summary.done and run_one.part is None:
             code = ExitCode.UNCHANGED
     except ShardsFailed as failed:
         code, causes = exit_code_of(failed), list(failures(failed.exceptions))
@@ -154,3 +186,15 @@ def _tell(jobs: JobFile, rows: Sequence[JobRow], as_json: bool) -> None:
         tell(json.dumps({"file": jobs.path, "digest": jobs.digest, "exit_code": code, "jobs": results}))
     elif rows:
         tell_table(jobs_table(rows), jobs_lines(rows))
+
+
+finalise = click.Command(
+    "finalise",
+    callback=run_command.callback,
+    params=[option for option in run_command.params if option.name != "part"],
+    short_help="Publish the results of jobs that ran in slices.",
+    help="""Run the shards that the slices of `run JOBS.toml --slice I/N` have left, and publish the results.
+
+    This is `run JOBS.toml` for the whole jobs. It is refused with exit code 5 while a slice runs.
+    """,
+)

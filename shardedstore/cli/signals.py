@@ -58,9 +58,9 @@ class _Handler:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         reason, is_first = signal.Signals(number).name, self.is_first
         self.is_first = False
+        self.stop.request(reason)
         if not self.stop.is_deferred or not is_first:
             raise Interrupted(reason)
-        self.stop.request(reason)
         grace = format_time(self.stop.grace).strip()
         text = (
             f"{reason}: no new shard starts; running shards have {grace} to finish; a second signal ends them at once\n"

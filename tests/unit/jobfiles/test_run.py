@@ -146,3 +146,48 @@ def test_the_exit_code_of_a_night_without_changes_can_be_asked_for(jobs):
         "not run after a",
         "not run after a",
     ]
+
+
+@pytest.fixture
+def new(jobs: Path) -> Path:
+    """The same file, for results that are not there."""
+    jobs.write_text(jobs.read_text().replace("out/", "new/"))
+    return jobs
+
+
+def states(done: Result) -> list[str]:
+    return [job["state"] for job in json.loads(done.stdout)["jobs"]]
+
+
+def test_slices_and_their_publication(new):
+    for part in ("2/2", "1/2", "1/2"):
+        assert invoke("run", new, "--slice", part).exit_code == ExitCode.DONE
+    assert not (new.parent / "new" / "a" / "shardedstore.json").exists()
+    done = invoke("finalise", new, "--json")
+    assert (done.exit_code, states(done)) == (ExitCode.DONE, ["unchanged"] * 3)
+    assert {job["skipped"] for job in json.loads(done.stdout)["jobs"]} == {3}
+    assert (new.parent / "new" / "a" / "shardedstore.json").exists()
+    unchanged = invoke("run", new, "--exit-code-if-unchanged")
+    assert unchanged.exit_code == ExitCode.UNCHANGED
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--slice", "3/2"), "'3/2' is not a slice"),
+        (("--slice", "1/2", "--scheduler", "tcp://a:1"), "--slice runs in this process"),
+        (("--max-duration", "soon"), "max_duration='soon' is not a duration"),
+    ],
+)
+def test_bad_options_of_a_run(options, message, new):
+    done = invoke("run", new, *options)
+    assert (done.exit_code, message in done.stderr) == (ExitCode.UNUSABLE, True)
+    assert not (new.parent / "new").exists()
+
+
+@pytest.mark.parametrize("parallel", ["1", "2"])
+def test_jobs_that_have_no_time(parallel, new):
+    done = invoke("run", new, "--max-duration", "0s", "--keep-going", "--parallel", parallel, "--json")
+    assert done.exit_code == ExitCode.TIME_IS_UP
+    assert states(done)[0] == "time is up"
+    assert "the time is up before the job began" in done.stderr

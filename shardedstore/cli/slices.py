@@ -1,0 +1,46 @@
+"""The option ``--slice`` of the commands that run jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+import dask
+from dask.system import CPU_COUNT
+
+from shardedstore.errors import UsageError
+from shardedstore.jobfiles.cluster_spec import ClusterSpec
+from shardedstore.jobs.slices import Slice, parse_slice
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+NEXT = "run `shardedstore finalise`, or this command without --slice, when all slices have ended"
+
+
+def slice_option(command: Command) -> Command:
+    """Add the option ``--slice`` to a command."""
+    text = "Run only this part of the job in threads of this process, such as 3/40, and publish nothing; see docs/slices.md."
+    return click.option("--slice", "part", metavar="I/N", help=text)(command)
+
+
+def given_slice(text: str | None, workers: ClusterSpec) -> Slice | None:
+    """Return the slice of the command line; None for a whole job.
+
+    Raises
+    ------
+    UsageError
+        If it is not a slice, or if a cluster is given too.
+    """
+    if text is None:
+        return None
+    if workers.scheduler is not None or workers.scheduler_file is not None:
+        raise UsageError("--slice runs in this process, and --scheduler on a cluster: leave one out")
+    return parse_slice(text)
+
+
+@contextmanager
+def threads_for_slices(workers: ClusterSpec) -> Iterator[None]:
+    """Run slices in as many threads as there would be worker processes."""
+    with dask.config.set(scheduler="threads", num_workers=(workers.workers or CPU_COUNT) * (workers.threads or 1)):
+        yield
