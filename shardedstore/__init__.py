@@ -34,6 +34,7 @@ from shardedstore.jobs.records import Records, ShardRecord
 from shardedstore.jobs.report import Report
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
+from shardedstore.jobs.trial import Trial
 from shardedstore.notices import Notice
 from shardedstore.storage.attributes import ObjectAttributes
 from shardedstore.store import ShardedStore
@@ -82,6 +83,7 @@ __all__ = [
     "StoreKind",
     "Summary",
     "TemporaryError",
+    "Trial",
     "UsageError",
     "Violation",
     "__version__",

@@ -32,6 +32,7 @@ from shardedstore.jobs.shards import Plan, make_plan
 from shardedstore.jobs.slices import check_slice
 from shardedstore.jobs.stop_signal import GRACE, Duration, StopSignal
 from shardedstore.jobs.summary import Summary
+from shardedstore.jobs.trial import Trial, try_shard_of
 from shardedstore.jobs.worker import Job
 from shardedstore.notices import Notice
 from shardedstore.storage.attributes import ObjectAttributes
@@ -293,6 +294,49 @@ class JobPlan:
         meter = Meter(self._plan, runs=part.runs(self._job, self._plan))
         with Events(chosen, self, meter) as events:
             return run_slice(self._job, self._plan, self._overwrite, part, events, stop)
+
+    def try_shard(self, name: str) -> Trial:
+        """Run one shard through the steps of the chain in this process, and keep nothing.
+
+        An exception of a step has its own traceback, so that a debugger stops at the line that raised it.
+
+        Parameters
+        ----------
+        name : str
+            The name of a shard, such as ``"t2m[5]"``, ``"simulation/coarse"`` or ``"(base)"``.
+
+        Returns
+        -------
+        Trial
+            The sizes before and after, the seconds, and the first changes.
+
+        Raises
+        ------
+        NoShardError
+            If the plan has no such shard.
+
+        See Also
+        --------
+        run : Run all shards.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tempfile, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import Recompress, ToZip
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = zarr.create_array(
+        ...         f"{folder}/a.zarr", name="t", data=np.ones(4000), chunks=(1000,), compressors=None
+        ...     )
+        ...     plan = ShardedStore.partition(f"{folder}/a.zarr", {"t": (2000,)}).plan(
+        ...         Recompress("zstd"), ToZip(f"{folder}/zips")
+        ...     )
+        ...     trial = plan.try_shard("t[1]")
+        >>> trial.nbytes > 8 * 2000 > 10 * trial.made_nbytes, trial.changed
+        (True, 3)
+        """
+        return try_shard_of(self._job, self._plan, name)
 
     def to_delayed(self) -> Delayed:
         """Return the job as one lazy Dask object, which computes the store of the results.
