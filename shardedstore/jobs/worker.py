@@ -17,7 +17,7 @@ import msgspec
 from toolz import pipe
 
 from shardedstore.codecs.digest import DataSum
-from shardedstore.errors import CorruptError, ShardedStoreError, ShardError, SourceChangedError
+from shardedstore.errors import CorruptError, ShardedStoreError, ShardError, SourceChangedError, UsageError
 from shardedstore.jobs.cancellation import Stopped, check, is_ending, sleep, until_cancelled
 from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
 from shardedstore.jobs.guards import Guards
@@ -159,6 +159,8 @@ def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
     """
     if is_ending():
         return Summary()
+    if job.move is not None and work is None:
+        raise UsageError("a move runs only as a whole: leave out move, or run the job in one call")
     begun = time.monotonic()
     MARKERS.take()  # drops the count of verify or of another job
     try:
