@@ -76,6 +76,7 @@ class Recompress(ArrayStep):
     """
 
     needs_empty = False
+    keeps_values = True
 
     codec: str | EllipsisType | None
     options: Options

@@ -38,9 +38,11 @@ from shardedstore.stores.locations import (
     Config,
     Location,
     Mount,
+    Opened,
     Place,
     url_of,
 )
+from shardedstore.stores.reencoded import Reencoded
 from shardedstore.stores.veiled import VEILED_ROOTS
 from shardedstore.transforms.base.chain import Shard
 
@@ -104,6 +106,11 @@ class Half(NamedTuple):
             return veiled_base(location_of(run, shard, self.template(run, generation)), run, self.records)
         return location_of(run, shard)
 
+    @property
+    def is_moved_in_parts(self) -> bool:
+        """Whether chunks of arrays were deleted in the source, and the result has them with other codecs."""
+        return self.mixes == "arrays" and any(record.moved for record in self.records.values())
+
     def base(self) -> Location:
         """Return the current location of the base."""
         (_, location), *_ = self.shards(shard_runs(self.source)[0])
@@ -114,6 +121,8 @@ def mixed(half: Half) -> tuple[Config, Partial]:
     """Return the config with the finished shards of a job, and its progress."""
     base, *runs = shard_runs(half.source)
     total = base.stop + sum(run.stop for run in runs)
+    if half.is_moved_in_parts:
+        return _moved(half), Partial(len(half.records), len(half.records), total, _waiting(half, [base, *runs]))
     reason = _to_wait_for(half, runs)
     if reason:
         return half.source, Partial(0, len(half.records), total, reason)
@@ -125,6 +134,31 @@ def mixed(half: Half) -> tuple[Config, Partial]:
         config = Config(half.base(), dict(_each_whole(half, runs)))
         count = sum(_count_shown(half, run) for run in (base, *runs))
     return config, Partial(count, len(half.records), total, _waiting(half, [base, *runs]))
+
+
+def _moved(half: Half) -> Config:
+    """Return the config of the source with its moved chunks from the result, in the codecs of the source."""
+    base, *runs = shard_runs(half.source)
+    (shard,) = base.shards()
+    return Config(
+        _as_in_source(half, base, shard), {run.path: _moved_mount(half, run) for run in runs}, half.source.consolidated
+    )
+
+
+def _moved_mount(half: Half, run: Run) -> Mount:
+    moved = [shard for shard in run.shards() if shard.number in half.records and half.records[shard.number].moved]
+    if run.blocks is None:
+        return Mount(_as_in_source(half, run, moved[0]) if moved else run.location)
+    blocks = msgspec.structs.replace(run.blocks, stored=None)
+    return Mount(run.location, blocks, {shard.block_name: _as_in_source(half, run, shard) for shard in moved})
+
+
+def _as_in_source(half: Half, run: Run, shard: Shard) -> Location:
+    """Return a shard of the source; if it is moved, with chunks from the result."""
+    source, record = location_of(run, shard), half.records.get(shard.number)
+    if record is None or not record.moved:
+        return source
+    return Opened(Reencoded(source.open(), half.location(run, shard).open()))
 
 
 def _to_wait_for(half: Half, runs: list[Run]) -> str:
@@ -250,12 +284,13 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
     if is_finished(place, identity, half, config):
         return None
     shown = mixed(half._replace(records=_there(place, half)))
+    named = half.source if half.is_moved_in_parts else shown[0]
     try:
-        _check_allowed(shown[0], place, allow)
+        _check_allowed(named, place, allow)
     except ConfigError as error:
         name = join_url(place.url, identity_name(identity.generation))
         raise ConfigError(f"what is not done is shown from the source, which {name!r} names: {error}") from None
-    if _outside(shown[0], place) and source_token(half.source, digest(read_nodes(half.source))) != identity.source:
+    if _outside(named, place) and source_token(half.source, digest(read_nodes(half.source))) != identity.source:
         raise ConfigError(
             f"the source has changed since the job at {place.url!r} began, so that both can't be shown together: call "
             "map_shards with the same arguments again, which goes on with what it is now, or open the source itself"

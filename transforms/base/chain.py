@@ -196,6 +196,9 @@ class Step(ABC):
     is_chunkwise : bool
         Whether the step changes each chunk for itself. A plan then estimates its output from a sample of chunks, and
         its memory from the size of a chunk, not of a shard.
+    keeps_values : bool
+        Whether the step changes only the codecs of arrays, and keeps their values, chunk grids and Zarr format, so that it can be part of
+        a move (see `Move`). A move compares the values in any case.
 
     See Also
     --------
@@ -220,6 +223,7 @@ class Step(ABC):
     settled: ClassVar[tuple[str, ...]] = ()
     needs_empty: ClassVar[bool] = True
     is_chunkwise: ClassVar[bool] = False
+    keeps_values: ClassVar[bool] = False
 
     def check(self, nodes: Mapping[str, Node]) -> None:  # noqa: B027 (most steps accept every source)
         """Raise ChainError if the step can't be applied to a source with this metadata.

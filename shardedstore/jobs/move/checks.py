@@ -39,13 +39,13 @@ def check_chain(chain: Chain, layout: ResultLayout, plan: Plan) -> None:
     ------
     ChainError
     """
-    if layout.planned(plan, chain).mixes == "blocks" and not chain.steps:
+    mixes = layout.planned(plan, chain).mixes
+    if mixes == "blocks" or (mixes == "arrays" and chain.steps and all(step.keeps_values for step in chain.steps)):
         return
     names = ", ".join(type(part).__name__ for part in chain.parts if part is not None)
     raise ChainError(
-        f"the chain {names} can't be moved: a part of an array in a new form can't be opened together with the part that is left in the source, "
-        "and a function may change values. Move with ToZip or CopyTo(layout='shards') and no steps, and change codecs or the format before or "
-        f"after that; or {INSTEAD}"
+        f"the chain {names} can't be moved, as its values can't be compared, or half of it can't be opened: move with ToZip or "
+        f"CopyTo(layout='shards'), after no steps or Recompress, and change the format before or after that; or {INSTEAD}"
     )
 
 

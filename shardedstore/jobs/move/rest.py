@@ -30,6 +30,7 @@ from shardedstore.stores.reader import reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, drop_consolidated, dump_json, parse_json
 
 logger = logging.getLogger("shardedstore")
+CODECS = ("codecs", "compressor", "filters")
 AT_ONCE = 1000  # keys that are compared at a time
 LEFT = (
     "the source has keys that the result does not have, or has otherwise: they stay, with the documents of the source. Look at them, remove them, and "
@@ -107,12 +108,15 @@ def _is_equal(name: str, mine: bytes | None, its: bytes | None) -> bool:
         return True
     if its is None or last not in DOCUMENTS:
         return False
-    one, other = (dump_json(parse_json(_alone(data, path, last), path, last)) for data in (mine, its))
+    one, other = (_meaning(data, path, last) for data in (mine, its))
     return one == other
 
 
-def _alone(data: bytes, path: str, name: str) -> bytes:
-    return (drop_consolidated(data, path) or data) if name == "zarr.json" else data
+def _meaning(data: bytes, path: str, name: str) -> bytes:
+    """Return a document without consolidated metadata and without codecs, which a step may change."""
+    alone = (drop_consolidated(data, path) or data) if name == "zarr.json" else data
+    document = parse_json(alone, path, name)
+    return dump_json({key: value for key, value in document.items() if name == ".zattrs" or key not in CODECS})
 
 
 def finish_move(

@@ -51,8 +51,8 @@ def data():
     return values
 
 
-def plan(folder, target, move=YES, shards=SHARDS, sink=ToZip, **options):
-    return ShardedStore.partition(folder, shards).plan(sink(target), move=move, **options)
+def plan(folder, target, move=YES, shards=SHARDS, sink=ToZip, steps=(), **options):
+    return ShardedStore.partition(folder, shards).plan(*steps, sink(target), move=move, **options)
 
 
 def check(store):
@@ -146,14 +146,16 @@ DEATH = Death()
 
 
 @pytest.mark.parametrize(
-    ("sink", "step_of"), [(ToZip, 19), (lambda url: CopyTo(url, layout="shards"), 67)], ids=["zips", "folders"]
+    ("sink", "steps", "step_of"),
+    [(ToZip, [], 29), (lambda url: CopyTo(url, layout="shards"), [], 89), (ToZip, [Recompress("gzip", level=1)], 53)],
+    ids=["zips", "folders", "recompressed"],
 )
-def test_no_crash_loses_a_value(sink, step_of, tmp_path):
+def test_no_crash_loses_a_value(sink, steps, step_of, tmp_path):
     whole = build(tmp_path / "whole.zarr")
     for number in count():
         source, target = tmp_path / f"{number}.zarr", tmp_path / f"out-{number}"
         shutil.copytree(whole, source)
-        prepared = plan(source, target, sink=sink)
+        prepared = plan(source, target, sink=sink, steps=steps)
         ended = False
         with DEATH.after(number * step_of, tmp_path):
             try:
@@ -165,11 +167,11 @@ def test_no_crash_loses_a_value(sink, step_of, tmp_path):
             break
         check_pair(source, target)
         if ShardedStore.finish_move(target) is None:
-            plan(source, target, sink=sink).run()
+            plan(source, target, sink=sink, steps=steps).run()
         check(ShardedStore.load(target))
         assert not source.exists(), number
         shutil.rmtree(target)
-    assert number > 8
+    assert number > 6
 
 
 # Refusals
@@ -211,12 +213,21 @@ def test_options_that_are_refused(case, tmp_path):
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "steps", [[Recompress("zstd")], [MigrateV3()], [step(lambda entries, shard: entries, name="own", version="1")]]
-)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_source_is_moved_and_recompressed(zarr_format, tmp_path):
+    source, target = build(tmp_path / "s.zarr", zarr_format), tmp_path / "out"
+    unfinished(source, target, tasks=3, steps=[Recompress("gzip", level=1)])
+    pair = ShardedStore.load(target, partial=True, allow=[source])
+    assert zarr.open_array(pair, path="t").compressors == zarr.open_array(source / "t").compressors
+    new = plan(source, target, steps=[Recompress("gzip", level=1)]).run()
+    assert not source.exists()
+    check(new)
+
+
+@pytest.mark.parametrize("steps", [[MigrateV3()], [step(lambda entries, shard: entries, name="own", version="1")]])
 def test_chains_with_steps_are_refused(steps, tmp_path):
     store = ShardedStore.partition(build(tmp_path / "s.zarr", 2), SHARDS)
-    with pytest.raises(UsageError, match="can't be moved: a part of an array in a new form"):
+    with pytest.raises(UsageError, match="can't be moved, as its values can't be compared"):
         store.plan(*steps, ToZip(tmp_path / "out"), move=YES)
     with pytest.raises(UsageError, match="can't be moved"):
         store.plan(lambda store, path, block: store, to=tmp_path / "out", move=YES)
