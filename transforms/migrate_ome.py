@@ -42,6 +42,7 @@ class MigrateOME(Step):
     """
 
     needs_empty: ClassVar[bool] = False
+    keeps_values: ClassVar[bool] = True
     is_chunkwise: ClassVar[bool] = True
     settled: ClassVar[tuple[str, ...]] = (OME_STAYS,)
     names: Names = field(default_factory=dict, init=False, compare=False, repr=False)

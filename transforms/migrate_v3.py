@@ -84,6 +84,7 @@ class MigrateV3(Step):
 
     version: ClassVar[str] = "2"
     needs_empty: ClassVar[bool] = False
+    keeps_values: ClassVar[bool] = True
     is_chunkwise: ClassVar[bool] = True
     chunk_keys: str = field(default="v2", kw_only=True)
     portable: bool = field(default=False, kw_only=True)

@@ -108,8 +108,8 @@ class Half(NamedTuple):
 
     @property
     def is_moved_in_parts(self) -> bool:
-        """Whether chunks of arrays were deleted in the source, and the result has them with other codecs."""
-        return self.mixes == "arrays" and any(record.moved for record in self.records.values())
+        """Whether chunks of arrays were deleted in the source, and the result has them in another form."""
+        return self.mixes != "blocks" and any(record.moved for record in self.records.values())
 
     def base(self) -> Location:
         """Return the current location of the base."""
@@ -385,7 +385,7 @@ def _there(place: Folder, half: Half) -> Mapping[int, Record]:
 
 
 def _those_there(place: Folder, half: Half) -> Mapping[int, Record]:
-    if half.mixes == "end":
+    if half.mixes == "end" and not half.is_moved_in_parts:
         return half.records
     quote = quote_name if is_remote(place.url) else str
     sizes = {join_url(place.url, quote(name)): nbytes for name, nbytes in place.sizes()}

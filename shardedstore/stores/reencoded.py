@@ -1,4 +1,4 @@
-"""A part of a source whose missing chunks are in a result with other codecs; they are encoded again as in the source."""
+"""A part of a source whose missing chunks are in a result in another form; they are encoded again as in the source."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Reencoded(DerivedStore):
     def __init__(self, source: Store, result: Store) -> None:
         super().__init__(source)
         self.result = result
-        self._arrays: dict[str, _Array | None] = {}
+        self._arrays: Arrays = {}
+        self._others: Arrays = {}
 
     def __eq__(self, other: object) -> bool:
         return type(other) is Reencoded and (self.store, self.result) == (other.store, other.result)
@@ -65,12 +66,22 @@ class Reencoded(DerivedStore):
             seen.add(key)
             yield key
         async for key in self.result.list():
-            if key not in seen and key.rpartition("/")[2] not in DOCUMENTS:
-                yield key
+            own = None if key.rpartition("/")[2] in DOCUMENTS else await self._own_key(key)
+            if own is not None and own not in seen:
+                yield own
+
+    async def _own_key(self, key: str) -> str | None:
+        """Return the key in the source of a chunk in the result; None for another key."""
+        theirs = await _array_above(self.result, key, self._others)
+        mine = None if theirs is None else await _array_above(self.store, join(theirs.path, "x"), self._arrays)
+        coords = None if theirs is None else theirs.coords(key)
+        if mine is None or coords is None or mine.meta.keys is None:
+            return None
+        return join(mine.path, mine.meta.keys.encode(coords))
 
     async def _encoded(self, key: str) -> bytes | None:
         """Return the chunk of a key with the values of the result and the codecs of the source; None if it is missing there."""
-        array = await self._array_of(key)
+        array = await _array_above(self.store, key, self._arrays)
         coords = None if array is None else array.coords(key)
         if array is None or coords is None or array.meta.chunks is None:
             return None
@@ -79,7 +90,7 @@ class Reencoded(DerivedStore):
             for i, c, n in zip(coords, array.meta.chunks, array.meta.shape, strict=True)
         )
         zarr_format: Literal[2, 3] = 3 if array.meta.zarr_format == 3 else 2
-        made = await AsyncArray.open(StorePath(self.result, array.path), zarr_format=zarr_format)
+        made = await AsyncArray.open(StorePath(self.result, array.path), zarr_format=None)
         values = await made.getitem(box)
         memory = MemoryStore()
         for name, data in array.documents.items():
@@ -89,16 +100,22 @@ class Reencoded(DerivedStore):
         found = await memory.get(key[len(array.path) :].lstrip("/"), PROTOTYPE)
         return None if found is None else found.to_bytes()
 
-    async def _array_of(self, key: str) -> _Array | None:
-        for path in dict.fromkeys((*parents(key), "")):
-            if path not in self._arrays:
-                self._arrays[path] = await self._read(path)
-            if (array := self._arrays[path]) is not None:
-                return array
-        return None
 
-    async def _read(self, path: str) -> _Array | None:
-        found = [(name, await self.store.get(join(path, name), PROTOTYPE)) for name in METADATA_NAMES]
-        documents = {name: data.to_bytes() for name, data in found if data is not None}
-        meta = parse_node(documents, path)
-        return _Array(path, meta, documents) if isinstance(meta, ArrayMeta) else None
+Arrays = dict[str, _Array | None]  # by path; None for a path without an array
+
+
+async def _array_above(store: Store, key: str, known: Arrays) -> _Array | None:
+    """Return the array that a key lies in."""
+    for path in dict.fromkeys((*parents(key), "")):
+        if path not in known:
+            known[path] = await _read(store, path)
+        if (array := known[path]) is not None:
+            return array
+    return None
+
+
+async def _read(store: Store, path: str) -> _Array | None:
+    found = [(name, await store.get(join(path, name), PROTOTYPE)) for name in METADATA_NAMES]
+    documents = {name: data.to_bytes() for name, data in found if data is not None}
+    meta = parse_node(documents, path)
+    return _Array(path, meta, documents) if isinstance(meta, ArrayMeta) else None

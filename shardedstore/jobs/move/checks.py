@@ -39,13 +39,13 @@ def check_chain(chain: Chain, layout: ResultLayout, plan: Plan) -> None:
     ------
     ChainError
     """
-    mixes = layout.planned(plan, chain).mixes
-    if mixes == "blocks" or (mixes == "arrays" and chain.steps and all(step.keeps_values for step in chain.steps)):
+    planned = layout.planned(plan, chain)
+    if planned.config and all(step.keeps_values for step in chain.steps):
         return
     names = ", ".join(type(part).__name__ for part in chain.parts if part is not None)
     raise ChainError(
         f"the chain {names} can't be moved, as its values can't be compared, or half of it can't be opened: move with ToZip or "
-        f"CopyTo(layout='shards'), after no steps or Recompress, and change the format before or after that; or {INSTEAD}"
+        f"CopyTo(layout='shards'), after no steps, Recompress, MigrateV3 or MigrateOME; or {INSTEAD}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from toolz import partition_all
@@ -23,14 +23,22 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, normalize
+from shardedstore.stores.hierarchy import Node, read_nodes
 from shardedstore.stores.http_index import ROOTS
 from shardedstore.stores.locations import Config, Place
 from shardedstore.stores.no_zarr import is_zarr
 from shardedstore.stores.reader import reader_of
-from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, drop_consolidated, dump_json, parse_json
+from shardedstore.zarr.metadata import (
+    CONSOLIDATED_V2,
+    DOCUMENTS,
+    ArrayMeta,
+    drop_consolidated,
+    dump_json,
+    parse_json,
+    parse_node,
+)
 
 logger = logging.getLogger("shardedstore")
-CODECS = ("codecs", "compressor", "filters")
 AT_ONCE = 1000  # keys that are compared at a time
 LEFT = (
     "the source has keys that the result does not have, or has otherwise: they stay, with the documents of the source. Look at them, remove them, and "
@@ -38,8 +46,10 @@ LEFT = (
 )
 
 
-def end_move(ledger: Ledger, source: Place, config: Config) -> tuple[Notice, ...]:
+def end_move(ledger: Ledger, source: Place, config: Config, *, is_exact: bool) -> tuple[Notice, ...]:
     """Delete the rest of the source of a move whose config is published; return a notice of what stays.
+
+    `is_exact` tells that the result has the documents of the source as they are.
 
     Raises
     ------
@@ -52,15 +62,16 @@ def end_move(ledger: Ledger, source: Place, config: Config) -> tuple[Notice, ...
             f"{left:,} shards of {source.show()} are not moved, so the rest of it stays: run the same command again"
         )
     write_state(ledger, source, "rest")
-    return delete_rest(ledger, source, config)
+    return delete_rest(ledger, source, config, is_exact=is_exact)
 
 
-def delete_rest(ledger: Ledger, source: Place, config: Config) -> tuple[Notice, ...]:
+def delete_rest(ledger: Ledger, source: Place, config: Config, *, is_exact: bool) -> tuple[Notice, ...]:
     """Delete what is left of a source: files that the result has too, then the documents, the root's first."""
     folder = open_folder(source.url, source.options)
     try:
         names = [os.path.normpath(name) for name, _ in folder.sizes()]
-        kept = tuple(_not_in(config.open(), source.open(), [name for name in names if name != MOVING]))
+        others = [name for name in names if name != MOVING]
+        kept = tuple(_not_in(config, source.open(), others, is_exact=is_exact))
         if kept:
             notice = Notice(LEFT, kept)
             logger.warning("%s", notice)
@@ -94,11 +105,17 @@ def _remove_root(folder: Folder) -> None:
             os.rmdir(folder.url)
 
 
-def _not_in(result: Store, source: Store, names: list[str]) -> Iterator[str]:
-    """Yield the keys of a source that a result does not have, or has otherwise."""
+def _not_in(result: Config, source: Store, names: list[str], *, is_exact: bool) -> Iterator[str]:
+    """Yield the keys of a source that a result does not have, or has otherwise.
+
+    Unless it is exact, steps have changed the documents of the result, and a node of the same kind and shape is enough.
+    """
+    nodes = {} if is_exact else read_nodes(result)
     for some in partition_all(AT_ONCE, names):
-        sides = zip(some, reader_of(source).fetch(some), reader_of(result).fetch(some), strict=True)
-        yield from (name for name, mine, its in sides if not _is_equal(name, mine, its))
+        sides = zip(some, reader_of(source).fetch(some), reader_of(result.open()).fetch(some), strict=True)
+        yield from (
+            name for name, mine, its in sides if not (_is_equal(name, mine, its) or _has_node(name, mine, nodes))
+        )
 
 
 def _is_equal(name: str, mine: bytes | None, its: bytes | None) -> bool:
@@ -106,17 +123,19 @@ def _is_equal(name: str, mine: bytes | None, its: bytes | None) -> bool:
     path, _, last = name.rpartition("/")
     if mine is None or mine == its or last == CONSOLIDATED_V2:
         return True
-    if its is None or last not in DOCUMENTS:
+    if its is None or last != "zarr.json":
         return False
-    one, other = (_meaning(data, path, last) for data in (mine, its))
+    one, other = (dump_json(parse_json(drop_consolidated(data, path) or data, path, last)) for data in (mine, its))
     return one == other
 
 
-def _meaning(data: bytes, path: str, name: str) -> bytes:
-    """Return a document without consolidated metadata and without codecs, which a step may change."""
-    alone = (drop_consolidated(data, path) or data) if name == "zarr.json" else data
-    document = parse_json(alone, path, name)
-    return dump_json({key: value for key, value in document.items() if name == ".zattrs" or key not in CODECS})
+def _has_node(name: str, mine: bytes | None, nodes: Mapping[str, Node]) -> bool:
+    """Tell whether a document is of a node that the result has, with the same shape."""
+    path, _, last = name.rpartition("/")
+    if mine is None or last not in DOCUMENTS or path not in nodes:
+        return False
+    meta, found = parse_node({last: mine}, path), nodes[path].meta
+    return not isinstance(meta, ArrayMeta) or (isinstance(found, ArrayMeta) and found.shape == meta.shape)
 
 
 def finish_move(
@@ -141,6 +160,6 @@ def finish_move(
         return None
     if state.state == "rest" and config is not None:
         with held(place):
-            left = delete_rest(ledger_of(place, identity), base, config)
+            left = delete_rest(ledger_of(place, identity), base, config, is_exact=identity.planned.mixes == "blocks")
         return None if left else state.source
     return None if is_zarr(base.url, base.options) else state.source  # another Zarr may be there now

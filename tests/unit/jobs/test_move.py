@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
+from conformance import contents_of
+from zarr.storage import LocalStore
 
 from shardedstore import Move, ShardedStore, ShardsFailed, UsageError, step
 from shardedstore.abc import Callback
 from shardedstore.cli.main import main
 from shardedstore.jobs.ledger import FOLDER
-from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToShardingCodec, ToZip
+from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 
 SHARDS = {"t": (4, 8), "g": "whole"}
 YES = Move(yes_delete_source=True)
@@ -214,17 +216,24 @@ def test_options_that_are_refused(case, tmp_path):
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_a_source_is_moved_and_recompressed(zarr_format, tmp_path):
+@pytest.mark.parametrize("steps", [[Recompress("gzip", level=1)], [MigrateV3()], [MigrateV3(), Recompress("gzip")]])
+def test_a_source_is_moved_and_recompressed(steps, zarr_format, tmp_path):
+    if zarr_format == 3:
+        steps = steps[-1:] if isinstance(steps[-1], Recompress) else []
     source, target = build(tmp_path / "s.zarr", zarr_format), tmp_path / "out"
-    unfinished(source, target, tasks=3, steps=[Recompress("gzip", level=1)])
+    before = contents_of(LocalStore(source)).keys()
+    unfinished(source, target, tasks=3, steps=steps)
     pair = ShardedStore.load(target, partial=True, allow=[source])
     assert zarr.open_array(pair, path="t").compressors == zarr.open_array(source / "t").compressors
-    new = plan(source, target, steps=[Recompress("gzip", level=1)]).run()
+    assert contents_of(pair).keys() - {MOVING} == before
+    new = plan(source, target, steps=steps).run()
     assert not source.exists()
     check(new)
 
 
-@pytest.mark.parametrize("steps", [[MigrateV3()], [step(lambda entries, shard: entries, name="own", version="1")]])
+@pytest.mark.parametrize(
+    "steps", [[MapChunks(np.negative)], [step(lambda entries, shard: entries, name="own", version="1")]]
+)
 def test_chains_with_steps_are_refused(steps, tmp_path):
     store = ShardedStore.partition(build(tmp_path / "s.zarr", 2), SHARDS)
     with pytest.raises(UsageError, match="can't be moved, as its values can't be compared"):
