@@ -21,6 +21,7 @@ from zarr.storage import LocalStore
 from shardedstore import Move, ShardedStore, ShardsFailed, UsageError, step
 from shardedstore.abc import Callback
 from shardedstore.cli.main import main
+from shardedstore.fields import MOVING
 from shardedstore.jobs.ledger import FOLDER
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 
