@@ -28,10 +28,12 @@ from shardedstore.errors import (
 from shardedstore.jobs.estimates.estimate import Estimate
 from shardedstore.jobs.estimates.prices import Prices
 from shardedstore.jobs.guards import Guards
+from shardedstore.jobs.job_list import list_jobs
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.records import Records, ShardRecord
 from shardedstore.jobs.report import Report
+from shardedstore.jobs.status import JobStatus, job_status
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.trial import Trial
@@ -59,6 +61,7 @@ __all__ = [
     "GuardsFailed",
     "HoleError",
     "JobPlan",
+    "JobStatus",
     "JobStopped",
     "LockedError",
     "Move",
@@ -89,6 +92,8 @@ __all__ = [
     "__version__",
     "array_shard_directory_store",
     "array_shard_store",
+    "job_status",
+    "list_jobs",
     "step",
     "to_zip_store",
     "to_zip_store_with_prefix",

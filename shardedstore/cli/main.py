@@ -13,6 +13,7 @@ from shardedstore.cli.plan import plan_command
 from shardedstore.cli.prune import prune_command
 from shardedstore.cli.run import finalise, run_command
 from shardedstore.cli.serve import serve
+from shardedstore.cli.status import jobs_command, status_command
 from shardedstore.cli.verify import verify_command
 
 
@@ -29,6 +30,8 @@ for command in (
     run_command,
     finalise,
     plan_command,
+    status_command,
+    jobs_command,
     info,
     verify_command,
     prune_command,

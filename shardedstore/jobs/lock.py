@@ -13,6 +13,7 @@ watched. Clocks are never compared. Only numbers with a successor are removed, b
 from __future__ import annotations
 
 import getpass
+import itertools
 import os
 import re
 import secrets
@@ -28,11 +29,14 @@ import msgspec
 
 from shardedstore.errors import DestinationError, LockedError
 from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.progress import Progress
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 
+FIRST = 2.0  # seconds until the first count, which tells the numbers of the job
 RENEWAL = 10.0  # seconds between two counts
 LIFE = 45.0  # seconds without a count after which a holder is taken to be dead
+SKEW = 5.0  # seconds that the clock of another machine may be ahead
 LOOK = 1.0  # seconds between two looks
 _NAME = re.compile(r"lock-(\d+)\.json")
 _SLICE = re.compile(r"slice-[0-9a-f]+\.json")
@@ -60,6 +64,12 @@ class Holder(msgspec.Struct, frozen=True):
         Whether the lock was given back.
     job, part : str
         The token of the job and the slice, such as ``"3/40"``; empty for a whole job.
+    at : float
+        The time of the last heartbeat, in seconds since 1970 by the holder's clock.
+    progress : Progress or None
+        The numbers of the holder's job at that time; None for another use of the lock.
+    ended : str
+        The class of the error that the holder ended with; empty if there was none, or if it has not ended.
     """
 
     who: str
@@ -73,6 +83,9 @@ class Holder(msgspec.Struct, frozen=True):
     free: bool = False
     job: str = ""
     part: str = ""
+    at: float = 0.0
+    progress: Progress | None = None
+    ended: str = ""
 
     @property
     def shown(self) -> str:
@@ -81,9 +94,26 @@ class Holder(msgspec.Struct, frozen=True):
         return f"{part}{self.who} on {self.host} (process {self.process}, since {self.since})"
 
 
+class _Heartbeat:
+    """The states of a holder, one for each heartbeat."""
+
+    def __init__(self, holder: Holder, numbers: Callable[[], Progress] | None) -> None:
+        self._holder, self._numbers = holder, numbers
+
+    def next(self, ended: str = "") -> Holder:
+        """Return the holder with another count, and with the numbers of its job."""
+        progress = None if self._numbers is None else self._numbers()
+        self._holder = msgspec.structs.replace(
+            self._holder, count=self._holder.count + 1, at=time.time(), progress=progress, ended=ended
+        )
+        return self._holder
+
+
 @contextmanager
-def held(folder: Folder) -> Iterator[threading.Event]:
+def held(folder: Folder, numbers: Callable[[], Progress] | None = None) -> Iterator[threading.Event]:
     """Hold the lock of a destination for a whole job; the event is set when another job has taken it over.
+
+    With `numbers`, each heartbeat has the numbers of the job, for ``status``.
 
     Raises
     ------
@@ -95,18 +125,24 @@ def held(folder: Folder) -> Iterator[threading.Event]:
     with _written_to(folder):
         _refuse_slices(folder)
         number, mine = _take(folder)
+    beat, end = _Heartbeat(mine, numbers), ""
     try:
         with _written_to(folder):
             _refuse_slices(folder)
-        with _counting(folder, _path(number), mine, lambda: _latest(folder)[0] > number) as lost:
+        with _counting(folder, _path(number), beat, lambda: _latest(folder)[0] > number) as lost:
             yield lost
+    except BaseException as error:
+        end = type(error).__name__
+        raise
     finally:
         _mine.discard(mine.nonce)
-        _free(folder, number, mine)
+        _free(folder, number, beat.next(end))
 
 
 @contextmanager
-def held_by_slice(folder: Folder, job: str, part: str) -> Iterator[threading.Event]:
+def held_by_slice(
+    folder: Folder, job: str, part: str, numbers: Callable[[], Progress] | None = None
+) -> Iterator[threading.Event]:
     """Hold the lock of a destination for a slice, together with other slices of the same job.
 
     Parameters
@@ -117,6 +153,8 @@ def held_by_slice(folder: Folder, job: str, part: str) -> Iterator[threading.Eve
         The token of the job.
     part : str
         The slice, for messages.
+    numbers : callable, optional
+        Returns the numbers of the slice, for ``status``.
 
     Raises
     ------
@@ -135,7 +173,7 @@ def held_by_slice(folder: Folder, job: str, part: str) -> Iterator[threading.Eve
             if holder is not None:
                 _refuse(folder, {_path(number): holder})
             _refuse_slices(folder, job)
-        with _counting(folder, path, mine, lambda: _is_taken(folder, number)) as lost:
+        with _counting(folder, path, _Heartbeat(mine, numbers), lambda: _is_taken(folder, number)) as lost:
             yield lost
     finally:
         _mine.discard(mine.nonce)
@@ -152,16 +190,15 @@ def _written_to(folder: Folder) -> Iterator[None]:
 
 
 @contextmanager
-def _counting(folder: Folder, path: str, mine: Holder, is_lost: Callable[[], bool]) -> Iterator[threading.Event]:
+def _counting(folder: Folder, path: str, beat: _Heartbeat, is_lost: Callable[[], bool]) -> Iterator[threading.Event]:
     """Count up in the file of a lock until the block ends; the event is set when the lock is lost."""
     ended, lost = threading.Event(), threading.Event()
 
     def count() -> None:
-        counted = 0
-        while not ended.wait(RENEWAL):
-            counted += 1
+        pauses = itertools.chain([min(FIRST, RENEWAL)], itertools.repeat(RENEWAL))
+        while not ended.wait(next(pauses)):
             with suppress(*STORAGE_ERRORS):  # a server that is away for a while is no reason to end
-                _write(folder, path, msgspec.structs.replace(mine, count=counted))
+                _write(folder, path, beat.next())
                 if is_lost():
                     lost.set()
                     return
@@ -222,7 +259,8 @@ def _self() -> Holder:
         who = f"user {os.getuid()}"
     since = datetime.now(UTC).isoformat(timespec="seconds")
     begun = _begun(os.getpid()) or 0
-    return Holder(who, socket.gethostname(), _machine(), os.getpid(), begun, since, secrets.token_hex(8))
+    nonce = secrets.token_hex(8)
+    return Holder(who, socket.gethostname(), _machine(), os.getpid(), begun, since, nonce, at=time.time())
 
 
 def _machine() -> str:
@@ -261,6 +299,28 @@ def _numbers(folder: Folder) -> list[int]:
 
 def _slices(folder: Folder) -> list[str]:
     return [f"{FOLDER}/{name}" for name in folder.names(FOLDER) if _SLICE.fullmatch(name)]
+
+
+def last_holder(folder: Folder) -> Holder | None:
+    """Return the last holder of the lock of a destination, also if it has ended; None if there was none."""
+    return _latest(folder)[1]
+
+
+def slice_holders(folder: Folder) -> list[Holder]:
+    """Return the slices that hold the lock of a destination, also if they died."""
+    return [holder for path in _slices(folder) if (holder := _read(folder, path)) is not None]
+
+
+def seems_to_live(holder: Holder) -> bool | None:
+    """Tell whether a holder lives, without waiting; None if its clock leaves it open.
+
+    A holder on another machine lives if its last heartbeat is recent by this machine's clock.
+    """
+    if holder.free:
+        return False
+    if holder.machine == _machine():
+        return _lives_here(holder)
+    return True if -SKEW <= time.time() - holder.at <= LIFE else None
 
 
 def superseded(folder: Folder) -> list[str]:

@@ -81,7 +81,7 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events
     """
     executor = active_executor()
     stop.check()
-    with _locked(job) as lost:
+    with _locked(job, events.meter) as lost:
         is_new = job.move is None or read_identity(job.layout.place) is None
         job = start(job, plan, identity(plan, job), overwrite, executor)
         if job.move is not None:
@@ -111,7 +111,7 @@ def run_slice(job: Job, plan: Plan, overwrite: bool, part: Slice, events: Events
     wanted, executor = identity(plan, job), LocalExecutor()
     check_sliceable(job, wanted, overwrite)
     stop.check()
-    with job.layout.held_by_slice(f"{wanted.source} {wanted.chain}", str(part)) as lost:
+    with job.layout.held_by_slice(f"{wanted.source} {wanted.chain}", str(part), events.meter.now) as lost:
         job = start_slice(job, plan, wanted, executor)
         segments = part.of(job.segments(plan))
         total = sum(segment.count for segment in segments)
@@ -156,10 +156,10 @@ def delay_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T]) -> Delayed:
 
 
 @contextmanager
-def _locked(job: Job) -> Iterator[threading.Event]:
+def _locked(job: Job, meter: Meter) -> Iterator[threading.Event]:
     """Hold the lock of a job's destination; the event signals that it was lost."""
     try:
-        with job.layout.held() as lost:
+        with job.layout.held(meter.now) as lost:
             yield lost
     except KeyboardInterrupt as stopped:
         if job.layout.again:

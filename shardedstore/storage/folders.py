@@ -67,6 +67,9 @@ class Folder(Protocol):
         The list is empty if the folder does not exist.
         """
 
+    def listed(self, path: str = "") -> tuple[frozenset[str], frozenset[str]]:
+        """Return the names of the files and of the folders directly below a path."""
+
     def sizes(self, path: str = "") -> Iterator[tuple[str, int]]:
         """List all files below a path, and yield their names and sizes in bytes."""
 
@@ -146,6 +149,14 @@ class LocalFolder:
             return sorted(os.listdir(os.path.join(self.url, path)))
         except FileNotFoundError:
             return []
+
+    def listed(self, path: str = "") -> tuple[frozenset[str], frozenset[str]]:
+        # docstring inherited
+        files, folders = set[str](), set[str]()
+        with suppress(FileNotFoundError, PermissionError), os.scandir(os.path.join(self.url, path)) as entries:
+            for entry in entries:
+                (folders if entry.is_dir() else files).add(entry.name)
+        return frozenset(files), frozenset(folders)
 
     def sizes(self, path: str = "") -> Iterator[tuple[str, int]]:
         # docstring inherited
@@ -245,10 +256,18 @@ class RemoteFolder:
 
     def names(self, path: str = "") -> list[str]:
         # docstring inherited
+        files, folders = self.listed(path)
+        return sorted(files | folders)
+
+    def listed(self, path: str = "") -> tuple[frozenset[str], frozenset[str]]:
+        # docstring inherited
         start = f"{path}/" if path else ""
         found = patiently(lambda: obstore.list_with_delimiter(self.store, path or None))
-        paths = [*found["common_prefixes"], *(object_["path"] for object_ in found["objects"])]
-        return sorted({name for path in paths if (name := path.removeprefix(start).strip("/"))})
+
+        def names(paths: Iterable[str]) -> frozenset[str]:
+            return frozenset(name for one in paths if (name := one.removeprefix(start).strip("/")))
+
+        return names(object_["path"] for object_ in found["objects"]), names(found["common_prefixes"])
 
     def sizes(self, path: str = "") -> Iterator[tuple[str, int]]:
         # docstring inherited

@@ -18,6 +18,7 @@ from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.lock import held, held_by_slice
 from shardedstore.jobs.preflight import find_unreadable, find_unwritable
+from shardedstore.jobs.progress import Progress
 from shardedstore.jobs.result_preview import Planned
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.versions import Identity, check_destination, open_destination, published_job, stands
@@ -195,13 +196,15 @@ class ResultLayout(ABC):
 
     # While it runs
 
-    def held(self) -> AbstractContextManager[threading.Event]:
+    def held(self, numbers: Callable[[], Progress]) -> AbstractContextManager[threading.Event]:
         """Hold the lock of the destination; see `shardedstore.jobs.lock.held`."""
-        return held(self.place)
+        return held(self.place, numbers)
 
-    def held_by_slice(self, job: str, part: str) -> AbstractContextManager[threading.Event]:
+    def held_by_slice(
+        self, job: str, part: str, numbers: Callable[[], Progress]
+    ) -> AbstractContextManager[threading.Event]:
         """Hold the lock for a slice; see `shardedstore.jobs.lock.held_by_slice`."""
-        return held_by_slice(self.place, job, part)
+        return held_by_slice(self.place, job, part, numbers)
 
     def find_missing(self, generation: int, sources: Iterable[Place]) -> str | None:
         """Return the reason why this process can't do the job; None if it can."""

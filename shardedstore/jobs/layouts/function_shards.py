@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ from shardedstore.jobs.layouts.base import ShardSource
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.ledger import Ledger, NoLedger, Record
 from shardedstore.jobs.preflight import find_unreadable
+from shardedstore.jobs.progress import Progress
 from shardedstore.jobs.result_preview import Planned, members_at
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.versions import Identity
@@ -135,7 +136,7 @@ class ReturnedShards(FunctionShards):
         # docstring inherited
         return NoLedger(self.place, generation)
 
-    def held(self) -> nullcontext[threading.Event]:
+    def held(self, numbers: Callable[[], Progress]) -> nullcontext[threading.Event]:
         # docstring inherited
         return nullcontext(threading.Event())
 
