@@ -167,10 +167,10 @@ def job_status(url: str | os.PathLike[str], *, storage_options: StorageOptions =
     place = find_job_folder(folder, options)
     if place is None:
         raise ConfigError(f"no job has written to {folder!r}: name the destination of a job")
-    return status_of(place, options)
+    return read_status(place, options)
 
 
-def status_of(place: Folder, options: Options) -> JobStatus:
+def read_status(place: Folder, options: Options) -> JobStatus:
     """Return the state of the last job in the folder of a ledger."""
     identity = read_identity(place)
     assert identity is not None
