@@ -107,14 +107,12 @@ class ReportWriter(Callback):
         self._timeline.add(task, time.monotonic() - self._clock)
         self._arrays.add(task.shards)
         self._add_stages(task)
-        slowest = heapq.nlargest(MOST_SLOWEST, [*self._slowest, *task.shards], key=attrgetter("seconds"))
-        new = {shard.number for shard in task.shards}
-        self._workers.update((shard.number, task.worker) for shard in slowest if shard.number in new)
-        self._slowest = slowest
-        for shard in task.shards:
-            if shard.attempts > 1 and len(self._retried) < MOST_RETRIED:
-                self._retried.append(shard)
-                self._workers[shard.number] = task.worker
+        least = self._slowest[-1].seconds if len(self._slowest) == MOST_SLOWEST else -1.0
+        slow = [shard for shard in task.shards if shard.seconds > least]
+        self._slowest = heapq.nlargest(MOST_SLOWEST, [*self._slowest, *slow], key=attrgetter("seconds"))
+        retried = [shard for shard in task.shards if shard.attempts > 1][: MOST_RETRIED - len(self._retried)]
+        self._retried += retried
+        self._workers.update((shard.number, task.worker) for shard in (*slow, *retried))
 
     def _add_stages(self, task: Summary) -> None:
         stages = task.stages
@@ -228,7 +226,9 @@ class _Arrays:
         runs = plan._plan.runs
         self._firsts = [run.number for run in runs]
         self._rows = [
-            _Row(None if run.mounted is not None else run.path, run.stop - run.first, load.files, load.nbytes)
+            _Row(
+                run.number, None if run.mounted is not None else run.path, run.stop - run.first, load.files, load.nbytes
+            )
             for run, load in zip(runs, plan._plan.loads, strict=True)
         ]
 
@@ -237,11 +237,17 @@ class _Arrays:
 
     def add(self, shards: Iterable[ShardEnd]) -> None:
         """Add shards that this run has made."""
+        first, end = -1, -1  # the numbers of the shards of `row`
         for shard in shards:
-            row = self._row(shard.number)
+            if not first <= shard.number < end:
+                row = self._row(shard.number)
+                first, end = row.first, row.first + row.shards
             row.seconds += shard.seconds
             if not shard.code:
-                row.add(shard.entries, shard.nbytes, shard.source_nbytes)
+                row.done += 1
+                row.entries += shard.entries
+                row.nbytes += shard.nbytes
+                row.source_nbytes += shard.source_nbytes
 
     def count_recorded(self, records: Mapping[int, Record]) -> None:
         """Count the shards of the ledger instead, as earlier runs have made some of them."""
@@ -249,7 +255,11 @@ class _Arrays:
             row.done = row.entries = row.nbytes = row.source_nbytes = 0
         for number, record in records.items():
             if record.is_done:
-                self._row(number).add(record.entries, record.nbytes, record.source_nbytes)
+                row = self._row(number)
+                row.done += 1
+                row.entries += record.entries
+                row.nbytes += record.nbytes
+                row.source_nbytes += record.source_nbytes
 
     def rows(self) -> list[ArrayReport]:
         """Return the sizes, in the order of the plan."""
@@ -258,6 +268,7 @@ class _Arrays:
 
 @dataclass
 class _Row:
+    first: int
     path: str | None
     shards: int
     files: int
@@ -268,14 +279,9 @@ class _Row:
     source_nbytes: int = 0
     seconds: float = 0.0
 
-    def add(self, entries: int, nbytes: int, source_nbytes: int) -> None:
-        self.done += 1
-        self.entries += entries
-        self.nbytes += nbytes
-        self.source_nbytes += source_nbytes
-
     def report(self) -> ArrayReport:
         values = {**vars(self), "seconds": round(self.seconds, 3)}
+        del values["first"]
         return ArrayReport(**values)
 
 

@@ -45,11 +45,12 @@ class TimelineBuilder:
             self._failed[int(now / self.width)] += len(task.failures)
             return
         offset = begun - task.shards[0].begun
-        last = int(now / self.width)
-        for shard in task.shards:
-            part = max(0, min(last, int((offset + shard.begun + shard.seconds) / self.width)))
-            self._shards[part] += 1
-            self._nbytes[part] += shard.nbytes
+        last, width, shards, nbytes = int(now / self.width), self.width, self._shards, self._nbytes
+        for shard in task.shards:  # there may be a million
+            part = int((offset + shard.begun + shard.seconds) / width)
+            part = 0 if part < 0 else min(part, last)
+            shards[part] += 1
+            nbytes[part] += shard.nbytes
             if shard.code:
                 self._failed[part] += 1
         if self._spans is not None:

@@ -177,11 +177,15 @@ class Summary:
     @property
     def stages(self) -> dict[str, float]:
         """The seconds of the shards of a task by stage; `steps` is the time in steps without their codecs."""
-        read, decode, encode, write = (
-            sum(getattr(shard, f"{name}_seconds") for shard in self.shards) for name in STAGES if name != "steps"
-        )
-        steps = max(0.0, sum(shard.transform_seconds for shard in self.shards) - decode - encode)
-        return dict(zip(STAGES, (read, decode, steps, encode, write), strict=True))
+        read = decode = steps = encode = write = 0.0
+        for shard in self.shards:
+            read += shard.read_seconds
+            decode += shard.decode_seconds
+            steps += shard.transform_seconds
+            encode += shard.encode_seconds
+            write += shard.write_seconds
+        seconds = read, decode, max(0.0, steps - decode - encode), encode, write
+        return dict(zip(STAGES, seconds, strict=True))
 
     @property
     def holes(self) -> tuple[str, ...]:
