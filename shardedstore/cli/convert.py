@@ -141,7 +141,7 @@ CHANGED_AS = (
 
 def tell_slice(plan: JobPlan, part: Slice, workers: ClusterSpec, run: RunSpec, stop: StopSignal, end: KeepEnd) -> None:
     """Run a slice of the job and print its numbers."""
-    with notes_on_stderr(), warnings.catch_warnings(), threads_for_slices(workers):
+    with notes_on_stderr(), warnings.catch_warnings(), threads_for_slices(workers, stop):
         warnings.simplefilter("ignore", UserWarning)  # failures are printed by `user_errors`
         callbacks = [*run.log.callbacks(), end]
         summary = plan.run_slice(part.number, part.count, run.log.progress(), callbacks, stop=stop)
@@ -186,5 +186,5 @@ def run_plan(
     if summary.holes:
         note(f"the result has {count(len(summary.holes), 'hole')}: run the same command again to try again")
         sys.exit(ExitCode.HOLES)
-    if run.exit_code_if_unchanged and not summary.done:
+    if run.exit_code_if_unchanged and summary.unchanged:
         sys.exit(ExitCode.UNCHANGED)

@@ -85,7 +85,7 @@ def run_command(
                 stop_on_signals(options) as stop,
                 notes_on_stderr(),
                 warnings.catch_warnings(),
-                cluster_on_demand(workers, verbose, stop) if chosen is None else threads_for_slices(workers),
+                cluster_on_demand(workers, verbose, stop) if chosen is None else threads_for_slices(workers, stop),
             ):
                 warnings.simplefilter("ignore", UserWarning)
                 one = _Run(options, stop, chosen, shows_progress=parallel == 1)
@@ -153,7 +153,7 @@ class _End(Callback):
 def _run_job(job: JobSpec, *, run_one: _Run, digest: str) -> JobRow:
     """Run a job, and return its row; errors are printed."""
     name, end, begun = job_name(job), _End(), time.monotonic()
-    code, causes = ExitCode.DONE, list[str]()
+    code, causes, summary = ExitCode.DONE, list[str](), Summary()
     try:
         if find_moved(job) is not None:
             return JobRow(name=name, destination=job.destination, state="moved before")
@@ -161,13 +161,14 @@ def _run_job(job: JobSpec, *, run_one: _Run, digest: str) -> JobRow:
             plan = plan_spec(job)
         told = [end, *callbacks_of(job, sys.argv, digest), *run_one.options.log.callbacks()]
         result = run_one(plan, told, report=not job.no_report)
-        summary = Summary() if result is None or result.summary is None else result.summary
+        if result is not None and result.summary is not None:
+            summary = result.summary
         causes = list(failures(summary.failures))
         if summary.partial is not None:
             code = exit_code_of_failures(summary.failures)
         elif summary.holes:
             code = ExitCode.HOLES
-        elif run_one.options.exit_code_if_unchanged and not summary.done and run_one.part is None:
+        elif run_one.options.exit_code_if_unchanged and summary.unchanged:
             code = ExitCode.UNCHANGED
     except ShardsFailed as failed:
         code, causes = exit_code_of(failed), list(failures(failed.exceptions))
@@ -175,7 +176,8 @@ def _run_job(job: JobSpec, *, run_one: _Run, digest: str) -> JobRow:
         code, causes = exit_code_of(error), [one_line(error)]
     for cause in causes:
         click.echo(f"{'hole' if code is ExitCode.HOLES else 'error'}: {name}: {cause}", err=True)
-    return JobRow.of(name, job.destination, code, end.event, causes, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return JobRow.of(name, job.destination, code, end.event, causes, seconds, is_unchanged=summary.unchanged)
 
 
 def _tell(jobs: JobFile, rows: Sequence[JobRow], as_json: bool) -> None:

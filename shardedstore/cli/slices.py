@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,11 +13,15 @@ import click
 import dask
 from dask.system import CPU_COUNT
 
-from shardedstore.errors import UsageError
+from shardedstore.cli.exit_codes import exit_code_of
+from shardedstore.errors import JobStopped, UsageError
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobs.slices import Slice, parse_slice
+from shardedstore.jobs.stop_signal import StopSignal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+TASK_THREAD = "shardedstore-task"  # the beginning of the names of threads that run tasks
+END_SECONDS = 2.0  # for the last messages
 NEXT = "run `shardedstore finalise`, or this command without --slice, when all slices have ended"
 
 
@@ -40,7 +47,19 @@ def given_slice(text: str | None, workers: ClusterSpec) -> Slice | None:
 
 
 @contextmanager
-def threads_for_slices(workers: ClusterSpec) -> Iterator[None]:
-    """Run slices in as many threads as there would be worker processes."""
-    with dask.config.set(scheduler="threads", num_workers=(workers.workers or CPU_COUNT) * (workers.threads or 1)):
-        yield
+def threads_for_slices(workers: ClusterSpec, stop: StopSignal) -> Iterator[None]:
+    """Run slices in as many threads as there would be worker processes.
+
+    Python waits at its end for all threads. Abandoned threads may take long, so the process ends without them.
+    """
+    try:
+        with dask.config.set(scheduler="threads", num_workers=(workers.workers or CPU_COUNT) * (workers.threads or 1)):
+            yield
+    finally:
+        if stop.is_over and any(thread.name.startswith(TASK_THREAD) for thread in threading.enumerate()):
+            threading.Thread(target=_end, args=(stop.reason,), daemon=True).start()
+
+
+def _end(reason: str) -> None:
+    time.sleep(END_SECONDS)
+    os._exit(exit_code_of(JobStopped("", reason)))

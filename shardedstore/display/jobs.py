@@ -33,7 +33,15 @@ class JobRow:
 
     @classmethod
     def of(
-        cls, name: str, destination: str, exit_code: int, end: JobEnd | None, causes: Sequence[str], seconds: float
+        cls,
+        name: str,
+        destination: str,
+        exit_code: int,
+        end: JobEnd | None,
+        causes: Sequence[str],
+        seconds: float,
+        *,
+        is_unchanged: bool,
     ) -> Self:
         """Return the row of a job that has ended; it has no event if the job could not start."""
         numbers = {}
@@ -45,7 +53,7 @@ class JobRow:
                 "failed": len(total.failures),
                 "nbytes": total.nbytes,
             }
-        state = _state(exit_code, end)
+        state = _state(exit_code, is_unchanged)
         return cls(name, destination, state, exit_code, **numbers, seconds=seconds, causes=tuple(causes))
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,10 +66,10 @@ class JobRow:
         return self.name, self.state, *numbers, format_bytes(self.nbytes), format_time(self.seconds)
 
 
-def _state(exit_code: int, end: JobEnd | None) -> str:
+def _state(exit_code: int, is_unchanged: bool) -> str:
     names = {1: "failed", 2: "can't run", 3: "unchanged", 4: "holes", 5: "try again", 10: "time is up", 130: "stopped"}
     if exit_code == 0:
-        return "unchanged" if end is not None and not end.job.done else "done"
+        return "unchanged" if is_unchanged else "done"
     return names.get(exit_code, "stopped")
 
 

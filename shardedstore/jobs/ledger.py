@@ -459,6 +459,10 @@ class NoLedger(Ledger):
         # docstring inherited
         return {}
 
+    def is_compacted(self) -> bool:
+        # docstring inherited
+        return False
+
     def mark(self, numbers: frozenset[int]) -> None:
         # docstring inherited
         return

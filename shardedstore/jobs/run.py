@@ -267,6 +267,7 @@ def _until_hopeless(job: Job, summaries: Iterator[Summary]) -> Iterator[Summary]
 
 def _finish(plan: Plan, wrap: Wrap[T], job: Job, summary: Summary) -> T:
     """Publish the config and return the result; a partial one shows the source for failed shards."""
+    is_unchanged = not summary.done and not summary.failures and job.ledger.is_compacted()
     try:
         config = finish(job, plan, summary)
         if job.move is not None:
@@ -288,6 +289,7 @@ def _finish(plan: Plan, wrap: Wrap[T], job: Job, summary: Summary) -> T:
             summary,
             changed=min(job.stale, summary.done),
             missing=min(summary.missing + job.lost, summary.done),
+            unchanged=is_unchanged,
             notices=merge_notices([*plan.notices, *summary.notices]),
             records={},
         ),

@@ -134,6 +134,8 @@ class Summary:
         The number of shards that are made again, by the reason: ``"changed"``, ``"lost"``, ``"marked"`` or ``"failed"``.
     shards : tuple of ShardEnd
         The shards that a task made or that failed in it; empty for a whole job.
+    unchanged : bool
+        Whether an earlier run had published the same result, so that there was nothing to do.
     moved : int
         The number of shards whose chunks were deleted in the source, in a move.
     freed : int
@@ -171,6 +173,7 @@ class Summary:
     decoded_nbytes: int = 0
     again: dict[str, int] = field(default_factory=dict)
     shards: tuple[ShardEnd, ...] = field(default=(), repr=False)
+    unchanged: bool = False
     moved: int = 0
     freed: int = 0
 
