@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -342,11 +343,13 @@ def _options(job: Job) -> dict[str, str]:
     return {name: str(value) for name in names if (value := getattr(job, name)) != getattr(Job, name)}
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "python", platform.python_version()
+@cache
+def _versions() -> Mapping[str, str]:
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            yield name, metadata.version(name)
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _text(moment: datetime) -> str:

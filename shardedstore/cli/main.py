@@ -8,6 +8,7 @@ from shardedstore.cli.common import warnings_on_stderr
 from shardedstore.cli.convert import convert
 from shardedstore.cli.export import export
 from shardedstore.cli.info import info
+from shardedstore.cli.init import init
 from shardedstore.cli.ls import cat, ls
 from shardedstore.cli.plan import plan_command
 from shardedstore.cli.prune import prune_command
@@ -26,6 +27,7 @@ def main(context: click.Context) -> None:
 
 
 for command in (
+    init,
     convert,
     run_command,
     finalise,

@@ -96,6 +96,7 @@ def test_help_names_commands_rules_and_exit_codes() -> None:
         "convert",
         "export",
         "info",
+        "init",
         "ls",
         "plan",
         "prune",

@@ -1,0 +1,117 @@
+"""A job file for given sources, with comments."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dask.utils import format_bytes
+
+from shardedstore.display.describe import node_line
+from shardedstore.errors import UsageError
+from shardedstore.jobfiles.write import key_text, value_text
+from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.storage.sides import side_options
+from shardedstore.storage.urls import is_remote, normalize
+from shardedstore.store import ShardedStore
+from shardedstore.text import count
+
+SIZES = ("512 MiB", "64 MiB", "8 MiB")  # of shards; the first that divides the source is taken
+MOST_NODES = 12  # that are listed for a source
+
+HEAD = """\
+# Jobs for `shardedstore run {file}`. `shardedstore plan {file}` shows what they would do, and writes nothing.
+# Relative paths begin at the folder of this file. ${{VAR}} is an environment variable, {{date}} today's date, and {{name}} the
+# name of the job. Editors complete the file by its JSON Schema: shardedstore init --schema > jobs.schema.json
+#:schema jobs.schema.json
+
+# The workers of all jobs. They start when a job has something to do. The default is one process for each core.
+[cluster]
+# workers = 4
+# scheduler = "tcp://host:8786"  # instead: a Dask cluster that runs already
+
+# Values for all jobs that do not set their own.
+[defaults]
+to = "zip"               # or "zarr", "sharding-codec", or with options: {{use = "zip", per_zip = 100}}
+# changed = "listing"    # also find chunks that changed in place; "metadata" finds new and reshaped arrays only
+# digest = true          # keep digests, so that verify needs no source
+# max_missing = 0        # publish the result without up to so many failed shards
+# storage = {{region = "eu-central-1", secret_access_key = "${{MY_SECRET}}"}}  # secrets only by name
+"""
+
+
+def job_file(sources: Sequence[str], file: str) -> str:
+    """Return the text of a job file with one job for each source.
+
+    Raises
+    ------
+    UsageError
+        If two sources have the same name.
+    PartitionError
+        If a source is not a Zarr.
+    """
+    names = [source_name(source) for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two sources are named {name!r}: write one file for each")
+    jobs = ["\n".join(_job(name, source)) for name, source in zip(names, sources, strict=True)]
+    return "\n".join([HEAD.format(file=os.path.basename(file)), *(f"{job}\n" for job in jobs)])
+
+
+def source_name(source: str) -> str:
+    """Return a name for the job of a source.
+
+    >>> source_name("s3://bucket/era5.zarr/"), source_name("cells/*.zarr")
+    ('era5', 'cells')
+    """
+    parts = [part for part in re.split(r"[/\\]", source.rstrip("/")) if "*" not in part]
+    stem = re.sub(r"\.(zarr\.zip|zarr|zip|ozx|n5|json)$", "", parts[-1] if parts else "")
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "job"
+
+
+def _job(name: str, source: str) -> Iterator[str]:
+    """Yield the lines of a job."""
+    url = source if is_remote(source) else normalize(source)
+    options: Any = side_options("source", url, {}, None)
+    is_many = "*" in source
+    store, size = (ShardedStore.collect(source, storage_options=options), "") if is_many else _divided(source, options)
+    plan = make_plan(store.config)
+    formats = sorted({f"v{node.meta.zarr_format}" for node in plan.nodes.values()})
+    yield "[[job]]"
+    yield f"name = {value_text(name)}"
+    yield f"source = {value_text(url)}"
+    yield f"# Zarr {' and '.join(formats)}; at most {count(plan.files, 'file')}; {format_bytes(plan.nbytes)} decoded"
+    yield from _nodes(plan, store)
+    yield f"destination = {value_text(name + '-shards')}  # a folder, or s3://, gs:// or az://"
+    if not is_many:
+        yield f"shards = {value_text(size)}  # makes {count(plan.shard_count, 'shard')}; or for each array: {{{_example(plan)}}}"
+        yield "# include = []           # paths or globs of the groups and arrays to keep"
+    if formats == ["v2"]:
+        yield "# v3 = true              # convert Zarr v2 to v3"
+    yield '# codec = "zstd:level=5"  # compress again'
+
+
+def _divided(source: str, options: Any) -> tuple[ShardedStore, str]:
+    """Return the source, divided by the first size that gives several shards."""
+    for size in SIZES:
+        store = ShardedStore.partition(source, size, storage_options=options)
+        if make_plan(store.config).shard_count > 1:
+            return store, size
+    return ShardedStore.partition(source, SIZES[0], storage_options=options), SIZES[0]
+
+
+def _nodes(plan: Plan, store: ShardedStore) -> Iterator[str]:
+    lines = [node_line(path, node, store.config) for path, node in plan.nodes.items()]
+    yield from (f"# {line}" for line in lines[:MOST_NODES])
+    if len(lines) > MOST_NODES:
+        yield f"#   ... and {len(lines) - MOST_NODES:,} more; see shardedstore info"
+
+
+def _example(plan: Plan) -> str:
+    """Return a rule for the largest array."""
+    sizes = {path: math.prod(getattr(node.meta, "shape", ())) for path, node in plan.nodes.items()}
+    path = max(sizes, key=lambda path: sizes[path])
+    return f'{key_text(path)} = "128 MiB", "*" = "1 GiB"' if path else '"*" = "1 GiB"'
