@@ -22,7 +22,7 @@ from shardedstore import Move, ShardedStore
 from shardedstore.jobs.ledger import MOVED
 from shardedstore.jobs.versions import read_identity
 from shardedstore.storage.folders import open_folder
-from shardedstore.transforms import CopyTo, ToZip
+from shardedstore.transforms import CopyTo, Recompress, ToZip
 from shardedstore.zarr.metadata import DOCUMENTS
 
 SINKS = {"zips": ToZip, "copy": lambda url: CopyTo(url, layout="shards")}
@@ -32,6 +32,7 @@ MOST_KILLS = 6
 MOST_CALLS = 1600  # of the operating system, in one move to zips on a local disk
 MOST_SECONDS = 4.0  # of about one move in an object store
 KILLED = "killed"
+RECOMPRESSED = 0.4  # of the moves to zips
 EVENTS = {"open", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.scandir", "os.listdir"}
 
 
@@ -49,7 +50,8 @@ class MoveWork(Work):
             return ShardedStore.load(self.target)
         store = ShardedStore.partition(self.source, SOURCE.shards)
         sink = SINKS[self.sink](self.target)
-        return store.map_shards(sink, move=Move(scratch=self.scratch, yes_delete_source=True))
+        steps = [Recompress("gzip", level=1)] if self.recompress else []
+        return store.map_shards(*steps, sink, move=Move(scratch=self.scratch, yes_delete_source=True))
 
 
 def _kill_at(last: int) -> None:
@@ -74,7 +76,15 @@ def moved(scene: Scene, seed: str, sink: str, in_cloud: bool, on_cluster: bool =
     trial = make_trial(scene, seed, sink, in_cloud=in_cloud)
     source = _source(trial, in_cloud)
     scratch, weight = trial.random.choice(SCRATCH), trial.random.choice((1, 600, 3000))
-    trial.work = MoveWork(source, trial.work.target, sink, trial.work.log, weight=weight, scratch=scratch)
+    trial.work = MoveWork(
+        source,
+        trial.work.target,
+        sink,
+        trial.work.log,
+        weight=weight,
+        scratch=scratch,
+        recompress=sink == "zips" and trial.random.random() < RECOMPRESSED,
+    )
     cluster = trial.cluster() if on_cluster else None
     try:
         for _ in range(trial.random.randint(1, MOST_KILLS)):
@@ -157,7 +167,7 @@ def _check_pair(trial: Trial) -> None:
 
 def _check_end(trial: Trial, source: str) -> None:
     """Check that the result holds everything, and that the source is gone."""
-    _, shown = trial.scene.expected["zips", False]
+    _, shown = trial.scene.expected["zips", trial.work.recompress]
     found = contents_of(ShardedStore.load(trial.work.target))
     trial.lost += [f"{key} of the result" for key in shown.keys() | found.keys() if shown.get(key) != found.get(key)]
     if left := [name for name, _ in open_folder(source).sizes()]:

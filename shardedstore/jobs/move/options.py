@@ -41,8 +41,8 @@ class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
     Notes
     -----
-    Allowed is a Zarr in one folder or below one prefix of an object store, as `ShardedStore.partition` divides it, and a chain without steps
-    that ends in a folder of shards, such as ``ToZip(url)``. No other program may write to the source, or read it, while it is moved.
+    Allowed is a Zarr in one folder or below one prefix of an object store, as `ShardedStore.partition` divides it, and a chain that ends in a
+    folder of shards, such as ``ToZip(url)``, after no steps or steps with `keeps_values`: `Recompress`, `MigrateV3` and `MigrateOME`. No other program may write to the source, or read it, while it is moved.
 
     Examples
     --------

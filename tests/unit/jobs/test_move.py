@@ -223,7 +223,7 @@ def test_a_source_is_moved_and_recompressed(steps, zarr_format, tmp_path):
         steps = steps[-1:] if isinstance(steps[-1], Recompress) else []
     source, target = build(tmp_path / "s.zarr", zarr_format), tmp_path / "out"
     before = contents_of(LocalStore(source)).keys()
-    unfinished(source, target, tasks=3, steps=steps)
+    unfinished(source, target, shards_moved=3, steps=steps)
     pair = ShardedStore.load(target, partial=True, allow=[source])
     assert zarr.open_array(pair, path="t").compressors == zarr.open_array(source / "t").compressors
     assert contents_of(pair).keys() - {MOVING} == before
@@ -313,20 +313,19 @@ def test_a_link_to_shared_chunks_is_kept(tmp_path):
 
 
 class Stop(Callback):
-    """Ends a job after a number of tasks."""
+    """Ends a job after a number of shards."""
 
-    def __init__(self, tasks):
-        self.tasks = tasks
+    def __init__(self, shards):
+        self.shards = shards
 
     def on_task_end(self, event):
-        self.tasks -= 1
-        if self.tasks < 0:
+        if event.ended >= self.shards:
             raise KeyboardInterrupt
 
 
-def unfinished(source, target, tasks=3, **options):
+def unfinished(source, target, shards_moved=3, **options):
     with pytest.raises(KeyboardInterrupt):
-        plan(source, target, **options).run(callbacks=[Stop(tasks)])
+        plan(source, target, **options).run(callbacks=[Stop(shards_moved)])
     check_pair(source, target)
 
 
@@ -377,7 +376,7 @@ def codes(failed):
 
 def test_a_chunk_that_appears_after_the_move_of_its_shard_is_kept(tmp_path):
     source, target = build(tmp_path / "s.zarr"), tmp_path / "out"
-    unfinished(source, target, tasks=6)
+    unfinished(source, target, shards_moved=6)
     assert not files(source / "t/c")
     zarr.open_array(source / "t")[0:2, 0:4] = 99
     new = plan(source, target).run()
@@ -430,7 +429,7 @@ def damage(file):
 
 def test_a_moved_shard_that_is_lost_is_not_made_of_fill_values(tmp_path):
     source, target = build(tmp_path / "s.zarr"), tmp_path / "out"
-    unfinished(source, target, tasks=6)
+    unfinished(source, target, shards_moved=6)
     whole = (target / "g.zarr.zip").read_bytes()
     (target / "g.zarr.zip").unlink()
     with pytest.raises(UsageError, match="is missing or marked as damaged, and its source was deleted"):
