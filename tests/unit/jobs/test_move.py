@@ -319,7 +319,7 @@ class Stop(Callback):
         self.shards = shards
 
     def on_task_end(self, event):
-        if event.ended >= self.shards:
+        if event.progress.ended >= self.shards:
             raise KeyboardInterrupt
 
 
