@@ -15,6 +15,7 @@ from shardedstore.cli.job_files import is_job_file, only_option
 from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.display.status import status_lines, statuses_lines, statuses_table
 from shardedstore.errors import ConfigError
+from shardedstore.jobfiles.job import destination_options
 from shardedstore.jobfiles.read import read_job_file
 from shardedstore.jobs.job_list import DEPTH, list_jobs
 from shardedstore.jobs.status import JobStatus, job_status
@@ -54,7 +55,13 @@ def status_command(
             if is_job_file(what):
                 jobs = read_job_file(what, only=only).jobs
                 found = (
-                    _look(job.destination, parse_side("destination", job.destination, storage, profile)) for job in jobs
+                    _look(
+                        job.destination,
+                        parse_side("destination", job.destination, storage, profile)
+                        if storage or profile
+                        else destination_options(job),
+                    )
+                    for job in jobs
                 )
                 return [status for status in found if status is not None]
             return [job_status(what, storage_options=parse_side("destination", what, storage, profile))]

@@ -95,13 +95,16 @@ def test_help_names_commands_rules_and_exit_codes() -> None:
         "cat",
         "convert",
         "export",
+        "finalise",
         "info",
         "init",
+        "jobs",
         "ls",
         "plan",
         "prune",
         "run",
         "serve",
+        "status",
         "verify",
     ]
     assert all(line.endswith(".") and "..." not in line for line in commands)
