@@ -13,7 +13,7 @@ from shardedstore.text import shown
 TEXT = 'fill="currentColor" font-size="12"'
 LINE_HEIGHT = 18
 BAR, GAP = 10, 4
-LONGEST = 72  # percent of the width; the number stands behind the bar
+LONGEST = 66  # percent of the width; the number stands behind the bar
 LEVELS = (0.25, 0.5, 0.75, 1.0)  # of the opacity, by the share of busy threads
 NARROWEST = 0.002  # of the width of a chart, so that a short shard is visible
 
