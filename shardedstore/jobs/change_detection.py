@@ -1,4 +1,4 @@
-"""How closely a job looks at its source, and which shards have changed since they were made."""
+"""Find the shards whose source has changed, by one of three levels of comparison."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEVELS: tuple[Changed, ...] = get_args(Changed)
 
 
 def check_level(level: Changed, config: Config) -> None:
-    """Refuse a level that some component of a source does not allow.
+    """Refuse a level that a component of the source does not support.
 
     Raises
     ------
@@ -50,12 +50,12 @@ def _components(config: Config) -> Iterator[tuple[str, Location]]:
 
 
 class ChangeDetector:
-    """Sees a shard's entries as they are read, and tells afterwards what the source was; "" for its metadata alone.
+    """Records the state of a shard's source while its entries are read.
 
     Parameters
     ----------
     level
-        How closely to look.
+        The level of comparison; ``"metadata"`` records nothing.
     component : Store
         The source of the shard.
     """
@@ -66,7 +66,7 @@ class ChangeDetector:
         self._tally = Tally()
 
     def watch(self, entries: Entries, shard: Shard) -> Entries:
-        """Pass entries on, and `check` after the last."""
+        """Pass entries on, and call `check` after the last one."""
         return entries if self._level == "metadata" else self._watched(entries, shard)
 
     def _watched(self, entries: Entries, shard: Shard) -> Entries:
@@ -77,29 +77,29 @@ class ChangeDetector:
         self.check(shard)
 
     def check(self, shard: Shard) -> None:
-        """Raise CorruptError when the source's listing is not what it was at first."""
+        """Raise CorruptError if the listing of the source has changed since the start."""
         if self._level == "listing" and listing(self._component) != self._before:
             raise CorruptError(
-                f"the source of shard {shard.name!r} changed while it was read: let no one write to it, and run the job again"
+                f"the source of shard {shard.name!r} changed while it was read: stop all writers to the source, and run the job again"
             )
 
     @property
     def source(self) -> str:
-        """What the record says of the source."""
+        """The state of the source, for the record of the shard."""
         if self._level == "metadata":
             return ""
         return f"{self._level} {self._before or self._tally.written(0).digest}"
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """Some shards, and what their records say of their sources, by number."""
+    """Some shards, and the recorded states of their sources by number."""
 
     segment: Segment
     sources: dict[int, str]
 
 
 def find_changed(level: Changed, recorded: Recorded) -> frozenset[int]:
-    """Return the numbers of the shards whose source is not what its record says. Nothing is written."""
+    """Return the numbers of the shards whose source differs from its recorded state. Nothing is written."""
     changed: set[int] = set()
     for run in opened_runs(recorded.segment):
         for shard in run.shards():
@@ -110,7 +110,7 @@ def find_changed(level: Changed, recorded: Recorded) -> frozenset[int]:
 
 
 def look(level: Changed, run: Run, shard: Shard) -> str:
-    """Return what a record would say of a shard's source now."""
+    """Return the current state of a shard's source, as for a record."""
     component = open_shard(run, shard)
     detector = ChangeDetector(level, component)
     if level == "content":

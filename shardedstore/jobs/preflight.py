@@ -1,4 +1,4 @@
-"""What every process proves before its first shard: that it can read the source, and write where the result goes."""
+"""Checks of each process before its first shard: it can read the source and write to the destination."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _proven: set[tuple[object, ...]] = set()
 
 
 def all_places(found: Iterable[Location]) -> Iterator[Place]:
-    """Yield the places that components are read from, those of nested stores too."""
+    """Yield the places of components, including components of nested stores."""
     for location in (location.origin for location in found):
         if isinstance(location, Config):
             yield from all_places(inner for _, inner in location.locations())
@@ -31,26 +31,26 @@ def all_places(found: Iterable[Location]) -> Iterator[Place]:
 
 
 def places_of(found: Iterable[Location]) -> tuple[Place, ...]:
-    """Return the places that components are read from: some, where there are many."""
+    """Return the places of components, up to `MOST_SOURCES`."""
     places = (place for place in dict.fromkeys(all_places(found)) if not is_template(place))
     return tuple(islice(places, MOST_SOURCES))
 
 
 def source_urls(config: Config) -> list[str]:
-    """Return the URLs that the components of a store are read from, those of nested stores too."""
+    """Return the URLs of the components of a store, including components of nested stores."""
     return [place.url for place in all_places(location for _, location in config.locations())]
 
 
 def find_unreadable(sources: Iterable[Place]) -> str | None:
-    """Return why this process can't read some sources; None where it can, which is then not tried again."""
+    """Return the reason why this process can't read a source; None if it can. Success is not checked again."""
     places = tuple(sources)
     return _prove(("read", *places), lambda: next(filter(None, map(_unreadable, places)), None))
 
 
 def find_unwritable(folder: str, options: Options, generation: int) -> str | None:
-    """Return why this process can't write to a job's destination; None where it can, which is then not tried again.
+    """Return the reason why this process can't write to a job's destination; None if it can.
 
-    It writes an empty file beside the ledger, each time the same.
+    It writes an empty file beside the ledger, always the same one. Success is not checked again.
     """
     return _prove(("write", folder, options, generation), lambda: _unwritable(folder, options, generation))
 

@@ -58,16 +58,16 @@ FEW = 8  # segments that are read one by one, where a ledger may have thousands
 
 
 def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = frozenset()) -> int:
-    """Record in a job's ledger what it takes over, and return how many shards of the one before it does not.
+    """Take over records of an earlier job, and return the number of its shards that are not taken over.
 
-    Those in `stale` are left out. It can be done again, and does the same.
+    The shards in `stale` are left out. A repeated call has the same effect.
     """
     before = last_begun(job.layout.place, read_generation(job.layout.place, identity.after))
     old = ledger_of(job.layout.place, before).read()
     earlier = from_dict(before.config)
     if otherwise := list(divided_otherwise(earlier, plan.config, before.marks, identity.marks)):
         logger.warning(
-            "divided otherwise than before, and so made again: %s",
+            "divided in another way than before, so all of their shards are made again: %s",
             ", ".join(map(repr, otherwise[:MOST_NAMED]))
             + (f" and {len(otherwise) - MOST_NAMED} more" if len(otherwise) > MOST_NAMED else ""),
         )
@@ -91,7 +91,7 @@ def find_reusable(plan: Plan, before: Identity, identity: Identity, old: Mapping
 
 
 def by_segment(segments: list[Segment], records: Mapping[int, Record]) -> Iterator[tuple[Segment, list[Record]]]:
-    """Yield records with the segments that their shards are in."""
+    """Yield segments with the records of their shards."""
     for segment in segments:
         found = [records[number] for run in segment.runs for number in run.numbers if number in records]
         if found:
@@ -99,14 +99,14 @@ def by_segment(segments: list[Segment], records: Mapping[int, Record]) -> Iterat
 
 
 def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], executor: Executor) -> frozenset[int]:
-    """Return the numbers of the recorded shards whose source is not what it was.
+    """Return the numbers of the recorded shards whose source has changed.
 
-    One that was not looked at so closely when it was made is taken to have changed.
+    A shard whose record has a weaker comparison counts as changed.
 
     Raises
     ------
     DestinationError
-        When a source can't be looked at.
+        If a source can't be read.
     """
     records = {number: record for number, record in records.items() if not record.failed}
     numbers = ((number, record.source) for number, record in records.items())
@@ -128,7 +128,7 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], exec
 
 
 def find_unwanted(job: Job, plan: Plan, ledger: Ledger) -> frozenset[int]:
-    """Return the numbers of the recorded shards that hold consolidated metadata of groups that are to have none."""
+    """Return the numbers of the recorded shards with consolidated metadata of groups that must have none now."""
     segments = [segment.number for segment in job.segments(plan) if any(run.division is None for run in segment.runs)]
     records = dict[int, Record]()
     with suppress(NotADirectoryError):  # which is told when a record is to be kept
@@ -213,7 +213,7 @@ def prepare(
 
 
 def whole_source(config: Config) -> Location:
-    """Return where all documents of a config are: of one that divides a source, in its base, which is read faster."""
+    """Return the location that has all documents of a config; for a divided source its base, which is read faster."""
     base = config.base
     wholes = (base, base.whole)
     views = (mount.location for mount in config.shards.values())
@@ -221,13 +221,13 @@ def whole_source(config: Config) -> Location:
 
 
 def _shapes(plan: Plan, nodes: Mapping[str, Node]) -> dict[str, Coords]:
-    """Return the shapes that the arrays get that are divided into blocks."""
+    """Return the shapes after the chain of the arrays in blocks."""
     metas = ((run.path, nodes[run.path].meta) for run in plan.runs if run.blocks is not None and run.path in nodes)
     return {path: meta.shape for path, meta in metas if isinstance(meta, ArrayMeta)}
 
 
 def identity(plan: Plan, job: Job) -> Identity:
-    """Return what a job's result is made from."""
+    """Return the manifest of a job, without its generation."""
     chain, layout = job.chain, job.layout
     return Identity(
         source_token(plan.config, plan.source),
@@ -274,8 +274,8 @@ def _begin_slice(job: Job, plan: Plan, wanted: Identity, executor: Executor) -> 
 def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, executor: Executor) -> Job:
     """Open the destination for writing, and return the job with its generation there.
 
-    What `prepare` saw of it is looked at again: a lazy job may run much later, when another has written there. Shards
-    that an earlier job made are taken over where their source is as it was; the executor runs the tasks that look at the source.
+    The destination is checked again, because a lazy job may run much later than `prepare`. Shards of an earlier job are taken
+    over if their source is unchanged; the executor runs the tasks that compare the source.
     The plan's notices are logged.
     """
     for notice in plan.notices:
@@ -330,7 +330,7 @@ def _check_none_moved(ledger: Ledger, changed: frozenset[int]) -> None:
 
 
 class Remaining(NamedTuple):
-    """The segments that have shards to do, without those that are done; and what is known of all before.
+    """The segments with the shards that are left, and the summary of all other shards.
 
     `again` are the generations of shards that are recorded, and are damaged or not there any more.
     """

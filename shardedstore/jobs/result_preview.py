@@ -1,4 +1,4 @@
-"""What a job is going to make, as its file says from the start: enough to open what it has made half-way."""
+"""A preview of a job's result in its manifest, from which an unfinished result can be opened."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ Mixes = Literal["blocks", "arrays", "end"]
 
 
 class Planned(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a job's result can stand in for its source before all of it is there, and where it is going to be.
+    """The planned locations of a result, and the way in which it can be combined with its source before it is complete.
 
-    `mixes` is ``"blocks"`` where shards of both go together as they are, ``"arrays"`` where an array must be of one or the
-    other, and ``"end"`` where all must. `config` is the result's as a JSON document, with the names of generation 1 and
-    URLs relative to the destination; it is empty for one ordinary Zarr, and for a function, whose records tell.
+    Attributes
+    ----------
+    mixes : "blocks", "arrays" or "end"
+        The unit that comes either from the result or from the source: each shard, each array, or the whole Zarr.
+    config : dict
+        The config of the result as a JSON document, with the names of generation 1 and URLs relative to the destination. It is
+        empty for one ordinary Zarr, and for a function, whose records have the locations.
     """
 
     mixes: Mixes = "end"
@@ -32,26 +36,26 @@ class Planned(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def members_at(location: Location, members: Members | None) -> Location:
-    """Return where members are that stand together at a location; what is no such thing is there itself."""
+    """Return the location of members that share one object; other locations are returned as they are."""
     return location if members is None or members.together == 1 else ViewOf(location, "{name}")
 
 
 def veiled_base(location: Location, run: Run, records: Mapping[int, Record]) -> Location:
-    """Return where a base is, as its record says that it was written."""
+    """Return the location of a base, veiled if its record says so."""
     record = records.get(run.number)
     divided = (path for path, division in (run.mounted or {}).items() if isinstance(division, Blocks))
     return veiled(location, divided) if record is not None and record.veiled else location
 
 
 def after(chain: Chain, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
-    """Return a source's metadata as the steps of a chain leave it."""
+    """Return the metadata of a source after the steps of a chain."""
     for step in chain.steps:
         nodes = step.changed(nodes)
     return nodes
 
 
 def blocks_after(blocks: Blocks, node: Node | None) -> Blocks:
-    """Return the division of an array as the steps of a chain leave it, given its node after them."""
+    """Return the division of an array after the steps of a chain, given its node after them."""
     if node is None or not isinstance(node.meta, ArrayMeta) or node.meta.keys is None:
         return blocks
     return msgspec.structs.replace(node.blocks or blocks, keys=node.meta.keys)

@@ -1,6 +1,6 @@
-"""What of an earlier job's result is still right for a source that has changed since, as far as its metadata tells.
+"""Find shards of an earlier job that can be reused after the metadata of the source changed.
 
-A later job of the same chain takes those shards over, and makes the others again under new names.
+A later job of the same chain takes over these shards, and makes the others again under new names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHAPED = (".zarray", "zarr.json")
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """What tells whether a node is as it was: a digest of its documents without an array's shape, and the shape."""
+    """The state of a node: a digest of its documents without the shape of an array, and the shape."""
 
     digest: str
     shape: Coords | None = None
@@ -36,7 +36,7 @@ Marks = Mapping[str, Mark]
 
 
 def source_token(config: Config, documents: str) -> str:
-    """Return what tells a source as it is now, and its division, from others; `documents` is the digest of its metadata."""
+    """Return a digest of a source and its division; `documents` is the digest of its metadata."""
     return hashlib.sha256(dump(config, None) + documents.encode()).hexdigest()
 
 
@@ -58,9 +58,9 @@ def _mark(path: str, node: Node) -> Mark:
 
 
 def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Marks, new: Marks) -> bool:
-    """Tell whether a config is that of an earlier job's source, though it may have changed, or be divided otherwise in part.
+    """Tell whether a config names the source of an earlier job, which may have changed since.
 
-    Where all of it is divided otherwise, that is more often a slip than a wish.
+    A part of it may be divided in another way. If all of it is, the result is False, because that is probably a mistake.
     """
     earlier, now = from_dict(before), from_dict(after)
     if not now.base.is_same(earlier.base):
@@ -85,14 +85,14 @@ def _names(mount: Mount) -> tuple[str, ...]:
 
 
 def _changed(old: Marks, new: Marks) -> dict[str, bool]:
-    """Return the paths at or below which something has changed, and whether it has at the path itself."""
+    """Return the paths with a change at or below them, and whether the path itself has changed."""
     at = [path for path in old.keys() | new.keys() if old.get(path) != new.get(path)]
     above = {parent: False for path in at for parent in parents(path)}
     return {**above, **dict.fromkeys(at, True)}
 
 
 def has_only_grown(old: Marks, new: Marks) -> bool:
-    """Tell whether all arrays are there that were, as they were or larger, so that one ordinary Zarr can grow with them."""
+    """Tell whether no array disappeared, shrank or changed, so that one ordinary Zarr can grow in its place."""
     for path, mark in old.items():
         now = new.get(path)
         if now is None or (mark.shape is None) != (now.shape is None):
@@ -106,9 +106,9 @@ def has_only_grown(old: Marks, new: Marks) -> bool:
 
 
 def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[tuple[int, int]]:
-    """Yield the numbers in an earlier job and in this one of the shards whose source is as it was.
+    """Yield the shards with an unchanged source, by their numbers in an earlier job and in this one.
 
-    Of an array that has grown or shrunk, the blocks at its edge before and now are taken to have changed.
+    If an array has grown or shrunk, the blocks at its old and at its new edge count as changed.
     """
     changed = _changed(old, new)
     earlier = {(run.mounted is None, run.path): run for run in shard_runs(before)}
@@ -132,7 +132,7 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
 
 
 def divided_otherwise(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[str]:
-    """Yield the paths that are divided by another rule than before, although they were there and are."""
+    """Yield the paths that exist in both sources and are divided by another rule than before."""
     for path in {**before.shards, **now.shards}:
         if path in old and path in new and _rule(before.shards.get(path)) != _rule(now.shards.get(path)):
             yield path
@@ -145,13 +145,13 @@ def _rule(mount: Mount | None) -> object:
 
 
 def _left_out(base: Run) -> dict[str, object]:
-    """Return what is not in a base: all at a path, the chunks of an array however it is divided, or some members."""
+    """Return the parts that a base leaves out, by path; all divisions of an array into blocks are equal."""
     divided = (base.mounted or {}).items()
     return {path: Blocks if isinstance(division, Blocks) else division for path, division in divided}
 
 
 def _same_members(then: Run, run: Run, changed: Mapping[str, bool]) -> Iterator[tuple[int, int]]:
-    """Yield the members that were there, or the bundles of the same ones, of the same number as their names have it."""
+    """Yield the unchanged members, or bundles of the same members, by their numbers in both jobs."""
     assert then.members is not None
     assert run.members is not None
     if then.members.together != run.members.together or then.exceptions != run.exceptions:

@@ -1,7 +1,7 @@
-"""Which chunks of a divided array are there, where the grid has far more places than there are files.
+"""Find the chunks of sparse arrays, whose grids have far more places than there are files.
 
-Such an array is listed, once. A few places are looked at before; for an array that is not so sparse all places of the grid count,
-and a listing ends early.
+A few places are probed first. If most of them are empty, the array is listed once. In all other arrays each place of the grid counts
+as a chunk. A listing of too many files ends early.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Chunks = dict[Coords, tuple[Coords, ...]]  # by block, in C order
 
 
 def find_chunks(mount: Mount, opened: Callable[[Location], Store] = methodcaller("open")) -> Chunks | None:
-    """Return the chunks that a view of a divided array has, by block; None where all places are to be looked at.
+    """Return the chunks of a sparse array by block; None if the array is not sparse.
 
-    At least one block is among them, so that the array is always of some shard. `opened` returns the store of a source, which
-    may be the source of many arrays.
+    The result has at least one block, so that the array belongs to a shard. `opened` returns the store of a source, which may
+    be shared by many arrays.
     """
     blocks, view = mount.blocks, mount.location
     if blocks is None or mount.exceptions or not view.divides_source:
@@ -54,7 +54,7 @@ def find_chunks(mount: Mount, opened: Callable[[Location], Store] = methodcaller
 
 
 async def _found(store: Store, path: str, blocks: Blocks) -> int:
-    """Return how many of some places, which lie far apart in the grid, have chunks."""
+    """Return the number of chunks at some places that lie far apart in the grid."""
     grid = blocks.chunk_grid
     each = Blocks(grid, (1,) * len(grid), blocks.keys)
     keys = (blocks.keys.encode(each.index(each.count * i // PROBES)) for i in range(PROBES))

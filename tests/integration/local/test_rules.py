@@ -109,4 +109,4 @@ def test_what_is_made_again(source, tmp_path, sink, change, caplog):
         assert "t/0~2.zarr.zip" not in after
     assert store.map_shards(*chain).summary.done == 0
     if "rule" in change:
-        assert "divided otherwise than before, and so made again: " in caplog.text
+        assert "divided in another way than before, so all of their shards are made again: " in caplog.text
