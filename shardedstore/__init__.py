@@ -30,6 +30,7 @@ from shardedstore.jobs.estimates.prices import Prices
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_list import list_jobs
 from shardedstore.jobs.job_plan import JobPlan
+from shardedstore.jobs.limits import Limits
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.records import Records, ShardRecord
 from shardedstore.jobs.report import Report
@@ -63,6 +64,7 @@ __all__ = [
     "JobPlan",
     "JobStatus",
     "JobStopped",
+    "Limits",
     "LockedError",
     "Move",
     "MoveError",

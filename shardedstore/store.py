@@ -25,6 +25,7 @@ from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.layouts.registry import find_result_job
 from shardedstore.jobs.layouts.result_job import ResultJob
+from shardedstore.jobs.limits import NO_LIMITS, Limits
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.rest import finish_move
 from shardedstore.jobs.object_sizes import MAX_BASE
@@ -339,6 +340,7 @@ class ShardedStore(WritableStore):
         move: Move | None = None,
         guards: Guards | None = None,
         objects: ObjectAttributes = NO_ATTRIBUTES,
+        limits: Limits = NO_LIMITS,
     ) -> JobPlan:
         """Check a job, and return what it will do. Nothing is written.
 
@@ -397,6 +399,8 @@ class ShardedStore(WritableStore):
         objects : ObjectAttributes
             The storage class, tags, metadata, encryption and checksum of the objects of shards. The config and the ledger
             do not get them.
+        limits : Limits
+            The most requests and bytes in a second, for all workers together, and the most memory for shards in each worker.
 
         Returns
         -------
@@ -446,6 +450,7 @@ class ShardedStore(WritableStore):
             move=move,
             guards=guards,
             objects=objects,
+            limits=limits,
         )
 
     @overload

@@ -17,6 +17,7 @@ from shardedstore.jobfiles.parse import only_one, parse_shard_options, parse_sto
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job_plan import OnError
+from shardedstore.jobs.limits import NO_LIMITS, Limits
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.stop_signal import GRACE
@@ -122,6 +123,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
             description="The AWS profile for DESTINATION. The default is the environment's.", extra={"metavar": "NAME"}
         ),
     ] = None
+    limits: Annotated[Limits, Meta(description="Limits of requests, bytes and memory.")] = NO_LIMITS
     objects: Annotated[ObjectAttributes, Meta(description="Attributes of the objects of shards.")] = NO_ATTRIBUTES
     max_base: Annotated[
         str | int, Meta(description="The largest decoded size of the base.", extra={"metavar": "SIZE"})

@@ -14,12 +14,14 @@ from shardedstore.jobs.callbacks import Callback, check_callbacks
 from shardedstore.jobs.change_detection import LEVELS, Changed
 from shardedstore.jobs.estimates.estimate import Estimate
 from shardedstore.jobs.estimates.make import Wanted, make_estimate
+from shardedstore.jobs.estimates.memory import shard_memory
 from shardedstore.jobs.estimates.prices import Prices, read_prices
 from shardedstore.jobs.estimates.sampling import SAMPLE
 from shardedstore.jobs.events import Events
 from shardedstore.jobs.failures_file import failures_url
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.layouts.registry import choose_layout
+from shardedstore.jobs.limits import Limits, share_memory
 from shardedstore.jobs.move.checks import as_begun, check_chain, check_move, check_scratch, check_source
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.state import check_source_is_whole
@@ -70,6 +72,7 @@ class JobOptions(TypedDict, total=False):
     move: Move | None
     guards: Guards | None
     objects: ObjectAttributes
+    limits: Limits
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -543,6 +546,7 @@ def plan_job(
     move: Move | None,
     guards: Guards | None = None,
     objects: ObjectAttributes,
+    limits: Limits,
 ) -> JobPlan:
     """Check a job as far as possible before anything is written; see `ShardedStore.plan`."""
     parsed = parse_chain(chain)
@@ -557,6 +561,7 @@ def plan_job(
     layout = choose_layout(parsed.sink, None if to is None else os.fspath(to), storage_options)
     layout.check_options(digest=digest, consolidated=consolidated)
     objects.check(layout.url)
+    limits.check()
     configs.to_dict(config)  # raises if a component has no location
     config = parsed.sink.gathered(config)
     if move is not None:
@@ -584,5 +589,9 @@ def plan_job(
     )
     if move is not None:
         check_scratch(move, job, plan)
-    job = replace(job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing, objects=objects)
+    job = replace(
+        job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing, objects=objects, limits=limits
+    )
+    if (most := limits.memory_nbytes) is not None:
+        job = replace(job, memory=share_memory(most, plan.runs, shard_memory(job, plan)))
     return JobPlan(plan, job, overwrite, wrap)

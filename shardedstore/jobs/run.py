@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from shardedstore.errors import DestinationError, LockedError, ShardsFailed
+from shardedstore.errors import DestinationError, LockedError, ShardsFailed, UsageError
 from shardedstore.jobs.estimates.memory import shard_memory
 from shardedstore.jobs.events import Events
 from shardedstore.jobs.executors.active import active_executor
@@ -20,6 +20,7 @@ from shardedstore.jobs.executors.local import LocalExecutor
 from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
 from shardedstore.jobs.failures_file import write_failures
+from shardedstore.jobs.limits import forget
 from shardedstore.jobs.move.checks import check_source
 from shardedstore.jobs.move.rest import end_move
 from shardedstore.jobs.move.scratch import queue_of
@@ -145,6 +146,11 @@ def _run_shards(
 
 def delay_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T]) -> Delayed:
     """Return a job as one lazy object, which computes the result; see `run_job`."""
+    if job.limits.rates is not None:
+        raise UsageError(
+            "a lazy job can't limit requests and bytes, as it does not know the workers that will share them: leave out these "
+            "limits, or run the job"
+        )
     return delay(
         partial(start, job, plan, identity(plan, job), overwrite, SerialExecutor()),
         run_task,
@@ -175,22 +181,37 @@ def _check_lock(job: Job, lost: threading.Event) -> None:
         )
 
 
+@contextmanager
+def _limited(job: Job, executor: Executor, is_needed: bool) -> Iterator[Job]:
+    """Give the job with the token bucket that its workers share, if it is limited and has tasks."""
+    rates = job.limits.rates
+    if rates is None or not is_needed:
+        yield job
+        return
+    with executor.bucket(rates) as bucket:
+        try:
+            yield replace(job, bucket=bucket)
+        finally:
+            forget(bucket)
+
+
 def _summaries(
     executor: Executor, job: Job, plan: Plan, left: Remaining, meter: Meter, stop: StopSignal
 ) -> Generator[Summary]:
     """Yield the summary of the shards of earlier runs, then the summary of each task."""
     yield left.before
-    results = executor.map_unordered(
-        partial(run_task if job.move is None else move_task, job),
-        _MeteredTasks(meter, _queue(job, plan, left), max(shard_memory(job, plan).values())),
-        _urls(job, plan),
-        partial(job.find_missing, places_of(location for _, location in plan.config.locations())),
-        stop,
-    )
-    with closing(results):
-        for task, result in results:
-            meter.taken_back(task)
-            yield _failed(task.segment, result) if isinstance(result, BaseException) else result
+    with _limited(job, executor, bool(left.segments)) as limited:
+        results = executor.map_unordered(
+            partial(run_task if job.move is None else move_task, limited),
+            _MeteredTasks(meter, _queue(job, plan, left), max(shard_memory(job, plan).values())),
+            _urls(job, plan),
+            partial(job.find_missing, places_of(location for _, location in plan.config.locations())),
+            stop,
+        )
+        with closing(results):
+            for task, result in results:
+                meter.taken_back(task)
+                yield _failed(task.segment, result) if isinstance(result, BaseException) else result
 
 
 def _queue(job: Job, plan: Plan, left: Remaining) -> TaskQueue:

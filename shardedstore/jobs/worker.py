@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from traceback import StackSummary, format_exception_only, walk_tb
@@ -23,6 +25,7 @@ from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Ledger, Record
+from shardedstore.jobs.limits import NO_LIMITS, ROOM, Limits, MemoryShare, throttle_of
 from shardedstore.jobs.move.lease import Lease
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.open_shard import open_shard, opened_runs, with_component
@@ -31,6 +34,7 @@ from shardedstore.jobs.repeats import Repeats, is_told
 from shardedstore.jobs.shards import Plan, Run, Segment, Task, decoded_nbytes, location_of
 from shardedstore.jobs.stages import Stages
 from shardedstore.jobs.summary import ShardEnd, Summary
+from shardedstore.jobs.token_bucket import Bucket
 from shardedstore.notices import Notice
 from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes, attributes_of_objects
 from shardedstore.storage.errors import cause_of, chain_of, code_of, systemic
@@ -39,6 +43,7 @@ from shardedstore.storage.inventory import Asked
 from shardedstore.storage.markers import MARKERS
 from shardedstore.storage.requests import READS, WRITES, Throttled
 from shardedstore.storage.retry import Retries, retry
+from shardedstore.storage.throttle import throttled as limited_to
 from shardedstore.stores.entries import of_format, read_entries
 from shardedstore.stores.locations import Location, url_of
 from shardedstore.stores.twin_documents import reconciled
@@ -96,6 +101,12 @@ class Job:
         The checks before the result replaces the published one.
     objects : ObjectAttributes
         The attributes of the objects of shards.
+    limits : Limits
+        The limits of requests, bytes and memory.
+    bucket : Bucket or None
+        The token bucket that the workers share while the job runs; None without a limit.
+    memory : MemoryShare or None
+        The memory for shards in each worker; None without a limit.
     """
 
     chain: Chain
@@ -114,6 +125,9 @@ class Job:
     move: Move | None = None
     guards: Guards = field(default_factory=Guards)
     objects: ObjectAttributes = NO_ATTRIBUTES
+    limits: Limits = NO_LIMITS
+    bucket: Bucket | None = None
+    memory: MemoryShare | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -164,7 +178,8 @@ def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
     begun = time.monotonic()
     MARKERS.take()  # drops the count of verify or of another job
     try:
-        outcome = retry(partial(work or _run_task, job, task), Throttled(WRITES), STORAGE_ERRORS, sleep)
+        with limited_to(throttle_of(job.bucket)):
+            outcome = retry(partial(work or _run_task, job, task), Throttled(WRITES), STORAGE_ERRORS, sleep)
     except STORAGE_ERRORS as error:
         cause = f"its record can't be kept at the destination: {cause_of(error)}"
         return Summary.failed(task.segment, cause, code_of(error), systemic(error))
@@ -232,12 +247,13 @@ def _worker() -> str:
 
 def _do_shards(job: Job, task: Task, append: Callable[[Record], None], lease: Lease) -> Iterator[Summary]:
     """Yield a summary for each tried shard; shards may be left when the time is over."""
-    segment, end = task.segment, time.monotonic() + task.seconds
+    segment, end = task.segment, math.inf
     failed, row, reader = 0, 0, partial(ShardReader, lease=lease)
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for shard in run.shards():
             if time.monotonic() > end or is_ending():
                 return
+            end = min(end, time.monotonic() + task.seconds)  # from the first shard, so that each task tries one
             generation = task.again.get(shard.number, 0)
             made, ended = try_shard(
                 job, run, opened, shard, partial(run_shard, job, shard=shard, generation=generation, reader=reader)
@@ -456,6 +472,11 @@ class ShardReader:
         return None if self._sums is None else self._sums.recorded()
 
 
+def _room(job: Job, run: Run) -> AbstractContextManager[None]:
+    """Return a block that holds the memory of a shard, if memory is limited."""
+    return nullcontext() if job.memory is None else ROOM.take(job.memory.need_of(run), job.memory.most)
+
+
 def run_shard(
     job: Job,
     run: Run,
@@ -469,7 +490,7 @@ def run_shard(
     After an exception, no reader finds an incomplete shard under its final name. `generation` is 0 for the job's own.
     """
     source = (reader or ShardReader)(job, run, shard, stages)
-    with attributes_of_objects(job.objects):
+    with attributes_of_objects(job.objects), _room(job, run):
         record = job.layout.write(source, job, generation)
     return msgspec.structs.replace(
         record,

@@ -18,6 +18,7 @@ from shardedstore.errors import UsageError
 from shardedstore.storage.client_keywords import keywords
 from shardedstore.storage.errors import status_of
 from shardedstore.storage.options import NONE, Options, near_option
+from shardedstore.storage.throttle import spend, spend_async
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class LocalFile:
 
     def read(self, start: int, stop: int) -> bytes:
         """Read with pread, which is safe from several threads because it uses no file position."""
+        spend(0, stop - start)
         data = os.pread(self._fd, stop - start, start)  # on Linux at most 2 GiB
         while len(data) < stop - start and (more := os.pread(self._fd, stop - start - len(data), start + len(data))):
             data += more
@@ -81,6 +83,7 @@ class RemoteObject:
         This takes one request, or two if the server does not support suffix ranges (Azure).
         """
         try:
+            spend(1, n)
             found = obstore.get(self._store, self._path, options={"range": {"suffix": n}})
             return found.bytes(), found.meta["size"]
         except (NotSupportedError, GenericError):
@@ -93,10 +96,12 @@ class RemoteObject:
 
     def read(self, start: int, stop: int) -> Bytes:
         """Make one range request."""
+        spend(1, stop - start)
         return obstore.get_range(self._store, self._path, start=start, end=stop) if stop > start else b""
 
     async def aread(self, start: int, stop: int) -> Bytes:
         """Make one range request."""
+        await spend_async(1, stop - start)
         return await obstore.get_range_async(self._store, self._path, start=start, end=stop) if stop > start else b""
 
 
@@ -121,6 +126,7 @@ def nbytes_of(url: str, options: Options = NONE) -> int | None:
 
 def size_at(store: ObjectStore, path: str) -> int | None:
     """Return the size of an object in bytes, or None if it does not exist."""
+    spend()
     try:
         return obstore.head(store, path)["size"]
     except (FileNotFoundError, GenericError) as error:

@@ -31,6 +31,7 @@ from shardedstore.storage.publish import (
     write_file,
 )
 from shardedstore.storage.retry import patiently
+from shardedstore.storage.throttle import spend, spend_pages
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:
@@ -262,6 +263,7 @@ class RemoteFolder:
     def listed(self, path: str = "") -> tuple[frozenset[str], frozenset[str]]:
         # docstring inherited
         start = f"{path}/" if path else ""
+        spend()
         found = patiently(lambda: obstore.list_with_delimiter(self.store, path or None))
 
         def names(paths: Iterable[str]) -> frozenset[str]:
@@ -273,7 +275,7 @@ class RemoteFolder:
         # docstring inherited
 
         def listed() -> list[tuple[str, int]]:
-            batches = obstore.list(self.store, prefix=path or None)
+            batches = spend_pages(obstore.list(self.store, prefix=path or None))
             return [(found["path"], found["size"]) for batch in batches for found in self.unmarked(batch)]
 
         yield from patiently(listed)
@@ -289,6 +291,7 @@ class RemoteFolder:
 
     def nbytes(self, name: str) -> int | None:
         # docstring inherited
+        spend()
         try:
             return obstore.head(self.store, name)["size"]
         except FileNotFoundError:
@@ -296,10 +299,14 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes:
         # docstring inherited
-        return bytes(obstore.get(self.store, name).bytes())
+        spend()
+        data = bytes(obstore.get(self.store, name).bytes())
+        spend(0, len(data))
+        return data
 
     def write(self, name: str, data: bytes, *, create: bool = False) -> None:
         # docstring inherited
+        spend(1, len(data))
         if not create:
             obstore.put(self.store, name, data, use_multipart=False)
             return
@@ -315,12 +322,14 @@ class RemoteFolder:
 
     def remove(self, name: str) -> None:
         # docstring inherited
+        spend()
         with suppress(FileNotFoundError):
             obstore.delete(self.store, name)
 
     def remove_all(self, names: Sequence[str]) -> None:
         # docstring inherited
         for some in partition_all(MOST_REMOVED, names):
+            spend()
             try:
                 obstore.delete(self.store, list(some))
             except FileNotFoundError:

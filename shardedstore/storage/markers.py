@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import obstore
 
 from shardedstore.storage.requests import READS, requests
+from shardedstore.storage.throttle import spend
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -65,6 +66,7 @@ def is_marked(path: str) -> bool:
 
 def _is_empty_object(asked: tuple[ObjectStore, str]) -> bool:
     store, path = asked
+    spend()
     try:
         return obstore.head(store, path)["size"] == 0
     except FileNotFoundError:

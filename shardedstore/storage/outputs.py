@@ -21,6 +21,7 @@ from shardedstore.storage.blobs import nbytes_of, object_store
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.publish import published
 from shardedstore.storage.requests import WRITES
+from shardedstore.storage.throttle import spend
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ class _Counted:
 
     def write(self, parts: list[Buffer]) -> None:
         """Write buffers."""
-        self.nbytes += sum(len(part) if isinstance(part, bytes) else memoryview(part).nbytes for part in parts)
+        nbytes = sum(len(part) if isinstance(part, bytes) else memoryview(part).nbytes for part in parts)
+        spend(0, nbytes)
+        self.nbytes += nbytes
         self._to(parts)
 
 
@@ -151,7 +154,8 @@ class _Upload:
 
     def __init__(self, writer: obstore.WritableFile, url: str, part: int) -> None:
         self.writer, self.url = writer, url
-        self.nbytes, self.most = 0, (MOST_PARTS + 900) * part
+        self.nbytes, self.most, self.part = 0, (MOST_PARTS + 900) * part, part
+        spend()
 
     def write(self, parts: list[Buffer]) -> None:
         """Append buffers."""
@@ -167,6 +171,7 @@ class _Upload:
 
     def _write(self, data: Buffer) -> None:
         nbytes = memoryview(data).nbytes
+        spend((self.nbytes + nbytes) // self.part - self.nbytes // self.part, nbytes)
         self.nbytes += nbytes
         if self.nbytes > self.most:
             raise UsageError(

@@ -15,12 +15,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from obstore.exceptions import BaseError
 
 from shardedstore.storage.errors import status_of
 from shardedstore.storage.retry import Backoff, retry
+from shardedstore.storage.throttle import current_throttle, throttled
 
 T = TypeVar("T")
 
@@ -163,10 +165,15 @@ def requests(limiter: Limiter, threads: int) -> Iterator[Callable[[Callable[[Ite
 
     At the end of the block, requests that have not started are cancelled.
     """
-    ended = threading.Event()
+    ended, throttle = threading.Event(), current_throttle()
+
+    def call(request: Callable[[Item], T], item: Item) -> T:
+        with throttled(throttle):
+            return request(item)
 
     def submit(request: Callable[[Item], T], item: Item) -> Future[T]:
-        return pool.submit(limiter.call, lambda: request(item), ended)
+        work = request if throttle is None else partial(call, request)
+        return pool.submit(limiter.call, lambda: work(item), ended)
 
     pool: Executor
     with ThreadPoolExecutor(threads, "shardedstore-request") as pool:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from zarr.storage import LocalStore
 
 from shardedstore.errors import CorruptError
+from shardedstore.storage.throttle import spend
 from shardedstore.stores.reader import KeyFilter, StoreReader, Tag
 from shardedstore.zarr.metadata import ArrayMeta
 
@@ -78,6 +79,8 @@ class LocalReader(StoreReader[LocalStore]):
                         raise
                     if data and not (is_known and len(data) <= guess):
                         guess, is_known = len(data) + (len(data) >> 3) * is_known, True  # with slack where sizes differ
+                if data:
+                    spend(0, len(data))
                 yield data
         finally:
             self._change_folder(folder_fd, None)

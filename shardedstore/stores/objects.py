@@ -11,6 +11,7 @@ from zarr.storage import ObjectStore
 
 from shardedstore.storage.markers import MARKERS, is_marked, unmarked
 from shardedstore.storage.requests import in_flight
+from shardedstore.storage.throttle import spend, spend_pages
 from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.zarr.paths import is_below
 
@@ -63,8 +64,9 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
         folders = [path]
         while folders:
             folder = folders.pop()
-            listed: Iterable[Sequence[ObjectMeta]] = obstore.list(self.client, prefix=folder or None)
+            listed: Iterable[Sequence[ObjectMeta]] = spend_pages(obstore.list(self.client, prefix=folder or None))
             if kept is not None and kept.is_cut(folder):
+                spend()
                 names = obstore.list_with_delimiter(self.client, prefix=folder or None)
                 left = [below for below in names["common_prefixes"] if not kept.is_mounted(below)]
                 if len(left) <= MOST_LISTINGS:
@@ -80,8 +82,11 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
         """Fetch many objects concurrently."""
 
         def get(key: str) -> bytes | None:
+            spend()
             try:
-                return bytes(obstore.get(self.client, key).bytes())
+                data = bytes(obstore.get(self.client, key).bytes())
+                spend(0, len(data))
+                return data
             except FileNotFoundError:
                 return None
 
@@ -92,6 +97,7 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
         wanted = sorted(keys)
         names, place = set(wanted), 0
         while place < len(wanted):
+            spend()
             batch = next(iter(obstore.list(self.client, offset=_before(wanted[place]), chunk_size=PAGE)), None)
             if not batch:
                 return

@@ -15,6 +15,7 @@ from shardedstore.storage.options import Options
 from shardedstore.storage.outputs import writev_all
 from shardedstore.storage.publish import make_folder, published, synced_file_system
 from shardedstore.storage.requests import MOST, WRITES, requests
+from shardedstore.storage.throttle import spend
 from shardedstore.storage.urls import is_remote
 from shardedstore.stores.entries import Data
 
@@ -33,6 +34,7 @@ def write_objects(url: str, options: Options, items: Iterable[Item]) -> None:
         make_folder(url)
         with synced_file_system(url):
             for key, data in items:
+                spend(0, memoryview(data).nbytes)
                 with published(os.path.join(url, key), sync=False) as descriptor:
                     writev_all(descriptor)([data])
         return
@@ -41,6 +43,7 @@ def write_objects(url: str, options: Options, items: Iterable[Item]) -> None:
 
     def put(item: Item) -> None:
         key, data = item
+        spend(1, memoryview(data).nbytes)
         obstore.put(store, key, data, use_multipart=memoryview(data).nbytes > LARGEST_PUT, **how)
 
     _at_once(put, items)

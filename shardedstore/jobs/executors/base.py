@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager
 from typing import Generic, Protocol, TypeVar
 
 from shardedstore.jobs.stop_signal import StopSignal
+from shardedstore.jobs.token_bucket import Bucket, Rates
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -94,6 +96,15 @@ class Executor(Protocol):
             If remote workers lack packages, or have another version of shardedstore.
         ClusterError
             If the connection to the cluster is lost, or a local process dies.
+        """
+
+    def bucket(self, rates: Rates) -> AbstractContextManager[Bucket]:
+        """Return a context manager that gives a token bucket, which all tasks share in the block.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster can't hold it.
         """
 
 

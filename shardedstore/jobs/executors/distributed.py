@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, Self
@@ -23,11 +24,13 @@ from shardedstore.errors import ClusterError
 from shardedstore.jobs.executors.base import Check, Item, KilledWorker, Result, Tasks, unique_names
 from shardedstore.jobs.executors.cancellable import end_soon, run_cancellable
 from shardedstore.jobs.executors.credentials import credentials_on
+from shardedstore.jobs.executors.scheduler_bucket import scheduler_bucket
 from shardedstore.jobs.executors.spans import Spans, run_metered
 from shardedstore.jobs.executors.stopping import passing_on
 from shardedstore.jobs.executors.worker_monitor import check_memory, check_workers, warn_without_workers
 from shardedstore.jobs.executors.worker_packages import check_packages
 from shardedstore.jobs.stop_signal import StopSignal, is_over, is_requested
+from shardedstore.jobs.token_bucket import Bucket, Rates
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -68,6 +71,10 @@ class DistributedExecutor:
                 passing_on(stop, tell),
             ):
                 yield from _run(window, tasks, stop)
+
+    def bucket(self, rates: Rates) -> AbstractContextManager[Bucket]:
+        """Return a bucket at the scheduler; see `Executor.bucket`."""
+        return scheduler_bucket(self._client, rates)
 
 
 def _run(

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures import ThreadPoolExecutor as Threads
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, Self
@@ -24,6 +25,7 @@ from shardedstore.jobs.executors.base import Check, Item, Result, Tasks
 from shardedstore.jobs.executors.cancellable import end_soon, interrupt, run_cancellable
 from shardedstore.jobs.executors.stopping import passing_on
 from shardedstore.jobs.stop_signal import StopSignal, is_over, is_requested
+from shardedstore.jobs.token_bucket import Bucket, Rates, file_bucket
 
 STOP_SECONDS = 0.1  # between two checks of a stop signal
 ABANDON_SECONDS = 2.0  # that abandoned tasks have to notice it
@@ -50,6 +52,10 @@ class LocalExecutor:
                         return
                     tasks.learn(task, result)
                     yield task, result
+
+    def bucket(self, rates: Rates) -> AbstractContextManager[Bucket]:
+        """Return a bucket in a file of this machine; see `Executor.bucket`."""
+        return file_bucket(rates)
 
 
 class _Window(Generic[Item, Result]):

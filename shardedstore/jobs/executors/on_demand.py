@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager
 
 from shardedstore.jobs.executors.base import Check, Executor, Item, Result, Tasks
 from shardedstore.jobs.executors.local import LocalExecutor
 from shardedstore.jobs.stop_signal import StopSignal
+from shardedstore.jobs.token_bucket import Bucket, Rates
 
 
 class OnDemandExecutor:
@@ -35,6 +37,10 @@ class OnDemandExecutor:
         """Run a function on tasks; see `Executor.map_unordered`. Nothing is started if there are no tasks."""
         if tasks:
             yield from self._for(tasks.is_light).map_unordered(work, tasks, urls, check, stop)
+
+    def bucket(self, rates: Rates) -> AbstractContextManager[Bucket]:
+        """Return a bucket of the executor that runs the tasks; see `Executor.bucket`."""
+        return self._for(is_light=False).bucket(rates)
 
     def _for(self, is_light: bool) -> Executor:
         with self._lock:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager
 
 from shardedstore.jobs.executors.base import Check, Item, Result, Tasks
 from shardedstore.jobs.stop_signal import StopSignal, is_requested
+from shardedstore.jobs.token_bucket import Bucket, Rates, file_bucket
 
 
 class SerialExecutor:
@@ -25,3 +27,7 @@ class SerialExecutor:
             result = work(task)
             tasks.learn(task, result)
             yield task, result
+
+    def bucket(self, rates: Rates) -> AbstractContextManager[Bucket]:
+        """Return a bucket in a file of this machine; see `Executor.bucket`."""
+        return file_bucket(rates)

@@ -31,12 +31,15 @@ from helpers_jobs import (
     wait_until,
 )
 
-from shardedstore import ShardedStore, ShardsFailed
+from shardedstore import Limits, ShardedStore, ShardsFailed
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs import shards
 from shardedstore.jobs.executors import distributed, worker_monitor
 from shardedstore.jobs.executors.active import active_client
 from shardedstore.jobs.executors.distributed import MOST_PER_THREAD
+from shardedstore.jobs.executors.scheduler_bucket import scheduler_bucket
+from shardedstore.jobs.limits import throttle_of
+from shardedstore.jobs.token_bucket import Rates
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
@@ -378,3 +381,35 @@ def test_a_job_waits_for_the_first_worker(source, tmp_path, expected, monkeypatc
         division(source).map_shards(ToZip(tmp_path / "out"), progress=begin)
         assert len(client.nthreads()) == 1
     assert files_of(tmp_path / "out") == expected
+
+
+def spend_tokens(bucket, seconds):
+    """The times at which a worker was let go on."""
+    throttle, times, begin = throttle_of(bucket), [], time.monotonic()
+    while time.monotonic() < begin + seconds:
+        throttle.spend(1, 0)
+        times.append(time.monotonic())
+    return times
+
+
+def test_workers_share_a_bucket_at_the_scheduler(client):
+    workers = list(client.nthreads())
+    with scheduler_bucket(client, Rates(50, None)) as bucket:
+        client.gather([client.submit(spend_tokens, bucket, 0.1, workers=[one], pure=False) for one in workers])
+        each = client.gather([client.submit(spend_tokens, bucket, 4, workers=[one], pure=False) for one in workers])
+    begin, end = max(times[0] for times in each), min(times[-1] for times in each)
+    together = sorted(moment for times in each for moment in times if begin <= moment <= end)
+    assert (len(together) - 1) / (end - begin) == pytest.approx(50, rel=0.1)
+
+
+def test_a_job_on_a_cluster_is_limited(client, source, tmp_path):
+    begun = time.monotonic()
+    result = division(source).map_shards(ToZip(tmp_path / "out"), limits=Limits(bytes_per_second=20_000))
+    nbytes = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.zip"))
+    assert time.monotonic() - begun >= 0.9 * nbytes / 20_000
+    assert result.verify(division(source)).ok
+    assert not [
+        name
+        for name in client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.handlers))
+        if "bucket" in name
+    ]
