@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextvars import copy_context
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -199,10 +200,30 @@ def _own_cluster(spec: ClusterSpec, verbose: bool) -> Any:
     dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
     if spec.class_ is not None:
         return start_cluster(spec)
-    own = local_cluster(spec, verbose)
+    with _signals_blocked():
+        own = local_cluster(spec, verbose)
     if spec.adapt is not None:
         own.adapt(minimum=spec.adapt.minimum, maximum=spec.adapt.maximum)
     return own
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block signals in the threads and processes that start in the block, also later workers.
+
+    Schedulers send signals to all processes of a job. Workers ignore them, but they need a second to start.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        resource_tracker.ensure_running()  # a process of multiprocessing, whose start unblocks signals
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def local_workers(threads: int) -> int:

@@ -79,7 +79,7 @@ def run_command(
         options = override(jobs.run, given_options(RunSpec))
         check_cluster(workers)
         chosen = given_slice(part, workers)
-        rows: list[JobRow] = []
+        rows, interrupt = list[JobRow](), ExitCode.DONE
         try:
             with (
                 stop_on_signals(options) as stop,
@@ -91,8 +91,11 @@ def run_command(
                 one = _Run(options, stop, chosen, shows_progress=parallel == 1)
                 run = partial(_run_job, run_one=one, digest=jobs.digest)
                 rows.extend(_run_all(jobs.jobs, run, stop, parallel, keep_going))
+        except KeyboardInterrupt as stopped:
+            interrupt = exit_code_of(stopped)
+            raise
         finally:
-            _tell(jobs, rows, as_json)
+            _tell(jobs, rows, worst_of([interrupt, *(row.exit_code for row in rows)]), as_json)
     sys.exit(worst_of(row.exit_code for row in rows))
 
 
@@ -180,10 +183,9 @@ def _run_job(job: JobSpec, *, run_one: _Run, digest: str) -> JobRow:
     return JobRow.of(name, job.destination, code, end.event, causes, seconds, is_unchanged=summary.unchanged)
 
 
-def _tell(jobs: JobFile, rows: Sequence[JobRow], as_json: bool) -> None:
+def _tell(jobs: JobFile, rows: Sequence[JobRow], code: int, as_json: bool) -> None:
     """Print the results of all jobs."""
     if as_json:
-        code = worst_of(row.exit_code for row in rows)
         results = [row.to_dict() for row in rows]
         tell(json.dumps({"file": jobs.path, "digest": jobs.digest, "exit_code": code, "jobs": results}))
     elif rows:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -16,6 +18,7 @@ from shardedstore.jobs.stop_signal import StopSignal
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 STDERR = 2
+DOUBLE_SECONDS = 1.0  # in which a second signal is the first one again; srun and its scheduler may both send it
 
 
 class Interrupted(KeyboardInterrupt):
@@ -53,14 +56,17 @@ def stop_on_signals(run: RunSpec) -> Iterator[StopSignal]:
 
 class _Handler:
     def __init__(self, stop: StopSignal) -> None:
-        self.stop, self.is_first = stop, True
+        self.stop, self.first = stop, math.inf
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        reason, is_first = signal.Signals(number).name, self.is_first
-        self.is_first = False
+        reason, now = signal.Signals(number).name, time.monotonic()
+        is_first = now < self.first
+        self.first = min(now, self.first)
         self.stop.request(reason)
-        if not self.stop.is_deferred or not is_first:
+        if not self.stop.is_deferred or now - self.first > DOUBLE_SECONDS:
             raise Interrupted(reason)
+        if not is_first:
+            return
         grace = format_time(self.stop.grace).strip()
         text = (
             f"{reason}: no new shard starts; running shards have {grace} to finish; a second signal ends them at once\n"
