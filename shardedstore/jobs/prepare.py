@@ -189,7 +189,8 @@ def prepare(
     chain.sink.check(nodes)
     chain.sink.check_shards(plan.config, nodes)
     notices += (*chain.sink.notices(nodes), *layout.notices(nodes))
-    plan, running = plan._replace(notices=merge_notices(notices)), chain._replace(steps=tuple(bound))
+    plan = plan._replace(notices=merge_notices(notices), nodes_after=nodes)
+    running = chain._replace(steps=tuple(bound))
     layout.check(plan)
     shapes = _shapes(plan, nodes) if digest else None
     job = Job(
@@ -239,7 +240,7 @@ def identity(plan: Plan, job: Job) -> Identity:
         described=described(chain),
         code=code_digests(chain),
         layout=layout.key,
-        arrays=states_of(after(chain, plan.nodes)),
+        arrays=states_of(after(chain, plan)),
         places=places_of_mounts(plan),
     )
 

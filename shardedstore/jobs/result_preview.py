@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from shardedstore.jobs.ledger import Record
-from shardedstore.jobs.shards import Run
+from shardedstore.jobs.shards import Plan, Run
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Location, ViewOf, veiled
 from shardedstore.stores.members import Members
@@ -47,8 +47,11 @@ def veiled_base(location: Location, run: Run, records: Mapping[int, Record]) -> 
     return veiled(location, divided) if record is not None and record.veiled else location
 
 
-def after(chain: Chain, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
-    """Return the metadata of a source after the steps of a chain."""
+def after(chain: Chain, plan: Plan) -> Mapping[str, Node]:
+    """Return the metadata of a source after the steps of a chain; a checked plan holds it."""
+    if plan.nodes_after is not None:
+        return plan.nodes_after
+    nodes: Mapping[str, Node] = plan.nodes
     for step in chain.steps:
         nodes = step.changed(nodes)
     return nodes

@@ -317,6 +317,8 @@ class Plan(NamedTuple):
         The groups that get consolidated metadata at the end of the job.
     notices : tuple of Notice
         The warnings about the job.
+    nodes_after : dict of str to Node, or None
+        The metadata after the steps of a chain; None before the chain is checked.
     """
 
     config: Config
@@ -325,6 +327,7 @@ class Plan(NamedTuple):
     loads: tuple[Load, ...]
     consolidated: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
+    nodes_after: Mapping[str, Node] | None = None
 
     def noted(self, notices: Iterable[Notice]) -> Plan:
         """Return the plan with these warnings before its own."""

@@ -80,7 +80,7 @@ def _plain(value: Any) -> Any:
 
 def nodes_after(chain: Chain, plan: Plan) -> Mapping[str, Node]:
     """Return the metadata after the steps and the sink of a chain."""
-    nodes = after(chain, plan.nodes)
+    nodes = after(chain, plan)
     if not isinstance(chain.sink, Sink) or not chain.sink.rewrites_documents:
         return nodes
     documents = {join(path, name): data for path, node in nodes.items() for name, data in node.documents.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.outputs import BYTES_ON_THEIR_WAY, part_nbytes
@@ -25,7 +23,10 @@ def shard_memory(job: Job, plan: Plan) -> dict[int, int]:
     is not known.
     """
     largest = _largest_chunks(plan)
-    return {run.number: _of_shard(job, run, largest.get(run.number, 0)) for run in plan.runs}
+    return {
+        run.number: _of_shard(job, run, largest.get(run.number, 0), -(-load.files // (run.stop - run.first)))
+        for run, load in zip(plan.runs, plan.loads, strict=True)
+    }
 
 
 def _largest_chunks(plan: Plan) -> dict[int, int]:
@@ -41,13 +42,12 @@ def _largest_chunks(plan: Plan) -> dict[int, int]:
     return largest
 
 
-def _of_shard(job: Job, run: Run, chunk: int) -> int:
+def _of_shard(job: Job, run: Run, chunk: int, files: int) -> int:
     """Return the memory of one shard: what is read ahead, what the steps hold, and what waits to be written."""
     whole = max(run.nbytes, 1)
     read = _read_ahead(run, chunk, whole)
     steps = sum(_of_step(step.is_chunkwise, chunk, whole) for step in job.chain.steps)
-    entries = PER_ENTRY * (math.prod(run.blocks.chunks) if run.blocks else max(1, whole // max(chunk, 1)))
-    return FIXED + read + steps + _waiting(job, chunk, whole) + entries
+    return FIXED + read + steps + _waiting(job, chunk, whole) + PER_ENTRY * files
 
 
 def _read_ahead(run: Run, chunk: int, whole: int) -> int:

@@ -89,7 +89,7 @@ class ShardFolder(ResultLayout):
 
     def planned(self, plan: Plan, chain: Chain) -> Planned:
         # docstring inherited
-        nodes, folder = after(chain, plan.nodes), self.folder
+        nodes, folder = after(chain, plan), self.folder
 
         def mount(run: Run) -> Mount:
             name = target_of(self.sink, run)
@@ -160,7 +160,7 @@ class ShardFolder(ResultLayout):
             shards={run.path: self.mount(job, run, records) for run in plan.runs[1:]},
         )
         nodes = read_nodes(config)
-        planned = after(job.chain, plan.nodes)
+        planned = after(job.chain, plan)
         mounts = {
             path: as_now(path, mount, nodes.get(path), planned.get(path)) for path, mount in config.shards.items()
         }

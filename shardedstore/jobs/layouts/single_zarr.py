@@ -164,7 +164,7 @@ class SingleZarr(ResultLayout):
 
     def _divided(self, chain: Chain, plan: Plan) -> Config:
         """Return the config of the Zarr, divided into its shards."""
-        zarr, nodes = Directory(self.url, self.options), after(chain, plan.nodes)
+        zarr, nodes = Directory(self.url, self.options), after(chain, plan)
 
         def mount(run: Run) -> Mount:
             blocks = run.blocks and self.sink.blocks(blocks_after(run.blocks, nodes.get(run.path)))
