@@ -1,4 +1,4 @@
-"""The command line: ``shardedstore convert``, ``plan``, ``info``, ``verify`` and ``prune``."""
+"""The command line: ``shardedstore convert``, ``plan``, ``status``, ``info``, ``verify`` and ``prune``."""
 
 from __future__ import annotations
 

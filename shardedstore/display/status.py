@@ -77,7 +77,9 @@ def _speed(status: JobStatus) -> Iterator[str]:
 def _lock(status: JobStatus) -> str:
     if status.state in ("running", "stalled"):
         return f"held since {status.since} by"
-    return "left by the dead" if status.state == "died" else f"free; taken {status.since} by"
+    if status.state == "died":
+        return f"taken {status.since} and not given back by"
+    return f"free; taken {status.since} by"
 
 
 def jobs_rows(found: Iterable[JobStatus]) -> Iterator[Sequence[str]]:
