@@ -36,7 +36,7 @@ from shardedstore.jobs.estimates.estimate import Estimate
 def plan_command(
     source: str, destination: str | None, *, only: tuple[str, ...], as_json: bool, page: str | None, **_: Any
 ) -> None:
-    """Estimate a convert of SOURCE to DESTINATION, or the jobs of a file. Nothing is written there.
+    """Estimate a convert, or the jobs of a file. Nothing is written to DESTINATION.
 
     The options of convert have the same meaning. The plan shows the shards that are new, changed, kept and gone since
     the last run; files, bytes and requests before and after; the memory, the time and the free space. Each number says

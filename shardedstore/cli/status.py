@@ -32,7 +32,7 @@ WATCH_SECONDS = 10.0  # as often as a job writes its numbers
 def status_command(
     what: str, *, only: tuple[str, ...], storage: tuple[str, ...], profile: str | None, watch: bool, as_json: bool
 ) -> None:
-    """Show the state of the job at DESTINATION, or of the jobs of a file.
+    """Show the state of a job, or of the jobs of a file.
 
     It works on any machine that can read DESTINATION, while a job runs and after it died. Nothing is written.
 
@@ -111,7 +111,10 @@ def _show(found: Sequence[JobStatus], as_json: bool) -> None:
 @storage_params("FOLDER")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each result.")
 def jobs_command(url: str, *, depth: int, storage: tuple[str, ...], profile: str | None, as_json: bool) -> None:
-    """List the results of jobs below FOLDER, a folder or a URL, with their states; see status."""
+    """List the results of jobs below FOLDER, with their states.
+
+    FOLDER is a folder or a URL. The states are those of status.
+    """
     with user_errors(url):
         found = list_jobs(url, depth=depth, storage_options=parse_side("destination", url, storage, profile))
         if as_json:
