@@ -121,6 +121,11 @@ class ObjectAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def check(self, url: str) -> None:
         """Check that the object store of a URL can set the attributes.
 
+        Parameters
+        ----------
+        url : str
+            The destination.
+
         Raises
         ------
         UsageError
@@ -144,7 +149,13 @@ class ObjectAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise UsageError(f"an object can have {MOST_TAGS} tags, but {len(self.tags)} were given: leave some out")
 
     def notices(self) -> Iterator[Notice]:
-        """Yield warnings about the result."""
+        """Yield warnings about the result.
+
+        Yields
+        ------
+        Notice
+            A warning.
+        """
         if (self.storage_class or "").lower() in ARCHIVES:
             yield Notice(
                 f"objects of the storage class {self.storage_class} must be restored before they can be read, so neither the "
@@ -152,14 +163,26 @@ class ObjectAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             )
 
     def client_options(self) -> dict[str, Any]:
-        """Return the attributes that obstore sets by the client, by its names."""
+        """Return the attributes that obstore sets by the client.
+
+        Returns
+        -------
+        dict
+            The attributes by obstore's names.
+        """
         names = {"encryption": "server_side_encryption", "kms_key": "sse_kms_key_id"}
         names |= {"bucket_key": "sse_bucket_key_enabled", "checksum": "checksum_algorithm"}
         found = {ours: getattr(self, name) for name, ours in names.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     def put_options(self) -> dict[str, Any]:
-        """Return the attributes that obstore sets by the request, as keywords of `put`."""
+        """Return the attributes that obstore sets by the request.
+
+        Returns
+        -------
+        dict
+            Keywords of obstore's `put`.
+        """
         attributes = {**self.metadata, **({"Storage-Class": self.storage_class} if self.storage_class else {})}
         return {
             **({"attributes": attributes} if attributes else {}),
