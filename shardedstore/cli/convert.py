@@ -28,7 +28,7 @@ from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
-from shardedstore.jobfiles.options import given_options, make_spec, spec_options
+from shardedstore.jobfiles.options import SpecCommand, given_options, make_spec, spec_options
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobfiles.write import to_toml
 from shardedstore.jobs.job_plan import JobPlan
@@ -38,7 +38,7 @@ from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.text import count
 
 
-@click.command()
+@click.command(cls=SpecCommand)
 @click.argument("source")
 @click.argument("destination")
 @spec_options(JobSpec, ClusterSpec, RunSpec)

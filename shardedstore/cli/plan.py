@@ -18,13 +18,13 @@ from shardedstore.errors import UsageError
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import plan_spec
-from shardedstore.jobfiles.options import given_options, make_spec, override, spec_options
+from shardedstore.jobfiles.options import SpecCommand, given_options, make_spec, override, spec_options
 from shardedstore.jobfiles.read import job_name, read_job_file
 from shardedstore.jobfiles.spec import JobSpec
 from shardedstore.jobs.estimates.estimate import Estimate
 
 
-@click.command("plan")
+@click.command("plan", cls=SpecCommand)
 @click.argument("source", metavar="SOURCE|JOBS.toml")
 @click.argument("destination", required=False)
 @only_option

@@ -24,7 +24,7 @@ from shardedstore.errors import ShardedStoreError, ShardsFailed
 from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
-from shardedstore.jobfiles.options import given_options, override, spec_options
+from shardedstore.jobfiles.options import SpecCommand, given_options, override, spec_options
 from shardedstore.jobfiles.read import JobFile, job_name, read_job_file
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobs.callbacks import Callback, JobEnd
@@ -39,7 +39,7 @@ GOES_ON = (ExitCode.DONE, ExitCode.UNCHANGED, ExitCode.HOLES)
 ENDS_ALL = (ExitCode.TIME_IS_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)  # after all others, --keep-going decides
 
 
-@click.command("run")
+@click.command("run", cls=SpecCommand)
 @click.argument("file", metavar="JOBS.toml")
 @click.option("--only", multiple=True, metavar="NAME", help="Run only this job of the file. May be repeated.")
 @click.option("--keep-going", is_flag=True, help="Run the other jobs after a job has failed.")

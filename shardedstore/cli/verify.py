@@ -20,7 +20,7 @@ from shardedstore.fields import FILE_NAME
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.job import destination_options
 from shardedstore.jobfiles.open import open_any
-from shardedstore.jobfiles.options import given_options, make_spec, override, spec_options
+from shardedstore.jobfiles.options import SpecCommand, given_options, make_spec, override, spec_options
 from shardedstore.jobfiles.parse import parse_shard_options
 from shardedstore.jobfiles.read import job_name, read_job_file
 from shardedstore.jobfiles.spec import JobSpec
@@ -31,7 +31,7 @@ from shardedstore.store import ShardedStore
 from shardedstore.verify.report import LEVELS, Level, VerifyReport
 
 
-@click.command("verify")
+@click.command("verify", cls=SpecCommand)
 @click.argument("result", metavar="RESULT|JOBS.toml")
 @only_option
 @click.option("--against", metavar="SOURCE", help="The source, or any other Zarr that should hold the same data.")

@@ -40,7 +40,7 @@ class ClusterSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         Meta(
             description="The number of worker processes, on this machine or of the class of a job file. The default here is "
             "one for each core that this process may use, if there are 512 MiB of memory for each.",
-            extra={"metavar": "N"},
+            extra={"section": "Cluster", "metavar": "N"},
         ),
     ] = None
     threads: Annotated[

@@ -15,7 +15,9 @@ from shardedstore.jobs.job_plan import JobPlan
 class EstimateSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the estimate of a job looks at; see `JobPlan.estimate`."""
 
-    count: Annotated[bool, Meta(description="List SOURCE, for exact numbers of files and bytes.")] = False
+    count: Annotated[
+        bool, Meta(description="List SOURCE, for exact numbers of files and bytes.", extra={"section": "Estimate"})
+    ] = False
     sample: Annotated[
         str,
         Meta(

@@ -6,6 +6,7 @@ These keys of a field's `msgspec.Meta(extra=...)` are read:
 - ``help``: the help of the option, if it differs from the description in the JSON Schema.
 - ``metavar``: the name of the value in the help.
 - ``parse``: a function that returns the field's value from the list of texts; the option can be repeated.
+- ``section``: the heading in the help of this option and of the next ones.
 - ``path``: True for a path or URL; in a job file, it is relative to the file.
 """
 
@@ -26,23 +27,46 @@ from shardedstore.text import one_line
 Spec = TypeVar("Spec", bound=msgspec.Struct)
 Command = TypeVar("Command", bound=Callable[..., Any])
 MANY = " May be repeated."
+OTHER = "Other options"
 
 
 class SpecOption(click.Option):
     """An option for one field of a spec."""
 
     def __init__(
-        self, *args: Any, spec: type, path: tuple[str, ...], parse: Callable[[Any], Any] | None, **kwargs: Any
+        self,
+        *args: Any,
+        spec: type,
+        path: tuple[str, ...],
+        parse: Callable[[Any], Any] | None,
+        section: str,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self.spec, self.path, self.parse = spec, path, parse
+        self.spec, self.path, self.parse, self.section = spec, path, parse, section
+
+
+class SpecCommand(click.Command):
+    """A command whose help shows the options of specs below headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # docstring inherited
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)) is not None:
+                section = option.section if isinstance(option, SpecOption) else OTHER
+                sections.setdefault(section, []).append(record)
+        others = sections.pop(OTHER, [])
+        for section, records in [*sections.items(), (OTHER, others)]:
+            with formatter.section(section):
+                formatter.write_dl(records)
 
 
 def spec_options(*specs: type[msgspec.Struct], are_required: bool = True) -> Callable[[Command], Command]:
     """Add the options of all fields of specs to a command; a command that also takes job files requires none."""
 
     def add(function: Command) -> Command:
-        options = [option for spec in specs for option in _struct_options(spec, spec, ())]
+        options = [option for spec in specs for option in _spec_options(spec)]
         for names, keywords in reversed(options):
             keywords["required"] = keywords["required"] and are_required
             function = click.option(*names, cls=SpecOption, **keywords)(function)
@@ -102,14 +126,27 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     values[path[-1]] = value
 
 
+def _spec_options(spec: type[msgspec.Struct]) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """Yield the names and keywords of the options of a spec, each with its section."""
+    sections = {field.name: _bare(field.type)[2].get("section") for field in _fields(spec)}
+    section = OTHER
+    for names, keywords in _struct_options(spec, spec, ()):
+        section = sections.pop(keywords["path"][0], None) or section
+        yield names, {**keywords, "section": section}
+
+
+def _fields(struct: type) -> tuple[inspect.Field, ...]:
+    info = inspect.type_info(struct)
+    assert isinstance(info, inspect.StructType)
+    return info.fields
+
+
 def _struct_options(
     spec: type[msgspec.Struct], struct: type, path: tuple[str, ...]
 ) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """Yield the names and keywords of the options of a struct and of its nested structs."""
-    info = inspect.type_info(struct)
-    assert isinstance(info, inspect.StructType)
     hints = get_type_hints(struct, include_extras=True)
-    for field in info.fields:
+    for field in _fields(struct):
         kind, described, extra = _bare(field.type)
         inner = next((one for one in _alternatives(kind) if isinstance(one, inspect.StructType)), None)
         if extra.get("option", "") is None:
@@ -157,7 +194,12 @@ def _click_type(types: list[inspect.Type]) -> click.ParamType[Any]:
     if isinstance(first, inspect.IntType) and len(types) == 1:
         return click.IntRange(first.ge, first.le)
     if isinstance(first, inspect.FloatType) and len(types) == 1:
-        return click.FloatRange(first.ge, first.le)
+        least = first.ge if first.gt is None else first.gt
+        return (
+            click.FLOAT
+            if least is first.le is None
+            else click.FloatRange(least, first.le, min_open=first.gt is not None)
+        )
     return click.STRING
 
 

@@ -55,6 +55,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         Meta(
             description="The format of the result: zip, zarr, sharding-codec, or the sink of another package, with its options.",
             extra={
+                "section": "Result",
                 "help": "The format of the result: zip, zarr or sharding-codec; see above.",
                 "metavar": "SINK",
                 "parse": only_one,
@@ -67,6 +68,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
             description="The division of the source: a size such as '512 MiB', a list of paths that are whole shards, or a "
             "rule for each path or glob: 'whole', 'base', a size, a shape such as [720, -1], or a table such as {time = 720}.",
             extra={
+                "section": "Division of SOURCE",
                 "help": "Divide SOURCE by this rule; see above.",
                 "metavar": "RULE",
                 "parse": parse_shard_options,
@@ -81,7 +83,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         list[str],
         Meta(description="Leave out these groups and arrays, by path or glob.", extra={"metavar": "PATH"}),
     ] = []
-    v3: Annotated[bool, Meta(description="Convert Zarr v2 to v3.")] = False
+    v3: Annotated[bool, Meta(description="Convert Zarr v2 to v3.", extra={"section": "Steps"})] = False
     steps: Annotated[
         list[Transform],
         Meta(
@@ -103,7 +105,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         StorageValues,
         Meta(
             description="Set an option of the object store of SOURCE.",
-            extra={"metavar": "KEY=VALUE", "parse": parse_storage},
+            extra={"section": "Storage", "metavar": "KEY=VALUE", "parse": parse_storage},
         ),
     ] = {}
     storage: Annotated[
@@ -123,10 +125,19 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
             description="The AWS profile for DESTINATION. The default is the environment's.", extra={"metavar": "NAME"}
         ),
     ] = None
-    limits: Annotated[Limits, Meta(description="Limits of requests, bytes and memory.")] = NO_LIMITS
-    objects: Annotated[ObjectAttributes, Meta(description="Attributes of the objects of shards.")] = NO_ATTRIBUTES
+    limits: Annotated[
+        Limits, Meta(description="Limits of requests, bytes and memory.", extra={"section": "Limits"})
+    ] = NO_LIMITS
+    objects: Annotated[
+        ObjectAttributes,
+        Meta(description="Attributes of the objects of shards.", extra={"section": "Objects of shards"}),
+    ] = NO_ATTRIBUTES
     max_base: Annotated[
-        str | int, Meta(description="The largest decoded size of the base.", extra={"metavar": "SIZE"})
+        str | int,
+        Meta(
+            description="The largest decoded size of the base.",
+            extra={"section": "Changes and failures", "metavar": "SIZE"},
+        ),
     ] = MAX_BASE
     retries: Annotated[
         int, Meta(ge=0, description="Repeat a shard up to N times after a temporary error.", extra={"metavar": "N"})
@@ -160,15 +171,22 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     overwrite: Annotated[bool, Meta(description="Write to a DESTINATION that holds other files; they are kept.")] = (
         False
     )
-    move: Annotated[Move | None, Meta(description="Delete the source shard by shard, after verification.")] = None
+    move: Annotated[
+        Move | None,
+        Meta(description="Delete the source shard by shard, after verification.", extra={"section": "Moves"}),
+    ] = None
     guards: Annotated[
-        Guards, Meta(description="The checks of a changed source before a new result replaces the published one.")
+        Guards,
+        Meta(
+            description="The checks of a changed source before a new result replaces the published one.",
+            extra={"section": "Guards"},
+        ),
     ] = Guards()
     report: Annotated[
         str | None,
         Meta(
             description="Write the report of the run to this folder, or to this .html file. The default is beside the ledger.",
-            extra={"metavar": "URL", "path": True},
+            extra={"section": "Reports", "metavar": "URL", "path": True},
         ),
     ] = None
     no_report: Annotated[bool, Meta(description="Write no report of the run.")] = False
@@ -196,7 +214,7 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         str | None,
         Meta(
             description="Start no new shard after this time, such as 5h50m. The exit code is then 10, and the same command resumes the job.",
-            extra={"metavar": "TIME"},
+            extra={"section": "Time", "metavar": "TIME"},
         ),
     ] = None
     grace: Annotated[
@@ -209,4 +227,4 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     exit_code_if_unchanged: Annotated[bool, Meta(description="End with exit code 3 if there was nothing to do.")] = (
         False
     )
-    log: Annotated[LogOptions, Meta(description="The log and the progress.")] = LogOptions()
+    log: Annotated[LogOptions, Meta(description="The log and the progress.", extra={"section": "Logs"})] = LogOptions()
