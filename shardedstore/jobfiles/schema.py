@@ -23,7 +23,7 @@ SPECS = {"job": JobSpec, "cluster": ClusterSpec, "run": RunSpec}
 NEEDED = ("source", "destination", "to")  # in each job or in the defaults
 
 
-def schema() -> dict[str, Any]:
+def jobs_schema() -> dict[str, Any]:
     """Return the JSON Schema of a job file for this version of the package."""
     references, components = msgspec.json.schema_components(SPECS.values())
     defs = {name: _plain(component) for name, component in sorted(components.items())}
@@ -118,10 +118,10 @@ def _storage() -> dict[str, Any]:
     }
 
 
-def text() -> str:
+def jobs_schema_text() -> str:
     """Return the content of the schema file."""
-    return json.dumps(schema(), indent=2) + "\n"
+    return json.dumps(jobs_schema(), indent=2) + "\n"
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    FILE.write_text(jobs_schema_text(), encoding="utf-8")

@@ -140,4 +140,4 @@ def test_files_that_are_not_made(folder, arguments, message):
 
 
 def test_the_schema_is_printed():
-    assert json.loads(invoke("init", "--schema").stdout) == schema.schema()
+    assert json.loads(invoke("init", "--schema").stdout) == schema.jobs_schema()

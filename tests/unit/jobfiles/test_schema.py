@@ -24,7 +24,7 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 def test_the_packaged_file_is_that_of_the_code():
-    assert schema.FILE.read_text() == schema.text(), "run make schema"
+    assert schema.FILE.read_text() == schema.jobs_schema_text(), "run make schema"
 
 
 @pytest.mark.parametrize(
