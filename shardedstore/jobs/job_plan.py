@@ -252,7 +252,15 @@ class JobPlan:
         ----------
         number, count : int
             The number of the part, from 1, and the number of parts.
-        progress, callbacks, max_duration, grace, stop
+        progress : bool, "bar" or callable, optional
+            As for `run`.
+        callbacks : iterable of Callback
+            As for `run`.
+        max_duration : str, float or timedelta, optional
+            As for `run`.
+        grace : str, float or timedelta
+            As for `run`.
+        stop : StopSignal, optional
             As for `run`.
 
         Returns

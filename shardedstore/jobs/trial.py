@@ -39,6 +39,14 @@ class Trial:
     See Also
     --------
     JobPlan.try_shard : Try a shard.
+
+    Examples
+    --------
+    >>> Trial("t2m[5]", 9, 4000, 9, 1000, 0.5, 0.1, 0.1, 0.3, ("c/0: 500 -> 125 bytes",), 8)
+    t2m[5]: 9 -> 9 entries, 3.91 kiB -> 0.98 kiB (25%) in 0.50 s
+      read 0.10 s, decode 0.10 s, encode 0.30 s
+      c/0: 500 -> 125 bytes
+      ... and 7 more changed keys
     """
 
     shard: str

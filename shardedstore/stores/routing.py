@@ -75,8 +75,24 @@ class RoutedStore(ReadOnlyStore):
         """
         return self._components.at((path, block))
 
-    def route(self, key: str) -> tuple[Store, str]:
-        """Return the component that holds a key, and the key inside it."""
+    def component_of(self, key: str) -> tuple[Store, str]:
+        """Return the component that holds a key, and the key inside it.
+
+        Parameters
+        ----------
+        key : str
+            A key of the store; it need not exist.
+
+        Returns
+        -------
+        tuple of Store and str
+            The opened component, and the key in it.
+
+        Raises
+        ------
+        UsageError
+            If the key is not valid, such as a path with a segment ``..``.
+        """
         place, rest = self._routes.route(key)
         return self._components.at(place), rest
 
@@ -84,7 +100,7 @@ class RoutedStore(ReadOnlyStore):
         """Return the component that holds a key, also for rebuilt consolidated metadata, and the key inside it."""
         if self._overlay is not None and await self._overlay.holds(key):
             return self._overlay.store, key
-        return self.route(key)
+        return self.component_of(key)
 
     async def _consolidated(self) -> frozenset[str]:
         """Return the keys of rebuilt consolidated metadata."""
@@ -113,7 +129,7 @@ class RoutedStore(ReadOnlyStore):
         # docstring inherited
         if not self._supports_sync_io or key.rpartition("/")[2] in METADATA_NAMES:
             return super().get_sync(key, prototype=prototype, byte_range=byte_range)
-        component, rest = self.route(key)
+        component, rest = self.component_of(key)
         data = read_sync(component, rest, prototype, byte_range)
         if data is None:
             sync(self._check_missing(key))
@@ -386,5 +402,5 @@ def in_a_line(kind: str, base: Location, mounts: Mapping[str, Mount]) -> str:
 
 @ranges_of.register
 def _(store: RoutedStore, keys: Iterable[str]) -> Iterator[Range]:
-    for component, found in groupby(map(store.route, keys), key=itemgetter(0)):
+    for component, found in groupby(map(store.component_of, keys), key=itemgetter(0)):
         yield from ranges_of(component, map(itemgetter(1), found))

@@ -80,15 +80,54 @@ class ReadOnlyStore(Store):
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        # docstring inherited
+        """Return a value as `get` does, but without `await`.
+
+        Parameters
+        ----------
+        key : str
+            The key.
+        prototype : BufferPrototype, optional
+            The kind of buffer; by default, zarr's.
+        byte_range : ByteRequest, optional
+            The part of the value; by default, all of it.
+
+        Returns
+        -------
+        Buffer or None
+            The value; None for a missing key.
+        """
         return sync(self.get(key, prototype or PROTOTYPE, byte_range))
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        # docstring inherited
+        """Write a value as `set` does, but without `await`.
+
+        Parameters
+        ----------
+        key : str
+            The key.
+        value : Buffer
+            The value.
+
+        Raises
+        ------
+        ValueError
+            If the store can't be written to.
+        """
         sync(self.set(key, value))
 
     def delete_sync(self, key: str) -> None:
-        # docstring inherited
+        """Delete a key as `delete` does, but without `await`.
+
+        Parameters
+        ----------
+        key : str
+            The key.
+
+        Raises
+        ------
+        ValueError
+            If the store can't be written to.
+        """
         sync(self.delete(key))
 
     async def get_partial_values(
