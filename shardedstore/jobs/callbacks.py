@@ -1,4 +1,4 @@
-"""Callbacks: objects that a job tells of its progress while it runs."""
+"""Callbacks: objects that receive the events of a running job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TaskEnd:
     Attributes
     ----------
     task : Summary
-        What the task did: its shards, entries, bytes, failures, seconds and worker.
+        The summary of the task: its shards, entries, bytes, failures, seconds and worker.
     progress : Progress
         The numbers of the job so far.
 
@@ -52,7 +52,7 @@ class JobEnd:
     Attributes
     ----------
     job : Summary
-        What the job did, with the errors of all failed shards.
+        The summary of the job, with the errors of all failed shards.
     progress : Progress
         The last numbers of the job.
     error : BaseException or None
@@ -80,7 +80,7 @@ class JobEnd:
 
 
 class Callback:
-    """Base of objects that a job tells of its progress; each method does nothing unless it is overridden.
+    """Base class of callbacks, which receive the events of a job; each method does nothing by default.
 
     The methods are called in the process that runs the job, one at a time: `on_progress` in a thread of its own, the others
     in the thread that runs the job. An exception in `on_progress` is logged, and the method is not called again. An
@@ -102,7 +102,7 @@ class Callback:
     """
 
     def on_job_start(self, plan: JobPlan) -> None:
-        """Look at the job before anything runs.
+        """Handle the start of the job, before anything runs.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class Callback:
         """
 
     def on_task_end(self, event: TaskEnd) -> None:
-        """Look at the shards that have ended.
+        """Handle the end of a task.
 
         Parameters
         ----------
@@ -120,7 +120,7 @@ class Callback:
         """
 
     def on_progress(self, progress: Progress) -> None:
-        """Look at the numbers of the job, about once a second, also while no task ends.
+        """Handle the current numbers of the job; called about once a second, also while no task ends.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class Callback:
         """
 
     def on_job_end(self, event: JobEnd) -> None:
-        """Look at the result of the job.
+        """Handle the end of the job.
 
         It is called also after an error or an interrupt, if `on_job_start` was called.
 
@@ -141,7 +141,7 @@ class Callback:
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Return callbacks, or refuse what is none.
+    """Check that all objects are callbacks, and return them.
 
     Raises
     ------
@@ -155,6 +155,6 @@ def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
     for one in found:
         if not isinstance(one, Callback):
             raise UsageError(
-                f"callbacks holds {one!r}, which is no Callback: make objects of subclasses of shardedstore.abc.Callback"
+                f"callbacks holds {one!r}, which is not a Callback: use instances of subclasses of shardedstore.abc.Callback"
             )
     return found

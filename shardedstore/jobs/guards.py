@@ -1,6 +1,6 @@
 """Guards: checks of a changed source before a new result replaces the published one.
 
-The checks of metadata are made in the plan. The share of missing chunks is known when all shards are done.
+The plan checks the metadata. The share of missing chunks is checked when all shards are done.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ IN_FILES = {"option": None}  # options of job files, but not of the command line
 class Guards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Checks of a changed source before a new result replaces the published one.
 
-    The source is compared with the source of the published result at the same destination, as it was then. A first job has
-    nothing to compare, so no guard refuses it. A guard that finds something raises `GuardsFailed`, and the published result
-    stays as it is.
+    A guard compares the source with the recorded source of the published result at the same destination. Guards pass if
+    there is no published result. A failed guard raises `GuardsFailed`, and the published result stays unchanged.
 
     Parameters
     ----------
@@ -47,14 +46,14 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     codec : bool
         Refuse other codecs of an array in the result.
     missing : float
-        The most by which the share of missing chunks of a shard group may rise, as a fraction of its chunks from 0 to 1; 1
-        allows everything.
+        The largest allowed rise of the share of missing chunks in a shard group. The share is a fraction of the group's
+        chunks from 0 to 1, so 1 allows everything.
     missing_now : float
-        The same for the shards that this run makes, compared with all shards of the published result. It finds appended steps
-        whose chunks were not uploaded. The default, 1, allows everything, because zarr does not write chunks that hold only
-        fill values.
+        The same for the shards that this run makes, compared with all shards of the published result. It finds appended
+        time steps without uploaded chunks. The default, 1, allows everything, because zarr does not write chunks that
+        hold only fill values.
     force : bool
-        Replace the published result nevertheless. The findings become notices.
+        Replace the published result although guards fail. The failures become notices.
 
     Examples
     --------
@@ -105,7 +104,7 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         for name in ("missing", "missing_now"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name}={getattr(self, name)!r} is not a share: say a number from 0 to 1")
+                raise UsageError(f"{name}={getattr(self, name)!r} is not a share: write a number from 0 to 1")
 
 
 def check_guards(guards: Guards, url: str, before: Identity | None, now: Identity) -> list[Notice]:
@@ -120,7 +119,7 @@ def check_guards(guards: Guards, url: str, before: Identity | None, now: Identit
     before : Identity or None
         The job of the published result; None if there is none.
     now : Identity
-        The job that is going to run.
+        The job to run.
 
     Raises
     ------
@@ -137,7 +136,7 @@ def check_guards(guards: Guards, url: str, before: Identity | None, now: Identit
 
 
 def _is_comparable(before: Identity, now: Identity) -> bool:
-    """Tell whether two jobs have the same source; the jobs of version 0.4 kept no states."""
+    """Check that two jobs have the same source. Jobs of version 0.4 recorded no states of arrays."""
     return bool(before.places and before.config) and from_dict(now.config).base.is_same(from_dict(before.config).base)
 
 
@@ -180,7 +179,7 @@ class ChunkCount(NamedTuple):
 def check_missing_chunks(job: Job, plan: Plan, records: Mapping[int, Record]) -> None:
     """Compare the shares of missing chunks with the published result.
 
-    The shards of a refused mount that this job made are marked, so that the next run makes them again.
+    If a mount is refused, this job marks the shards that it made there, and the next run makes them again.
 
     Raises
     ------
@@ -269,10 +268,10 @@ def parse_guards(guards: Any) -> Guards:
     Raises
     ------
     UsageError
-        If it is something else.
+        If the value is not an instance of `Guards`.
     """
     if guards is None:
         return Guards()
     if not isinstance(guards, Guards):
-        raise UsageError(f"guards={guards!r} is no Guards: write it as guards=Guards(force=True)")
+        raise UsageError(f"guards={guards!r} is not an instance of Guards: write it as guards=Guards(force=True)")
     return guards

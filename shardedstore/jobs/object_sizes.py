@@ -1,4 +1,4 @@
-"""How much the objects of a result hold: the base, which is made anew as a whole, and the attributes that each block repeats."""
+"""Checks of object sizes: the base, which each run rewrites, and the attributes that each block repeats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import ArrayMeta, dump_json
 
 MAX_BASE = AUTOMATIC
-MOST_REPEATED = 64 << 20  # bytes of attributes in the objects of an array, of which no notice is given
+MOST_REPEATED = 64 << 20  # bytes of attributes in the objects of an array; more than this gives a notice
 NAMED = 3
 DIVIDE = (
     "divide them with a smaller size in shards, such as {'*': '128 MiB'}, or name groups and arrays 'whole', which makes each a "
@@ -27,13 +27,13 @@ DIVIDE = (
 
 
 def check_base(plan: Plan, max_base: str | int = MAX_BASE, *, is_object: bool) -> Plan:
-    """Return a plan with a warning where its base is large, and refuse it where that would be one object.
+    """Add a notice to a plan if its base is large; refuse a base that is too large for one object.
 
-    A base that is no object, as in one ordinary Zarr, is still one task.
+    In one ordinary Zarr, the base is not an object, but it is still one task.
     """
     limit = parse_size(max_base) if type(max_base) in (str, int) else None
     if limit is None or limit < 1:
-        raise UsageError(f"max_base={max_base!r} is no size: write one like '4 GiB'")
+        raise UsageError(f"max_base={max_base!r} is not a size: write one like '4 GiB'")
     nbytes = plan.loads[0].nbytes
     if nbytes <= limit:
         return plan
@@ -41,7 +41,7 @@ def check_base(plan: Plan, max_base: str | int = MAX_BASE, *, is_object: bool) -
         return plan.noted(
             [
                 Notice(
-                    f"one task makes the whole base, {format_bytes(nbytes)} decoded of arrays that nothing divides: {DIVIDE}"
+                    f"one task makes the whole base, which holds {format_bytes(nbytes)} decoded of undivided arrays: {DIVIDE}"
                 )
             ]
         )
@@ -71,7 +71,7 @@ def _held(plan: Plan) -> list[tuple[int, str]]:
 
 
 def attribute_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
-    """Yield a notice of each array whose blocks carry many bytes of attributes in all, or lack some."""
+    """Yield a notice for each array whose blocks repeat many bytes of attributes, or lack some attributes."""
     for path, node in nodes.items():
         if node.blocks is None:
             continue
@@ -92,7 +92,7 @@ def attribute_notices(nodes: Mapping[str, Node]) -> Iterator[Notice]:
             f"{format_bytes(own * node.blocks.count)} in all"
         )
         yield Notice(
-            f"{each}; {format_bytes(left)} more stand in the base alone, by which the result is read"
+            f"{each}; only the base holds the other {format_bytes(left)}, and readers of the whole result use the base"
             if absent
             else each
         )

@@ -1,4 +1,4 @@
-"""The sources of shards, opened; the source of several views is opened once."""
+"""Open the sources of shards; views share one open source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shardedstore.transforms.base.chain import Shard
 
 
 def opened_runs(segment: Segment) -> Iterator[Run]:
-    """Yield a segment's runs with their sources open, so that the directory of a zip is read once for all its shards."""
+    """Yield a segment's runs with open sources. The directory of a zip is read once for all shards in it."""
     sources = OpenSources()
     for run in segment.runs:
         base = None if run.base is None else sources.opened(run.base)
@@ -24,7 +24,7 @@ def opened_runs(segment: Segment) -> Iterator[Run]:
 
 
 def _bundle(run: Run, shard: Shard) -> Bundle:
-    """Return several members as one store; what they are views of is opened once."""
+    """Return several members as one store; the source that they are views of is opened once."""
     sources, template = OpenSources(), location_of(run, shard)
 
     def open_member(name: str) -> Store:
@@ -35,7 +35,7 @@ def _bundle(run: Run, shard: Shard) -> Bundle:
 
 
 def with_component(run: Run, shard: Shard) -> Shard:
-    """Return a shard with the name of its component for messages, if that is a store by itself."""
+    """Return a shard, and the name of its component for messages if the component is a store of its own."""
     if run.mounted is not None or shard.bundle is not None:
         return shard
     if run.location.divides_source and run.location.view[1] == run.path and not run.exceptions:

@@ -1,8 +1,8 @@
-"""The config of an unfinished job: finished shards of the result beside others of the source.
+"""The config of an unfinished job: finished shards come from the result, other shards from the source.
 
-If the chain has no steps, blocks of one array mix freely. If it changes arrays, an array is shown from the result as soon
-as all its blocks and the base, which holds its metadata, are done. If it changes the Zarr format, or makes one ordinary
-Zarr, the source is shown until the end.
+Without steps, each block of an array is shown from the result as soon as it is done. If steps change arrays, an array
+is shown from the result when all its blocks and the base are done; the base holds the metadata. If the job changes the
+Zarr format, or makes one ordinary Zarr, only the source is shown until the end.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from shardedstore.stores.reencoded import Reencoded
 from shardedstore.stores.veiled import VEILED_ROOTS
 from shardedstore.transforms.base.chain import Shard
 
-SOURCE, ELSEWHERE = 0, -1  # instead of a generation: the shard is in the source, or at the location in its record
+SOURCE, ELSEWHERE = 0, -1  # the shard is in the source, or at the location in its record
 
 
 class Half(NamedTuple):
-    """A job that has not ended: its source, the planned result, and its records.
+    """An unfinished job: its source, the planned result, and its records.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ def mixed(half: Half) -> tuple[Config, Partial]:
 
 
 def _moved(half: Half) -> Config:
-    """Return the config of the source with its moved chunks from the result, in the codecs of the source."""
+    """Return the config of the source; moved chunks are read from the result and encoded with the source's codecs."""
     base, *runs = shard_runs(half.source)
     (shard,) = base.shards()
     return Config(
@@ -154,7 +154,7 @@ def _moved_mount(half: Half, run: Run) -> Mount:
 
 
 def _as_in_source(half: Half, run: Run, shard: Shard) -> Location:
-    """Return a shard of the source; if it is moved, with chunks from the result."""
+    """Return a shard of the source; the chunks of a moved shard come from the result."""
     source, record = location_of(run, shard), half.records.get(shard.number)
     if record is None or not record.moved:
         return source
@@ -162,19 +162,19 @@ def _as_in_source(half: Half, run: Run, shard: Shard) -> Location:
 
 
 def _to_wait_for(half: Half, runs: list[Run]) -> str:
-    """Return the reason why only the source can be shown yet; empty if there is none."""
+    """Return the reason to show only the source; empty if shards of the result can be shown."""
     if half.mixes == "blocks":
         return ""
     if half.mixes == "end":
-        return "one ordinary Zarr, or another Zarr format, is shown when all of it is there"
+        return "one ordinary Zarr, or another Zarr format, is shown when all shards are done"
     record = half.records.get(0)
     if record is None:
-        return "the base, which holds metadata, is not done"
+        return "the base is not done, and it holds metadata"
     apart = (run for run in runs if run.blocks is not None and not _is_view(run) and not half.is_done(run))
     if (run := next(apart, None)) is not None:
-        return f"the metadata of {run.path!r}, which is not done, can't be shown apart from that of what is"
+        return f"{run.path!r} is not done, and its metadata can't be shown apart from the metadata of finished shards"
     if _is_v3(half.base()) != _is_v3(half.source.base):
-        return "another Zarr format is shown when all of it is there"
+        return "another Zarr format is shown when all shards are done"
     return ""
 
 
@@ -189,7 +189,7 @@ def _count_shown(half: Half, run: Run) -> int:
 
 
 def _is_view(run: Run) -> bool:
-    """Tell whether a run is a view, so that its array can be mounted whole."""
+    """Check that a run is a view, so that its array can be mounted as a whole."""
     return bool(run.path) and run.location.divides_source and not run.exceptions
 
 
@@ -208,8 +208,8 @@ def _waiting(half: Half, runs: list[Run]) -> str:
 def _each_whole(half: Half, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
     """Yield the mounts on the new base.
 
-    Finished runs are mounted from the result, the others from the source. Members are Zarrs of their own, so a run with
-    members shows its finished members beside members of the source.
+    Finished runs are mounted from the result, the others from the source. A run of members mixes both, since each
+    member is a whole Zarr.
     """
     nodes = read_nodes(Config(half.base()))
     for run in runs:
@@ -225,7 +225,7 @@ def _each_whole(half: Half, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
 
 
 def mount(half: Half, run: Run) -> Mount:
-    """Return the mount of a run; shards outside the most common location are exceptions."""
+    """Return the mount of a run; shards at other locations than most shards are exceptions."""
     if run.division is None:
         ((_, location),) = half.shards(run)
         return Mount(location)
@@ -244,7 +244,7 @@ def mount(half: Half, run: Run) -> Mount:
 
 
 def find_job_folder(folder: str, options: Options) -> Folder | None:
-    """Return the folder with the job file of a result, in any layout; None if not found."""
+    """Return the folder with the manifests of a result, in any layout; None if not found."""
     places = (open_folder(url, options) for url in dict.fromkeys(kind.folder_at(folder) for kind in LAYOUTS.values()))
     return next((place for place in places if read_identity(place) is not None), None)
 
@@ -253,7 +253,7 @@ def unfinished(url: str, options: Options) -> str:
     """Return the progress of a folder's unfinished job as a sentence; empty if there is none."""
     try:
         place = find_job_folder(url, options)
-    except STORAGE_ERRORS:  # for a file, or for a folder that can't be listed: the caller reports it
+    except STORAGE_ERRORS:  # a file, or a folder that can't be listed: the caller reports it
         return ""
     identity = None if place is None else read_identity(place)
     if place is None or identity is None or not identity.config:
@@ -275,8 +275,8 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
     Raises
     ------
     ConfigError
-        If the source or a function's store is needed, and is at a place that `allow` does not contain; also if the source
-        has changed since the job began.
+        If `allow` does not contain the location of the source or of a function's store; also if the source has changed
+        since the job began.
     """
     identity, config = read_identity(place), read_config(place, options)
     assert identity is not None
@@ -289,11 +289,11 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
         _check_allowed(named, place, allow)
     except ConfigError as error:
         name = join_url(place.url, identity_name(identity.generation))
-        raise ConfigError(f"what is not done is shown from the source, which {name!r} names: {error}") from None
+        raise ConfigError(f"unfinished shards are shown from the source that {name!r} names: {error}") from None
     if _outside(named, place) and source_token(half.source, digest(read_nodes(half.source))) != identity.source:
         raise ConfigError(
-            f"the source has changed since the job at {place.url!r} began, so that both can't be shown together: call "
-            "map_shards with the same arguments again, which goes on with what it is now, or open the source itself"
+            f"the source has changed since the job at {place.url!r} began, so the two can't be shown together: call "
+            "map_shards with the same arguments again, which continues with the changed source, or open the source itself"
         )
     return shown
 
@@ -307,7 +307,7 @@ def read_config(place: Folder, options: Options) -> Config | None:
 
 
 def read_half(place: Folder, identity: Identity, options: Options) -> Half:
-    """Return an unfinished job from its file and its ledger."""
+    """Read an unfinished job from its manifest and its ledger."""
     planned, generation = identity.planned, identity.generation
     records = {number: record for number, record in ledger_of(place, identity).read().items() if not record.failed}
     result = from_dict(planned.config, place.url, None, options) if planned.config else None
@@ -315,7 +315,7 @@ def read_half(place: Folder, identity: Identity, options: Options) -> Half:
 
 
 def is_finished(place: Folder, identity: Identity, half: Half, config: Config | None) -> bool:
-    """Tell whether a job has ended, and its folder has the job's own config."""
+    """Check that a job has ended and that its folder has the job's own config."""
     if config is None:
         return False
     if ledger_of(place, identity).is_compacted():
@@ -353,7 +353,7 @@ def show_partial(job: Job, plan: Plan, outcome: Summary, failed: ShardsFailed) -
 
 
 def _check_allowed(config: Config, place: Folder, allow: Iterable[str]) -> None:
-    """Refuse places outside the folder that are not allowed to its config."""
+    """Refuse locations outside the folder that `allow` does not contain."""
     if outside := _outside(config, place):
         named = Config(outside[0], {str(i): Mount(one) for i, one in enumerate(outside)})
         from_dict(to_dict(named), place.url, allow)

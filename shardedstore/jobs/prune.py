@@ -1,7 +1,7 @@
-"""Remove the files of jobs that no config names.
+"""Remove unused files of jobs: files that no config names.
 
-A file is removed only if a record says that a job wrote it, and if its size is still the recorded one. `Retention` keeps
-files for readers of earlier results. Symbolic links are never followed.
+A file is removed only if a record says that a job wrote it, and if its size is still the
+recorded one. `Retention` keeps files for readers of earlier results. Symbolic links are never followed.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Pruned:
     nbytes : int
         The total size of the files in bytes.
     kept : dict of str to str
-        The files that no config names and that are kept, each with the reason: it is not as it was written, it belongs to one
-        of the last results, or it was replaced recently.
+        The unused files that are kept, each with the reason: the file was changed after it was written, it belongs to
+        one of the last results, or it was replaced recently.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class Pruned:
 
 
 def prune(url: str, options: Options = NONE, *, retention: Retention = NO_RETENTION, dry_run: bool = False) -> Pruned:
-    """Remove the files of jobs that no config names; see `ShardedStore.prune`.
+    """Remove unused files of jobs; see `ShardedStore.prune`.
 
     After a failure, the same call removes the remaining files.
 
@@ -103,7 +103,7 @@ def prune(url: str, options: Options = NONE, *, retention: Retention = NO_RETENT
     try:
         place = find_job_folder(url, options)
         if place is None:
-            raise UsageError(f"no job ever wrote to {url!r}, so nothing there is known to be removable")
+            raise UsageError(f"no job ever wrote to {url!r}, so prune can't know which files may be removed")
         with nullcontext() if dry_run else held(place):
             listed = FileList(place)
             reasons = dict(_removable(place, options, listed, retention, is_locked=not dry_run))
@@ -123,7 +123,7 @@ def prune(url: str, options: Options = NONE, *, retention: Retention = NO_RETENT
             return Pruned([*names, *temporaries], nbytes, kept)
     except STORAGE_ERRORS as error:
         raise DestinationError(
-            f"{url!r} can't be pruned: {explain(error)}; the same call goes on from there"
+            f"{url!r} can't be pruned: {explain(error)}; the same call removes the remaining files"
         ) from error
 
 
@@ -134,14 +134,14 @@ def _temporaries(folder: str) -> dict[str, int]:
 def _removable(
     place: Folder, options: Options, listed: FileList, retention: Retention, *, is_locked: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield the files that no config names, each with the reason to keep it; empty if there is none."""
+    """Yield the unused files, each with the reason to keep it; the reason is empty for a file to remove."""
     latest = read_identity(place)
     assert latest is not None
     half = read_half(place, latest, options)
     finished = is_finished(place, latest, half, read_config(place, options))
     if not finished and latest.after and not ledger_of(place, latest).has_inherited():
         raise DestinationError(
-            f"the last job at {place.url!r} died before it had taken over what an earlier one has done: run it again with the "
+            f"the last job at {place.url!r} died before it had copied the records of an earlier job: run it again with the "
             "same arguments, and prune then"
         )
     needed = set(_needed(place, options, None if finished else half))
@@ -207,7 +207,7 @@ def _of_generation(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the known files of a generation.
 
-    Each comes with the name of its object, and with the reason to doubt that a job wrote it; empty if there is none.
+    Each comes with the name of its object, and with the reason to doubt that a job wrote it; the reason may be empty.
     Files of needed objects are added to `needed`.
     """
     if not identity.planned.config:
@@ -242,9 +242,9 @@ def _is_own(record: Record | None, generation: int) -> bool:
 
 
 def _doubt(listed: FileList, files: list[str], location: Location, record: Record | None, generation: int) -> str:
-    """Return the reason to doubt that files are as a job wrote them; empty if there is none."""
+    """Return the reason to doubt that a job wrote files in their present form; empty if there is no doubt."""
     if record is None:
-        return "" if generation > 1 and not location.is_folder else "is in no record"
+        return "" if generation > 1 and not location.is_folder else "has no record"
     count, nbytes = len(files), sum(listed.files[file].nbytes for file in files)
     is_as_written = nbytes == record.nbytes and (not location.is_folder or count == record.entries)
-    return "" if is_as_written else "is not as it was written, or has others beside it"
+    return "" if is_as_written else "was changed after it was written, or has other files beside it"

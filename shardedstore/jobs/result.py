@@ -48,16 +48,16 @@ def find_accepted(plan: Plan, layout: ResultLayout, names: Iterable[str], most: 
     """
     wanted = frozenset(names)
     if type(most) is not int or most < 0:
-        raise UsageError(f"max_missing={most!r} is not a number of shards: say 0 or more")
+        raise UsageError(f"max_missing={most!r} is not a number of shards: write 0 or more")
     if not wanted and not most:
         return frozenset()
     layout.check_holes()
     found = {shard.name: shard.number for run in plan.runs for shard in run.shards() if shard.name in wanted}
     for name in sorted(wanted - found.keys()):
-        raise UsageError(f"accept_failed has {name!r}, and there is no such shard: they are {_some(plan)}")
+        raise UsageError(f"accept_failed has {name!r}, which is not a shard: the shards are {_some(plan)}")
     if "(base)" in wanted:
         raise UsageError(
-            "the base can't be a hole, as it holds the metadata of what is divided: take it out of accept_failed"
+            "the base can't be a hole, as it holds the metadata of divided arrays: remove it from accept_failed"
         )
     return frozenset(found.values())
 
@@ -101,8 +101,8 @@ def _keep(job: Job, plan: Plan, failures: Iterable[ShardError]) -> dict[int, Rec
             with job.ledger.writer(segment.number) as append:
                 for record in records:
                     append(record)
-    except STORAGE_ERRORS as error:  # the failures are likely to have the same cause
-        logger.warning("what failed can't be recorded at %s: %s", job.layout.folder, explain(error))
+    except STORAGE_ERRORS as error:  # the storage error that failed the shards may also prevent this write
+        logger.warning("the failures can't be recorded at %s: %s", job.layout.folder, explain(error))
     return failed
 
 
@@ -130,7 +130,7 @@ def slice_failed(job: Job, plan: Plan, outcome: Summary, total: int) -> ShardsFa
 
 
 def shards_failed(job: Job, failures: tuple[ShardError, ...], count: int, untried: int = 0) -> ShardsFailed:
-    """Make the error for a job with failed shards.
+    """Return the error for a job with failed shards.
 
     Parameters
     ----------
@@ -147,13 +147,13 @@ def shards_failed(job: Job, failures: tuple[ShardError, ...], count: int, untrie
     text = f"{len(failures):,} of {count:,} shards failed and no config was written; {counts}{count - untried - len(failures):,} are done"
     remedies = Counter(error.remedy for error in failures if error.remedy)
     if untried and remedies:
-        text += f"; the job stopped, as the others would fail as well: {remedies.most_common(1)[0][0]}"
+        text += f"; the job stopped, as the other shards would fail as well: {remedies.most_common(1)[0][0]}"
     elif untried and 1 < job.max_failures <= len(failures):
         text += f"; the job stopped at max_failures={job.max_failures} (--max-failures)"
     return ShardsFailed(f"{text}{job.layout.again}", failures)
 
 
-GONE = "what was written is not there any more, or is of another size"
+GONE = "the written object is missing, or has another size"
 
 
 def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
@@ -176,14 +176,14 @@ def finish(job: Job, plan: Plan, outcome: Summary) -> Config:
     gone = accept(job, plan, outcome) if outcome.failures else {}
     if digest(read_nodes(plan.config)) != plan.source:
         raise SourceChangedError(
-            "the source's metadata changed while the job ran, so its shards may be of different states; no config was "
-            "written: partition the source again, and map it to another destination"
+            "the source's metadata changed while the job ran, so its shards may hold different versions of it; "
+            "no config was written: partition the source again, and map it to another destination"
         )
     if job.move is None and (changed := changed_chunks(plan)):
         job.ledger.mark(frozenset().union(*changed.values()))
         raise SourceChangedError(
-            f"chunks of {', '.join(map(repr, changed))} appeared or went while the job ran, so their shards may be of different states; no config was "
-            "written: run the job again with the same arguments, and it makes these shards again"
+            f"chunks of {', '.join(map(repr, changed))} appeared or disappeared while the job ran, so their shards may hold "
+            "different versions of the source; no config was written: run the job again with the same arguments, and it makes these shards again"
         )
     records = _records(job, plan, outcome, gone)
     check_missing_chunks(job, plan, records)

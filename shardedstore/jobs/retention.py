@@ -1,4 +1,4 @@
-"""The files that `prune` keeps for readers of earlier results: of the last results, and recently replaced ones."""
+"""The files that `prune` keeps for readers of earlier results."""
 
 from __future__ import annotations
 
@@ -49,14 +49,16 @@ def parse_retention(keep_last: int, older_than: float | str) -> Retention:
     Raises
     ------
     UsageError
-        If there is no such number of results, or no such age.
+        If `keep_last` is not a positive number, or `older_than` is not an age.
     """
     if type(keep_last) is not int or keep_last < 1:
-        raise UsageError(f"keep_last={keep_last!r} is not a number of results: say 1 or more, as the latest one stays")
+        raise UsageError(
+            f"keep_last={keep_last!r} is not a number of results: write 1 or more, as prune always keeps the latest result"
+        )
     seconds = parse_seconds(older_than) if isinstance(older_than, str) else float(older_than)
     if seconds is None or not 0 <= seconds < math.inf:
         raise UsageError(
-            f"{older_than!r} is no age: write a number and one of the units s, m, h, d, w, like 36h or 30d"
+            f"{older_than!r} is not an age: write a number and one of the units s, m, h, d, w, like 36h or 30d"
         )
     return Retention(keep_last, seconds)
 
@@ -82,7 +84,7 @@ class Retained:
     Attributes
     ----------
     generations : frozenset of int
-        The jobs whose ledgers are kept, because their results are; empty if only the latest result is.
+        The jobs whose results and ledgers are kept; empty if only the latest result is kept.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Retained:
                     self._kept.add(name)
 
     def reason(self, file: str, name: str, generation: int) -> str:
-        """Return the reason to keep a file; empty if there is none.
+        """Return the reason to keep a file; empty if the file may be removed.
 
         Parameters
         ----------
@@ -132,7 +134,7 @@ class Retained:
         return "was replaced recently" if self._is_young(file, name, generation) else ""
 
     def reason_of_age(self, file: str) -> str:
-        """Return the reason to keep a file that nothing replaces; empty if it was written long ago."""
+        """Return the reason to keep a file that was not replaced; empty if it was written long ago."""
         is_young = self._retention.older_than and self._files[file].modified > self._until
         return "was written recently" if is_young else ""
 

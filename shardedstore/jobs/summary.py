@@ -1,4 +1,4 @@
-"""What became of shards: small, and added up on the way from the workers to the user."""
+"""Summaries of finished shards; small, and added up between the workers and the user."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ STAGES = ("read", "decode", "steps", "encode", "write")  # of a shard, in order
 
 @dataclass(frozen=True)
 class Partial:
-    """What a store shows of a job that has not ended: `shown` of `total` shards from their new place, and `done` are done.
+    """The state of an unfinished job in an opened store: it shows `shown` of `total` shards from the result; `done` are
+    done.
 
-    `reason` tells why the others are shown from the source.
+    `reason` says why the store shows the other shards from the source.
     """
 
     shown: int
@@ -46,9 +47,9 @@ class ShardEnd(msgspec.Struct, frozen=True, gc=False):
     begun : float
         The time of the start, in seconds since 1970 by the worker's clock.
     seconds : float
-        The time that the shard took, with all attempts and pauses.
+        The duration, including all attempts and pauses.
     attempts : int
-        The number of attempts. Attempts that a busy server refused do not count.
+        The number of attempts, without the attempts that a busy server refused.
     code : str
         The code of the failure, as in `ShardError`; empty if the shard is done.
     retried : str
@@ -96,7 +97,7 @@ class ShardEnd(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the shards of a job: of one task in a worker, and of all at the end.
+    """Summary of the shards of one task, or of a whole job.
 
     Attributes
     ----------

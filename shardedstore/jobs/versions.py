@@ -1,6 +1,6 @@
-"""The jobs that wrote to a destination, and their generations.
+"""The jobs that wrote to a destination, and their manifests.
 
-Each job writes a manifest, ``job-N.json``, and has a generation N of its own. Objects of a later generation have other
+Each job writes a manifest, ``job-N.json``; N is the generation of the job. Objects of a later generation have other
 names, so a published name is never rewritten. A job continues an earlier one if the chain is equal and the source is the
 same, possibly changed. Otherwise the destination is refused, and the message shows the difference in the chain or in the
 source.
@@ -108,7 +108,7 @@ _IDENTITY = re.compile("job-[0-9]+[.]json")
 
 _GENERATION = re.compile(r"~(\d{1,6})(?:\.|$)")
 
-ONCE = "once-"  # prefix of the random token of a chain without a fingerprint: no other job equals it
+ONCE = "once-"  # prefix of the random token for a chain without a fingerprint: the token differs in each job
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -153,7 +153,7 @@ class Identity(msgspec.Struct, frozen=True):
     config: dict[str, Any] = {}
     marks: dict[str, Mark] = {}
     after: int = 0
-    must_grow: bool = msgspec.field(default=False, name="is_one_zarr")  # the name in version 0.4
+    must_grow: bool = msgspec.field(default=False, name="is_one_zarr")  # the manifest's name in version 0.4
     planned: Planned = Planned()
     nonce: str = ""
     described: list[tuple[str, dict[str, str]]] = []
@@ -163,11 +163,11 @@ class Identity(msgspec.Struct, frozen=True):
     places: dict[str, int] = {}
 
     def is_of(self, other: Identity) -> bool:
-        """Tell whether the source and the chain are those of another job."""
+        """Check that another job has the same source and chain."""
         return (self.source, self.chain) == (other.source, other.chain)
 
     def goes_on_from(self, other: Identity) -> bool:
-        """Tell whether this job can continue another one, whose source has changed since."""
+        """Check that this job can continue another job after a change of the source."""
         if self.chain != other.chain or not (self.marks and other.marks):
             return False
         has_lost = not has_only_grown(other.marks, self.marks) or lost_members(other.config, self.config)
@@ -224,9 +224,9 @@ def ledger_of(folder: Folder, identity: Identity) -> Ledger:
 
 
 def last_begun(folder: Folder, identity: Identity) -> Identity:
-    """Return the latest job that has taken over its records.
+    """Return the latest job that has copied the records of the job that it continues.
 
-    A job that died before that is passed over for the job that it continues.
+    A job that died before it copied them is skipped, and the job that it continues is returned.
     """
     while identity.after and not ledger_of(folder, identity).has_inherited():
         identity = read_generation(folder, identity.after)
@@ -252,13 +252,13 @@ class OvertakenError(DestinationError):
 
     def __init__(self, folder: Folder) -> None:
         super().__init__(
-            f"another job took over the destination {folder.url!r} while this one ran, and its result stands: "
-            "name another destination for this one, and run that one's call again, in case this one wrote over its config"
+            f"another job took over the destination {folder.url!r} while this one ran, and the other job's result is valid: "
+            "name another destination for this job, and run the other job again, since this job may have replaced its config"
         )
 
 
 def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Identity | None:
-    """Find the job to continue at a destination, or None for a new job.
+    """Return the job to continue at a destination, or None for a new job.
 
     Nothing is written.
 
@@ -267,7 +267,7 @@ def check_destination(folder: Folder, wanted: Identity, overwrite: bool) -> Iden
     folder : Folder
         The destination.
     wanted : Identity
-        The job that is going to run. It may continue a job whose source has changed since.
+        The job to run. It may continue a job whose source has changed since.
     overwrite : bool
         Whether a new job may write to a folder that holds other files. These files are kept.
 
@@ -313,8 +313,8 @@ def claim(folder: Folder, wanted: Identity, latest: int) -> Identity:
 
     Of two jobs that claim a generation after the same `latest`, only one gets it: both choose the same number, and the
     manifest can be created only once. Names are listed before generations are read. At that time, a competing job has
-    written nothing yet, so it cannot change the number. The new number is higher than any generation that a name below
-    the folder looks like.
+    written nothing yet, so it cannot change the number. The new number is higher than every generation suffix in the
+    names below the folder.
 
     Parameters
     ----------
@@ -359,7 +359,7 @@ def check_latest(ledger: Ledger) -> None:
 
 
 def is_latest(ledger: Ledger) -> bool:
-    """Tell whether no later job has written its manifest, by one listing of a small folder."""
+    """Check, by one listing of a small folder, that no later job has written its manifest."""
     return max(generations(ledger.folder), default=0) == ledger.generation
 
 
@@ -376,13 +376,13 @@ def stands(ledger: Ledger) -> bool:
 
 
 def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity | None, int]:
-    """Return the result of `check_destination`, and the latest generation of any job."""
+    """Return the result of `check_destination`, and the latest generation of all jobs."""
     try:
         found = read_identity(folder)
         if found is not None and (wanted.is_of(found) or wanted.goes_on_from(found)):
             return found, found.generation
         if not overwrite and (found is not None or set(folder.names()) - {FOLDER}):
-            if found is None and generations(folder):  # another slice began meanwhile
+            if found is None and generations(folder):  # another slice has started meanwhile
                 return _look(folder, wanted, overwrite)
             raise DestinationError(_foreign(folder.url, found, wanted))
     except STORAGE_ERRORS as error:
@@ -391,9 +391,9 @@ def _look(folder: Folder, wanted: Identity, overwrite: bool) -> tuple[Identity |
 
 
 def _highest(folder: Folder) -> int:
-    """Return the highest generation that a name below a folder looks like.
+    """Return the highest generation suffix among the names below a folder.
 
-    Names that no job gave count as well. The result is 0 if the folder holds only the jobs' own files.
+    Names of foreign files count as well. The result is 0 if the folder holds only the jobs' own files.
     """
     if not set(folder.names()) - {FOLDER}:
         return 0
@@ -406,18 +406,18 @@ def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
         what = "holds files that no job of shardedstore wrote"
     elif wanted.chain.startswith(ONCE):
         what = (
-            "holds a job's result, and this chain has no stable fingerprint to go on with it "
+            "holds a job's result, and this chain has no stable fingerprint, so it can't continue that job "
             "(a function needs a module to be imported from, and step(...) a name and a version)"
         )
     elif found.source != wanted.source:
-        what = "holds the result of another source, of another division of it, or of this one before it changed"
+        what = "holds the result of another source, of another division of this source, or of this source before it changed"
         what += _in_brackets(unlike_source(found, wanted))
     else:
         what = "holds the result of another chain of transforms"
         what += _in_brackets(unlike_chain(found.described, wanted.described))
     if folder.endswith(BESIDE):
-        return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another, as one ordinary Zarr can't hold both"
-    return f"the destination {folder!r} {what}: name another, or say overwrite=True, which keeps those files beside the new"
+        return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another destination, as one ordinary Zarr can't hold both"
+    return f"the destination {folder!r} {what}: name another destination, or set overwrite=True, which keeps the old files beside the new ones"
 
 
 def _in_brackets(text: str) -> str:
@@ -438,7 +438,7 @@ def versioned(name: str, generation: int) -> str:
 
 
 def generation_in(name: str) -> int:
-    """Return the generation that a file name looks like, at least 1.
+    """Return the generation suffix of a file name; 1 without a suffix.
 
     >>> generation_in(versioned("0.zarr.zip", 2)), generation_in("0.zarr.zip"), generation_in("0~0.zip")
     (2, 1, 1)

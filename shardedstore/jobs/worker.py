@@ -60,7 +60,7 @@ REPEATS = Repeats()
 T = TypeVar("T")
 Work = Callable[["Job", Task], Summary]
 IN_A_ROW = 3  # failures in a row, from causes that affect all shards, that end a job
-MARKED = "empty objects that mark folders are no part of a Zarr, and were left out"
+MARKED = "empty objects that mark folders do not belong to a Zarr, and were left out"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Job:
     generation : int
         The number of the job at the destination, from 1.
     nonce : str
-        The random token in the job's file, by which a task recognises the destination of another job.
+        The random token in the job's manifest. It shows a task whether the destination now belongs to another job.
     retries : int
         The most retries of a shard; refusals of a busy server do not count.
     max_failures : int
@@ -98,7 +98,7 @@ class Job:
     move : Move or None
         The options of a move, which deletes the source.
     guards : Guards
-        The checks before the result replaces the published one.
+        The checks that run before the result replaces the published one.
     objects : ObjectAttributes
         The attributes of the objects of shards.
     limits : Limits
@@ -137,9 +137,9 @@ class Job:
     def done(
         self, runs: Iterable[Run], records: Mapping[int, Record], present: Present | None = None
     ) -> frozenset[int]:
-        """Return the numbers of the shards that are recorded, not marked, and still there.
+        """Return the numbers of the recorded, unmarked shards whose objects exist.
 
-        Without a listing in `present`, each object is looked up by itself.
+        If `present` has no listing, each object is looked up by itself.
         """
         if not records:
             return frozenset()
@@ -147,11 +147,11 @@ class Job:
         return frozenset(number for run in runs for number in self.layout.present(run, records, self, present))
 
     def segments(self, plan: Plan) -> list[Segment]:
-        """Return a plan's segments, which are smaller if the destination is an object store."""
+        """Return a plan's segments; they are smaller if the destination is an object store."""
         return plan.segments(to_remote=self.layout.is_remote)
 
     def find_missing(self, locations: Iterable[Location]) -> str | None:
-        """Return the reason why this process can't do the job; None if it can."""
+        """Return the reason why this process can't run the job; None if it can."""
         return self.layout.find_missing(self.generation, places_of(locations))
 
 
@@ -163,8 +163,8 @@ def run_segment(job: Job, segment: Segment) -> Summary:
 def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
     """Run the shards of a task that are not recorded yet.
 
-    Failed shards are returned in the summary, not raised. Shards that finished before a failure stay recorded. A move has other
-    `work`.
+    Failed shards are returned in the summary, not raised. Shards that finished before a failure stay recorded. A move
+    passes its own `work`.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
     if is_ending():
         return Summary()
     if job.move is not None and work is None:
-        raise UsageError("a move runs only as a whole: leave out move, or run the job in one call")
+        raise UsageError("a move can't run in parts: leave out move, or run the whole job in one call")
     begun = time.monotonic()
     MARKERS.take()  # drops the count of verify or of another job
     try:
@@ -190,12 +190,12 @@ def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
 
 
 def find_unprepared(job: Job, segment: Segment) -> Summary | None:
-    """Return the failure of all shards of a segment if this process can't run them; None if it can."""
+    """Return a failure for all shards of a segment if this process can't run them; None if it can."""
     missing = job.find_missing(run.location for run in segment.runs)
     if missing is not None:
         return Summary.failed(segment, missing, "unprepared-worker")
     if not job.layout.stands(job.ledger):
-        cause = "its destination was removed while the job ran, and may be another job's now"
+        cause = "its destination was removed while the job ran, and may belong to another job now"
         return Summary.failed(segment, cause, "destination-lost")
     return None
 
@@ -229,13 +229,13 @@ def _run_task(job: Job, task: Task) -> Summary:
 
 
 def total_of_task(outcomes: Iterable[Summary]) -> Summary:
-    """Add the summaries of shards up, and keep the end of each shard."""
+    """Add up the summaries of shards, and keep the end of each shard."""
     parts = list(outcomes)
     return replace(Summary.total(parts), shards=tuple(shard for part in parts for shard in part.shards))
 
 
 def of_worker(made: Record, ended: ShardEnd) -> Record:
-    """Return a record with the circumstances of its shard in this worker."""
+    """Return a record with the worker, the attempts and the times of its shard."""
     names = ("seconds", "attempts", "begun", "source_entries", "source_nbytes")
     circumstances = {name: getattr(ended, name) for name in names}
     return msgspec.structs.replace(made, worker=_worker(), **circumstances)
@@ -246,14 +246,14 @@ def _worker() -> str:
 
 
 def _do_shards(job: Job, task: Task, append: Callable[[Record], None], lease: Lease) -> Iterator[Summary]:
-    """Yield a summary for each tried shard; shards may be left when the time is over."""
+    """Yield a summary for each tried shard; untried shards may remain when the time is over."""
     segment, end = task.segment, math.inf
     failed, row, reader = 0, 0, partial(ShardReader, lease=lease)
     for run, opened in zip(segment.runs, opened_runs(segment), strict=True):
         for shard in run.shards():
             if time.monotonic() > end or is_ending():
                 return
-            end = min(end, time.monotonic() + task.seconds)  # from the first shard, so that each task tries one
+            end = min(end, time.monotonic() + task.seconds)  # each task tries one
             generation = task.again.get(shard.number, 0)
             made, ended = try_shard(
                 job, run, opened, shard, partial(run_shard, job, shard=shard, generation=generation, reader=reader)
@@ -272,7 +272,7 @@ def _do_shards(job: Job, task: Task, append: Callable[[Record], None], lease: Le
 
 
 class _ShardPolicy:
-    """Retries of one shard; refusals of a busy server do not count."""
+    """Retries of one shard, without the attempts that a busy server refused."""
 
     def __init__(self, job: Job, run: Run, shard: Shard) -> None:
         self.retries, self.throttled = Retries(job.retries), Throttled(WRITES)
@@ -282,7 +282,7 @@ class _ShardPolicy:
 
     @property
     def is_first(self) -> bool:
-        """Whether no attempt failed yet."""
+        """Whether no attempt has failed."""
         return not self.retries.count + self.throttled.count
 
     @property
@@ -300,7 +300,7 @@ class _ShardPolicy:
         return self.retries.pause(error) if pause is None else pause
 
     def _log(self) -> None:
-        """Log a failed attempt: as a warning at the first time of its cause, and at the tenth, the hundredth, and so on."""
+        """Log a failed attempt. The first, tenth, hundredth, ... attempt with the same cause is logged as a warning."""
         count = REPEATS.add((self._nonce, self.cause.replace(self._shard.name, "...")))
         logger.log(
             logging.WARNING if is_told(count) else logging.INFO,
@@ -341,9 +341,9 @@ class _ShardPolicy:
 def try_shard(
     job: Job, run: Run, opened: Run, shard: Shard, work: Callable[[Run, Stages], T]
 ) -> tuple[T | ShardError, ShardEnd]:
-    """Do some work for one shard with retries, and return the result and the end of the shard.
+    """Run `work` for one shard with retries; return the result and the end of the shard.
 
-    Retries open the source anew. An error of the last attempt is returned, not raised.
+    Each retry opens the source again. The error of the last attempt is returned, not raised.
     """
     policy = _ShardPolicy(job, run, shard)
 
@@ -384,7 +384,7 @@ def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts:
 
 
 def _traceback(error: BaseException) -> str:
-    """Return the traceback as text, without the marks below lines, which are slow to compute."""
+    """Return the traceback as text, without the position markers, which are slow to compute."""
     parts = list[str]()
     for one in reversed(list(chain_of(error))):
         frames = StackSummary.extract(walk_tb(one.__traceback__), limit=-MOST_FRAMES)
@@ -393,14 +393,14 @@ def _traceback(error: BaseException) -> str:
 
 
 def _cause(error: BaseException, run: Run, shard: Shard) -> str:
-    """Return the message of an error, with the store of a damaged source."""
+    """Return the message of an error; for a damaged source, the message names the store."""
     cause = cause_of(error)
     component = with_component(run, shard).component if isinstance(error, CorruptError) else ""
     return cause if component in cause else f"{cause} (in {component})"
 
 
 class ShardReader:
-    """The open source of one shard; it detects changes, counts chunks and digests data.
+    """The open source of one shard, which detects changes, counts chunks and digests data.
 
     Attributes
     ----------
@@ -449,7 +449,7 @@ class ShardReader:
         return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries
 
     def _last_look(self, lease: Lease) -> Entries:
-        """Check that no move has begun when all is read; yield nothing."""
+        """Check after the last entry that no move has begun; yield nothing."""
         lease.check()
         yield from ()
 
@@ -487,7 +487,7 @@ def run_shard(
 ) -> Record:
     """Run one shard through the chain, and return its record.
 
-    After an exception, no reader finds an incomplete shard under its final name. `generation` is 0 for the job's own.
+    After an exception, no incomplete shard has its final name. `generation` 0 means the generation of the job.
     """
     source = (reader or ShardReader)(job, run, shard, stages)
     with attributes_of_objects(job.objects), _room(job, run):

@@ -139,7 +139,7 @@ def test_one_ordinary_zarr_grows_in_its_place(source, tmp_path):
 def test_one_ordinary_zarr_can_only_grow(source, tmp_path):
     ShardedStore.partition(source, SHARDS).map_shards(CopyTo(tmp_path / "copy.zarr"))
     zarr.open_group(source)["t"].resize((6, 6))
-    with pytest.raises(DestinationError, match=r"of this one before it changed \('t' .*: name another"):
+    with pytest.raises(DestinationError, match=r"of this source before it changed \('t' .*: name another"):
         ShardedStore.partition(source, SHARDS).map_shards(CopyTo(tmp_path / "copy.zarr"))
 
 
@@ -147,7 +147,7 @@ def test_the_sharding_codec_is_not_grown(tmp_path):
     source = make(tmp_path / "source.zarr")
     ShardedStore.partition(source, SHARDS).map_shards(ToShardingCodec(tmp_path / "s.zarr"))
     append(source, 2)
-    with pytest.raises(DestinationError, match="of this one before it changed: name another"):
+    with pytest.raises(DestinationError, match="of this source before it changed: name another"):
         ShardedStore.partition(source, SHARDS).map_shards(ToShardingCodec(tmp_path / "s.zarr"))
 
 
@@ -225,7 +225,7 @@ def test_a_source_all_of_which_is_divided_otherwise_is_refused(source, tmp_path)
     other = ShardedStore.partition(source, {"t": {"time": 6}})
     with pytest.raises(
         DestinationError,
-        match=r"of another division of it.*'t' is in blocks of 2 chunks there, in blocks of 3 chunks now",
+        match=r"of another division of this source.*'t' is in blocks of 2 chunks there, in blocks of 3 chunks now",
     ):
         other.map_shards(ToZip(tmp_path / "out"))
 
@@ -506,7 +506,7 @@ def test_what_is_to_be_taken_over_is_not_pruned(source, tmp_path):
     append(source, 7)
     with dies_before_it_takes_over():
         half_done(source, out)
-    with pytest.raises(DestinationError, match="died before it had taken over"):
+    with pytest.raises(DestinationError, match="died before it had copied"):
         ShardedStore.prune(out)
     assert counts(go_on(source, out))[1] == 2
 

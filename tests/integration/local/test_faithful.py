@@ -207,7 +207,7 @@ def test_a_job_that_is_overtaken_at_its_very_end_says_so(tmp_path, monkeypatch, 
 
     for module in (shard_folder, single_zarr):
         monkeypatch.setattr(module, "dump", overtake)
-    with pytest.raises(DestinationError, match="run that one's call again, in case this one wrote over its config"):
+    with pytest.raises(DestinationError, match="run the other job again, since this job may have replaced its config"):
         store.map_shards(sink(tmp_path / "out"))
 
 

@@ -177,7 +177,7 @@ def test_what_is_not_accepted_fails(source, tmp_path):
     [
         (CopyTo, {"max_missing": 1}, "would be read as fill values: CopyTo takes no"),
         (ToShardingCodec, {"accept_failed": ["t[1]"]}, "would be read as fill values: ToShardingCodec takes no"),
-        (ToZip, {"accept_failed": ["t[9]"]}, r"'t\[9\]', and there is no such shard"),
+        (ToZip, {"accept_failed": ["t[9]"]}, r"'t\[9\]', which is not a shard"),
         (ToZip, {"accept_failed": ["(base)"]}, "the base can't be a hole"),
         (ToZip, {"max_missing": -1}, "is not a number of shards"),
     ],

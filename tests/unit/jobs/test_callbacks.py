@@ -145,8 +145,8 @@ def test_the_job_s_own_error_is_raised_where_a_callback_fails_at_the_end(store, 
     [
         (Keep, r"callbacks is <class .*Keep'>: write a list, \[Keep\(\)\]"),
         (Keep(), r"callbacks is .*: write a list, \[Keep\(\)\]"),
-        ([Keep], "callbacks holds <class .*, which is no Callback: make objects of subclasses"),
-        ([print], "callbacks holds <built-in function print>, which is no Callback"),
+        ([Keep], "callbacks holds <class .*, which is not a Callback: use instances of subclasses"),
+        ([print], "callbacks holds <built-in function print>, which is not a Callback"),
     ],
     ids=["a class", "an object", "a class in a list", "a function"],
 )

@@ -271,12 +271,12 @@ def test_an_error_pickles_and_stands_in_json(source, tmp_path):
 
 @pytest.mark.parametrize("wrong", [lambda: Guards(missing=2), lambda: Guards(missing_now=-1)])
 def test_a_limit_is_a_share(wrong):
-    with pytest.raises(UsageError, match="say a number from 0 to 1"):
+    with pytest.raises(UsageError, match="write a number from 0 to 1"):
         wrong()
 
 
 def test_guards_are_guards(source, tmp_path):
-    with pytest.raises(UsageError, match="guards='force' is no Guards"):
+    with pytest.raises(UsageError, match="guards='force' is not an instance of Guards"):
         convert(source, tmp_path / "out", guards="force")
 
 

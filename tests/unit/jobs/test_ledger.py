@@ -240,7 +240,7 @@ def test_an_output_that_vanishes_during_the_job_is_no_success(source, tmp_path):
         division(source).map_shards(ToZip(tmp_path / "out"), progress=remove)
     (error,) = caught.value.exceptions
     assert error.shard == "height[0]"
-    assert "is not there any more" in error.cause
+    assert "the written object is missing" in error.cause
     assert not (tmp_path / "out" / FILE_NAME).exists()
 
 
@@ -296,9 +296,9 @@ FOREIGN = {
     other_files: "holds files that no job of shardedstore wrote",
     other_chain: "holds the result of another chain of transforms",
     other_options: "holds the result of another chain of transforms",
-    other_division: "holds the result of another source, of another division of it, or of this one before it changed",
+    other_division: "holds the result of another source, of another division of this source, or of this source before it changed",
     other_source: "holds the result of another source",
-    no_fingerprint: "this chain has no stable fingerprint to go on with it",
+    no_fingerprint: "this chain has no stable fingerprint, so it can't continue that job",
 }
 
 
@@ -307,7 +307,7 @@ FOREIGN = {
 def test_what_is_foreign_is_refused(source, tmp_path, make, compute):
     store, steps = make(source, tmp_path / "out")
     before = files_of(tmp_path / "out")
-    with pytest.raises(DestinationError, match=f"{FOREIGN[make]}.*: name another, or say overwrite=True"):
+    with pytest.raises(DestinationError, match=f"{FOREIGN[make]}.*: name another destination, or set overwrite=True"):
         store.map_shards(*steps, ToZip(tmp_path / "out"), compute=compute)
     assert files_of(tmp_path / "out") == before
 

@@ -272,7 +272,7 @@ def test_a_source_must_be_allowed(tmp_path):
     divided.map_shards(ToZip(out))
     undo(out, [0, 1])
     with pytest.raises(
-        ConfigError, match=r"the source, which '.*job-1.json' names: .*outside.*allow=\['.*source.zarr'\]"
+        ConfigError, match=r"the source that '.*job-1.json' names: .*outside.*allow=\['.*source.zarr'\]"
     ):
         ShardedStore.load(out, partial=True)
     with pytest.raises(ConfigError, match="2 of 4 shards are done; run the same call again, or open"):

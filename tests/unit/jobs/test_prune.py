@@ -151,7 +151,7 @@ def test_files_of_others_stay(source, out, tmp_path):
     assert not (out / "a/2.zarr").exists()
     assert not (out / "__base__.zarr").exists()
     assert (out / "a/1.zarr/zarr.json").exists()  # as a whole, it differs from the written bytes
-    assert all(reason.endswith("has others beside it") for reason in pruned.kept.values())
+    assert all(reason.endswith("has other files beside it") for reason in pruned.kept.values())
     assert {name.split("/")[1] for name in pruned.kept} == {"1.zarr"}
     assert ShardedStore.load(out).verify(source).ok
 
@@ -165,7 +165,7 @@ def test_a_file_that_took_the_place_of_ours_stays(source, out):
     pruned = ShardedStore.prune(out)
     assert (out / "a/1.zarr.zip").read_bytes() == b"mine"
     assert (out / "a/2.zarr.zip").is_symlink()
-    assert pruned.kept == {"a/1.zarr.zip": "is not as it was written, or has others beside it"}
+    assert pruned.kept == {"a/1.zarr.zip": "was changed after it was written, or has other files beside it"}
     assert "job-1.json" in jobs(out)
 
 
@@ -279,10 +279,10 @@ def test_a_job_that_did_not_end_is_no_result_to_keep(source, out):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"keep_last": 0}, r"keep_last=0 is not a number of results: say 1 or more"),
+        ({"keep_last": 0}, r"keep_last=0 is not a number of results: write 1 or more"),
         ({"keep_last": True}, r"keep_last=True is not a number of results"),
-        ({"older_than": "7M"}, r"'7M' is no age: write a number and one of the units"),
-        ({"older_than": -1}, r"-1 is no age"),
+        ({"older_than": "7M"}, r"'7M' is not an age: write a number and one of the units"),
+        ({"older_than": -1}, r"-1 is not an age"),
     ],
 )
 def test_a_retention_that_means_nothing_is_refused(source, out, given, message):
@@ -403,7 +403,7 @@ def test_the_command_line(source, out):
     assert CliRunner().invoke(main, ["prune", str(out)]).stdout.startswith("6 files removed; ")
     wrong = CliRunner().invoke(main, ["prune", str(out), "--older-than", "soon"])
     assert wrong.exit_code == 2
-    assert "is no age" in wrong.stderr
+    assert "is not an age" in wrong.stderr
 
 
 def test_objects_of_an_object_store(source, bucket):

@@ -94,7 +94,7 @@ def test_three_in_a_row_stop_a_job_with_one_message(name, on_error, tmp_path):
     store, mended = blocks_at(tmp_path / "source.zarr", COUNT - 1), tmp_path / "mended"
     chain = FailFor(name, mended=str(mended)), ToZip(tmp_path / "out")
     if on_error == "partial":
-        with pytest.warns(UserWarning, match="the job stopped, as the others would fail as well"):
+        with pytest.warns(UserWarning, match="the job stopped, as the other shards would fail as well"):
             assert len(store.map_shards(*chain, on_error=on_error).summary.failures) < 10
     else:
         with pytest.raises(ShardsFailed, match=rf"0 are done; the job stopped, .* well: .*{FATAL[name][1]}") as caught:

@@ -140,7 +140,7 @@ def test_blocks_that_are_written_to_carry_the_same(tmp_path, zarr_format):
 
 def test_a_job_tells_of_attributes_before_it_runs(folder, tmp_path):
     source = build(folder, 3)
-    expected = "4 shards of 't' carry 59 B of attributes each, 236 B in all; 4.77 MiB more stand in the base alone"
+    expected = "4 shards of 't' carry 59 B of attributes each, 236 B in all; only the base holds the other 4.77 MiB"
     arguments = ["convert", str(folder), str(tmp_path / "out"), "--to", "zip", "--shards", "t=time:2", "--dry-run"]
     ran = CliRunner().invoke(main, arguments)
     assert expected in ran.stderr

@@ -101,13 +101,13 @@ def test_the_base_of_one_zarr_is_warned_of(folder, tmp_path):
     """There it is one task, but not one object."""
     result = ShardedStore.partition(folder, []).map_shards(CopyTo(tmp_path / "out"))
     (notice,) = result.summary.notices
-    assert "one task makes the whole base, 6.00 GiB decoded" in notice.text
+    assert "one task makes the whole base, which holds 6.00 GiB decoded of undivided arrays" in notice.text
     assert ShardedStore.partition(folder).map_shards(CopyTo(tmp_path / "two")).summary.notices == ()
 
 
 @pytest.mark.parametrize("size", ["much", 0, -1, True, None, "0 GiB"])
 def test_a_limit_that_is_no_size_is_refused(folder, tmp_path, size):
-    with pytest.raises(UsageError, match=r"max_base=.* is no size"):
+    with pytest.raises(UsageError, match=r"max_base=.* is not a size"):
         ShardedStore.partition(folder).map_shards(ToZip(tmp_path / "out"), max_base=size)
 
 

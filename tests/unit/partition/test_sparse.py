@@ -232,7 +232,7 @@ class Meanwhile(Step):
 @pytest.mark.parametrize("sink", ["zips", "one Zarr"])
 def test_a_chunk_that_appears_while_the_job_runs(sink, source, tmp_path):
     step = Meanwhile(str(source / "a/c/500/0/0"))
-    with pytest.raises(CorruptError, match="chunks of 'a' appeared or went while the job ran"):
+    with pytest.raises(CorruptError, match="chunks of 'a' appeared or disappeared while the job ran"):
         ShardedStore.partition(source, SHARDS).map_shards(step, SINKS[sink](tmp_path / "out"))
     assert not (tmp_path / "out/shardedstore.json").exists()
     result = ShardedStore.partition(source, SHARDS).map_shards(step, SINKS[sink](tmp_path / "out"))
@@ -366,7 +366,7 @@ def test_shards_of_mixed_states_are_made_again(how, sink, tmp_path):
         os.rename(tmp_path / "source.zarr/t/c/1", tmp_path / "away")
     else:
         array[10 * place : 10 * place + 10] = 9
-    with pytest.raises(CorruptError, match=r"appeared or went while the job ran.*it makes these shards again"):
+    with pytest.raises(CorruptError, match=r"appeared or disappeared while the job ran.*it makes these shards again"):
         plan.run()
     if how == "goes":
         os.rename(tmp_path / "away", tmp_path / "source.zarr/t/c/1")
