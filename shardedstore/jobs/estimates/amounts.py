@@ -17,8 +17,8 @@ class Amount(NamedTuple):
     value : int
         The number.
     basis : "exact", "sampled", "assumed" or "most"
-        ``"exact"`` was counted, ``"sampled"`` follows from a sample, ``"assumed"`` takes a part as unchanged, and ``"most"``
-        is an upper limit by the metadata.
+        ``"exact"`` was counted, ``"sampled"`` follows from a sample, ``"assumed"`` treats a part as unchanged, and
+        ``"most"`` is an upper limit from the metadata.
     """
 
     value: int

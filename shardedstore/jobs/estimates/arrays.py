@@ -26,7 +26,7 @@ class ArrayEstimate:
     Attributes
     ----------
     path : str
-        The path of the array. The first member of a collection stands for all members.
+        The path of the array. The first member of a collection represents all members.
     mount : str or None
         The path of the group or array whose shards hold the array; None for the base.
     count : int
@@ -88,7 +88,7 @@ def nodes_after(chain: Chain, plan: Plan) -> Mapping[str, Node]:
 
 
 def array_estimates(plan: Plan, nodes: Mapping[str, Node]) -> list[ArrayEstimate]:
-    """Return all arrays with the sizes that the metadata tells; `nodes` is the metadata after the chain."""
+    """Return all arrays with their sizes according to the metadata; `nodes` is the metadata after the chain."""
     found, run_of = [], run_index(plan)
     for path, node in plan.nodes.items():
         if isinstance(node.meta, ArrayMeta):
@@ -134,12 +134,12 @@ def _estimate(path: str, node: Node, new: Node, run: Run) -> ArrayEstimate:
 
 
 def _count(run: Run) -> int:
-    """Return the number of arrays that one array stands for."""
+    """Return the number of arrays that one array represents."""
     return 1 if run.members is None or run.members.parts else len(run.members.names)
 
 
 def _share(run: Run) -> float:
-    """Return the share of the chunks of an array that its shards hold; less than 1 for a sparse array."""
+    """Return the share of an array's chunks that its shards hold; less than 1 for a sparse array."""
     blocks = run.blocks
     if blocks is None or blocks.stored is None:
         return 1

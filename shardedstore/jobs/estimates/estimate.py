@@ -1,4 +1,4 @@
-"""`Estimate`: the sizes, requests, time and cost of a job, by its plan and by the state of its destination."""
+"""`Estimate`: the sizes, requests, time and cost of a job, from its plan and the state of its destination."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MountEstimate:
     shard_count : int
         The number of shards.
     left : int
-        The number of shards that are to be made.
+        The number of shards to make.
     grid : tuple of int or None
         The grid of blocks, if an array is divided.
     files : int
@@ -60,8 +60,8 @@ class MountEstimate:
 class Estimate:
     """The sizes, requests, time and cost of a job, as returned by `JobPlan.estimate`.
 
-    Numbers of bytes and files say how they are known: ``"exact"`` was counted, ``"sampled"`` follows from a sample of
-    chunks, ``"assumed"`` takes a part as unchanged, and ``"most"`` is an upper limit by the metadata.
+    Numbers of bytes and files have a basis: ``"exact"`` was counted, ``"sampled"`` follows from a sample of chunks,
+    ``"assumed"`` treats a part as unchanged, and ``"most"`` is an upper limit from the metadata.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Estimate:
     threads : int
         The number of threads of the cluster, for the time.
     rate : float or None
-        The bytes that the job writes in a second; None if it is not known.
+        The bytes that the job writes in a second; None if the rate is not known.
     rate_basis : "given", "recorded", "sampled" or None
         The source of the rate: the user, the records of an earlier run, or the sample.
     cost : Cost or None
@@ -106,7 +106,7 @@ class Estimate:
     space : Space or None
         The free space at a local destination.
     write_test : WriteTest or None
-        The result of the test write, if it was asked for.
+        The result of the test write; None without a test write.
     warnings : tuple of str
         The warnings that follow from the estimate.
     notices : tuple of Notice
@@ -179,7 +179,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float | None:
-        """The time of the run, by `rate` and the bytes to write; None if one of the two is not known."""
+        """The time of the run: the bytes to write divided by `rate`; None if one of them is not known."""
         return None if self.rate is None or self.written is None else self.written.value / self.rate
 
     @property

@@ -1,4 +1,4 @@
-"""The free space at a destination, and a test write that is removed again."""
+"""The free space at a destination, and a test write."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _try(url: str, options: Options) -> str:
             folder.remove(name)
     except STORAGE_ERRORS as error:
         return explain(error)
-    return "" if found == TEST else "another text was read than was written"
+    return "" if found == TEST else "the text that was read differs from the written text"
 
 
 @contextmanager

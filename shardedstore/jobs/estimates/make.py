@@ -1,4 +1,4 @@
-"""Make the estimate of a job: read the ledger, sample and count the source, and add up."""
+"""Make the estimate of a job: read the ledger, sample and count the source, and add up the numbers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from shardedstore.jobs.worker import Job
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.text import count
 
-LARGER = 1.02  # times the size before, from which an array is said to become larger
+LARGER = 1.02  # growth of the stored size from which a warning names an array
 NAMED = 3  # arrays in a warning
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an estimate looks at; see `JobPlan.estimate`. `level` is None for the ledger alone."""
+    """The inputs of an estimate; see `JobPlan.estimate`. With `level` None, only the ledger is read."""
 
     count: bool = False
     sample: int = 0
@@ -48,7 +48,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class _Source:
-    """The source of a job: its arrays, its files and bytes, and what the sample told."""
+    """The source of a job: its arrays, its files and bytes, and the results of the sample."""
 
     arrays: list[ArrayEstimate]
     files: Amount
@@ -57,7 +57,7 @@ class _Source:
 
 
 def make_estimate(title: str, chain: str, job: Job, plan: Plan, overwrite: bool, wanted: Wanted) -> Estimate:
-    """Make the estimate of a job; nothing is written, except by a test write.
+    """Make the estimate of a job. Only a test write writes anything.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def make_estimate(title: str, chain: str, job: Job, plan: Plan, overwrite: bool,
 def _states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) -> ShardStates:
     if level is not None:
         return find_states(job, plan, overwrite, level)
-    with suppress(DestinationError, *STORAGE_ERRORS):  # a view of the plan never fails
+    with suppress(DestinationError, *STORAGE_ERRORS):  # the display of a plan must not fail
         return find_states(job, plan, overwrite, None)
     return ShardStates(plan.shard_count)
 
@@ -132,7 +132,7 @@ def _plus(amount: Amount | None, more: int) -> Amount | None:
 
 
 def _filled(arrays: list[ArrayEstimate], job: Job) -> Iterator[ArrayEstimate]:
-    """Yield arrays; those that were not sampled get the mean ratios of those that were."""
+    """Yield arrays; arrays without a sample get the mean ratios of the sampled arrays."""
     before = _ratio((one.stored, one.nbytes) for one in arrays)
     made = _ratio((one.stored_after, one.stored.value) for one in arrays if one.stored is not None)
     for one in arrays:
@@ -148,7 +148,7 @@ def _filled(arrays: list[ArrayEstimate], job: Job) -> Iterator[ArrayEstimate]:
 
 
 def _ratio(sizes: Iterator[tuple[Amount | None, int]]) -> float | None:
-    """Return the ratio of the known sizes to the sizes beside them."""
+    """Return the sum of the known amounts, divided by the sum of the sizes beside them."""
     known = [(amount.value, nbytes) for amount, nbytes in sizes if amount is not None]
     others = sum(nbytes for _, nbytes in known)
     return sum(value for value, _ in known) / others if others else None
@@ -202,7 +202,7 @@ def _inexact(known: Amount) -> Any:
 
 
 def _overwritten(job: Job, states: ShardStates) -> int:
-    """Return the number of shards that are written under names that exist: those of one ordinary Zarr keep their keys."""
+    """Return the number of shards that replace existing files. In one ordinary Zarr, a shard keeps its keys."""
     return states.lost + (0 if job.layout.config_names_shards else states.changed)
 
 
@@ -256,7 +256,7 @@ def _warnings(estimate: Estimate) -> Iterator[str]:
         inodes = "" if space.files is None else f" and {space.files:,} files"
         yield f"the destination has room for {format_bytes(space.nbytes)}{inodes}{needed}: make room, or name another destination"
     if estimate.states.gone:
-        yield f"the source has {count(estimate.states.gone, 'shard')} less than before: the objects stay until prune removes them"
+        yield f"the source has {count(estimate.states.gone, 'shard')} less than before: the objects of the missing shards stay until prune removes them"
     if estimate.overwritten:
         yield f"{count(estimate.overwritten, 'shard')} will be written over"
     if estimate.write_test is not None and estimate.write_test.error:
@@ -264,7 +264,7 @@ def _warnings(estimate: Estimate) -> Iterator[str]:
 
 
 def _larger(arrays: list[ArrayEstimate]) -> Iterator[str]:
-    """Yield a warning about the sampled arrays that become larger."""
+    """Yield a warning about sampled arrays that become larger."""
     larger = [one for one in arrays if _is_larger(one)]
     if larger:
         more = f" and {len(larger) - NAMED:,} more" if len(larger) > NAMED else ""

@@ -1,4 +1,4 @@
-"""The memory that a thread of a worker needs for a shard, by the sizes of chunks and shards in the metadata."""
+"""The memory that a worker's thread needs for a shard, from the sizes of chunks and shards in the metadata."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shardedstore.stores.members import MountIndex
 from shardedstore.transforms.base.parallel import UNDER_WAY, default_threads
 from shardedstore.zarr.metadata import ArrayMeta
 
-FIXED = 16 << 20  # bytes: threads, buffers and the memory that the allocator keeps
+FIXED = 16 << 20  # bytes for threads, buffers and freed memory that the allocator keeps
 PER_ENTRY = 700  # bytes of the key, the metadata and the zip's directory of an entry
 
 
 def shard_memory(job: Job, plan: Plan) -> dict[int, int]:
     """Return the most bytes that one shard of each run takes in a worker, by the number of the run's first shard.
 
-    Chunks are taken to be as large as their decoded data. The memory of a user's function beyond its input and its output
-    is not known.
+    Chunks are assumed to be as large as their decoded data. A user's function may need more memory than its input and
+    its output.
     """
     largest = _largest_chunks(plan)
     return {
@@ -43,7 +43,7 @@ def _largest_chunks(plan: Plan) -> dict[int, int]:
 
 
 def _of_shard(job: Job, run: Run, chunk: int, files: int) -> int:
-    """Return the memory of one shard: what is read ahead, what the steps hold, and what waits to be written."""
+    """Return the memory of one shard: entries read ahead, entries in the steps, and entries that wait for the sink."""
     whole = max(run.nbytes, 1)
     read = _read_ahead(run, chunk, whole)
     steps = sum(_of_step(step.is_chunkwise, chunk, whole) for step in job.chain.steps)

@@ -12,7 +12,7 @@ import msgspec
 from shardedstore.errors import UsageError
 
 GB = 10**9
-SAME = {"HEAD": "GET", "POST": "PUT", "LIST": "PUT"}  # kinds of requests with the price of another, if they have none
+SAME = {"HEAD": "GET", "POST": "PUT", "LIST": "PUT"}  # kinds of requests that default to the price of another kind
 
 
 class SidePrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

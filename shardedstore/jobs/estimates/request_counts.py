@@ -1,4 +1,4 @@
-"""The requests to object stores that a job makes, by kind, as far as its plan tells."""
+"""The requests of a job to object stores by kind, estimated from its plan."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Requests = Mapping[str, int]
 
 @dataclass(frozen=True)
 class RunLoad:
-    """The shards of a run that are to be made, and their sizes.
+    """The shards of a run to make, and their sizes.
 
     Attributes
     ----------
     run : Run
         The run.
     count : int
-        The number of shards that are to be made.
+        The number of shards to make.
     load : Load
         The files and the decoded bytes of all shards of the run.
     objects, nbytes : int
-        The numbers of objects and bytes that are to be written.
+        The numbers of objects and bytes to write.
     """
 
     run: Run
@@ -48,12 +48,12 @@ class RunLoad:
 
     @property
     def share(self) -> float:
-        """The share of the shards that are to be made."""
+        """The share of the shards to make."""
         return self.count / (self.run.stop - self.run.first)
 
 
 class JobRequests(NamedTuple):
-    """The requests to the source and to the destination, by kind; empty for local ones."""
+    """The requests to the source and to the destination, by kind; empty for local folders."""
 
     source: Requests
     destination: Requests
@@ -98,7 +98,7 @@ def _writes(job: Job, one: RunLoad) -> Requests:
         counts["PUT"] = one.objects
         counts["LIST"] = one.count if job.layout.has_objects else 0
         return counts
-    counts["HEAD"] = one.count  # of the finished object
+    counts["HEAD"] = one.count  # a HEAD request for the finished object
     parts = list(_parts(one))
     for number in parts:
         counts["PUT"] += number

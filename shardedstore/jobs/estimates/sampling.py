@@ -1,4 +1,4 @@
-"""The stored size of arrays before and after a chain, from a few chunks that go through the chain in this process."""
+"""Sample the stored size of arrays before and after a chain: pass a few chunks through the chain in this process."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ SAMPLE = "64 MiB"  # of decoded chunks
 MOST_CHUNKS = 8  # of an array
 MOST_ARRAYS = 64
 KEYS = ChunkKeys("default", "/")
-MOST_SECONDS = 20.0  # after which no further array goes through the chain
+MOST_SECONDS = 20.0  # after this time, no further array is sampled
 
 
 class Sample(NamedTuple):
-    """The arrays with sampled sizes, and what else the sample told.
+    """The results of a sample.
 
     Attributes
     ----------
     arrays : list of ArrayEstimate
         The arrays.
     rate : float or None
-        The written bytes that one thread makes in a second, with the time to read them.
+        The bytes that one thread reads, converts and writes in a second.
     failures : tuple of str
         The chunks that could not be read or changed, as sentences.
     """
@@ -91,7 +91,7 @@ def sample_arrays(arrays: list[ArrayEstimate], plan: Plan, chain: Chain, limit: 
 
 
 def _chosen(arrays: list[ArrayEstimate], plan: Plan, limit: int) -> Iterator[_Chunks]:
-    """Yield the largest arrays with the coordinates of chunks that are within the limit together."""
+    """Yield the largest arrays, with coordinates of chunks whose total size is within the limit."""
     run_of = run_index(plan)
     largest = sorted((one for one in arrays if one.nbytes), key=lambda one: one.nbytes, reverse=True)[:MOST_ARRAYS]
     share, left = limit // max(len(largest), 1), limit
@@ -107,7 +107,7 @@ def _chosen(arrays: list[ArrayEstimate], plan: Plan, limit: int) -> Iterator[_Ch
 
 
 def _spread(run: Run, meta: ArrayMeta, count: int) -> list[Coords]:
-    """Return the coordinates of chunks that are evenly spread, or of existing ones if these are listed."""
+    """Return the coordinates of evenly spread chunks; existing chunks if they are listed."""
     if run.blocks is not None and run.chunks:
         listed = [chunk for chunks in run.chunks.values() for chunk in chunks]
         return [listed[i] for i in _places(len(listed), count)]
@@ -155,7 +155,7 @@ def _size_after(chain: Chain, chunks: _Chunks, found: Sequence[tuple[Coords, byt
 def _scaled(
     array: ArrayEstimate, looked_at: int, found: Sequence[tuple[Coords, bytes]], after: int | None
 ) -> ArrayEstimate:
-    """Return an array with the sizes of all its chunks, in proportion to those that were looked at."""
+    """Return an array with the sizes of all its chunks, scaled from the sampled chunks."""
     share = array.files.value / looked_at
     stored = round(sum(len(data) for _, data in found) * share)
     return replace(

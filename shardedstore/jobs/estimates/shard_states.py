@@ -1,4 +1,4 @@
-"""The shards that a job will make, keep or leave behind, by the ledger of an earlier run. Nothing is written."""
+"""The shards that a job will make, keep or drop, according to the ledger of an earlier run. Nothing is written."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from shardedstore.stores.locations import Config
 
 @dataclass(frozen=True)
 class ShardStates:
-    """The shards of a job by what will become of them.
+    """The shards of a job by their state.
 
     Attributes
     ----------
     new : int
-        The number of shards that were never made, with those that failed before.
+        The number of shards that were never made, including failed shards.
     changed : int
         The number of shards that are made again because their source or their division has changed.
     lost : int
         The number of shards that are made again because their output is damaged or missing.
     gone : int
-        The number of shards of the earlier run that the source does not have any more. Their objects stay until `prune`.
+        The number of shards of the earlier run that the source no longer has. Their objects stay until `prune`.
     kept : frozenset of int
         The numbers of the shards that are done already.
     compared : "metadata", "listing" or "content"
-        How closely the source was compared with the earlier run for this estimate.
+        The level of comparison between the source and the earlier run.
     is_first : bool
         Whether no earlier run of the job is at the destination.
     rate : float or None
@@ -51,12 +51,12 @@ class ShardStates:
     rate: float | None = None
 
     def left(self, run: Run) -> int:
-        """Return how many shards of a run are to be made."""
+        """Return the number of shards of a run to make."""
         return sum(number not in self.kept for number in run.numbers) if self.kept else run.stop - run.first
 
 
 class _Earlier(NamedTuple):
-    """The job at the destination, its records, and those that are right for this job, by number in this job."""
+    """The job at the destination, its records, and the reusable records by their numbers in this job."""
 
     config: Config
     generation: int
@@ -71,8 +71,8 @@ def find_states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) ->
     Parameters
     ----------
     level : "metadata", "listing" or "content", or None
-        The closest comparison of the source that may be made now. With None, the ledger alone is read: the objects at the
-        destination are not looked at either.
+        The most thorough comparison of the source that is allowed. With None, only the ledger is read, and objects at
+        the destination are not checked.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def _read_earlier(job: Job, plan: Plan, wanted: Identity, found: Identity) -> _E
 
 
 def _find_stale(job: Job, plan: Plan, records: Mapping[int, Record], *, compares: bool) -> frozenset[int]:
-    """Return the numbers of the records whose source has changed, or was compared less closely before."""
+    """Return the numbers of records whose source has changed, or was compared at a lower level before."""
     stale = unwanted_among(plan, records) if job.layout.has_objects else frozenset[int]()
     if compares:
         return stale | find_stale(job.changed, plan, records, active_executor())

@@ -1,4 +1,4 @@
-"""Refuse what can't be moved, before anything is written."""
+"""Refuse jobs that can't be moves, before anything is written."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ INSTEAD = "convert it without move, verify the result, and delete the source you
 
 
 def check_move(move: Move | None, **others: bool) -> None:
-    """Raise UsageError for something that is no `Move`, and for options that a move can't have, by name."""
+    """Raise UsageError for an object that is not a `Move`, and for named options that a move can't have."""
     if move is None:
         return
     if not isinstance(move, Move):
         raise UsageError(f"move is {move!r}: write Move(scratch='200 GiB', yes_delete_source=True)")
     for name, is_given in others.items():
         if is_given:
-            raise UsageError(
-                f"{name} is not for a move, which compares every chunk and deletes only what the result holds: leave it out"
-            )
+            raise UsageError(f"{name} can't be combined with a move, which compares every chunk: leave it out")
 
 
 def check_chain(chain: Chain, layout: ResultLayout, plan: Plan) -> None:
-    """Refuse chains that can't be verified, or whose unfinished result can't be shown with the rest of its source.
+    """Refuse chains that can't be verified, or whose unfinished result can't be opened together with the source.
 
     Raises
     ------
@@ -44,7 +42,7 @@ def check_chain(chain: Chain, layout: ResultLayout, plan: Plan) -> None:
         return
     names = ", ".join(type(part).__name__ for part in chain.parts if part is not None)
     raise ChainError(
-        f"the chain {names} can't be moved, as its values can't be compared, or half of it can't be opened: move with ToZip or "
+        f"the chain {names} can't be moved, as its values can't be compared, or its unfinished result can't be opened: move with ToZip or "
         f"CopyTo(layout='shards'), after no steps, Recompress, MigrateV3 or MigrateOME; or {INSTEAD}"
     )
 
@@ -55,11 +53,13 @@ def check_source(config: Config) -> Place:
     Raises
     ------
     PartitionError
-        If it is read-only or shared: if it is no folder of its own, or if chunks may belong to several shards.
+        If the source is read-only, if it is part of another store, or if chunks may belong to several shards.
     """
     base = config.base
     if base.undeletable is not None or not isinstance(base, Place):
-        raise PartitionError(f"a move deletes chunks, and can't here: {base.undeletable or base.show()}; {INSTEAD}")
+        raise PartitionError(
+            f"a move deletes chunks, which is not possible here: {base.undeletable or base.show()}; {INSTEAD}"
+        )
     for path, mount in config.shards.items():
         if not _is_divided(mount, base, path):
             raise PartitionError(
@@ -67,7 +67,7 @@ def check_source(config: Config) -> Place:
                 f"or stores may share its chunks: {INSTEAD}"
             )
     if config.consolidated is not None:
-        raise PartitionError(f"{base.show()} is the result of a job, with metadata of its own: {INSTEAD}")
+        raise PartitionError(f"{base.show()} is the result of a job, and has its own metadata: {INSTEAD}")
     return base
 
 
@@ -77,9 +77,10 @@ def _is_divided(mount: Mount, base: Place, path: str) -> bool:
 
 
 def as_begun(config: Config, layout: ResultLayout) -> Config:
-    """Return the source without empty blocks, by the listing of the first run, as a later one would miss blocks that were moved since.
+    """Return the source without empty blocks, by the listing of the first run.
 
-    All runs make their segments from this alone, so that each finds the records of the others.
+    A later listing lacks the blocks that were moved meanwhile. All runs make equal segments from the first listing, so each
+    run finds the records of the others.
     """
     found = None if layout.destination is None else latest_move(layout.place)
     if found is None:

@@ -1,4 +1,4 @@
-"""The chunks of a shard in the source: list them with tags, watch that all are read, and delete them."""
+"""The chunks of a shard in the source: list them with tags, check that all are read, and delete them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from shardedstore.stores.locations import Place
 from shardedstore.stores.reader import reader_of, tags_of
 from shardedstore.transforms.base.chain import Entries, Shard, whole_key
 
-AT_ONCE = (
-    1000  # objects whose tags are read by one listing and that are deleted by one request; local files go one by one
-)
+AT_ONCE = 1000  # objects for each listing of tags and each request for deletion; local files are deleted one by one
 Tags = dict[str, tuple[int, str]]  # the size and the tag of each key in the whole source
 
 
@@ -31,9 +29,9 @@ def list_tags(run: Run, shard: Shard) -> Tags:
 
 
 class WholeReader(ShardReader):
-    """Reads a shard only if all chunks of a listing are read, and the listing is the same afterwards.
+    """Reads a shard, and checks that all listed chunks are read and that the listing has not changed.
 
-    So no shard is published whose chunks another worker has begun to delete.
+    This prevents the publication of a shard if another worker has started to delete its chunks.
     """
 
     def __init__(self, job: Job, run: Run, shard: Shard, stages: Stages, listed: Run, tags: Tags) -> None:
@@ -49,7 +47,7 @@ class WholeReader(ShardReader):
         is_read = self.shard.block is None or keys == self._tags.keys()
         if not is_read or list_tags(self._listed, self.shard) != self._tags:
             raise CorruptError(
-                f"the source of shard {self.shard.name!r} changed while it was read: let no one write to it, and run the job again"
+                f"the source of shard {self.shard.name!r} changed while it was read: stop all writers to the source, and run the job again"
             )
 
 
@@ -64,8 +62,8 @@ def delete_chunks(source: Place, keys: Collection[str], tags: Tags, shard: Shard
     folder, reader = open_folder(source.url, source.options), reader_of(source.open())
     if linked := folder.links(keys):
         raise MoveError(
-            f"shard {shard.name!r}: {linked[0]!r} is a symbolic link, or lies behind one, so that others may use it: nothing was deleted; replace the "
-            "link by what it leads to",
+            f"shard {shard.name!r}: {linked[0]!r} is a symbolic link, or lies behind one, so other programs may use the file: nothing was deleted; replace the "
+            "link by its target",
             "failed",
         )
     nbytes, edited = 0, list[str]()

@@ -42,7 +42,7 @@ class Contents(NamedTuple):
 
     @property
     def values(self) -> dict[str, tuple[Layout, int]]:
-        """The layout and the digest of each array, which do not depend on stored chunks of fill values."""
+        """The layout and the digest of each array. Neither depends on stored chunks of fill values."""
         return {path: (digest.layout, digest.value) for path, digest in self.sums.digests.items()}
 
 
@@ -93,17 +93,17 @@ def check_equal(source: Contents, result: Contents, shard: Shard) -> None:
     )
     if wrong:
         raise MoveError(
-            f"shard {shard.name!r}: what was published differs from the source in {', '.join(map(repr, wrong))}; nothing of it was deleted: run the "
+            f"shard {shard.name!r}: the published shard differs from the source in {', '.join(map(repr, wrong))}; none of its chunks was deleted: run the "
             "job again, and look for faults of memory, disk or network if it happens again",
             "not-equal",
         )
 
 
 def check_recorded(job: Job, run: Run, shard: Shard, record: Record) -> None:
-    """Raise MoveError if the data of a verified shard are not those that were verified."""
+    """Raise MoveError if the data of a verified shard have changed since its verification."""
     found, expected = read_contents(job, run, shard).sums.recorded(), record.digests or {}
     if {path: _value(one) for path, one in found.items()} != {path: _value(one) for path, one in expected.items()}:
-        raise lost(shard, "is damaged since it was verified")
+        raise lost(shard, "was damaged after its verification")
 
 
 def _value(digest: DataSum) -> tuple[str, str]:
@@ -119,7 +119,7 @@ def lost(shard: Shard, what: str) -> MoveError:
 
 
 def read_chunks(job: Job, run: Run, shard: Shard) -> tuple[Chunks, dict[tuple[str, Coords], str]]:
-    """Read and decode a shard chunk by chunk; return the digests of its chunks, and the keys in the whole Zarr that hold them."""
+    """Read and decode a shard chunk by chunk; return the digests of its chunks, and their keys in the whole Zarr."""
     chunks, keys = Chunks(), dict[tuple[str, Coords], str]()
     for digested in _digested(job, run, shard):
         for index, (value, _) in digested.found:
@@ -129,7 +129,7 @@ def read_chunks(job: Job, run: Run, shard: Shard) -> tuple[Chunks, dict[tuple[st
 
 
 def check_left(source: Chunks, keys: dict[tuple[str, Coords], str], result: Chunks, shard: Shard) -> None:
-    """Raise MoveError if chunks that are left of a verified shard differ from those of its result."""
+    """Raise MoveError if the remaining source chunks of a verified shard differ from its result."""
     wrong = sorted({keys[place] for place, value in source.items() if result.get(place, 0) != value})
     if wrong:
         raise changed(shard, wrong)
@@ -139,7 +139,7 @@ def changed(shard: Shard, keys: list[str]) -> MoveError:
     """Return the error for chunks that changed after their shard was verified."""
     more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
     return MoveError(
-        f"shard {shard.name!r}: {keys[0]!r}{more} of the source changed or appeared after the shard was verified, and was not deleted: keep it "
+        f"shard {shard.name!r}: {keys[0]!r}{more} of the source changed or appeared after the shard was verified, and was not deleted: copy it "
         "elsewhere and remove it here, and run the job again; no other program may write to the source",
         "source-changed",
     )

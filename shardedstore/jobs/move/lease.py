@@ -1,8 +1,9 @@
-"""Keep other workers from reading a source while a move deletes its chunks.
+"""Prevent other workers from reading a source while a move deletes its chunks.
 
-A worker of an ordinary job looks for the marker of a move when its task starts, and again after a shard if its last look is older than
-`SECONDS`. A move that takes over an ordinary job waits for longer than that after it has written the marker. So when it deletes the
-first chunk, each shard that an ordinary worker still publishes was read whole.
+A worker of an ordinary job checks for the marker of a move when its task starts. It checks again after a shard if the
+last check is older than `SECONDS`. A move that continues an ordinary job writes the marker, and then waits for longer
+than `SECONDS`. When the move deletes the first chunk, ordinary workers can only publish shards that they have read
+completely.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from shardedstore.stores.locations import Place, is_template
 SECONDS = 1.0
 WAIT = 2 * SECONDS
 MOST_FOLDERS = 8
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while a machine sleeps
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # counts the time while the machine sleeps, too
 
 
 class Lease:
-    """The proof that no move has begun in the source of some shards; it holds for `SECONDS`.
+    """Check that no move has begun in the source of some shards; a check is valid for `SECONDS`.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ class Lease:
         self._look()
 
     def check(self) -> None:
-        """Look again if the proof has expired; call it when a shard was read and is not published yet."""
+        """Check again if the last check has expired. Call this after a shard is read and before it is published."""
         if self._folders and _now() - self._looked > SECONDS:
             self._look()
 
@@ -55,7 +56,7 @@ class Lease:
         for folder in self._folders:
             if _has_marker(folder):
                 raise SourceChangedError(
-                    f"{folder.url!r} is being moved, and its chunks are deleted: wait until the move has ended, and use its result"
+                    f"{folder.url!r} is the source of a running move, which deletes its chunks: wait until the move has ended, and use its result"
                 )
         self._looked = now
 
@@ -63,7 +64,7 @@ class Lease:
 def _has_marker(folder: Folder) -> bool:
     try:
         return patiently(lambda: folder.nbytes(MOVING)) is not None
-    except STORAGE_ERRORS:  # some servers deny the look at a missing object to readers who may not list
+    except STORAGE_ERRORS:  # without the right to list, some servers answer "denied" for a missing object
         return False
 
 

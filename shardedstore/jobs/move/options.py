@@ -11,23 +11,24 @@ from shardedstore.text import parse_size
 
 
 class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Delete the chunks of each shard in the source after its result was verified, for lack of room for both.
+    """Options of a move, which deletes the chunks of each shard in the source after the shard's result was verified.
 
-    Each shard is converted, published, read back and compared with the source by its decoded data. Then this is recorded, and only
-    then its chunks are deleted. Metadata documents are deleted at the end, after the config was written. A killed job leaves a pair of source
-    and result that holds every value. ``ShardedStore.load(destination, partial=True)`` opens it, and the same call goes on.
+    Each shard is converted, published, read back and compared with the source by its decoded data. The success is
+    recorded, and then the chunks of the shard are deleted. Metadata documents are deleted at the end, after the config
+    was written. After a killed job, source and result together hold every value. ``ShardedStore.load(destination,
+    partial=True)`` opens them as one store, and the same call resumes the job.
 
     Parameters
     ----------
     move : bool
-        Must be True; it stands for the option ``--move``.
+        Must be True; this is the option ``--move``.
     scratch : str or int, optional
-        The most bytes, by their decoded size, of shards that are converted, and whose source is not deleted yet. None sets no limit: then
-        each worker thread has the shards of one task.
+        The most decoded bytes of shards that are converted and whose source is not deleted yet. None sets no limit;
+        each worker thread then holds the shards of one task.
     scratch_files : int, optional
         The most files of such shards.
     yes_delete_source : bool
-        Must be True, as the source is going to be deleted.
+        Must be True, to confirm that the job deletes the source.
 
     Raises
     ------
@@ -37,12 +38,13 @@ class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     See Also
     --------
     ShardedStore.plan : Takes it as `move`.
-    ShardedStore.finish_move : Delete what is left of the source of a killed job, at its very end.
+    ShardedStore.finish_move : Delete the rest of the source after a job was killed at its very end.
 
     Notes
     -----
-    Allowed is a Zarr in one folder or below one prefix of an object store, as `ShardedStore.partition` divides it, and a chain that ends in a
-    folder of shards, such as ``ToZip(url)``, after no steps or steps with `keeps_values`: `Recompress`, `MigrateV3` and `MigrateOME`. No other program may write to the source, or read it, while it is moved.
+    The source is a Zarr in one folder or below one prefix of an object store, and `ShardedStore.partition` divides it.
+    The chain may have steps with `keeps_values`: `Recompress`, `MigrateV3` and `MigrateOME`. It ends in a folder of
+    shards, such as ``ToZip(url)``. No other program may write to the source, or read it, while it is moved.
 
     Examples
     --------
@@ -58,12 +60,12 @@ class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     """
 
     move: Annotated[
-        bool, Meta(description="Move: delete the chunks of each shard in SOURCE after its result was verified.")
+        bool, Meta(description="Move: delete the chunks of each shard in SOURCE after the shard's result was verified.")
     ] = True
     scratch: Annotated[
         str | int | None,
         Meta(
-            description="The most decoded bytes of shards that are converted, and not deleted in SOURCE yet.",
+            description="The most decoded bytes of shards that are converted and not deleted in SOURCE yet.",
             extra={"metavar": "SIZE"},
         ),
     ] = None
@@ -76,12 +78,12 @@ class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     def __post_init__(self) -> None:
         if self.move is not True or self.yes_delete_source is not True:
             raise UsageError(
-                "a move deletes the source, shard by shard: confirm it with yes_delete_source=True (--move --yes-delete-source)"
+                "a move deletes the source shard by shard: confirm this with yes_delete_source=True (--move --yes-delete-source)"
             )
         if self.scratch is not None and (type(self.scratch) not in (str, int) or (parse_size(self.scratch) or 0) < 1):
-            raise UsageError(f"scratch={self.scratch!r} is no size: write one like '200 GiB'")
+            raise UsageError(f"scratch={self.scratch!r} is not a size: write one like '200 GiB'")
         if self.scratch_files is not None and (type(self.scratch_files) is not int or self.scratch_files < 1):
-            raise UsageError(f"scratch_files={self.scratch_files!r} is not a number of files: say 1 or more")
+            raise UsageError(f"scratch_files={self.scratch_files!r} is not a number of files: write 1 or more")
 
     @property
     def most_bytes(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The end of a move: delete what is left of the source, when the result is complete."""
+"""The end of a move: delete the rest of the source when the result is complete."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from shardedstore.zarr.metadata import (
 logger = logging.getLogger("shardedstore")
 AT_ONCE = 1000  # keys that are compared at a time
 LEFT = (
-    "the source has keys that the result does not have, or has otherwise: they stay, with the documents of the source. Look at them, remove them, and "
-    "run the same command again"
+    "the source has keys that are missing or different in the result: they stay, with the documents of the source. "
+    "Check these keys, remove them, and run the same command again"
 )
 
 
 def end_move(ledger: Ledger, source: Place, config: Config, *, is_exact: bool) -> tuple[Notice, ...]:
-    """Delete the rest of the source of a move whose config is published; return a notice of what stays.
+    """Delete the rest of the source after the config is published; return a notice of the remaining keys.
 
-    `is_exact` tells that the result has the documents of the source as they are.
+    `is_exact` tells that the documents of the result equal those of the source.
 
     Raises
     ------
@@ -59,14 +59,14 @@ def end_move(ledger: Ledger, source: Place, config: Config, *, is_exact: bool) -
     left = sum(record.moved != "deleted" for record in ledger.read().values())
     if left:
         raise DestinationError(
-            f"{left:,} shards of {source.show()} are not moved, so the rest of it stays: run the same command again"
+            f"{left:,} shards of {source.show()} are not moved, so the rest of the source was not deleted: run the same command again"
         )
     write_state(ledger, source, "rest")
     return delete_rest(ledger, source, config, is_exact=is_exact)
 
 
 def delete_rest(ledger: Ledger, source: Place, config: Config, *, is_exact: bool) -> tuple[Notice, ...]:
-    """Delete what is left of a source: files that the result has too, then the documents, the root's first."""
+    """Delete the rest of a source: first files that the result also has, then the documents, from the root down."""
     folder = open_folder(source.url, source.options)
     try:
         names = [os.path.normpath(name) for name, _ in folder.sizes()]
@@ -93,7 +93,10 @@ def delete_rest(ledger: Ledger, source: Place, config: Config, *, is_exact: bool
 
 
 def _turn(name: str) -> int:
-    """Return the turn of a root document: those that make the source a Zarr come first, as it is not to be opened any more."""
+    """Return the sort key of a root document.
+
+    Documents that make the source a Zarr are deleted first, so that nobody opens the source any more.
+    """
     return (*ROOTS, CONSOLIDATED_V2).index(name)
 
 
@@ -106,9 +109,10 @@ def _remove_root(folder: Folder) -> None:
 
 
 def _not_in(result: Config, source: Store, names: list[str], *, is_exact: bool) -> Iterator[str]:
-    """Yield the keys of a source that a result does not have, or has otherwise.
+    """Yield the keys of a source that are missing or different in a result.
 
-    Unless it is exact, steps have changed the documents of the result, and a node of the same kind and shape is enough.
+    If `is_exact` is False, steps have changed the documents of the result. Then a document is only compared by the kind and
+    the shape of its node.
     """
     nodes = {} if is_exact else read_nodes(result)
     for some in partition_all(AT_ONCE, names):
@@ -119,7 +123,9 @@ def _not_in(result: Config, source: Store, names: list[str], *, is_exact: bool) 
 
 
 def _is_equal(name: str, mine: bytes | None, its: bytes | None) -> bool:
-    """Tell whether a key is gone in the source, or has equal bytes in the result; consolidated metadata do not count."""
+    """Check that a key is missing in the source or has equal bytes in the result; consolidated metadata is not
+    compared.
+    """
     path, _, last = name.rpartition("/")
     if mine is None or mine == its or last == CONSOLIDATED_V2:
         return True
@@ -130,7 +136,7 @@ def _is_equal(name: str, mine: bytes | None, its: bytes | None) -> bool:
 
 
 def _has_node(name: str, mine: bytes | None, nodes: Mapping[str, Node]) -> bool:
-    """Tell whether a document is of a node that the result has, with the same shape."""
+    """Check that the result has the node of a document, with the same shape."""
     path, _, last = name.rpartition("/")
     if mine is None or last not in DOCUMENTS or path not in nodes:
         return False
@@ -141,12 +147,12 @@ def _has_node(name: str, mine: bytes | None, nodes: Mapping[str, Node]) -> bool:
 def finish_move(
     destination: str | os.PathLike[str], storage_options: StorageOptions = None, source: str | None = None
 ) -> str | None:
-    """Delete the rest of the source of a move whose result is complete; `source` is the place that it should have.
+    """Delete the rest of the source after a complete move; `source` is its expected location.
 
     Returns
     -------
     str or None
-        The name of the source that is moved; None if the destination has no such move, or shards are left to move.
+        The name of the moved source; None if the destination has no such move, or if shards are not moved yet.
     """
     url = normalize(destination)
     options = take_options(url, storage_options)

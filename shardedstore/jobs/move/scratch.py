@@ -1,4 +1,4 @@
-"""Bound the shards that are converted and not deleted in the source yet."""
+"""Limit the shards that are converted and not deleted in the source yet."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from shardedstore.transforms.base.chain import Sink
 
 
 class Need(NamedTuple):
-    """The most that one shard of a run takes at the destination."""
+    """The largest scratch space of one shard of a run at the destination."""
 
     nbytes: int
     files: int
 
 
 def needs(job: Job, plan: Plan) -> list[Need]:
-    """Return the need of a shard of each run."""
+    """Return the scratch space that a shard of each run needs."""
     sink = job.chain.sink
     is_file = isinstance(sink, Sink) and sink.location(job.layout.folder).is_file
     files = (
@@ -33,9 +33,9 @@ def needs(job: Job, plan: Plan) -> list[Need]:
 
 
 class ScratchQueue(TaskQueue):
-    """The remaining shards of a move, given out as far as the scratch space reaches.
+    """The remaining shards of a move, which are started while the scratch space suffices.
 
-    A shard holds its need from when it is given out until its source is deleted. A shard that fails keeps it.
+    A started shard reserves its scratch space until its source is deleted. A failed shard keeps the reservation.
 
     Parameters
     ----------
@@ -44,9 +44,10 @@ class ScratchQueue(TaskQueue):
     needs_by_path : mapping of str or None to Need
         The need of a shard, by the path of its run; None for the base.
     segments : list of Segment
-        The shards to run, those first that earlier runs left.
+        The shards to run, first the shards that earlier runs left.
     left : frozenset of int
-        The shards that earlier runs published, and whose source is not deleted. They hold their need from the start.
+        The shards that earlier runs published and whose source is not deleted. Their scratch space is reserved from the
+        start.
     """
 
     def __init__(
@@ -96,13 +97,13 @@ class ScratchQueue(TaskQueue):
         return segment.count
 
     def take(self, threads: int) -> Task:
-        """Return the next task, and hold what its shards need."""
+        """Return the next task, and reserve the scratch space of its shards."""
         task = super().take(threads)
         self._hold(self._of(task.segment))
         return task
 
     def learn(self, task: Task, outcome: Summary) -> None:
-        """Free what the moved shards held, and what was held for shards that were not tried."""
+        """Release the scratch space of moved shards and of shards that were not tried."""
         failed = {error.shard for error in outcome.failures}
         shards = [shard for run in task.segment.runs for shard in run.shards()]
         for shard in shards[: outcome.tried]:

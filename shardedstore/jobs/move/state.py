@@ -28,7 +28,7 @@ _NAME = re.compile(r"move-\d+\.json")
 class MoveState(msgspec.Struct, frozen=True):
     """The state of a move: `rest` begins when the config is published, and `ended` when the source is deleted.
 
-    `nonce` is that of the job, and `source` the name of its source.
+    `nonce` is the nonce of the job, and `source` is the name of its source.
     """
 
     nonce: str
@@ -61,14 +61,14 @@ def read_state(place: Folder, identity: Identity) -> MoveState | None:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DestinationError(
-            f"{_name(identity.generation)!r} in {place.url!r} can't be read ({error}), so nobody knows which chunks of the source are "
+            f"{_name(identity.generation)!r} in {place.url!r} can't be read ({error}), so it is unknown which chunks of the source are "
             "deleted: restore it from a copy"
         ) from None
     return found if found.nonce == identity.nonce else None
 
 
 def latest_move(place: Folder) -> tuple[Identity, MoveState] | None:
-    """Return the last job at a destination that moves its source, and its state."""
+    """Return the last job at a destination that is a move, and its state."""
     if not any(map(is_state, place.names(FOLDER))):
         return None
     for number in reversed(generations(place)):
@@ -87,12 +87,12 @@ def write_state(ledger: Ledger, source: Location, state: Literal["shards", "rest
 
 
 def check_destination_of_move(place: Folder, wanted: Identity, *, is_move: bool) -> None:
-    """Refuse a job at a destination with a move that it is not.
+    """Refuse a job at the destination of another move.
 
     Raises
     ------
     DestinationError
-        If the move is another job's, has ended, or began with other metadata of the source.
+        If the move belongs to another job, has ended, or began with other metadata of the source.
     """
     try:
         found = latest_move(place)
@@ -104,18 +104,18 @@ def check_destination_of_move(place: Folder, wanted: Identity, *, is_move: bool)
     where = f"the destination {place.url!r}"
     if state.state == "ended":
         raise DestinationError(
-            f"{where} holds the result of a move of {state.source}, which has ended, and what is at the source's place now is another "
+            f"{where} holds the result of a finished move of {state.source}, and the location of the source now holds another "
             "source: name another destination"
         )
     if not wanted.is_of(identity):
         why = unlike_source(identity, wanted)
         raise DestinationError(
-            f"{where} holds a part of {state.source}, whose chunks are being moved there, and this job is another, or the source's metadata "
-            f"changed since{f' ({why})' if why else ''}: restore the metadata, run the same command to the end, and convert what is new after that"
+            f"{where} holds a part of {state.source}, whose chunks are being moved there, and this is another job, or the source's metadata "
+            f"changed since{f' ({why})' if why else ''}: restore the metadata, run the same command to the end, and then convert the new data"
         )
     if not is_move:
         raise DestinationError(
-            f"{where} holds a part of {state.source}, whose chunks are being moved there: go on with move= (--move)"
+            f"{where} holds a part of {state.source}, whose chunks are being moved there: continue with move= (--move)"
         )
 
 
@@ -127,7 +127,7 @@ def read_marker(place: Folder) -> Marker | None:
 
 
 def check_source_is_whole(config: Config, destination: Folder | None) -> None:
-    """Refuse a source of which another job has moved chunks away.
+    """Refuse a source if another job has moved some of its chunks.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def check_source_is_whole(config: Config, destination: Folder | None) -> None:
         marker = _marker_at(place)
         if marker is not None and not _is_own(marker, destination):
             raise PartitionError(
-                f"{place.show()} is being moved to {marker.destination!r}, and chunks that are there would be read as fill values here: "
+                f"{place.show()} is being moved to {marker.destination!r}, and its moved chunks would be read as fill values here: "
                 f"ShardedStore.load({marker.destination!r}, partial=True, allow=[...]) opens both as one"
             )
 
@@ -148,7 +148,7 @@ def _marker_at(place: Place) -> Marker | None:
         return None
     try:
         return read_marker(open_folder(place.url, place.options))
-    except STORAGE_ERRORS:  # what can't be read is told when it is needed
+    except STORAGE_ERRORS:  # an unreadable folder raises an error when it is needed
         return None
 
 
@@ -158,9 +158,10 @@ def _is_own(marker: Marker, destination: Folder | None) -> bool:
 
 
 def begin_move(ledger: Ledger, source: Place, *, is_new: bool) -> None:
-    """Write the state and the marker, after a proof that the source can be written to and deleted from.
+    """Write the state and the marker, after a check that the source can be written to and deleted from.
 
-    Unless the job is new, workers of an earlier run without move may still read: they see the marker while this function waits.
+    If the job is not new, workers of an earlier run without move may still read. They see the marker while this
+    function waits.
 
     Raises
     ------

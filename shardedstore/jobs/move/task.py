@@ -1,4 +1,4 @@
-"""The work for a task of a move: convert, publish, verify and record its shards, and then delete their source."""
+"""The work for a task of a move: convert, publish, verify and record each shard, then delete its source."""
 
 from __future__ import annotations
 
@@ -82,9 +82,10 @@ class _Mover:
         self.records: dict[int, Record] = {}
 
     def summaries(self) -> Iterator[Summary]:
-        """Yield a summary for each tried shard; shards may be left when the time is over.
+        """Yield a summary for each tried shard; untried shards may remain when the time is over.
 
-        The chunks are listed before the records are read. So a shard that has no record as verified was whole when it was listed.
+        The chunks are listed before the records are read. Therefore, a shard without a record of its verification was
+        complete when it was listed.
         """
         for run in self.task.segment.runs:
             for shard in run.shards():
@@ -98,7 +99,7 @@ class _Mover:
         yield from self._delete_all(verified)
 
     def _try(self, run: Run, shard: Shard, work: Callable[[Run], T]) -> T | Failed:
-        """Do some work for a shard with retries; return its result, or the error and the end of the shard."""
+        """Run `work` for a shard with retries; return its result, or the error and the end of the shard."""
         made, ended = try_shard(self.job, run, run, shard, lambda some, _: work(some))
         return (made, ended) if isinstance(made, ShardError) else made
 
@@ -118,7 +119,7 @@ class _Mover:
         return verified, failures
 
     def _verified(self, run: Run, opened: Run, shard: Shard) -> Verified | Failed:
-        """Verify a shard, after its conversion if it is not published."""
+        """Verify a shard; convert it first if it is not published."""
         tags, record = self.tags[shard.number], self.records.get(shard.number)
         if isinstance(tags, tuple):
             return tags
@@ -143,7 +144,7 @@ class _Mover:
         return record.shard in self.job.done([run], {record.shard: msgspec.structs.replace(record, marked=False)})
 
     def _compare(self, run: Run, shard: Shard, tags: Tags, record: Record) -> Verified:
-        """Compare a published shard with its source, which must be the same before and after."""
+        """Compare a published shard with its source, and check that the source did not change meanwhile."""
         source = read_contents(self.job, run, shard)
         result = read_contents(self.job, published_run(self.job, run, record), shard)
         check_equal(source, result, shard)
@@ -159,9 +160,9 @@ class _Mover:
         return Verified(run, shard, record, frozenset(source.keys), tags)
 
     def _compare_left(self, run: Run, shard: Shard, tags: Tags, record: Record) -> Verified:
-        """Compare the chunks that are left in the source of a verified shard with its result."""
+        """Compare the remaining source chunks of a verified shard with its result."""
         if not self._is_there(run, record):
-            raise lost(shard, "is missing or of another size")
+            raise lost(shard, "is missing or has another size")
         result = published_run(self.job, run, record)
         if record.marked:
             check_recorded(self.job, result, shard, record)
@@ -183,7 +184,7 @@ class _Mover:
     def _delete(self, run: Run, made: Verified) -> int:
         if not (is_latest(self.job.ledger) and self.job.layout.stands(self.job.ledger)):
             raise DestinationError(
-                f"another job took over the destination {self.job.layout.folder!r}: nothing more is deleted"
+                f"another job took over the destination {self.job.layout.folder!r}: no more chunks are deleted"
             )
         source = run.location.origin
         assert isinstance(source, Place)

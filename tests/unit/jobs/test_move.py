@@ -181,8 +181,8 @@ def test_no_crash_loses_a_value(sink, steps, step_of, tmp_path):
 
 
 REFUSED = {
-    "no confirmation": ({"move": lambda: Move(scratch="1 GiB")}, "confirm it with yes_delete_source=True"),
-    "no size": ({"move": lambda: Move(scratch="much", yes_delete_source=True)}, "is no size"),
+    "no confirmation": ({"move": lambda: Move(scratch="1 GiB")}, "confirm this with yes_delete_source=True"),
+    "no size": ({"move": lambda: Move(scratch="much", yes_delete_source=True)}, "is not a size"),
     "no number": ({"move": lambda: Move(scratch_files=0, yes_delete_source=True)}, "not a number of files"),
     "another object": ({"move": lambda: True}, "move is True: write Move"),
     "too little scratch": (
@@ -196,11 +196,11 @@ REFUSED = {
         },
         "files in the result, more than scratch_files=2",
     ),
-    "overwrite": ({"overwrite": True}, "overwrite is not for a move"),
-    "holes": ({"accept_failed": ["t[0/0]"]}, "accept_failed is not for a move"),
-    "other holes": ({"max_missing": 1}, "max_missing is not for a move"),
-    "partial": ({"on_error": "partial"}, "on_error='partial' is not for a move"),
-    "listing": ({"changed": "listing"}, "changed='listing' is not for a move"),
+    "overwrite": ({"overwrite": True}, "overwrite can't be combined with a move"),
+    "holes": ({"accept_failed": ["t[0/0]"]}, "accept_failed can't be combined with a move"),
+    "other holes": ({"max_missing": 1}, "max_missing can't be combined with a move"),
+    "partial": ({"on_error": "partial"}, "on_error='partial' can't be combined with a move"),
+    "listing": ({"changed": "listing"}, "changed='listing' can't be combined with a move"),
     "one Zarr": ({"sink": CopyTo}, "the chain CopyTo can't be moved"),
     "sharding codec": ({"sink": ToShardingCodec}, "the chain ToShardingCodec can't be moved"),
 }
@@ -295,7 +295,7 @@ def test_sources_that_are_refused(kind, tmp_path):
 
 
 def test_a_lazy_move_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="to_delayed is not for a move"):
+    with pytest.raises(UsageError, match="to_delayed can't be combined with a move"):
         plan(build(tmp_path / "s.zarr"), tmp_path / "out").to_delayed()
 
 
@@ -333,13 +333,13 @@ def test_other_jobs_do_not_read_what_is_left(tmp_path):
     source, target = build(tmp_path / "s.zarr"), tmp_path / "out"
     unfinished(source, target)
     store = ShardedStore.partition(source, SHARDS)
-    with pytest.raises(UsageError, match=r"is being moved to .*out', and chunks that are there"):
+    with pytest.raises(UsageError, match=r"is being moved to .*out', and its moved chunks"):
         store.plan(ToZip(tmp_path / "other"))
-    with pytest.raises(UsageError, match="go on with move="):
+    with pytest.raises(UsageError, match="continue with move="):
         store.plan(ToZip(target))
-    with pytest.raises(UsageError, match="this job is another, or the source's metadata"):
+    with pytest.raises(UsageError, match="this is another job, or the source's metadata"):
         store.plan(ToZip(target, zip64=True), overwrite=True)
-    with pytest.raises(UsageError, match="this job is another"):
+    with pytest.raises(UsageError, match="this is another job"):
         plan(source, target, shards={"t": (8, 8), "g": "whole"})
     plan(source, target).run()
     check(ShardedStore.load(target))
@@ -464,7 +464,7 @@ def test_a_source_that_was_left_at_the_very_end_names_its_place(tmp_path):
     assert not source.exists()
     build(source)
     assert ShardedStore.finish_move(target) is None
-    with pytest.raises(UsageError, match="what is at the source's place now is another source"):
+    with pytest.raises(UsageError, match="the location of the source now holds another source"):
         plan(source, target)
 
 
