@@ -59,7 +59,7 @@ class _View:
         self._progress, self._at, self._is_last = Progress(total=0), time.monotonic(), False
 
     def update(self, progress: Progress, *, is_last: bool = False) -> None:
-        """Show other numbers; the shards of a job never go back."""
+        """Show new numbers; the number of ended shards never decreases."""
         self._progress, self._at, self._is_last = progress, time.monotonic(), is_last
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -12,7 +12,7 @@ from shardedstore.text import count, duration
 
 
 def log_line(event: LogEvent) -> str:
-    """Return an event as a line; empty for the batches of shards, which progress lines add up.
+    """Return an event as a line; empty for batches of shards, since the progress lines include them.
 
     >>> log_line(Throttle(time="2026-11-29T08:00:00.000Z", requests=3, worker="node7:4711"))
     '2026-11-29T08:00:00.000Z note: a busy server refused 3 requests of node7:4711; they were repeated'

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
 
 SCOPE = "shardedstore"
-FLUSH_MILLISECONDS = 5000  # at the end of a job; a collector that is away delays a job by no more
+FLUSH_MILLISECONDS = 5000  # the longest delay at the end of a job if the collector does not answer
 COUNTERS = {
     "shards": ("{shard}", "Shards that have ended, by state."),
     "failures": ("{shard}", "Failed shards, by the code of the failure."),

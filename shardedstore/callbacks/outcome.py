@@ -12,7 +12,7 @@ from shardedstore.jobs.callbacks import Callback, JobEnd
 if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
 
-MOST_NAMED = 5  # shards of one cause
+MOST_NAMED = 5  # names of shards for each cause
 
 
 class KeepEnd(Callback):

@@ -1,4 +1,4 @@
-"""A callback that tells a monitoring service of the start, the success and the failure of a job.
+"""A callback that reports the start, the success and the failure of a job to a monitoring service.
 
 The requests are those of https://healthchecks.io and of services with the same interface: ``URL/start``, ``URL`` and
 ``URL/fail``.
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
 
 SECONDS = 5.0  # for one request
-MOST_SECONDS = 8.0  # for one request with the look-up of its name, which has no time-out
-ATTEMPTS = 2  # of the last request, as its loss raises an alarm
+MOST_SECONDS = 8.0  # for one request and its name look-up, which has no time-out
+ATTEMPTS = 2  # of the last request, since a lost last request raises an alarm
 logger = logging.getLogger("shardedstore")
 
 
 class Ping(Callback):
     """Sends a request to a URL at the start, after a success, and after a failure of a job.
 
-    The body of the last request tells the numbers of shards, and the code of the first failure. A request that fails is
-    logged, and does not fail the job. The URL is taken as a secret: no message shows more of it than its host.
+    The body of the last request holds the numbers of shards and the code of the first failure. A failed request is
+    logged, and does not fail the job. The URL is treated as a secret: messages show its host only.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Ping(Callback):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(
-                "the URL of a ping is not one of http:// or https://: copy it whole from the monitoring service"
+                "the URL of a ping does not begin with http:// or https://: copy the whole URL from the monitoring service"
             )
         self._url, self._seconds = parts, seconds
 
@@ -83,7 +83,7 @@ class Ping(Callback):
         self._send("/fail", f"the job can't start: {type(error).__name__}", ATTEMPTS)
 
     def _send(self, ending: str, body: str, attempts: int) -> None:
-        """Send a request in a thread of its own, as the look-up of a name has no time-out."""
+        """Send a request in a separate thread, since the name look-up has no time-out."""
         thread = threading.Thread(
             target=self._try, args=(ending, body, attempts), name="shardedstore-ping", daemon=True
         )
@@ -99,4 +99,4 @@ class Ping(Callback):
             except Exception as error:  # noqa: BLE001 (no error of a monitoring service may fail a job)
                 if attempt + 1 == attempts:
                     status = getattr(error, "code", "")
-                    logger.warning("%r has no answer: %s %s", self, type(error).__name__, status)
+                    logger.warning("no answer from %r: %s %s", self, type(error).__name__, status)

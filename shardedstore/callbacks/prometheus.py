@@ -46,8 +46,8 @@ Sample = tuple[str, Mapping[str, str], float]
 class PrometheusFile(Callback):
     """Writes the numbers of a job to a file that the textfile collector of node_exporter reads.
 
-    The file is replaced atomically, at most every ten seconds. Two jobs need two files. The time of the last success stays
-    in the file after a failure. A file that can't be written is logged, and does not fail the job.
+    The file is replaced atomically, at most every ten seconds. Two jobs need two files. After a failure, the file keeps
+    the time of the last success. If the file can't be written, a warning is logged, and the job does not fail.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class PrometheusFile(Callback):
         self.path, self.labels = os.path.abspath(os.path.expanduser(path)), labels
         if not self.path.endswith(ENDING):
             raise UsageError(
-                f"{self.path!r} does not end in {ENDING!r}, and node_exporter would not read it: rename it"
+                f"{self.path!r} does not end in {ENDING!r}, and node_exporter reads no other names: rename it"
             )
         for label in labels:
             if not LABEL.fullmatch(label):
@@ -136,7 +136,7 @@ class PrometheusFile(Callback):
 
 
 def _lines(samples: list[Sample], labels: Mapping[str, str]) -> Iterator[str]:
-    """Yield the lines of the text format; the samples of one name follow one another."""
+    """Yield the lines of the text format, grouped by metric name."""
     last = ""
     for name, own, value in samples:
         if name != last:
@@ -160,7 +160,7 @@ def _last_success(path: str) -> float:
 
 
 def _replace(path: str, text: str) -> None:
-    """Replace a file at once; its temporary name does not end in `ENDING`, so that no reader takes it."""
+    """Replace a file atomically; the temporary name does not end in `ENDING`, so node_exporter ignores it."""
     temporary = f"{path}.{os.getpid()}~"
     flags: Any = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:

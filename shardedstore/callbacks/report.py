@@ -43,7 +43,7 @@ MOST_ARRAYS = 200
 MOST_SLOWEST = 20
 MOST_RETRIED = 50
 MOST_CAUSES = 50
-MOST_NAMES = 8  # shards of one cause
+MOST_NAMES = 8  # shards for each cause
 MOST_TRACEBACKS = 5
 MOST_TEXT = 1000  # characters of a message
 ENDINGS = (".html", ".json")
@@ -53,7 +53,8 @@ logger = logging.getLogger("shardedstore")
 class ReportWriter(Callback):
     """Writes ``report-<n>.json`` and ``report-<n>.html`` at the end of a run.
 
-    A job that is refused before it opens its destination leaves no report there. An error of the storage is logged and does not fail the job.
+    A job that is refused before it opens its destination writes no report there. An error of the storage is logged and
+    does not fail the job.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ class ReportWriter(Callback):
         self._is_open = False  # whether the job has opened its destination
         self._slowest: list[ShardEnd] = []
         self._retried: list[ShardEnd] = []
-        self._workers: dict[int, str] = {}  # of the slowest and the retried shards
+        self._workers: dict[int, str] = {}  # for the slowest and the retried shards
         self._stages = dict.fromkeys((*STAGES, "other"), 0.0)
 
     def on_task_end(self, event: TaskEnd) -> None:
@@ -251,7 +252,7 @@ class _Arrays:
                 row.source_nbytes += shard.source_nbytes
 
     def count_recorded(self, records: Mapping[int, Record]) -> None:
-        """Count the shards of the ledger instead, as earlier runs have made some of them."""
+        """Count the shards in the ledger instead, since earlier runs made some of them."""
         for row in self._rows:
             row.done = row.entries = row.nbytes = row.source_nbytes = 0
         for number, record in records.items():
@@ -328,7 +329,7 @@ def _state(event: JobEnd) -> State:
 
 
 def _error_text(error: BaseException | None) -> str:
-    """Return the first line of an error, without the shards that the report has anyway."""
+    """Return the first line of an error, without the failed shards, which the report lists elsewhere."""
     if error is None:
         return ""
     if isinstance(error, ShardsFailed):
@@ -338,7 +339,7 @@ def _error_text(error: BaseException | None) -> str:
 
 
 def _options(job: Job) -> dict[str, str]:
-    """Return the options of a job that do not have their default."""
+    """Return the options of a job that differ from their defaults."""
     names = ("retries", "max_failures", "changed", "partial", "max_missing")
     return {name: str(value) for name in names if (value := getattr(job, name)) != getattr(Job, name)}
 

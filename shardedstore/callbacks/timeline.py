@@ -1,4 +1,4 @@
-"""The course of a run over time, in a bounded number of parts."""
+"""The timeline of a run, with a bounded number of time bins."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from shardedstore.jobs.report import Span, Timeline
 from shardedstore.jobs.summary import Summary
 
 PARTS = 120
-FIRST = 0.25  # seconds of a part at first; it is doubled when the run gets longer
-MOST_WORKERS = 48  # rows; the other workers share one
-MOST_SPANS = 400  # shards that are kept one by one
+FIRST = 0.25  # seconds of a bin at first; doubled when the run gets longer
+MOST_WORKERS = 48  # rows; all other workers share one row
+MOST_SPANS = 400  # shards that are kept individually
 OTHERS = "others"
 
 
 class TimelineBuilder:
-    """Adds up tasks in parts of equal duration, whose duration doubles when the run gets longer."""
+    """Adds up tasks in time bins of equal duration; the duration doubles when the run gets longer."""
 
     def __init__(self) -> None:
         self.width = FIRST
@@ -33,7 +33,8 @@ class TimelineBuilder:
     def add(self, task: Summary, now: float) -> None:
         """Add a task that has ended, `now` seconds after the start of the run.
 
-        The clocks of workers may differ, so the time of the event counts, and the workers' clocks only within a task.
+        The clocks of workers may differ. So the end of a task is the time of its event, and a worker's clock is used
+        only within a task.
         """
         begun = max(0.0, now - task.seconds)
         while now >= self.width * PARTS:
@@ -46,7 +47,7 @@ class TimelineBuilder:
             return
         offset = begun - task.shards[0].begun
         last, width, shards, nbytes = int(now / self.width), self.width, self._shards, self._nbytes
-        for shard in task.shards:  # there may be a million
+        for shard in task.shards:  # a task may have a million shards
             part = int((offset + shard.begun + shard.seconds) / width)
             part = 0 if part < 0 else min(part, last)
             shards[part] += 1
@@ -97,7 +98,7 @@ class TimelineBuilder:
 
 
 def _halved(values: Sequence[float]) -> list[float]:
-    """Return the sums of pairs, filled up with zeros."""
+    """Return the sums of pairs; the shorter sequence is padded with zeros."""
     return [*(values[i] + values[i + 1] for i in range(0, PARTS, 2)), *[0.0] * (PARTS // 2)]
 
 

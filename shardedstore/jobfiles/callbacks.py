@@ -1,4 +1,4 @@
-"""The callbacks of a job that its options name: its report and its metrics."""
+"""The callbacks that a job's options name: the report and the metrics."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def callbacks_of(job: JobSpec, command: Sequence[str] = (), job_file: str = "") 
 
 @contextmanager
 def pinging_refusal(job: JobSpec) -> Iterator[None]:
-    """Send the ping of a failure if the block, which plans a job, raises an error."""
+    """Send the ping of a failure if the enclosed planning of a job raises an error."""
     ping = _ping_of(job)
     try:
         yield

@@ -26,7 +26,7 @@ def parse_tls(texts: Sequence[str]) -> list[str]:
 
 
 class Adapt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The range of the number of workers of a cluster that grows and shrinks with its work."""
+    """The limits of an adaptive cluster, whose number of workers follows the work."""
 
     minimum: Annotated[int, Meta(ge=0, description="The least number of workers.")] = 0
     maximum: Annotated[Count, Meta(description="The most workers.")]
@@ -64,7 +64,7 @@ class ClusterSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     tls: Annotated[
         tuple[str, str, str] | None,
         Meta(
-            description="The files of the certificates for a tls:// scheduler: those of the authority and of this client, and its key.",
+            description="The certificate files for a tls:// scheduler: the authority's certificate, the client's certificate, and the client's key.",
             extra={"metavar": "CA,CERT,KEY", "parse": parse_tls},
         ),
     ] = None

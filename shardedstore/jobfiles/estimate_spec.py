@@ -1,4 +1,4 @@
-"""The options of ``shardedstore plan``: what the estimate of a job looks at."""
+"""The options of ``shardedstore plan``: the inputs of the estimate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shardedstore.jobs.job_plan import JobPlan
 
 
 class EstimateSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the estimate of a job looks at; see `JobPlan.estimate`."""
+    """The inputs of the estimate of a job; see `JobPlan.estimate`."""
 
     count: Annotated[
         bool, Meta(description="List SOURCE, for exact numbers of files and bytes.", extra={"section": "Estimate"})

@@ -19,8 +19,8 @@ from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.store import ShardedStore
 from shardedstore.text import count
 
-SIZES = ("512 MiB", "64 MiB", "8 MiB")  # of shards; the first that divides the source is taken
-MOST_NODES = 12  # that are listed for a source
+SIZES = ("512 MiB", "64 MiB", "8 MiB")  # sizes of shards; the first size that divides the source is used
+MOST_NODES = 12  # groups and arrays that are listed for a source
 
 HEAD = """\
 # Jobs for `shardedstore run {file}`. `shardedstore plan {file}` shows what they would do, and writes nothing.

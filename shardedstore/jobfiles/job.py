@@ -22,7 +22,7 @@ from shardedstore.transforms.base.chain import Sink, Step
 
 
 def find_moved(spec: JobSpec) -> str | None:
-    """Return the source of a job if an earlier run moved all of it; delete what is left of it first."""
+    """Delete the rest of a source whose shards an earlier run moved; return the source's name, or None."""
     if spec.move is None:
         return None
     take_options(normalize(spec.source), source_options(spec))
@@ -70,7 +70,7 @@ def make_spec_sink(spec: JobSpec, environment: Mapping[str, str] = os.environ) -
 def transforms_of(
     spec: JobSpec, environment: Mapping[str, str]
 ) -> Iterator[tuple[tuple[Key, ...], Callable[[], Step | Sink]]]:
-    """Yield the path of the value and the function that makes it, for each transform of a job."""
+    """Yield the path of the value and a function that makes the transform, for each transform of a job."""
     for path, text in _step_texts(spec):
         yield path, partial(make_step, text)
     yield ("to",), partial(make_spec_sink, spec, environment)

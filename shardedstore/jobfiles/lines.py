@@ -1,4 +1,4 @@
-"""The lines of a TOML file in which keys stand, for messages."""
+"""Find the lines of keys in a TOML file, for messages."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-Key = str | int  # of a table, or the number of an element of an array
+Key = str | int  # a key of a table, or the index of an array's element
 
 
 def find_line(text: str, path: Sequence[Key]) -> int:
-    r"""Return the number of the line in which the value at a path begins, or that of its closest parent.
-
-    The beginning of a file is parsed line by line until it has the value: this needs no second parser.
+    r"""Return the line number of the value at a path, or of its closest parent.  The beginning of a file is parsed line
+    by line until it has the value: this needs no second parser.
 
     >>> (
     ...     find_line("[a]\nx = [\n 1,\n 2]\n\n# y\ny = 2\n", ("a", "x")),
@@ -22,7 +21,7 @@ def find_line(text: str, path: Sequence[Key]) -> int:
     """
     lines = text.splitlines(keepends=True)
     for end in range(len(path), 0, -1):
-        before = 0  # lines of the longest beginning without the value
+        before = 0  # the number of lines before the value
         for number in range(1, len(lines) + 1):
             try:
                 document = tomllib.loads("".join(lines[:number]))

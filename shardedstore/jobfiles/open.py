@@ -35,13 +35,13 @@ def source_options(spec: JobSpec) -> Any:
 
 
 def open_source(spec: JobSpec) -> ShardedStore:
-    """Return the source of a job with its own shards if it is a config or many Zarrs, else divided by the rules."""
+    """Return the source of a job. A config or a collection keeps its own shards; a Zarr is divided by the rules."""
     is_asked = bool(spec.shards or spec.include or spec.exclude)
     options = source_options(spec)
     if "*" in spec.source:
         if is_asked:
             raise UsageError(
-                f"--shards, --include and --exclude are for one Zarr, but {spec.source!r} stands for many: leave them out"
+                f"--shards, --include and --exclude are for one Zarr, but {spec.source!r} matches many: leave these options out"
             )
         return ShardedStore.collect(spec.source, storage_options=options)
     what: str | ShardedStore = spec.source

@@ -63,7 +63,10 @@ class SpecCommand(click.Command):
 
 
 def spec_options(*specs: type[msgspec.Struct], are_required: bool = True) -> Callable[[Command], Command]:
-    """Add the options of all fields of specs to a command; a command that also takes job files requires none."""
+    """Add the options of all fields of specs to a command.
+
+    If the command also takes job files, no option is required.
+    """
 
     def add(function: Command) -> Command:
         options = [option for spec in specs for option in _spec_options(spec)]
@@ -76,7 +79,7 @@ def spec_options(*specs: type[msgspec.Struct], are_required: bool = True) -> Cal
 
 
 def given_options(spec: type[Spec], **others: Any) -> dict[str, Any]:
-    """Return the values of the options that the user gave for a spec, as nested dicts, and take other values."""
+    """Return the values that the user gave for the options of a spec, as nested dicts, merged into `others`."""
     context = click.get_current_context()
     values: dict[str, Any] = dict(others)
     for option in context.command.params:
@@ -189,7 +192,7 @@ def _keywords(field: inspect.Field, kind: inspect.Type, text: str, extra: Mappin
 
 
 def _click_type(types: list[inspect.Type]) -> click.ParamType[Any]:
-    """Return click's type for a field; texts are checked by the spec."""
+    """Return click's type for a field; the spec checks text values."""
     first = types[0]
     if isinstance(first, inspect.IntType) and len(types) == 1:
         return click.IntRange(first.ge, first.le)

@@ -75,11 +75,11 @@ def parse_storage(options: Sequence[str]) -> Any:
 
 
 def _why_not(key: str) -> str:
-    """Return the reason why a storage option can't be given on the command line."""
+    """Return the reason to refuse a storage option on the command line."""
     if may_be_secret(key) or re.search("key|sas|account|client|tenant|role|authority", key.lower()):
         return "may be secret, but other users can see a command line: set it in the environment instead"
     if key.lower() in PROFILE_NAMES:
-        return "is an option of its own: use --profile or --source-profile"
+        return "has its own option: use --profile or --source-profile"
     if near := near_option(key):
         return f"is not a known option: did you mean {near}?"
     return f"is not a known option: use one of {', '.join(public_names())}; set other options in the environment"

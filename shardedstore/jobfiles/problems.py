@@ -51,7 +51,7 @@ def explain_invalid(error: msgspec.ValidationError, spec: type, values: Any) -> 
 
 
 def _keys(place: str) -> Iterator[Key]:
-    """Yield the keys of msgspec's path up to the first key that it does not name."""
+    """Yield the keys of msgspec's path up to the first unnamed key."""
     for name, number in re.findall(r"\.([^.\[]+)|\[([^\]]*)\]", place):
         if number and not number.isdigit():
             return
@@ -85,7 +85,7 @@ def _choices(hint: Any) -> list[str]:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return the end of a message about an unknown name; hyphens are taken for underscores."""
+    """Return the end of a message about an unknown name; hyphens are treated as underscores."""
     if near := get_close_matches(name.replace("-", "_"), known, 1):
         return f": did you mean {near[0]!r}?"
     return f": use one of {', '.join(known)}" if known else ""

@@ -26,7 +26,7 @@ from shardedstore.jobfiles.variables import expand, words_of
 
 Spec = TypeVar("Spec", bound=msgspec.Struct)
 STORAGE = ("storage", "source_storage")
-NAMES_KEPT = (*STORAGE, "ping")  # whose values may be secret
+NAMES_KEPT = (*STORAGE, "ping")  # tables whose values may be secret
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,7 +107,7 @@ class _Reader:
             if job_name(job) in map(job_name, jobs[:number]):
                 line = find_line(self.text, ("job", number, "name"))
                 raise UsageError(
-                    f"{self.path}:{line}: a second job {job_name(job)!r}: give each a name = ... of its own"
+                    f"{self.path}:{line}: a second job {job_name(job)!r}: give each job its own name = ..."
                 )
         return jobs
 
@@ -129,11 +129,11 @@ class _Reader:
         return spec
 
     def table(self, name: str, spec: type[Spec]) -> Spec:
-        """Return a table of the file that is no job."""
+        """Return another table of the file, such as `[run]`."""
         return self.convert(self.expanded(getattr(self.document, name), (name,)), spec, (name,))
 
     def expanded(self, values: dict[str, Any], path: tuple[Key, ...], name: str | None = None) -> dict[str, Any]:
-        """Return values with their variables replaced; secret values keep the names of variables."""
+        """Return values with replaced variables; secret values keep the names of their variables."""
         words = words_of(name, self.today)
         done = {}
         for key, value in values.items():
@@ -186,7 +186,7 @@ def _decode(path: str | os.PathLike[str], data: bytes) -> str:
 
 
 def _merge(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a job with the defaults; groups and storage options are merged key by key."""
+    """Merge the values of a job with the defaults; groups and storage options are merged key by key."""
     merged = {**defaults, **own}
     for name in (*STORAGE, *_groups(JobSpec)):
         both = defaults.get(name), own.get(name)

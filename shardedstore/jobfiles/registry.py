@@ -1,6 +1,7 @@
 """Transforms by name for the command line, from this package and from entry points of other packages.
 
-Only names that a user gives are looked up, and only their packages are imported. Configs and ledgers name no transforms.
+Only names from users are looked up, and only the packages of these names are imported. Configs and ledgers contain no
+names of transforms.
 """
 
 from __future__ import annotations
@@ -108,12 +109,12 @@ def name_and_options(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any
         name, _, options = given.partition(":")
         return name, parse_options(options, name)
     if not isinstance(given.get("use"), str):
-        raise UsageError(f"{dict(given)} names no transform: write {{use = 'zip', ...}}")
+        raise UsageError(f"{dict(given)} does not name a transform: write {{use = 'zip', ...}}")
     return given["use"], {key: value for key, value in given.items() if key != "use"}
 
 
 def parse_options(text: str, name: str) -> dict[str, Any]:
-    """Return options as Python values: valid JSON is decoded, and all else is text.
+    """Return options as Python values: valid JSON is decoded, and other values are text.
 
     A comma is part of a text if no other option follows it.
 
@@ -158,7 +159,7 @@ def _make(name: str, kind: type[Any], arguments: tuple[Any, ...], options: Mappi
     missing = [key for key in known if key not in options and parameters[key].default is inspect.Parameter.empty]
     if missing:
         raise UsageError(f"{name!r} needs the option {missing[0]!r}: write {name}:{missing[0]}=...")
-    types = {} if name in BUILT_IN else option_types(kind)  # those of this package check their options themselves
+    types = {} if name in BUILT_IN else option_types(kind)  # transforms of this package check their options themselves
     typed = {key: _typed(name, key, value, types[key][0] if key in types else Any) for key, value in options.items()}
     try:
         return kind(*arguments, **typed)
@@ -173,14 +174,14 @@ def option_types(kind: type[Any]) -> dict[str, tuple[Any, Any]]:
     parameters = list(inspect.signature(kind).parameters.values())[1 if issubclass(kind, Sink) else 0 :]
     try:
         hints = get_type_hints(kind if is_dataclass(kind) else kind.__init__, include_extras=True)
-    except (NameError, TypeError):  # of names that are imported for type checkers only
+    except (NameError, TypeError):  # for names that are imported for type checkers only
         hints = {}
     named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return {p.name: (hints.get(p.name, Any), p.default) for p in named}
 
 
 def _typed(name: str, option: str, value: Any, hint: Any) -> Any:
-    """Return the value of an option as its annotation says; it stays if msgspec does not know the annotation."""
+    """Convert the value of an option to its annotation; return it unchanged if msgspec does not know the annotation."""
     try:
         return msgspec.convert(value, hint, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:

@@ -20,7 +20,7 @@ from shardedstore.transforms.base.chain import Sink
 FILE = Path(__file__).parents[1] / "jobs.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SPECS = {"job": JobSpec, "cluster": ClusterSpec, "run": RunSpec}
-NEEDED = ("source", "destination", "to")  # in each job or in the defaults
+NEEDED = ("source", "destination", "to")  # required in each job or in the defaults
 
 
 def jobs_schema() -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _described(job: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _needed(name: str) -> dict[str, Any]:
-    """Return the condition that each job has a value, unless the defaults have it."""
+    """Return the condition that each job or the defaults have a value."""
     has_default = {"properties": {"defaults": {"required": [name]}}, "required": ["defaults"]}
     return {"if": {"not": has_default}, "then": {"properties": {"job": {"items": {"required": [name]}}}}}
 

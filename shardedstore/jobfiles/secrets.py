@@ -1,4 +1,4 @@
-"""Secrets of job files and command lines: a file names environment variables, and a report hides values."""
+"""Secrets in job files and command lines: files name environment variables, and reports hide values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_ping(url: str | None) -> None:
     Raises
     ------
     UsageError
-        If it is a URL itself, as such a URL is a secret.
+        If it is a literal URL, since such a URL is a secret.
     """
     if url is not None and not WHOLE.fullmatch(url):
         raise UsageError(

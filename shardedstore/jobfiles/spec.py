@@ -31,7 +31,7 @@ StorageValues = dict[str, str | int | float | bool]
 
 
 class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A job: a source, the way in which it is changed, and a destination."""
+    """A job: a source, a chain of transforms, and a destination."""
 
     name: Annotated[
         str | None,

@@ -10,14 +10,14 @@ from typing import Any
 from shardedstore.errors import UsageError
 
 VARIABLE = re.compile(r"\$(\$)?\{([^{}]*)\}")
-WHOLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")  # a string that only names a variable
+WHOLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")  # a string with nothing but a variable
 
 
 def expand(value: Any, environment: Mapping[str, str], words: Mapping[str, str], *, keep_names: bool = False) -> Any:
-    """Return a value in whose strings the variables are replaced.
+    """Replace the variables in all strings of a value.
 
-    ``$${VAR}`` stands for ``${VAR}``. Other braces stay, as in the names of zips. With `keep_names`, a string that only names a
-    variable is checked and stays.
+    ``$${VAR}`` stands for ``${VAR}``. Other braces are kept, as in the names of zips. With `keep_names`, a string with
+    nothing but a variable is checked and kept.
 
     >>> expand({"a": ["${HOME}/{date}", "$${HOME}"]}, {"HOME": "/home/me"}, {"date": "2026-11-29"})
     {'a': ['/home/me/2026-11-29', '${HOME}']}
@@ -58,5 +58,5 @@ def look_up(name: str, environment: Mapping[str, str]) -> str:
 
 
 def words_of(name: str | None, today: date) -> dict[str, str]:
-    """Return the words that stand in braces in the strings of a job."""
+    """Return the words in braces in the strings of a job."""
     return {"date": today.isoformat(), **({} if name is None else {"name": name})}

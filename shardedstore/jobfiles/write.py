@@ -20,7 +20,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def to_toml(job: JobSpec, cluster: ClusterSpec, run: RunSpec) -> str:
-    """Return the job file of one job, with absolute paths; values that equal the defaults are left out.
+    """Return the job file of one job, with absolute paths; default values are omitted.
 
     >>> job = JobSpec(source="/a", destination="s3://b", to="zip", shards={"t/*": {"time": 720}}, include=["t"])
     >>> print(to_toml(job, ClusterSpec(workers=2), RunSpec()))
@@ -53,7 +53,7 @@ def key_text(key: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    r"""Return a value in one line; dollars that would begin a variable are escaped.
+    r"""Return a value in one line; a dollar sign that would start a variable is escaped.
 
     >>> print(value_text(["a", True, 1.5, {"b": "${X} \t"}]))
     ["a", true, 1.5, {b = "$${X} \t"}]

@@ -1,4 +1,4 @@
-"""Compare the decoded data of two stores, whatever their divisions into shards.
+"""Compare the decoded data of two stores with any divisions into shards.
 
 Sums over stretches of each array's chunks are compared first. If the sums of a stretch differ, its chunks are compared one by
 one.
@@ -36,8 +36,8 @@ from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, ArrayMeta, GroupMeta
 from shardedstore.zarr.paths import join
 
-MOST_SEARCHED = 16  # stretches of one array that are searched for differing chunks
-MOST_NAMED = 100  # differing chunks of one array that are named
+MOST_SEARCHED = 16  # the most stretches of an array that are searched for differing chunks
+MOST_NAMED = 100  # the most differing chunks of an array that are named
 MEND = f"copy the named data from the source; or, if a job of this package made the result, {MAKE_AGAIN}"
 CALLED = {"chunks": "finest chunk grid", "fill": "fill value", "dtype": "data type"}  # the fields of a layout
 WHY = "its data type, fill value or codecs are unknown"
@@ -53,16 +53,16 @@ class Side(NamedTuple):
     is_source: bool = False
 
     def misses(self, path: str) -> bool:
-        """Tell whether a shard that may hold data of an array could not be read, so that chunks only seem missing."""
+        """Check for unread shards that may hold data of an array; then chunks only seem missing."""
         at = home(self.plan.config, path)
         return any(at == damage.home for damage in self.taken.damage if damage.path is None)
 
     def misses_member(self, path: str) -> bool:
-        """Tell whether a node may be in a member that could not be read."""
+        """Check whether a node may be in an unread member."""
         return path not in self.plan.nodes and self.misses(path)
 
     def knows(self, path: str) -> bool:
-        """Tell whether a node is known, by its metadata or, for nodes inside arrays, by its data only."""
+        """Check whether a node is known by its metadata; a node inside an array is known only by its data."""
         return path in self.plan.nodes or path in self.taken.layouts
 
     @property
@@ -121,7 +121,7 @@ class Suspects:
         self._searched, self._comparable = searched(stretches), set(_comparable(ours, theirs))
 
     def is_equal(self, path: str, index: Coords) -> bool:
-        """Tell whether a chunk is known to be equal on both sides, decoded or not."""
+        """Check whether a chunk is known to be equal on both sides, as decoded data or as stored bytes."""
         if path not in self._comparable:
             return False
         stretch = stretch_of(self.ours.taken.layouts[path])(index)
@@ -138,7 +138,7 @@ class Suspects:
                 yield damage
 
     def damaged(self, path: str) -> set[Coords]:
-        """Return the chunks of an array that `damage` names, of both sides."""
+        """Return the chunks of an array that `damage` names on either side."""
         told = (damage for side in (self.ours, self.theirs) for damage in self.damage(side) if damage.path == path)
         return {index for damage in told for index in damage.chunks}
 
@@ -197,9 +197,7 @@ def compare_layouts(ours: Side, theirs: Side) -> Iterator[Difference]:
         for name, mine, its in zip(Layout._fields, one, other, strict=True):
             if mine != its:
                 called = CALLED.get(name, name)
-                what = (
-                    f"{path!r} has the {called} {mine} in {ours.name} and {its} in {theirs.name}: it is not comparable"
-                )
+                what = f"{path!r} has the {called} {mine} in {ours.name} and {its} in {theirs.name}: the data can't be compared"
                 yield Difference("layout", what, array=path, found={name: mine}, expected={name: its})
                 break
 
@@ -259,7 +257,7 @@ def compare_chunks(suspects: Suspects) -> Iterator[Difference]:
 
 
 def notes(suspects: Suspects) -> Iterator[str]:
-    """Yield notes about facts that are no differences: stored chunks of fill values, and data that were not decoded."""
+    """Yield notes about facts that do not count as differences: stored chunks of fill values, and undecoded data."""
     ours, theirs = suspects.ours, suspects.theirs
     for path in _comparable(ours, theirs):
         mine, other = ours.taken.digest(path), theirs.taken.digest(path)

@@ -42,7 +42,7 @@ MOST_STRETCHES = 4096  # for each array
 
 
 class DataTask(NamedTuple):
-    """Some shards of one store to read; with `wanted`, only these stretches of arrays, chunk by chunk.
+    """Some shards of one store to read. With `wanted`, only these stretches of arrays are read, chunk by chunk.
 
     `shapes` has the shapes of divided arrays. `is_foreign` is True if the other store has another Zarr format.
     """
@@ -57,7 +57,7 @@ class Damage(NamedTuple):
     """A shard that could not be read, or undecodable chunks in one stored object, which are digested as stored bytes."""
 
     shard: Shard
-    home: str  # the path of the shard's mount
+    home: str  # path of the shard's mount
     what: str
     path: str | None = None  # the array, for chunks
     key: str | None = None
@@ -167,7 +167,7 @@ def take(task: DataTask) -> Taken:
 
 
 def _opened(run: Run) -> Run:
-    """Return a run with an opened source, so that the directory of a zip is read once for all its shards."""
+    """Return a run with an open source. The directory of a zip is read once for all shards in it."""
     return msgspec.structs.replace(run, location=OpenSources().shared(run.location))
 
 

@@ -1,4 +1,4 @@
-"""Find metadata documents of a result that make some readers see other values than its decoded chunks.
+"""Find metadata documents of a result that make some readers see wrong values.
 
 Decoded data are compared by the documents of one Zarr format, as zarr reads them. Readers of the other format use the other
 documents, and xarray also masks values by attributes.
@@ -35,7 +35,7 @@ def compare_documents(ours: Side, theirs: Side) -> Iterator[Difference]:
     for found in _migrated(ours, theirs):
         path, value = found.path, found.masks.get(MASKED)
         if value is not None and value != found.expected.get(MASKED):
-            what = f"{path!r} has the attribute {MASKED} {value!r}, which xarray refuses in Zarr v3, or reads as another value"
+            what = f"{path!r} has the attribute {MASKED} {value!r}, which xarray refuses or misreads in Zarr v3"
         elif found.is_filled_with_a_number and not found.masks:
             what = f"{path!r} shows missing texts as {found.expected[MISSING]!r}, as it lacks the attribute {MISSING}"
         else:
@@ -92,7 +92,7 @@ def _arrays(side: Side, zarr_format: int) -> dict[str, Node]:
 
 
 def _second_documents(ours: Side) -> Iterator[Difference]:
-    """Yield the arrays whose documents of two formats give different values."""
+    """Yield the arrays whose v2 and v3 documents give different values."""
     store = ours.plan.config.open()
     for zarr_format, name in ARRAY_NAMES.items():
         arrays, other = _arrays(ours, zarr_format), 5 - zarr_format
@@ -100,7 +100,7 @@ def _second_documents(ours: Side) -> Iterator[Difference]:
         for (path, node), data in zip(arrays.items(), found, strict=True):
             assert isinstance(node.meta, ArrayMeta)
             if data is not None and not _reads_alike(store, path, node.meta):
-                what = f"{path!r} has a {ARRAY_NAMES[other]} that gives other values than its {name}"
+                what = f"{path!r} has a {ARRAY_NAMES[other]} whose values differ from those of its {name}"
                 yield Difference("layout", what, DROP_OTHER, array=path, key=join(path, ARRAY_NAMES[other]))
 
 

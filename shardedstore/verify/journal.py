@@ -29,14 +29,14 @@ T = TypeVar("T")
 
 
 class Journal:
-    """Findings of one verify by task, from earlier calls and this one; without a folder, they are not stored.
+    """Findings of one verification by task, from this call and earlier ones. Without a folder, they are not stored.
 
     Parameters
     ----------
     folder : Folder, optional
         The folder of the findings.
     what : iterable of str
-        Values that identify this verify.
+        Values that identify this verification.
     must_keep : bool
         Whether a read-only folder is an error (True), or only a note (False).
 
@@ -62,7 +62,7 @@ class Journal:
             return self
         self._attempt(self._open, self.folder)
         if self._earlier:
-            logger.info("verify goes on: %d tasks were found to be right before", len(self._earlier))
+            logger.info("verify continues: %d tasks were verified before", len(self._earlier))
         return self
 
     def _open(self, folder: Folder) -> None:
@@ -74,7 +74,7 @@ class Journal:
         if self._earlier:
             since = datetime.fromtimestamp(min(filter(None, begun)), UTC).isoformat(timespec="minutes")
             self.notes.append(
-                f"{len(self._earlier):,} tasks were found right by an interrupted verify that started {since}; "
+                f"{len(self._earlier):,} tasks were verified by an interrupted verify that started {since}; "
                 "resume=False (--no-resume) verifies them again"
             )
 
@@ -128,5 +128,5 @@ class Journal:
 def _lines(data: bytes) -> Iterator[tuple[str, msgspec.Raw]]:
     decode = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
     for line in data.splitlines():
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # a torn line
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # an incomplete line
             yield decode(line)

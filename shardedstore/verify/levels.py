@@ -29,7 +29,7 @@ from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta
 
 Depth = Literal["decoded", "decompressed", "stored"]
-TEXT_CODECS = {"json2", "msgpack2", "categorize"}  # codecs that encode texts, and run no code when they decode
+TEXT_CODECS = {"json2", "msgpack2", "categorize"}  # codecs for texts that run no code when they decode
 PLACE = ("shape", "attributes", "dimension_names", "chunk_key_encoding", "dimension_separator")  # fields without values
 
 
@@ -77,7 +77,7 @@ class ComparedChunks:
         yield _of_bytes("stored", _as_it_is, shape, doc.chunks, _meaning(doc, doc.compressors))
 
     def _levels_of_objects(self, document: dict[str, Any], meta: ArrayMeta, shape: Coords) -> Iterator[Level]:
-        """Yield the levels for codecs that only zarr may decode, one whole object at a time."""
+        """Yield the levels for codecs that only zarr can decode, one whole object at a time."""
         with suppress(Exception):  # codecs that zarr does not know either
             level, self.grid = _decoded_by_zarr(document, shape, self.path)
             yield level

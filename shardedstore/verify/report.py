@@ -33,7 +33,7 @@ class VerifyReport(msgspec.Struct, frozen=True):
     differences : tuple of Difference
         All differences.
     notes : tuple of str
-        Other facts, which are no differences.
+        Other facts that do not count as differences.
     digests : dict of str to str
         Digests of the result's arrays by path, if data were decoded.
     is_recorded : bool
@@ -84,7 +84,7 @@ class VerifyReport(msgspec.Struct, frozen=True):
         lines += [f"  {difference.what}" for difference in self.differences]
         left = (difference for difference in self.differences if difference.shard not in self.marked)
         advice = dict.fromkeys(difference.advice for difference in left if difference.advice)
-        lines += [f"what to do: {text}" for text in advice]
+        lines += [f"next step: {text}" for text in advice]
         if self.marked:
             marked = _count(len(self.marked), "shard")
             lines.append(f"marked: {marked}: run the job again with the same arguments to make only these again")

@@ -32,9 +32,9 @@ from shardedstore.transforms.base.datasums import Sums, digest_entries
 from shardedstore.zips import ZipReadStore
 from shardedstore.zips.index import Archive
 
-RETRIES = 2  # repeated reads of one shard
+RETRIES = 2  # the most repeated reads of one shard
 UNREADABLE = (*STORAGE_ERRORS, ShardedStoreError)
-MOST_DAMAGED = 16  # damaged keys of one shard that are named
+MOST_DAMAGED = 16  # the most damaged keys of one shard that are named
 LOOK_AGAIN = "verify again: it reads only the unread shards"
 
 
@@ -97,7 +97,7 @@ def check_stored(task: StoredTask) -> list[Difference]:
 
 
 def unreadable_shard(shard: Shard, error: BaseException) -> Difference:
-    """Return the difference for an unreadable shard: damaged, or unread after a temporary error or one of access."""
+    """Return the difference for an unreadable shard: damaged, or unread after a temporary error or a denied access."""
     is_refused = isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError)
     is_passing = is_transient(error) and getattr(error, "errno", None) != errno.EIO
     cause = str(error) if isinstance(error, ShardedStoreError) else f"{type(error).__name__}: {explain(error)}"
@@ -198,7 +198,7 @@ def _held(array: DataSum | None) -> dict[str, Any] | None:
 
 
 def _compare(stored: DataSum | None, written: DataSum | None) -> tuple[str, str] | None:
-    """Return the difference of an array from its recorded digest, if any; stored chunks of fill values do not matter."""
+    """Return the difference of an array from its recorded digest, if any; stored chunks of fill values are ignored."""
     if stored is None:
         return "missing", "is missing"
     if written is None:
@@ -206,10 +206,10 @@ def _compare(stored: DataSum | None, written: DataSum | None) -> tuple[str, str]
     if (stored.shape, stored.layout) != (written.shape, written.layout):
         return (
             "layout",
-            f"has another shape, chunk grid, data type or fill value than the written array of shape {written.shape}",
+            f"differs from the written array of shape {written.shape} in shape, chunk grid, data type or fill value",
         )
     if stored.value == written.value:
         return None
     if stored.stored == written.stored:
-        return "data", f"holds other data in its {stored.stored:,} chunks than were written"
+        return "data", f"holds data in its {stored.stored:,} chunks that differ from the written data"
     return "data", f"holds {stored.stored:,} chunks with other data, but {written.stored:,} chunks were written"

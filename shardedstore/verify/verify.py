@@ -109,10 +109,10 @@ def verify(
 
 
 def _own_source(config: Config, kept: ResultJob) -> Config | None:
-    """Return the source of a job, as far as the job included it; None if it is unknown or must not be opened.
+    """Return the part of the source that the job included; None if it is unknown or must not be opened.
 
-    A source on another server than the result is not opened. A ledger may come from anybody, and credentials are for one
-    server.
+    A source on another server than the result is not opened. A ledger may come from an untrusted person, and
+    credentials are for one server.
     """
     if not kept.made.config:
         return None
@@ -157,7 +157,7 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
                 differences += (difference for difference in found if difference.shard not in told)
         journal.is_whole = _is_whole(differences)
     if any(difference.shard for difference in differences):
-        differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # drop the one of all shards
+        differences = [d for d in differences if d.shard or d.key or d.kind == "extra"]  # drop the one for all shards
     arrays = len({path for record in kept.records.values() for path in record.digests or ()}) if is_decoded else 0
     return VerifyReport.of(
         level, count, differences, arrays=arrays, notes=(*others, *journal.notes), is_recorded=is_decoded
@@ -181,7 +181,7 @@ def _each(
     journal: Journal,
     config: Config,
 ) -> Iterator[tuple[Task, T | BaseException]]:
-    """Yield tasks with their findings or errors: first journaled findings, then those of the remaining tasks."""
+    """Yield tasks with their findings or errors: first journaled tasks, then the remaining tasks."""
     left = []
     for task in tasks:
         known = journal.known(_key(name, task), kind)
@@ -201,7 +201,7 @@ def _key(name: str, task: StoredTask | DataTask) -> str:
 
 
 def _lost(task: StoredTask | DataTask, error: BaseException) -> Difference:
-    """Return the difference for some shards whose task failed."""
+    """Return the difference for the shards of a failed task."""
     shards = [shard for run in task.segment.runs for shard in run.shards()]
     names, cause = tuple(shard.name for shard in shards), f"{type(error).__name__}: {error}"
     what, advice = f"{', '.join(names)}: could not be read: {cause}", f"see the workers' logs, and {LOOK_AGAIN}"

@@ -33,10 +33,10 @@ RESULTS = {
     "grown-v2": ("grown-v2", {"temperature": (4, -1)}, lambda url: [ToZip(url)], {}),
 }
 WRONG = {
-    "two-documents": "'y' has a .zarray that gives other values than its zarr.json",
+    "two-documents": "'y' has a .zarray whose values differ from those of its zarr.json",
     "nested": "'raw/0/0' .* can't be decoded",
     "texts": "'t' shows missing texts as '0', as it lacks the attribute missing_value",
-    "fills": "'f' has the attribute _FillValue 'NaN', which xarray refuses in Zarr v3",
+    "fills": "'f' has the attribute _FillValue 'NaN', which xarray refuses or misreads in Zarr v3",
 }
 UNFINISHED = ("unfinished-v3", SHARDS, lambda url: [Recompress("zstd", level=1), ToZip(url)], {})
 

@@ -95,12 +95,12 @@ def test_a_ping_without_an_answer_fails_no_job(store, tmp_path, caplog, case):
         ping = Ping(f"{chosen}/secret", seconds=0.2)
         new = store.map_shards(ToZip(tmp_path / "zips"), callbacks=[ping])
     assert new.summary.done == SHARDS
-    assert "has no answer" in caplog.text
+    assert "no answer from" in caplog.text
     assert "secret" not in caplog.text + repr(ping)
 
 
 def test_what_is_no_url_is_refused():
-    with pytest.raises(UsageError, match="not one of http") as raised:
+    with pytest.raises(UsageError, match="does not begin with http") as raised:
         Ping("hc-ping.com/secret")
     assert "secret" not in str(raised.value)
 

@@ -283,7 +283,7 @@ def test_it_goes_on(way, work, chain, tmp_path, monkeypatch):
     gone_on = verified(result, way, tmp_path)
     assert msgspec.structs.replace(gone_on, notes=expected.notes) == expected
     assert any(
-        re.search(r"\d+ tasks were found right by an interrupted verify that started 2", note) for note in gone_on.notes
+        re.search(r"\d+ tasks were verified by an interrupted verify that started 2", note) for note in gone_on.notes
     )
     assert (first.seen > 5, first.seen + second.seen) == (True, whole.seen)
     third = Interrupts(monkeypatch, work, -1)
