@@ -257,8 +257,9 @@ def places_of_mounts(plan: Plan) -> dict[str, int]:
     index, divided = MountIndex(divisions), {path for path, division in divisions.items() if division is not None}
     found = dict.fromkeys(["", *(path for path in divisions if path not in divided)], 0)
     for path, node in plan.nodes.items():
-        if isinstance(node.meta, ArrayMeta) and not node.is_sample and path not in divided:
-            found[index.find(path) or ""] += node.meta.chunk_count
+        mount = index.find(path) or ""
+        if isinstance(node.meta, ArrayMeta) and not node.is_sample and mount in found and path not in divided:
+            found[mount] += node.meta.chunk_count
     return found
 
 

@@ -19,7 +19,7 @@ from servers import upload
 from sources import build, to_folder
 from zarr.core.sync import sync
 
-from shardedstore import ChainError, DestinationError, PartitionError, ShardedStore, ShardsFailed, UsageError
+from shardedstore import ChainError, DestinationError, Guards, PartitionError, ShardedStore, ShardsFailed, UsageError
 from shardedstore.cli import main
 from shardedstore.config.document import dump, from_dict, parse
 from shardedstore.errors import ConfigError
@@ -550,7 +550,7 @@ def test_of_a_collection_that_grows_what_is_new_is_made(per_zip, tmp_path):
     assert is_equal(ShardedStore.load(tmp_path / "out"), range(5, 27))
     cells_at(tmp_path / "in", [0])  # before all others
     os.rename(tmp_path / "in" / "cell 026.zarr", tmp_path / "away")
-    again = ShardedStore.collect(pattern).map_shards(sink)
+    again = ShardedStore.collect(pattern).map_shards(sink, guards=Guards(disappear=False))
     assert is_equal(again, [0, *range(5, 26)])
     assert again.summary.done == (1 if per_zip is None else 5)
     assert again.verify().ok
@@ -930,7 +930,7 @@ def test_a_lost_member_does_not_end_a_job_that_had_not_ended(tmp_path, monkeypat
 
     monkeypatch.setattr(shard_folder, "check_latest", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ShardedStore.collect(pattern).map_shards(sink)
+        ShardedStore.collect(pattern).map_shards(sink, guards=Guards(disappear=False))
     assert is_equal(ShardedStore.load(tmp_path / "out"))
     shown = ShardedStore.load(tmp_path / "out", partial=True, allow=[tmp_path / "in"])
     assert is_equal(shown, range(COUNT - 1))

@@ -466,7 +466,7 @@ def test_the_command_tells_by_its_exit_code(source, zipped, tmp_path):
     assert done.exit_code == 1
     assert f"{SHARD}: '{tmp_path / ZIP}' is missing" in done.stdout
     done = command(tmp_path / "source.zarr", "--level", "decoded", "--scheduler", "tcp://127.0.0.1:1")
-    assert done.exit_code == 2
+    assert done.exit_code == 5
 
 
 def test_the_command_on_a_cluster(source, copy, tmp_path):
