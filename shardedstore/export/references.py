@@ -87,7 +87,7 @@ def _chunk_of(arrays: Mapping[str, ArrayMeta], key: str) -> Chunk:
             if coords is not None:
                 return Chunk(folder, array, coords)
     raise UsageError(
-        f"{key!r} is no chunk of an array, and this format holds chunks only: export the store as JSON, or leave the file out "
+        f"{key!r} is not a chunk of an array, and this format holds chunks only: export the store as JSON, or leave the file out "
         "of the result"
     )
 

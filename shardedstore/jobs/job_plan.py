@@ -498,7 +498,7 @@ def _parse_sample(sample: str | int | None) -> int:
     """Return the size of a sample in bytes; 0 for none."""
     nbytes = parse_size(sample or 0)
     if nbytes is None or nbytes < 0:
-        raise UsageError(f"sample={sample!r} is no size: write one like '64 MiB', or None")
+        raise UsageError(f"sample={sample!r} is not a size: write one like '64 MiB', or None")
     return nbytes
 
 
@@ -506,7 +506,7 @@ def _parse_rate(rate: str | float) -> float:
     """Return a rate in bytes a second."""
     found = parse_size(rate.strip().removesuffix("/s")) if isinstance(rate, str) else rate
     if not found or found < 0:
-        raise UsageError(f"rate={rate!r} is no rate: write one like '1.2 GiB/s'")
+        raise UsageError(f"rate={rate!r} is not a rate: write one like '1.2 GiB/s'")
     return float(found)
 
 

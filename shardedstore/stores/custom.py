@@ -173,7 +173,7 @@ def open_own(name: str, url: str, settings: Mapping[str, Setting], options: Opti
     store = find_kind(name).open(url, dict(settings), options)
     if not isinstance(store, Store):
         raise UsageError(
-            f"the kind of store {name!r} opened {url!r} as a {type(store).__name__}, which is no zarr store: mend its package"
+            f"the kind of store {name!r} opened {url!r} as a {type(store).__name__}, which is not a zarr store: mend its package"
         )
     return store
 

@@ -178,7 +178,7 @@ def array_documents(reader: StoreReader[Any], path: str) -> dict[str, bytes]:
     found = zip(names, reader.fetch([join(path, name) for name in names]), strict=True)
     documents = {name: data for name, data in found if data is not None}
     if not documents.keys() & {".zarray", "zarr.json"}:
-        raise CorruptError(f"{path!r} is no array any more: is the source still there, and mounted?")
+        raise CorruptError(f"{path!r} is no longer an array: is the source still there, and mounted?")
     return documents
 
 
@@ -186,7 +186,7 @@ def of_format(entries: Iterator[Entry], zarr_format: int) -> Iterator[Entry]:
     """Yield the entries of a Zarr; raise CorruptError if it has no root metadata or another format."""
     first = next(entries)
     if "/" in first.key:
-        raise CorruptError(f"there is no metadata at the root, as {first.key!r} comes first: it is no Zarr")
+        raise CorruptError(f"there is no metadata at the root, as {first.key!r} comes first: it is not a Zarr")
     found = 3 if first.key == "zarr.json" else 2
     if found != zarr_format:
         raise CorruptError(
@@ -206,7 +206,7 @@ def _tree_entries(
     keys = [key[start:] for key in reader.keys(path, kept) if not _is_left_behind(key)]
     documents = sorted((key for key in keys if _name(key) in METADATA_NAMES), key=lambda key: (key.count("/"), key))
     if not documents:
-        raise CorruptError(f"{node_name(path)} holds no metadata any more: is the source still there, and mounted?")
+        raise CorruptError(f"{node_name(path)} no longer holds metadata: is the source still there, and mounted?")
     nodes: dict[str, dict[str, bytes]] = {}
     for key, data in zip(documents, _read(reader, path, documents), strict=True):
         nodes.setdefault(_parent(key), {})[_name(key)] = data
@@ -378,7 +378,7 @@ def check_fits(entry: Entry, path: str, step: str) -> None:
     assert entry.array.keys is not None
     raise ChainError(
         f"{step} can't change an array with unknown chunks: {join(path, entry.key)!r} {_unlike(entry.array.keys)}: "
-        f"{MEND_KEYS}, move what is no chunk out of the source, or leave the array out"
+        f"{MEND_KEYS}, move other files out of the source, or leave the array out"
     )
 
 

@@ -394,7 +394,9 @@ def _check_text(paths: Iterable[str]) -> None:
         try:
             path.encode()
         except UnicodeEncodeError:
-            raise PartitionError(f"{path!r} has a name that is no UTF-8, and no path in a Zarr: rename it") from None
+            raise PartitionError(
+                f"{path!r} has a name that is not valid UTF-8, so it can't be a path in a Zarr: rename it"
+            ) from None
 
 
 def digest(nodes: Mapping[str, Node]) -> str:

@@ -63,7 +63,9 @@ def named_by(name: str, data: bytes, attributes: bytes | None = None) -> Named:
     for path, node in sorted(nodes.items()):
         key = path if name == CONSOLIDATED_V2 else join(path, name)
         if any(part in ("", ".", "..") or "\0" in part for part in key.split("/")):
-            raise CorruptError(f"{name!r} names {key!r}, which is no key of a Zarr: ask its author to write it again")
+            raise CorruptError(
+                f"{name!r} names {key!r}, which is not a key of a Zarr: ask its author to write it again"
+            )
         if _split(key)[1] in METADATA_NAMES:
             inline = None if _split(key)[1] == ".zattrs" else "consolidated_metadata"  # the root names all nodes
             found[key] = dump_json({field: value for field, value in node.items() if field != inline})

@@ -53,7 +53,9 @@ class LocalReader(StoreReader[LocalStore]):
         try:
             entry.name.encode()
         except UnicodeEncodeError:
-            raise CorruptError(f"{entry.path!r} has a name that is no UTF-8, and no key of a Zarr: rename it") from None
+            raise CorruptError(
+                f"{entry.path!r} has a name that is not valid UTF-8, so it can't be a key of a Zarr: rename it"
+            ) from None
 
     def _refuse_cycle(self, entry: os.DirEntry[str]) -> None:
         if entry.is_symlink() and f"{entry.path}/".startswith(os.path.realpath(entry.path) + "/"):

@@ -171,5 +171,5 @@ def _refuse(names: tuple[str, ...]) -> None:
         except UsageError as error:
             raise ValueError(str(error)) from None
         if not _is_text(name):
-            raise ValueError(f"the name {name!r} is no text in UTF-8: rename it")
+            raise ValueError(f"the name {name!r} is not valid UTF-8: rename it")
     raise ValueError(f"{names[0]!r} and others have different numbers of segments")

@@ -34,15 +34,15 @@ def instead(location: Location) -> str:
         return NO_ZARR
     if moved_to := _moved_to(location):
         return (
-            f"was moved to {moved_to!r}, which ShardedStore.load opens: ShardedStore.finish_move({moved_to!r}), or the same command again, deletes what is "
-            "left here"
+            f"was moved to {moved_to!r}, which ShardedStore.load opens: ShardedStore.finish_move({moved_to!r}), or the same command again, deletes the "
+            "rest of this folder"
         )
     if not location.url.endswith(".json"):
         return RESULT if _is_there(object_url(location.url, FILE_NAME), location.options) else NO_ZARR
     with suppress(OSError, BaseError):
         nbytes = nbytes_of(location.url, location.options)
         if nbytes is not None and nbytes > MOST_JSON:
-            return f"is a file of {nbytes:,} bytes, which is no Zarr: name the folder of one"
+            return f"is a file of {nbytes:,} bytes, which is not a Zarr: name the folder of one"
         if nbytes is not None:
             return _of_json(bytes(open_blob(location.url, location.options).read(0, nbytes)))
     return NO_ZARR
@@ -60,17 +60,17 @@ def _of_json(data: bytes) -> str:
     """Describe a JSON file that was named as a Zarr.
 
     >>> _of_json(b'{"format": "shardedstore"}'), _of_json(b"")
-    ('is the result of a job: open it with ShardedStore.load', 'is an empty file, which is no Zarr: name the folder of one')
+    ('is the result of a job: open it with ShardedStore.load', 'is an empty file, which is not a Zarr: name the folder of one')
     """
     if not data.strip():
-        return "is an empty file, which is no Zarr: name the folder of one"
+        return "is an empty file, which is not a Zarr: name the folder of one"
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        return f"is no JSON ({error}), and no Zarr: name the folder of one"
+        return f"is neither JSON ({error}) nor a Zarr: name the folder of one"
     if isinstance(document, dict) and (document.get("format") == FORMAT or {"base", "shards"} <= document.keys()):
         return RESULT
-    return f"is a JSON file, which is no Zarr: {describe_json(document)}"
+    return f"is a JSON file, which is not a Zarr: {describe_json(document)}"
 
 
 def _is_there(url: str, options: Options) -> bool:
@@ -124,7 +124,7 @@ KINDS = (
     ),
     (
         lambda document: "n5" in document or {"dimensions", "blockSize"} <= document.keys(),
-        "it is the metadata of an N5, which is no Zarr: write it as a Zarr first, with z5py or tensorstore for example",
+        "it is the metadata of an N5, which is not a Zarr: write it as a Zarr first, with z5py or tensorstore for example",
     ),
     (
         lambda document: "driver" in document or "kvstore" in document,

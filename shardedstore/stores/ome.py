@@ -133,7 +133,7 @@ def _faults(nodes: Mapping[str, Node]) -> Iterator[str]:
         return
     groups = {path: attributes_of(node, path) for path, node in nodes.items() if isinstance(node.meta, GroupMeta)}
     if "" not in groups:
-        yield "the root is no group"
+        yield "the root is not a group"
         return
     for path, attributes in groups.items():
         yield from _faults_of_old(attributes, path)
@@ -162,7 +162,7 @@ def _faults_of_group(nodes: Mapping[str, Node], groups: Groups, ome: Any, path: 
         yield from _faults_of_image(nodes, ome["multiscales"], path)
     for kind, below in _named_groups(ome):
         if kind not in (groups.get(join(path, below), {}).get("ome") or {}):
-            yield f"{node_name(path)} names {below!r}, which is no group with {kind!r} below 'ome'"
+            yield f"{node_name(path)} names {below!r}, which is not a group with {kind!r} below 'ome'"
 
 
 def _named_groups(ome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -212,7 +212,7 @@ def _faults_of_image(nodes: Mapping[str, Node], multiscales: Any, path: str) -> 
 def _fault_of_level(nodes: Mapping[str, Node], path: str, names: list[str]) -> str | None:
     node = nodes.get(path)
     if node is None or not isinstance(node.meta, ArrayMeta):
-        return f"{node_name(path)}, which 'multiscales' names, is no array"
+        return f"{node_name(path)}, which 'multiscales' names, is not an array"
     if node.meta.dimension_names != tuple(names):
         return f"{node_name(path)} has the dimension_names {node.meta.dimension_names}, and its axes are {tuple(names)}"
     return None

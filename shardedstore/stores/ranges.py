@@ -36,9 +36,9 @@ def ranges_of(store: Store, keys: Iterable[str]) -> Iterator[Range]:  # noqa: AR
     Raises
     ------
     UsageError
-        If values of this kind of store are no byte ranges of files or objects.
+        If values of this kind of store are not byte ranges of files or objects.
     """
     raise UsageError(
-        f"the values in {store!r} are no byte ranges of files or objects, so no reference can lead to them: convert the "
+        f"the values in {store!r} are not byte ranges of files or objects, so no reference can lead to them: convert the "
         "store with ToZip or CopyTo, and export the result"
     )

@@ -124,8 +124,8 @@ def _(view: SqueezedBlock, _choice: Choice) -> Iterator[Entry]:
         yield entry
     if left and None in reader.fetch([".zarray"]):  # it describes no array, but each shard has one
         raise CorruptError(
-            f"{view.array.path!r} lacks chunks of its block {block_name(view.array.block)!r}, and {view.store!r} is no shard "
-            "any more: is it still there, and mounted?"
+            f"{view.array.path!r} lacks chunks of its block {block_name(view.array.block)!r}, and {view.store!r} is no longer "
+            "a shard: is it still there, and mounted?"
         )
 
 

@@ -228,7 +228,7 @@ def test_chunks_of_a_source_that_vanishes_are_not_missing(shards, documents, sit
     with pytest.raises(ShardsFailed, match="shards failed") as raised:
         store.map_shards(ToZip(tmp_path / "out"), retries=0)
     assert any(
-        "is no array any more: is the source still there" in failure.cause for failure in raised.value.exceptions
+        "is no longer an array: is the source still there" in failure.cause for failure in raised.value.exceptions
     )
     assert not list((tmp_path / "out").rglob("[!_]*.zip"))
     assert shards or not list((tmp_path / "out").rglob("*.zip"))
@@ -340,7 +340,7 @@ def test_names_that_lead_elsewhere_are_refused(key, name):
         document = {"consolidated_metadata": {"metadata": {key.removesuffix("/zarr.json"): {}}}}
     else:
         document = {"metadata": {key.replace("zarr.json", ".zgroup"): {}}}
-    with pytest.raises(CorruptError, match="which is no key of a Zarr"):
+    with pytest.raises(CorruptError, match="which is not a key of a Zarr"):
         named_by(name, json.dumps(document).encode())
 
 

@@ -226,7 +226,7 @@ def test_kinds_that_do_not_work_are_told(installed, tmp_path, capsys):
         "unheard": "stores of the kind 'unheard' can't be opened here, as no package that is installed registers it (there are gone, "
         "missing, needy, nothing, plain, sqlite, twice): install the one that does, and on each worker too",
         "needy": "the kind of store 'needy' is 'brokenkinds:NeedsMore', which can't be made without arguments: TypeError: ",
-        "nothing": "the kind of store 'nothing' opened '/data/a' as a str, which is no zarr store: mend its package",
+        "nothing": "the kind of store 'nothing' opened '/data/a' as a str, which is not a zarr store: mend its package",
         "plain": "the kind of store 'plain' of the package brokenkinds 1.5 is 'brokenkinds:function', which is no subclass of StoreKind",
         "gone": "the kind of store 'gone' of the package brokenkinds 1.5 can't be imported from 'brokenkinds:Gone': AttributeError",
         "missing": "the kind of store 'missing' of the package brokenkinds 1.5 can't be imported from 'no_such_module_at_all:Kind'",

@@ -105,10 +105,10 @@ def test_names_that_are_no_text(tmp_path):
         source.map_shards(CopyTo(tmp_path / "out"))
     (error,) = failed.value.exceptions
     assert error.cause.startswith("CorruptError: ")
-    assert "b\\udcff' has a name that is no UTF-8, and no key of a Zarr: rename it" in error.cause
+    assert "b\\udcff' has a name that is not valid UTF-8, so it can't be a key of a Zarr: rename it" in error.cause
     os.remove(strange)
     os.rename(folder / "a", strange)
-    with pytest.raises(PartitionError, match=r"'b\\udcff' has a name that is no UTF-8"):
+    with pytest.raises(PartitionError, match=r"'b\\udcff' has a name that is not valid UTF-8"):
         ShardedStore.partition(folder)
 
 
@@ -140,7 +140,7 @@ def test_json_that_is_no_zarr(name, tmp_path):
     document, told = FILES[name]
     path = tmp_path / "refs.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(PartitionError, match=f"refs.json' is a JSON file, which is no Zarr: .*{told}"):
+    with pytest.raises(PartitionError, match=f"refs.json' is a JSON file, which is not a Zarr: .*{told}"):
         ShardedStore.partition(path)
     with pytest.raises(ConfigError, match=f"this is not a shardedstore config.*{told}"):
         ShardedStore.load(path)
@@ -166,7 +166,7 @@ def test_a_file_too_long_to_be_looked_at(tmp_path):
     path = tmp_path / "refs.json"
     with path.open("wb") as file:
         file.truncate(65 << 20)
-    with pytest.raises(PartitionError, match="is a file of 68,157,440 bytes, which is no Zarr"):
+    with pytest.raises(PartitionError, match="is a file of 68,157,440 bytes, which is not a Zarr"):
         ShardedStore.partition(path)
 
 

@@ -551,7 +551,7 @@ def test_a_shard_that_is_gone_is_not_read_as_fill_values(copied):
     store = ShardedStore.load(copied / "dot.json")
     shutil.rmtree(copied / "dot/s0/0.1.zarr")
     with pytest.raises(
-        CorruptError, match=r"'image/s0' lacks chunks of its block '0/1', and .*0.1.zarr.* is no shard any"
+        CorruptError, match=r"'image/s0' lacks chunks of its block '0/1', and .*0.1.zarr.* is no longer a shard"
     ):
         list(read_entries(store.component("image/s0", (0, 1))))
     for path in (copied / "dot/s0/0.2.zarr").glob("[0-9]*"):

@@ -251,9 +251,9 @@ def test_the_time_follows_from_a_rate(source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sample": "much"}, "sample='much' is no size"),
-        ({"rate": "fast"}, "rate='fast' is no rate"),
-        ({"rate": 0}, "rate=0 is no rate"),
+        ({"sample": "much"}, "sample='much' is not a size"),
+        ({"rate": "fast"}, "rate='fast' is not a rate"),
+        ({"rate": 0}, "rate=0 is not a rate"),
         ({"prices": {"curency": "EUR"}}, "unknown field `curency`; its fields are currency, source"),
         ({"prices": {"source": {"per_1000": {"GET": "dear"}}}}, "prices is not a price table"),
         ({"prices": "/nowhere.toml"}, "'/nowhere.toml' can't be read"),

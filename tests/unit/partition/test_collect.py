@@ -288,7 +288,7 @@ def test_names_may_be_given_and_nothing_is_listed_then(tmp_path):
 def test_a_name_that_is_no_text_is_refused(tmp_path):
     cells_at(tmp_path, [1])
     os.rename(tmp_path / "cell 001.zarr", os.fsencode(tmp_path) + b"/cell \xff.zarr")
-    with pytest.raises(UsageError, match=r"are not valid: the name '\\udcff' is no text in UTF-8: rename it"):
+    with pytest.raises(UsageError, match=r"are not valid: the name '\\udcff' is not valid UTF-8: rename it"):
         ShardedStore.collect(tmp_path / "cell *.zarr")
 
 

@@ -227,7 +227,7 @@ def test_documents_that_are_no_metadata_are_carried():
 
 
 def test_an_empty_store_is_an_error():
-    with pytest.raises(CorruptError, match="the root holds no metadata any more: is the source still there"):
+    with pytest.raises(CorruptError, match="the root no longer holds metadata: is the source still there"):
         list(read_entries(MemoryStore()))
 
 

@@ -83,11 +83,14 @@ def of_image(path: str, value: Any):
         (of_image("multiscales.0.axes", ["y", "x"]), "the root has no two to five axes"),
         (of_image("multiscales.0.axes", [{"name": "x"}, {"name": "x"}]), "the root has no two to five axes"),
         (of_image("multiscales.0.datasets", [{"path": "0"}]), "the root has no 'datasets' with a path and a scale"),
-        (of_image("multiscales.0.datasets.0.path", "9"), "'9', which 'multiscales' names, is no array"),
+        (of_image("multiscales.0.datasets.0.path", "9"), "'9', which 'multiscales' names, is not an array"),
         (lambda root: image(root, names=None), "'0' has the dimension_names None, and its axes are ('y', 'x')"),
         (lambda root: image(root, names=("x", "y")), "'0' has the dimension_names ('x', 'y')"),
         (lambda root: (labelled(root), root["labels/nuclei"].attrs.clear()), "'labels' names 'nuclei'"),
-        (lambda root: (plate(root), root["A/1"].attrs.clear()), "the root names 'A/1', which is no group with 'well'"),
+        (
+            lambda root: (plate(root), root["A/1"].attrs.clear()),
+            "the root names 'A/1', which is not a group with 'well'",
+        ),
         (lambda root: (plate(root), root["A/1/0"].attrs.clear()), "'A/1' names '0', which is no group"),
         (lambda root: (image(root), root.create_group("b").attrs.update(plate={"wells": []})), "'b' has the attribute"),
     ],
@@ -100,4 +103,4 @@ def test_zarr_v2_and_an_array_are_none():
     zarr.create_group(store := MemoryStore(), zarr_format=2)
     assert why_not_ome(walk(store)) == "the root is Zarr v2, and OME-Zarr 0.5 is Zarr v3"
     zarr.create_array(store := MemoryStore(), shape=(2,), dtype="u1", zarr_format=3)
-    assert why_not_ome(walk(store)) == "the root is no group"
+    assert why_not_ome(walk(store)) == "the root is not a group"

@@ -53,7 +53,7 @@ def test_a_whole_image_is_one_zip(tmp_path):
         ({"multiscales": OME["multiscales"]}, None, r"no attribute 'ome' of version 0.5 \(but None\)"),
         ({**OME, "version": "0.4"}, None, r"no attribute 'ome' of version 0.5 \(but '0.4'\)"),
         ({"version": "0.5"}, None, "has none of 'multiscales'"),
-        ({**OME, "multiscales": [{"axes": AXES, "datasets": [{"path": "9", "coordinateTransformations": SCALE}]}]}, None, "'9', which 'multiscales' names, is no array"),
+        ({**OME, "multiscales": [{"axes": AXES, "datasets": [{"path": "9", "coordinateTransformations": SCALE}]}]}, None, "'9', which 'multiscales' names, is not an array"),
     ],
 )  # fmt: skip
 def test_what_is_not_valid_is_refused_before_anything_is_written(ome, attributes, why, tmp_path):
