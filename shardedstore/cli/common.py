@@ -111,6 +111,19 @@ def warnings_on_stderr() -> Iterator[None]:
         yield
 
 
+def with_code(error: BaseException) -> str:
+    """Return the message of an error in one line, with its code.
+
+    >>> with_code(ShardedStoreError("all is lost"))
+    'all is lost [error]'
+    """
+    return f"{one_line(error)}{_code(error)}"
+
+
+def _code(error: BaseException) -> str:
+    return f" [{error.code}]" if isinstance(error, ShardedStoreError) else ""
+
+
 @contextlib.contextmanager
 def user_errors(subject: str = "") -> Iterator[None]:
     """Turn errors of the package and of the system into messages and exit codes; others keep their tracebacks."""
@@ -137,7 +150,7 @@ def user_errors(subject: str = "") -> Iterator[None]:
     except (ShardedStoreError, OSError) as error:
         text = one_line(error)
         named = os.path.basename(subject) in text
-        code = f" [{error.code}]" if isinstance(error, ShardedStoreError) else ""
+        code = _code(error)
         click.echo(f"error: {text}{code}" if named else f"error: {subject}: {text}{code}", err=True)
         sys.exit(exit_code_of(error))
     except KeyboardInterrupt as stopped:

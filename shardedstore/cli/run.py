@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import click
 
 from shardedstore.cli.cluster import check_cluster, cluster_on_demand
-from shardedstore.cli.common import failures, notes_on_stderr, tell, tell_table, user_errors
+from shardedstore.cli.common import failures, notes_on_stderr, silence, tell, tell_table, user_errors, with_code
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of, exit_code_of_failures, worst_of
 from shardedstore.cli.signals import stop_on_signals
 from shardedstore.cli.slices import given_slice, slice_option, threads_for_slices
 from shardedstore.display.jobs import JobRow, jobs_lines, jobs_table
-from shardedstore.errors import ShardedStoreError, ShardsFailed
+from shardedstore.errors import GuardsFailed, ShardedStoreError, ShardsFailed
 from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
@@ -33,10 +33,10 @@ from shardedstore.jobs.slices import Slice
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.store import ShardedStore
-from shardedstore.text import one_line
 
 GOES_ON = (ExitCode.DONE, ExitCode.UNCHANGED, ExitCode.HOLES)
 ENDS_ALL = (ExitCode.TIME_IS_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)  # after all others, --keep-going decides
+AGREE = "If this is right, add guards = {force = true} to the job for one run"
 
 
 @click.command("run", cls=SpecCommand)
@@ -79,9 +79,10 @@ def run_command(
         options = override(jobs.run, given_options(RunSpec))
         check_cluster(workers)
         chosen = given_slice(part, workers)
-        rows, interrupt = list[JobRow](), ExitCode.DONE
+        rows, interrupts = list[JobRow](), list[int]()
         try:
             with (
+                silence(options.log.quiet),
                 stop_on_signals(options) as stop,
                 notes_on_stderr(),
                 warnings.catch_warnings(),
@@ -92,10 +93,12 @@ def run_command(
                 run = partial(_run_job, run_one=one, digest=jobs.digest)
                 rows.extend(_run_all(jobs.jobs, run, stop, parallel, keep_going))
         except KeyboardInterrupt as stopped:
-            interrupt = exit_code_of(stopped)
+            interrupts.append(exit_code_of(stopped))
             raise
         finally:
-            _tell(jobs, rows, worst_of([interrupt, *(row.exit_code for row in rows)]), as_json)
+            code = worst_of([*interrupts, *(row.exit_code for row in rows)])
+            with silence(options.log.quiet):
+                _tell(jobs, rows, code, as_json)
     sys.exit(worst_of(row.exit_code for row in rows))
 
 
@@ -175,8 +178,10 @@ def _run_job(job: JobSpec, *, run_one: _Run, digest: str) -> JobRow:
             code = ExitCode.UNCHANGED
     except ShardsFailed as failed:
         code, causes = exit_code_of(failed), list(failures(failed.exceptions))
+    except GuardsFailed as refused:
+        code, causes = exit_code_of(refused), [f"{refused.reason}. {AGREE} [{refused.code}]"]
     except (ShardedStoreError, OSError) as error:
-        code, causes = exit_code_of(error), [one_line(error)]
+        code, causes = exit_code_of(error), [with_code(error)]
     for cause in causes:
         click.echo(f"{'hole' if code is ExitCode.HOLES else 'error'}: {name}: {cause}", err=True)
     seconds = time.monotonic() - begun
@@ -187,7 +192,7 @@ def _tell(jobs: JobFile, rows: Sequence[JobRow], code: int, as_json: bool) -> No
     """Print the results of all jobs."""
     if as_json:
         results = [row.to_dict() for row in rows]
-        tell(json.dumps({"file": jobs.path, "digest": jobs.digest, "exit_code": code, "jobs": results}))
+        tell(json.dumps({"file": jobs.path, "digest": jobs.digest, "exit_code": code, "jobs": results}), always=True)
     elif rows:
         tell_table(jobs_table(rows), jobs_lines(rows))
 

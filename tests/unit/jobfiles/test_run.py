@@ -137,7 +137,8 @@ def test_the_results_of_a_file_are_verified(jobs):
 
 
 def test_the_exit_code_of_a_night_without_changes_can_be_asked_for(jobs):
-    assert invoke("run", jobs, "--exit-code-if-unchanged").exit_code == ExitCode.UNCHANGED
+    unchanged = invoke("run", jobs, "--exit-code-if-unchanged", "--json")
+    assert unchanged.exit_code == json.loads(unchanged.stdout)["exit_code"] == ExitCode.UNCHANGED
     jobs.write_text("[run]\nmax_duration = '0s'\n" + jobs.read_text())
     done = invoke("run", jobs, "--keep-going", "--json")
     assert done.exit_code == ExitCode.TIME_IS_UP
@@ -146,6 +147,29 @@ def test_the_exit_code_of_a_night_without_changes_can_be_asked_for(jobs):
         "not run after a",
         "not run after a",
     ]
+
+
+def test_a_quiet_run_prints_errors_only(jobs):
+    jobs.write_text(jobs.read_text().replace("{t = [4]}", '{t = [4], "none?" = "whole"}'))
+    quiet = invoke("run", jobs, "--quiet")
+    assert (quiet.exit_code, quiet.output) == (ExitCode.DONE, "")
+    assert "note: " in invoke("run", jobs).stderr
+    (jobs.parent / "b.zarr").rename(jobs.parent / "elsewhere")
+    quiet = invoke("run", jobs, "--quiet", "--json")
+    assert quiet.stderr.startswith("error: b: ")
+    assert len(quiet.stderr.splitlines()) == len(quiet.stdout.splitlines()) == 1
+
+
+def test_a_refused_source_is_told_with_its_remedy_and_its_code(jobs):
+    root = zarr.open_group(jobs.parent / "b.zarr")
+    root.create_array("u", data=np.arange(2))
+    del root["t"]
+    jobs.write_text(jobs.read_text().replace("{t =", '{"t?" ='))
+    done = invoke("run", jobs, "--only", "b", "--json")
+    (row,) = json.loads(done.stdout)["jobs"]
+    assert (done.exit_code, row["state"]) == (ExitCode.FAILED, "failed")
+    assert row["causes"][0].endswith("add guards = {force = true} to the job for one run [guards-failed]")
+    assert "'t' disappeared from the source" in done.stderr
 
 
 @pytest.fixture
