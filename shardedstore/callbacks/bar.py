@@ -53,7 +53,7 @@ class ProgressBar(Callback):
 
 
 class _View:
-    """The last numbers, drawn anew by rich several times a second."""
+    """The last numbers; rich redraws them several times a second."""
 
     def __init__(self) -> None:
         self._progress, self._at, self._is_last = Progress(total=0), time.monotonic(), False

@@ -66,7 +66,7 @@ def _described(job: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _needed(name: str) -> dict[str, Any]:
-    """Return the condition that each job or the defaults have a value."""
+    """Return the schema condition that each job or the defaults must have a value."""
     has_default = {"properties": {"defaults": {"required": [name]}}, "required": ["defaults"]}
     return {"if": {"not": has_default}, "then": {"properties": {"job": {"items": {"required": [name]}}}}}
 

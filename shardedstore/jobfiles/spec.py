@@ -1,9 +1,10 @@
 """The options of a job: one definition for job files, their JSON Schema, and the command line.
 
-To add options, write a frozen keyword-only msgspec.Struct in the feature's own file (the Python class itself, such as
-`Limits`, if there is one), annotate each field as below, and add one field of that class with a default to `JobSpec`,
-`ClusterSpec` (cluster_spec.py) or `RunSpec`. A field of `JobSpec` with the name of a keyword of `ShardedStore.plan` is passed to it, a field
-of `RunSpec` to `JobPlan.run`; the fields of a nested struct become options of their own. `options.py` lists the keys of `extra`.
+To add options, write a frozen keyword-only msgspec.Struct in the feature's own file, or use the public class, such as
+`Limits`. Annotate each field as below. Then add one field of that class with a default to `JobSpec`, `ClusterSpec`
+(cluster_spec.py) or `RunSpec`. The fields of a nested struct become separate options. A field of `JobSpec` with the
+name of a keyword of `ShardedStore.plan` is passed to that method, and a field of `RunSpec` to `JobPlan.run`.
+`options.py` lists the keys of `extra`.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     codec: Annotated[bool, Meta(description="Refuse other codecs of an array.", extra=IN_FILES)] = True
     missing: Annotated[
         float,
-        Meta(ge=0, le=1, description="The most by which the share of missing chunks may rise.", extra=IN_FILES),
+        Meta(ge=0, le=1, description="The largest allowed rise of the share of missing chunks.", extra=IN_FILES),
     ] = 0.1
     missing_now: Annotated[
         float,
@@ -264,7 +264,7 @@ def places_of_mounts(plan: Plan) -> dict[str, int]:
 
 
 def parse_guards(guards: Any) -> Guards:
-    """Return the guards of a job; None stands for the defaults.
+    """Return the guards of a job; None means the defaults.
 
     Raises
     ------

@@ -98,7 +98,7 @@ class Half(NamedTuple):
         return ((shard.number, self.location(run, shard)) for shard in run.shards())
 
     def location(self, run: Run, shard: Shard) -> Location:
-        """Return the current location of a shard; ``{name}`` stands for each of several members."""
+        """Return the current location of a shard; it contains ``{name}`` if the shard has several members."""
         record, generation = self.records.get(shard.number), self.generation_of(shard.number)
         if record is not None and record.location is not None:
             return members_at(record.location, run.members)

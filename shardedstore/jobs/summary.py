@@ -108,17 +108,18 @@ class Summary:
     entries, nbytes : int
         The number of entries and of stored bytes that were written.
     failures : tuple of ShardError
-        The errors of shards that failed: with ``on_error="partial"``, and where that was accepted.
+        The errors of failed shards, with ``on_error="partial"`` or if the failures were accepted.
     retries : int
         The number of attempts that were repeated.
     missing : int
-        The number of shards among `done` that an earlier run had made, and that were gone or of another size.
+        The number of shards among `done` that an earlier run had made, and whose objects were missing or had another
+        size.
     changed : int
         The number of shards among `done` that an earlier run had made, and whose source has changed.
     throttled : int
         The number of requests that a busy server refused, and that were repeated.
     partial : Partial or None
-        What a store shows of the job, where it has not ended.
+        The state of an unfinished job in an opened store; None for a finished job.
     notices : tuple of Notice
         The warnings about the job, as they were logged.
     seconds : float
@@ -126,7 +127,7 @@ class Summary:
     worker : str
         The host and the process of the worker; empty for several.
     row : int
-        The number of failures since the last shard that was done, of causes that all shards meet.
+        The number of failures since the last finished shard, counting only causes that affect all shards.
     records : dict of int to Record
         The records of the shards that no ledger keeps, by number, until the job ends.
     decoded_nbytes : int
@@ -136,7 +137,7 @@ class Summary:
     shards : tuple of ShardEnd
         The shards that a task made or that failed in it; empty for a whole job.
     unchanged : bool
-        Whether an earlier run had published the same result, so that there was nothing to do.
+        Whether an earlier run had already published the same result.
     moved : int
         The number of shards whose chunks were deleted in the source, in a move.
     freed : int
@@ -193,7 +194,7 @@ class Summary:
 
     @property
     def holes(self) -> tuple[str, ...]:
-        """The names of the shards that failed and are holes in the result."""
+        """The names of the failed shards, which are holes in the result."""
         return () if self.partial else tuple(error.shard for error in self.failures)
 
     @property

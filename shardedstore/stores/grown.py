@@ -1,6 +1,6 @@
 """Checks for arrays that have grown since the config was saved.
 
-The config does not lead to their new chunks, so a read must fail instead of returning fill values.
+The shards of the config do not hold their new chunks, so a read must fail instead of returning fill values.
 """
 
 from __future__ import annotations

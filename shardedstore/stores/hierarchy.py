@@ -412,7 +412,7 @@ def digest(nodes: Mapping[str, Node]) -> str:
 def nodes_of(documents: Mapping[str, bytes]) -> dict[str, Node]:
     """Return the groups and arrays that documents describe, parents first.
 
-    Each node keeps the documents of the format by which it is read.
+    Each node keeps the documents of the format in which it is read.
     """
     found: dict[str, dict[str, bytes]] = {}
     for key, data in documents.items():

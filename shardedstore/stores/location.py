@@ -103,7 +103,7 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
         return None
 
     def places(self) -> Iterator[Location]:
-        """Yield the locations that this one is made from in the end; for a config, those of all its shards."""
+        """Yield the innermost sources of this location; for a config, the innermost sources of all its shards."""
         yield self
 
     @property
@@ -146,7 +146,7 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
 
     @property
     def undeletable(self) -> str | None:
-        """The reason why keys can't be deleted here one by one; None for a folder of which each key is a file or object."""
+        """The reason why single keys can't be deleted here; None for a folder with a file or object for each key."""
         return f"{self.show()} is a {self.kind}, not a folder with a file or object for each key"
 
     @property
@@ -245,7 +245,7 @@ class Place(Location, frozen=True):
 
     @property
     def proofs(self) -> list[str]:
-        """URLs of which at least one exists while the store can be read; empty if none are known.
+        """URLs to probe: at least one exists if the store can be read. Empty if no such URLs are known.
 
         Raises
         ------

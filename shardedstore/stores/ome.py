@@ -32,7 +32,7 @@ def attributes_of(node: Node, path: str) -> dict[str, Any]:
 
 
 def old_attributes(attributes: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return the attributes of OME-Zarr 0.4 that version 0.5 has below ``ome``.
+    """Return the attributes of OME-Zarr 0.4 that moved below ``ome`` in version 0.5.
 
     Other software uses some of the names too. These count only where OME-Zarr has them: ``labels`` in a group with that name,
     and ``series`` in the group ``OME``.

@@ -56,7 +56,7 @@ class StoreReader(Generic[S]):
     Attributes
     ----------
     guesses : bool
-        Whether `keys` yields all possible chunks, some of which may be missing.
+        Whether `keys` yields all possible chunks, including missing ones.
     has_tags : bool
         Whether `tags` and `tags_below` work.
 

@@ -184,7 +184,7 @@ class RoutedStore(ReadOnlyStore):
             await self._check_known(path)
 
     async def _check_known(self, path: str) -> None:
-        """Raise ConfigError if an array has chunks that the config does not lead to."""
+        """Raise ConfigError if an array has chunks outside the shards of the config."""
         mount = self._shards.get(path)
         if mount is not None and mount.blocks is not None and not mount.is_view:
             await check_known(path, mount.blocks, self._components.at(BASE))

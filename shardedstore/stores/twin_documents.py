@@ -121,7 +121,7 @@ def _only(documents: Mapping[str, bytes], zarr_format: int, path: str) -> ArrayM
 
 
 def _with_keys(entry: Entry, name: str, path: str) -> Entry:
-    """Return the entry of a ``.zarray`` with the separator by which the chunks are read."""
+    """Return the entry of a ``.zarray`` with the separator of the chunk keys that are read."""
     array = entry.array
     if name != ".zarray" or array is None or array.keys is None:
         return entry

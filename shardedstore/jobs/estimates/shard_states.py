@@ -130,7 +130,7 @@ def _find_done(job: Job, plan: Plan, earlier: _Earlier, *, looks: bool) -> froze
 
 
 def _count_others(plan: Plan, earlier: _Earlier) -> tuple[int, int]:
-    """Return the numbers of shards that were made and can't be reused, and of shards that are gone."""
+    """Return the numbers of finished shards that can't be reused, and of shards missing in the source."""
     then = {(run.mounted is None, run.path): run for run in shard_runs(earlier.config)}
     now = {(run.mounted is None, run.path): run for run in plan.runs}
     changed = gone = 0
