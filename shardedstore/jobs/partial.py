@@ -49,7 +49,7 @@ from shardedstore.transforms.base.chain import Shard
 SOURCE, ELSEWHERE = 0, -1  # the shard is in the source, or at the location in its record
 
 
-class Half(NamedTuple):
+class UnfinishedJob(NamedTuple):
     """An unfinished job: its source, the planned result, and its records.
 
     Attributes
@@ -117,75 +117,75 @@ class Half(NamedTuple):
         return location
 
 
-def mixed(half: Half) -> tuple[Config, Partial]:
+def partial_config(job: UnfinishedJob) -> tuple[Config, Partial]:
     """Return the config with the finished shards of a job, and its progress."""
-    base, *runs = shard_runs(half.source)
+    base, *runs = shard_runs(job.source)
     total = base.stop + sum(run.stop for run in runs)
-    if half.is_moved_in_parts:
-        return _moved(half), Partial(len(half.records), len(half.records), total, _waiting(half, [base, *runs]))
-    reason = _to_wait_for(half, runs)
+    if job.is_moved_in_parts:
+        return _moved(job), Partial(len(job.records), len(job.records), total, _waiting(job, [base, *runs]))
+    reason = _to_wait_for(job, runs)
     if reason:
-        return half.source, Partial(0, len(half.records), total, reason)
-    if half.mixes == "blocks":
-        shown = {run.path: mount(half, run) for run in runs}
-        config = Config(half.base(), shown, half.source.consolidated)
-        count = len(half.records)
+        return job.source, Partial(0, len(job.records), total, reason)
+    if job.mixes == "blocks":
+        shown = {run.path: mount(job, run) for run in runs}
+        config = Config(job.base(), shown, job.source.consolidated)
+        count = len(job.records)
     else:
-        config = Config(half.base(), dict(_each_whole(half, runs)))
-        count = sum(_count_shown(half, run) for run in (base, *runs))
-    return config, Partial(count, len(half.records), total, _waiting(half, [base, *runs]))
+        config = Config(job.base(), dict(_each_whole(job, runs)))
+        count = sum(_count_shown(job, run) for run in (base, *runs))
+    return config, Partial(count, len(job.records), total, _waiting(job, [base, *runs]))
 
 
-def _moved(half: Half) -> Config:
+def _moved(job: UnfinishedJob) -> Config:
     """Return the config of the source; moved chunks are read from the result and encoded with the source's codecs."""
-    base, *runs = shard_runs(half.source)
+    base, *runs = shard_runs(job.source)
     (shard,) = base.shards()
     return Config(
-        _as_in_source(half, base, shard), {run.path: _moved_mount(half, run) for run in runs}, half.source.consolidated
+        _as_in_source(job, base, shard), {run.path: _moved_mount(job, run) for run in runs}, job.source.consolidated
     )
 
 
-def _moved_mount(half: Half, run: Run) -> Mount:
-    moved = [shard for shard in run.shards() if shard.number in half.records and half.records[shard.number].moved]
+def _moved_mount(job: UnfinishedJob, run: Run) -> Mount:
+    moved = [shard for shard in run.shards() if shard.number in job.records and job.records[shard.number].moved]
     if run.blocks is None:
-        return Mount(_as_in_source(half, run, moved[0]) if moved else run.location)
+        return Mount(_as_in_source(job, run, moved[0]) if moved else run.location)
     blocks = msgspec.structs.replace(run.blocks, stored=None)
-    return Mount(run.location, blocks, {shard.block_name: _as_in_source(half, run, shard) for shard in moved})
+    return Mount(run.location, blocks, {shard.block_name: _as_in_source(job, run, shard) for shard in moved})
 
 
-def _as_in_source(half: Half, run: Run, shard: Shard) -> Location:
+def _as_in_source(job: UnfinishedJob, run: Run, shard: Shard) -> Location:
     """Return a shard of the source; the chunks of a moved shard come from the result."""
-    source, record = location_of(run, shard), half.records.get(shard.number)
+    source, record = location_of(run, shard), job.records.get(shard.number)
     if record is None or not record.moved:
         return source
-    return Opened(Reencoded(source.open(), half.location(run, shard).open()))
+    return Opened(Reencoded(source.open(), job.location(run, shard).open()))
 
 
-def _to_wait_for(half: Half, runs: list[Run]) -> str:
+def _to_wait_for(job: UnfinishedJob, runs: list[Run]) -> str:
     """Return the reason to show only the source; empty if shards of the result can be shown."""
-    if half.mixes == "blocks":
+    if job.mixes == "blocks":
         return ""
-    if half.mixes == "end":
+    if job.mixes == "end":
         return "one ordinary Zarr, or another Zarr format, is shown when all shards are done"
-    record = half.records.get(0)
+    record = job.records.get(0)
     if record is None:
         return "the base is not done, and it holds metadata"
-    apart = (run for run in runs if run.blocks is not None and not _is_view(run) and not half.is_done(run))
+    apart = (run for run in runs if run.blocks is not None and not _is_view(run) and not job.is_done(run))
     if (run := next(apart, None)) is not None:
         return f"{run.path!r} is not done, and its metadata can't be shown apart from the metadata of finished shards"
-    if _is_v3(half.base()) != _is_v3(half.source.base):
+    if _is_v3(job.base()) != _is_v3(job.source.base):
         return "another Zarr format is shown when all shards are done"
     return ""
 
 
-def _count_shown(half: Half, run: Run) -> int:
+def _count_shown(job: UnfinishedJob, run: Run) -> int:
     """Return the number of a run's shards that are shown from the result.
 
     Finished members are shown one by one, other shards only if the whole run is done.
     """
     if run.members is not None:
-        return sum(number in half.records for number in run.numbers)
-    return run.stop if half.is_done(run) else 0
+        return sum(number in job.records for number in run.numbers)
+    return run.stop if job.is_done(run) else 0
 
 
 def _is_view(run: Run) -> bool:
@@ -197,50 +197,50 @@ def _is_v3(base: Location) -> bool:
     return sync(base.open().exists("zarr.json"))
 
 
-def _waiting(half: Half, runs: list[Run]) -> str:
-    called = ("the base" if run.mounted is not None else repr(run.path or "/") for run in runs if not half.is_done(run))
+def _waiting(job: UnfinishedJob, runs: list[Run]) -> str:
+    called = ("the base" if run.mounted is not None else repr(run.path or "/") for run in runs if not job.is_done(run))
     names = list(called)
     if len(names) > 1:
         return f"{names[0]} and {len(names) - 1} more are not done"
     return f"{names[0]} is not done" if names else ""
 
 
-def _each_whole(half: Half, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
+def _each_whole(job: UnfinishedJob, runs: list[Run]) -> Iterator[tuple[str, Mount]]:
     """Yield the mounts on the new base.
 
     Finished runs are mounted from the result, the others from the source. A run of members mixes both, since each
     member is a whole Zarr.
     """
-    nodes = read_nodes(Config(half.base()))
+    nodes = read_nodes(Config(job.base()))
     for run in runs:
         if run.members is not None:
-            yield run.path, mount(half, run)
-        elif half.is_done(run):
-            made = mount(half, run)
-            if half.result is not None:
-                made = msgspec.structs.replace(made, blocks=half.result.shards[run.path].blocks)
+            yield run.path, mount(job, run)
+        elif job.is_done(run):
+            made = mount(job, run)
+            if job.result is not None:
+                made = msgspec.structs.replace(made, blocks=job.result.shards[run.path].blocks)
             yield run.path, as_now(run.path, made, nodes.get(run.path), None)
         else:
             yield run.path, Mount(run.location)
 
 
-def mount(half: Half, run: Run) -> Mount:
+def mount(job: UnfinishedJob, run: Run) -> Mount:
     """Return the mount of a run; shards at other locations than most shards are exceptions."""
     if run.division is None:
-        ((_, location),) = half.shards(run)
+        ((_, location),) = job.shards(run)
         return Mount(location)
-    ((most, _),) = Counter(map(half.generation_of, run.numbers)).most_common(1)
+    ((most, _),) = Counter(map(job.generation_of, run.numbers)).most_common(1)
     exceptions = {
-        shard.block_name: half.location(run, shard)
+        shard.block_name: job.location(run, shard)
         for shard in run.shards()
-        if half.generation_of(shard.number) != most or most == ELSEWHERE
+        if job.generation_of(shard.number) != most or most == ELSEWHERE
     }
     if most == SOURCE:
         blocks = run.blocks and msgspec.structs.replace(run.blocks, stored=None)  # the current blocks of the source
         return Mount(run.location, blocks, {**run.exceptions, **exceptions}, run.members)
     if most == ELSEWHERE:
         return Mount(next(iter(exceptions.values())), run.blocks, exceptions, run.members)
-    return Mount(half.template(run, most), run.blocks, exceptions, run.members)
+    return Mount(job.template(run, most), run.blocks, exceptions, run.members)
 
 
 def find_job_folder(folder: str, options: Options) -> Folder | None:
@@ -258,11 +258,11 @@ def unfinished(url: str, options: Options) -> str:
     identity = None if place is None else read_identity(place)
     if place is None or identity is None or not identity.config:
         return ""
-    half = read_half(place, identity, options)
-    if is_finished(place, identity, half, read_config(place, options)):
+    job = read_unfinished(place, identity, options)
+    if is_finished(place, identity, job, read_config(place, options)):
         return ""
     records = ledger_of(place, identity).read().values()
-    total = sum(run.stop - run.first for run in shard_runs(half.source))
+    total = sum(run.stop - run.first for run in shard_runs(job.source))
     failed = sum(bool(record.failed) for record in records)
     return f"{sum(record.is_done for record in records):,} of {total:,} shards are done" + (
         f", {failed:,} failed" if failed else ""
@@ -280,17 +280,17 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
     """
     identity, config = read_identity(place), read_config(place, options)
     assert identity is not None
-    half = read_half(place, identity, options)
-    if is_finished(place, identity, half, config):
+    job = read_unfinished(place, identity, options)
+    if is_finished(place, identity, job, config):
         return None
-    shown = mixed(half._replace(records=_there(place, half)))
-    named = half.source if half.is_moved_in_parts else shown[0]
+    shown = partial_config(job._replace(records=_existing_records(place, job)))
+    named = job.source if job.is_moved_in_parts else shown[0]
     try:
         _check_allowed(named, place, allow)
     except ConfigError as error:
         name = join_url(place.url, identity_name(identity.generation))
         raise ConfigError(f"unfinished shards are shown from the source that {name!r} names: {error}") from None
-    if _outside(named, place) and source_token(half.source, digest(read_nodes(half.source))) != identity.source:
+    if _outside(named, place) and source_token(job.source, digest(read_nodes(job.source))) != identity.source:
         raise ConfigError(
             f"the source has changed since the job at {place.url!r} began, so the two can't be shown together: call "
             "map_shards with the same arguments again, which continues with the changed source, or open the source itself"
@@ -306,15 +306,15 @@ def read_config(place: Folder, options: Options) -> Config | None:
         return None
 
 
-def read_half(place: Folder, identity: Identity, options: Options) -> Half:
+def read_unfinished(place: Folder, identity: Identity, options: Options) -> UnfinishedJob:
     """Read an unfinished job from its manifest and its ledger."""
     planned, generation = identity.planned, identity.generation
     records = {number: record for number, record in ledger_of(place, identity).read().items() if not record.failed}
     result = from_dict(planned.config, place.url, None, options) if planned.config else None
-    return Half(from_dict(identity.config), result, planned.mixes, generation, records)
+    return UnfinishedJob(from_dict(identity.config), result, planned.mixes, generation, records)
 
 
-def is_finished(place: Folder, identity: Identity, half: Half, config: Config | None) -> bool:
+def is_finished(place: Folder, identity: Identity, job: UnfinishedJob, config: Config | None) -> bool:
     """Check that a job has ended and that its folder has the job's own config."""
     if config is None:
         return False
@@ -322,14 +322,14 @@ def is_finished(place: Folder, identity: Identity, half: Half, config: Config | 
         return True
     if not layout_of(identity).config_names_shards:
         return not identity.after  # a job that continues another job finds that job's config here
-    base, *runs = shard_runs(half.source)
-    if len(half.records) < base.stop + sum(run.stop for run in runs):
+    base, *runs = shard_runs(job.source)
+    if len(job.records) < base.stop + sum(run.stop for run in runs):
         return False
-    made = {run.path: mount(half, run) for run in runs}
-    if half.base() != config.base or made.keys() != config.shards.keys():
+    made = {run.path: mount(job, run) for run in runs}
+    if job.base() != config.base or made.keys() != config.shards.keys():
         return False
-    stands = ((made[path], config.shards[path]) for path in made)
-    return all(_place(one) == _place(other) for one, other in stands)
+    pairs = ((made[path], config.shards[path]) for path in made)
+    return all(_place(one) == _place(other) for one, other in pairs)
 
 
 def _place(mount: Mount) -> object:
@@ -346,7 +346,7 @@ def show_partial(job: Job, plan: Plan, outcome: Summary, failed: ShardsFailed) -
     planned, known = layout.planned(plan, job.chain), layout.records(job.ledger, outcome)
     records = {number: known[number] for number in job.done(plan.runs, known, layout.inventory())}
     result = from_dict(planned.config, layout.folder, None, layout.options) if planned.config else None
-    config, shown = mixed(Half(plan.config, result, planned.mixes, job.generation, records))
+    config, shown = partial_config(UnfinishedJob(plan.config, result, planned.mixes, job.generation, records))
     failures = tuple(error for error in failed.exceptions if isinstance(error, ShardError))
     warnings.warn(f"{failed.message}; {shown}. The first error: {failures[0]}", stacklevel=2)
     return config, replace(outcome, failures=failures, partial=shown)
@@ -364,7 +364,7 @@ def _outside(config: Config, place: Folder) -> list[Location]:
     return [one for one in found if not is_within(url_of(one) or "", place.url)]
 
 
-def _there(place: Folder, half: Half) -> Mapping[int, Record]:
+def _existing_records(place: Folder, job: UnfinishedJob) -> Mapping[int, Record]:
     """Return the records of the finished shards that still exist, by one listing.
 
     If the result is shown only at the end, nothing is listed and all records are returned.
@@ -374,8 +374,8 @@ def _there(place: Folder, half: Half) -> Mapping[int, Record]:
     ConfigError
         If a shard is missing whose source is deleted.
     """
-    found = _those_there(place, half)
-    for number, record in half.records.items():
+    found = _stored_records(place, job)
+    for number, record in job.records.items():
         if record.moved and number not in found:
             raise ConfigError(
                 f"shard number {number} at {place.url!r} is missing or marked as damaged, and its source was deleted after it was moved: restore its object "
@@ -384,18 +384,18 @@ def _there(place: Folder, half: Half) -> Mapping[int, Record]:
     return found
 
 
-def _those_there(place: Folder, half: Half) -> Mapping[int, Record]:
-    if half.mixes == "end" and not half.is_moved_in_parts:
-        return half.records
+def _stored_records(place: Folder, job: UnfinishedJob) -> Mapping[int, Record]:
+    if job.mixes == "end" and not job.is_moved_in_parts:
+        return job.records
     quote = quote_name if is_remote(place.url) else str
     sizes = {join_url(place.url, quote(name)): nbytes for name, nbytes in place.sizes()}
 
-    def stands(record: Record, location: Location) -> bool:
+    def is_stored(record: Record, location: Location) -> bool:
         url = url_of(location)
         if record.location is not None or url is None:
             return url is None or is_remote(url) or os.path.exists(url)
         return sizes.get(url) == record.nbytes or any(join_url(url, name) in sizes for name in (*ROOTS, *VEILED_ROOTS))
 
-    shards = (numbered for run in shard_runs(half.source) for numbered in half.shards(run))
-    known = {number: record for number, record in half.records.items() if record.is_done}
-    return {n: known[n] for n, location in shards if n in known and stands(known[n], location)}
+    shards = (numbered for run in shard_runs(job.source) for numbered in job.shards(run))
+    known = {number: record for number, record in job.records.items() if record.is_done}
+    return {n: known[n] for n, location in shards if n in known and is_stored(known[n], location)}

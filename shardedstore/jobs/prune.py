@@ -20,7 +20,7 @@ from shardedstore.jobs.file_list import FileList
 from shardedstore.jobs.layouts.registry import layout_of
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.lock import held, superseded
-from shardedstore.jobs.partial import Half, find_job_folder, is_finished, read_config, read_half
+from shardedstore.jobs.partial import UnfinishedJob, find_job_folder, is_finished, read_config, read_unfinished
 from shardedstore.jobs.report import old_reports
 from shardedstore.jobs.retention import NO_RETENTION, Retained, Retention, name_in
 from shardedstore.jobs.shards import location_of, shard_runs
@@ -137,14 +137,14 @@ def _removable(
     """Yield the unused files, each with the reason to keep it; the reason is empty for a file to remove."""
     latest = read_identity(place)
     assert latest is not None
-    half = read_half(place, latest, options)
-    finished = is_finished(place, latest, half, read_config(place, options))
+    state = read_unfinished(place, latest, options)
+    finished = is_finished(place, latest, state, read_config(place, options))
     if not finished and latest.after and not ledger_of(place, latest).has_inherited():
         raise DestinationError(
             f"the last job at {place.url!r} died before it had copied the records of an earlier job: run it again with the "
             "same arguments, and prune then"
         )
-    needed = set(_needed(place, options, None if finished else half))
+    needed = set(_needed(place, options, None if finished else state))
     earlier = [read_generation(place, number) for number in generations(place) if number < latest.generation]
     retained = Retained(place, options, listed, [*earlier, latest], retention, is_locked=is_locked)
     for identity in earlier:
@@ -162,7 +162,7 @@ def _removable(
     yield from ((name, retained.reason_of_age(name)) for name in old_reports(place, listed.below(FOLDER)))
 
 
-def _needed(place: Folder, options: Options, unfinished: Half | None) -> Iterator[str]:
+def _needed(place: Folder, options: Options, unfinished: UnfinishedJob | None) -> Iterator[str]:
     """Yield the names that a config in the folder or an unfinished job needs."""
     found: list[Location] = []
     for name in place.names():
@@ -212,12 +212,12 @@ def _of_generation(
     """
     if not identity.planned.config:
         return
-    half, generation = read_half(place, identity, options), identity.generation
-    for run in shard_runs(half.source):
-        template = half.template(run, generation)
+    state, generation = read_unfinished(place, identity, options), identity.generation
+    for run in shard_runs(state.source):
+        template = state.template(run, generation)
         for shard in run.shards():
             location = location_of(run, shard, template).held
-            record = half.records.get(shard.number)
+            record = state.records.get(shard.number)
             name = name_in(place, location)
             if name is None:
                 continue

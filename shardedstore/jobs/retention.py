@@ -11,7 +11,7 @@ from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.destination import CONSOLIDATED
 from shardedstore.jobs.file_list import FileList
-from shardedstore.jobs.partial import read_half
+from shardedstore.jobs.partial import read_unfinished
 from shardedstore.jobs.shards import shard_runs
 from shardedstore.jobs.versions import Identity, identity_name, ledger_of, versioned
 from shardedstore.storage.folders import Folder
@@ -162,10 +162,10 @@ def _named(place: Folder, options: Options, job: Identity) -> Iterator[str]:
     """Yield the names of the objects in the result of a job, or in its partial result if it has not ended."""
     if not job.planned.config:
         return
-    half = read_half(place, job, options)
-    for run in shard_runs(half.source):
-        for number, location in half.shards(run):
-            if number in half.records and (name := name_in(place, location.held)) is not None:
+    state = read_unfinished(place, job, options)
+    for run in shard_runs(state.source):
+        for number, location in state.shards(run):
+            if number in state.records and (name := name_in(place, location.held)) is not None:
                 yield name
 
 

@@ -18,7 +18,7 @@ from shardedstore.errors import ConfigError
 from shardedstore.jobs import lock
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.lock import Holder, last_holder, seems_to_live, slice_holders
-from shardedstore.jobs.partial import find_job_folder, is_finished, read_config, read_half
+from shardedstore.jobs.partial import find_job_folder, is_finished, read_config, read_unfinished
 from shardedstore.jobs.progress import Running
 from shardedstore.jobs.shards import shard_runs
 from shardedstore.jobs.versions import Identity, ledger_of, read_identity
@@ -283,7 +283,7 @@ def _is_done(place: Folder, options: Options, identity: Identity) -> bool:
     if config is None:
         return False
     return ledger_of(place, identity).is_compacted() or is_finished(
-        place, identity, read_half(place, identity, options), config
+        place, identity, read_unfinished(place, identity, options), config
     )
 
 

@@ -441,9 +441,9 @@ class ShardReader:
         If the chain has steps, a member's consolidated metadata is dropped because a step may change its documents.
         """
         run, shard = self.run, self.shard
-        stale = None if shard.members and self._chain.steps else run.consolidated
+        consolidated = None if shard.members and self._chain.steps else run.consolidated
         inside = run.inside if self._chain.rewrites else None
-        entries = read_entries(self.component, shard.blocks, shard.block, stale, inside)
+        entries = read_entries(self.component, shard.blocks, shard.block, consolidated, inside)
         if self._lease is not None:
             entries = itertools.chain(entries, self._last_look(self._lease))
         return of_format(entries, run.zarr_format) if shard.members and shard.bundle is None else entries

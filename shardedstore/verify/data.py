@@ -185,10 +185,10 @@ def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
         If the error is temporary.
     """
     taken = Taken()
-    stale = None if shard.members else run.consolidated  # dropped, as steps may have changed the described nodes
+    consolidated = None if shard.members else run.consolidated  # dropped, as steps may have changed the described nodes
     documents = _Documents(shard)
     try:
-        entries = read_entries(open_shard(run, shard), shard.blocks, shard.block, stale)
+        entries = read_entries(open_shard(run, shard), shard.blocks, shard.block, consolidated)
         for digested in digest_entries(entries, with_component(run, shard), task.shapes, ComparedChunks):
             if not documents.take(digested.entry):
                 _note(taken, digested, run, shard, task.wanted)
