@@ -38,7 +38,7 @@ def plan_command(
 ) -> None:
     """Estimate a convert, or the jobs of a file. Nothing is written to DESTINATION.
 
-    The options of convert have the same meaning. The plan shows the shards that are new, changed, kept and gone since
+    The options of convert have the same meaning; its help lists all forms of SINK and RULE. The plan shows the shards that are new, changed, kept and gone since
     the last run; files, bytes and requests before and after; the memory, the time and the free space. Each number says
     whether it was counted, sampled or computed: --count lists SOURCE, and --sample reads a few chunks. The exit code is 2
     if the job can't run, or if --test-write fails.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from typing import Any
 
@@ -10,14 +11,21 @@ import click
 from dask.utils import format_bytes
 
 from shardedstore.cli.common import tell, user_errors
+from shardedstore.cli.exit_codes import ExitCode
+from shardedstore.cli.job_files import each_job, is_job_file, only_option
 from shardedstore.cli.storage import parse_side, storage_params
+from shardedstore.errors import UsageError
+from shardedstore.jobfiles.job import destination_options
+from shardedstore.jobfiles.read import job_name, read_job_file
+from shardedstore.jobfiles.spec import JobSpec
 from shardedstore.jobs.prune import Pruned
 from shardedstore.store import ShardedStore
 from shardedstore.text import count
 
 
 @click.command("prune")
-@click.argument("destination")
+@click.argument("destination", metavar="DESTINATION|JOBS.toml")
+@only_option
 @click.option("--dry-run", is_flag=True, help="List the files that would be removed, and remove nothing.")
 @click.option(
     "--keep-last",
@@ -35,6 +43,7 @@ from shardedstore.text import count
 def prune_command(
     destination: str,
     *,
+    only: tuple[str, ...],
     upload_rule: bool,
     storage: tuple[str, ...],
     profile: str | None,
@@ -42,7 +51,7 @@ def prune_command(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Remove the files of earlier jobs at DESTINATION.
+    """Remove the files of earlier jobs at DESTINATION, or of the jobs of a file.
 
     Three kinds of files are removed: objects that later objects replaced and that no config in the folder names, the
     records of such jobs, and partly written files of killed processes. Files of unknown origin are kept. The command is
@@ -54,10 +63,15 @@ def prune_command(
 
     \b
     Examples:
+      shardedstore prune jobs.toml --older-than 30d
       shardedstore prune out --keep-last 2 --older-than 7d --dry-run --json
       shardedstore prune s3://bucket/out --upload-rule > rule.json
     """  # noqa: D301 (click reads the backspace)
     with user_errors(destination):
+        if is_job_file(destination):
+            if upload_rule or storage or profile is not None:
+                raise UsageError("--upload-rule, --storage and --profile are for one DESTINATION: leave them out")
+            sys.exit(prune_file(destination, only, options, as_json=as_json, verbose=verbose))
         if upload_rule:
             _tell_rule(destination)
             return
@@ -67,6 +81,20 @@ def prune_command(
             tell(json.dumps({"destination": destination, "dry_run": options["dry_run"], **pruned.to_dict()}, indent=2))
         else:
             _tell_pruned(pruned, "would be removed" if options["dry_run"] else "removed", verbose=verbose)
+
+
+def prune_file(file: str, only: tuple[str, ...], options: dict[str, Any], *, as_json: bool, verbose: bool) -> int:
+    """Prune the destinations of the jobs of a file, and return the worst exit code."""
+    done = "would be removed" if options["dry_run"] else "removed"
+
+    def prune(job: JobSpec) -> tuple[dict[str, Any], int]:
+        pruned = ShardedStore.prune(job.destination, storage_options=destination_options(job), **options)
+        if not as_json:
+            _tell_pruned(pruned, done, verbose=verbose, name=f"{job_name(job)}: ")
+        result = {"destination": job.destination, "dry_run": options["dry_run"], **pruned.to_dict()}
+        return result, ExitCode.DONE
+
+    return each_job(read_job_file(file, only=only), prune, as_json=as_json)
 
 
 def _tell_rule(destination: str) -> None:
@@ -79,15 +107,15 @@ def _tell_rule(destination: str) -> None:
         tell(json.dumps(rule, indent=2))
 
 
-def _tell_pruned(pruned: Pruned, done: str, *, verbose: bool) -> None:
-    for name in pruned.names if verbose else ():
-        tell(name)
+def _tell_pruned(pruned: Pruned, done: str, *, verbose: bool, name: str = "") -> None:
+    for path in pruned.names if verbose else ():
+        tell(f"{name}{path}")
     if verbose:
-        for name, reason in pruned.kept.items():
-            click.echo(f"kept: {name} {reason}", err=True)
+        for path, reason in pruned.kept.items():
+            click.echo(f"kept: {name}{path} {reason}", err=True)
     else:
         for reason, number in Counter(pruned.kept.values()).items():
-            first = next(name for name, found in pruned.kept.items() if found == reason)
+            first = next(path for path, found in pruned.kept.items() if found == reason)
             more = f" and {count(number - 1, 'other')}" if number > 1 else ""
-            click.echo(f"kept: {first} {reason}{more}", err=True)
-    tell(f"{count(len(pruned.names), 'file')} {done}; {format_bytes(pruned.nbytes)}")
+            click.echo(f"kept: {name}{first} {reason}{more}", err=True)
+    tell(f"{name}{count(len(pruned.names), 'file')} {done}; {format_bytes(pruned.nbytes)}")

@@ -68,7 +68,7 @@ def run_command(
 ) -> None:
     """Run the jobs of a file, one after another on one cluster.
 
-    All jobs are checked before the first one runs. The workers start when a job has something to do. The options of the
+    The whole file is checked before the first job runs, and the source of each job when its turn comes. The workers start when a job has something to do. The options of the
     command override the tables [cluster] and [run] of the file. To resume after a crash, run the same command again.
 
     The exit code is the worst one of the jobs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,12 @@ from shardedstore.cli.exit_codes import ExitCode
 from shardedstore.cli.job_files import is_job_file, only_option
 from shardedstore.cli.storage import parse_side, storage_params
 from shardedstore.display.status import status_lines, statuses_lines, statuses_table
-from shardedstore.errors import ConfigError
+from shardedstore.errors import ConfigError, UsageError
 from shardedstore.jobfiles.job import destination_options
-from shardedstore.jobfiles.read import read_job_file
+from shardedstore.jobfiles.read import job_name, read_job_file
 from shardedstore.jobs.job_list import DEPTH, list_jobs
 from shardedstore.jobs.status import JobStatus, job_status
+from shardedstore.storage.urls import is_remote, normalize
 
 WATCH_SECONDS = 10.0  # as often as a job writes its numbers
 
@@ -56,6 +58,7 @@ def status_command(
                 jobs = read_job_file(what, only=only).jobs
                 found = (
                     _look(
+                        job_name(job),
                         job.destination,
                         parse_side("destination", job.destination, storage, profile)
                         if storage or profile
@@ -72,11 +75,12 @@ def status_command(
     sys.exit(ExitCode.FAILED if any(status.is_alarm for status in found) else ExitCode.DONE)
 
 
-def _look(url: str, options: object) -> JobStatus | None:
+def _look(name: str, url: str, options: object) -> JobStatus | None:
     try:
         return job_status(url, storage_options=options)  # type: ignore[arg-type]
     except ConfigError as error:
-        click.echo(f"note: {error}", err=True)
+        reason = str(error).partition(": name the destination")[0]
+        click.echo(f"note: {name}: {reason}", err=True)
         return None
 
 
@@ -99,7 +103,7 @@ def _show(found: Sequence[JobStatus], as_json: bool) -> None:
     elif len(found) == 1:
         for line in status_lines(found[0]):
             tell(line)
-    else:
+    elif found:
         tell_table(statuses_table(found), statuses_lines(found))
 
 
@@ -116,6 +120,8 @@ def jobs_command(url: str, *, depth: int, storage: tuple[str, ...], profile: str
     FOLDER is a folder or a URL. The states are those of status.
     """
     with user_errors(url):
+        if not is_remote(url) and not os.path.isdir(normalize(url)):
+            raise UsageError(f"there is no folder {url!r}: name one with results of jobs")
         found = list_jobs(url, depth=depth, storage_options=parse_side("destination", url, storage, profile))
         if as_json:
             _show(found, as_json)

@@ -97,12 +97,20 @@ def jobs_rows(found: Iterable[JobStatus]) -> Iterator[Sequence[str]]:
         )
 
 
+def _filled(found: Sequence[JobStatus]) -> list[Sequence[str]]:
+    """Return the heads and the rows of a table of jobs, without the columns in which no job has a value."""
+    rows = list(jobs_rows(found))
+    columns = [number for number in range(len(HEADS)) if any(row[number] for row in rows)]
+    return [[row[number] for number in columns] for row in (HEADS, *rows)]
+
+
 def statuses_table(found: Sequence[JobStatus]) -> Table:
     """Return a table of jobs for a terminal."""
-    heads = [f">{head}" if head in ("done", "failed", "left", "rate", "time left") else head for head in HEADS]
-    return terminal_table(heads, jobs_rows(found), len(found))
+    names, *rows = _filled(found)
+    heads = [f">{head}" if head in ("done", "failed", "left", "rate", "time left") else head for head in names]
+    return terminal_table(heads, rows, len(found))
 
 
 def statuses_lines(found: Sequence[JobStatus]) -> list[str]:
     """Return a line for each job, with a heading."""
-    return aligned([HEADS, *jobs_rows(found)])
+    return aligned(_filled(found))

@@ -57,7 +57,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
             description="The format of the result: zip, zarr, sharding-codec, or the sink of another package, with its options.",
             extra={
                 "section": "Result",
-                "help": "The format of the result: zip, zarr or sharding-codec; see above.",
+                "help": "The format of the result: zip, zarr or sharding-codec, with options as in zip:per_zip=1000.",
                 "metavar": "SINK",
                 "parse": only_one,
             },
@@ -70,7 +70,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
             "rule for each path or glob: 'whole', 'base', a size, a shape such as [720, -1], or a table such as {time = 720}.",
             extra={
                 "section": "Division of SOURCE",
-                "help": "Divide SOURCE by this rule; see above.",
+                "help": "Divide SOURCE by this rule, such as '512 MiB', 't2m=time:720' or 'maps/*=whole'.",
                 "metavar": "RULE",
                 "parse": parse_shard_options,
             },

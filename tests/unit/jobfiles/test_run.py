@@ -172,6 +172,32 @@ def test_a_refused_source_is_told_with_its_remedy_and_its_code(jobs):
     assert "'t' disappeared from the source" in done.stderr
 
 
+def test_the_results_of_a_file_are_pruned(jobs):
+    with dask.config.set(scheduler="synchronous"):
+        zarr.open_group(jobs.parent / "a.zarr", mode="a")["t"].append(np.arange(4.0))
+        plan_spec(read_job_file(jobs).jobs[0]).run()
+    jobs.write_text(jobs.read_text() + '[[job]]\nname = "d"\n')
+    tried = invoke("prune", jobs, "--dry-run", "--only", "a", "--only", "b")
+    assert (tried.exit_code, tried.stderr) == (ExitCode.DONE, "")
+    assert [line.partition(" files")[0] for line in tried.stdout.splitlines()] == ["a: 2", "b: 0"]
+    done = invoke("prune", jobs, "--json")
+    assert done.exit_code == ExitCode.UNUSABLE
+    assert [(job["name"], job["exit_code"]) for job in json.loads(done.stdout)["jobs"]] == [
+        ("a", 0),
+        ("b", 0),
+        ("c", 0),
+        ("d", 2),
+    ]
+    assert "error: d: no job ever wrote to" in done.stderr
+    assert "are for one DESTINATION" in invoke("prune", jobs, "--upload-rule").stderr
+
+
+def test_the_state_of_jobs_that_never_ran(new):
+    done = invoke("status", new, "--only", "a")
+    assert (done.exit_code, done.stdout) == (ExitCode.DONE, "")
+    assert done.stderr == f"note: a: no job has written to '{new.parent / 'new' / 'a'}'\n"
+
+
 @pytest.fixture
 def new(jobs: Path) -> Path:
     """The same file, for results that are not there."""

@@ -188,6 +188,8 @@ def test_the_commands(store, tmp_path):
         "failed",
         "done",
     ]
+    missing = run("jobs", tmp_path / "nothing")
+    assert (missing.exit_code, "there is no folder" in missing.stderr) == (2, True)
     none = run("status", tmp_path)
     assert (none.exit_code, "no job has written to" in none.stderr) == (2, True)
 
