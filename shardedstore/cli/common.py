@@ -83,6 +83,8 @@ def tell(text: str, *, always: bool = False) -> None:
 
 def tell_table(table: Any, lines: Iterable[str]) -> None:
     """Print a table on a terminal that is wide enough, and plain lines elsewhere."""
+    if _is_silent.get():
+        return
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 

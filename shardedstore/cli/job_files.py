@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
-from shardedstore.cli.common import tell
+from shardedstore.cli.common import tell, with_code
 from shardedstore.cli.exit_codes import exit_code_of, worst_of
 from shardedstore.errors import ShardedStoreError
 from shardedstore.jobfiles.read import JobFile, job_name
 from shardedstore.jobfiles.spec import JobSpec
 from shardedstore.storage.urls import is_remote
-from shardedstore.text import one_line
 
 only_option = click.option(
     "--only", multiple=True, metavar="NAME", help="Take only this job of JOBS.toml. May be repeated."
@@ -42,8 +41,8 @@ def each_job(
         try:
             result, code = work(job)
         except (ShardedStoreError, OSError) as error:
-            result, code = {"error": one_line(error)}, exit_code_of(error)
-            click.echo(f"error: {job_name(job)}: {one_line(error)}", err=True)
+            result, code = {"error": with_code(error)}, exit_code_of(error)
+            click.echo(f"error: {job_name(job)}: {with_code(error)}", err=True)
         results.append({"name": job_name(job), "exit_code": int(code), **result})
     code = worst_of(result["exit_code"] for result in results)
     if as_json:

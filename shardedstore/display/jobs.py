@@ -63,7 +63,8 @@ class JobRow:
     def cells(self) -> tuple[str, ...]:
         """Return the texts of the columns."""
         numbers = (f"{number:,}" for number in (self.done, self.skipped, self.failed))
-        return self.name, self.state, *numbers, format_bytes(self.nbytes), format_time(self.seconds)
+        seconds = format_time(self.seconds) if self.seconds else ""  # empty for a job that was not run
+        return self.name, self.state, *numbers, format_bytes(self.nbytes), seconds
 
 
 def _state(exit_code: int, is_unchanged: bool) -> str:

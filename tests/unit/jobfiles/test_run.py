@@ -101,6 +101,7 @@ def test_a_file_is_planned_with_a_line_for_each_job(jobs):
         f"{name}: nothing to do, 3 kept" for name in "ab"
     ]
     assert "error: c: " in done.stderr
+    assert done.stderr.endswith(" [partition]\n")
     one = invoke("plan", jobs, "--only", "a")
     assert one.exit_code == ExitCode.DONE
     assert one.stdout.startswith("JobPlan of ToZip to")
