@@ -128,6 +128,7 @@ def _without(operator: Operator, fault: contextlib.AbstractContextManager[None],
             done=lambda dataset: 0 if operator.is_remote(dataset) else 3,
             kept=lambda dataset: 0 if operator.is_remote(dataset) else kept,
             is_readable=not operator.url,
+            parallel=len(operator.datasets),  # each of them waits for the server
         )
     operator.run(code=0, done=3, kept=kept, only=operator.is_remote)
 
@@ -162,8 +163,8 @@ def two_runs_at_once(operator: Operator) -> None:
 
 def retention(operator: Operator) -> None:
     """Remove the objects that the last two results do not need; their readers are not disturbed."""
-    for dataset in operator.datasets:
-        operator.prune(dataset, keep_last=2)
+    removed = sum(operator.prune(dataset, keep_last=2) for dataset in operator.datasets)
+    operator.runs.append(f"{removed} objects pruned")
     operator.run(code=3, done=0, kept=14)
 
 

@@ -260,3 +260,6 @@ class WebServer:
 
 
 warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+warnings.filterwarnings(
+    "ignore", message="Object at . is not recognized as a component"
+)  # an empty folder of SeaweedFS
