@@ -91,7 +91,7 @@ def of_image(path: str, value: Any):
             lambda root: (plate(root), root["A/1"].attrs.clear()),
             "the root names 'A/1', which is not a group with 'well'",
         ),
-        (lambda root: (plate(root), root["A/1/0"].attrs.clear()), "'A/1' names '0', which is no group"),
+        (lambda root: (plate(root), root["A/1/0"].attrs.clear()), "'A/1' names '0', which is not a group"),
         (lambda root: (image(root), root.create_group("b").attrs.update(plate={"wells": []})), "'b' has the attribute"),
     ],
 )
