@@ -18,14 +18,13 @@ from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.reader import reader_of
 from shardedstore.transforms.base.chain import Chain, Shard
-from shardedstore.zarr.grid import Blocks, ChunkKeys, Coords
+from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import join
 
 SAMPLE = "64 MiB"  # of decoded chunks
 MOST_CHUNKS = 8  # of an array
 MOST_ARRAYS = 64
-KEYS = ChunkKeys("default", "/")
 MOST_SECONDS = 20.0  # after this time, no further array is sampled
 
 
@@ -111,8 +110,20 @@ def _spread(run: Run, meta: ArrayMeta, count: int) -> list[Coords]:
     if run.blocks is not None and run.chunks:
         listed = [chunk for chunks in run.chunks.values() for chunk in chunks]
         return [listed[i] for i in _places(len(listed), count)]
-    each = Blocks(meta.chunk_grid, (1,) * len(meta.chunk_grid), meta.keys or KEYS)
-    return [each.index(i) for i in _places(meta.chunk_count, count)]
+    return [coords_of(i, meta.chunk_grid) for i in _places(meta.chunk_count, count)]
+
+
+def coords_of(number: int, grid: Coords) -> Coords:
+    """Return the coordinates of a chunk from its number in C order.
+
+    >>> coords_of(7, (3, 5)), coords_of(0, ())
+    ((1, 2), ())
+    """
+    coords: Coords = ()
+    for length in reversed(grid):
+        number, last = divmod(number, length)
+        coords = (last, *coords)
+    return coords
 
 
 def _places(total: int, count: int) -> list[int]:

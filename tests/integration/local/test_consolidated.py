@@ -172,6 +172,7 @@ def test_one_zarr_loses_consolidated_metadata_that_is_not_wanted_any_more(tmp_pa
     (tmp_path / "source.zarr/.zmetadata").unlink()
     array = zarr.open_array(tmp_path / "source.zarr/t", mode="r+")
     array.resize((150,))
+    array[100:] = 1
     mapped_to_one()
     assert zarr.open_group(tmp_path / "out.zarr", mode="r")["t"].shape == (150,)
 
