@@ -121,7 +121,7 @@ def test_steps_of_functions_have_their_names(store, tmp_path):
 
 @pytest.mark.parametrize("progress", ["line", 3, object(), []], ids=["a word", "a number", "an object", "a list"])
 def test_a_progress_that_is_not_known_is_refused_before_anything_runs(progress, store, tmp_path):
-    with pytest.raises(UsageError, match=r"progress=.* is not valid: use True, 'bar', or a function"):
+    with pytest.raises(UsageError, match=r"progress=.* is not valid: use True, False, 'bar', or a function"):
         store.map_shards(ToZip(tmp_path / "out"), progress=progress)
     with pytest.raises(UsageError, match=r"progress=.* is not valid"):
         store.plan(ToZip(tmp_path / "out")).run(progress)
@@ -140,7 +140,7 @@ def test_progress_is_shown_as_lines_where_there_is_no_terminal(store, tmp_path, 
 
 def test_a_bar_is_shown_where_it_is_asked_for(store, tmp_path, capsys):
     store.map_shards(ToZip(tmp_path / "out"), progress="bar")
-    assert "7/7" in capsys.readouterr().err
+    assert "7 of 7 shards" in capsys.readouterr().err
 
 
 @pytest.mark.cluster
