@@ -619,7 +619,7 @@ class ShardedStore(WritableStore):
         ...     with open(f"{folder}/era5.json") as file:
         ...         references = json.load(file)["refs"]
         >>> number, sorted(references)
-        (4, ['t2m/c/0', 't2m/c/1', 't2m/c/2', 't2m/zarr.json'])
+        (5, ['t2m/c/0', 't2m/c/1', 't2m/c/2', 't2m/zarr.json', 'zarr.json'])
         """
         from shardedstore.export.kerchunk import write_json, write_parquet
 
@@ -1112,6 +1112,7 @@ class ShardedStore(WritableStore):
         ...     array[:] = 1
         ...     _ = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)}).map_shards(ToZip(f"{folder}/zips"))
         ...     array.resize((8,))  # the last block and the metadata change
+        ...     array[6:] = 1
         ...     _ = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)}).map_shards(ToZip(f"{folder}/zips"))
         ...     ShardedStore.prune(f"{folder}/zips", dry_run=True).names
         ['__base__.zarr.zip', 't2m/1.zarr.zip']
