@@ -48,7 +48,7 @@ def reserve(free: tuple[float, float], rates: Rates, now: float, amounts: tuple[
     The reserved ones may go at the times before: `wait_until`.
 
     >>> reserve((0.0, 0.0), Rates(10, None), 100.0, (5, 0))
-    (100.4, 0.0)
+    (100.45, 0.0)
     """
     after = list(free)
     for i, (rate, amount) in enumerate(zip(rates, amounts, strict=True)):

@@ -147,7 +147,9 @@ def test_a_job_that_goes_on_with_other_code_says_so(store, tmp_path, caplog):
 def test_what_was_taken_over_is_of_the_old_code(store, tmp_path):
     out = tmp_path / "out"
     scaled(store, out, FIRST)
-    zarr.open_array(tmp_path / "source.zarr", path="a").resize((8,))
+    array = zarr.open_array(tmp_path / "source.zarr", path="a")
+    array.resize((8,))
+    array[4:] = 1
     grown = ShardedStore.partition(tmp_path / "source.zarr", {"a": (2,)})
     assert len(texts(scaled(grown, out, OTHERS[0]))) == 1
     assert len(texts(scaled(grown, out, OTHERS[0]))) == 1
