@@ -20,8 +20,8 @@ from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import normalize, unquote_name
 from shardedstore.stores.ranges import Range
-from shardedstore.zarr.grid import Coords
-from shardedstore.zarr.metadata import CONSOLIDATED_V2, ArrayMeta, parse_json
+from shardedstore.zarr.grid import place_of
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, parse_json
 
 RECORDS = 100_000  # references in one Parquet file
 
@@ -91,7 +91,7 @@ def write_parquet(store: Store, url: str | os.PathLike[str], storage_options: St
     documents = {key: data for key, data in references.documents.items() if key.rpartition("/")[2] != CONSOLIDATED_V2}
     files = dict[str, dict[int, _Columns]]()
     for (path, array, coords), found in references.chunks():
-        record, row = divmod(_position(array, coords), RECORDS)
+        record, row = divmod(place_of(coords, array.chunk_grid), RECORDS)
         files.setdefault(path, {}).setdefault(record, _Columns()).put(row, found)
     for path, records in files.items():
         for record, columns in records.items():
@@ -115,14 +115,6 @@ def _pyarrow() -> tuple[Any, Any]:
 def _split(key: str) -> tuple[str, str]:
     folder, _, name = key.rpartition("/")
     return folder, name
-
-
-def _position(array: ArrayMeta, coords: Coords) -> int:
-    """Return the position of a chunk in the C order of the grid."""
-    position = 0
-    for index, count in zip(coords, array.chunk_grid, strict=True):
-        position = position * count + index
-    return position
 
 
 class _Columns:

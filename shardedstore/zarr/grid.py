@@ -95,6 +95,31 @@ ENCODINGS = tuple(ChunkKeys(name, separator) for name in get_args(KeyName) for s
 BELOW_C = ChunkKeys("default", "/")  # all its keys are below one folder, "c"
 
 
+def place_of(index: Coords, grid: Coords) -> int:
+    """Return the position of an index in a grid, counted in C order.
+
+    >>> place_of((1, 2), (3, 5)), place_of((), ())
+    (7, 0)
+    """
+    place = 0
+    for i, n in zip(index, grid, strict=True):
+        place = place * n + i
+    return place
+
+
+def index_of(place: int, grid: Coords) -> Coords:
+    """Return the index at a position in a grid, counted in C order: the inverse of `place_of`.
+
+    >>> index_of(7, (3, 5)), index_of(0, ())
+    ((1, 2), ())
+    """
+    index: list[int] = []
+    for n in reversed(grid):
+        place, i = divmod(place, n)
+        index.append(i)
+    return tuple(reversed(index))
+
+
 class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
     """An array's chunk grid, divided into blocks along its leading dimensions.
 
@@ -156,7 +181,7 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         """Tell whether a block of the grid may have chunks."""
         if self.stored is None:
             return True
-        place = self._place(index)
+        place = place_of(index, self.grid)
         nth = bisect_right(self.stored, (place, math.inf)) - 1
         return nth >= 0 and place < self.stored[nth][1]
 
@@ -165,25 +190,15 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         if self.stored is not None:
             nth = bisect_right(self._ranks, number) - 1
             number += self.stored[nth][0] - self._ranks[nth]
-        index: list[int] = []
-        for n in reversed(self.grid):
-            number, i = divmod(number, n)
-            index.append(i)
-        return tuple(reversed(index))
+        return index_of(number, self.grid)
 
     def number(self, index: Coords) -> int:
         """Return the number of the block with this index, counted in C order."""
-        place = self._place(index)
+        place = place_of(index, self.grid)
         if self.stored is None:
             return place
         nth = bisect_right(self.stored, (place, math.inf)) - 1
         return place - self.stored[nth][0] + self._ranks[nth]
-
-    def _place(self, index: Coords) -> int:
-        place = 0
-        for i, n in zip(index, self.grid, strict=True):
-            place = place * n + i
-        return place
 
     def only(self, indices: Iterable[Coords]) -> Blocks:
         """Return the same division with only these blocks stored. The blocks must be sorted.
@@ -192,7 +207,8 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         ((1, 3), (5, 6))
         """
         ranges: list[tuple[int, int]] = []
-        for place in map(self._place, indices):
+        grid = self.grid
+        for place in (place_of(index, grid) for index in indices):
             if ranges and ranges[-1][1] == place:
                 ranges[-1] = ranges[-1][0], place + 1
             else:

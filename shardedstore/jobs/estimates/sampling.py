@@ -18,7 +18,7 @@ from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.reader import reader_of
 from shardedstore.transforms.base.chain import Chain, Shard
-from shardedstore.zarr.grid import Coords
+from shardedstore.zarr.grid import Coords, index_of
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import join
 
@@ -110,20 +110,7 @@ def _spread(run: Run, meta: ArrayMeta, count: int) -> list[Coords]:
     if run.blocks is not None and run.chunks:
         listed = [chunk for chunks in run.chunks.values() for chunk in chunks]
         return [listed[i] for i in _places(len(listed), count)]
-    return [coords_of(i, meta.chunk_grid) for i in _places(meta.chunk_count, count)]
-
-
-def coords_of(number: int, grid: Coords) -> Coords:
-    """Return the coordinates of a chunk from its number in C order.
-
-    >>> coords_of(7, (3, 5)), coords_of(0, ())
-    ((1, 2), ())
-    """
-    coords: Coords = ()
-    for length in reversed(grid):
-        number, last = divmod(number, length)
-        coords = (last, *coords)
-    return coords
+    return [index_of(i, meta.chunk_grid) for i in _places(meta.chunk_count, count)]
 
 
 def _places(total: int, count: int) -> list[int]:
