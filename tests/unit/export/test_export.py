@@ -135,7 +135,7 @@ def in_memory(folder):
     [
         (lambda f: results(f, 3)["zips"], {"parquet": True}, UsageError, "Zarr v2 only, but the store is of Zarr v3"),
         (deflated, {}, UsageError, "is compressed in .*a.zip.* with ToZip"),
-        (in_memory, {}, UsageError, "no byte ranges of files or objects.*convert the store"),
+        (in_memory, {}, UsageError, "not byte ranges of files or objects.*convert the store"),
     ],
 )
 def test_a_store_without_references_is_refused(make, options, error, message, tmp_path):
