@@ -629,7 +629,8 @@ class ShardedStore(WritableStore):
         """Commit virtual references to an Icechunk repository, which then shows the store as one Zarr.
 
         No chunk is read. Each file is pinned by its ETag or its modification time, so that Icechunk refuses chunks of a file that
-        was replaced. Large stores take several commits, and an interrupted export continues after the last one.
+        was replaced. Large stores take several commits, and an interrupted export continues after the last one. An export replaces
+        the earlier export of the branch; its commits stay in the history.
 
         Parameters
         ----------
@@ -647,7 +648,8 @@ class ShardedStore(WritableStore):
         Raises
         ------
         UsageError
-            If the store is of Zarr v2, if a key is no chunk, or if no container has the files.
+            If the store is of Zarr v2, if a key is no chunk, if no container has the files, or if the branch
+            has other commits than exports.
         HoleError
             If a shard is a hole, because other readers would show fill values.
 

@@ -34,41 +34,55 @@ STEP = "shardedstore"  # the key of our entry in the metadata of a commit
 
 
 def to_icechunk(store: RoutedStore, repository: Any, branch: str = "main") -> int:
-    """Write virtual references to a repository, and return their number.
+    """Write virtual references to a branch in place of an earlier export, and return their number.
 
     Raises
     ------
     UsageError
-        If icechunk is not installed, the store is of Zarr v2, or the repository has no container for its files.
+        If the store is of Zarr v2, the branch has other commits than exports, or the repository has no container for the files.
     """
     references = references_to(store)
     if not all(key.rpartition("/")[2] == "zarr.json" for key in references.documents):
         raise UsageError(
             "Icechunk stores Zarr v3 only, but this store is of Zarr v2: convert it with MigrateV3, and export the result"
         )
-    state = hashlib.blake2b("\0".join(references.others).encode(), digest_size=16).hexdigest()
-    chunks, done = references.chunks(), _done(repository, branch, state)
-    for _ in islice(chunks, done):
-        pass
     names, pins = _Names(repository), _Pins(store.config)
-    is_new = done == 0
-    while True:
-        some = list(islice(chunks, PER_COMMIT))
-        if not some and not is_new:
-            return len(references.others)
+    before, state, total = _last_export(repository, branch), _state(references, pins), len(references.others)
+    done = int(before["done"]) if before is not None and before["state"] == state else None
+    chunks = islice(references.chunks(), done, None)
+    while done is None or done < total:
         session = repository.writable_session(branch)
-        if is_new:
+        if done is None:
+            if before is not None:
+                sync(session.store.clear())
             _write_documents(session.store, references)
+        some = list(islice(chunks, PER_COMMIT))
         _write_references(session.store, some, names, pins)
-        done, is_new = done + len(some), False
+        done = (done or 0) + len(some)
         session.commit(f"references to {done:,} chunks", metadata={STEP: {"state": state, "done": done}})
+    return total
 
 
-def _done(repository: Any, branch: str, state: str) -> int:
-    """Return the number of references that an interrupted export of the same keys has committed."""
-    last = next(iter(repository.ancestry(branch=branch)))
-    entry = (last.metadata or {}).get(STEP, {})
-    return int(entry["done"]) if entry.get("state") == state else 0
+def _state(references: References, pins: _Pins) -> str:
+    """Return a digest of the documents and of all references with the states of their files."""
+    state = hashlib.blake2b(digest_size=16)
+    for key, data in references.documents.items():
+        state.update(b"%s\0%d\0%s" % (key.encode(), len(data), data))
+    for key, place in references.ranges():
+        state.update(f"{key}\0{place}\0{pins[place.url]}\n".encode())
+    return state.hexdigest()
+
+
+def _last_export(repository: Any, branch: str) -> Mapping[str, Any] | None:
+    """Return the entry of the last export of a branch; None for a branch without commits."""
+    last, *earlier = islice(repository.ancestry(branch=branch), 2)
+    entry: Mapping[str, Any] | None = (last.metadata or {}).get(STEP)
+    if entry is None and earlier:
+        raise UsageError(
+            f"the branch {branch!r} has commits that are not exports of shardedstore, and an export replaces all that is there: "
+            "export to another branch or repository"
+        )
+    return entry
 
 
 def _write_documents(target: Any, references: References) -> None:
@@ -123,14 +137,12 @@ class _Pins(dict[str, tuple[str | None, datetime | None]]):
 
     def __init__(self, config: Location) -> None:
         super().__init__()
-        self._options = {
-            place.url.partition("{")[0]: place.options for place in config.places() if isinstance(place, Place)
-        }
+        self._places = _places(config)
 
     def __missing__(self, url: str) -> tuple[str | None, datetime | None]:
         if is_remote(url):
             folder, _, name = url.rpartition("/")
-            options = next((some for place, some in self._options.items() if url.startswith(place)), NONE)
+            options = next((place.options for start, place in self._places.items() if url.startswith(start)), NONE)
             self[url] = obstore.head(object_store(folder, options, url), unquote(name))["e_tag"], None
         else:
             self[url] = None, datetime.fromtimestamp(int(os.stat(url).st_mtime) + 1, UTC)
@@ -198,10 +210,16 @@ def _client(options: Options) -> dict[str, Any]:
 
 def _folders(config: Location) -> dict[str, Options]:
     """Return the outermost folders that hold all files of a store, each with its public options."""
-    places = {place.url.partition("{")[0]: place for place in config.places() if isinstance(place, Place)}
-    folders = {url if place.is_folder else url.rpartition("/")[0]: place.options for url, place in places.items()}
+    folders = {
+        url if place.is_folder else url.rpartition("/")[0]: place.options for url, place in _places(config).items()
+    }
     return {
         url: options
         for url, options in folders.items()
         if not any(url != other and is_within(url, other) for other in folders)
     }
+
+
+def _places(config: Location) -> dict[str, Place]:
+    """Return the files and folders of a store by their URLs, up to the first field of a template."""
+    return {place.url.partition("{")[0]: place for place in config.places() if isinstance(place, Place)}

@@ -1,6 +1,7 @@
 """References for readers without this package: Kerchunk and Icechunk."""
 
 import json
+import shutil
 import sys
 import zipfile
 
@@ -12,7 +13,7 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner
 
-from shardedstore import ShardedStore, UsageError
+from shardedstore import Guards, ShardedStore, UsageError
 from shardedstore.cli import main
 from shardedstore.transforms import CopyTo, ToZip
 
@@ -191,12 +192,21 @@ def test_a_listed_url_is_a_source(tmp_path):
 icechunk = pytest.mark.skipif(sys.version_info < (3, 12), reason="icechunk 2 needs Python 3.12")
 
 
-@icechunk
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_icechunk_shows_the_same_dataset(structure, tmp_path):
+def read_icechunk(folder):
+    """Open the repository in a folder, and return its dataset and the number of its commits."""
     from icechunk import Repository, local_filesystem_storage
     from icechunk.credentials import LocalFileSystemAccess
 
+    storage = local_filesystem_storage(str(folder))
+    prefixes = Repository.fetch_config(storage).virtual_chunk_containers
+    repository = Repository.open(storage, authorize_virtual_chunk_access=dict.fromkeys(prefixes, LocalFileSystemAccess))
+    found = xr.open_zarr(repository.readonly_session("main").store, consolidated=False).load()
+    return found, len(list(repository.ancestry(branch="main")))
+
+
+@icechunk
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_icechunk_shows_the_same_dataset(structure, tmp_path):
     from shardedstore.export.icechunk import create_repository
 
     store = results(tmp_path, 3)[structure]
@@ -204,9 +214,86 @@ def test_icechunk_shows_the_same_dataset(structure, tmp_path):
     assert count == store.to_icechunk(
         create_repository(str(tmp_path / "repository"), store)
     )  # nothing is written again
-    storage = local_filesystem_storage(str(tmp_path / "repository"))
-    prefixes = Repository.fetch_config(storage).virtual_chunk_containers
-    repository = Repository.open(storage, authorize_virtual_chunk_access=dict.fromkeys(prefixes, LocalFileSystemAccess))
-    assert len(list(repository.ancestry(branch="main"))) == 2
-    found = xr.open_zarr(repository.readonly_session("main").store, consolidated=False)
-    xr.testing.assert_identical(found.load(), dataset())
+    found, commits = read_icechunk(tmp_path / "repository")
+    assert commits == 2
+    xr.testing.assert_identical(found, dataset())
+
+
+def changed_values(folder):
+    array = zarr.open_array(folder, path="t2m", mode="r+")
+    array[0] = 7
+
+
+def changed_attributes(folder):
+    zarr.open_group(folder, mode="r+").attrs["title"] = "another"
+
+
+def a_lost_chunk(folder):
+    (folder / "t2m/c/15/3").unlink()
+
+
+def a_lost_variable(folder):
+    shutil.rmtree(folder / "one")
+
+
+@icechunk
+@pytest.mark.parametrize("change", [changed_values, changed_attributes, a_lost_chunk, a_lost_variable])
+def test_icechunk_shows_a_later_result(change, tmp_path):
+    """A later export replaces the references of an earlier one, also if the keys are the same."""
+    from shardedstore.export.icechunk import create_repository
+
+    for _ in range(2):
+        source_folder = tmp_path / "source ä%.zarr"
+        if source_folder.exists():
+            change(source_folder)
+        else:
+            source(tmp_path, 3)
+        store = ShardedStore.partition(source_folder, {"t2m": (16, -1)}).map_shards(
+            ToZip(tmp_path / "zips"), changed="content", guards=Guards(force=True)
+        )
+        store.to_icechunk(create_repository(str(tmp_path / "repository"), store))
+    found, commits = read_icechunk(tmp_path / "repository")
+    assert commits == 3
+    xr.testing.assert_identical(found, xr.open_zarr(source_folder, consolidated=False).load())
+
+
+@icechunk
+def test_icechunk_goes_on_after_an_interruption(tmp_path, monkeypatch):
+    from icechunk import IcechunkStore
+
+    from shardedstore.export import icechunk as exporter
+
+    monkeypatch.setattr(exporter, "PER_COMMIT", 20)
+    store = results(tmp_path, 3)["zips"]
+    calls, write = iter(range(99)), IcechunkStore.set_virtual_refs
+
+    def interrupted(*arguments, **options):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(IcechunkStore, "set_virtual_refs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.to_icechunk(exporter.create_repository(str(tmp_path / "repository"), store))
+    store.to_icechunk(exporter.create_repository(str(tmp_path / "repository"), store))
+    found, commits = read_icechunk(tmp_path / "repository")
+    assert commits == 4  # the first snapshot, and 51 references in three commits, of which none is made twice
+    xr.testing.assert_identical(found, dataset())
+
+
+@icechunk
+def test_icechunk_keeps_the_commits_of_others(tmp_path):
+    from shardedstore.export.icechunk import create_repository
+
+    store = results(tmp_path, 3)["zips"]
+    repository = create_repository(str(tmp_path / "repository"), store)
+    session = repository.writable_session("main")
+    zarr.create_group(session.store, attributes={"of": "others"})
+    session.commit("a group")
+    with pytest.raises(
+        UsageError, match=r"the branch 'main' has commits that are not exports .* export to another branch"
+    ):
+        store.to_icechunk(repository)
+    repository.create_branch("zips", list(repository.ancestry(branch="main"))[-1].id)
+    assert store.to_icechunk(repository, branch="zips") == 51
+    assert zarr.open_group(repository.readonly_session("main").store, mode="r").attrs["of"] == "others"
