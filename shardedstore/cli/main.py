@@ -22,7 +22,7 @@ from shardedstore.cli.verify import verify_command
 @click.version_option(package_name="shardedstore", prog_name="shardedstore")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Convert Zarrs of millions of files into a few hundred shards, with Dask. The source is never changed."""
+    """Convert Zarrs of millions of files into a few hundred shards, with Dask. Only --move changes the source."""
     context.with_resource(warnings_on_stderr())
 
 
