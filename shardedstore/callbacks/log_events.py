@@ -63,7 +63,7 @@ class Throttle(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failure"):
-    """ShardBatch failed for one cause. It comes at the first failure of a cause, the tenth, the hundredth, and so on."""
+    """Shards have failed for one cause. The event comes at the first failure of a cause, the tenth, the hundredth, and so on."""
 
     time: Time
     code: Annotated[str, Meta(description="The kind of the cause; see docs/errors.md.")]
