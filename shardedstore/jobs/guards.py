@@ -187,16 +187,19 @@ def check_missing_chunks(job: Job, plan: Plan, records: Mapping[int, Record]) ->
         If a share rose beyond the limit of its guard. No config was written.
     """
     guards = job.guards
-    if guards.force or min(guards.missing, guards.missing_now) >= 1:
+    if guards.force:
         return
+    places = places_of_mounts(plan)
+    now = dict(_counted(plan.runs, places, records))
+    made = dict(_counted(plan.runs, places, _made_now(job, records), is_part=True))
+    limits = [(now, guards.missing, ""), (made, guards.missing_now, " in the shards of this run")]
+    if not any(chunks.missing > limit for counts, limit, _ in limits for chunks in counts.values()):
+        return  # a share can't have risen beyond its limit, so that the earlier ledger need not be read
     before = job.layout.published()
     if before is None or before.generation == job.generation or not before.config:
         return
     earlier, old = from_dict(before.config), ledger_of(job.layout.place, before).read()
     shares = dict(_counted(shard_runs(earlier), before.places, old))
-    now = dict(_counted(plan.runs, places_of_mounts(plan), records))
-    made = dict(_counted(plan.runs, places_of_mounts(plan), _made_now(job, records), is_part=True))
-    limits = [(now, guards.missing, ""), (made, guards.missing_now, " in the shards of this run")]
     violations = [violation for counts, limit, where in limits for violation in _risen(shares, counts, limit, where)]
     if violations:
         paths = {violation.path for violation in violations}
