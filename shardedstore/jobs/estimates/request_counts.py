@@ -19,7 +19,13 @@ PAGE = 1000  # keys of a listing
 DOCUMENTS = 3  # names of documents that a block reads, before its chunks and after them
 DIRECTORY = 2  # reads of the directory of a zip
 PER_TASK = {"PUT": 2, "GET": 5}  # the claim and the records of a task, which are read twice; and the job's manifest
-PER_JOB = {"PUT": 6, "GET": 10, "LIST": 13, "HEAD": 2, "POST": 1}  # the lock, the manifest, the ledger and the config
+PER_JOB = {
+    "PUT": 6,
+    "GET": 10,
+    "LIST": 23,
+    "HEAD": 2,
+    "POST": 1,
+}  # the lock, the manifest, the ledger, the config and the report
 
 Requests = Mapping[str, int]
 
