@@ -152,7 +152,7 @@ def test_chunks_that_changed_places(source, tmp_path):
     assert result.verify(level="exists").ok
     found = only(result.verify(level="decoded"))
     assert (found.kind, found.shard, found.array) == ("data", SHARD, "temperature")
-    assert "other data in its" in found.what
+    assert "holds data in its 4 chunks that differ from the written data" in found.what
 
 
 def test_a_shape_that_was_changed(source, tmp_path):
