@@ -30,11 +30,3 @@ def write_failures(folder: Folder, failures: Sequence[ShardError]) -> None:
             folder.remove(NAME)
     except STORAGE_ERRORS as error:
         logger.warning("the failed shards can't be listed at %s: %s", failures_url(folder.url), error)
-
-
-def read_failures(folder: Folder) -> list[dict[str, object]]:
-    """Return the failures of the last run, each as `ShardError.to_dict`."""
-    try:
-        return msgspec.json.Decoder(dict[str, object]).decode_lines(folder.read(NAME))
-    except FileNotFoundError:
-        return []
