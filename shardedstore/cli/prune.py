@@ -51,10 +51,11 @@ def prune_command(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Remove the files of earlier jobs at DESTINATION, or of the jobs of a file.
+    """Remove the files of earlier jobs.
 
-    Three kinds of files are removed: objects that later objects replaced and that no config in the folder names, the
-    records of such jobs, and partly written files of killed processes. Files of unknown origin are kept. The command is
+    The jobs wrote to DESTINATION, or are the jobs of a file. Three kinds of files are removed: objects that later objects
+    replaced and that no config in the folder names, the records of such jobs, and partly written files of killed
+    processes. Files of unknown origin are kept. The command is
     refused while a job runs. Readers that still use an earlier config, or a copy of one elsewhere, lose its objects;
     --keep-last and --older-than keep them.
 

@@ -191,7 +191,7 @@ def test_bad_sources_and_destinations(source: Path) -> None:
         (folder / "empty", folder / "out", "holds no Zarr"),
         (source, source / "out", "inside"),
         (source, source, "name a folder outside"),
-        (source, folder / "mine", r"holds files that no job .* say --overwrite"),
+        (source, folder / "mine", r"holds files that no job .* set --overwrite"),
         (source, folder / "file", "file"),
         (source, "https://host/out", "is a web server, which can only be read"),
         (source, folder / "out", None),
