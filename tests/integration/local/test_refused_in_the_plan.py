@@ -151,7 +151,7 @@ def test_json_that_is_no_zarr(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "told"),
-    [(b"", "empty"), (b" \n", "empty"), (b"{", "no JSON|not JSON"), (b"\xff\xfe\x00", "no JSON|not JSON")],
+    [(b"", "empty"), (b" \n", "empty"), (b"{", "neither JSON|not JSON"), (b"\xff\xfe\x00", "neither JSON|not JSON")],
 )
 def test_files_that_are_no_json(data, told, tmp_path):
     path = tmp_path / "refs.json"
