@@ -245,4 +245,4 @@ def test_the_command_line(source, tmp_path):
     refused = command("convert", source, tmp_path / "copy", "--to", "zarr", "--max-missing", "1")
     assert (refused.exit_code, "would be read as fill values" in refused.stderr) == (2, True)
     dry = command(*arguments, "--dry-run", "--accept-failed", "t[7]")
-    assert (dry.exit_code, "no such shard" in dry.stderr) == (2, True)
+    assert (dry.exit_code, "accept_failed has 't[7]', which is not a shard" in dry.stderr) == (2, True)

@@ -84,7 +84,8 @@ def test_a_chain_without_a_sink_is_refused(store):
 
 
 @pytest.mark.parametrize("count", [10, 10_000])
-def test_the_repr_is_no_more_than_a_screen(count, tmp_path):
+def test_the_repr_is_no_more_than_a_screen(count, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("p")  # a path of less than a line
     group = zarr.create_group(tmp_path / "source.zarr")
     for number in range(min(count, 40)):
         group.create_array(f"a{number:02}", shape=(count,), chunks=(1,), dtype="i4")
