@@ -202,4 +202,6 @@ def write_holder(folder, number, count=0):
     )
     path = folder / FOLDER / f"slice-a{number}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(msgspec.json.encode(holder))
+    temporary = path.with_suffix(".tmp")  # a reader never sees half a file
+    temporary.write_bytes(msgspec.json.encode(holder))
+    temporary.replace(path)
