@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from chaos import clock, damage, disks, killing, moving, pausing, storms
+from chaos import clock, damage, disks, killing, moving, pausing, slicing, storms
 from chaos.place import Scene
 from chaos.trial import Trial
 
@@ -85,12 +85,22 @@ def moves(seed: int, runs: int) -> Iterator[Planned]:
         yield Planned(f"`kill -9` of {who} of a move, on {where}", name, run)
 
 
+def slices(seed: int, runs: int) -> Iterator[Planned]:
+    """Yield `runs` trials, in turn for each kind of destination."""
+    for number in range(runs):
+        sink, in_cloud = slicing.DESTINATIONS[number % len(slicing.DESTINATIONS)]
+        name, where = f"{seed}/slice/{number}", "S3" if in_cloud else "a local disk"
+        run = partial(slicing.sliced, seed=name, sink=sink, in_cloud=in_cloud)
+        yield Planned(f"`kill -9` of slices that overlap and run twice, on {where}", name, run)
+
+
 def all_faults(seed: int, runs: int) -> list[Planned]:
     """Return all trials: `runs` trials with killed processes, and all others in proportion."""
     few = -(-runs // 20)
     return [
         *kills(seed, runs),
         *moves(seed, -(-runs // 4)),
+        *slices(seed, -(-runs // 4)),
         *pauses(seed, few),
         *disks_and_files(seed, few),
         *storms_of_s3(seed, few),

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from chaos import clock, damage, disks, killing, moving, pausing, processes, storms
+from chaos import clock, damage, disks, killing, moving, pausing, processes, slicing, storms
 from chaos.place import make_scene
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -28,6 +28,8 @@ TRIALS = {
     "S3 is gone": partial(storms.storm, fault=storms.GONE, sink="sharding", gone=2),
     "a move on a local disk": partial(moving.moved, sink="zips", in_cloud=False),
     "a move in S3": partial(moving.moved, sink="copy", in_cloud=True),
+    "slices on a local disk": partial(slicing.sliced, sink="zips", in_cloud=False),
+    "slices in S3": partial(slicing.sliced, sink="copy", in_cloud=True),
     CLOCK: partial(clock.jumping, sink="zips"),
     **ON_DISKS,
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 from sources import SOURCES
 
-from shardedstore import ShardedStore, Step
+from shardedstore import JobPlan, ShardedStore, Step
 from shardedstore.jobs import shards
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.base.chain import Entries, Shard, Sink
@@ -60,9 +60,9 @@ class Work:
     weight: int = 1
     recompress: bool = False
     overwrite: bool = False
-    changed: str = "metadata"
+    changed: Any = "metadata"
 
-    def run(self) -> ShardedStore:
+    def run(self) -> Any:
         """Run the job on the active scheduler."""
         before, shards.LEAST_WEIGHT = shards.LEAST_WEIGHT, self.weight
         try:
@@ -70,12 +70,14 @@ class Work:
         finally:
             shards.LEAST_WEIGHT = before
 
-    def _run(self) -> ShardedStore:
+    def _run(self) -> Any:
+        return self.plan().run()
+
+    def plan(self) -> JobPlan:
+        """Return the plan of the job."""
         store = ShardedStore.partition(self.source, SOURCE.shards)
         steps = [Trace(self.log, self.seconds), *([Recompress("gzip", level=1)] if self.recompress else [])]
-        options: Any = {"overwrite": self.overwrite, "changed": self.changed}
-        result: ShardedStore = store.map_shards(*steps, SINKS[self.sink](self.target), **options)
-        return result
+        return store.plan(*steps, SINKS[self.sink](self.target), overwrite=self.overwrite, changed=self.changed)
 
 
 def _append(path: str, line: str) -> None:
