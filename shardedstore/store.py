@@ -491,9 +491,9 @@ class ShardedStore(WritableStore):
             True runs the job now, on the active Dask scheduler. False returns a lazy Dask object that runs it. Secret storage
             options are sent to the workers of the cluster that is active at that time, and are not in the object.
         progress : bool, "bar" or callable, optional
-            By default, a bar shows the shards, decoded bytes, rate and time left on a terminal and in a notebook. True
-            prints a line a minute elsewhere, on standard error; ``"bar"`` always shows a bar; False shows nothing. A function
-            is called with the number of ended shards and the number of all shards.
+            By default, a bar on a terminal and a view in a notebook show the shards, decoded bytes, rate, time left, failures
+            and workers. Elsewhere, True prints a line a minute on standard error, and ``"bar"`` shows the bar. False shows
+            nothing. A function is called with the number of ended shards and the number of all shards.
         callbacks : iterable of Callback
             Callbacks for the start of the job, the end of each task, and the end of the job.
         report : bool or str or path

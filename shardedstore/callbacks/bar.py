@@ -1,4 +1,4 @@
-"""A callback that shows the progress of a job in place, on a terminal and in a notebook."""
+"""A callback that shows the progress of a job in place, on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BAR_WIDTH = 40  # characters, at most
 
 
 class ProgressBar(Callback):
-    """A bar with the numbers of the job below it, on standard error or in the output of a notebook's cell.
+    """A bar with the numbers of the job below it, on standard error.
 
     The bar ends when the shards have ended; the lines stay.
     """
@@ -29,7 +29,7 @@ class ProgressBar(Callback):
         from rich.console import Console
         from rich.live import Live
 
-        console = Console(stderr=True)
+        console = Console(stderr=True, force_jupyter=False)
         self._view = _View()
         self._live = Live(self._view, console=console, refresh_per_second=4 if console.is_terminal else 1)
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from shardedstore.callbacks.bar import ProgressBar
 from shardedstore.callbacks.lines import ProgressLines
+from shardedstore.callbacks.notebook import NotebookProgress, in_notebook
 from shardedstore.errors import UsageError
 from shardedstore.jobs.callbacks import Callback, TaskEnd
 
@@ -22,8 +23,8 @@ def progress_callback(chosen: Shown) -> Callback | None:
     Parameters
     ----------
     chosen : bool, "bar", callable or None
-        None shows a bar on a terminal and in a notebook, and nothing elsewhere. True shows a line a minute elsewhere.
-        ``"bar"`` always shows a bar. A function is called with the number of finished shards and the number of all shards.
+        None shows a view in a notebook, a bar on a terminal, and nothing elsewhere. True shows a line a minute elsewhere.
+        ``"bar"`` shows a bar elsewhere. A function is called with the number of finished shards and the number of all shards.
 
     Raises
     ------
@@ -38,30 +39,24 @@ def progress_callback(chosen: Shown) -> Callback | None:
     """
     if callable(chosen):
         return ProgressFunction(chosen)
+    if chosen is not None and not isinstance(chosen, bool) and chosen != "bar":
+        raise UsageError(
+            f"progress={chosen!r} is not valid: use True, False, 'bar', or a function of the numbers of finished and of all shards"
+        )
     if chosen is False:
         return None
-    if chosen == "bar":
+    if in_notebook():
+        return NotebookProgress()
+    if chosen == "bar" or on_terminal():
         return ProgressBar()
-    if chosen is None:
-        return ProgressBar() if has_bars() else None
-    if chosen is True:
-        return ProgressBar() if has_bars() else ProgressLines()
-    raise UsageError(
-        f"progress={chosen!r} is not valid: use True, False, 'bar', or a function of the numbers of finished and of all shards"
-    )
+    return ProgressLines() if chosen else None
 
 
-def has_bars() -> bool:
-    """Tell whether standard error is a terminal, or this is a notebook."""
+def on_terminal() -> bool:
+    """Tell whether standard error is a terminal that can update lines."""
     if sys.stderr is None:  # under pythonw
         return False
-    if sys.stderr.isatty():
-        return os.environ.get("TERM") != "dumb"
-    if "IPython" not in sys.modules:
-        return False
-    from rich.console import Console
-
-    return Console(stderr=True).is_jupyter
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class ProgressFunction(Callback):

@@ -1,0 +1,63 @@
+"""The progress of jobs in a real kernel of Jupyter, run by nbclient."""
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+from paths import ROOT, TESTS
+
+START = f"""
+import sys; sys.path[:0] = [{str(ROOT)!r}, {str(TESTS)!r}]
+import dask; dask.config.set(scheduler="threads")
+from helpers_jobs import Fail, Slow, blocks_at
+from pathlib import Path
+from shardedstore import ShardsFailed
+from shardedstore.transforms import ToZip
+updates = []
+def note(message):
+    updates.extend(["update"] * (message["header"]["msg_type"] == "update_display_data"))
+    return message
+get_ipython().display_pub.register_hook(note)
+store = blocks_at(Path("source.zarr"), 40)
+"""
+DONE = 'store.map_shards(Slow(0.01), ToZip("zips"));'
+FAILED = """
+try:
+    store.map_shards(Fail("a[3]"), ToZip("failed"))
+except ShardsFailed:
+    pass
+"""
+SILENT = 'store.map_shards(ToZip("silent"), progress=False);'
+COUNT = "len(updates)"
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """The outputs of the cells."""
+    cells = [new_code_cell(source) for source in (START, DONE, FAILED, SILENT, COUNT)]
+    folder = tmp_path_factory.mktemp("notebook")
+    notebook = new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(folder)}}).execute()
+    nbformat.validate(notebook)
+    return [cell.outputs for cell in cells]
+
+
+def test_a_notebook_keeps_one_output_of_the_last_state(outputs):
+    [done] = outputs[1]
+    assert done.data["text/plain"].startswith("done, 100%, 41 of 41 shards")
+    assert "41 of 41" in done.data["text/html"]
+    assert "Slow, ToZip to " in done.data["text/html"]
+
+
+def test_failures_and_warnings_are_in_the_view_and_not_red(outputs):
+    [failed] = outputs[2]
+    assert failed.data["text/plain"].startswith("failed, 100%, 41 of 41 shards")
+    assert "not to the step&#x27;s taste" in failed.data["text/html"]
+
+
+def test_nothing_is_shown_where_it_is_not_wanted(outputs):
+    assert outputs[3] == []
+
+
+def test_updates_are_a_few_a_second(outputs):
+    assert 2 <= int(outputs[4][0].data["text/plain"]) <= 20
