@@ -4,6 +4,7 @@ The public names are those in ``__all__`` of ``shardedstore``, ``shardedstore.ab
 ``shardedstore.zips``. All other modules are private, and may change in any release.
 """
 
+from shardedstore.checks.diff import StructureDiff, diff
 from shardedstore.errors import (
     ChainError,
     ClusterError,
@@ -86,6 +87,7 @@ __all__ = [
     "Step",
     "StopSignal",
     "StoreKind",
+    "StructureDiff",
     "Summary",
     "TemporaryError",
     "Trial",
@@ -94,6 +96,7 @@ __all__ = [
     "__version__",
     "array_shard_directory_store",
     "array_shard_store",
+    "diff",
     "job_status",
     "list_jobs",
     "step",

@@ -6,6 +6,7 @@ import click
 
 from shardedstore.cli.common import warnings_on_stderr
 from shardedstore.cli.convert import convert
+from shardedstore.cli.diff import diff_command
 from shardedstore.cli.export import export
 from shardedstore.cli.info import info
 from shardedstore.cli.init import init
@@ -36,6 +37,7 @@ for command in (
     jobs_command,
     info,
     verify_command,
+    diff_command,
     prune_command,
     ls,
     cat,

@@ -29,7 +29,7 @@ LAYERS = (
     {"callbacks"},
     {"verify", "export"},
     {"store"},
-    {"jobfiles"},
+    {"jobfiles", "checks"},
     {"__init__", "abc", "cli", "xarray_engine"},
     {"__main__"},
 )

@@ -1,0 +1,1 @@
+"""Check any Zarr for damage, and compare the structure of two Zarrs."""

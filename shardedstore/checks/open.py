@@ -1,0 +1,38 @@
+"""Open a Zarr, a zip, a config or a store that a user names, without reading its metadata."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeAlias
+
+from zarr.abc.store import Store
+
+from shardedstore.fields import FILE_NAME
+from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.options import StorageOptions, take_options
+from shardedstore.storage.urls import is_remote, join_url, normalize
+from shardedstore.store import ShardedStore
+from shardedstore.stores.locations import Config
+from shardedstore.stores.recognise import locate
+
+AnyZarr: TypeAlias = ShardedStore | Store | str | os.PathLike[str]
+
+
+def config_at(what: AnyZarr, storage_options: StorageOptions = None) -> Config:
+    """Return the config of a store, or of the Zarr, zip or config at a path or URL."""
+    if isinstance(what, ShardedStore):
+        return what.config
+    if isinstance(what, Store) or "|zip:" in os.fspath(what):
+        return Config(locate(what, storage_options))
+    url = normalize(what)
+    is_file = url.endswith(".json") and not os.path.isdir(url)
+    if is_file or nbytes_of(join_url(url, FILE_NAME), take_options(url, storage_options)) is not None:
+        return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=storage_options).config
+    return Config(locate(what, storage_options))
+
+
+def name_of_zarr(what: AnyZarr, config: Config) -> str:
+    """Return the name of a Zarr in reports: the user's path or URL if there is one."""
+    if isinstance(what, str | os.PathLike):
+        return os.fspath(what)
+    return config.show() if config.shards else config.base.show().strip("'")
