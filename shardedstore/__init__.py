@@ -40,6 +40,8 @@ from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.trial import Trial
 from shardedstore.notices import Notice
+from shardedstore.partition.access import AccessCost
+from shardedstore.partition.suggest import ArraySuggestion, Suggestion
 from shardedstore.storage.attributes import ObjectAttributes
 from shardedstore.store import ShardedStore
 from shardedstore.stores.custom import StoreKind
@@ -52,7 +54,9 @@ from shardedstore.zarr.readonly import ReadOnlyStore
 __version__ = "0.4.0"
 
 __all__ = [
+    "AccessCost",
     "ArrayStep",
+    "ArraySuggestion",
     "ChainError",
     "ClusterError",
     "ConfigError",
@@ -88,6 +92,7 @@ __all__ = [
     "StopSignal",
     "StoreKind",
     "StructureDiff",
+    "Suggestion",
     "Summary",
     "TemporaryError",
     "Trial",

@@ -38,15 +38,18 @@ from shardedstore.jobs.retention import parse_retention
 from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.notices import Notice
+from shardedstore.partition.access import Accesses
 from shardedstore.partition.collect import collect
 from shardedstore.partition.partition import divide_noting
 from shardedstore.partition.patterns import Paths, Shards
+from shardedstore.partition.suggest import Suggestion, SuggestTarget, suggest_shards
 from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.outputs import upload_rule
 from shardedstore.storage.urls import join_url, normalize, unquote_name
+from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.stores.locations import Config, Location, Mount, Place
 from shardedstore.stores.no_zarr import is_zarr
 from shardedstore.stores.recognise import locate
@@ -321,6 +324,60 @@ class ShardedStore(WritableStore):
         {'a': [1, 1], 'b': [2, 2]}
         """
         return cls._of(collect(pattern, names, storage_options))
+
+    def suggest(
+        self, *, target: SuggestTarget = "zip", size: str | int = "512 MiB", access: Accesses | None = None
+    ) -> Suggestion:
+        """Suggest the shards of each array, for a size and for the ways in which the arrays are read.
+
+        Only metadata is read. The result is a mapping of rules, which `partition` takes as `shards`.
+
+        Parameters
+        ----------
+        target : "zip" or "sharding"
+            The format: zips of `ToZip`, or objects of `ToShardingCodec`. Zips keep undivided arrays in the base; for the
+            sharding codec, each array of several chunks gets at least one object.
+        size : str or int
+            The largest decoded size of a shard, in bytes or with a unit.
+        access : mapping or iterable of mappings, optional
+            How one read goes along named dimensions: ``"series"`` reads all elements at one place of the other dimensions,
+            ``"step"`` reads one step and all of the others, and a number reads so many elements. Several mappings are several
+            ways to read, of equal weight. By default, leading dimensions are divided, as by `partition`.
+
+        Returns
+        -------
+        Suggestion
+            The rules, and for each array the shape, the number of shards, the reason, and the files, requests and bytes of
+            a read.
+
+        Raises
+        ------
+        PartitionError
+            If an argument is not valid, or names an unknown dimension, or if the store is a collection.
+
+        See Also
+        --------
+        partition : Divide a Zarr by the suggestion.
+
+        Notes
+        -----
+        The costs suppose that a read begins at the start of a chunk and of a shard. A request is one range of bytes: each
+        shard needs one for its index, and each chunk another one.
+
+        Examples
+        --------
+        >>> import zarr
+        >>> from shardedstore import ShardedStore
+        >>> source = zarr.storage.MemoryStore()
+        >>> _ = zarr.create_array(
+        ...     source, name="t", shape=(400, 8, 8), chunks=(1, 4, 4), dtype="f4", dimension_names=("time", "y", "x")
+        ... )
+        >>> found = ShardedStore.partition(source).suggest(size="32 KiB", access={"time": "series"})
+        >>> dict(found), found.arrays[0].now[0].files, found.arrays[0].costs[0].files
+        ({'t': {'y': 4, 'x': 4}, '*': '32 KiB'}, 400, 1)
+        >>> store = ShardedStore.partition(source, shards=found)
+        """
+        return suggest_shards(read_nodes(self.config), target, size, access)
 
     def plan(
         self,

@@ -16,6 +16,7 @@ from shardedstore.cli.prune import prune_command
 from shardedstore.cli.run import finalise, run_command
 from shardedstore.cli.serve import serve
 from shardedstore.cli.status import jobs_command, status_command
+from shardedstore.cli.suggest import suggest
 from shardedstore.cli.verify import verify_command
 
 
@@ -29,6 +30,7 @@ def main(context: click.Context) -> None:
 
 for command in (
     init,
+    suggest,
     convert,
     run_command,
     finalise,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,8 +11,10 @@ from dask.utils import format_bytes
 
 from shardedstore.display.describe import node_line
 from shardedstore.errors import UsageError
-from shardedstore.jobfiles.write import key_text, value_text
+from shardedstore.jobfiles.write import value_text
 from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.partition.access import Access
+from shardedstore.partition.suggest import Suggestion
 from shardedstore.storage.sides import side_options
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.store import ShardedStore
@@ -43,8 +44,17 @@ to = "zip"               # or "zarr", "sharding-codec", or with options: {{use =
 """
 
 
-def job_file(sources: Sequence[str], file: str) -> str:
+def job_file(sources: Sequence[str], file: str, access: Sequence[Access] = ()) -> str:
     """Return the text of a job file with one job for each source.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        The sources.
+    file : str
+        The name of the job file.
+    access : sequence of mappings, optional
+        The ways in which the arrays are read, for the shape of the shards; see `ShardedStore.suggest`.
 
     Raises
     ------
@@ -57,7 +67,7 @@ def job_file(sources: Sequence[str], file: str) -> str:
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two sources are named {name!r}: write one file for each")
-    jobs = ["\n".join(_job(name, source)) for name, source in zip(names, sources, strict=True)]
+    jobs = ["\n".join(_job(name, source, access)) for name, source in zip(names, sources, strict=True)]
     return "\n".join([HEAD.format(file=os.path.basename(file)), *(f"{job}\n" for job in jobs)])
 
 
@@ -72,7 +82,7 @@ def source_name(source: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "job"
 
 
-def _job(name: str, source: str) -> Iterator[str]:
+def _job(name: str, source: str, access: Sequence[Access]) -> Iterator[str]:
     """Yield the lines of a job."""
     url = source if is_remote(source) else normalize(source)
     options: Any = side_options("source", url, {}, None)
@@ -87,7 +97,7 @@ def _job(name: str, source: str) -> Iterator[str]:
     yield from _nodes(plan, store)
     yield f"destination = {value_text(name + '-shards')}  # a folder, or s3://, gs:// or az://"
     if not is_many:
-        yield f"shards = {value_text(size)}  # makes {count(plan.shard_count, 'shard')}; or for each array: {{{_example(plan)}}}"
+        yield from _shards(store, size, plan, access)
         yield "# include = []           # paths or globs of the groups and arrays to keep"
     if formats == ["v2"]:
         yield "# v3 = true              # convert Zarr v2 to v3"
@@ -110,8 +120,19 @@ def _nodes(plan: Plan, store: ShardedStore) -> Iterator[str]:
         yield f"#   ... and {len(lines) - MOST_NODES:,} more; see shardedstore info"
 
 
-def _example(plan: Plan) -> str:
-    """Return a rule for the largest array."""
-    sizes = {path: math.prod(getattr(node.meta, "shape", ())) for path, node in plan.nodes.items()}
-    path = max(sizes, key=lambda path: sizes[path])
-    return f'{key_text(path)} = "128 MiB", "*" = "1 GiB"' if path else '"*" = "1 GiB"'
+def _shards(store: ShardedStore, size: str, plan: Plan, access: Sequence[Access]) -> Iterator[str]:
+    """Yield the lines of the division, by the ways to read, or else by a size."""
+    suggestion = store.suggest(size=size, access=access or None)
+    if not access:
+        yield f"shards = {value_text(size)}  # makes {count(plan.shard_count, 'shard')}; or for each array: {value_text(_few(suggestion))}"
+        return
+    for one in suggestion.arrays[:MOST_NODES]:
+        if one.shards:
+            yield f"# /{one.path}: {one.reason}"
+    yield f"shards = {value_text(dict(suggestion))}  # makes {count(suggestion.shard_count, 'shard')}"
+
+
+def _few(suggestion: Suggestion) -> dict[str, Any]:
+    """Return the rules of the first array and of the others."""
+    rules = list(suggestion.items())
+    return dict([*rules[:-1][:1], rules[-1]])

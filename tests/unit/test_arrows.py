@@ -34,7 +34,13 @@ LAYERS = (
     {"__main__"},
 )
 RANKS = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
-LAZY_VIEWS = {"jobs.estimates.estimate", "jobs.job_plan", "jobs.report", "jobs.summary"}  # they show themselves
+LAZY_VIEWS = {
+    "jobs.estimates.estimate",
+    "jobs.job_plan",
+    "jobs.report",
+    "jobs.summary",
+    "partition.suggest",
+}  # they show themselves
 PARTS = "transforms.base"  # shared parts of transforms; the engine may import these, but no transform
 MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "cli", "jobfiles", "transforms"}
 MAY_IMPORT_DASK = ("jobs.executors", "cli")
