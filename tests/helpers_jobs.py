@@ -35,6 +35,7 @@ from shardedstore.storage.folders import open_folder
 from shardedstore.storage.publish import TEMPORARY
 from shardedstore.transforms import ToZip
 from shardedstore.transforms.base.chain import Entries, Shard
+from shardedstore.zarr.refusal import REFUSALS
 
 HERE = Path(__file__).parent
 CUBE = SOURCES["cube-v3/"]
@@ -195,10 +196,12 @@ def undisturbed(folder: Path, *steps: Step) -> dict[str, bytes]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, without the ledger."""
+    """All files below a folder, without the ledger and the documents that refuse readers of Zarr."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     found = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-    return {name: data for name, data in found.items() if not name.startswith(f"{FOLDER}/")}
+    return {
+        name: data for name, data in found.items() if not name.startswith(f"{FOLDER}/") and REFUSALS.get(name) != data
+    }
 
 
 def check_zips_as_of_a_folder(far: Folder, source: Source, folder: Path) -> None:

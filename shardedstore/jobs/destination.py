@@ -24,6 +24,7 @@ from shardedstore.storage.urls import BESIDE, is_within, join_url, real_url
 from shardedstore.stores.locations import Config, Place, url_of
 from shardedstore.transforms.base.chain import Sink
 from shardedstore.zarr.grid import Blocks, parse_block
+from shardedstore.zarr.refusal import REFUSALS
 
 CONSOLIDATED = "__consolidated__.zarr"
 
@@ -162,7 +163,7 @@ def check_lengths(plan: Plan, file_of: Callable[[Run], str | None]) -> None:
 
 def _check_apart(name: str, label: str) -> None:
     """Check that a name is not one that the job needs itself, and does not lie in one."""
-    if name.partition("/")[0] in (FILE_NAME, FOLDER, CONSOLIDATED):
+    if name.partition("/")[0] in (FILE_NAME, FOLDER, CONSOLIDATED, *REFUSALS):
         raise ChainError(
             f"shard {label!r} would be named {name!r}, which the job needs itself: choose another name, or leave {label!r} out"
         )

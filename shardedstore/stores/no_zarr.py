@@ -15,11 +15,19 @@ from shardedstore.storage.options import Options
 from shardedstore.storage.urls import object_url
 from shardedstore.stores.http_index import ROOTS
 from shardedstore.stores.location import Location, Place
+from shardedstore.zarr.refusal import is_refusal
 
 
 def is_zarr(url: str, options: Options) -> bool:
     """Tell whether a folder has Zarr metadata at its root; False if that can't be read."""
-    return any(_is_there(object_url(url, name), options) for name in ROOTS)
+    return any(_is_there(object_url(url, name), options) for name in ROOTS) and not is_refused(url, options)
+
+
+def is_refused(url: str, options: Options) -> bool:
+    """Tell whether the folder of a result refuses readers of Zarr."""
+    with suppress(OSError, BaseError):
+        return is_refusal(bytes(open_blob(object_url(url, "zarr.json"), options).tail(MOST_MARKER)[0]))
+    return False
 
 
 RESULT = "is the result of a job: open it with ShardedStore.load"
@@ -38,7 +46,8 @@ def instead(location: Location) -> str:
             "rest of this folder"
         )
     if not location.url.endswith(".json"):
-        return RESULT if _is_there(object_url(location.url, FILE_NAME), location.options) else NO_ZARR
+        is_result = _is_there(object_url(location.url, FILE_NAME), location.options)
+        return RESULT if is_result or is_refused(location.url, location.options) else NO_ZARR
     with suppress(OSError, BaseError):
         nbytes = nbytes_of(location.url, location.options)
         if nbytes is not None and nbytes > MOST_JSON:

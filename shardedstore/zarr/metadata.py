@@ -18,6 +18,7 @@ import numpy as np
 from shardedstore.errors import CorruptError
 from shardedstore.zarr.grid import ChunkKeys, Coords
 from shardedstore.zarr.paths import parents
+from shardedstore.zarr.refusal import is_refusal
 
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 CONSOLIDATED_V2 = ".zmetadata"
@@ -88,6 +89,8 @@ def parse_node(documents: Mapping[str, bytes], path: str, above: int | None = No
     CorruptError
         If a document is not JSON, or lacks a required field.
     """
+    if any(map(is_refusal, documents.values())):
+        return None
     zarr_format = format_of(documents, above)
     if zarr_format is None:
         return None

@@ -20,12 +20,12 @@ DOCUMENTS = 3  # names of documents that a block reads, before its chunks and af
 DIRECTORY = 2  # reads of the directory of a zip
 PER_TASK = {"PUT": 2, "GET": 5}  # the claim and the records of a task, which are read twice; and the job's manifest
 PER_JOB = {
-    "PUT": 6,
+    "PUT": 8,
     "GET": 10,
-    "LIST": 23,
+    "LIST": 24,
     "HEAD": 2,
     "POST": 1,
-}  # the lock, the manifest, the ledger, the config and the report
+}  # the lock, the manifest, the ledger, the documents that refuse readers, the config and the report
 
 Requests = Mapping[str, int]
 

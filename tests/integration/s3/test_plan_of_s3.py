@@ -57,7 +57,7 @@ def test_requests_are_estimated_and_metadata_is_walked_twice(sink, bucket, proxy
     with dask.config.set(scheduler="sync"):
         plan.run()
     before_first = [line.path for line in proxy.log][: [line.method for line in proxy.log].index("HEAD")]
-    assert not any(path.endswith(DOCUMENTS) for path in before_first)
+    assert not any(path.endswith(DOCUMENTS) for path in before_first if "source.zarr" in path)
     counts = taken_by_side(proxy)
     for side, requests in (("source", estimate.requests_to_source), ("result", estimate.requests_to_destination)):
         for kind in ("GET", "PUT", "LIST"):
