@@ -8,6 +8,7 @@ from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.progress import Progress, Running
 from shardedstore.jobs.summary import ShardEnd
 from shardedstore.notices import Notice
+from shardedstore.storage.request_metrics import RequestSum
 from shardedstore.stores.custom import StoreKind
 from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
@@ -27,6 +28,7 @@ __all__ = [
     "Notice",
     "Progress",
     "ReadOnlyStore",
+    "RequestSum",
     "Running",
     "Shard",
     "ShardEnd",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from shardedstore.jobs.job_plan import JobPlan
+    from shardedstore.storage.request_metrics import RequestSum
 
 SCOPE = "shardedstore"
 FLUSH_MILLISECONDS = 5000  # the longest delay at the end of a job if the collector does not answer
@@ -25,6 +26,11 @@ COUNTERS = {
     "entries": ("{entry}", "Entries that were written."),
     "retries": ("{attempt}", "Attempts that were repeated."),
     "throttled": ("{request}", "Requests that a busy server refused."),
+    "throttled.duration": ("s", "Time in which requests waited for a busy server or for a limit of the job."),
+    "requests": ("{request}", "Requests to storage, by kind."),
+    "request.bytes": ("By", "Bytes that requests read and wrote, by kind."),
+    "request.duration": ("s", "Sum of the latencies of requests, by kind."),
+    "request.errors": ("{request}", "Failed requests, by kind."),
     "stage.duration": ("s", "Time of the workers, by stage."),
 }
 
@@ -93,10 +99,19 @@ class OpenTelemetry(Callback):
         self._add("entries", task.entries)
         self._add("retries", task.retries)
         self._add("throttled", task.throttled)
+        self._add("throttled.duration", task.throttled_seconds)
+        for kind, made in task.requests.items():
+            self._add_requests(kind, made)
         for stage, seconds in task.stages.items():
             self._add("stage.duration", seconds, stage=stage)
         for shard in task.shards:
             self._durations.record(shard.seconds, self._attributes)
+
+    def _add_requests(self, kind: str, made: RequestSum) -> None:
+        self._add("requests", made.count, kind=kind)
+        self._add("request.bytes", made.nbytes, kind=kind)
+        self._add("request.duration", made.seconds, kind=kind)
+        self._add("request.errors", made.errors, kind=kind)
 
     def _add(self, name: str, amount: float, **attributes: str) -> None:
         if amount:
@@ -107,6 +122,8 @@ class OpenTelemetry(Callback):
         from opentelemetry.trace import StatusCode
 
         job = event.job
+        for kind, made in event.requests.items():
+            self._add_requests(kind, made)
         self._span.set_attributes({"done": job.done, "skipped": job.skipped, "failed": len(job.failures)})
         if event.error is not None:
             code = next((error.code for error in job.failures), "")

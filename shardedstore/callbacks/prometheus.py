@@ -14,6 +14,7 @@ from shardedstore.errors import UsageError
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.progress import Progress
 from shardedstore.jobs.summary import STAGES
+from shardedstore.storage.request_metrics import RequestSum, add_requests
 
 if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
@@ -36,8 +37,19 @@ HELP = {
     "job_decoded_bytes": "The decoded bytes of the shards that have ended, and of all shards.",
     "job_retries": "The number of repeated attempts.",
     "job_throttled_requests": "The number of requests that a busy server refused.",
+    "job_throttled_seconds": "The seconds in which requests waited for a busy server or for a limit of the job.",
+    "job_requests": "The number of requests to storage by kind.",
+    "job_request_bytes": "The bytes that requests read and wrote, by kind.",
+    "job_request_seconds": "The sum of the latencies of requests by kind.",
+    "job_request_errors": "The number of failed requests by kind.",
     "job_stage_seconds": "The seconds of the workers by stage.",
     "job_seconds_left": "The estimated time to the end of the run.",
+}
+REQUESTS = {
+    "job_requests": "count",
+    "job_request_bytes": "nbytes",
+    "job_request_seconds": "seconds",
+    "job_request_errors": "errors",
 }
 logger = logging.getLogger("shardedstore")
 Sample = tuple[str, Mapping[str, str], float]
@@ -82,6 +94,8 @@ class PrometheusFile(Callback):
         self._labels = self.labels or {"destination": plan.destination or ""}
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._codes: dict[str, int] = {}
+        self._requests: dict[str, RequestSum] = {}
+        self._throttled_seconds = 0.0
         self._begun, self._last = time.time(), 0.0
         self._success = _last_success(self.path)
         self._write(Progress(total=plan.shard_count, total_decoded_nbytes=plan.nbytes), ())
@@ -90,6 +104,8 @@ class PrometheusFile(Callback):
         # docstring inherited
         for name, seconds in event.task.stages.items():
             self._stages[name] += seconds
+        self._requests = add_requests([self._requests, event.task.requests])
+        self._throttled_seconds += event.task.throttled_seconds
         for error in event.task.failures:
             self._codes[error.code] = self._codes.get(error.code, 0) + 1
 
@@ -101,6 +117,7 @@ class PrometheusFile(Callback):
     def on_job_end(self, event: JobEnd) -> None:
         # docstring inherited
         now = time.time()
+        self._requests = event.job.requests
         if event.error is None:
             self._success = now
         self._write(event.progress, (("job_end_timestamp_seconds", {}, now), ("job_success", {}, event.error is None)))
@@ -129,6 +146,10 @@ class PrometheusFile(Callback):
         yield "job_decoded_bytes", {"of": "all"}, progress.total_decoded_nbytes
         yield "job_retries", {}, progress.retries
         yield "job_throttled_requests", {}, progress.throttled
+        yield "job_throttled_seconds", {}, self._throttled_seconds
+        for metric, field in REQUESTS.items():
+            for kind, made in sorted(self._requests.items()):
+                yield metric, {"kind": kind}, getattr(made, field)
         for stage, seconds in self._stages.items():
             yield "job_stage_seconds", {"stage": stage}, seconds
         if progress.seconds_left is not None:

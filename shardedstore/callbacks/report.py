@@ -160,6 +160,8 @@ class ReportWriter(Callback):
             failed=len(job.failures),
             retries=job.retries,
             throttled=job.throttled,
+            throttled_seconds=round(job.throttled_seconds, 3),
+            requests=job.requests,
             again=job.again,
             files=plan.files,
             decoded_nbytes=plan.nbytes,

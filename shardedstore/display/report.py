@@ -41,6 +41,7 @@ from shardedstore.text import count, shown
 
 if TYPE_CHECKING:
     from shardedstore.jobs.report import ArrayReport, CauseReport, Report, ShardReport, Timeline
+    from shardedstore.storage.request_metrics import RequestSum
 
 WIDTH = "75em"
 MOST_BARS = 12  # arrays with a bar of their own
@@ -66,6 +67,7 @@ STAGES = {
     "steps": "steps",
     "encode": "encoding",
     "write": "writing",
+    "throttled": "waiting for storage",
     "other": "other",
 }
 
@@ -76,8 +78,10 @@ def report_lines(report: Report) -> Iterator[str]:
     yield f"  {counts(report)}"
     yield from (f"  {fact}" for fact in _facts(report))
     yield f"  {sizes(report)}"
-    if report.retries or report.throttled:
-        yield f"  {count(report.retries, 'repeated attempt')}, {count(report.throttled, 'refused request')}"
+    if report.retries or report.throttled or report.throttled_seconds:
+        yield f"  {_waits(report)}"
+    if report.requests:
+        yield f"  requests: {', '.join(f'{made.count:,} {kind}' for kind, made in _by_count(report))}"
     yield from (f"  made again, as {text}: {number:,}" for text, number in _again(report))
     for cause in report.failures[:MOST_CAUSES]:
         yield f"  {cause.code}: {count(cause.count, 'shard')}, such as {cause.shards[0]!r}: {shown(cause.cause, 200)}"
@@ -101,6 +105,7 @@ def report_view(report: Report) -> Html:
         _again_view(report),
         _sizes(report),
         _time(report),
+        _requests(report),
         _shards("Slowest shards", report.slowest),
         _shards("Shards that were tried again", report.retried),
         html_section("Warnings", html_list(report.notices)) if report.notices else Html(""),
@@ -264,10 +269,29 @@ def _stages(report: Report) -> Html:
         (STAGES.get(name, name), html_bar(seconds / total, f"{seconds / total:.0%}"), format_time(seconds))
         for name, seconds in report.stages.items()
     )
-    refused = f"{count(report.retries, 'repeated attempt')}, {count(report.throttled, 'refused request')}"
     return html_text(
-        html_table(("stage of the workers", "share", ">time"), rows, len(report.stages)), html_muted(refused)
+        html_table(("stage of the workers", "share", ">time"), rows, len(report.stages)), html_muted(_waits(report))
     )
+
+
+def _waits(report: Report) -> str:
+    waited = f", {format_time(report.throttled_seconds)} waited" if report.throttled_seconds else ""
+    return f"{count(report.retries, 'repeated attempt')}, {count(report.throttled, 'refused request')}{waited}"
+
+
+def _by_count(report: Report) -> list[tuple[str, RequestSum]]:
+    return sorted(report.requests.items(), key=lambda item: -item[1].count)
+
+
+def _requests(report: Report) -> Html:
+    if not report.requests:
+        return Html("")
+    rows = (
+        (kind, f"{made.count:,}", format_bytes(made.nbytes), format_time(made.latency), f"{made.errors:,}")
+        for kind, made in _by_count(report)
+    )
+    heads = ("request", ">number", ">bytes", ">mean latency", ">errors")
+    return html_section("Storage requests", html_table(heads, rows, len(report.requests)))
 
 
 def _span_rows(line: Timeline, seconds: float) -> Iterator[Html]:
@@ -320,12 +344,10 @@ def _details(report: Report) -> Html:
         for name, options in report.steps
     ]
     options = [f"{name}: {value}" for name, value in report.options.items()]
-    requests = [f"{name}: {number:,}" for name, number in report.requests.items()]
     file = [f"job file: {report.job_file}"] if report.job_file else []
     parts = (
         html_section("Chain", html_list(steps)) if steps else Html(""),
         html_section("Options", html_list([*options, *file])) if options or file else Html(""),
-        html_section("Storage requests", html_list(requests)) if requests else Html(""),
         html_section(
             "Versions", html_muted(html_text(Html("<br>"), ", ".join(f"{k} {v}" for k, v in report.versions.items())))
         ),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shardedstore.errors import UsageError
 from shardedstore.jobs.progress import Progress
 from shardedstore.jobs.summary import Summary
+from shardedstore.storage.request_metrics import RequestSum
 
 if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
@@ -52,11 +53,13 @@ class JobEnd:
     Attributes
     ----------
     job : Summary
-        The summary of the job, with the errors of all failed shards.
+        The summary of the job, with the errors of all failed shards and the requests of all processes.
     progress : Progress
         The last numbers of the job.
     error : BaseException or None
         The exception that the job ends with, such as `ShardsFailed` or KeyboardInterrupt.
+    requests : dict of str to RequestSum
+        The requests that no task made: those of the process that runs the job, such as for the ledger and the config.
 
     See Also
     --------
@@ -77,6 +80,7 @@ class JobEnd:
     job: Summary
     progress: Progress
     error: BaseException | None = None
+    requests: dict[str, RequestSum] = field(default_factory=dict)
 
 
 class Callback:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.progress import Meter
 from shardedstore.jobs.summary import Summary
+from shardedstore.storage.request_metrics import RequestMeter, add_requests, metered
 
 if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
@@ -30,11 +32,14 @@ class Events:
     def __init__(self, callbacks: list[Callback], plan: JobPlan, meter: Meter) -> None:
         self.callbacks, self.plan, self.meter = callbacks, plan, meter
         self._started: list[Callback] = []
+        self._requests = RequestMeter()
+        self._metered = metered(self._requests)
         self._one_at_a_time = threading.RLock()
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="shardedstore-progress", daemon=True)
 
     def __enter__(self) -> Self:
+        self._metered.__enter__()
         try:
             for callback in self.callbacks:
                 self._started.append(callback)
@@ -65,7 +70,10 @@ class Events:
         self._ended.set()
         if self._ticker.is_alive():
             self._ticker.join()
-        event = JobEnd(self.meter.outcome, self.meter.now(), error)
+        self._metered.__exit__(None, None, None)
+        own, job = self._requests.sums, self.meter.outcome
+        job = replace(job, requests=add_requests([job.requests, own]))
+        event = JobEnd(job, self.meter.now(), error, own)
         raised = list(self._failures_at_end(event))
         if raised and error is None:
             raise raised[0]

@@ -25,6 +25,7 @@ from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError
 from shardedstore.storage.blobs import ByteSource
 from shardedstore.storage.folders import ENDED, STARTED, STORAGE_ERRORS, Append, Folder
+from shardedstore.storage.request_metrics import in_context
 from shardedstore.transforms.base.chain import Written
 
 LEVEL = 1  # for a million records: 141 MB become 29 MB in 0.4 s, decoded in 0.13 s; higher levels gain nothing
@@ -421,7 +422,7 @@ class Ledger(NamedTuple):
         if not names:
             return []
         with ThreadPoolExecutor(READERS) as pool:
-            return list(pool.map(self.folder.read, names))
+            return list(pool.map(in_context(self.folder.read), names))
 
     def _there(self, names: list[str]) -> list[bytes]:
         """Read files; those that were compacted since they were listed count as empty.
@@ -436,7 +437,7 @@ class Ledger(NamedTuple):
                 return b""
 
         with ThreadPoolExecutor(READERS) as pool:
-            return list(pool.map(read, names))
+            return list(pool.map(in_context(read), names))
 
     def _from_compacted(self, lines: Callable[[str], Iterator[bytes]]) -> list[bytes]:
         """Read the compacted files; list them again if another process compacted them meanwhile."""

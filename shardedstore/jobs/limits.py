@@ -14,6 +14,7 @@ from msgspec import Meta
 from shardedstore.errors import UsageError
 from shardedstore.jobs.cancellation import LOOK, check, sleep
 from shardedstore.jobs.token_bucket import Bucket, Rates
+from shardedstore.storage.request_metrics import paused
 from shardedstore.text import parse_size
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class _Lease:
                 self._reserve()
             until = self._until
         if (seconds := until - time.monotonic()) > 0:
+            paused(seconds)
             sleep(seconds)
 
     def _reserve(self) -> None:

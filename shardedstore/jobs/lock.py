@@ -32,6 +32,7 @@ from shardedstore.jobs.ledger import FOLDER
 from shardedstore.jobs.progress import Progress
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
+from shardedstore.storage.request_metrics import in_context
 
 FIRST = 2.0  # seconds until the first count, which tells the numbers of the job
 RENEWAL = 10.0  # seconds between two counts
@@ -194,7 +195,7 @@ def _counting(folder: Folder, path: str, beat: _Heartbeat, is_lost: Callable[[],
     """Count up in the file of a lock until the block ends; the event is set when the lock is lost."""
     ended, lost = threading.Event(), threading.Event()
 
-    def count() -> None:
+    def count(_: object) -> None:
         pauses = itertools.chain([min(FIRST, RENEWAL)], itertools.repeat(RENEWAL))
         while not ended.wait(next(pauses)):
             with suppress(*STORAGE_ERRORS):  # a server that is away for a while is no reason to end
@@ -203,7 +204,7 @@ def _counting(folder: Folder, path: str, beat: _Heartbeat, is_lost: Callable[[],
                     lost.set()
                     return
 
-    thread = threading.Thread(target=count, name="shardedstore-lock", daemon=True)
+    thread = threading.Thread(target=in_context(count), args=(None,), name="shardedstore-lock", daemon=True)
     thread.start()
     try:
         yield lost

@@ -10,6 +10,7 @@ import msgspec
 
 from shardedstore.errors import UsageError
 from shardedstore.jobs.ledger import FOLDER
+from shardedstore.storage.request_metrics import RequestSum
 
 if TYPE_CHECKING:
     from shardedstore.storage.folders import Folder
@@ -240,8 +241,10 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         The sizes by array: the largest ones, and the others together in the last row.
     stages : dict of str to float
         The seconds of the workers by stage: ``read``, ``decode``, ``steps``, ``encode``, ``write`` and ``other``.
-    requests : dict of str to int
-        The counts of storage requests.
+    requests : dict of str to RequestSum
+        The requests to object stores and web servers, by kind.
+    throttled_seconds : float
+        The time in which requests of the tasks waited, as a server was too busy or a limit of the job was reached.
     slowest, retried : tuple of ShardReport
         The slowest shards, and shards that were tried again.
     failures : tuple of CauseReport
@@ -300,7 +303,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     nbytes: int = 0
     arrays: tuple[ArrayReport, ...] = ()
     stages: dict[str, float] = {}
-    requests: dict[str, int] = {}
+    requests: dict[str, RequestSum] = {}
+    throttled_seconds: float = 0.0
     slowest: tuple[ShardReport, ...] = ()
     retried: tuple[ShardReport, ...] = ()
     failures: tuple[CauseReport, ...] = ()

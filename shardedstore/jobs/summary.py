@@ -13,8 +13,9 @@ from shardedstore.errors import ShardError
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.shards import Segment
 from shardedstore.notices import Notice, merge_notices
+from shardedstore.storage.request_metrics import RequestSum, add_requests
 
-STAGES = ("read", "decode", "steps", "encode", "write")  # of a shard, in order
+STAGES = ("read", "decode", "steps", "encode", "write", "throttled")  # of a shard, in order
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ class Summary:
         The number of shards among `done` that an earlier run had made, and whose source has changed.
     throttled : int
         The number of requests that a busy server refused, and that were repeated.
+    throttled_seconds : float
+        The time in which requests of a task waited, as a server was too busy or a limit of the job was reached.
+    requests : dict of str to RequestSum
+        The requests to object stores and web servers by kind: ``"GET"``, ``"HEAD"``, ``"LIST"``, ``"PUT"`` and ``"DELETE"``.
     partial : Partial or None
         The state of an unfinished job in an opened store; None for a finished job.
     notices : tuple of Notice
@@ -178,10 +183,15 @@ class Summary:
     unchanged: bool = False
     moved: int = 0
     freed: int = 0
+    throttled_seconds: float = 0.0
+    requests: dict[str, RequestSum] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[str, float]:
-        """The seconds of the shards of a task by stage; `steps` is the time in steps without their codecs."""
+        """The seconds of the shards of a task by stage.
+
+        `steps` is the time in steps without their codecs. `throttled` is not contained in `read` and `write`.
+        """
         read = decode = steps = encode = write = 0.0
         for shard in self.shards:
             read += shard.read_seconds
@@ -189,7 +199,10 @@ class Summary:
             steps += shard.transform_seconds
             encode += shard.encode_seconds
             write += shard.write_seconds
-        seconds = read, decode, max(0.0, steps - decode - encode), encode, write
+        between = max(0.0, self.seconds - read - steps - write)  # shards and attempts
+        part = max(0.0, self.throttled_seconds - between) / (read + write or 1.0)
+        left = max(0.0, 1.0 - part)
+        seconds = left * read, decode, max(0.0, steps - decode - encode), encode, left * write, self.throttled_seconds
         return dict(zip(STAGES, seconds, strict=True))
 
     @property
@@ -240,6 +253,8 @@ class Summary:
             row=reduce(lambda row, part: part.row if part.done else row + part.row, parts, 0),
             decoded_nbytes=sum(part.decoded_nbytes for part in parts),
             again=merge_with(sum, (part.again for part in parts)) if any(part.again for part in parts) else {},
+            throttled_seconds=sum(part.throttled_seconds for part in parts),
+            requests=add_requests(part.requests for part in parts) if any(part.requests for part in parts) else {},
         )
 
     @classmethod

@@ -41,6 +41,7 @@ from shardedstore.storage.errors import cause_of, chain_of, code_of, systemic
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.inventory import Asked
 from shardedstore.storage.markers import MARKERS
+from shardedstore.storage.request_metrics import RequestMeter, metered
 from shardedstore.storage.requests import READS, WRITES, Throttled
 from shardedstore.storage.retry import Retries, retry
 from shardedstore.storage.throttle import throttled as limited_to
@@ -175,10 +176,10 @@ def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
         return Summary()
     if job.move is not None and work is None:
         raise UsageError("a move can't run in parts: leave out move, or run the whole job in one call")
-    begun = time.monotonic()
+    begun, meter = time.monotonic(), RequestMeter()
     MARKERS.take()  # drops the count of verify or of another job
     try:
-        with limited_to(throttle_of(job.bucket)):
+        with limited_to(throttle_of(job.bucket)), metered(meter):
             outcome = retry(partial(work or _run_task, job, task), Throttled(WRITES), STORAGE_ERRORS, sleep)
     except STORAGE_ERRORS as error:
         cause = f"its record can't be kept at the destination: {cause_of(error)}"
@@ -186,7 +187,15 @@ def run_task(job: Job, task: Task, work: Work | None = None) -> Summary:
     throttled, markers = READS.take_refused() + WRITES.take_refused(), MARKERS.take()
     notices = (Notice(MARKED, markers),) if markers else ()
     seconds = time.monotonic() - begun
-    return replace(outcome, throttled=throttled, seconds=seconds, notices=notices, worker=_worker())
+    return replace(
+        outcome,
+        throttled=throttled,
+        throttled_seconds=round(meter.throttled_seconds, 3),
+        requests=meter.sums,
+        seconds=seconds,
+        notices=notices,
+        worker=_worker(),
+    )
 
 
 def find_unprepared(job: Job, segment: Segment) -> Summary | None:

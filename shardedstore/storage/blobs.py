@@ -18,6 +18,7 @@ from shardedstore.errors import UsageError
 from shardedstore.storage.client_keywords import keywords
 from shardedstore.storage.errors import status_of
 from shardedstore.storage.options import NONE, Options, near_option
+from shardedstore.storage.request_metrics import request, timed
 from shardedstore.storage.throttle import spend, spend_async
 from shardedstore.storage.urls import is_remote
 
@@ -83,9 +84,9 @@ class RemoteObject:
         This takes one request, or two if the server does not support suffix ranges (Azure).
         """
         try:
-            spend(1, n)
-            found = obstore.get(self._store, self._path, options={"range": {"suffix": n}})
-            return found.bytes(), found.meta["size"]
+            with request("GET", n):
+                found = obstore.get(self._store, self._path, options={"range": {"suffix": n}})
+                return found.bytes(), found.meta["size"]
         except (NotSupportedError, GenericError):
             size = size_at(self._store, self._path)
             if size is None:
@@ -96,13 +97,18 @@ class RemoteObject:
 
     def read(self, start: int, stop: int) -> Bytes:
         """Make one range request."""
-        spend(1, stop - start)
-        return obstore.get_range(self._store, self._path, start=start, end=stop) if stop > start else b""
+        if stop <= start:
+            return b""
+        with request("GET", stop - start):
+            return obstore.get_range(self._store, self._path, start=start, end=stop)
 
     async def aread(self, start: int, stop: int) -> Bytes:
         """Make one range request."""
+        if stop <= start:
+            return b""
         await spend_async(1, stop - start)
-        return await obstore.get_range_async(self._store, self._path, start=start, end=stop) if stop > start else b""
+        with timed("GET", stop - start):
+            return await obstore.get_range_async(self._store, self._path, start=start, end=stop)
 
 
 def open_blob(url: str, options: Options = NONE) -> ByteSource:
@@ -126,16 +132,17 @@ def nbytes_of(url: str, options: Options = NONE) -> int | None:
 
 def size_at(store: ObjectStore, path: str) -> int | None:
     """Return the size of an object in bytes, or None if it does not exist."""
-    spend()
     try:
-        return obstore.head(store, path)["size"]
+        with request("HEAD"):
+            return obstore.head(store, path)["size"]
     except (FileNotFoundError, GenericError) as error:
         if _says_missing(error):
             return None
         if status_of(error) not in NO_HEAD:
             raise
     try:
-        return obstore.get(store, path).meta["size"]  # the body is not read
+        with request("GET"):
+            return obstore.get(store, path).meta["size"]  # the body is not read
     except FileNotFoundError as error:
         if _says_missing(error):
             return None

@@ -30,12 +30,13 @@ from shardedstore.storage.publish import (
     sync_folder,
     write_file,
 )
+from shardedstore.storage.request_metrics import list_pages, request
 from shardedstore.storage.retry import patiently
-from shardedstore.storage.throttle import spend, spend_pages
+from shardedstore.storage.throttle import spend
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import ListResult, ObjectMeta
     from obstore.store import ObjectStore
 
 STORAGE_ERRORS = (OSError, BaseError)
@@ -263,8 +264,12 @@ class RemoteFolder:
     def listed(self, path: str = "") -> tuple[frozenset[str], frozenset[str]]:
         # docstring inherited
         start = f"{path}/" if path else ""
-        spend()
-        found = patiently(lambda: obstore.list_with_delimiter(self.store, path or None))
+
+        def looked() -> ListResult[Sequence[ObjectMeta]]:
+            with request("LIST"):
+                return obstore.list_with_delimiter(self.store, path or None)
+
+        found = patiently(looked)
 
         def names(paths: Iterable[str]) -> frozenset[str]:
             return frozenset(name for one in paths if (name := one.removeprefix(start).strip("/")))
@@ -275,7 +280,7 @@ class RemoteFolder:
         # docstring inherited
 
         def listed() -> list[tuple[str, int]]:
-            batches = spend_pages(obstore.list(self.store, prefix=path or None))
+            batches = list_pages(obstore.list(self.store, prefix=path or None))
             return [(found["path"], found["size"]) for batch in batches for found in self.unmarked(batch)]
 
         yield from patiently(listed)
@@ -291,28 +296,28 @@ class RemoteFolder:
 
     def nbytes(self, name: str) -> int | None:
         # docstring inherited
-        spend()
         try:
-            return obstore.head(self.store, name)["size"]
+            with request("HEAD"):
+                return obstore.head(self.store, name)["size"]
         except FileNotFoundError:
             return None
 
     def read(self, name: str) -> bytes:
         # docstring inherited
-        spend()
-        data = bytes(obstore.get(self.store, name).bytes())
+        with request("GET") as got:
+            data = bytes(obstore.get(self.store, name).bytes())
+            got.nbytes = len(data)
         spend(0, len(data))
         return data
 
     def write(self, name: str, data: bytes, *, create: bool = False) -> None:
         # docstring inherited
-        spend(1, len(data))
-        if not create:
-            obstore.put(self.store, name, data, use_multipart=False)
-            return
         try:
-            obstore.put(self.store, name, data, mode="create", use_multipart=False)
+            with request("PUT", len(data)):
+                obstore.put(self.store, name, data, mode="create" if create else "overwrite", use_multipart=False)
         except BaseError as error:
+            if not create:
+                raise
             # The object may exist although the put failed: the reply was lost, and the client's retry was refused.
             if self.nbytes(name) == len(data) and self.read(name) == data:
                 return
@@ -322,16 +327,15 @@ class RemoteFolder:
 
     def remove(self, name: str) -> None:
         # docstring inherited
-        spend()
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), request("DELETE"):
             obstore.delete(self.store, name)
 
     def remove_all(self, names: Sequence[str]) -> None:
         # docstring inherited
         for some in partition_all(MOST_REMOVED, names):
-            spend()
             try:
-                obstore.delete(self.store, list(some))
+                with request("DELETE"):
+                    obstore.delete(self.store, list(some))
             except FileNotFoundError:
                 for name in some:
                     self.remove(name)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import obstore
 
+from shardedstore.storage.request_metrics import request
 from shardedstore.storage.requests import READS, requests
-from shardedstore.storage.throttle import spend
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -66,9 +66,9 @@ def is_marked(path: str) -> bool:
 
 def _is_empty_object(asked: tuple[ObjectStore, str]) -> bool:
     store, path = asked
-    spend()
     try:
-        return obstore.head(store, path)["size"] == 0
+        with request("HEAD"):
+            return obstore.head(store, path)["size"] == 0
     except FileNotFoundError:
         return False
 

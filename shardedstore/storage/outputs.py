@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import PickleBuffer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -20,6 +20,7 @@ from shardedstore.storage.attributes import current_attributes
 from shardedstore.storage.blobs import nbytes_of, object_store
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.publish import published
+from shardedstore.storage.request_metrics import request, timed
 from shardedstore.storage.requests import WRITES
 from shardedstore.storage.throttle import spend
 from shardedstore.storage.urls import is_remote
@@ -124,8 +125,7 @@ def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
         buffer_size=size,
         max_concurrency=max(1, min(12, int(WRITES.bound), BYTES_ON_THEIR_WAY // size)),
     )
-    with writer:
-        upload = _Upload(writer, url, size)
+    with _Upload(writer, url, size) as upload:
         yield upload.write
     _check_size(url, nbytes_of(url, options), upload.nbytes)
 
@@ -155,7 +155,15 @@ class _Upload:
     def __init__(self, writer: obstore.WritableFile, url: str, part: int) -> None:
         self.writer, self.url = writer, url
         self.nbytes, self.most, self.part = 0, (MOST_PARTS + 900) * part, part
-        spend()
+
+    def __enter__(self) -> Self:
+        self.writer.__enter__()
+        with request("PUT"):
+            return self
+
+    def __exit__(self, *error: object) -> None:
+        with timed("PUT", count=0):  # the client may send all parts now
+            self.writer.__exit__(*error)
 
     def write(self, parts: list[Buffer]) -> None:
         """Append buffers."""
@@ -171,7 +179,7 @@ class _Upload:
 
     def _write(self, data: Buffer) -> None:
         nbytes = memoryview(data).nbytes
-        spend((self.nbytes + nbytes) // self.part - self.nbytes // self.part, nbytes)
+        parts = (self.nbytes + nbytes) // self.part - self.nbytes // self.part
         self.nbytes += nbytes
         if self.nbytes > self.most:
             raise UsageError(
@@ -179,7 +187,8 @@ class _Upload:
                 "divide the source into smaller shards"
             )
         if nbytes:
-            self.writer.write(data)
+            with request("PUT", nbytes, parts):
+                self.writer.write(data)
 
 
 UNFINISHED = (

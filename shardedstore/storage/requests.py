@@ -15,14 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 from obstore.exceptions import BaseError
 
 from shardedstore.storage.errors import status_of
+from shardedstore.storage.request_metrics import in_context, paused
 from shardedstore.storage.retry import Backoff, retry
-from shardedstore.storage.throttle import current_throttle, throttled
 
 T = TypeVar("T")
 
@@ -153,7 +152,9 @@ class Throttled:
         if not self._limiter.refused(error, self._first):
             return None
         self.count += 1
-        return self._limiter.backoff.pause(self.count - 1)
+        seconds = self._limiter.backoff.pause(self.count - 1)
+        paused(seconds)
+        return seconds
 
 
 READS, WRITES = Limiter(), Limiter()
@@ -165,15 +166,10 @@ def requests(limiter: Limiter, threads: int) -> Iterator[Callable[[Callable[[Ite
 
     At the end of the block, requests that have not started are cancelled.
     """
-    ended, throttle = threading.Event(), current_throttle()
-
-    def call(request: Callable[[Item], T], item: Item) -> T:
-        with throttled(throttle):
-            return request(item)
+    ended = threading.Event()
 
     def submit(request: Callable[[Item], T], item: Item) -> Future[T]:
-        work = request if throttle is None else partial(call, request)
-        return pool.submit(limiter.call, lambda: work(item), ended)
+        return pool.submit(in_context(lambda one: limiter.call(lambda: request(one), ended)), item)
 
     pool: Executor
     with ThreadPoolExecutor(threads, "shardedstore-request") as pool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-T = TypeVar("T")
 PAGE = 1000  # objects that one request lists
 
 
@@ -49,19 +48,3 @@ async def spend_async(requests: int = 1, nbytes: int = 0) -> None:
     throttle = _current.get()
     if throttle is not None:
         await asyncio.to_thread(throttle.spend, requests, nbytes)
-
-
-def spend_pages(batches: Iterable[Sequence[T]]) -> Iterator[Sequence[T]]:
-    """Yield the batches of a listing, and spend one request for each page of it.
-
-    >>> list(spend_pages([["a", "b"], ["c"]]))
-    [['a', 'b'], ['c']]
-    """
-    paid = found = 0
-    spend()
-    for batch in batches:
-        found += len(batch)
-        while found > paid + PAGE:
-            paid += PAGE
-            spend()
-        yield batch

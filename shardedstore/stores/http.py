@@ -26,6 +26,7 @@ from shardedstore.errors import CorruptError, PartitionError
 from shardedstore.storage.blobs import object_store, size_at
 from shardedstore.storage.errors import status_of
 from shardedstore.storage.options import NONE, Options
+from shardedstore.storage.request_metrics import request
 from shardedstore.storage.requests import in_flight
 from shardedstore.storage.throttle import spend
 from shardedstore.storage.urls import join_url, quote_name
@@ -170,8 +171,9 @@ class HTTPReadStore(ReadOnlyStore):
             return None
 
     def _fetch(self, key: str) -> bytes:
-        spend()
-        data = bytes(self._plain(obstore.get(self._client, key), key).bytes())
+        with request("GET") as got:
+            data = bytes(self._plain(obstore.get(self._client, key), key).bytes())
+            got.nbytes = len(data)
         spend(0, len(data))
         return data
 

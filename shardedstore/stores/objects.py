@@ -10,13 +10,16 @@ import obstore
 from zarr.storage import ObjectStore
 
 from shardedstore.storage.markers import MARKERS, is_marked, unmarked
+from shardedstore.storage.request_metrics import list_pages, request, timed
 from shardedstore.storage.requests import in_flight
-from shardedstore.storage.throttle import spend, spend_pages
+from shardedstore.storage.throttle import spend
 from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.zarr.paths import is_below
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 MOST_LISTINGS = 100  # folders listed one by one; for more of them, one recursive listing is faster
 PAGE = 1000  # keys that a store lists with one request
@@ -24,6 +27,13 @@ PAGE = 1000  # keys that a store lists with one request
 
 class ObjectFolder(ObjectStore[Any]):
     """An `ObjectStore` that ignores folder markers; zarr's class fails on a marker named like its folder."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        # docstring inherited
+        with timed("GET") as got:
+            found = await super().get(key, prototype, byte_range)
+            got.nbytes = 0 if found is None else len(found)
+        return found
 
     async def list(self) -> AsyncIterator[str]:  # type: ignore[override]
         # docstring inherited
@@ -39,7 +49,8 @@ class ObjectFolder(ObjectStore[Any]):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:  # type: ignore[override]
         # docstring inherited
         folder = prefix.rstrip("/")
-        listed = await obstore.list_with_delimiter_async(self.store, prefix=folder or None)
+        with timed("LIST"):
+            listed = await obstore.list_with_delimiter_async(self.store, prefix=folder or None)
         objects = [found["path"] for found in listed["objects"] if found["size"] or not is_marked(found["path"])]
         start = f"{folder}/" if folder else ""
         for path in dict.fromkeys([*listed["common_prefixes"], *objects]):
@@ -64,10 +75,10 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
         folders = [path]
         while folders:
             folder = folders.pop()
-            listed: Iterable[Sequence[ObjectMeta]] = spend_pages(obstore.list(self.client, prefix=folder or None))
+            listed: Iterable[Sequence[ObjectMeta]] = list_pages(obstore.list(self.client, prefix=folder or None))
             if kept is not None and kept.is_cut(folder):
-                spend()
-                names = obstore.list_with_delimiter(self.client, prefix=folder or None)
+                with request("LIST"):
+                    names = obstore.list_with_delimiter(self.client, prefix=folder or None)
                 left = [below for below in names["common_prefixes"] if not kept.is_mounted(below)]
                 if len(left) <= MOST_LISTINGS:
                     folders += left
@@ -82,9 +93,10 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
         """Fetch many objects concurrently."""
 
         def get(key: str) -> bytes | None:
-            spend()
             try:
-                data = bytes(obstore.get(self.client, key).bytes())
+                with request("GET") as got:
+                    data = bytes(obstore.get(self.client, key).bytes())
+                    got.nbytes = len(data)
                 spend(0, len(data))
                 return data
             except FileNotFoundError:
@@ -97,8 +109,8 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
         wanted = sorted(keys)
         names, place = set(wanted), 0
         while place < len(wanted):
-            spend()
-            batch = next(iter(obstore.list(self.client, offset=_before(wanted[place]), chunk_size=PAGE)), None)
+            with request("LIST"):
+                batch = next(iter(obstore.list(self.client, offset=_before(wanted[place]), chunk_size=PAGE)), None)
             if not batch:
                 return
             yield from (_tag(found) for found in batch if found["path"] in names)
@@ -112,7 +124,8 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
 
     async def folders(self, path: str) -> AsyncIterator[str]:
         # docstring inherited
-        found = await obstore.list_with_delimiter_async(self.client, prefix=path or None)
+        with timed("LIST"):
+            found = await obstore.list_with_delimiter_async(self.client, prefix=path or None)
         for folder in found["common_prefixes"]:
             yield folder.rstrip("/").rpartition("/")[2]
 

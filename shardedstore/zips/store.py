@@ -347,7 +347,7 @@ class ZipReadStore(ReadOnlyStore):
         loop = asyncio.get_running_loop()
         opening = self._opening
         if opening is None or opening.done() or opening.get_loop() is not loop:
-            opening = self._opening = loop.run_in_executor(None, self._opened)
+            opening = self._opening = loop.create_task(asyncio.to_thread(self._opened))
         return await asyncio.shield(opening)
 
     def _opened(self) -> Archive:

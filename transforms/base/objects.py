@@ -14,6 +14,7 @@ from shardedstore.storage.blobs import object_store
 from shardedstore.storage.options import Options
 from shardedstore.storage.outputs import writev_all
 from shardedstore.storage.publish import make_folder, published, synced_file_system
+from shardedstore.storage.request_metrics import request
 from shardedstore.storage.requests import MOST, WRITES, requests
 from shardedstore.storage.throttle import spend
 from shardedstore.storage.urls import is_remote
@@ -43,8 +44,9 @@ def write_objects(url: str, options: Options, items: Iterable[Item]) -> None:
 
     def put(item: Item) -> None:
         key, data = item
-        spend(1, memoryview(data).nbytes)
-        obstore.put(store, key, data, use_multipart=memoryview(data).nbytes > LARGEST_PUT, **how)
+        nbytes = memoryview(data).nbytes
+        with request("PUT", nbytes):
+            obstore.put(store, key, data, use_multipart=nbytes > LARGEST_PUT, **how)
 
     _at_once(put, items)
 

@@ -16,11 +16,15 @@ MOST_SPANS = 100  # of one job; the scheduler keeps them all, so further parts b
 
 
 def run_metered(work: Callable[[Item], Result], task: Item) -> Result:
-    """Run a function on a task in a worker, and give the seconds of its stages to Dask's fine metrics."""
+    """Run a function on a task in a worker, and give its stages and its requests to Dask's fine metrics."""
     result = work(task)
     for stage, seconds in getattr(result, "stages", {}).items():
         if seconds:
             context_meter.digest_metric(stage, seconds, "seconds")
+    for kind, made in getattr(result, "requests", {}).items():
+        context_meter.digest_metric(kind, made.count, "requests")
+        if made.nbytes:
+            context_meter.digest_metric(kind, made.nbytes, "bytes")
     return result
 
 

@@ -86,7 +86,7 @@ def test_every_run_leaves_a_report(store, tmp_path):
         assert report.source_nbytes == read > 0
         assert report.decoded_nbytes == store.plan(Recompress("gzip"), ToZip(zips)).nbytes
     assert len(first.timeline.spans) == len({span.shard for span in first.timeline.spans}) == SHARDS
-    assert first.stages.keys() <= {"read", "decode", "steps", "encode", "write", "other"}
+    assert first.stages.keys() <= {"read", "decode", "steps", "encode", "write", "throttled", "other"}
     assert first.stages["encode"] > 0
     assert sum(first.timeline.shards) == SHARDS
     assert "7 made" in str(first)

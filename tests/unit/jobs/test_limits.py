@@ -14,7 +14,8 @@ from shardedstore import Limits, ShardedStore, UsageError, step
 from shardedstore.cli import main
 from shardedstore.jobs.limits import forget, throttle_of
 from shardedstore.jobs.token_bucket import FileBucket, Rates, file_bucket
-from shardedstore.storage.throttle import current_throttle, spend, spend_pages, throttled
+from shardedstore.storage.request_metrics import list_pages
+from shardedstore.storage.throttle import current_throttle, spend, throttled
 from shardedstore.transforms import CopyTo, ToZip
 
 MIB = 1 << 20
@@ -88,7 +89,7 @@ def test_what_is_spent_without_a_throttle_is_free():
 def test_a_listing_costs_a_request_for_each_thousand_objects():
     counter = Counter()
     with throttled(counter):
-        assert sum(map(len, spend_pages([range(50)] * 45))) == 2250
+        assert sum(map(len, list_pages([range(50)] * 45))) == 2250
     assert counter.requests == 3
 
 
