@@ -5,6 +5,7 @@ The public names are those in ``__all__`` of ``shardedstore``, ``shardedstore.ab
 """
 
 from shardedstore.checks.diff import StructureDiff, diff
+from shardedstore.choose.codec_comparison import CodecComparison, CodecRow
 from shardedstore.errors import (
     ChainError,
     ClusterError,
@@ -59,6 +60,8 @@ __all__ = [
     "ArraySuggestion",
     "ChainError",
     "ClusterError",
+    "CodecComparison",
+    "CodecRow",
     "ConfigError",
     "CorruptError",
     "DestinationError",

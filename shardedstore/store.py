@@ -42,6 +42,7 @@ from shardedstore.partition.access import Accesses
 from shardedstore.partition.collect import collect
 from shardedstore.partition.partition import divide_noting
 from shardedstore.partition.patterns import Paths, Shards
+from shardedstore.partition.selection import Selection
 from shardedstore.partition.suggest import Suggestion, SuggestTarget, suggest_shards
 from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 from shardedstore.storage.errors import explain
@@ -64,6 +65,8 @@ from shardedstore.zarr.paths import Mounts, check_path
 if TYPE_CHECKING:
     from dask.delayed import Delayed
     from distributed import Client
+
+    from shardedstore.choose.codec_comparison import CodecComparison
 
 Target = str | os.PathLike[str]
 GO_ON = "run the same call again, or open what there is with ShardedStore.load(..., partial=True)"
@@ -378,6 +381,65 @@ class ShardedStore(WritableStore):
         >>> store = ShardedStore.partition(source, shards=found)
         """
         return suggest_shards(read_nodes(self.config), target, size, access)
+
+    def compare_codecs(
+        self, codecs: Mapping[str, Any], *, sample: str | int = "64 MiB", arrays: Selection = "*"
+    ) -> CodecComparison:
+        """Measure sizes and speeds of codecs on chunks of the store. Nothing is written.
+
+        The chunks are spread evenly over each array, and missing chunks are skipped. Equal calls use equal chunks.
+
+        Parameters
+        ----------
+        codecs : mapping of str to codec
+            The codecs by a name of your choice, each in a form that `Recompress` takes: ``"zstd"``, ``{"id": "blosc", "shuffle":
+            "bitshuffle"}``, a codec of numcodecs or zarr, or None. A `Recompress` step, or its arguments as in
+            ``{"codec": "zstd", "filters": "delta"}``, also changes filters.
+        sample : str or int
+            The decoded size of the chunks, in bytes or with a unit. Each array has at least one chunk.
+        arrays : str or tuple of str
+            The arrays to measure, by path or glob; see `ArrayStep`. The 32 largest are measured.
+
+        Returns
+        -------
+        CodecComparison
+            The ratio, the size, and the speeds in and out, for each codec and array and for all arrays together. The first
+            row has the current codecs. Its `plot` draws them with matplotlib.
+
+        Raises
+        ------
+        UsageError
+            If the sample is not valid, or if no chunk can be decoded.
+        ChainError
+            If a codec is not valid, or fits none of the arrays. If it fits only some, the others keep their codecs, and the row
+            has an error.
+
+        See Also
+        --------
+        JobPlan.try_shard : Run a whole chain on one shard.
+
+        Notes
+        -----
+        The speeds are those of one thread, in decoded bytes. They include filters, but no storage.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import zarr
+        >>> from shardedstore import ShardedStore
+        >>> source = zarr.storage.MemoryStore()
+        >>> _ = zarr.create_array(source, name="t", data=np.arange(40_000), chunks=(10_000,), compressors=None)
+        >>> found = ShardedStore.partition(source).compare_codecs(
+        ...     {"zstd": "zstd", "delta": {"codec": "zstd", "filters": "delta"}}
+        ... )
+        >>> [(row.codec, row.codecs) for row in found.total]
+        [('(now)', 'none'), ('zstd', 'zstd(0)'), ('delta', 'numcodecs.delta + zstd(0)')]
+        >>> found.smallest
+        'delta'
+        """
+        from shardedstore.choose.compare_codecs import compare_codecs
+
+        return compare_codecs(self.config, codecs, sample, arrays)
 
     def plan(
         self,

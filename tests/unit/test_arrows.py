@@ -27,7 +27,7 @@ LAYERS = (
     {"jobs"},
     {"display"},
     {"callbacks"},
-    {"verify", "export"},
+    {"verify", "export", "choose"},
     {"store"},
     {"jobfiles", "checks"},
     {"__init__", "abc", "cli", "xarray_engine"},
@@ -42,7 +42,7 @@ LAZY_VIEWS = {
     "partition.suggest",
 }  # they show themselves
 PARTS = "transforms.base"  # shared parts of transforms; the engine may import these, but no transform
-MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "cli", "jobfiles", "transforms"}
+MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "choose", "cli", "jobfiles", "transforms"}
 MAY_IMPORT_DASK = ("jobs.executors", "cli")
 
 
