@@ -38,6 +38,8 @@ from shardedstore.jobs.records import Records, ShardRecord
 from shardedstore.jobs.report import Report
 from shardedstore.jobs.status import JobStatus, job_status
 from shardedstore.jobs.stop_signal import StopSignal
+from shardedstore.jobs.store_info import StoreInfo
+from shardedstore.jobs.stored_nodes import StoredArray, StoredGroup
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.trial import Trial
 from shardedstore.notices import Notice
@@ -93,7 +95,10 @@ __all__ = [
     "SourceChangedError",
     "Step",
     "StopSignal",
+    "StoreInfo",
     "StoreKind",
+    "StoredArray",
+    "StoredGroup",
     "StructureDiff",
     "Suggestion",
     "Summary",

@@ -35,6 +35,8 @@ from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.jobs.records import Records
 from shardedstore.jobs.report import Report, read_report
 from shardedstore.jobs.retention import parse_retention
+from shardedstore.jobs.shards import make_plan
+from shardedstore.jobs.store_info import StoreInfo, counted, info_of
 from shardedstore.jobs.summary import Partial, Summary
 from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.notices import Notice
@@ -50,7 +52,7 @@ from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.outputs import upload_rule
 from shardedstore.storage.urls import join_url, normalize, unquote_name
-from shardedstore.stores.hierarchy import read_nodes
+from shardedstore.stores.hierarchy import Node, read_nodes
 from shardedstore.stores.locations import Config, Location, Mount, Place
 from shardedstore.stores.no_zarr import is_zarr
 from shardedstore.stores.recognise import locate
@@ -145,6 +147,7 @@ class ShardedStore(WritableStore):
     summary: Summary | None = None
     partial: Partial | None = None
     notices: tuple[Notice, ...] = ()
+    _nodes: Mapping[str, Node] | None = None  # that `partition` has read
 
     def __init__(
         self,
@@ -255,15 +258,16 @@ class ShardedStore(WritableStore):
         """
         location = locate(source, storage_options)
         try:
-            config, notices = divide_noting(location, shards, include, exclude)
+            divided = divide_noting(location, shards, include, exclude)
         except PartitionError as error:
             if half := _unfinished(location):
                 raise PartitionError(
                     f"{location.show()} is the result of a job that has not ended: {half}; {GO_ON}"
                 ) from error
             raise
-        store = cls._of(config)
-        store.notices = notices
+        store = cls._of(divided.config)
+        store.notices = divided.notices
+        store._nodes = divided.nodes
         return store
 
     @classmethod
@@ -887,6 +891,50 @@ class ShardedStore(WritableStore):
         """
         return finish_move(destination, storage_options)
 
+    def info(self, *, count: bool = False) -> StoreInfo:
+        """Describe the groups and arrays of the store, and its division into shards. Only metadata is read.
+
+        Parameters
+        ----------
+        count : bool
+            List the store, for exact numbers of chunk files and their stored bytes. A store of several components has the
+            numbers of its objects, and not of the chunks in them.
+
+        Returns
+        -------
+        StoreInfo
+            The data types, shapes, chunks, codecs, sizes and shards. It is shown as a tree, in a notebook with pictures of
+            the chunks and shards of arrays; `to_dataframe` returns a table of pandas.
+
+        Raises
+        ------
+        PartitionError
+            If a component holds no Zarr or can't be read.
+        DestinationError
+            If the store can't be listed.
+
+        See Also
+        --------
+        shards : The shards of the store, one by one.
+        plan : What a job will do with them.
+
+        Examples
+        --------
+        >>> import zarr
+        >>> from shardedstore import ShardedStore
+        >>> source = zarr.storage.MemoryStore()
+        >>> _ = zarr.create_array(source, name="t", shape=(720, 4), chunks=(24, 4), dtype="f4", compressors=None)
+        >>> print(ShardedStore.partition(source, {"t": (240, -1)}).info())
+        <ShardedStore of ... and 3 shards at 1 path>
+          1 array in 1 group: 11.25 kiB decoded; at most 32 files
+          4 shards: the base, and 3 at 1 path
+          t  float32  720 x 4  11.25 kiB  3 shards
+              shards of 240 x 4, at most 30 chunks of 24 x 4, none
+        """
+        plan = make_plan(self.config)
+        found = info_of(str(self), plan.config, plan.nodes, (*self.notices, *plan.notices))
+        return counted(found, plan) if count else found
+
     def report(self, number: int | None = None) -> Report:
         """Read the report of the last run of the job that made this store, or of an earlier run.
 
@@ -1279,10 +1327,18 @@ class ShardedStore(WritableStore):
     def __str__(self) -> str:
         return super().__repr__()  # one line, for messages and reprs of zarr
 
+    def _known_info(self) -> StoreInfo | None:
+        """Return the groups and arrays, if `partition` has read them."""
+        return None if self._nodes is None else info_of(str(self), self.known_config, self._nodes, self.notices)
+
     def __repr__(self) -> str:
+        if info := self._known_info():
+            return repr(info)
         return to_text(str(self), self.known_config, self.summary, self.partial)
 
     def _repr_html_(self) -> str:
+        if info := self._known_info():
+            return info._repr_html_()
         return to_html(type(self).__name__, self.known_config, self.summary, self.partial)
 
     def __getstate__(self) -> dict[str, Any]:

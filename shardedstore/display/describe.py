@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from dask.utils import format_bytes
 
 from shardedstore.display.shards import BASE_NAME, grid_of
-from shardedstore.display.tables import aligned, terminal_table
+from shardedstore.display.tables import aligned
 from shardedstore.jobs.summary import Partial, Summary
-from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Location, Mount, url_of
 from shardedstore.text import count, shown
 from shardedstore.zarr.grid import block_name
-from shardedstore.zarr.metadata import ArrayMeta
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 MOST = 24  # rows that are shown below one row; their own rows share the same number
 
@@ -177,40 +175,6 @@ def _lines(row: Row, indent: str) -> Iterator[tuple[str, ...]]:
         yield from _lines(below, f"{indent}  ")
     if row.more:
         yield (f"{indent}... and {row.more:,} more",)
-
-
-def node_line(path: str, node: Node, config: Config) -> str:
-    """Return a line about a group or an array."""
-    mount, meta = config.shards.get(path), node.meta
-    shards = "" if mount is None else f", {kinds_of(mount)}"
-    shards += ", for example" if node.is_sample else ""
-    if not isinstance(meta, ArrayMeta):
-        more = ", without a document" if node.is_implicit else ", consolidated" if meta.consolidated else ""
-        return f"  /{path}  group, v{meta.zarr_format}{more}{shards}"
-    chunks = "unknown" if meta.chunks is None else meta.chunks
-    return f"  /{path}  array {meta.shape}, chunks {chunks}, {format_bytes(meta.nbytes)}{shards}"
-
-
-def node_table(nodes: Mapping[str, Node], config: Config) -> Table:
-    """Return a table of groups and arrays for a terminal."""
-    heads = ("path", "kind", ">shape", ">chunks", ">decoded", "shards")
-    return terminal_table(heads, (_node_cells(path, node, config) for path, node in nodes.items()), len(nodes))
-
-
-def _node_cells(path: str, node: Node, config: Config) -> tuple[str, ...]:
-    mount, meta = config.shards.get(path), node.meta
-    shards = "" if mount is None else kinds_of(mount)
-    sample = ", for example" if node.is_sample else ""
-    name = f"{'  ' * path.count('/')}{path.rpartition('/')[2]}" if path else "/"
-    if not isinstance(meta, ArrayMeta):
-        more = ", without a document" if node.is_implicit else ", consolidated" if meta.consolidated else ""
-        return name, f"group, v{meta.zarr_format}{more}{sample}", "", "", "", shards
-    chunks = "unknown" if meta.chunks is None else _by(meta.chunks)
-    return name, f"array{sample}", _by(meta.shape), chunks, format_bytes(meta.nbytes), shards
-
-
-def _by(lengths: tuple[int, ...]) -> str:
-    return " x ".join(f"{length:,}" for length in lengths) or "scalar"
 
 
 MOST_OPEN = 12  # rows; a longer list is folded at first

@@ -9,10 +9,11 @@ from typing import Any
 
 from dask.utils import format_bytes
 
-from shardedstore.display.describe import node_line
+from shardedstore.display.info import info_lines
 from shardedstore.errors import UsageError
 from shardedstore.jobfiles.write import value_text
 from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.jobs.store_info import info_of
 from shardedstore.partition.access import Access
 from shardedstore.partition.suggest import Suggestion
 from shardedstore.storage.sides import side_options
@@ -114,7 +115,7 @@ def _divided(source: str, options: Any) -> tuple[ShardedStore, str]:
 
 
 def _nodes(plan: Plan, store: ShardedStore) -> Iterator[str]:
-    lines = [node_line(path, node, store.config) for path, node in plan.nodes.items()]
+    lines = list(info_lines(info_of(str(store), plan.config, plan.nodes)))
     yield from (f"# {line}" for line in lines[:MOST_NODES])
     if len(lines) > MOST_NODES:
         yield f"#   ... and {len(lines) - MOST_NODES:,} more; see shardedstore info"

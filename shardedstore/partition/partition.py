@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import NamedTuple
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync
@@ -148,13 +149,21 @@ def part_at(part: PartOf, path: str) -> PartOf:
 
 def divide(source: Location, shards: Shards, include: Paths | None = None, exclude: Paths | None = None) -> Config:
     """Return the config of a source, or of a part of it; see `divide_noting`."""
-    return divide_noting(source, shards, include, exclude)[0]
+    return divide_noting(source, shards, include, exclude).config
+
+
+class Divided(NamedTuple):
+    """A divided source: its config, its groups and arrays by path, and warnings about the division."""
+
+    config: Config
+    nodes: Mapping[str, Node]
+    notices: tuple[Notice, ...]
 
 
 def divide_noting(
     source: Location, shards: Shards, include: Paths | None = None, exclude: Paths | None = None
-) -> tuple[Config, tuple[Notice, ...]]:
-    """Return the config of a source, or of a part of it, and warnings about it.
+) -> Divided:
+    """Return the config of a source, or of a part of it, its nodes, and warnings about it.
 
     The mounts are views: nothing is copied or listed.
 
@@ -171,7 +180,7 @@ def divide_noting(
     if part is None:
         mounts, passed = _mounts(nodes, patterns, lambda path: ViewOf(source, path))
         _check_keys(source, nodes, mounts)
-        return Config(base=source, shards=mounts), merge_notices([*notices, *passed])
+        return Divided(Config(base=source, shards=mounts), nodes, merge_notices([*notices, *passed]))
     whole = Part(source.open(), part.only, part.without)
     kept = {path: node for path, node in nodes.items() if whole.holds(path)}
     for pattern in patterns:
@@ -185,7 +194,7 @@ def divide_noting(
 
     mounts, passed = _mounts(kept, patterns, view)
     _check_keys(source, kept, mounts)
-    return Config(base=part, shards=mounts), merge_notices([*notices, *passed])
+    return Divided(Config(base=part, shards=mounts), kept, merge_notices([*notices, *passed]))
 
 
 def _check_keys(source: Location, nodes: Mapping[str, Node], mounts: Mapping[str, Mount]) -> None:

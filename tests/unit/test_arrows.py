@@ -40,6 +40,7 @@ LAZY_VIEWS = {
     "jobs.report",
     "jobs.summary",
     "partition.suggest",
+    "jobs.store_info",
 }  # they show themselves
 PARTS = "transforms.base"  # shared parts of transforms; the engine may import these, but no transform
 MAY_IMPORT_TRANSFORMS = {"__init__", "abc", "choose", "cli", "jobfiles", "transforms"}

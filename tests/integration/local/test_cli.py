@@ -315,7 +315,7 @@ def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
     assert "another division" in error_line(foreign, cli.ExitCode.UNUSABLE)
     told = invoke("info", out).stdout
     assert told.startswith(f"{out}: a Zarr in {COUNT} shards\n")
-    assert "/t  array (600, 4), chunks (20, 4), 18.75 kiB, 10 zips\n" in told
+    assert "/t  array (600, 4), chunks (20, 4), 18.75 kiB, 10 zips; float64, " in told
     assert sorted(path.name for path in folder.iterdir()) == ["out", "source.zarr", "transforms.py"]
 
 

@@ -61,7 +61,7 @@ def lines(store):
 
 
 def test_views(views, tmp_path):
-    assert lines(views) == [
+    assert lines(ShardedStore.from_config(views.get_config())) == [
         f"<ShardedStore of '{tmp_path}/cube.zarr' and 10 shards at 4 paths>",
         "  (base)       directory            'cube.zarr'",
         "  simulation/",

@@ -10,9 +10,8 @@ from rich.console import Console
 
 from shardedstore import ShardedStore
 from shardedstore.cli import main
-from shardedstore.display.describe import node_table
+from shardedstore.display.info import info_table
 from shardedstore.display.tables import MOST_ROWS, aligned, terminal_table
-from shardedstore.jobs.shards import make_plan
 from shardedstore.transforms import ToZip
 
 
@@ -43,10 +42,12 @@ def test_a_plan_is_a_table_in_a_terminal(store, tmp_path, width):
 
 
 def test_groups_and_arrays_are_a_tree_in_a_terminal(store):
-    told = lines_of(node_table(make_plan(store.config).nodes, store.config), 100)
+    told = lines_of(info_table(store.info()), 100)
     (many,) = (line for line in told if "many" in line)
     assert many.startswith("   many  ")
-    assert many.split() == ["many", "array", "2,000", "x", "2", "1", "x", "2", "15.62", "kiB", "2,000", "views"]
+    assert many.split() == ["many", "float32", "2,000", "x", "2", "15.62", "kiB", "2,000", "views"]
+    below = told[told.index(many) + 1]
+    assert below.split() == ["zstd(0)", "1", "x", "2", "<=", "2,000", "each", "1", "x", "2"]
 
 
 def test_long_names_are_folded_and_numbers_are_not():
@@ -70,4 +71,4 @@ def test_names_are_not_markup():
 def test_a_pipe_gets_plain_lines(store, tmp_path):
     store.save(tmp_path / "a.json")
     told = CliRunner().invoke(main, ["info", str(tmp_path / "a.json")]).stdout.splitlines()
-    assert "  /ten  array (10, 2), chunks (1, 2), 80 B, 10 views" in told
+    assert "  /ten  array (10, 2), chunks (1, 2), 80 B, 10 views; float32, zstd(0), at most 10 chunks" in told

@@ -826,7 +826,7 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     assert (checked.exit_code, checked.output[:2]) == (0, "ok")
     told = run(main, ["info", "out"]).output
     assert "3 zips of 13 stores" in told
-    assert "/000/image  array (10,), chunks (3,), 80 B, for example\n" in told
+    assert "/000/image  array (10,), chunks (3,), 80 B, for example; int64, zstd(0), " in told
     assert "decoded, if all stores are like the first\n" in told
     refused = run(main, ["convert", "cells/cell *.zarr", "out", "--to", "zip", "--shards", "1 GiB"])
     assert refused.exit_code == 2
