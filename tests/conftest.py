@@ -30,6 +30,7 @@ FOLDERS = (str(number) for number in count())
 
 def pytest_addoption(parser):
     parser.addoption("--azure", action="store_true", help="run the tests on Azurite too, which npm must have installed")
+    parser.addoption("--pictures", type=Path, metavar="FOLDER", help="save pictures of all HTML views in this folder")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -181,11 +181,13 @@ MOST_OPEN = 12  # rows; a longer list is folded at first
 
 LINE = "rgba(128,128,128,.35)"
 
-NAME = 'style="font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
+NAME = 'style="flex:0 0 14em;font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
 
-PLACE = 'style="font-family:var(--jp-code-font-family,monospace);font-size:.9em;opacity:.7;overflow-wrap:anywhere"'
+PLACE = 'style="flex:1 1 20em;font-family:var(--jp-code-font-family,monospace);font-size:.9em;opacity:.7;overflow-wrap:anywhere"'
 
-ROW = 'style="display:inline-grid;grid-template-columns:14em 15em 1fr;column-gap:1em;width:calc(100% - 2em);vertical-align:top"'
+ROW = 'style="display:inline-flex;flex-wrap:wrap;column-gap:1em;width:calc(100% - 2em);vertical-align:top"'
+
+KINDS = 'style="flex:0 0 15em"'
 
 LEAF = 'style="padding:1px 0 1px 1.05em"'
 
@@ -217,7 +219,7 @@ def _below(row: Row) -> str:
 def _html_row(row: Row) -> str:
     cells = (
         f"<span {ROW}><span {NAME}>{escape(row.name)}</span>"
-        f"<span>{escape(row.kinds)}</span><span {PLACE}>{escape(row.place)}</span></span>"
+        f"<span {KINDS}>{escape(row.kinds)}</span><span {PLACE}>{escape(row.place)}</span></span>"
     )
     if not row.below and not row.more:
         return f"<div {LEAF}>{cells}</div>"

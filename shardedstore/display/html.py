@@ -18,6 +18,7 @@ FAINT = "rgba(128,128,128,.18)"
 BLUE, ORANGE, GREEN, RED, GREY = "#4a86d8", "#dd8a3a", "#3c9f6d", "#d9534f", "#8c8c8c"  # on white and on black
 CODE = "font-family:var(--jp-code-font-family,ui-monospace,monospace);overflow-wrap:anywhere"
 SUMMARY = "cursor:pointer"
+LONG = ("array", "path", "shard")  # columns of long names, which get room in a narrow window
 CELL = "padding:1px 1.2em 1px .1em;vertical-align:top"
 TABLE = "border-collapse:collapse;width:100%;color:inherit;font-size:inherit;margin:.2em 0"
 PAGE = (
@@ -126,7 +127,7 @@ def _row(heads: Sequence[str], row: Sequence[str]) -> str:
 def _align(head: str) -> str:
     if head.startswith(">"):
         return f"{CELL};text-align:right;white-space:nowrap"
-    return f"{CELL};text-align:left;overflow-wrap:anywhere;min-width:6em"
+    return f"{CELL};text-align:left;overflow-wrap:anywhere;min-width:{13 if head in LONG else 6}em"
 
 
 def html_section(title: str, *body: str) -> Html:

@@ -26,7 +26,7 @@ from shardedstore.text import duration, shown
 COLORS = {"running": BLUE, "done": GREEN, "holes": ORANGE, "stopped": GREY, "failed": RED, "error": RED}
 WORDS = {"holes": "done with accepted failures", "error": "ended by an error"}
 MOST_NOTE = 300  # characters
-LIST = "display:flex;flex-wrap:wrap;gap:.2em 1.6em;font-variant-numeric:tabular-nums"
+LIST = "display:flex;flex-wrap:wrap;gap:.3em 1.6em;margin:.3em 0;font-variant-numeric:tabular-nums"
 
 
 def progress_html(title: str, progress: Progress, state: str = "running", notes: Iterable[str] = ()) -> Html:
@@ -91,7 +91,7 @@ def _numbers(progress: Progress, state: str) -> Iterator[tuple[str, str, str]]:
     if progress.retries:
         yield "repeated", f"{progress.retries:,}", ORANGE
     if progress.throttled:
-        yield "refused by a busy server", f"{progress.throttled:,}", ORANGE
+        yield "refused requests", f"{progress.throttled:,}", ORANGE
 
 
 def _number(label: str, value: str, mark: str) -> str:

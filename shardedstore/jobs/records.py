@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +180,9 @@ class Records:
         )
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
+        from shardedstore.display.records import records_view
+
+        return records_view(self, self._job.folder.url)
 
 
 def _shard_record(shard: Shard, record: Record, generation: int) -> ShardRecord:

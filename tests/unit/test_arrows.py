@@ -37,6 +37,7 @@ RANKS = {package: rank for rank, packages in enumerate(LAYERS) for package in pa
 LAZY_VIEWS = {
     "jobs.estimates.estimate",
     "jobs.job_plan",
+    "jobs.records",
     "jobs.report",
     "jobs.summary",
     "partition.suggest",
