@@ -1,4 +1,4 @@
-"""`ToZip`: write each shard to a zip, or several neighbouring shards to one zip."""
+"""`ToZip`: write each shard to a zip, several neighbouring shards to one zip, or all of them to one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from shardedstore.stores.locations import Config, Location, Mount, ViewOf, Zip, 
 from shardedstore.stores.members import Members
 from shardedstore.transforms.base.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.transforms.base.portable import name_notices
+from shardedstore.transforms.base.single_zip import check_one_ozx, is_one_zip, write_part
 from shardedstore.transforms.base.zip_shard import check_ozx, is_ozx, write_zip
 from shardedstore.zarr.paths import check_path, is_below, join
 from shardedstore.zips.writer import CENTRAL, LOCAL
@@ -84,7 +85,7 @@ def _template(location: Location, name: str) -> Location | None:
 
 @dataclass(frozen=True)
 class ToZip(Sink):
-    """Write each shard to a stored (uncompressed) zip.
+    """Write each shard to a stored (uncompressed) zip, or all of them to one.
 
     Each zip is a Zarr by itself; only the zip of the base lacks the arrays that are divided into shards. Equal shards give
     equal bytes: metadata comes first, breadth first, then the chunks in C order, and time stamps are fixed. A zip appears
@@ -95,7 +96,7 @@ class ToZip(Sink):
     ----------
     url : str
         The folder for the zips, the config and the ledger: a local path, or a URL that starts with ``s3://``, ``gs://`` or
-        ``az://``.
+        ``az://``. A name that ends in ``.zip`` or ``.ozx`` gives one zip with all keys, which any reader of zips opens; see Notes.
     name : str
         Template for the names of the zips. ``{path}`` stands for the shard's path, or ``__base__`` for the base. Characters
         that URLs can't hold (``%``, ``#``, ``?``, backslashes, control characters, braces) are written like ``!25``.
@@ -113,11 +114,22 @@ class ToZip(Sink):
     storage_options : mapping or str, optional
         Options of the object store by obstore's names, or ``"anonymous"``. Secrets are in no repr, graph or file.
 
+    Notes
+    -----
+    One zip is made in two stages. Each shard is written to a part in the folder ``<url>.shardedstore``, which also has the ledger.
+    When all shards are done, the process that runs the job joins the parts to the zip without encoding them again. The zip appears
+    when it is complete, and the parts are removed. When the source has changed, only the changed shards are written again. The other
+    entries are copied from the earlier zip, and the new zip takes its place. Documents come first in the zip, breadth first. One zip
+    that ends in ``.ozx`` follows RFC-9 of OME-Zarr, and must be one valid hierarchy of one version. It has no holes: `accept_failed`
+    and `max_missing` are refused.
+
     Examples
     --------
     >>> sink = ToZip("out")
     >>> sink.target("temperature", True), sink.target("simulation/fine", False), sink.target(None, False)
     ('temperature/{block}.zarr.zip', 'simulation/fine.zarr.zip', '__base__.zarr.zip')
+    >>> sink.layout, ToZip("out.zarr.zip").layout
+    ('shards', 'zip')
     """
 
     bytes_per_entry = LOCAL.size + CENTRAL.size + 2 * USUAL_NAME
@@ -128,6 +140,7 @@ class ToZip(Sink):
     per_zip: int | None = field(default=None, compare=False)  # the division of the source already holds it
     storage_options: InitVar[StorageOptions] = None
     options: Options = field(init=False, repr=False, compare=False)
+    layout: str = field(init=False, repr=False, compare=False)
 
     if TYPE_CHECKING:  # `url` also accepts a path, and is stored as text
 
@@ -142,6 +155,11 @@ class ToZip(Sink):
 
     def __post_init__(self, storage_options: StorageOptions) -> None:
         self.reach(storage_options)
+        object.__setattr__(self, "layout", "zip" if is_one_zip(self.url) else "shards")
+        if self.layout == "zip" and self.name != type(self).name:
+            raise ChainError(
+                f"ToZip's name {self.name!r} is for the zips in a folder, but {self.url!r} is one zip: leave out name"
+            )
         if re.search(r"[{}]", re.sub(r"\{(path|block)\}", "", self.name)) or self.name.count("{block}") > 1:
             raise ChainError(
                 f"ToZip's name {self.name!r} has other braces than {{path}} and one {{block}}: remove them"
@@ -174,17 +192,27 @@ class ToZip(Sink):
         name = self.target(None, False)
         return f"{name[: -len('.ozx')]}.zarr.zip" if is_part and is_ozx(name) else name
 
+    @property
+    def is_zip64(self) -> bool:
+        """Whether one zip has the zip64 format even if it is small, as RFC-9 of OME-Zarr recommends."""
+        return self.zip64 or is_ozx(self.url)
+
     def location(self, url: str) -> Location:
         # docstring inherited
         return Zip(url, self.options)
 
     def check_shards(self, config: Config, nodes: Mapping[str, Node]) -> None:
         # docstring inherited
-        if is_ozx(self.name):
+        if self.layout == "zip":
+            if is_ozx(self.url):
+                check_one_ozx(self.url, nodes)
+        elif is_ozx(self.name):
             check_ozx(self.name, config, nodes)
 
     def write(self, entries: Entries, shard: Shard, url: str) -> Written:
         # docstring inherited
+        if self.layout == "zip":
+            return write_part(entries, shard, url, self.options, zip64=self.is_zip64)
         return write_zip(entries, url, self.options, most=2 * shard.nbytes, zip64=self.zip64, is_ozx=is_ozx(url))
 
     def is_there(self, url: str, written: Written, present: Present) -> bool:

@@ -67,7 +67,8 @@ def convert(
     \b
     SINK is one of these names, or the name of a sink that another package has installed:
       zip              a zip for each shard, and a config that opens them as one Zarr;
-                       zip:per_zip=1000 packs a thousand small shards in each zip
+                       zip:per_zip=1000 packs a thousand small shards in each zip;
+                       one zip with everything if DESTINATION ends in .zip or .ozx
       zarr             one ordinary Zarr; a Zarr for each shard with zarr:layout=shards
       sharding-codec   one ordinary Zarr v3, each array shard one object of the sharding codec
 

@@ -415,6 +415,8 @@ def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
     else:
         what = "holds the result of another chain of transforms"
         what += _in_brackets(unlike_chain(found.described, wanted.described))
+    if folder.endswith(BESIDE) and wanted.layout == "zip":
+        return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another destination, or set overwrite=True, which replaces the zip"
     if folder.endswith(BESIDE):
         return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another destination, as one ordinary Zarr can't hold both"
     return f"the destination {folder!r} {what}: name another destination, or set overwrite=True, which keeps the old files beside the new ones"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -65,6 +66,20 @@ class LocalFile:
         while len(data) < stop - start and (more := os.pread(self._fd, stop - start - len(data), start + len(data))):
             data += more
         return data
+
+    def copy_to(self, descriptor: int, start: int, stop: int) -> int:
+        """Let the kernel copy a range to another file, and return the number of copied bytes.
+
+        It is 0 if the kernel can't copy between these files, and smaller than the range if the file ends earlier.
+        """
+        at, copy = start, getattr(os, "copy_file_range", None)  # Linux only
+        try:
+            while copy is not None and at < stop and (copied := copy(self._fd, descriptor, stop - at, at)):
+                at += copied
+        except OSError as error:
+            if at > start or error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        return at - start
 
     async def aread(self, start: int, stop: int) -> bytes:
         """Read small ranges directly, and large ones in a thread."""

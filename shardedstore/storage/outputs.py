@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import PickleBuffer
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
 import obstore
 
 from shardedstore.errors import CorruptError, UsageError
 from shardedstore.storage.attributes import current_attributes
-from shardedstore.storage.blobs import nbytes_of, object_store
+from shardedstore.storage.blobs import ByteSource, LocalFile, nbytes_of, object_store
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.publish import published
 from shardedstore.storage.request_metrics import request, timed
@@ -71,6 +71,17 @@ if TYPE_CHECKING:
 
     Write = Callable[[list[Buffer]], None]
 
+
+class Output(Protocol):
+    """A file or object that is being written from its beginning to its end."""
+
+    def write(self, parts: list[Buffer]) -> None:
+        """Append buffers."""
+
+    def copy(self, source: ByteSource, start: int, stop: int) -> None:
+        """Append the bytes of another file from `start` to `stop`."""
+
+
 LEAST_PART = 8 << 20  # bytes
 
 MOST_PARTS = 9_000  # S3 allows 10,000
@@ -90,8 +101,8 @@ def part_nbytes(most: int) -> int:
 
 
 @contextmanager
-def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
-    """Open a file or object, and give a function that appends buffers to it.
+def output(url: str, options: Options = NONE, most: int = 0, *, beside: str | None = None) -> Iterator[Output]:
+    """Open a file or object for appending.
 
     Parameters
     ----------
@@ -101,6 +112,13 @@ def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
         Storage options.
     most : int
         An upper limit of the size in bytes, if it is known. It decides the part size of an upload.
+    beside : str, optional
+        The folder of the temporary file on a local disk, in the same file system; by default the folder of the file.
+
+    Yields
+    ------
+    Output
+        Its methods append buffers, and ranges of other files.
 
     Raises
     ------
@@ -110,9 +128,9 @@ def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
         If the finished file or object does not have the size that was written.
     """
     if not is_remote(url):
-        with published(url) as descriptor:
-            counted = _Counted(writev_all(descriptor))
-            yield counted.write
+        with published(url, beside=beside) as descriptor:
+            counted = _Counted(descriptor)
+            yield counted
             _check_size(url, os.fstat(descriptor).st_size, counted.nbytes)
         return
     folder, _, name = url.rpartition("/")
@@ -126,7 +144,7 @@ def output(url: str, options: Options = NONE, most: int = 0) -> Iterator[Write]:
         max_concurrency=max(1, min(12, int(WRITES.bound), BYTES_ON_THEIR_WAY // size)),
     )
     with _Upload(writer, url, size) as upload:
-        yield upload.write
+        yield upload
     _check_size(url, nbytes_of(url, options), upload.nbytes)
 
 
@@ -136,10 +154,10 @@ def _check_size(url: str, found: int | None, written: int) -> None:
 
 
 class _Counted:
-    """Count the bytes that are written."""
+    """Append to a file, and count the bytes."""
 
-    def __init__(self, write: Write) -> None:
-        self._to, self.nbytes = write, 0
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._to, self.nbytes = descriptor, writev_all(descriptor), 0
 
     def write(self, parts: list[Buffer]) -> None:
         """Write buffers."""
@@ -147,6 +165,15 @@ class _Counted:
         spend(0, nbytes)
         self.nbytes += nbytes
         self._to(parts)
+
+    def copy(self, source: ByteSource, start: int, stop: int) -> None:
+        """Copy a range of another file without reading it, if the file systems allow it."""
+        if isinstance(source, LocalFile):
+            spend(0, stop - start)
+            copied = source.copy_to(self._descriptor, start, stop)
+            self.nbytes += copied
+            start += copied
+        _copy(self, source, start, stop)
 
 
 class _Upload:
@@ -177,6 +204,10 @@ class _Upload:
             small = []
         self._write(b"".join(small))
 
+    def copy(self, source: ByteSource, start: int, stop: int) -> None:
+        """Read a range of another object, and append it."""
+        _copy(self, source, start, stop)
+
     def _write(self, data: Buffer) -> None:
         nbytes = memoryview(data).nbytes
         parts = (self.nbytes + nbytes) // self.part - self.nbytes // self.part
@@ -189,6 +220,16 @@ class _Upload:
         if nbytes:
             with request("PUT", nbytes, parts):
                 self.writer.write(data)
+
+
+def _copy(output: Output, source: ByteSource, start: int, stop: int) -> None:
+    """Read a range of another file in pieces, and append them."""
+    for at in range(start, stop, LEAST_PART):
+        end = min(stop, at + LEAST_PART)
+        data = source.read(at, end)
+        if memoryview(data).nbytes != end - at:
+            raise CorruptError(f"a file ends at byte {at + memoryview(data).nbytes:,}, inside a range to copy")
+        output.write([data])
 
 
 UNFINISHED = (

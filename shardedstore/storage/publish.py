@@ -20,10 +20,10 @@ _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY)}(.*)-[0-9]+-[0-9a-f]{{8}}\.tmp"
 
 
 @contextmanager
-def published(path: str, *, create: bool = False, sync: bool = True) -> Iterator[int]:
+def published(path: str, *, create: bool = False, sync: bool = True, beside: str | None = None) -> Iterator[int]:
     """Open a temporary file, and rename it to `path` at the end of the block.
 
-    The temporary file is in the same folder. The file and then its folder are synced, so a file that is visible at `path`
+    The temporary file is in the same folder, unless `beside` names another one. The file and then its folder are synced, so a file that is visible at `path`
     survives a power loss. If the block raises an exception, the temporary file is removed. A killed process leaves it
     behind, unlocked.
 
@@ -35,6 +35,8 @@ def published(path: str, *, create: bool = False, sync: bool = True) -> Iterator
         Raise FileExistsError if the file exists, even if another process creates it at the same time.
     sync : bool
         False if the caller syncs the whole file system after the last of many files.
+    beside : str, optional
+        The folder of the temporary file, in the same file system.
 
     Yields
     ------
@@ -43,8 +45,9 @@ def published(path: str, *, create: bool = False, sync: bool = True) -> Iterator
     """
     folder = os.path.dirname(path)
     name = f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    temporary = os.path.join(folder, name)
+    temporary = os.path.join(folder if beside is None else beside, name)
     make_folder(folder)
+    make_folder(os.path.dirname(temporary))
     descriptor = _create_locked(temporary)
     try:
         try:

@@ -185,6 +185,20 @@ IN_FLIGHT = 32  # requests of one stream; `READS` limits all streams together
 BYTES_IN_FLIGHT = 64 << 20
 
 
+def read_ahead(get: Callable[[Item], T], items: Iterable[Item], most: int) -> Iterator[tuple[Item, T]]:
+    """Call `get` for at most `most` items at once, and yield the items with their results in order."""
+    waiting: deque[tuple[Item, Future[T]]] = deque()
+    with requests(READS, most) as submit:
+        for item in items:
+            waiting.append((item, submit(get, item)))
+            if len(waiting) >= most:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
+
+
 def in_flight(get: Callable[[str], bytes | None], keys: Iterable[str]) -> Iterator[bytes | None]:
     """Call `get` for many keys at once, and yield the results in order.
 

@@ -110,7 +110,7 @@ def unreadable_shard(shard: Shard, error: BaseException) -> Difference:
 def _check_bytes(run: Run, shard: Shard, record: Record, layout: type[ResultLayout]) -> list[Difference]:
     found: list[Difference] = []
     location = object_at(run, shard)
-    if isinstance(location, Place) and location.is_file:
+    if layout.has_objects and isinstance(location, Place) and location.is_file:
         written, keys = _tally_zip(location.url, location.options)
         for key, what in keys:
             text = f"{shard.name}: {what}"

@@ -81,14 +81,34 @@ class ZipWriter:
         UsageError
             If the name exists already, or is not a relative path of a file.
         """
+        if not isinstance(data, bytes):
+            data = flat(data)
+        size, crc = len(data), crc32(data)
+        self._begin(name, size, crc)
+        self._parts.append(data)
+        self._pending += size
+        if self._pending >= BATCH_BYTES or len(self._parts) >= BATCH_PARTS or not isinstance(data, bytes):
+            self.flush()
+        return crc
+
+    def begin(self, name: str, size: int, crc: int) -> None:
+        """Write the local header of an entry; the caller then writes its `size` bytes to the same output.
+
+        Raises
+        ------
+        UsageError
+            If the name exists already, or is not a relative path of a file.
+        """
+        self._begin(name, size, crc)
+        self.flush()
+
+    def _begin(self, name: str, size: int, crc: int) -> None:
+        """Append a local header to the waiting buffers, and a record to the directory."""
         if not self._usable:
             raise UsageError(f"can't add {name!r}: the zip is closed, or writing to it failed")
         if name in self._names:
             raise UsageError(f"the zip has an entry {name!r} already")
-        raw = encode_name(name)
-        if not isinstance(data, bytes):
-            data = flat(data)
-        size, offset, crc = len(data), self._offset, crc32(data)
+        raw, offset = encode_name(name), self._offset
         flags = 0 if len(raw) == len(name) else 0x800
         if size >= MAX32 or offset >= MAX32:
             header, record = _wide_headers(raw, flags, crc, size, offset)
@@ -98,12 +118,9 @@ class ZipWriter:
             record = self._starts[1] + core + _CENTRAL_END.pack(0, 0, 0, _MODE, offset) + raw
         self._directory += record
         self._names.add(name)
-        self._parts += (header, data)
+        self._parts.append(header)
         self._offset += len(header) + size
-        self._pending += len(header) + size
-        if self._pending >= BATCH_BYTES or len(self._parts) >= BATCH_PARTS or not isinstance(data, bytes):
-            self._flush()
-        return crc
+        self._pending += len(header)
 
     def close(self) -> int:
         """Write the directory and return the size of the archive in bytes."""
@@ -119,11 +136,12 @@ class ZipWriter:
         else:
             end = END.pack(b"PK\5\6", 0, 0, count, count, size, start, len(self._comment))
         self._parts.append(end + self._comment)
-        self._flush()
+        self.flush()
         self._usable = False
         return start + size + len(end) + len(self._comment)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the waiting buffers."""
         parts, self._parts, self._pending = self._parts, [], 0
         self._usable = False
         self._write(parts)

@@ -310,8 +310,8 @@ class ChainEnd:
     Attributes
     ----------
     layout : str
-        The layout of the result: ``"shards"`` for a folder of shards, ``"zarr"`` for one ordinary Zarr, ``"function"`` for the stores
-        that a function returns.
+        The layout of the result: ``"shards"`` for a folder of shards, ``"zarr"`` for one ordinary Zarr, ``"zip"`` for
+        one zip, ``"function"`` for the stores that a function returns.
     can_grow : bool
         Whether a shard's object depends only on the shard's data and metadata, so that it stays valid when the rest of
         the source changes.

@@ -241,8 +241,8 @@ def packed(entries: Entries, shard: Shard, url: str, options: Options, size: int
 
 
 def _write(entries: Iterator[Entry], packing: Packing, url: str, options: Options, shard: Shard) -> ShardWriter:
-    with output(url, options, packing.most) as write:
-        writer = ShardWriter(write, packing.count)
+    with output(url, options, packing.most) as out:
+        writer = ShardWriter(out.write, packing.count)
         for entry in entries:
             assert entry.coords is not None
             try:

@@ -62,9 +62,13 @@ def waiting_url(url: str, shard: Shard) -> str:
 
 def waiting_name(shard: Shard) -> str:
     """Return the name of the zip of a shard's documents, in the folder beside the Zarr."""
-    place = shard.path if shard.bundle is None else join(shard.path, f"{shard.bundle}")
-    kind = "shards" if shard.bundle is None else "bundles"
-    return f"{WAITING}/{'base' if shard.is_base else f'{kind}/{place}'}.zip"
+    return f"{WAITING}/{_place(shard)}.zip"
+
+
+def _place(shard: Shard) -> str:
+    if shard.is_base:
+        return "base"
+    return f"shards/{shard.path}" if shard.bundle is None else f"bundles/{join(shard.path, f'{shard.bundle}')}"
 
 
 def path_of_waiting(name: str) -> str:

@@ -146,8 +146,8 @@ def write_zip(
     stream = iter(entries)
     first = next(stream, None)
     comment = ozx_comment(first) if is_ozx else b""
-    with output(url, options, most) as write:
-        zip_writer = ZipWriter(write, zip64=zip64 or is_ozx, comment=comment)
+    with output(url, options, most) as out:
+        zip_writer = ZipWriter(out.write, zip64=zip64 or is_ozx, comment=comment)
         add, count = zip_writer.add, tally.add
         for key, data, _, _ in itertools.chain([] if first is None else [first], stream):
             count(key, len(data) if isinstance(data, bytes) else memoryview(data).nbytes, add(key, data))

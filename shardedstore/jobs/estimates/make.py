@@ -203,7 +203,7 @@ def _inexact(known: Amount) -> Any:
 
 def _overwritten(job: Job, states: ShardStates) -> int:
     """Return the number of shards that replace existing files. In one ordinary Zarr, a shard keeps its keys."""
-    return states.lost + (0 if job.layout.config_names_shards else states.changed)
+    return states.lost + (states.changed if job.layout.writes_over else 0)
 
 
 def _rate(wanted: Wanted, states: ShardStates, sample: Sample) -> tuple[float | None, RateBasis | None]:

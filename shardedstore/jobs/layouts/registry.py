@@ -8,12 +8,15 @@ from shardedstore.jobs.layouts.function_shards import FunctionShards
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.layouts.single_zarr import SingleZarr
+from shardedstore.jobs.layouts.single_zip import SingleZip
 from shardedstore.jobs.versions import Identity
 from shardedstore.storage.options import StorageOptions
 from shardedstore.stores.locations import Config
 from shardedstore.transforms.base.chain import FunctionSink, Sink
 
-LAYOUTS: dict[str, type[ResultLayout]] = {layout.key: layout for layout in (SingleZarr, ShardFolder, FunctionShards)}
+LAYOUTS: dict[str, type[ResultLayout]] = {
+    layout.key: layout for layout in (SingleZarr, SingleZip, ShardFolder, FunctionShards)
+}
 
 
 def choose_layout(

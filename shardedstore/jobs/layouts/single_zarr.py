@@ -40,7 +40,7 @@ from shardedstore.storage.urls import BESIDE, normalize, object_url
 from shardedstore.stores.consolidate import consolidate, undocumented
 from shardedstore.stores.entries import Entry, is_document
 from shardedstore.stores.hierarchy import nodes_of, read_nodes
-from shardedstore.stores.locations import Config, Directory, Mount, Place, ViewOf
+from shardedstore.stores.locations import Config, Directory, Location, Mount, Place, ViewOf
 from shardedstore.stores.veiled import VEIL
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard, whole_key
 from shardedstore.transforms.base.single_zarr import (
@@ -80,7 +80,9 @@ class SingleZarr(ResultLayout):
     must_grow: ClassVar[bool] = True
     has_objects: ClassVar[bool] = False
     config_names_shards: ClassVar[bool] = False
+    writes_over: ClassVar[bool] = True
     data_show_losses: ClassVar[bool] = True
+    is_file: ClassVar[bool] = False  # the result itself
 
     @classmethod
     def of(cls, sink: Any, to: str | None, storage_options: StorageOptions) -> Self:  # noqa: ARG003 (for functions)
@@ -97,6 +99,11 @@ class SingleZarr(ResultLayout):
     def opened_url(self) -> str | None:
         # docstring inherited
         return self.url
+
+    @property
+    def location(self) -> Location:
+        """The location of the result."""
+        return Directory(self.url, self.options)
 
     @property
     def zarr(self) -> Folder:
@@ -152,7 +159,7 @@ class SingleZarr(ResultLayout):
     def _lost(self, job: Job, plan: Plan, records: Mapping[int, Record]) -> Iterator[int]:
         waiting, sizes = {name for name, _ in self.place.sizes(WAITING)}, list(self.zarr.sizes())
         put_back(self.place, self.zarr, self.options, {key for key, _ in sizes})
-        found = tally_shards(self._divided(job.chain, plan), sizes)
+        found = tally_shards(self.divided(job.chain, plan), sizes)
         for run in plan.runs:
             for shard in run.shards():
                 record = records.get(shard.number)
@@ -162,9 +169,9 @@ class SingleZarr(ResultLayout):
                 if has_lost or (run.blocks is None and waiting_name(shard) not in waiting):
                     yield shard.number
 
-    def _divided(self, chain: Chain, plan: Plan) -> Config:
+    def divided(self, chain: Chain, plan: Plan) -> Config:
         """Return the config of the Zarr, divided into its shards."""
-        zarr, nodes = Directory(self.url, self.options), after(chain, plan)
+        zarr, nodes = self.location, after(chain, plan)
 
         def mount(run: Run) -> Mount:
             blocks = run.blocks and self.sink.blocks(blocks_after(run.blocks, nodes.get(run.path)))
@@ -197,14 +204,8 @@ class SingleZarr(ResultLayout):
         DestinationError
             If another job has taken over the destination.
         """
-        zarr = self.zarr
-        documents = self.sink.documents(self._waiting(job, plan), plan.config)
+        zarr, documents = self.zarr, self.documents(job, plan)
         _check_written(zarr, documents, records)
-        nodes = nodes_of(documents)
-        for path in plan.consolidated:
-            if path in nodes:
-                key, data = consolidate(nodes, path, undocumented(plan.nodes, path))
-                documents[key] = data
         _put(job, zarr, documents)
         for key in published_keys(self.place, self.options) or ():
             if is_consolidated(key) and key not in documents:  # the group has none in this result
@@ -212,11 +213,27 @@ class SingleZarr(ResultLayout):
         zarr.clean()
         entries = [Entry(key, documents[key]) for key in sorted(documents)]
         patiently(lambda: keep_documents(entries, _published(self.place), self.options))
-        config = Config(base=Directory(self.url, self.options))
+        config = Config(base=self.location)
         self.place.write(FILE_NAME, dump(config, self.folder))
         check_latest(job.ledger)
         self.place.clean()
         return config
+
+    def documents(self, job: Job, plan: Plan) -> dict[str, bytes]:
+        """Return the documents of the result by key, with its consolidated metadata.
+
+        Raises
+        ------
+        CorruptError
+            If the waiting documents of a shard can't be read. The shard is marked to be made again.
+        """
+        documents: dict[str, bytes] = self.sink.documents(self._waiting(job, plan), plan.config)
+        nodes = nodes_of(documents)
+        for path in plan.consolidated:
+            if path in nodes:
+                key, data = consolidate(nodes, path, undocumented(plan.nodes, path))
+                documents[key] = data
+        return documents
 
     def _waiting(self, job: Job, plan: Plan) -> dict[str, bytes]:
         """Return the waiting documents.
@@ -247,7 +264,7 @@ class SingleZarr(ResultLayout):
         out, and `notes` says so.
         """
         base = config.base.origin
-        if config.shards or not isinstance(base, Place) or not base.is_folder:
+        if config.shards or not isinstance(base, Place) or not (base.is_file if cls.is_file else base.is_folder):
             return None
         place = open_folder(cls.folder_at(base.url), base.options)
         if read_job(place) is None:
@@ -292,7 +309,7 @@ class SingleZarr(ResultLayout):
         base = config.base
         assert job is not None
         assert isinstance(base, Place)
-        documents = set(_documents(job.folder, base.options))
+        documents = set(documents_of(job.folder, base.options))
         sizes = dict(open_folder(base.url, base.options).sizes())
         listed, written = ZarrListing.of(sizes.items(), documents), ZarrListing.written(job.records.values())
         seen(f"{listed}\n")
@@ -389,7 +406,7 @@ def _kept(url: str, options: Options) -> dict[str, bytes]:
     return {name.removesuffix(VEIL): store.read_sync(name) for name in store.names()}
 
 
-def _documents(folder: Folder, options: Options) -> Iterator[str]:
+def documents_of(folder: Folder, options: Options) -> Iterator[str]:
     """Yield the keys of the documents of one ordinary Zarr, published or still waiting beside it."""
     if (published := published_keys(folder, options)) is not None:
         yield from published

@@ -42,7 +42,7 @@ def check_chain(chain: Chain, layout: ResultLayout, plan: Plan) -> None:
         return
     names = ", ".join(type(part).__name__ for part in chain.parts if part is not None)
     raise ChainError(
-        f"the chain {names} can't be moved, as its values can't be compared, or its unfinished result can't be opened: move with ToZip or "
+        f"the chain {names} can't be moved, as its values can't be compared, or its unfinished result can't be opened: move with ToZip to a folder or "
         f"CopyTo(layout='shards'), after no steps, Recompress, MigrateV3 or MigrateOME; or {INSTEAD}"
     )
 
