@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from zarr.abc.codec import ArrayBytesCodec
@@ -319,7 +321,13 @@ def data_type(document: Mapping[str, Any]) -> AnyType:
         If zarr does not know the type.
     """
     if document.get("zarr_format") == 3:
-        return parse_dtype(document["data_type"], zarr_format=3)
+        return _parse_type(json.dumps(document["data_type"]), 3)
     ids = [codec["id"] for codec in (*(document.get("filters") or ()), document.get("compressor") or {"id": None})]
     codec_id = next((i for i in ids if i in OBJECT_CODECS), None)
-    return parse_dtype({"name": document["dtype"], "object_codec_id": codec_id}, zarr_format=2)
+    return _parse_type(json.dumps({"name": document["dtype"], "object_codec_id": codec_id}), 2)
+
+
+@lru_cache(maxsize=1000)
+def _parse_type(text: str, zarr_format: Literal[2, 3]) -> AnyType:
+    """Parse the JSON of a data type; zarr tries all its types in turn, so equal types are parsed once."""
+    return parse_dtype(json.loads(text), zarr_format=zarr_format)

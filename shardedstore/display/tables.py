@@ -6,15 +6,14 @@ Rich is imported when a table is made, so that opening a result does not import 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from io import StringIO
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROWS = 200  # of a table in a terminal
-WIDEST = 1000  # characters of a line of text that is not for a terminal
+WIDEST = 1000  # characters of a cell of text that is not for a terminal
 
 
 def aligned(rows: Iterable[Sequence[str]], right: bool = False) -> list[str]:
@@ -25,19 +24,15 @@ def aligned(rows: Iterable[Sequence[str]], right: bool = False) -> list[str]:
     >>> aligned([("1", "[red]"), ("10", ":smile:")], right=True)
     [' 1  [red]', '10  :smile:']
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.cells import cell_len, set_cell_size
 
-    found = list(rows)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for i in range(max(map(len, found), default=0)):
-        table.add_column(no_wrap=True, justify="right" if right and not i else "left")
-    for row in found:
-        table.add_row(*map(Text, row))
-    text = StringIO()
-    Console(file=text, width=WIDEST, color_system=None, force_terminal=False, force_jupyter=False).print(table)
-    return [line.rstrip() for line in text.getvalue().splitlines()]
+    found = [[cell[:WIDEST] for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip_longest(*found, fillvalue="")]
+
+    def padded(i: int, cell: str) -> str:
+        return " " * (widths[i] - cell_len(cell)) + cell if right and not i else set_cell_size(cell, widths[i])
+
+    return ["  ".join(padded(i, cell) for i, cell in enumerate(row)).rstrip() for row in found]
 
 
 def terminal_table(heads: Sequence[str], rows: Iterable[Sequence[str]], total: int) -> Table:

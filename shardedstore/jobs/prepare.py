@@ -183,8 +183,8 @@ def prepare(
         step.check(nodes)
         notices = [notice for notice in notices if notice.text not in step.settled]
         notices += step.notices(nodes)
-        bound.append(step.bound(nodes))
-        nodes = step.changed(nodes)
+        before, nodes = nodes, step.changed(nodes)
+        bound.append(step.bound(before))
     check_sizes(plan.nodes, nodes)
     chain.sink.check(nodes)
     chain.sink.check_shards(plan.config, nodes)
