@@ -464,6 +464,7 @@ class ShardedStore(WritableStore):
         guards: Guards | None = None,
         objects: ObjectAttributes = NO_ATTRIBUTES,
         limits: Limits = NO_LIMITS,
+        source_moved_from: str | os.PathLike[str] | None = None,
     ) -> JobPlan:
         """Check a job, and return what it will do. Nothing is written.
 
@@ -524,6 +525,9 @@ class ShardedStore(WritableStore):
             do not get them.
         limits : Limits
             The most requests and bytes in a second, for all workers together, and the most memory for shards in each worker.
+        source_moved_from : str or path, optional
+            The URL of the source when an earlier run made the result, if it was moved since. The shards of that run are
+            kept, after a few were made again and compared.
 
         Returns
         -------
@@ -574,6 +578,7 @@ class ShardedStore(WritableStore):
             guards=guards,
             objects=objects,
             limits=limits,
+            source_moved_from=source_moved_from,
         )
 
     @overload

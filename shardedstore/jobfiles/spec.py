@@ -146,6 +146,13 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     changed: Annotated[Changed, Meta(description="The comparison that finds changes in SOURCE since the last run.")] = (
         "metadata"
     )
+    source_moved_from: Annotated[
+        str | None,
+        Meta(
+            description="The URL of SOURCE when an earlier run made the result, if it was moved since. Its shards are kept.",
+            extra={"metavar": "OLD", "path": True},
+        ),
+    ] = None
     on_error: Annotated[
         OnError,
         Meta(

@@ -109,6 +109,11 @@ def find_changed(level: Changed, recorded: Recorded) -> frozenset[int]:
     return frozenset(changed)
 
 
+def look_at_all(level: Changed, segment: Segment) -> dict[int, str]:
+    """Return the current states of the sources of some shards, by number. Nothing is written."""
+    return {shard.number: look(level, run, shard) for run in opened_runs(segment) for shard in run.shards()}
+
+
 def look(level: Changed, run: Run, shard: Shard) -> str:
     """Return the current state of a shard's source, as for a record."""
     component = open_shard(run, shard)

@@ -137,14 +137,14 @@ def check_guards(guards: Guards, url: str, before: Identity | None, now: Identit
 
 def _is_comparable(before: Identity, now: Identity) -> bool:
     """Check that two jobs have the same source. Jobs of version 0.4 recorded no states of arrays."""
-    return bool(before.places and before.config) and from_dict(now.config).base.is_same(from_dict(before.config).base)
+    return bool(before.places and before.config) and from_dict(now.config).base.is_same(now.source_of(before).base)
 
 
 def _violations(guards: Guards, before: Identity, now: Identity) -> Iterator[Violation]:
     old, new = before.arrays, now.arrays
     if guards.disappear:
         yield from find_gone(old, new, find_renamed(old, new))
-        for path, names in lost_members(before.config, now.config).items():
+        for path, names in lost_members(now.source_of(before), from_dict(now.config)).items():
             more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
             text = f"the member {names[0]!r}{more} of {node_name(path)} disappeared from the source"
             yield Violation("array-disappeared", text, path)

@@ -25,6 +25,7 @@ from shardedstore.jobs.limits import Limits, share_memory
 from shardedstore.jobs.move.checks import as_begun, check_chain, check_move, check_scratch, check_source
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.state import check_source_is_whole
+from shardedstore.jobs.moved_source import check_moved_from
 from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.prepare import prepare
 from shardedstore.jobs.progress import Meter
@@ -73,6 +74,7 @@ class JobOptions(TypedDict, total=False):
     guards: Guards | None
     objects: ObjectAttributes
     limits: Limits
+    source_moved_from: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -555,6 +557,7 @@ def plan_job(
     guards: Guards | None = None,
     objects: ObjectAttributes,
     limits: Limits,
+    source_moved_from: str | os.PathLike[str] | None = None,
 ) -> JobPlan:
     """Check a job as far as possible before anything is written; see `ShardedStore.plan`."""
     parsed = parse_chain(chain)
@@ -578,10 +581,12 @@ def plan_job(
             overwrite=overwrite,
             accept_failed=bool(accept_failed),
             max_missing=bool(max_missing),
+            source_moved_from=source_moved_from is not None,
             **{f"changed={changed!r}": changed != LEVELS[0], f"on_error={on_error!r}": on_error == "partial"},
         )
         check_source(config)
         config = as_begun(config, layout)
+    moved_from = "" if source_moved_from is None else check_moved_from(os.fspath(source_moved_from), config)
     check_source_is_whole(config, None if layout.destination is None else layout.place)
     _check_empty(config, parsed)
     plan = make_plan(config, consolidated, needs_empty=parsed.needs_empty or move is not None).noted(
@@ -593,7 +598,17 @@ def plan_job(
     if move is not None:
         check_chain(parsed, layout, plan)
     plan, job = prepare(
-        plan, parsed, layout, overwrite, retries, limit, changed, digest or move is not None, move, guards
+        plan,
+        parsed,
+        layout,
+        overwrite,
+        retries,
+        limit,
+        changed,
+        digest or move is not None,
+        move,
+        guards,
+        moved_from=moved_from,
     )
     if move is not None:
         check_scratch(move, job, plan)

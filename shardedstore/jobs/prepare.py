@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 from toolz import merge
 
-from shardedstore.config.document import from_dict, to_dict
+from shardedstore.config.document import to_dict
 from shardedstore.errors import DestinationError
 from shardedstore.jobs.array_states import states_of
 from shardedstore.jobs.change_detection import Changed, Recorded, check_level, find_changed
@@ -25,6 +25,7 @@ from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import MOVED, Ledger, Record
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.state import check_destination_of_move
+from shardedstore.jobs.moved_source import keep_moved, source_before, was_moved
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.result_preview import after
 from shardedstore.jobs.shards import Plan, Segment, decoded_nbytes
@@ -57,14 +58,14 @@ MOST_NAMED = 8
 FEW = 8  # segments that are read one by one, where a ledger may have thousands
 
 
-def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = frozenset()) -> int:
+def take_over(job: Job, plan: Plan, identity: Identity, executor: Executor, stale: frozenset[int] = frozenset()) -> int:
     """Take over records of an earlier job, and return the number of its shards that are not taken over.
 
     The shards in `stale` are left out. A repeated call has the same effect.
     """
     before = last_begun(job.layout.place, read_generation(job.layout.place, identity.after))
     old = ledger_of(job.layout.place, before).read()
-    earlier = from_dict(before.config)
+    earlier = identity.source_of(before)
     if otherwise := list(divided_otherwise(earlier, plan.config, before.marks, identity.marks)):
         logger.warning(
             "divided in another way than before, so all of their shards are made again: %s",
@@ -73,6 +74,8 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
         )
     taken = find_reusable(plan, before, identity, old)
     taken = {number: record for number, record in taken.items() if number not in stale}
+    if was_moved(before, identity):
+        taken = keep_moved(job, plan, identity, taken, executor)
     ledger_of(job.layout.place, identity).inherit(
         (segment.number, records) for segment, records in by_segment(job.segments(plan), taken)
     )
@@ -82,7 +85,12 @@ def take_over(job: Job, plan: Plan, identity: Identity, stale: frozenset[int] = 
 def find_reusable(plan: Plan, before: Identity, identity: Identity, old: Mapping[int, Record]) -> dict[int, Record]:
     """Return the records of an earlier job whose shards are right for this job by their metadata, by number in this job."""
     reusable: dict[int, Record] = {}
-    for then, now in unchanged(from_dict(before.config), plan.config, before.marks, identity.marks):
+    pairs: Iterable[tuple[int, int]]
+    if identity.has_moved_from(before):
+        pairs = zip(old, old, strict=True)
+    else:
+        pairs = unchanged(identity.source_of(before), plan.config, before.marks, identity.marks)
+    for then, now in pairs:
         record = old.get(then)
         if record is not None and not record.failed:
             generation = record.generation or before.generation
@@ -160,6 +168,8 @@ def prepare(
     digest: bool = False,
     move: Move | None = None,
     guards: Guards | None = None,
+    *,
+    moved_from: str = "",
 ) -> tuple[Plan, Job]:
     """Check everything that can be checked before anything is written, and return the plan with its notices, and the job.
 
@@ -202,6 +212,7 @@ def prepare(
         shapes=shapes,
         move=move,
         guards=guards,
+        moved_from=moved_from,
     )
     wanted = identity(plan, job)
     check_moved(job, wanted)
@@ -242,6 +253,8 @@ def identity(plan: Plan, job: Job) -> Identity:
         layout=layout.key,
         arrays=states_of(after(chain, plan)),
         places=places_of_mounts(plan),
+        moved_from=job.moved_from,
+        source_before=source_before(plan, job.moved_from),
     )
 
 
@@ -264,11 +277,11 @@ def _begin_slice(job: Job, plan: Plan, wanted: Identity, executor: Executor) -> 
     ledger = job.layout.ledger(found.generation, found.nonce)
     is_first = ledger.is_compacted()
     if found.after and not ledger.has_inherited():
-        take_over(job, plan, found)
+        take_over(job, plan, found, executor)
         is_first = True
     if is_first and (changed := _find_changed(job, plan, ledger, executor)):
         found = _begin_again(job, wanted, found, ledger, changed)
-        take_over(job, plan, found, changed)
+        take_over(job, plan, found, executor, changed)
     return replace(job, generation=found.generation, nonce=found.nonce)
 
 
@@ -286,11 +299,11 @@ def start(job: Job, plan: Plan, wanted: Identity, overwrite: bool, executor: Exe
     found, stale = layout.open(wanted, overwrite), 0
     ledger = layout.ledger(found.generation, found.nonce)
     if found.after and not ledger.has_inherited():
-        stale = take_over(job, plan, found)
+        stale = take_over(job, plan, found, executor)
     if changed := _find_changed(job, plan, ledger, executor):
         found = _begin_again(job, wanted, found, ledger, changed)
         ledger = layout.ledger(found.generation, found.nonce)
-        stale += take_over(job, plan, found, changed)
+        stale += take_over(job, plan, found, executor, changed)
     if layout.is_remote and ledger.unfinished():
         logger.warning(UNFINISHED, layout.folder, bucket_rule(layout.url))
     job = replace(job, generation=found.generation, nonce=found.nonce, stale=stale)

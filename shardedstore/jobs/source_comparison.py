@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from shardedstore.config.document import dump, from_dict
+from shardedstore.config.document import dump
 from shardedstore.jobs.shards import Run, shard_runs
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Mount
+from shardedstore.stores.locations import Config, Location, Mount, Place
 from shardedstore.stores.members import MountIndex
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_json
@@ -57,12 +57,22 @@ def _mark(path: str, node: Node) -> Mark:
     return Mark(state.hexdigest(), shape)
 
 
-def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Marks, new: Marks) -> bool:
+def moved_place(place: Place, before: str, now: Location) -> Place:
+    """Return a place at or below the URL `before` at the present place of the source; another place unchanged."""
+    if not isinstance(now, Place):
+        return place
+    if place.url == before:
+        return now if type(now) is type(place) else place
+    if place.url.startswith(f"{before}/"):
+        return msgspec.structs.replace(place, url=now.url + place.url[len(before) :], options=now.options)
+    return place
+
+
+def is_same_source(earlier: Config, now: Config, old: Marks, new: Marks) -> bool:
     """Tell whether a config names the source of an earlier job, which may have changed since.
 
     A part of it may be divided in another way. If all of it is, the result is False, because that is probably a mistake.
     """
-    earlier, now = from_dict(before), from_dict(after)
     if not now.base.is_same(earlier.base):
         return False
     otherwise = set(divided_otherwise(earlier, now, old, new))
@@ -72,10 +82,10 @@ def is_same_source(before: Mapping[str, Any], after: Mapping[str, Any], old: Mar
     return not now.base.is_in_config and _left_out(bases[0]) == _left_out(bases[1])
 
 
-def lost_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[str]]:
+def lost_members(before: Config, after: Config) -> dict[str, list[str]]:
     """Return the members of collections that disappeared, by the path of the collection."""
-    now = {path: frozenset(_names(mount)) for path, mount in from_dict(after).shards.items()}
-    mounts = from_dict(before).shards.items()
+    now = {path: frozenset(_names(mount)) for path, mount in after.shards.items()}
+    mounts = before.shards.items()
     lost = {path: [name for name in _names(mount) if name not in now.get(path, ())] for path, mount in mounts}
     return {path: names for path, names in lost.items() if names}
 

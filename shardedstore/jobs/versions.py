@@ -20,11 +20,18 @@ from shardedstore.errors import DestinationError
 from shardedstore.jobs.array_states import ArrayState, describe_changes, find_renamed
 from shardedstore.jobs.ledger import FOLDER, Ledger
 from shardedstore.jobs.result_preview import Planned
-from shardedstore.jobs.source_comparison import Mark, Marks, has_only_grown, is_same_source, lost_members
+from shardedstore.jobs.source_comparison import (
+    Mark,
+    Marks,
+    has_only_grown,
+    is_same_source,
+    lost_members,
+    moved_place,
+)
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 from shardedstore.storage.urls import BESIDE, join_url
-from shardedstore.stores.locations import Config, Mount
+from shardedstore.stores.locations import Config, Mount, Place
 
 Described = Sequence[tuple[str, Mapping[str, str]]]  # the parts of a chain: name and options
 
@@ -145,6 +152,10 @@ class Identity(msgspec.Struct, frozen=True):
         The arrays of the planned result, by path.
     places : dict of str to int
         The number of places for chunks in the base (``""``) and in undivided mounts, by path.
+    moved_from : str
+        The URL of the source before it was moved to its present one; empty if it was not moved.
+    source_before : str
+        The digest that the source would have at that URL.
     """
 
     source: str
@@ -161,6 +172,24 @@ class Identity(msgspec.Struct, frozen=True):
     layout: str = ""
     arrays: dict[str, ArrayState] = {}
     places: dict[str, int] = {}
+    moved_from: str = ""
+    source_before: str = ""
+
+    def has_moved_from(self, other: Identity) -> bool:
+        """Check that this job has the source of another job, at another URL."""
+        return bool(self.source_before) and other.source == self.source_before
+
+    def moved_as(self, other: Identity) -> Identity:
+        """Return this manifest with the former URL of the source in another one."""
+        return msgspec.structs.replace(self, moved_from=other.moved_from, source_before=other.source_before)
+
+    def source_of(self, earlier: Identity) -> Config:
+        """Return the config of an earlier job's source, at its present URL."""
+        config = from_dict(earlier.config)
+        if not self.moved_from:
+            return config
+        base = from_dict(self.config).base.origin
+        return config.map_places(lambda place: moved_place(place, self.moved_from, base))
 
     def is_of(self, other: Identity) -> bool:
         """Check that another job has the same source and chain."""
@@ -168,12 +197,15 @@ class Identity(msgspec.Struct, frozen=True):
 
     def goes_on_from(self, other: Identity) -> bool:
         """Check that this job can continue another job after a change of the source."""
+        if self.chain == other.chain and self.has_moved_from(other):
+            return True
         if self.chain != other.chain or not (self.marks and other.marks):
             return False
-        has_lost = not has_only_grown(other.marks, self.marks) or lost_members(other.config, self.config)
+        before, now = self.source_of(other), from_dict(self.config)
+        has_lost = not has_only_grown(other.marks, self.marks) or lost_members(before, now)
         if self.must_grow and has_lost:
             return False
-        return is_same_source(other.config, self.config, other.marks, self.marks)
+        return is_same_source(before, now, other.marks, self.marks)
 
 
 class _Nonce(msgspec.Struct):
@@ -303,6 +335,7 @@ def open_destination(folder: Folder, wanted: Identity, overwrite: bool, *, again
         after = 0 if found is None or again else found.generation
         try:
             code = (found.code if found is not None and after else {}) or wanted.code
+            wanted = wanted if found is None or not after or wanted.moved_from else wanted.moved_as(found)
             return claim(folder, msgspec.structs.replace(wanted, after=after, code=code), latest)
         except OvertakenError:
             continue
@@ -402,6 +435,7 @@ def _highest(folder: Folder) -> int:
 
 
 def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
+    moved = ""
     if found is None:
         what = "holds files that no job of shardedstore wrote"
     elif wanted.chain.startswith(ONCE):
@@ -412,14 +446,25 @@ def _foreign(folder: str, found: Identity | None, wanted: Identity) -> str:
     elif found.source != wanted.source:
         what = "holds the result of another source, of another division of this source, or of this source before it changed"
         what += _in_brackets(unlike_source(found, wanted))
+        moved = _if_moved(found, wanted)
     else:
         what = "holds the result of another chain of transforms"
         what += _in_brackets(unlike_chain(found.described, wanted.described))
     if folder.endswith(BESIDE) and wanted.layout == "zip":
         return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another destination, or set overwrite=True, which replaces the zip"
     if folder.endswith(BESIDE):
-        return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another destination, as one ordinary Zarr can't hold both"
-    return f"the destination {folder!r} {what}: name another destination, or set overwrite=True, which keeps the old files beside the new ones"
+        return f"the destination {folder.removesuffix(BESIDE)!r} {what}: name another destination, as one ordinary Zarr can't hold both{moved}"
+    return f"the destination {folder!r} {what}: name another destination, or set overwrite=True, which keeps the old files beside the new ones{moved}"
+
+
+def _if_moved(found: Identity, wanted: Identity) -> str:
+    """Return the advice for a source at another URL; empty if both jobs name the same URL."""
+    if not (found.config and wanted.config):
+        return ""
+    before, now = (from_dict(one.config).base.origin for one in (found, wanted))
+    if not (isinstance(before, Place) and isinstance(now, Place)) or before.url == now.url:
+        return ""
+    return f"; if the source was moved, name its old URL: source_moved_from={before.url!r} (--source-moved-from)"
 
 
 def _in_brackets(text: str) -> str:

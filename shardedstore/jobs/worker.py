@@ -108,6 +108,8 @@ class Job:
         The token bucket that the workers share while the job runs; None without a limit.
     memory : MemoryShare or None
         The memory for shards in each worker; None without a limit.
+    moved_from : str
+        The URL from which the source was moved to its present one; empty if it was not moved.
     """
 
     chain: Chain
@@ -129,6 +131,7 @@ class Job:
     limits: Limits = NO_LIMITS
     bucket: Bucket | None = None
     memory: MemoryShare | None = None
+    moved_from: str = ""
 
     @property
     def ledger(self) -> Ledger:

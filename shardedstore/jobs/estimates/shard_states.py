@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from shardedstore.config.document import from_dict
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.ledger import MOVED, Record
+from shardedstore.jobs.moved_source import was_moved
 from shardedstore.jobs.prepare import find_reusable, find_stale, identity, unwanted_among
 from shardedstore.jobs.shards import Plan, Run, shard_runs
 from shardedstore.jobs.versions import Identity, last_begun, ledger_of
@@ -63,6 +63,7 @@ class _Earlier(NamedTuple):
     records: Mapping[int, Record]
     reusable: Mapping[int, Record]
     is_same: bool
+    is_moved: bool
 
 
 def find_states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) -> ShardStates:
@@ -85,7 +86,9 @@ def find_states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) ->
         return ShardStates(plan.shard_count)
     earlier = _read_earlier(job, plan, wanted, found)
     compares = level == job.changed != "metadata"
-    stale = _find_stale(job, plan, earlier.reusable, compares=compares)
+    stale = _find_stale(
+        job, plan, earlier.reusable, compares=compares and not (earlier.is_moved and level == "listing")
+    )
     done = _find_done(job, plan, earlier, looks=level is not None)
     changed, gone = (0, 0) if earlier.is_same else _count_others(plan, earlier)
     return ShardStates(
@@ -106,7 +109,7 @@ def _read_earlier(job: Job, plan: Plan, wanted: Identity, found: Identity) -> _E
     records = {number: one for number, one in ledger_of(place, before).read().items() if not one.failed}
     is_same = wanted.is_of(before)
     reusable = records if is_same else find_reusable(plan, before, wanted, records)
-    return _Earlier(from_dict(before.config), before.generation, records, reusable, is_same)
+    return _Earlier(wanted.source_of(before), before.generation, records, reusable, is_same, was_moved(before, wanted))
 
 
 def _find_stale(job: Job, plan: Plan, records: Mapping[int, Record], *, compares: bool) -> frozenset[int]:

@@ -277,7 +277,7 @@ class SingleZarr(ResultLayout):
             return ResultJob(cls, place, latest, known_records(place, latest))
         kept = {
             n: records[n]
-            for n, _ in unchanged(from_dict(made.config), from_dict(latest.config), made.marks, latest.marks)
+            for n, _ in unchanged(latest.source_of(made), from_dict(latest.config), made.marks, latest.marks)
             if n in records
         }
         over = len(records) - len(kept)
