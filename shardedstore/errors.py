@@ -23,9 +23,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
     from shardedstore.jobs.summary import Summary
@@ -369,7 +369,9 @@ class ShardError(ShardedStoreError):
     attempts : int
         The number of attempts.
     traceback : str
-        The worker's traceback.
+        The traceback in the worker. If a user's code raised the error, the frames of this package are left out.
+    worker : str
+        The host and the process of the worker; empty if no worker reported the error.
 
     Examples
     --------
@@ -395,6 +397,7 @@ class ShardError(ShardedStoreError):
         error_type: str = "",
         attempts: int = 0,
         traceback: str = "",
+        worker: str = "",
     ) -> None:
         super().__init__(shard, cause)
         self.shard = shard
@@ -409,6 +412,7 @@ class ShardError(ShardedStoreError):
         self.error_type = error_type
         self.attempts = attempts
         self.traceback = traceback
+        self.worker = worker
 
     def __str__(self) -> str:
         return f"shard {self.shard!r} failed: {self.cause}"
@@ -470,6 +474,88 @@ def others(errors: list[ShardError]) -> str:
     return f" (and so did {names}{f' and {len(more) - SHOWN:,} more' if len(more) > SHOWN else ''})"
 
 
+class Failures(Sequence[ShardError]):
+    """Failed shards, shown as a table in which equal causes stand once.
+
+    Parameters
+    ----------
+    errors : iterable of ShardError
+        The errors of the shards.
+
+    See Also
+    --------
+    ShardsFailed : Its `failures` are the failed shards of a job.
+
+    Examples
+    --------
+    >>> Failures([ShardError(f"t[{i}]", "OSError: disk full", code="no-space", path="t", attempts=3) for i in (4, 7)])
+    shard 't[4]' failed: OSError: disk full [no-space] (2 shards)
+      array  shard  attempts
+      t      t[4]   3
+      t      t[7]   3
+    """
+
+    def __init__(self, errors: Iterable[ShardError]) -> None:
+        self._errors = tuple(errors)
+
+    def __len__(self) -> int:
+        return len(self._errors)
+
+    @overload
+    def __getitem__(self, i: int) -> ShardError: ...
+    @overload
+    def __getitem__(self, i: slice) -> Failures: ...
+    def __getitem__(self, i: int | slice) -> ShardError | Failures:
+        return Failures(self._errors[i]) if isinstance(i, slice) else self._errors[i]
+
+    def by_cause(self) -> list[Failures]:
+        """Return the failures of each cause, the most frequent cause first.
+
+        Returns
+        -------
+        list of Failures
+            Causes that differ only by the name of the shard and the key are equal.
+        """
+        return sorted(map(Failures, by_cause(self._errors)), key=len, reverse=True)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return the failures as JSON-compatible values.
+
+        Returns
+        -------
+        list of dict
+            The attributes of each error by name.
+        """
+        return [error.to_dict() for error in self._errors]
+
+    def to_dataframe(self) -> Any:
+        """Return the failures as a table of pandas, with the names of the shards as its index.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each shard, and one column for each attribute of `ShardError`.
+
+        Raises
+        ------
+        UsageError
+            If pandas is not installed.
+        """
+        from shardedstore.display.frames import to_frame
+
+        return to_frame(map(vars, self._errors), "shard")
+
+    def __repr__(self) -> str:
+        from shardedstore.display.failures import failures_to_text
+
+        return "\n".join(failures_to_text(self)) or "no failed shards"
+
+    def _repr_html_(self) -> str:
+        from shardedstore.display.failures import failures_to_html
+
+        return failures_to_html(self)
+
+
 class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
     """A job ended and these shards failed. Finished shards stay done.
 
@@ -482,6 +568,9 @@ class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
     exceptions : tuple of ShardError
         One error for each failed shard.
 
+    failures : Failures
+        The same errors, as a table.
+
     Examples
     --------
     >>> print(
@@ -489,21 +578,32 @@ class ShardsFailed(ExceptionGroup[ShardError], ShardedStoreError):
     ...         "2 of 9 shards failed", [ShardError("t[0]", "OSError: disk full"), ShardError("u", "KeyError: 1")]
     ...     )
     ... )
-    2 of 9 shards failed (2 sub-exceptions)
-    shard 't[0]' failed: OSError: disk full
-    shard 'u' failed: KeyError: 1
+    2 of 9 shards failed
+    shard 't[0]' failed: OSError: disk full [failed]
+    shard 'u' failed: KeyError: 1 [failed]
     """
 
     code = "shards-failed"
 
+    @property
+    def failures(self) -> Failures:
+        """The failed shards, which are shown as a table, and `to_dataframe` returns as one of pandas."""
+        return Failures(error for error in self.exceptions if isinstance(error, ShardError))
+
     def __str__(self) -> str:
-        groups = by_cause(error for error in self.exceptions if isinstance(error, ShardError))
-        more = len(groups) - SHOWN
-        lines = [
-            *(f"{some[0]}{others(some)}" for some in groups[:SHOWN]),
-            *([f"and {more:,} other causes"] if more > 0 else []),
-        ]
-        return "\n".join([super().__str__(), *lines])
+        from shardedstore.display.failures import error_to_text
+
+        return error_to_text(self)
+
+    def _render_traceback_(self) -> list[str]:  # called by IPython
+        from shardedstore.display.failures import error_to_lines
+
+        return error_to_lines(self)
+
+    def _repr_html_(self) -> str:
+        from shardedstore.display.failures import error_to_html
+
+        return error_to_html(self)
 
     def derive(self, excs):  # type: ignore[no-untyped-def]
         """Return a group of the same message for some of the errors.

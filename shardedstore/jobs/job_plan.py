@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from shardedstore.config import document as configs
-from shardedstore.errors import ChainError, UsageError
+from shardedstore.errors import ChainError, ShardsFailed, UsageError
 from shardedstore.jobs.callbacks import Callback, check_callbacks
 from shardedstore.jobs.change_detection import LEVELS, Changed
 from shardedstore.jobs.estimates.estimate import Estimate
@@ -231,8 +231,11 @@ class JobPlan:
         chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]
         if report is not False and not any(isinstance(callback, ReportWriter) for callback in chosen):
             chosen.append(ReportWriter("" if report is True else report))
-        with Events(chosen, self, Meter(self._plan)) as events:
-            return run_job(self._job, self._plan, self._overwrite, self._wrap, events, stop)
+        try:
+            with Events(chosen, self, Meter(self._plan)) as events:
+                return run_job(self._job, self._plan, self._overwrite, self._wrap, events, stop)
+        except ShardsFailed as failed:
+            raise failed.with_traceback(None) from failed.__cause__  # the failures have the tracebacks of the workers
 
     def run_slice(
         self,

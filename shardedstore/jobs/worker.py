@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from traceback import StackSummary, format_exception_only, walk_tb
 from typing import TypeVar
 
 import msgspec
@@ -35,6 +34,7 @@ from shardedstore.jobs.shards import Plan, Run, Segment, Task, decoded_nbytes, l
 from shardedstore.jobs.stages import Stages
 from shardedstore.jobs.summary import ShardEnd, Summary
 from shardedstore.jobs.token_bucket import Bucket
+from shardedstore.jobs.worker_traceback import worker_traceback
 from shardedstore.notices import Notice
 from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes, attributes_of_objects
 from shardedstore.storage.errors import cause_of, chain_of, code_of, systemic
@@ -55,7 +55,6 @@ from shardedstore.zarr.grid import Coords
 
 logger = logging.getLogger("shardedstore")
 MOST_FAILURES = 1000
-MOST_FRAMES, MOST_TRACEBACK = 30, 8000  # the last frames and characters of a traceback that are sent with an error
 ENDINGS = (KeyboardInterrupt, GeneratorExit, Stopped)
 REPEATS = Repeats()
 T = TypeVar("T")
@@ -391,17 +390,9 @@ def _failure(error: BaseException, cause: str, run: Run, shard: Shard, attempts:
         url=url_of(location),
         error_type=type(error).__name__,
         attempts=attempts,
-        traceback=_traceback(error),
+        traceback=worker_traceback(error),
+        worker=_worker(),
     )
-
-
-def _traceback(error: BaseException) -> str:
-    """Return the traceback as text, without the position markers, which are slow to compute."""
-    parts = list[str]()
-    for one in reversed(list(chain_of(error))):
-        frames = StackSummary.extract(walk_tb(one.__traceback__), limit=-MOST_FRAMES)
-        parts.append("".join(["Traceback (most recent call last):\n", *frames.format(), *format_exception_only(one)]))
-    return "\n".join(parts)[-MOST_TRACEBACK:]
 
 
 def _cause(error: BaseException, run: Run, shard: Shard) -> str:

@@ -35,6 +35,7 @@ LAYERS = (
 )
 RANKS = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
 LAZY_VIEWS = {
+    "errors",
     "jobs.estimates.estimate",
     "jobs.job_plan",
     "jobs.records",
@@ -175,7 +176,7 @@ def test_a_public_name_has_one_module() -> None:
 
 
 def test_no_cycles() -> None:
-    graph = {module: {name for name, _ in own_imports(module)} for module in FILES}
+    graph = {module: {name for name, _ in own_imports(module) if not is_lazy_view(module, name)} for module in FILES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

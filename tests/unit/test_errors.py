@@ -116,12 +116,18 @@ def test_an_error_pickles_and_stands_in_json(tmp_path):
 
 def test_equal_causes_are_told_once():
     errors = [ShardError(f"t[{i}]", f"CorruptError: 't/c/{i}' can't be decoded", key=f"t/c/{i}") for i in range(9)]
-    lines = str(ShardsFailed("10 of 12 shards failed", [*errors, ShardError("u", "KeyError: 1")])).split("\n")
-    assert lines == [
-        "10 of 12 shards failed (10 sub-exceptions)",
-        "shard 't[0]' failed: CorruptError: 't/c/0' can't be decoded (and so did 't[1]', 't[2]', 't[3]', 't[4]', 't[5]' and 3 more)",
-        "shard 'u' failed: KeyError: 1",
+    failed = ShardsFailed("10 of 12 shards failed", [*errors, ShardError("u", "KeyError: 1", worker="n1:7")])
+    assert str(failed).split("\n") == [
+        "10 of 12 shards failed",
+        "shard 't[0]' failed: CorruptError: 't/c/0' can't be decoded [failed] (9 shards)",
+        "  shard  key in the source",
+        *(f"  t[{i}]   t/c/{i}" for i in range(7)),
+        "  ... and 2 shards more",
+        "shard 'u' failed: KeyError: 1 [failed]",
+        "  shard  worker",
+        "  u      n1:7",
     ]
+    assert [len(some) for some in failed.failures.by_cause()] == [9, 1]
 
 
 def test_the_page_has_every_code_and_every_attribute():
