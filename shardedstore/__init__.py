@@ -5,6 +5,8 @@ The public names are those in ``__all__`` of ``shardedstore``, ``shardedstore.ab
 """
 
 from shardedstore.checks.diff import StructureDiff, diff
+from shardedstore.checks.report import CheckReport
+from shardedstore.checks.run import check
 from shardedstore.choose.codec_comparison import CodecComparison, CodecRow
 from shardedstore.errors import (
     ChainError,
@@ -62,6 +64,7 @@ __all__ = [
     "ArrayStep",
     "ArraySuggestion",
     "ChainError",
+    "CheckReport",
     "ClusterError",
     "CodecComparison",
     "CodecRow",
@@ -111,6 +114,7 @@ __all__ = [
     "__version__",
     "array_shard_directory_store",
     "array_shard_store",
+    "check",
     "diff",
     "job_status",
     "list_jobs",

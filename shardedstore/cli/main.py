@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from shardedstore.cli.check import check_command
 from shardedstore.cli.common import warnings_on_stderr
 from shardedstore.cli.convert import convert
 from shardedstore.cli.diff import diff_command
@@ -39,6 +40,7 @@ for command in (
     jobs_command,
     info,
     verify_command,
+    check_command,
     diff_command,
     prune_command,
     ls,

@@ -40,7 +40,7 @@ def cancellable(is_cancelled: Callable[[], bool], is_ending: Callable[[], bool] 
         _here.checks = before
 
 
-def check() -> None:
+def check_cancelled() -> None:
     """Raise Stopped if the work of this thread was cancelled."""
     if getattr(_here, "checks", (_never, _never))[0]():
         raise Stopped
@@ -63,7 +63,7 @@ def until_cancelled(items: Iterable[T]) -> Iterator[T]:
     for item in items:
         now = time.monotonic()
         if now - checked >= LOOK:
-            check()
+            check_cancelled()
             checked = now
         yield item
 
@@ -72,5 +72,5 @@ def sleep(seconds: float) -> None:
     """Wait, and raise Stopped soon after a cancellation."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        check()
+        check_cancelled()
         time.sleep(min(left, LOOK))

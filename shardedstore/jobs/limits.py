@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from shardedstore.errors import UsageError
-from shardedstore.jobs.cancellation import LOOK, check, sleep
+from shardedstore.jobs.cancellation import LOOK, check_cancelled, sleep
 from shardedstore.jobs.token_bucket import Bucket, Rates
 from shardedstore.storage.request_metrics import paused
 from shardedstore.text import parse_size
@@ -212,7 +212,7 @@ class _Room:
         self._used, self._changed = 0, threading.Condition()
 
     @contextmanager
-    def take(self, nbytes: int, most: int, look: Callable[[], None] = check) -> Iterator[None]:
+    def take(self, nbytes: int, most: int, look: Callable[[], None] = check_cancelled) -> Iterator[None]:
         """Wait until there is room for a shard, and hold it in the block; one shard always has room."""
         with self._changed:
             while self._used and self._used + nbytes > most:

@@ -19,7 +19,7 @@ from toolz import pipe
 
 from shardedstore.codecs.digest import DataSum
 from shardedstore.errors import CorruptError, ShardedStoreError, ShardError, SourceChangedError, UsageError
-from shardedstore.jobs.cancellation import Stopped, check, is_ending, sleep, until_cancelled
+from shardedstore.jobs.cancellation import Stopped, check_cancelled, is_ending, sleep, until_cancelled
 from shardedstore.jobs.change_detection import Changed, ChangeDetector, look
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.layouts.base import ResultLayout
@@ -359,7 +359,7 @@ def try_shard(
     policy = _ShardPolicy(job, run, shard)
 
     def attempt() -> T:
-        check()
+        check_cancelled()
         with policy.stages.timed():
             return work(opened if policy.is_first else run, policy.stages)
 

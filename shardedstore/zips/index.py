@@ -12,7 +12,8 @@ import re
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import islice, pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
@@ -95,6 +96,7 @@ class Archive(NamedTuple):
     entries: dict[str, ZipEntry]
     names: list[str]
     start: str = ""  # prefix that is removed from the names in the zip
+    repeated: tuple[str, ...] = ()  # names of several members, of which the last one counts
 
     @classmethod
     def open(cls, url: str, source: ByteSource) -> Archive:
@@ -128,7 +130,7 @@ class Archive(NamedTuple):
             entries = _read_directory(url, directory, end)
         except (struct.error, UnicodeDecodeError) as error:
             raise CorruptError(f"{url}: its directory is damaged: {error}") from None
-        return cls(url, source, entries, sorted(entries))
+        return cls(url, source, entries, sorted(entries), repeated=_repeated(directory, end.entries, entries))
 
     def at(self, path: str) -> Archive:
         """Return the archive of a folder in the zip, with names relative to it."""
@@ -315,6 +317,14 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, ZipEntry
         is_exact = data + stored == limit and not end.prepended and name not in entries
         entries[name] = ZipEntry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}
+
+
+def _repeated(directory: bytes, number: int, entries: Mapping[str, ZipEntry]) -> tuple[str, ...]:
+    """Return the names that several members of a directory have."""
+    if number == len(entries):
+        return ()
+    names = Counter(_names(directory))
+    return tuple(name.decode("cp437", "replace") for name, found in names.items() if found > 1)
 
 
 def _separator(directory: bytes) -> str:

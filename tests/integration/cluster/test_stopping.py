@@ -28,7 +28,7 @@ from helpers_jobs import (
 from shardedstore import JobStopped, StopSignal
 from shardedstore.abc import Callback
 from shardedstore.jobs import cancellation
-from shardedstore.jobs.cancellation import Stopped, check, until_cancelled
+from shardedstore.jobs.cancellation import Stopped, check_cancelled, until_cancelled
 from shardedstore.jobs.executors.cancellable import interrupt, run_cancellable
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.shards import Run, Segment, Task
@@ -212,12 +212,12 @@ def test_what_a_thread_does_is_stopped_and_not_what_others_do():
         assert next(items) == 0
         unwanted.set()
         assert next(items) == 1  # it polls
-        other = threading.Thread(target=check)
+        other = threading.Thread(target=check_cancelled)
         other.start()
         other.join()
         with pytest.raises(Stopped):
-            check()
-    check()
+            check_cancelled()
+    check_cancelled()
     assert list(items) == [2, 3, 4]
 
 
