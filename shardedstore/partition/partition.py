@@ -56,13 +56,13 @@ def find_zarr(source: Location) -> tuple[Location, dict[str, Node]]:
     try:
         return source, read_nodes(Config(base=source))
     except PartitionError:
-        inner = _only_zarr(source)
+        inner = only_zarr(source)
         if inner is None:
             raise
     return inner, read_nodes(Config(base=inner))
 
 
-def _only_zarr(source: Location) -> Location | None:
+def only_zarr(source: Location) -> Location | None:
     """Return the location of the only Zarr in a folder of a zip.
 
     Return None if the source is not a zip, or has no such Zarr.

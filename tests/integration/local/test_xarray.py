@@ -2,11 +2,14 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
+import dask
 import iris_sample_data
 import numpy as np
 import pytest
@@ -14,9 +17,12 @@ import xarray as xr
 import zarr
 from distributed import Client, LocalCluster
 from helpers_jobs import CUBE
+from servers import web
 from sources import build, root_array, to_folder
 from xarray.backends import ZarrBackendEntrypoint
 from xarray.testing import assert_identical
+from zarr.core.codec_pipeline import BatchedCodecPipeline
+from zarr.registry import register_pipeline
 
 from shardedstore import ConfigError, CorruptError, ShardedStore, UsageError
 from shardedstore.transforms import ToZip
@@ -113,10 +119,132 @@ def test_consolidated_metadata_is_used_where_there_is_some(out, consolidated, mo
     assert any(key.startswith("air/air_temperature/") for key in asked)
 
 
-def test_in_chunks_of_dask(source, out, consolidated):
+def test_chunks_of_dask_are_blocks(source, out, consolidated):
     found = xr.open_dataset(out, engine="shardedstore", group="ocean", chunks={})
-    assert found["surface_temperature"].chunks == ((6,) * 9, (9,) * 2, (432,))
+    assert found["surface_temperature"].chunks == ((18,) * 3, (18,), (432,))
+    array = found["surface_temperature"].data
+    tasks = [key for key in array.__dask_graph__() if key[0] == array.name]
+    assert sorted(tasks) == [(array.name, i, 0, 0) for i in range(3)]
     assert_identical(found.compute(scheduler="threads"), original(source, consolidated, group="ocean"))
+    for opened in (
+        xr.open_datatree(out, engine="shardedstore", chunks={})["ocean"],
+        xr.open_groups(out, engine="shardedstore", chunks={})["/ocean"],
+        xr.open_datatree(out, engine="shardedstore", group="ocean", chunks={}),
+    ):
+        assert opened["surface_temperature"].chunks == ((18,) * 3, (18,), (432,))
+
+
+@pytest.mark.parametrize(("limit", "expected", "auto"), [("8 MiB", 18, 54), ("300 KiB", 6, 6), ("1.2 MiB", 18, 36)])
+def test_chunks_of_dask_divide_blocks_or_join_them(plain, limit, expected, auto):
+    """A block has 547 KiB, and its chunks have 6 steps of 54."""
+    with dask.config.set({"array.chunk-size": limit}), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        blocks = xr.open_dataset(plain / "out", engine="shardedstore", group="ocean", chunks={})
+        found = xr.open_dataset(plain / "out", engine="shardedstore", group="ocean", chunks="auto")
+    assert set(blocks["surface_temperature"].chunks[0]) == {expected}
+    ends = np.cumsum(found["surface_temperature"].chunks[0])
+    assert not np.any(ends % expected)
+    assert found["surface_temperature"].chunks[0][0] == auto
+    assert found["surface_temperature"].dtype == "f4"
+
+
+def test_undivided_arrays_keep_their_chunks(plain):
+    found = xr.open_dataset(plain / "out", engine="shardedstore", group="air", chunks={})
+    theirs = xr.open_dataset(plain / "real.zarr", engine="zarr", consolidated=False, group="air", chunks={})
+    for name in found.variables:
+        assert found[name].chunks == theirs[name].chunks
+    with dask.config.set({"array.chunk-size": "2 KiB"}):  # a chunk of the array is larger
+        found = xr.open_dataset(plain / "out", engine="shardedstore", group="ocean", chunks={})
+    assert set(found["surface_temperature"].chunks[0]) == {6}
+
+
+def test_a_view_has_chunks_of_blocks_as_well(plain):
+    view = ShardedStore.partition(plain / "real.zarr", SHARDS)
+    assert (
+        xr.open_dataset(view, engine="shardedstore", group="ocean", chunks={})["surface_temperature"].chunks[0]
+        == (18,) * 3
+    )
+
+
+# The codec pipeline
+
+
+def pipelines(dataset):
+    """The codec pipelines of the variables that are read from arrays."""
+    for variable in dataset.variables.values():
+        data = variable._data
+        while data is not None and not hasattr(data, "get_array"):
+            data = getattr(data, "array", None)
+        if data is not None:
+            yield type(data.get_array().async_array.codec_pipeline).__name__
+
+
+def test_the_fused_pipeline_reads(plain):
+    fused = "FusedCodecPipeline" if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline") else "BatchedCodecPipeline"
+    before = zarr.config.get("codec_pipeline.path")
+    found = xr.open_dataset(plain / "out", engine="shardedstore", group="ocean")
+    assert {*pipelines(found), *pipelines(pickle.loads(pickle.dumps(found)))} == {fused}
+    assert {*pipelines(xr.open_groups(plain / "out", engine="shardedstore")["/air"])} == {fused}
+    assert zarr.config.get("codec_pipeline.path") == before
+    assert {*pipelines(original(plain / "real.zarr", False, group="ocean"))} == {"BatchedCodecPipeline"}
+    assert_identical(found.load(), original(plain / "real.zarr", False, group="ocean"))
+
+
+class OwnPipeline(BatchedCodecPipeline):
+    """A pipeline of the user."""
+
+
+def test_a_configured_pipeline_stays(plain):
+    register_pipeline(OwnPipeline)
+    with zarr.config.set({"codec_pipeline.path": f"{OwnPipeline.__module__}.OwnPipeline"}):
+        found = xr.open_dataset(plain / "out", engine="shardedstore", group="ocean")
+    assert {*pipelines(found)} == {"OwnPipeline"}
+
+
+# Zips
+
+
+@pytest.fixture(scope="module")
+def zips(plain):
+    """The real data as zips: with the Zarr at the root, and in a folder."""
+    keys = {path.relative_to(plain).as_posix(): path for path in (plain / "real.zarr").rglob("*") if path.is_file()}
+    for name, start in (
+        ("a.zarr.zip", "real.zarr/"),
+        ("a.ozx", "real.zarr/"),
+        ("in.zarr.zip", ""),
+        ("a.zip", "real.zarr/"),
+    ):
+        with zipfile.ZipFile(plain / name, "w") as made:
+            for key, path in keys.items():
+                made.write(path, key.removeprefix(start))
+    return plain
+
+
+@pytest.mark.parametrize("name", ["a.zarr.zip", "a.ozx", "in.zarr.zip", "in.zarr.zip|zip:real.zarr/"])
+def test_zips_need_no_engine(name, zips):
+    expected = original(zips / "real.zarr", False, group="air")
+    for place in (zips / name, f"{zips}/{name}"):
+        assert_identical(xr.open_dataset(place, group="air").load(), expected)
+        assert set(xr.open_datatree(place).groups) == {"/", "/air", "/ocean"}
+
+
+def test_urls_need_no_engine(zips, tmp_path):
+    """netCDF4 guesses that each URL is its own that does not contain the word zarr."""
+    expected = original(zips / "real.zarr", False, group="air")
+    (tmp_path / "real.zarr-site").symlink_to(zips)
+    with web(tmp_path) as server:
+        for name in ("a.zarr.zip", "a.ozx", "out/shardedstore.json"):
+            assert_identical(xr.open_dataset(f"{server}/real.zarr-site/{name}", group="air").load(), expected)
+        assert_identical(
+            xr.open_dataset(f"{server}/real.zarr-site/a.zip", engine="shardedstore", group="air").load(), expected
+        )
+
+
+def test_a_plain_zip_needs_the_engine(zips):
+    with xr.open_dataset(zips / "a.zip", engine="shardedstore", group="air") as found:
+        assert_identical(found.load(), original(zips / "real.zarr", False, group="air"))
+    refused("is a zip, and partial= is an option of configs", zips / "a.zip", partial=True)
+    refused("there is no group 'aire': did you mean 'air'?", zips / "a.zip", group="aire")
 
 
 @pytest.mark.parametrize(
@@ -153,9 +281,26 @@ def test_what_it_guesses_to_be_its_own(plain, monkeypatch):
     guess = ShardedStoreBackend().guess_can_open
     assert guess("s3://bucket/out/shardedstore.json")  # without a request: there is no such server
     assert guess("https://example.invalid/a/old-shardedstore.json")
+    assert guess("https://example.invalid/a.ozx?signature=a/b.nc#part")
+    assert guess("s3://bucket/A.ZARR.ZIP|zip:b/")
+    assert guess(Path("a.zarr.zip"))
     assert guess(plain / "out")
     assert not any(
-        map(guess, ("s3://bucket/out", plain, plain / "real.zarr", f"{plain}/none", "a.nc", b"CDF", None, 3))
+        map(
+            guess,
+            (
+                "s3://bucket/out",
+                plain,
+                plain / "real.zarr",
+                f"{plain}/none",
+                "a.nc",
+                "a.zip",
+                "b.zarr",
+                b"CDF",
+                None,
+                3,
+            ),
+        )
     )
     with os.scandir(os.fsencode(plain)) as entries:
         assert not any(map(guess, entries))  # whose paths are bytes
@@ -242,7 +387,7 @@ def test_a_place_without_a_config(plain, tmp_path):
     refused("is a Zarr: open it with ShardedStore.partition", plain / "real.zarr", ConfigError)
     (tmp_path / "shardedstore.json").write_text('{"a": 1}')
     refused("this is not a shardedstore config", tmp_path, ConfigError)
-    refused("opens the path or URL of a shardedstore.json, but was given a bytes", b"CDF")
+    refused("opens the path or URL of a shardedstore.json or a zip, but was given a bytes", b"CDF")
 
 
 @pytest.mark.parametrize("consolidated", [None, False])
