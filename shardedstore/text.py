@@ -87,14 +87,14 @@ _WORDS: tuple[
     tuple[str, str | Callable[[re.Match[str]], str]], ...
 ] = (  # patterns of text about the Python API, and the words of the command line
     (
-        r"call map_shards with the same arguments again on another cluster",
-        "run the same convert command on another cluster",
+        r"run the same job again on another cluster",
+        "run the same command on another cluster",
     ),
     (
         r"(?:call map_shards|run the (?:same )?(?:job|call)) (?:again )?with the same arguments(?: again)?",
-        "run the same convert command again",
+        "run the same command again",
     ),
-    (r"run the (?:same )?(?:job|call) again", "run the same convert command again"),
+    (r"run the (?:same )?(?:job|call) again", "run the same command again"),
     (r"verify it with mark=True, or on the command line with --mark,", "verify it with --mark,"),
     (r"resume=False \(--no-resume\)", "--no-resume"),
     (r"MigrateV3\(\) \(--v3\) before \w+", "--v3"),
@@ -103,7 +103,7 @@ _WORDS: tuple[
     (r"map_shards\(\.\.\., digest=True\)", "--digest"),
     (
         r"partition (?:it|the source) again(?:, and map it to another destination)?",
-        "run the same convert command again",
+        "run the same command again",
     ),
     (r"open it with ShardedStore\.load", "name its shardedstore.json"),
     (r"open it with ShardedStore\.partition", "name that folder"),
@@ -126,8 +126,8 @@ def one_line(error: BaseException) -> str:
 
     >>> one_line(ValueError("say overwrite=True\n\nDebug source: ..."))
     'say --overwrite'
-    >>> one_line(ValueError("2 failed: call map_shards with the same arguments again, and it goes on from there"))
-    '2 failed: run the same convert command again, and it goes on from there'
+    >>> one_line(ValueError("2 failed: run the same job again, and it goes on from there"))
+    '2 failed: run the same command again, and it goes on from there'
     """
     text = str(error).partition("\n")[0] or type(error).__name__
     for pattern, words in _WORDS:

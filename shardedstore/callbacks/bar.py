@@ -23,14 +23,19 @@ class ProgressBar(Callback):
     """A bar with the numbers of the job below it, on standard error.
 
     The bar ends when the shards have ended; the lines stay.
+
+    Parameters
+    ----------
+    job : str
+        The name of the job, which is shown above the bar.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, job: str = "") -> None:
         from rich.console import Console
         from rich.live import Live
 
         console = Console(stderr=True, force_jupyter=False)
-        self._view = _View()
+        self._view = _View(job)
         self._live = Live(self._view, console=console, refresh_per_second=4 if console.is_terminal else 1)
 
     def on_job_start(self, plan: JobPlan) -> None:
@@ -55,7 +60,8 @@ class ProgressBar(Callback):
 class _View:
     """The last numbers; rich redraws them several times a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: str) -> None:
+        self._job = job
         self._progress, self._at, self._is_last = Progress(total=0), time.monotonic(), False
 
     def update(self, progress: Progress, *, is_last: bool = False) -> None:
@@ -67,6 +73,8 @@ class _View:
         from rich.progress_bar import ProgressBar as Bar
         from rich.text import Text
 
+        if self._job:
+            yield Text(self._job, no_wrap=True, overflow="ellipsis")
         width = max(10, min(BAR_WIDTH, options.max_width - 30))
         bar = Bar(total=1.0, completed=self._progress.fraction, width=width)
         yield Columns([Text(f"{percent(self._progress):>4}"), bar, Text(self._time())])

@@ -21,12 +21,15 @@ class ProgressLines(Callback):
 
     Parameters
     ----------
+    job : str
+        The name of the job, with which each line begins.
     clock : callable
         Returns the time in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, job: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._next = clock, clock()
+        self._start = f"{job}: " if job else ""
 
     def on_task_end(self, event: TaskEnd) -> None:
         # docstring inherited
@@ -37,13 +40,12 @@ class ProgressLines(Callback):
         now = self._clock()
         if now >= self._next and progress.left:
             self._next = now + LINE_SECONDS
-            _print(summary_line(progress))
+            self._print(summary_line(progress))
 
     def on_job_end(self, event: JobEnd) -> None:
         # docstring inherited
         last = msgspec.structs.replace(event.progress, rate=None, seconds_left=None, workers=0)
-        _print(f"{summary_line(last)}, after {duration(last.seconds)}")
+        self._print(f"{summary_line(last)}, after {duration(last.seconds)}")
 
-
-def _print(line: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+    def _print(self, line: str) -> None:
+        click.echo(f"{time.strftime('%H:%M:%S')} {self._start}{line}", err=True)

@@ -44,6 +44,8 @@ class JobLog(Callback):
         The file, to which lines are appended; None for standard error.
     format : "json" or "text"
         JSON objects by the schema in ``shardedstore/log.schema.json``, or text.
+    job : str
+        The name of the job, which each line gets.
     clock : callable
         Returns the time in seconds.
 
@@ -71,19 +73,21 @@ class JobLog(Callback):
         self,
         file: str | os.PathLike[str] | None = None,
         format: LogFormat = "json",  # noqa: A002 (the name of the option)
+        job: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._format, self._clock = None if file is None else os.fspath(file), format, clock
+        self._job = job
         self._plan: JobPlan | None = None
         self._repeats, self._next = Repeats(), 0.0
-        self._file: IO[str] = sys.stderr
+        self._file: IO[bytes] | None = None
         if self._name is not None:
             _open(self._name).close()
 
     def on_job_start(self, plan: JobPlan) -> None:
         # docstring inherited
         self._plan, self._next = plan, self._clock() + PROGRESS_SECONDS
-        self._file = sys.stderr if self._name is None else _open(self._name)
+        self._file = None if self._name is None else _open(self._name)
         self._write(
             Start(
                 time=timestamp(),
@@ -100,20 +104,17 @@ class JobLog(Callback):
         # docstring inherited
         for one in (*_of_task(event), *self._failures(event)):
             self._write(one)
-        self._file.flush()
 
     def on_progress(self, progress: Progress) -> None:
         # docstring inherited
         if self._clock() >= self._next:
             self._next += PROGRESS_SECONDS
             self._write(Numbers(time=timestamp(), progress=progress))
-            self._file.flush()
 
     def on_job_end(self, event: JobEnd) -> None:
         # docstring inherited
         self._write(job_end(self._plan, event))
-        self._file.flush()
-        if self._name is not None:
+        if self._file is not None:
             self._file.close()
 
     def _failures(self, event: TaskEnd) -> Iterator[Failure]:
@@ -134,14 +135,19 @@ class JobLog(Callback):
                 )
 
     def _write(self, event: LogEvent) -> None:
+        event = msgspec.structs.replace(event, job=self._job)
         line = msgspec.json.encode(event).decode() if self._format == "json" else log_line(event)
-        if line:
-            self._file.write(line + "\n")
+        if not line:
+            return
+        if self._file is None:
+            sys.stderr.write(f"{line}\n")
+        else:
+            self._file.write(f"{line}\n".encode())  # in one call, as other jobs may append to the same file
 
 
-def _open(name: str) -> IO[str]:
+def _open(name: str) -> IO[bytes]:
     try:
-        return open(name, "a", encoding="utf-8")
+        return open(name, "ab", buffering=0)
     except OSError as error:
         raise UsageError(f"the log {name!r} can't be written: {error.strerror}; name another file") from error
 

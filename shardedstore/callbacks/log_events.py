@@ -18,10 +18,14 @@ State = Literal["done", "holes", "failed", "stopped", "error"]
 Time = Annotated[str, Meta(description="The time of the event, in UTC.", extra_json_schema={"format": "date-time"})]
 
 
-class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="start"):
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    time: Time
+    job: Annotated[str, Meta(description="The name of the job; empty if it has none.")] = ""
+
+
+class Start(_Event, frozen=True, kw_only=True, tag_field="event", tag="start"):
     """The job starts."""
 
-    time: Time
     version: Annotated[str, Meta(description="The version of shardedstore.")]
     chain: Annotated[str, Meta(description="The names of the steps and of the sink.")]
     destination: Annotated[str | None, Meta(description="The folder of the config and the ledger.")]
@@ -30,10 +34,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="s
     notices: Annotated[list[str], Meta(description="The warnings about the job.")]
 
 
-class ShardBatch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="shards"):
+class ShardBatch(_Event, frozen=True, kw_only=True, tag_field="event", tag="shards"):
     """A task has ended: a batch of shards. The first event has the shards of earlier runs, and no worker."""
 
-    time: Time
     worker: Annotated[str, Meta(description="The host and the process of the worker.")]
     done: Annotated[int, Meta(description="The number of shards that the task made.")]
     skipped: Annotated[int, Meta(description="The number of shards that were done before.")]
@@ -44,28 +47,25 @@ class ShardBatch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     seconds: Annotated[float, Meta(description="The time that the task took.")]
 
 
-class Retry(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="retry"):
+class Retry(_Event, frozen=True, kw_only=True, tag_field="event", tag="retry"):
     """A shard has ended after more than one attempt."""
 
-    time: Time
     shard: Annotated[str, Meta(description="The name of the shard.")]
     attempts: Annotated[int, Meta(description="The number of attempts.")]
     cause: Annotated[str, Meta(description="The cause of the last attempt that failed.")]
     worker: Annotated[str, Meta(description="The host and the process of the worker.")]
 
 
-class Throttle(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="throttle"):
+class Throttle(_Event, frozen=True, kw_only=True, tag_field="event", tag="throttle"):
     """A busy server refused requests, which were repeated."""
 
-    time: Time
     requests: Annotated[int, Meta(description="The number of refused requests of a task.")]
     worker: Annotated[str, Meta(description="The host and the process of the worker.")]
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failure"):
+class Failure(_Event, frozen=True, kw_only=True, tag_field="event", tag="failure"):
     """Shards have failed for one cause. The event comes at the first failure of a cause, the tenth, the hundredth, and so on."""
 
-    time: Time
     code: Annotated[str, Meta(description="The kind of the cause; see docs/errors.md.")]
     cause: Annotated[str, Meta(description="The type and the message of the exception.")]
     count: Annotated[int, Meta(description="The number of shards that have failed for this cause.")]
@@ -76,10 +76,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
     worker: Annotated[str, Meta(description="The host and the process of the worker.")]
 
 
-class Numbers(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):
+class Numbers(_Event, frozen=True, kw_only=True, tag_field="event", tag="progress"):
     """The numbers of the job, once a minute."""
 
-    time: Time
     progress: Progress
 
 
@@ -92,10 +91,9 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     shards: Annotated[list[str], Meta(description="The names of the first shards.")]
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="end"):
+class End(_Event, frozen=True, kw_only=True, tag_field="event", tag="end"):
     """The job has ended: the last line of a log, and the line of ``--json``."""
 
-    time: Time
     state: Annotated[
         State,
         Meta(
@@ -112,6 +110,9 @@ class End(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="end
     progress: Annotated[Progress | None, Meta(description="The last numbers; null if the job did not start.")] = None
     causes: Annotated[list[Cause], Meta(description="The causes of failures.")] = []
     failures_url: Annotated[str | None, Meta(description="The file with a line for each failed shard.")] = None
+    report_url: Annotated[
+        str | None, Meta(description="The HTML file of the report; null in the log of a job, or without a report.")
+    ] = None
 
 
 LogEvent = Start | ShardBatch | Retry | Throttle | Failure | Numbers | End

@@ -32,8 +32,8 @@ class LogOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         Meta(description="Print only errors: no progress, no notes and no results.", extra={"option": "--quiet"}),
     ] = False
 
-    def callbacks(self) -> list[Callback]:
-        """Return the callbacks that write the log.
+    def callbacks(self, job: str = "") -> list[Callback]:
+        """Return the callbacks that write the log; each line names the job.
 
         Raises
         ------
@@ -42,7 +42,7 @@ class LogOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         """
         if self.format is None and self.file is None:
             return []
-        return [JobLog(self.file, self.format or "text")]
+        return [JobLog(self.file, self.format or "text", job)]
 
     def progress(self) -> Shown:
         """Return the value of ``progress=``: nothing if the log goes to standard error."""

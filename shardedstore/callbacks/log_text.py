@@ -18,7 +18,8 @@ def log_line(event: LogEvent) -> str:
     '2026-11-29T08:00:00.000Z note: a busy server refused 3 requests of node7:4711; they were repeated'
     """
     text = _text(event)
-    return f"{event.time} {text}" if text else ""
+    job = f"{event.job}: " if event.job else ""
+    return f"{event.time} {job}{text}" if text else ""
 
 
 @singledispatch

@@ -44,7 +44,7 @@ def job_end(plan: JobPlan | None, event: JobEnd) -> End:
         opened_url=plan.opened_url if plan is not None and is_finished else None,
         progress=event.progress,
         causes=causes_of(event.job.failures),
-        failures_url=plan.failures_url if plan is not None and event.job.failures else None,
+        failures_url=event.failures_url,
     )
 
 

@@ -17,7 +17,7 @@ Show = Callable[[int, int], None]
 Shown = bool | Literal["bar"] | Show | None  # values of progress=
 
 
-def progress_callback(chosen: Shown) -> Callback | None:
+def progress_callback(chosen: Shown, job: str = "", *, is_alone: bool = True) -> Callback | None:
     """Return the callback for a value of ``progress=``.
 
     Parameters
@@ -25,6 +25,11 @@ def progress_callback(chosen: Shown) -> Callback | None:
     chosen : bool, "bar", callable or None
         None shows a view in a notebook, a bar on a terminal, and nothing elsewhere. True shows a line a minute elsewhere.
         ``"bar"`` shows a bar elsewhere. A function is called with the number of finished shards and the number of all shards.
+
+    job : str
+        The name of the job, if there are several.
+    is_alone : bool
+        Whether no other job runs at the same time. Otherwise lines are shown in place of a bar.
 
     Raises
     ------
@@ -47,9 +52,9 @@ def progress_callback(chosen: Shown) -> Callback | None:
         return None
     if in_notebook():
         return NotebookProgress()
-    if chosen == "bar" or on_terminal():
-        return ProgressBar()
-    return ProgressLines() if chosen else None
+    if is_alone and (chosen == "bar" or on_terminal()):
+        return ProgressBar(job)
+    return ProgressLines(job) if chosen else None
 
 
 def on_terminal() -> bool:

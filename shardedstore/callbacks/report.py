@@ -9,7 +9,7 @@ import platform
 import socket
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,18 +21,28 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shardedstore.callbacks.timeline import TimelineBuilder
-from shardedstore.errors import JobStopped, ShardedStoreError, ShardError, ShardsFailed, by_cause
+from shardedstore.errors import JobStopped, ShardedStoreError, ShardsFailed
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.fingerprint import described
 from shardedstore.jobs.ledger import FOLDER, Record
-from shardedstore.jobs.report import ArrayReport, CauseReport, Report, ShardReport, State, report_names
+from shardedstore.jobs.report import (
+    MOST_CAUSES,
+    MOST_TEXT,
+    ArrayReport,
+    Report,
+    ShardReport,
+    State,
+    cause_reports,
+    html_name,
+    report_names,
+)
 from shardedstore.jobs.summary import STAGES, ShardEnd, Summary
 from shardedstore.jobs.versions import ledger_of, read_identity
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
-from shardedstore.storage.urls import normalize
+from shardedstore.storage.urls import join_url, normalize
 from shardedstore.stores.locations import url_of
 
 if TYPE_CHECKING:
@@ -42,10 +52,6 @@ PACKAGES = ("shardedstore", "zarr", "numcodecs", "numpy", "dask", "distributed",
 MOST_ARRAYS = 200
 MOST_SLOWEST = 20
 MOST_RETRIED = 50
-MOST_CAUSES = 50
-MOST_NAMES = 8  # shards for each cause
-MOST_TRACEBACKS = 5
-MOST_TEXT = 1000  # characters of a message
 ENDINGS = (".html", ".json")
 logger = logging.getLogger("shardedstore")
 
@@ -71,6 +77,8 @@ class ReportWriter(Callback):
     ----------
     report : Report or None
         The report, when the job has ended.
+    html_url : str or None
+        The HTML file, when it has been written.
 
     Examples
     --------
@@ -89,6 +97,7 @@ class ReportWriter(Callback):
         self.url, self.storage_options = normalize(url) if url else "", storage_options
         self.command, self.job_file = command, job_file
         self.report: Report | None = None
+        self.html_url: str | None = None
 
     def on_job_start(self, plan: JobPlan) -> None:
         # docstring inherited
@@ -172,7 +181,7 @@ class ReportWriter(Callback):
             stages={name: round(some, 3) for name, some in self._stages.items() if some},
             slowest=tuple(map(self._shard, self._slowest)),
             retried=tuple(map(self._shard, self._retried)),
-            failures=tuple(_causes(job.failures)),
+            failures=cause_reports(job.failures),
             workers=self._timeline.workers,
             timeline=self._timeline.build(seconds),
             notices=tuple(str(notice)[:MOST_TEXT] for notice in plan.notices[:MOST_CAUSES]),
@@ -194,14 +203,20 @@ class ReportWriter(Callback):
     def _write(self, report: Report) -> Report:
         if not self.url:
             layout = self._plan._job.layout
-            return write_report(layout.place, FOLDER, report) if layout.destination and self._is_open else report
+            return self._write_next(layout.place, FOLDER, report) if layout.destination and self._is_open else report
         options = take_options(self.url, self.storage_options)
         parent, _, name = self.url.rpartition("/")
         if not name.endswith(ENDINGS):
-            return write_report(open_folder(self.url, options), "", report)
+            return self._write_next(open_folder(self.url, options), "", report)
         stem = name.rpartition(".")[0]
         _put(open_folder(parent or "/", options), stem, report)
+        self.html_url = join_url(parent or "/", f"{stem}.html")
         return report
+
+    def _write_next(self, folder: Folder, path: str, report: Report) -> Report:
+        numbered = write_report(folder, path, report)
+        self.html_url = join_url(folder.url, html_name(path, numbered.number))
+        return numbered
 
 
 def write_report(folder: Folder, path: str, report: Report) -> Report:
@@ -300,23 +315,6 @@ def _largest(rows: list[ArrayReport]) -> list[ArrayReport]:
     kept, others = ordered[: MOST_ARRAYS - 1], ordered[MOST_ARRAYS - 1 :]
     sums = {name: sum(getattr(row, name) for row in others) for name in SUMS}
     return [*kept, ArrayReport(path=others[0].path, others=len(others) - 1, **sums)]
-
-
-def _causes(failures: Iterable[ShardError]) -> Iterator[CauseReport]:
-    groups = sorted(by_cause(failures), key=len, reverse=True)
-    for i, some in enumerate(groups[:MOST_CAUSES]):
-        first = some[0]
-        yield CauseReport(
-            first.code,
-            first.cause[:MOST_TEXT],
-            len(some),
-            tuple(error.shard for error in some[:MOST_NAMES]),
-            first.remedy,
-            first.key,
-            first.url,
-            first.attempts,
-            first.traceback if i < MOST_TRACEBACKS else "",
-        )
 
 
 def _state(event: JobEnd) -> State:

@@ -17,7 +17,7 @@ from shardedstore.cli.exit_codes import exit_code_of
 from shardedstore.errors import GuardsFailed, JobStopped, ShardedStoreError, ShardError, ShardsFailed, by_cause, others
 from shardedstore.text import one_line
 
-AGAIN = ": call map_shards"  # start of the advice for users of the API, which commands replace
+AGAIN = ": run the same job"  # start of the advice for users of the API, which commands replace
 
 NARROWEST = 80  # columns of a terminal that shows tables
 

@@ -20,7 +20,7 @@ from shardedstore.cli.common import (
     user_errors,
 )
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
-from shardedstore.cli.outcome import outcome
+from shardedstore.cli.outcome import Outcome, find_report, outcome
 from shardedstore.cli.plan import tell_estimate
 from shardedstore.cli.signals import stop_on_signals
 from shardedstore.cli.slices import NEXT, given_slice, slice_option, threads_for_slices
@@ -152,12 +152,13 @@ def tell_slice(plan: JobPlan, part: Slice, workers: ClusterSpec, run: RunSpec, s
 
 
 def run_plan(
-    plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, stop: StopSignal, end: KeepEnd, *, verbose: bool
+    plan: JobPlan, spec: JobSpec, workers: ClusterSpec, run: RunSpec, stop: StopSignal, end: Outcome, *, verbose: bool
 ) -> None:
     """Run the job and print its result."""
     with notes_on_stderr(), warnings.catch_warnings(), cluster_on_demand(workers, verbose, stop):
         warnings.simplefilter("ignore", UserWarning)  # failures are printed below
-        callbacks = [*callbacks_of(spec, sys.argv), *run.log.callbacks(), end]
+        callbacks = [*callbacks_of(spec, sys.argv), *run.log.callbacks(spec.name or ""), end]
+        end.report = find_report(callbacks)
         options = {"progress": run.log.progress(), "report": not spec.no_report, **run_options(run)}
         result = plan.run(**{**options, "callbacks": callbacks, "max_duration": None, "stop": stop})
     summary = result.summary

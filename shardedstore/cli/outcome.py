@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from shardedstore.callbacks.log_events import End, timestamp
 from shardedstore.callbacks.outcome import KeepEnd, message_of, state_of
+from shardedstore.callbacks.report import ReportWriter
 from shardedstore.cli.common import note, tell
-
-MOST_LISTED = 1  # failures that need no file
+from shardedstore.jobs.callbacks import Callback
 
 
 class Outcome(KeepEnd):
-    """Keeps the end of a job, or the error of a job that did not start."""
+    """Keeps the end of a job, or the error of a job that did not start.
+
+    Attributes
+    ----------
+    report : ReportWriter or None
+        The callback that writes the report.
+    """
+
+    report: ReportWriter | None = None
 
     @contextlib.contextmanager
     def noting_errors(self) -> Iterator[None]:
@@ -35,7 +43,25 @@ class Outcome(KeepEnd):
     def last(self, exit_code: int) -> End:
         """Return the end with the exit code of the command."""
         end = self.end or End(time=timestamp(), state="done" if exit_code in (0, 3) else "error")
-        return msgspec.structs.replace(end, exit_code=exit_code)
+        url = None if self.report is None else self.report.html_url
+        return msgspec.structs.replace(end, exit_code=exit_code, report_url=url)
+
+
+def find_report(callbacks: Iterable[Callback]) -> ReportWriter | None:
+    """Return the callback that writes the report."""
+    return next((callback for callback in callbacks if isinstance(callback, ReportWriter)), None)
+
+
+def place_lines(failures_url: str | None, report_url: str | None) -> Iterator[str]:
+    """Yield the places of the failures and of the report, if there are failures.
+
+    >>> list(place_lines("out/failures.jsonl", "out/report-1.html"))
+    ['failed shards: out/failures.jsonl', 'report: out/report-1.html']
+    """
+    if failures_url is not None:
+        yield f"failed shards: {failures_url}"
+        if report_url is not None:
+            yield f"report: {report_url}"
 
 
 @contextlib.contextmanager
@@ -52,7 +78,7 @@ def outcome(as_json: bool) -> Iterator[Outcome]:
         raise
     finally:
         end = kept.last(code)
-        if end.failures_url is not None and sum(cause.count for cause in end.causes) > MOST_LISTED:
-            note(f"{end.failures_url} lists all failures")
+        for line in place_lines(end.failures_url, end.report_url):
+            note(line)
         if as_json:
             tell(msgspec.json.encode(end).decode(), always=True)

@@ -79,7 +79,7 @@ def prune_command(
         given = parse_side("destination", destination, storage, profile)
         pruned = ShardedStore.prune(destination, storage_options=given, **options)
         if as_json:
-            tell(json.dumps({"destination": destination, "dry_run": options["dry_run"], **pruned.to_dict()}, indent=2))
+            tell(json.dumps({"destination": destination, "dry_run": options["dry_run"], **pruned.to_dict()}))
         else:
             _tell_pruned(pruned, "would be removed" if options["dry_run"] else "removed", verbose=verbose)
 

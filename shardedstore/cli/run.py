@@ -9,14 +9,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import click
 
+from shardedstore.callbacks.outcome import KeepEnd
+from shardedstore.callbacks.progress import progress_callback
 from shardedstore.cli.cluster import check_cluster, cluster_on_demand
-from shardedstore.cli.common import failures, notes_on_stderr, silence, tell, tell_table, user_errors, with_code
+from shardedstore.cli.common import failures, note, notes_on_stderr, silence, tell, tell_table, user_errors, with_code
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of, exit_code_of_failures, worst_of
+from shardedstore.cli.outcome import find_report, place_lines
 from shardedstore.cli.signals import stop_on_signals
 from shardedstore.cli.slices import given_slice, slice_option, threads_for_slices
 from shardedstore.display.jobs import JobRow, jobs_lines, jobs_table
@@ -27,7 +31,7 @@ from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
 from shardedstore.jobfiles.options import SpecCommand, given_options, override, spec_options
 from shardedstore.jobfiles.read import JobFile, job_name, read_job_file
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
-from shardedstore.jobs.callbacks import Callback, JobEnd
+from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.slices import Slice
 from shardedstore.jobs.stop_signal import StopSignal
@@ -89,7 +93,7 @@ def run_command(
                 cluster_on_demand(workers, verbose, stop) if chosen is None else threads_for_slices(workers, stop),
             ):
                 warnings.simplefilter("ignore", UserWarning)
-                one = _Run(options, stop, chosen, shows_progress=parallel == 1)
+                one = _Run(options, stop, chosen, is_alone=parallel == 1)
                 run = partial(_run_job, run_one=one, digest=jobs.digest)
                 rows.extend(_run_all(jobs.jobs, run, stop, parallel, keep_going))
         except KeyboardInterrupt as stopped:
@@ -108,15 +112,21 @@ class _Run(NamedTuple):
     options: RunSpec
     stop: StopSignal
     part: Slice | None
-    shows_progress: bool
+    is_alone: bool
+
+    def callbacks(self, name: str) -> Iterator[Callback]:
+        """Yield the progress and the log of a job."""
+        log = self.options.log
+        if (progress := progress_callback(log.progress(), name, is_alone=self.is_alone)) is not None:
+            yield progress
+        yield from log.callbacks(name)
 
     def __call__(self, plan: JobPlan, callbacks: list[Callback], *, report: bool) -> ShardedStore | None:
         """Run the job of a plan, or a slice of it."""
-        progress = self.shows_progress and self.options.log.progress()
         if self.part is not None:
-            plan.run_slice(self.part.number, self.part.count, progress, callbacks, stop=self.stop)
+            plan.run_slice(self.part.number, self.part.count, False, callbacks, stop=self.stop)
             return None
-        options = {"progress": progress, "report": report, **run_options(self.options), "callbacks": callbacks}
+        options = {"progress": False, "report": report, **run_options(self.options), "callbacks": callbacks}
         return plan.run(**{**options, "max_duration": None, "stop": self.stop})
 
 
@@ -146,26 +156,17 @@ def _run_all(
             raise
 
 
-class _End(Callback):
-    """Keeps the event of a job's end."""
-
-    event: JobEnd | None = None
-
-    def on_job_end(self, event: JobEnd) -> None:
-        """Keep the event."""
-        self.event = event
-
-
 def _run_job(job: JobSpec, *, run_one: _Run, digest: str) -> JobRow:
     """Run a job, and return its row; errors are printed."""
-    name, end, begun = job_name(job), _End(), time.monotonic()
-    code, causes, summary = ExitCode.DONE, list[str](), Summary()
+    name, end, begun = job_name(job), KeepEnd(), time.monotonic()
+    code, causes, summary, report = ExitCode.DONE, list[str](), Summary(), None
     try:
         if find_moved(job) is not None:
             return JobRow(name=name, destination=job.destination, state="moved before")
         with pinging_refusal(job):
             plan = plan_spec(job)
-        told = [end, *callbacks_of(job, sys.argv, digest), *run_one.options.log.callbacks()]
+        told = [end, *callbacks_of(job, sys.argv, digest), *run_one.callbacks(name)]
+        report = find_report(told)
         result = run_one(plan, told, report=not job.no_report)
         if result is not None and result.summary is not None:
             summary = result.summary
@@ -184,8 +185,23 @@ def _run_job(job: JobSpec, *, run_one: _Run, digest: str) -> JobRow:
         code, causes = exit_code_of(error), [with_code(error)]
     for cause in causes:
         click.echo(f"{'hole' if code is ExitCode.HOLES else 'error'}: {name}: {cause}", err=True)
-    seconds = time.monotonic() - begun
-    return JobRow.of(name, job.destination, code, end.event, causes, seconds, is_unchanged=summary.unchanged)
+    row = JobRow.of(
+        name,
+        job.destination,
+        code,
+        None if end.end is None else end.end.progress,
+        causes,
+        time.monotonic() - begun,
+        is_unchanged=summary.unchanged,
+    )
+    row = replace(
+        row,
+        failures_url=None if end.end is None else end.end.failures_url,
+        report_url=None if report is None else report.html_url,
+    )
+    for line in place_lines(row.failures_url, row.report_url):
+        note(f"{name}: {line}")
+    return row
 
 
 def _tell(jobs: JobFile, rows: Sequence[JobRow], code: int, as_json: bool) -> None:

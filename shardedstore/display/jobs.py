@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dask.utils import format_bytes, format_time
 
-from shardedstore.jobs.callbacks import JobEnd
+from shardedstore.jobs.progress import Progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +30,8 @@ class JobRow:
     nbytes: int = 0
     seconds: float = 0.0
     causes: tuple[str, ...] = ()
+    failures_url: str | None = None
+    report_url: str | None = None
 
     @classmethod
     def of(
@@ -37,22 +39,15 @@ class JobRow:
         name: str,
         destination: str,
         exit_code: int,
-        end: JobEnd | None,
+        progress: Progress | None,
         causes: Sequence[str],
         seconds: float,
         *,
         is_unchanged: bool,
     ) -> Self:
-        """Return the row of a job that has ended; it has no event if the job could not start."""
-        numbers = {}
-        if end is not None:
-            total = end.job
-            numbers = {
-                "done": total.done,
-                "skipped": total.skipped,
-                "failed": len(total.failures),
-                "nbytes": total.nbytes,
-            }
+        """Return the row of a job that has ended; it has no numbers if the job could not start."""
+        names = () if progress is None else ("done", "skipped", "failed", "nbytes")
+        numbers = {name: getattr(progress, name) for name in names}
         state = _state(exit_code, is_unchanged)
         return cls(name, destination, state, exit_code, **numbers, seconds=seconds, causes=tuple(causes))
 

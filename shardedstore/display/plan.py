@@ -115,7 +115,7 @@ def _free(estimate: Estimate) -> str:
 
 
 def _time(estimate: Estimate) -> str:
-    if estimate.rate is None or estimate.seconds is None:
+    if estimate.rate is None or estimate.seconds is None or not estimate.left:
         return ""
     return f"about {_duration(estimate.seconds)} at {format_bytes(round(estimate.rate))}/s"
 

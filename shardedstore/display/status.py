@@ -10,12 +10,15 @@ from dask.utils import format_bytes
 from shardedstore.display.progress_text import part_of
 from shardedstore.display.tables import aligned, terminal_table
 from shardedstore.jobs.status import JobStatus
-from shardedstore.text import count, duration
+from shardedstore.text import count, duration, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from shardedstore.jobs.report import CauseReport
+
 HEADS = ("result", "state", "done", "failed", "left", "rate", "time left", "last event")
+MOST_CAUSES = 5  # that are shown
 COLORS = {"running": "cyan", "done": "green", "stalled": "red", "failed": "red", "died": "red"}
 
 
@@ -46,7 +49,21 @@ def _rows(status: JobStatus) -> Iterator[tuple[str, str]]:
     if status.heartbeat and status.state in ("running", "stalled", "died"):
         yield "heartbeat", status.heartbeat
     if status.error:
-        yield "error", status.error
+        yield "error", f"{status.error}: {status.message}" if status.message else status.error
+    for cause in status.causes[:MOST_CAUSES]:
+        yield "failed", _cause(cause)
+    if len(status.causes) > MOST_CAUSES:
+        yield "failed", f"and {count(len(status.causes) - MOST_CAUSES, 'other cause')}"
+    if status.failures_url:
+        yield "failures", status.failures_url
+    if status.report_url:
+        yield "report", status.report_url
+
+
+def _cause(cause: CauseReport) -> str:
+    more = f" and {cause.count - 1:,} more" if cause.count > 1 else ""
+    remedy = f": {cause.remedy}" if cause.remedy else ""
+    return f"{cause.shards[0]}{more}: {shown(cause.cause, 200)}{remedy} [{cause.code}]"
 
 
 def _done(status: JobStatus) -> Iterator[str]:

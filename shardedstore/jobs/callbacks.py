@@ -60,6 +60,8 @@ class JobEnd:
         The exception that the job ends with, such as `ShardsFailed` or KeyboardInterrupt.
     requests : dict of str to RequestSum
         The requests that no task made: those of the process that runs the job, such as for the ledger and the config.
+    failures_url : str or None
+        The file with a line for each failed shard; None without failures and after a part of a job.
 
     See Also
     --------
@@ -81,6 +83,7 @@ class JobEnd:
     progress: Progress
     error: BaseException | None = None
     requests: dict[str, RequestSum] = field(default_factory=dict)
+    failures_url: str | None = None
 
 
 class Callback:

@@ -27,10 +27,12 @@ class Events:
     ----------
     meter : Meter
         The numbers of the job.
+    is_whole : bool
+        Whether the whole job runs, and not a part of it. A part leaves no file of failures.
     """
 
-    def __init__(self, callbacks: list[Callback], plan: JobPlan, meter: Meter) -> None:
-        self.callbacks, self.plan, self.meter = callbacks, plan, meter
+    def __init__(self, callbacks: list[Callback], plan: JobPlan, meter: Meter, *, is_whole: bool = True) -> None:
+        self.callbacks, self.plan, self.meter, self.is_whole = callbacks, plan, meter, is_whole
         self._started: list[Callback] = []
         self._requests = RequestMeter()
         self._metered = metered(self._requests)
@@ -73,7 +75,8 @@ class Events:
         self._metered.__exit__(None, None, None)
         own, job = self._requests.sums, self.meter.outcome
         job = replace(job, requests=add_requests([job.requests, own]))
-        event = JobEnd(job, self.meter.now(), error, own)
+        listed = self.plan.failures_url if job.failures and self.is_whole else None
+        event = JobEnd(job, self.meter.now(), error, own, listed)
         raised = list(self._failures_at_end(event))
         if raised and error is None:
             raise raised[0]

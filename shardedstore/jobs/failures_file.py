@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -13,12 +14,32 @@ from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 from shardedstore.storage.urls import join_url
 
 NAME = f"{FOLDER}/failures.jsonl"
+FIELDS = (
+    "shard",
+    "cause",
+    "remedy",
+    "code",
+    "path",
+    "key",
+    "url",
+    "error_type",
+    "attempts",
+)  # of `ShardError` that are read
 logger = logging.getLogger("shardedstore")
 
 
 def failures_url(folder: str) -> str:
     """Return the URL of the file of a destination's failures."""
     return join_url(folder, NAME)
+
+
+def read_failures(folder: Folder) -> list[ShardError]:
+    """Return the failures of the last run that has ended; empty if the file is missing or damaged."""
+    try:
+        lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(folder.read(NAME))
+        return [ShardError(**{name: line[name] for name in FIELDS if name in line}) for line in lines]
+    except (*STORAGE_ERRORS, msgspec.MsgspecError, TypeError):
+        return []
 
 
 def write_failures(folder: Folder, failures: Sequence[ShardError]) -> None:

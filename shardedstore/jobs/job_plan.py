@@ -308,7 +308,7 @@ class JobPlan:
         chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]
         stop = _stop_signal(max_duration, grace, stop)
         meter = Meter(self._plan, runs=part.runs(self._job, self._plan))
-        with Events(chosen, self, meter) as events:
+        with Events(chosen, self, meter, is_whole=False) as events:
             return run_slice(self._job, self._plan, self._overwrite, part, events, stop)
 
     def try_shard(self, name: str) -> Trial:

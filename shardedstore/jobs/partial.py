@@ -292,8 +292,8 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
         raise ConfigError(f"unfinished shards are shown from the source that {name!r} names: {error}") from None
     if _outside(named, place) and source_token(job.source, digest(read_nodes(job.source))) != identity.source:
         raise ConfigError(
-            f"the source has changed since the job at {place.url!r} began, so the two can't be shown together: call "
-            "map_shards with the same arguments again, which continues with the changed source, or open the source itself"
+            f"the source has changed since the job at {place.url!r} began, so the two can't be shown together: run "
+            "the same job again, which continues with the changed source, or open the source itself"
         )
     return shown
 

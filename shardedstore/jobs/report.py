@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from shardedstore.errors import UsageError
+from shardedstore.errors import ShardError, UsageError, by_cause
 from shardedstore.jobs.ledger import FOLDER
 from shardedstore.storage.request_metrics import RequestSum
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 VERSION = 1
 State = Literal["done", "unchanged", "holes", "partial", "failed", "stopped"]
 MOST_REPORTS = 100  # that `prune` keeps
+MOST_CAUSES = 50
+MOST_NAMES = 8  # shards for each cause
+MOST_TRACEBACKS = 5
+MOST_TEXT = 1000  # characters of a message
 _NAME = re.compile(r"report-([0-9]+)\.(?:json|html)")
 
 
@@ -389,6 +393,41 @@ def parse_report(data: bytes, name: str) -> Report:
         return msgspec.json.decode(data, type=Report)
     except msgspec.DecodeError as error:
         raise UsageError(f"{name!r} is not a report of this version of shardedstore: {error}") from None
+
+
+def cause_reports(failures: Iterable[ShardError]) -> tuple[CauseReport, ...]:
+    """Group failures by cause, the most frequent first; only the first causes have a traceback.
+
+    >>> found = cause_reports(ShardError(f"t[{i}]", f"OSError: 't[{i}]' is bad") for i in range(9))
+    >>> [(cause.count, cause.shards[:2]) for cause in found]
+    [(9, ('t[0]', 't[1]'))]
+    """
+    groups = sorted(by_cause(failures), key=len, reverse=True)
+    return tuple(_cause(some, i < MOST_TRACEBACKS) for i, some in enumerate(groups[:MOST_CAUSES]))
+
+
+def _cause(errors: list[ShardError], has_traceback: bool) -> CauseReport:
+    first = errors[0]
+    return CauseReport(
+        first.code,
+        first.cause[:MOST_TEXT],
+        len(errors),
+        tuple(error.shard for error in errors[:MOST_NAMES]),
+        first.remedy,
+        first.key,
+        first.url,
+        first.attempts,
+        first.traceback if has_traceback else "",
+    )
+
+
+def html_name(path: str, number: int) -> str:
+    """Return the name of the HTML file of a report in a folder.
+
+    >>> html_name(".shardedstore", 2)
+    '.shardedstore/report-2.html'
+    """
+    return f"{path}/report-{number}.html" if path else f"report-{number}.html"
 
 
 def report_names(names: Iterable[str]) -> dict[int, list[str]]:

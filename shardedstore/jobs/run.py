@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Wrap = Callable[[Config, Summary], T]
 logger = logging.getLogger("shardedstore")
-AGAIN = "call map_shards with the same arguments again, and it goes on from there"
+AGAIN = "run the same job again, and it goes on from there"
 
 
 def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events, stop: StopSignal) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -16,10 +17,12 @@ import msgspec
 from shardedstore.config.document import from_dict
 from shardedstore.errors import ConfigError
 from shardedstore.jobs import lock
+from shardedstore.jobs.last_run import read_last_run
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.lock import Holder, last_holder, seems_to_live, slice_holders
 from shardedstore.jobs.partial import find_job_folder, is_finished, read_config, read_unfinished
 from shardedstore.jobs.progress import Running
+from shardedstore.jobs.report import CauseReport
 from shardedstore.jobs.shards import shard_runs
 from shardedstore.jobs.versions import Identity, ledger_of, read_identity
 from shardedstore.storage.folders import Folder
@@ -71,6 +74,12 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
         The number of attempts that were repeated, and of requests that a busy server refused.
     error : str
         The class of the error that ended the job.
+    message : str
+        The message of this error, from the report.
+    causes : tuple of CauseReport
+        The failures by cause: of the last run, or else of the records of slices.
+    failures_url, report_url : str or None
+        The file with a line for each failed shard, and the report of the last run as HTML, beside the ledger.
 
     See Also
     --------
@@ -106,6 +115,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 0
     throttled: int = 0
     error: str = ""
+    message: str = ""
+    causes: tuple[CauseReport, ...] = ()
+    failures_url: str | None = None
+    report_url: str | None = None
 
     @property
     def is_alarm(self) -> bool:
@@ -182,7 +195,8 @@ def read_status(place: Folder, options: Options) -> JobStatus:
         **_of_holder(holder),
     )
     if holder is not None and holder.progress is not None and (lives or (holder.free and holder.ended)):
-        return _from_heartbeat(known, holder, lives)
+        status = _from_heartbeat(known, holder, lives)
+        return status if lives else _with_last_run(status, place, identity)
     slices = [one for one in slice_holders(place) if seems_to_live(one)]
     if slices:
         known = msgspec.structs.replace(known, **{**_of_holder(slices[0]), "error": "", "workers": len(slices)})
@@ -266,7 +280,7 @@ def _from_ledger(
         state = "died"
     else:
         state = "failed" if failed and done + failed == total else "unfinished"
-    return msgspec.structs.replace(
+    status = msgspec.structs.replace(
         known,
         state=state,
         total=total,
@@ -276,6 +290,17 @@ def _from_ledger(
         seconds=_seconds(records.values(), holder),
         last_event=_time(last),
     )
+    return _with_last_run(status, place, identity, records)
+
+
+def _with_last_run(
+    status: JobStatus, place: Folder, identity: Identity, records: Mapping[int, Record] | None = None
+) -> JobStatus:
+    """Return a status with the causes of the failures and the places of the files, if the last run failed."""
+    if not (status.failed or status.error) or status.state == "running":
+        return status
+    last = read_last_run(place, identity, status.since, has_failures=bool(status.failed), records=records)
+    return msgspec.structs.replace(status, **msgspec.structs.asdict(last))
 
 
 def _is_done(place: Folder, options: Options, identity: Identity) -> bool:

@@ -228,6 +228,6 @@ class _Window(Generic[Item, Result]):
 
 def _lost() -> ClusterError:
     return ClusterError(
-        "the connection to the Dask scheduler is lost: call map_shards with the same arguments again on another cluster, and "
+        "the connection to the Dask scheduler is lost: run the same job again on another cluster, and "
         "it goes on from there"
     )

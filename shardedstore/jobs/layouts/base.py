@@ -142,7 +142,7 @@ class ResultLayout(ABC):
     @property
     def again(self) -> str:
         """The end of the message about failed shards: how to continue the job."""
-        return ": call map_shards with the same arguments again, and it goes on from there"
+        return ": run the same job again, and it goes on from there"
 
     # Before the job
 

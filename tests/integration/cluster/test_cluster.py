@@ -184,7 +184,7 @@ def test_a_shard_that_fails_is_named_and_all_others_are_done(client, source, tmp
 
 def test_a_lazy_job_raises_the_same_group(client, source, tmp_path):
     job = division(source).map_shards(Fail("height[0]"), ToZip(tmp_path / "out"), compute=False)
-    with pytest.raises(ShardsFailed, match="call map_shards with the same arguments again") as caught:
+    with pytest.raises(ShardsFailed, match="run the same job again") as caught:
         job.compute()
     assert [error.shard for error in caught.value.exceptions] == ["height[0]"]
     assert len(files_of(tmp_path / "out")) == CUBE_SHARDS - 1

@@ -147,7 +147,7 @@ def test_only_the_scheduler_is_killed(source, tmp_path, expected):
         code = process.wait(60)
     log = (tmp_path / "log").read_text()
     assert code == 1
-    assert "ClusterError: the connection to the Dask scheduler is lost: call map_shards with the same" in log
+    assert "ClusterError: the connection to the Dask scheduler is lost: run the same job" in log
     check_half(out, expected)
     before = recorded(out)
     result = go_on(source, out)

@@ -116,7 +116,7 @@ def test_a_client_that_is_told_to_end_leaves_a_cluster_that_does_nothing(how, so
     if how == signal.SIGINT:
         text = log.read_text()
         assert "KeyboardInterrupt" in text
-        assert f"what is done at {str(out)!r} stays: call map_shards with the same arguments again, and it goes" in text
+        assert f"what is done at {str(out)!r} stays: run the same job again, and it goes" in text
     check_goes_on(source, out, expected)
 
 
@@ -167,7 +167,7 @@ def test_threads_stop_with_the_process_that_they_are_in(source, tmp_path, expect
         process.wait(5)  # the threads would need some seconds more
     finally:
         kill_session(process)
-    assert "call map_shards with the same arguments again" in log.read_text()
+    assert "run the same job again" in log.read_text()
     assert 0 < zips(out) < CUBE_SHARDS
     check_goes_on(source, out, expected)
 
@@ -202,7 +202,7 @@ def test_an_interrupt_keeps_its_kind_and_tells_how_to_go_on(source, tmp_path):
     with dask.config.set(scheduler="threads"), pytest.raises(KeyboardInterrupt) as caught:
         division(source).map_shards(ToZip(tmp_path / "out"), progress=stop)
     (note,) = caught.value.__notes__
-    assert note.endswith("call map_shards with the same arguments again, and it goes on from there")
+    assert note.endswith("run the same job again, and it goes on from there")
 
 
 def test_what_a_thread_does_is_stopped_and_not_what_others_do():

@@ -350,7 +350,7 @@ def test_info(source: Path) -> None:
 
 def test_plain_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
-    lines = ProgressLines(lambda: now)
+    lines = ProgressLines(clock=lambda: now)
     for ended in range(0, 1301, 13):
         lines.on_task_end(TaskEnd(Summary(), Progress(total=1300, done=ended)))
         now += 1

@@ -63,7 +63,13 @@ def test_failed_shards(source: Path) -> None:
     end = last_line(result)
     assert (result.exit_code, end["state"], end["error"]) == (1, "failed", "ShardsFailed")
     assert sum(cause["count"] for cause in end["causes"]) == end["progress"]["failed"] == 8
-    assert result.stderr.splitlines()[-1] == f"note: {end['failures_url']} lists all failures"
+    assert result.stderr.splitlines()[-2:] == [
+        f"note: failed shards: {end['failures_url']}",
+        f"note: report: {end['report_url']}",
+    ]
+    assert "<!DOCTYPE html>" in Path(end["report_url"]).read_text()
+    assert end["message"].endswith("run the same job again, and it goes on from there")
+    assert "run the same command again to resume" in result.stderr
     with open(end["failures_url"]) as file:
         assert sorted(json.loads(line)["shard"] for line in file) == [f"t[{i}]" for i in range(8)]
     assert " end: failed after " in result.stderr

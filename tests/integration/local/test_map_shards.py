@@ -54,7 +54,7 @@ from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import ToZip
 
 SCHEDULERS = ["synchronous", "threads", "processes"]
-GO_ON = "call map_shards with the same arguments again"
+GO_ON = "run the same job again"
 
 
 @pytest.fixture(autouse=True)

@@ -191,14 +191,14 @@ def test_failures_of_one_cause_are_one_line():
     ("python", "words"),
     [
         (
-            "call map_shards with the same arguments again, and it goes on from there",
-            "run the same convert command again, and it goes on from there",
+            "run the same job again, and it goes on from there",
+            "run the same command again, and it goes on from there",
         ),
         (
             "name another destination, or set overwrite=True, which",
             "name another destination, or set --overwrite, which",
         ),
-        ("run the job again with the same arguments: it makes", "run the same convert command again: it makes"),
+        ("run the job again with the same arguments: it makes", "run the same command again: it makes"),
         ("leave the array out with exclude=", "leave the array out with --exclude"),
         (
             "verify it with level='exists', or with against=source",

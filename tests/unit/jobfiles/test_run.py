@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import dask
+import jsonschema
 import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner, Result
 
 from shardedstore import cli
+from shardedstore.callbacks.log_events import log_schema
 from shardedstore.cli.exit_codes import ExitCode
 from shardedstore.jobfiles.job import plan_spec
 from shardedstore.jobfiles.read import read_job_file
@@ -53,6 +55,21 @@ assert "distributed" not in sys.modules
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["job", "state", "done", "kept", "failed", "written", "time"]
     assert [line.split()[:5] for line in lines[1:]] == [[name, "unchanged", "0", "3", "0"] for name in NAMES]
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_lines_and_events_name_the_job(jobs, parallel):
+    log = jobs.parent / "log"
+    done = invoke("run", jobs, "--parallel", parallel, "--log-format", "json", "--log-file", log)
+    assert done.exit_code == 0, done.output
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    for event in events:
+        jsonschema.validate(event, log_schema())
+    assert {event["job"] for event in events if event["event"] == "end"} == set(NAMES)
+    ends = [line.split()[1:3] for line in done.stderr.splitlines() if " after " in line]
+    assert sorted(ends) == [[f"{name}:", "100%,"] for name in NAMES]
+    text = invoke("run", jobs, "--parallel", parallel, "--log-format", "text")
+    assert {line.split()[1] for line in text.stderr.splitlines()} == {f"{name}:" for name in NAMES}
 
 
 def test_the_results_as_json(jobs):

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from functools import partial
 
 import dask
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from helpers_jobs import Fail, blocks_at
 
 from shardedstore import ConfigError, ShardedStore, ShardsFailed, cli, job_status, list_jobs
-from shardedstore.abc import Callback
+from shardedstore.abc import Callback, Step
 from shardedstore.jobs import lock
 from shardedstore.transforms import CopyTo, ToZip
 
@@ -67,6 +68,62 @@ def test_a_job_that_failed(store, tmp_path):
     status = job_status(tmp_path / "out")
     assert (status.state, status.done, status.failed, status.left) == ("failed", SHARDS - 1, 1, 0)
     assert (status.error, status.is_alarm) == ("ShardsFailed", True)
+    assert status.message.startswith("1 of 7 shards failed")
+    assert [(cause.code, cause.count, cause.shards) for cause in status.causes] == [("failed", 1, ("a[2]",))]
+    with open(status.failures_url) as failures, open(status.report_url) as report:
+        assert json.loads(failures.read())["shard"] == "a[2]"
+        assert "<!DOCTYPE html>" in report.read()
+    text = CliRunner().invoke(cli.main, ["status", str(tmp_path / "out")])
+    assert text.exit_code == 1
+    for part in ("a[2]: ", "[failed]", status.failures_url, status.report_url, "1 of 7 shards failed"):
+        assert part in text.stdout
+
+
+class FailBlocks(Step):
+    """Fails for each block, with its name in the message."""
+
+    def __call__(self, entries, shard):
+        if shard.block is not None:
+            raise ValueError(f"{shard.name} is broken")
+        return entries
+
+
+@pytest.mark.parametrize("case", ["run", "no report", "slice", "moved to another folder", "without the file"])
+def test_equal_causes_are_one_line_of_the_status(store, tmp_path, case):
+    plan, out = store.plan(FailBlocks(), ToZip(tmp_path / "out"), retries=0), tmp_path / "out"
+    run = partial(plan.run_slice, 1, 1) if case == "slice" else partial(plan.run, report=case != "no report")
+    with pytest.raises(ShardsFailed):
+        run()
+    if case == "without the file":
+        (out / ".shardedstore/failures.jsonl").unlink()
+    if case == "moved to another folder":  # as another machine may mount it elsewhere
+        out = out.rename(tmp_path / "elsewhere")
+    status = job_status(out)
+    (cause,) = status.causes
+    assert (cause.code, cause.count, cause.shards[0]) == ("failed", SHARDS - 1, "a[0]")
+    assert "is broken" in cause.cause
+    assert not cause.traceback
+    assert (status.failures_url is None) == (case in ("slice", "without the file"))
+    assert (status.report_url is None) == (case in ("slice", "no report"))
+    assert status.failures_url is None or status.failures_url.startswith(str(out))
+    lines = CliRunner().invoke(cli.main, ["status", str(out)]).stdout.splitlines()
+    assert [line.split()[:5] for line in lines if line.startswith("failed")] == [
+        ["failed", "a[0]", "and", "5", "more:"]
+    ]
+
+
+def test_the_causes_of_an_earlier_run_are_not_shown(store, tmp_path):
+    with pytest.raises(ShardsFailed):
+        store.map_shards(Fail("a[2]"), ToZip(tmp_path / "out"), retries=0)
+    time.sleep(1.1)  # times of reports and locks are in whole seconds
+    with pytest.raises(OSError, match="no route"):
+        store.map_shards(
+            Fail("a[2]"), ToZip(tmp_path / "out"), retries=0, callbacks=[Look(tmp_path / "out", OSError("no route"), 0)]
+        )
+    status = job_status(tmp_path / "out")
+    assert (status.state, status.failed, status.causes, status.failures_url) == ("failed", 0, (), None)
+    assert (status.error, status.message) == ("OSError", "")
+    assert status.report_url is None
 
 
 @pytest.mark.parametrize(

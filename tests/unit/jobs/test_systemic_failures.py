@@ -111,7 +111,7 @@ def test_other_failures_and_failures_among_successes_do_not(name, every, tmp_pat
     failed = len(range(0, COUNT, every))
     with (
         dask.config.set(scheduler="synchronous"),
-        pytest.raises(ShardsFailed, match=f"{failed} of {COUNT} shards failed .*; {COUNT - failed} are done: call"),
+        pytest.raises(ShardsFailed, match=f"{failed} of {COUNT} shards failed .*; {COUNT - failed} are done: run"),
     ):
         store.map_shards(FailFor(name, every), ToZip(tmp_path / "out"))
 
@@ -127,7 +127,7 @@ def test_a_lazy_job_stops_each_of_its_tasks(tmp_path):
 @pytest.mark.parametrize("most", [2, 30])
 def test_a_job_that_ends_at_its_most_failures_says_so(most, tmp_path):
     store = blocks_at(tmp_path / "source.zarr", 1000)
-    message = rf"stopped at max_failures={most} \(--max-failures\): call map_shards"
+    message = rf"stopped at max_failures={most} \(--max-failures\): run the same job"
     with pytest.raises(ShardsFailed, match=message) as caught:
         store.map_shards(FailFor("value"), ToZip(tmp_path / "out"), max_failures=most)
     assert most <= len(caught.value.exceptions) < 10 * most  # each running task also ends after this number
