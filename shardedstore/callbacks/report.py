@@ -24,6 +24,7 @@ from shardedstore.callbacks.timeline import TimelineBuilder
 from shardedstore.errors import JobStopped, ShardedStoreError, ShardsFailed
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.fingerprint import described
+from shardedstore.jobs.growth import Growth
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.report import (
     MOST_CAUSES,
@@ -103,7 +104,7 @@ class ReportWriter(Callback):
         # docstring inherited
         self._plan, self._begun, self._clock = plan, datetime.now(UTC), time.monotonic()
         self._timeline = TimelineBuilder()
-        self._arrays = _Arrays(plan)
+        self._arrays, self._growth = _Arrays(plan), Growth(plan._plan, plan._job.chain)
         self._is_open = False  # whether the job has opened its destination
         self._slowest: list[ShardEnd] = []
         self._retried: list[ShardEnd] = []
@@ -117,6 +118,7 @@ class ReportWriter(Callback):
             return
         self._timeline.add(task, time.monotonic() - self._clock)
         self._arrays.add(task.shards)
+        self._growth.add(task.shards)
         self._add_stages(task)
         least = self._slowest[-1].seconds if len(self._slowest) == MOST_SLOWEST else -1.0
         slow = [shard for shard in task.shards if shard.seconds > least]
@@ -184,7 +186,7 @@ class ReportWriter(Callback):
             failures=cause_reports(job.failures),
             workers=self._timeline.workers,
             timeline=self._timeline.build(seconds),
-            notices=tuple(str(notice)[:MOST_TEXT] for notice in plan.notices[:MOST_CAUSES]),
+            notices=tuple(str(notice)[:MOST_TEXT] for notice in (*self._growth.notices(), *plan.notices[:MOST_CAUSES])),
         )
 
     def _shard(self, end: ShardEnd) -> ShardReport:

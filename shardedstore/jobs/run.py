@@ -20,6 +20,7 @@ from shardedstore.jobs.executors.local import LocalExecutor
 from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
 from shardedstore.jobs.failures_file import write_failures
+from shardedstore.jobs.growth import Growth
 from shardedstore.jobs.limits import forget
 from shardedstore.jobs.move.checks import check_source
 from shardedstore.jobs.move.rest import end_move
@@ -134,14 +135,16 @@ def _run_shards(
     stop: StopSignal,
 ) -> Summary:
     """Run the remaining shards, and return the sum of their summaries."""
-    summaries = list[Summary]()
+    summaries, growth = list[Summary](), Growth(plan, job.chain)
     with stop.deferred(), closing(_summaries(executor, job, plan, left, events.meter, stop)) as found:
         for summary in _until_hopeless(job, found):
             summaries.append(replace(summary, shards=()))
+            growth.add(summary.shards)
             events.add(summary)
             _check_lock(job, lost)
     _check_lock(job, lost)
-    return Summary.total(summaries)
+    total = Summary.total(summaries)
+    return replace(total, notices=merge_notices([*total.notices, *growth.notices()]))
 
 
 def delay_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T]) -> Delayed:
