@@ -11,12 +11,14 @@ from dask import annotate, get_annotations  # type: ignore[attr-defined]
 from distributed.metrics import context_meter
 
 from shardedstore.jobs.executors.base import Item, Result
+from shardedstore.jobs.executors.worker_logs import keep_out_of_notebook
 
 MOST_SPANS = 100  # of one job; the scheduler keeps them all, so further parts belong to the span of the job
 
 
 def run_metered(work: Callable[[Item], Result], task: Item) -> Result:
     """Run a function on a task in a worker, and give its stages and its requests to Dask's fine metrics."""
+    keep_out_of_notebook()
     result = work(task)
     for stage, seconds in getattr(result, "stages", {}).items():
         if seconds:

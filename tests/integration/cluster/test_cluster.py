@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conformance import check_same_contents
 from dask.utils import key_split
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, span
 from helpers_jobs import (
     CUBE,
     CUBE_SHARDS,
@@ -40,7 +40,7 @@ from shardedstore.jobs.executors.distributed import MOST_PER_THREAD
 from shardedstore.jobs.executors.scheduler_bucket import scheduler_bucket
 from shardedstore.jobs.limits import throttle_of
 from shardedstore.jobs.token_bucket import Rates
-from shardedstore.transforms import ToZip
+from shardedstore.transforms import Recompress, ToZip
 
 pytestmark = pytest.mark.cluster
 WORKERS = 2
@@ -104,6 +104,24 @@ def test_the_bytes_are_the_same_when_it_is_computed_later(client, source, tmp_pa
     result = job.compute()
     assert files_of(tmp_path / "out") == expected
     assert isinstance(result, ShardedStore)
+
+
+def test_spans_are_by_chain_and_path_with_the_seconds_of_their_stages(client, tmp_path):
+    with span("nightly"):
+        blocks_at(tmp_path / "source.zarr", 6).map_shards(Recompress("gzip"), ToZip(tmp_path / "zips"))
+
+    def metrics(dask_scheduler):
+        found = dask_scheduler.extensions["spans"].spans.values()
+        return [(one.name, dict(one.cumulative_worker_metrics)) for one in found if one.name[0] == "nightly"]
+
+    def labels():
+        found = dict(client.run_on_scheduler(metrics)).get(("nightly", "ToZip", "a"), {})
+        return {label for context, _, label, unit in found if (context, unit) == ("execute", "seconds")}
+
+    wait_until(lambda: labels() >= {"read", "decode", "encode", "write"})  # workers send their metrics once a second
+    names = [name for name, _ in client.run_on_scheduler(metrics)]
+    expected = [("nightly",), ("nightly", "ToZip"), ("nightly", "ToZip", "a"), ("nightly", "ToZip", "base")]
+    assert sorted(names) == expected, "each span is made once"
 
 
 def test_it_persists_on_the_workers(client, source, tmp_path, expected):

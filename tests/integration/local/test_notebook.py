@@ -27,6 +27,14 @@ try:
 except ShardsFailed:
     pass
 """
+ON_PROCESSES = """
+from distributed import Client, LocalCluster
+with LocalCluster(1, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
+    try:
+        store.map_shards(Fail("a[3]"), ToZip("cluster"))
+    except ShardsFailed:
+        pass
+"""
 SILENT = 'store.map_shards(ToZip("silent"), progress=False);'
 COUNT = "len(updates)"
 
@@ -34,7 +42,7 @@ COUNT = "len(updates)"
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """The outputs of the cells."""
-    cells = [new_code_cell(source) for source in (START, DONE, FAILED, SILENT, COUNT)]
+    cells = [new_code_cell(source) for source in (START, DONE, FAILED, ON_PROCESSES, SILENT, COUNT)]
     folder = tmp_path_factory.mktemp("notebook")
     notebook = new_notebook(cells=cells)
     NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(folder)}}).execute()
@@ -42,22 +50,30 @@ def outputs(tmp_path_factory):
     return [cell.outputs for cell in cells]
 
 
+def shown(outputs):
+    """The outputs of a cell, without the log of Dask."""
+    written = [output.text for output in outputs if output.output_type == "stream" and "distributed" not in output.text]
+    assert written == []
+    return [output for output in outputs if output.output_type != "stream"]
+
+
 def test_a_notebook_keeps_one_output_of_the_last_state(outputs):
-    [done] = outputs[1]
+    [done] = shown(outputs[1])
     assert done.data["text/plain"].startswith("done, 100%, 41 of 41 shards")
     assert "41 of 41" in done.data["text/html"]
     assert "Slow, ToZip to " in done.data["text/html"]
 
 
-def test_failures_and_warnings_are_in_the_view_and_not_red(outputs):
-    [failed] = outputs[2]
+@pytest.mark.parametrize("cell", [2, 3], ids=["threads", "processes"])
+def test_failures_and_warnings_are_in_the_view_and_not_red(outputs, cell):
+    [failed] = shown(outputs[cell])
     assert failed.data["text/plain"].startswith("failed, 100%, 41 of 41 shards")
     assert "not to the step&#x27;s taste" in failed.data["text/html"]
 
 
 def test_nothing_is_shown_where_it_is_not_wanted(outputs):
-    assert outputs[3] == []
+    assert outputs[4] == []
 
 
 def test_updates_are_a_few_a_second(outputs):
-    assert 2 <= int(outputs[4][0].data["text/plain"]) <= 20
+    assert 2 <= int(outputs[5][0].data["text/plain"]) <= 20

@@ -109,7 +109,14 @@ def views(request, tmp_path_factory):
     store = ShardedStore.partition(folder / "source.zarr", {"**": {"time": 4}})
     plan = store.plan(Recompress("zstd"), ToZip(folder / "planned"))
     total = plan.shard_count
-    pages = {"partition": store, "plan": plan, "report of a cluster": report_of(plan, folder / "cluster.html", total)}
+    pages = {
+        "partition": store,
+        "info": store.info(count=True),
+        "suggestion": store.suggest(size="1 KiB", access={"time": "series"}),
+        "comparison": store.compare_codecs({"zstd": "zstd", "nothing": None}, arrays="t0", sample="1 KiB"),
+        "plan": plan,
+        "report of a cluster": report_of(plan, folder / "cluster.html", total),
+    }
     with dask.config.set(scheduler="sync"):
         if request.param == "few":
             pages.update(views_of_jobs(folder, store, "t0[1]"))
@@ -160,7 +167,7 @@ def test_views_fit_and_can_be_read(views, browser, pictures, tmp_path):
 
 def faults_of(name, looks, width):
     """Yield what is wrong with a page."""
-    screens = (4 if "report" in name else 1) * (1 if width == "wide" else 2.5)
+    screens = (4 if "report" in name else 1.25) * (1 if width == "wide" else 2)
     if looks.overflow > 0:
         yield f"{looks.overflow} pixels wider than the window"
     if looks.height > screens * SCREEN:
