@@ -7,7 +7,7 @@ import multiprocessing
 import os
 from functools import cache
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 logger = logging.getLogger("shardedstore")
 JUPYTER = "JPY_PARENT_PID"  # set by jupyter_client: the process that started the kernel

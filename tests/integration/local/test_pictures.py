@@ -23,6 +23,7 @@ pytestmark = [
 
 WIDTHS = {"wide": 1280, "narrow": 480}
 SCHEMES = ("light", "dark")
+SCREENS = {"report": 4.5, "failures": 1.5}  # the most for a view, in a wide window; 1.25 for all others
 CONTRAST = 4.5  # WCAG AA
 SIZES = {"few": (3, 3), "many": (100, 100)}  # arrays, and blocks of each
 WORKERS = 40
@@ -59,14 +60,27 @@ def running(total):
     )
 
 
+def failures_of(count):
+    """Return failures of ten causes."""
+    return tuple(
+        ShardError(
+            f"model/ensemble_1/{LONG}[{i}]",
+            f"OSError: cause {i % 10}",
+            code="io",
+            path=f"model/ensemble_1/{LONG}",
+            key=f"model/ensemble_1/{LONG}/c/{i}",
+            traceback="line\n" * 20,
+        )
+        for i in range(count)
+    )
+
+
 def report_of(plan, file, total):
     """Replay the events of a job on many workers, and return its report."""
     writer = ReportWriter(file)
     writer.on_job_start(plan)
     each = -(-total // WORKERS)
-    failures = tuple(
-        ShardError(f"t0[{i}]", f"OSError: cause {i % 5}", code="io", traceback="line\n" * 20) for i in range(9)
-    )
+    failures = failures_of(9)
     for worker in range(WORKERS):
         ends = tuple(
             ShardEnd(
@@ -95,8 +109,9 @@ def views_of_jobs(folder, store, failing):
     yield "summary", new.summary
     yield "records", new.records()
     yield "report", new.report()
-    with pytest.raises(ShardsFailed):
+    with pytest.raises(ShardsFailed) as raised:
         store.map_shards(Fail(failing), ToZip(folder / "failed"))
+    yield "error", raised.value
     yield "unfinished", ShardedStore.load(folder / "failed", partial=True, allow=[folder])
 
 
@@ -115,6 +130,7 @@ def views(request, tmp_path_factory):
         "suggestion": store.suggest(size="1 KiB", access={"time": "series"}),
         "comparison": store.compare_codecs({"zstd": "zstd", "nothing": None}, arrays="t0", sample="1 KiB"),
         "plan": plan,
+        "failures": ShardsFailed("many shards failed", failures_of(total)).failures,
         "report of a cluster": report_of(plan, folder / "cluster.html", total),
     }
     with dask.config.set(scheduler="sync"):
@@ -167,7 +183,7 @@ def test_views_fit_and_can_be_read(views, browser, pictures, tmp_path):
 
 def faults_of(name, looks, width):
     """Yield what is wrong with a page."""
-    screens = (4 if "report" in name else 1.25) * (1 if width == "wide" else 2)
+    screens = next((most for part, most in SCREENS.items() if part in name), 1.25) * (1 if width == "wide" else 2)
     if looks.overflow > 0:
         yield f"{looks.overflow} pixels wider than the window"
     if looks.height > screens * SCREEN:
