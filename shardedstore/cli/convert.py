@@ -28,7 +28,7 @@ from shardedstore.jobfiles.callbacks import callbacks_of, pinging_refusal
 from shardedstore.jobfiles.cluster_spec import ClusterSpec
 from shardedstore.jobfiles.estimate_spec import EstimateSpec, estimate_plan
 from shardedstore.jobfiles.job import find_moved, plan_spec, run_options
-from shardedstore.jobfiles.options import SpecCommand, given_options, make_spec, spec_options
+from shardedstore.jobfiles.options import Command, SpecCommand, given_options, make_spec, spec_options
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobfiles.write import to_toml
 from shardedstore.jobs.job_plan import JobPlan
@@ -38,15 +38,26 @@ from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.text import count
 
 
+def job_options(function: Command) -> Command:
+    """Add the options of a command that runs one job, besides those of its spec."""
+    for option in (
+        click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error."),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print the end of the job as JSON: the last line of stdout."
+        ),
+        click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing; see plan."),
+        slice_option,
+        click.option("--print-job", is_flag=True, help="Print the job file that stands for this command; see run."),
+    ):
+        function = option(function)
+    return function
+
+
 @click.command(cls=SpecCommand)
 @click.argument("source")
 @click.argument("destination")
 @spec_options(JobSpec, ClusterSpec, RunSpec)
-@click.option("--print-job", is_flag=True, help="Print the job file that stands for this command; see run.")
-@slice_option
-@click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing; see plan.")
-@click.option("--json", "as_json", is_flag=True, help="Print the end of the job as JSON: the last line of stdout.")
-@click.option("--verbose", is_flag=True, help="Show the logs of the workers, with a traceback for each error.")
+@job_options
 def convert(
     source: str,
     destination: str,
@@ -105,8 +116,22 @@ def convert(
       shardedstore convert 'cells/*.zarr' out --to zip:per_zip=1000
       shardedstore convert old.zarr s3://bucket/new.zarr --to zarr --v3 --codec zstd:level=5
     """  # noqa: D301 (click reads the backspace)
+    convert_one(
+        {"source": source, "destination": destination},
+        print_job=print_job,
+        part=part,
+        dry_run=dry_run,
+        as_json=as_json,
+        verbose=verbose,
+    )
+
+
+def convert_one(
+    given: dict[str, Any], *, print_job: bool, part: str | None, dry_run: bool, as_json: bool, verbose: bool
+) -> None:
+    """Run the job of a command: some values of its spec are given, and the others are options."""
     with outcome(as_json) as end, user_errors(), end.noting_errors():
-        spec = make_spec(JobSpec, given_options(JobSpec, source=source, destination=destination))
+        spec = make_spec(JobSpec, given_options(JobSpec, **given))
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
         run = make_spec(RunSpec, given_options(RunSpec))
         check_cluster(workers)
@@ -123,7 +148,7 @@ def convert(
             if dry_run:
                 tell_estimate(estimate_plan(plan, EstimateSpec(), workers))
             else:
-                if is_remote(source) or is_remote(destination):
+                if is_remote(spec.source) or is_remote(spec.destination):
                     note(
                         "the workers use the credentials of their own environment, unless a profile or variables of a "
                         "side are given"

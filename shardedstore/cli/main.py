@@ -18,6 +18,7 @@ from shardedstore.cli.run import finalise, run_command
 from shardedstore.cli.serve import serve
 from shardedstore.cli.status import jobs_command, status_command
 from shardedstore.cli.suggest import suggest
+from shardedstore.cli.unpack import unpack
 from shardedstore.cli.verify import verify_command
 
 
@@ -33,6 +34,7 @@ for command in (
     init,
     suggest,
     convert,
+    unpack,
     run_command,
     finalise,
     plan_command,

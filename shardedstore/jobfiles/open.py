@@ -23,10 +23,15 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
     url = normalize(what)
     if "*" in what:
         return ShardedStore.collect(what, storage_options=options), False
-    is_file = url.endswith(".json") and not os.path.isdir(url)
-    if is_file or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None:
+    if _has_config(url, options):
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=options), True
     return ShardedStore.partition(what, [], storage_options=options), False
+
+
+def _has_config(url: str, options: Any) -> bool:
+    """Tell whether a URL is a config, or the folder of one."""
+    is_file = url.endswith(".json") and not os.path.isdir(url)
+    return is_file or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None
 
 
 def source_options(spec: JobSpec) -> Any:
@@ -45,7 +50,7 @@ def open_source(spec: JobSpec) -> ShardedStore:
             )
         return ShardedStore.collect(spec.source, storage_options=options)
     what: str | ShardedStore = spec.source
-    if spec.source.endswith(".json"):
+    if "|" not in spec.source and _has_config(normalize(spec.source), options):
         what, is_config = open_any(spec.source, options)
         if is_config and not is_asked:
             return what

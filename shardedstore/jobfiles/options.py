@@ -13,7 +13,7 @@ These keys of a field's `msgspec.Meta(extra=...)` are read:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
@@ -62,14 +62,16 @@ class SpecCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def spec_options(*specs: type[msgspec.Struct], are_required: bool = True) -> Callable[[Command], Command]:
+def spec_options(
+    *specs: type[msgspec.Struct], are_required: bool = True, without: Collection[str] = ()
+) -> Callable[[Command], Command]:
     """Add the options of all fields of specs to a command.
 
-    If the command also takes job files, no option is required.
+    If the command also takes job files, no option is required. Fields in `without` get no option.
     """
 
     def add(function: Command) -> Command:
-        options = [option for spec in specs for option in _spec_options(spec)]
+        options = [option for spec in specs for option in _spec_options(spec) if option[1]["path"][0] not in without]
         for names, keywords in reversed(options):
             keywords["required"] = keywords["required"] and are_required
             function = click.option(*names, cls=SpecOption, **keywords)(function)

@@ -113,6 +113,7 @@ def test_help_names_commands_rules_and_exit_codes() -> None:
         "run",
         "serve",
         "status",
+        "unpack",
         "verify",
     ]
     assert all(line.endswith(".") and "..." not in line for line in commands)
