@@ -60,6 +60,35 @@ def test_four_callers_share_a_rate(rates, spent, number, expected):
     assert found == pytest.approx(expected, rel=0.1)
 
 
+class Counted:
+    """A bucket as one process sees it, which counts the reserved tokens."""
+
+    def __init__(self, bucket, number):
+        self.name, self.rates, self._bucket, self.reserved = f"{bucket.name}-{number}", bucket.rates, bucket, [0, 0]
+
+    def reserve(self, requests, nbytes):
+        self.reserved = [before + more for before, more in zip(self.reserved, (requests, nbytes), strict=True)]
+        return self._bucket.reserve(requests, nbytes)
+
+
+@pytest.mark.parametrize(
+    ("rates", "spent", "total"), [(Rates(400, None), (1, 0), 400), (Rates(None, 20 * MIB), (0, MIB // 16), 20 * MIB)]
+)
+def test_four_processes_reserve_what_they_spend(rates, spent, total):
+    """A reserved token that is not used is lost, so few may be; and no token goes before its time."""
+    number = total // max(spent) // 4
+    with file_bucket(rates) as bucket, ThreadPoolExecutor(4) as pool:
+        processes = [Counted(bucket, i) for i in range(4)]
+        begun = time.monotonic()
+        list(pool.map(lambda one: [throttle_of(one).spend(*spent) for _ in range(number)], processes))
+        seconds = time.monotonic() - begun
+        for one in processes:
+            forget(one)
+    reserved = sum(sum(one.reserved) for one in processes)
+    assert total <= reserved <= 1.1 * total
+    assert seconds >= 0.9
+
+
 def test_a_bucket_keeps_little_for_later(tmp_path):
     (tmp_path / "bucket").write_bytes(bytes(16))
     now = [1000.0]
