@@ -103,7 +103,9 @@ def check_samples(job: Job, plan: Plan, now: Identity, records: Mapping[int, Rec
         {numbers[len(numbers) * i // (SAMPLES - 1) - (i == SAMPLES - 1)] for i in range(SAMPLES)} if numbers else ()
     )
     with TemporaryDirectory(prefix="shardedstore-") as folder:
-        sample = replace(job, layout=_at(job.layout, folder), generation=1, objects=NO_ATTRIBUTES, memory=None)
+        sample = replace(
+            job, layout=_at(job.layout, f"{folder}/sample"), generation=1, objects=NO_ATTRIBUTES, memory=None
+        )
         for run in plan.runs:
             for number in chosen & set(run.numbers) if chosen else ():
                 shard = next(shard for shard in run.shards() if shard.number == number)

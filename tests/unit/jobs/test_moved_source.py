@@ -1,6 +1,8 @@
 """A source that was moved to another URL: the same result is continued, and its shards are kept."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -22,7 +24,8 @@ SINKS = {
 
 
 @pytest.fixture(autouse=True)
-def synchronous():
+def synchronous(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with dask.config.set(scheduler="synchronous"):
         yield
 
@@ -58,6 +61,7 @@ def test_shards_are_kept(old, tmp_path, sink, changed):
     result = plan.run()
     assert (result.summary.done, result.summary.skipped) == (0, 5)
     assert result.verify(partition(new)).ok
+    assert not list(Path(tempfile.gettempdir()).glob("shardedstore-*"))
     later = partition(new).map_shards(*chain, changed=changed)  # without the option
     assert (later.summary.done, later.summary.skipped) == (0, 5)
     zarr.open_array(new, path="t")[7] = 5
