@@ -101,7 +101,9 @@ def test_help_names_commands_rules_and_exit_codes() -> None:
     commands = invoke("--help").stdout.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in commands] == [
         "cat",
+        "check",
         "convert",
+        "diff",
         "export",
         "finalise",
         "info",
@@ -113,6 +115,7 @@ def test_help_names_commands_rules_and_exit_codes() -> None:
         "run",
         "serve",
         "status",
+        "suggest",
         "unpack",
         "verify",
     ]

@@ -16,6 +16,7 @@ from zarr.core.sync import sync
 from shardedstore import ShardedStore
 from shardedstore.transforms import CopyTo, ToZip
 from shardedstore.writing.arrayshards import array_shard_directory_store
+from shardedstore.zips import ZipReadStore
 
 MOST = 10  # requests
 SMALL, LARGE = 4, 12  # chunks along either dimension
@@ -189,3 +190,20 @@ def test_the_documents_are_those_of_the_result_wherever_it_is(tmp_path):
     again = ShardedStore.load(tmp_path / "again")
     assert again.verify(local).ok
     assert zarr.open_group(again, path="g", mode="r").metadata.consolidated_metadata is not None
+
+
+@pytest.mark.parametrize(("name", "zip64"), [("one.zarr.zip", False), ("one.zarr.zip", True)])
+def test_one_zip_on_a_web_server_takes_a_request_for_each_chunk(name, zip64, tmp_path):
+    """Also with 2,000 chunks: two requests for the directory, and none for a local header."""
+    for count in (SMALL, LARGE, 45):
+        make(tmp_path / f"{count}.zarr", count, 3)
+        (tmp_path / str(count)).mkdir()
+        mapped(tmp_path / f"{count}.zarr", ToZip(tmp_path / str(count) / name, zip64=zip64), a=(count, -1))
+    with web(tmp_path) as url, FaultProxy(url) as proxy:
+        for count in (SMALL, LARGE, 45):
+            proxy.log.clear()
+            array = zarr.open_array(ZipReadStore(f"{proxy.url}/{count}/{name}"), path="a", mode="r")
+            opened = len(proxy.log)
+            assert opened <= 3  # the directory, which may take two, and the array's document
+            assert (array[0, 0], array[count - 1, count - 1], array[1, 1]) == (1, count * count, count + 2)
+            assert len(proxy.log) - opened == 3
