@@ -37,7 +37,8 @@ from shardedstore.jobs.job_list import list_jobs
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.jobs.limits import Limits
 from shardedstore.jobs.move.options import Move
-from shardedstore.jobs.records import Records, ShardRecord
+from shardedstore.jobs.records import Records
+from shardedstore.jobs.records_report import ShardRecord
 from shardedstore.jobs.report import Report
 from shardedstore.jobs.status import JobStatus, job_status
 from shardedstore.jobs.stop_signal import StopSignal

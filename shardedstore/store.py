@@ -30,6 +30,7 @@ from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.rest import finish_move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job_folder, load_partial, unfinished
+from shardedstore.jobs.partial_state import Partial
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.jobs.records import Records
@@ -37,7 +38,7 @@ from shardedstore.jobs.report import Report, read_report
 from shardedstore.jobs.retention import parse_retention
 from shardedstore.jobs.shards import make_plan
 from shardedstore.jobs.store_info import StoreInfo, counted, info_of
-from shardedstore.jobs.summary import Partial, Summary
+from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.notices import Notice
 from shardedstore.partition.access import Accesses

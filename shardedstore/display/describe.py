@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dask.utils import format_bytes
 
+from shardedstore.display.html import html_section
+from shardedstore.display.partial import partial_lines, partial_table
 from shardedstore.display.shards import BASE_NAME, grid_of
 from shardedstore.display.tables import aligned
-from shardedstore.jobs.summary import Partial, Summary
+from shardedstore.jobs.partial_state import Partial
+from shardedstore.jobs.summary import Summary
 from shardedstore.stores.locations import Config, Location, Mount, url_of
 from shardedstore.text import count, shown
 from shardedstore.zarr.grid import block_name
@@ -144,7 +147,7 @@ def facts(config: Config, summary: Summary | None = None, partial: Partial | Non
         *([f"in {shown(repr(folder))}"] if folder else []),
         *(["with consolidated metadata"] if config.consolidated is not None else []),
         *_holes(config),
-        *([shown(str(partial), 200)] if partial is not None else []),
+        *(partial_lines(partial) if partial is not None else []),
         *([_done(summary)] if summary is not None else []),
     ]
 
@@ -207,8 +210,10 @@ def to_html(title: str, config: Config, summary: Summary | None = None, partial:
     shards = count(sum(mount.count for mount in config.shards.values()), "shard")
     tree = describe(config)
     head = f'<strong>{escape(title)}</strong> <span style="opacity:.7">{shards} at {count(len(config.shards), "path")}</span>'
-    known = "".join(f'<div style="opacity:.7">{escape(fact)}</div>' for fact in facts(config, summary, partial))
-    return f'<div style="max-width:70em;line-height:1.5"><div {HEAD}>{head}{known}</div>{_below(tree)}</div>'
+    told = [] if partial is None else [str(partial)]
+    there = "" if partial is None else html_section("Unfinished job", partial_table(partial))
+    known = "".join(f'<div style="opacity:.7">{escape(fact)}</div>' for fact in [*facts(config, summary), *told])
+    return f'<div style="max-width:70em;line-height:1.5"><div {HEAD}>{head}{known}</div>{_below(tree)}{there}</div>'
 
 
 def _below(row: Row) -> str:

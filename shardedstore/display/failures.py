@@ -18,7 +18,7 @@ from shardedstore.display.html import (
     html_table,
     html_text,
 )
-from shardedstore.display.tables import aligned
+from shardedstore.display.tables import aligned, filled
 from shardedstore.errors import ShardError, by_cause
 from shardedstore.text import count, shown
 
@@ -64,7 +64,7 @@ def _cause_lines(some: Sequence[ShardError], most: int) -> Iterator[str]:
     yield _head(some)
     if some[0].remedy:
         yield f"  {some[0].remedy}"
-    names, rows = _filled(some[:most])
+    names, rows = filled(HEADS, map(_cells, some[:most]))
     if len(names) > 1:
         yield from (f"  {line}" for line in aligned([names, *rows]))
     if len(some) > most:
@@ -74,13 +74,6 @@ def _cause_lines(some: Sequence[ShardError], most: int) -> Iterator[str]:
 def _head(some: Sequence[ShardError]) -> str:
     several = f" ({count(len(some), 'shard')})" if len(some) > 1 else ""
     return f"{shown(str(some[0]), MOST_TEXT)} [{some[0].code}]{several}"
-
-
-def _filled(some: Sequence[ShardError]) -> tuple[list[str], list[list[str]]]:
-    """Return the names and the rows of the columns that have values."""
-    rows = [_cells(error) for error in some]
-    kept = [i for i in range(len(HEADS)) if any(row[i] for row in rows)]
-    return [HEADS[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _cells(error: ShardError) -> tuple[str, ...]:
@@ -109,7 +102,7 @@ def _html_row(some: Sequence[ShardError], most: int, *, with_traceback: bool) ->
     first = some[0]
     about = html_text(*(html_text(Html("<br>"), html_muted(text)) for text in _about(first)))
     trace = html_fold("traceback", html_lines(first.traceback)) if with_traceback and first.traceback else Html("")
-    heads, rows = _filled(some[:most])
+    heads, rows = filled(HEADS, map(_cells, some[:most]))
     table = html_table(heads, (tuple(map(html_code, row)) for row in rows), len(some))
     names = ", ".join(shown(error.shard, 40) for error in some[:MOST_CAUSES])
     more = len(some) - MOST_CAUSES

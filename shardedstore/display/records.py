@@ -1,44 +1,58 @@
-"""Show the records of a job's shards in a notebook."""
+"""Show the records of a job's shards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from dask.utils import format_bytes
 
-from shardedstore.display.html import Html, html_code, html_frame, html_table
+from shardedstore.display.html import GREEN, ORANGE, Html, html_frame, html_muted, html_section, html_table, html_text
+from shardedstore.display.report import WIDTH, report_folds
 from shardedstore.text import count, shown
 
 if TYPE_CHECKING:
-    from shardedstore.jobs.records import Records, ShardRecord
+    from shardedstore.jobs.records import Records
+    from shardedstore.jobs.report import Report
 
-HEADS = ("shard", ">entries", ">stored", ">seconds", ">attempts", "worker")
-FAILED = (*HEADS[:1], "cause", *HEADS[3:])
-MOST_CAUSE = 300  # characters
+MOST_SHOWN = 10
 
 
-def records_view(records: Records, url: str) -> Html:
-    """Return the HTML of records: the failed shards first, and then a table of the others."""
-    failed = [record for record in records if not record.done]
-    done = len(records) - len(failed)
+def records_lines(records: Records, url: str) -> Iterator[str]:
+    """Yield the number of records, and a line for each of the first."""
+    yield f"{len(records):,} records at {url!r}"
+    shown_records = list(islice(records, MOST_SHOWN))
+    for one in shown_records:
+        text = one.cause or f"{one.nbytes:,} bytes in {one.seconds:,.3f} s by {one.worker}"
+        yield f"  {shown(one.shard)}: {shown(text, 200)}"
+    if len(records) > len(shown_records):
+        yield f"  ... and {len(records) - len(shown_records):,} more"
+
+
+def records_to_html(records: Records, url: str) -> Html:
+    """Return the sizes by array, the timeline, the slowest shards and the failures for a notebook."""
+    report = records.to_report()
+    mark = Html(f'<span style="color:{ORANGE if report.failed else GREEN}">&#9679;</span> ')
     return html_frame(
-        f"{count(len(records), 'record')} of shards",
-        [f"at {url}", *([f"{len(failed):,} failed"] if failed else [])],
-        html_table(FAILED, (_failed(record) for record in failed), len(failed)) if failed else Html(""),
-        html_table(HEADS, _done(records), done) if done else Html(""),
+        html_text(mark, f"{count(len(records), 'record')} of shards at {url}"),
+        _facts(report),
+        _failures(report),
+        *report_folds(report),
+        html_muted("to_dataframe() returns a row for each shard; the timeline is that of the last run"),
+        width=WIDTH,
     )
 
 
-def _failed(record: ShardRecord) -> Sequence[str]:
-    return html_code(record.shard), shown(record.cause, MOST_CAUSE), *_end(record)
+def _facts(report: Report) -> Iterator[str]:
+    failed = f", {report.failed:,} not done" if report.failed else ""
+    before = f"{format_bytes(report.source_nbytes)} read -> " if report.source_nbytes else ""
+    yield f"{report.done:,} done{failed}; {before}{format_bytes(report.nbytes)} written in {report.entries:,} entries"
 
 
-def _done(records: Records) -> Iterator[Sequence[str]]:
-    for record in records:
-        if record.done:
-            yield html_code(record.shard), f"{record.entries:,}", format_bytes(record.nbytes), *_end(record)
-
-
-def _end(record: ShardRecord) -> Sequence[str]:
-    return f"{record.seconds:,.3f}", f"{record.attempts:,}", html_code(record.worker)
+def _failures(report: Report) -> Html:
+    if not report.failures:
+        return Html("")
+    rows = ((f"{one.count:,}", shown(one.cause, 300), shown(", ".join(one.shards), 100)) for one in report.failures)
+    table = html_table((">shards", "cause", "such as"), rows, len(report.failures), 6)
+    return html_section("Not done", table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dask.utils import format_bytes, format_time
@@ -37,6 +37,7 @@ from shardedstore.display.html import (
     html_table,
     html_text,
 )
+from shardedstore.display.tables import filled
 from shardedstore.text import count, shown
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from shardedstore.storage.request_metrics import RequestSum
 
 WIDTH = "75em"
+MOST_OPEN_BARS = 4  # arrays whose bars are visible at first where they fold
 MOST_BARS = 12  # arrays with a bar of their own
 MOST_CAUSES = 5  # failures that are told in text
 COLORS = {"done": GREEN, "unchanged": GREEN, "holes": ORANGE, "partial": ORANGE, "failed": RED, "stopped": ORANGE}
@@ -103,14 +105,32 @@ def report_view(report: Report) -> Html:
         [counts(report), *_facts(report)],
         _failures(report),
         _again_view(report),
-        _sizes(report),
-        _time(report),
+        _section("Before and after", _sizes(report)),
+        _section("Time", _time(report)),
         _requests(report),
-        _shards("Slowest shards", report.slowest),
-        _shards("Shards that were tried again", report.retried),
+        html_section("Slowest shards", _shards(report.slowest)),
+        html_section("Shards that were tried again", _shards(report.retried)),
         html_section("Warnings", html_list(report.notices)) if report.notices else Html(""),
         _details(report),
         width=WIDTH,
+    )
+
+
+def _section(title: str, body: Html) -> Html:
+    return html_section(title, Html("<br>"), body) if body else body
+
+
+def report_folds(report: Report) -> Iterator[Html]:
+    """Yield the sizes, the time and the slow shards of a report, which fold out."""
+    parts = {
+        "Sizes before and after, by array": _sizes(report),
+        "Shards over time, by worker": _time(report),
+        "Slowest shards": _shards(report.slowest),
+        "Shards that were tried again": _shards(report.retried),
+    }
+    is_short = len(report.arrays) <= MOST_OPEN_BARS
+    yield from (
+        html_fold(name, part, is_open=is_short and i == 0) for i, (name, part) in enumerate(parts.items()) if part
     )
 
 
@@ -191,7 +211,9 @@ def _cause(cause: CauseReport) -> Html:
 
 
 def _sizes(report: Report) -> Html:
-    largest = [row for row in sorted(report.arrays, key=lambda row: -row.decoded_nbytes) if not row.others]
+    largest = [
+        row for row in sorted(report.arrays, key=lambda row: -(row.decoded_nbytes or row.nbytes)) if not row.others
+    ]
     shown_rows = [row for row in largest[:MOST_BARS] if row.decoded_nbytes or row.nbytes]
     groups = [
         (
@@ -206,9 +228,11 @@ def _sizes(report: Report) -> Html:
         )
         for row in shown_rows
     ]
+    total = [sizes(report)] if report.decoded_nbytes else []
     heads = ("path", ">shards", ">files", ">decoded", ">source", ">result", ">ratio", ">seconds")
-    table = html_table(heads, map(_cells, report.arrays), len(report.arrays))
-    return html_section("Before and after", Html("<br>"), sizes(report), bar_chart(groups), table)
+    names, rows = filled(heads, map(_cells, report.arrays))
+    table = html_table(names, rows, len(report.arrays))
+    return html_text(*total, bar_chart(groups), table)
 
 
 def _of(ratio: float | None) -> str:
@@ -226,7 +250,7 @@ def _cells(row: ArrayReport) -> tuple[str, ...]:
         html_code(_name(row)),
         f"{row.shards:,}" if row.done == row.shards else f"{row.done:,} of {row.shards:,}",
         f"{row.files:,}",
-        format_bytes(row.decoded_nbytes),
+        format_bytes(row.decoded_nbytes) if row.decoded_nbytes else "",
         format_bytes(row.source_nbytes) if row.source_nbytes else "",
         format_bytes(row.nbytes),
         " to ".join(filter(None, ratios)),
@@ -254,7 +278,7 @@ def _time(report: Report) -> Html:
     shown_rows = html_text(
         *folded[:8], *([html_fold(f"{len(folded) - 8} more", *folded[8:])] if len(folded) > 8 else [])
     )
-    return html_section("Time", Html("<br>"), _stages(report), *rates, axis, html_muted(workers), shown_rows, axis)
+    return html_text(_stages(report), *rates, axis, html_muted(workers), shown_rows, axis)
 
 
 def _a_second(number: float) -> str:
@@ -314,23 +338,20 @@ def _heat_rows(line: Timeline, parts: float) -> Iterator[Html]:
         yield heat_row(f"{label}, {count(threads, 'thread')}", [some / line.seconds / threads for some in busy], parts)
 
 
-def _shards(title: str, shards: Sequence[ShardReport]) -> Html:
+def _shards(shards: Sequence[ShardReport]) -> Html:
     if not shards:
         return Html("")
     heads = ("shard", ">seconds", ">read", ">steps", ">write", ">stored", "worker", ">attempts", "cause of the retry")
-    has_cause = any(shard.cause for shard in shards)
-    width = len(heads) if has_cause else len(heads) - 1
-    rows: Iterable[tuple[str, ...]] = (_shard_cells(shard)[:width] for shard in shards)
-    return html_section(title, html_table(heads[:width], rows, len(shards), 5))
+    names, rows = filled(heads, map(_shard_cells, shards))
+    return html_table(names, rows, len(shards), 5)
 
 
 def _shard_cells(shard: ShardReport) -> tuple[str, ...]:
+    stages = shard.read_seconds, shard.transform_seconds, shard.write_seconds
     return (
         html_code(shard.shard),
         f"{shard.seconds:,.3f}",
-        f"{shard.read_seconds:,.3f}",
-        f"{shard.transform_seconds:,.3f}",
-        f"{shard.write_seconds:,.3f}",
+        *(f"{some:,.3f}" if any(stages) else "" for some in stages),
         format_bytes(shard.nbytes),
         html_code(shard.worker),
         str(shard.attempts),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dask.utils import format_bytes
 
 from shardedstore.display.progress_text import part_of
-from shardedstore.display.tables import aligned, terminal_table
+from shardedstore.display.tables import aligned, filled, terminal_table
 from shardedstore.jobs.status import JobStatus
 from shardedstore.text import count, duration, shown
 
@@ -116,9 +116,8 @@ def jobs_rows(found: Iterable[JobStatus]) -> Iterator[Sequence[str]]:
 
 def _filled(found: Sequence[JobStatus]) -> list[Sequence[str]]:
     """Return the heads and the rows of a table of jobs, without the columns in which no job has a value."""
-    rows = list(jobs_rows(found))
-    columns = [number for number in range(len(HEADS)) if any(row[number] for row in rows)]
-    return [[row[number] for number in columns] for row in (HEADS, *rows)]
+    names, rows = filled(HEADS, jobs_rows(found))
+    return [names, *rows]
 
 
 def statuses_table(found: Sequence[JobStatus]) -> Table:

@@ -7,27 +7,29 @@ from typing import TYPE_CHECKING
 
 from dask.utils import format_bytes, format_time
 
-from shardedstore.display.html import Html, html_code, html_frame, html_list, html_section, html_table, html_text
-from shardedstore.errors import by_cause
-from shardedstore.text import count, shown
+from shardedstore.display.failures import failures_to_html
+from shardedstore.display.html import WIDTH, Html, html_frame, html_list, html_section, html_text
+from shardedstore.display.partial import partial_table
+from shardedstore.display.report import WIDTH as REPORT_WIDTH
+from shardedstore.display.report import report_folds
+from shardedstore.text import count
 
 if TYPE_CHECKING:
     from shardedstore.jobs.summary import Summary
 
-MOST_CAUSES = 8
-
 
 def summary_view(summary: Summary) -> Html:
-    """Return the HTML of a summary: its counts, its failures by cause, and its warnings."""
-    causes = by_cause(summary.failures)
-    rows = ((html_code(some[0].code), f"{len(some):,}", shown(some[0].cause, 300)) for some in causes[:MOST_CAUSES])
-    failed = html_table(("code", ">shards", "cause"), rows, len(causes)) if causes else Html("")
-    notices = html_list(map(str, summary.notices))
+    """Return the HTML of a summary: its counts, its failures by cause, and the sizes and times of its report."""
+    failed = failures_to_html(summary.failures) if summary.failures else Html("")
+    report, notices = summary.report, html_list(map(str, summary.notices))
     return html_frame(
         f"{count(summary.done, 'shard')} done by the job",
         _facts(summary),
-        html_section(count(len(summary.failures), "failed shard"), failed) if causes else Html(""),
+        partial_table(summary.partial) if summary.partial is not None else Html(""),
+        html_section(count(len(summary.failures), "failed shard"), failed) if failed else Html(""),
+        *([] if report is None else report_folds(report)),
         html_section("Warnings", notices) if notices else html_text(),
+        width=WIDTH if report is None else REPORT_WIDTH,
     )
 
 

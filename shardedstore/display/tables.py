@@ -35,6 +35,17 @@ def aligned(rows: Iterable[Sequence[str]], right: bool = False) -> list[str]:
     return ["  ".join(padded(i, cell) for i, cell in enumerate(row)).rstrip() for row in found]
 
 
+def filled(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return the names and the cells of the columns that have a value in any row.
+
+    >>> filled(("a", "b"), [("1", ""), ("2", "")])
+    (['a'], [['1'], ['2']])
+    """
+    found = list(rows)
+    kept = [i for i in range(len(heads)) if any(row[i] for row in found)]
+    return [heads[i] for i in kept], [[row[i] for i in kept] for row in found]
+
+
 def terminal_table(heads: Sequence[str], rows: Iterable[Sequence[str]], total: int) -> Table:
     """Return a table for a terminal: long names are folded, and of many rows only the first are shown.
 

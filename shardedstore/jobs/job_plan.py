@@ -233,9 +233,12 @@ class JobPlan:
             chosen.append(ReportWriter("" if report is True else report))
         try:
             with Events(chosen, self, Meter(self._plan)) as events:
-                return run_job(self._job, self._plan, self._overwrite, self._wrap, events, stop)
+                made = run_job(self._job, self._plan, self._overwrite, self._wrap, events, stop)
         except ShardsFailed as failed:
             raise failed.with_traceback(None) from failed.__cause__  # the failures have the tracebacks of the workers
+        written = next((callback.report for callback in chosen if isinstance(callback, ReportWriter)), None)
+        made.summary = made.summary and replace(made.summary, report=written)
+        return made
 
     def run_slice(
         self,

@@ -23,10 +23,11 @@ from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.layouts.registry import LAYOUTS, layout_of
 from shardedstore.jobs.layouts.shard_folder import as_now
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.partial_state import Partial, path_states
 from shardedstore.jobs.result_preview import Mixes, members_at, veiled_base
 from shardedstore.jobs.shards import Plan, Run, location_of, shard_runs
 from shardedstore.jobs.source_comparison import source_token
-from shardedstore.jobs.summary import Partial, Summary
+from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.versions import Identity, identity_name, ledger_of, read_identity, versioned
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
@@ -120,12 +121,12 @@ class UnfinishedJob(NamedTuple):
 def partial_config(job: UnfinishedJob) -> tuple[Config, Partial]:
     """Return the config with the finished shards of a job, and its progress."""
     base, *runs = shard_runs(job.source)
-    total = base.stop + sum(run.stop for run in runs)
+    total, paths = base.stop + sum(run.stop for run in runs), path_states([base, *runs], job.records)
     if job.is_moved_in_parts:
-        return _moved(job), Partial(len(job.records), len(job.records), total, _waiting(job, [base, *runs]))
+        return _moved(job), Partial(len(job.records), len(job.records), total, _waiting(job, [base, *runs]), paths)
     reason = _to_wait_for(job, runs)
     if reason:
-        return job.source, Partial(0, len(job.records), total, reason)
+        return job.source, Partial(0, len(job.records), total, reason, paths)
     if job.mixes == "blocks":
         shown = {run.path: mount(job, run) for run in runs}
         config = Config(job.base(), shown, job.source.consolidated)
@@ -133,7 +134,7 @@ def partial_config(job: UnfinishedJob) -> tuple[Config, Partial]:
     else:
         config = Config(job.base(), dict(_each_whole(job, runs)))
         count = sum(_count_shown(job, run) for run in (base, *runs))
-    return config, Partial(count, len(job.records), total, _waiting(job, [base, *runs]))
+    return config, Partial(count, len(job.records), total, _waiting(job, [base, *runs]), paths)
 
 
 def _moved(job: UnfinishedJob) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,69 +11,14 @@ from shardedstore.config.document import from_dict
 from shardedstore.errors import UsageError
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.records_report import ShardRecord, report_of_records
+from shardedstore.jobs.report import Report
 from shardedstore.jobs.shards import shard_runs
 from shardedstore.jobs.versions import ledger_of
 from shardedstore.transforms.base.chain import Shard
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
-
-MOST_SHOWN = 10  # in the repr
-
-
-class ShardRecord(msgspec.Struct, frozen=True):
-    """One shard of a job, by the ledger.
-
-    Attributes
-    ----------
-    shard : str
-        The name of the shard, such as ``"t2m[5]"``.
-    path : str
-        The path of its array or group; ``""`` for the base.
-    block : str
-        The index of its block, such as ``"0/5"``; empty for an undivided array or group.
-    number : int
-        The number of the shard in the job.
-    done : bool
-        Whether the shard is done.
-    cause : str
-        The cause of its last failure; empty if it is done.
-    entries, nbytes : int
-        The number of entries and of stored bytes that were written.
-    source_entries, source_nbytes : int
-        The entries and the stored bytes that were read; 0 in the ledgers of version 0.4.
-    seconds : float
-        The time that the shard took.
-    attempts : int
-        The number of attempts.
-    begun : float
-        The time of the start, in seconds since 1970 by the clock of the worker.
-    worker : str
-        The host and the process of the worker.
-    generation : int
-        The number of the job that made the object.
-
-    Examples
-    --------
-    >>> ShardRecord("t2m[5]", "t2m", "5", 6, done=True, nbytes=4096).nbytes
-    4096
-    """
-
-    shard: str
-    path: str
-    block: str
-    number: int
-    done: bool
-    cause: str = ""
-    entries: int = 0
-    nbytes: int = 0
-    source_entries: int = 0
-    source_nbytes: int = 0
-    seconds: float = 0.0
-    attempts: int = 0
-    begun: float = 0.0
-    worker: str = ""
-    generation: int = 0
 
 
 class Records:
@@ -166,23 +110,25 @@ class Records:
         table["begun"] = pd.to_datetime(table["begun"].where(table["begun"] > 0), unit="s", utc=True)
         return table.set_index("shard")
 
-    def _lines(self) -> list[str]:
-        lines = [
-            f"{record.shard}: {record.cause or f'{record.nbytes:,} bytes in {record.seconds:,.3f} s by {record.worker}'}"
-            for record in islice(self, MOST_SHOWN)
-        ]
-        more = len(self) - len(lines)
-        return [*lines, *([f"... and {more:,} more"] if more > 0 else [])]
+    def to_report(self) -> Report:
+        """Return the records as a report: sizes by array, the slowest shards, and the shards of each worker over time.
+
+        Returns
+        -------
+        Report
+            The numbers that the ledger has. Those of one run, such as stages and requests, are in `ShardedStore.report`.
+        """
+        return report_of_records(self)
 
     def __repr__(self) -> str:
-        return "\n".join(
-            [f"{len(self):,} records at {self._job.folder.url!r}", *(f"  {line}" for line in self._lines())]
-        )
+        from shardedstore.display.records import records_lines
+
+        return "\n".join(records_lines(self, self._job.folder.url))
 
     def _repr_html_(self) -> str:
-        from shardedstore.display.records import records_view
+        from shardedstore.display.records import records_to_html
 
-        return records_view(self, self._job.folder.url)
+        return records_to_html(self, self._job.folder.url)
 
 
 def _shard_record(shard: Shard, record: Record, generation: int) -> ShardRecord:

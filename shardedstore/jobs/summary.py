@@ -5,35 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import msgspec
 from toolz import merge, merge_with
 
 from shardedstore.errors import ShardError
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.partial_state import Partial
 from shardedstore.jobs.shards import Segment
 from shardedstore.notices import Notice, merge_notices
 from shardedstore.storage.request_metrics import RequestSum, add_requests
 
+if TYPE_CHECKING:
+    from shardedstore.jobs.report import Report
+
 STAGES = ("read", "decode", "steps", "encode", "write", "throttled")  # of a shard, in order
-
-
-@dataclass(frozen=True)
-class Partial:
-    """The state of an unfinished job in an opened store: it shows `shown` of `total` shards from the result; `done` are
-    done.
-
-    `reason` says why the store shows the other shards from the source.
-    """
-
-    shown: int
-    done: int
-    total: int
-    reason: str
-
-    def __str__(self) -> str:
-        rest = f", and the rest from the source: {self.reason}" if self.shown < self.total else ""
-        return f"{self.shown:,} of {self.total:,} shards are shown from their new place{rest}"
 
 
 class ShardEnd(msgspec.Struct, frozen=True, gc=False):
@@ -147,6 +134,8 @@ class Summary:
         The number of shards whose chunks were deleted in the source, in a move.
     freed : int
         The size of these chunks, in bytes.
+    report : Report or None
+        The report of the run, for the summary of a store that `JobPlan.run` returned.
 
     Examples
     --------
@@ -183,6 +172,7 @@ class Summary:
     unchanged: bool = False
     moved: int = 0
     freed: int = 0
+    report: Report | None = field(default=None, repr=False, compare=False)
     throttled_seconds: float = 0.0
     requests: dict[str, RequestSum] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from shardedstore.display.verify import verify_lines, verify_to_html
 from shardedstore.jobs.differences import Difference, damaged_shards
 
 Level = Literal["exists", "stored", "decoded"]
@@ -77,10 +78,21 @@ class VerifyReport(msgspec.Struct, frozen=True):
         made: dict[str, Any] = msgspec.to_builtins(self)
         return made
 
-    def __str__(self) -> str:
+    @property
+    def scope(self) -> str:
+        """The numbers of compared arrays and shards, and the way of comparison."""
         arrays = f"{_count(self.arrays, 'array')} in " if self.level == "decoded" else ""
-        where = f"{arrays}{_count(self.shards, 'shard')}, {RECORDED if self.is_recorded else BY[self.level]}"
-        lines = [f"ok: {where}" if self.ok else f"{_count(len(self.differences), 'difference')} in {where}:"]
+        return f"{arrays}{_count(self.shards, 'shard')}, {RECORDED if self.is_recorded else BY[self.level]}"
+
+    def _repr_html_(self) -> str:
+        return verify_to_html(self)
+
+    def __repr__(self) -> str:
+        return "\n".join(verify_lines(self))
+
+    def __str__(self) -> str:
+        number = _count(len(self.differences), "difference")
+        lines = [f"ok: {self.scope}" if self.ok else f"{number} in {self.scope}:"]
         lines += [f"  {difference.what}" for difference in self.differences]
         left = (difference for difference in self.differences if difference.shard not in self.marked)
         advice = dict.fromkeys(difference.advice for difference in left if difference.advice)

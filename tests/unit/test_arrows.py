@@ -39,6 +39,7 @@ LAZY_VIEWS = {
     "jobs.estimates.estimate",
     "jobs.job_plan",
     "jobs.records",
+    "jobs.partial_state",
     "jobs.report",
     "jobs.summary",
     "partition.suggest",
