@@ -199,28 +199,32 @@ def read_ahead(get: Callable[[Item], T], items: Iterable[Item], most: int) -> It
             yield done, future.result()
 
 
-def in_flight(get: Callable[[str], bytes | None], keys: Iterable[str]) -> Iterator[bytes | None]:
-    """Call `get` for many keys at once, and yield the results in order.
+def in_flight(
+    get: Callable[[Item], T],
+    items: Iterable[Item],
+    nbytes: Callable[[T], int] = lambda found: len(found or b""),  # type: ignore[arg-type]
+) -> Iterator[T]:
+    """Call `get` for many items at once, and yield the results in order.
 
     Fewer requests wait if values are large: together they take about `BYTES_IN_FLIGHT`, estimated by the largest value
-    so far.
+    so far. `nbytes` returns the size of a result.
     """
-    waiting: deque[Future[bytes | None]] = deque()
+    waiting: deque[Future[T]] = deque()
     largest: int | None = None
 
-    def first() -> bytes | None:
+    def first() -> T:
         nonlocal largest
-        data = waiting.popleft().result()
-        if data is not None:
-            largest = max(largest or 1, len(data))
-        return data
+        found = waiting.popleft().result()
+        if size := nbytes(found):
+            largest = max(largest or 1, size)
+        return found
 
     def room() -> int:
         return 4 if largest is None else max(2, min(2 * IN_FLIGHT, BYTES_IN_FLIGHT // largest))
 
     with requests(READS, IN_FLIGHT) as submit:
-        for key in keys:
-            waiting.append(submit(get, key))
+        for item in items:
+            waiting.append(submit(get, item))
             while len(waiting) >= room():
                 yield first()
         while waiting:

@@ -10,6 +10,7 @@ from msgspec import Meta
 from zarr.abc.store import Store
 from zarr.storage import ZipStore
 
+from shardedstore.errors import CorruptError
 from shardedstore.fields import Url
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import NONE, Options
@@ -22,6 +23,8 @@ from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.stores.view import open_folder_of, view_of
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zips import ZipReadStore
+
+RUN = 2 << 20  # bytes that one request reads at least, if they are neighbours
 
 
 class Zip(Place, frozen=True, tag="zip", omit_defaults=True, repr_omit_defaults=True):
@@ -64,11 +67,29 @@ class ZipReader(StoreReader[ZipReadStore]):
                 yield key
 
     def fetch(self, keys: Iterable[str]) -> Iterator[bytes | None]:
-        """Read member by member, and check each CRC."""
+        """Read member by member, or neighbours together from an object store, and check each CRC."""
         store = self.store
         if not store.is_remote:
-            return (store.read_sync(key) if store.holds(key) else None for key in keys)
-        return in_flight(lambda key: store.read_sync(key) if store.holds(key) else None, keys)
+            yield from (store.read_sync(key) if store.holds(key) else None for key in keys)
+            return
+        for values in in_flight(store.read_many, self._runs(keys), _nbytes):
+            for value in values:
+                if isinstance(value, CorruptError):
+                    raise value
+                yield value
+
+    def _runs(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        """Cut the keys into lists whose values have about `RUN` bytes together."""
+        run, nbytes = list[str](), 0
+        for key in keys:
+            size = self.store.entry_size(key) if self.store.holds(key) else 0
+            if run and nbytes + size > RUN:
+                yield run
+                run, nbytes = [], 0
+            run.append(key)
+            nbytes += size
+        if run:
+            yield run
 
     def tags(self, keys: Iterable[str]) -> Iterator[Tag]:
         """Yield sizes, with the CRC-32 as the tag."""
@@ -92,6 +113,10 @@ class ZipReader(StoreReader[ZipReadStore]):
 
 
 reader_of.register(ZipReadStore, ZipReader)
+
+
+def _nbytes(values: list[bytes | CorruptError | None]) -> int:
+    return sum(len(value) for value in values if isinstance(value, bytes))
 
 
 @open_folder_of.register

@@ -1,23 +1,24 @@
-"""Zip archives as read-only zarr stores, on a local disk or in an object store, with one range request per chunk.
+"""Zip archives as read-only zarr stores, on a local disk or in an object store, with at most one range request per chunk.
 
 The directory at the end of the zip is read once, with one or two requests, and checked. It gives the offset of each
 entry's local header and of the next one, so one request reads header and data, whatever extra fields the header has. In
 zips without extra fields (such as those of `ZipWriter`) the offset of the data is known too, and byte ranges are read
-alone.
+alone. In object stores, entries that lie beside one another are read with one request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from shardedstore.errors import UsageError
+from shardedstore.errors import CorruptError, UsageError
 from shardedstore.storage.blobs import INLINE, ByteSource, open_blob
+from shardedstore.storage.gathered import ByteSpan, GatheredReads, together
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.zarr.paths import is_below, join
@@ -53,7 +54,7 @@ class ZipReadStore(ReadOnlyStore):
 
     See Also
     --------
-    shardedstore.transforms.ToZip : Write zips that this store reads with one request for each key.
+    shardedstore.transforms.ToZip : Write zips that this store reads with one request for neighbouring keys.
 
     Examples
     --------
@@ -183,6 +184,33 @@ class ZipReadStore(ReadOnlyStore):
         archive = self._opened()
         entry = archive.entry(key)
         return bytes(archive.content(key, entry, archive.source.read(entry.start, entry.stop)))
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | CorruptError | None]:
+        """Return values, checked against their CRC-32, and read neighbours with one request.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            The keys, relative to the store's folder in the zip. Their values together should fit into memory.
+
+        Returns
+        -------
+        list of bytes, CorruptError or None
+            The value of each key; None for a missing key, and an error for a damaged value.
+        """
+        archive = self._opened()
+        entries = {key: archive.entries[key] for key in keys if key in archive.entries}
+        found = dict[str, bytes | CorruptError]()
+        spans = sorted((ByteSpan(entry.start, entry.stop), key) for key, entry in entries.items())
+        for run in together(spans):
+            start, stop = run[0][0].start, max(span.stop for span, _ in run)
+            raw = memoryview(archive.source.read(start, stop))
+            for span, key in run:
+                try:
+                    found[key] = bytes(archive.content(key, entries[key], raw[span.start - start : span.stop - start]))
+                except CorruptError as error:
+                    found[key] = error
+        return [found.get(key) for key in keys]
 
     def entry_crc(self, key: str) -> int:
         """Return the CRC-32 of a value from the zip's directory.
@@ -359,8 +387,12 @@ class ZipReadStore(ReadOnlyStore):
     def _open_archive(self) -> Archive:
         if self._whole is not None:
             return self._whole._opened().at(self._inside)
-        archive = Archive.open(self._url, self._source or open_blob(self._url, self.options))
+        archive = Archive.open(self._url, self._source or self._open_source())
         return archive.at(self._path) if self._path else archive
+
+    def _open_source(self) -> ByteSource:
+        source = open_blob(self._url, self.options)
+        return GatheredReads(source) if self.is_remote else source
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": join_inside(self._url, self._path), "storage_options": self.options}

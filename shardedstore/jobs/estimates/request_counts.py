@@ -14,6 +14,7 @@ from shardedstore.jobs.worker import Job
 from shardedstore.storage.outputs import part_nbytes
 from shardedstore.storage.urls import is_remote
 from shardedstore.stores.locations import url_of
+from shardedstore.stores.zip import RUN
 
 PAGE = 1000  # keys of a listing
 DOCUMENTS = 3  # names of documents that a block reads, before its chunks and after them
@@ -91,7 +92,8 @@ def _reads(job: Job, one: RunLoad) -> Requests:
     run, files = one.run, math.ceil(one.load.files * one.share)
     looks = {"metadata": 0, "listing": 2, "content": 0}[job.changed]
     if run.location.origin.is_file:
-        return {"GET": files + DIRECTORY * one.count}
+        lists = one.count + math.ceil(one.nbytes / RUN)  # neighbours share a request
+        return {"GET": min(files, lists) + DIRECTORY * one.count}
     if run.blocks is not None:
         pages = math.ceil(files / PAGE / one.count) * looks * one.count
         return {"GET": files + 2 * DOCUMENTS * one.count, "LIST": pages}
