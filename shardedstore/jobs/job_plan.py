@@ -225,6 +225,7 @@ class JobPlan:
         """
         from shardedstore.callbacks.progress import progress_callback
         from shardedstore.callbacks.report import ReportWriter
+        from shardedstore.display.ipython_errors import use_table_in_ipython
 
         shown = progress_callback(progress)
         stop = _stop_signal(max_duration, grace, stop)
@@ -235,6 +236,7 @@ class JobPlan:
             with Events(chosen, self, Meter(self._plan)) as events:
                 made = run_job(self._job, self._plan, self._overwrite, self._wrap, events, stop)
         except ShardsFailed as failed:
+            use_table_in_ipython()
             raise failed.with_traceback(None) from failed.__cause__  # the failures have the tracebacks of the workers
         written = next((callback.report for callback in chosen if isinstance(callback, ReportWriter)), None)
         made.summary = made.summary and replace(made.summary, report=written)

@@ -35,6 +35,7 @@ with LocalCluster(1, threads_per_worker=1, dashboard_address=":0") as cluster, C
     except ShardsFailed:
         pass
 """
+RAISED = 'store.map_shards(Fail("a[3]"), ToZip("raised"), progress=False)'
 SILENT = 'store.map_shards(ToZip("silent"), progress=False);'
 COUNT = "len(updates)"
 
@@ -42,7 +43,8 @@ COUNT = "len(updates)"
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """The outputs of the cells."""
-    cells = [new_code_cell(source) for source in (START, DONE, FAILED, ON_PROCESSES, SILENT, COUNT)]
+    cells = [new_code_cell(source) for source in (START, DONE, FAILED, ON_PROCESSES, SILENT, COUNT, RAISED)]
+    cells[-1].metadata.tags = ["raises-exception"]
     folder = tmp_path_factory.mktemp("notebook")
     notebook = new_notebook(cells=cells)
     NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(folder)}}).execute()
@@ -77,3 +79,11 @@ def test_nothing_is_shown_where_it_is_not_wanted(outputs):
 
 def test_updates_are_a_few_a_second(outputs):
     assert 2 <= int(outputs[5][0].data["text/plain"]) <= 20
+
+
+def test_an_exception_is_a_table_without_frames_of_the_package(outputs):
+    error = outputs[6][-1]  # after the warning in the log, which no view shows
+    lines = "\n".join(error.traceback)
+    assert (error.output_type, error.ename) == ("error", "ShardsFailed")
+    assert "1 of 41 shards failed" in lines
+    assert "job_plan.py" not in lines
