@@ -129,7 +129,15 @@ def one_line(error: BaseException) -> str:
     >>> one_line(ValueError("2 failed: run the same job again, and it goes on from there"))
     '2 failed: run the same command again, and it goes on from there'
     """
-    text = str(error).partition("\n")[0] or type(error).__name__
+    return command_words(str(error).partition("\n")[0] or type(error).__name__)
+
+
+def command_words(text: str) -> str:
+    """Return a text about the Python API in the words of the command line.
+
+    >>> command_words("verify it with mark=True, or on the command line with --mark, and run the same job again")
+    'verify it with --mark, and run the same command again'
+    """
     for pattern, words in _WORDS:
         text = re.sub(pattern, words, text)
     return text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 import click
 
 from shardedstore.cli.common import tell, user_errors
@@ -47,8 +50,18 @@ def export(
         if kind == "icechunk":
             from shardedstore.export.icechunk import create_repository
 
+            _quiet_icechunk()
             number = store.to_icechunk(create_repository(destination, store, options), branch=branch)
         else:
             number = store.to_kerchunk(destination, parquet=kind == "kerchunk-parquet", storage_options=options)
         tell(f"{count(number, 'reference')} written")
         tell(normalize(destination))
+
+
+def _quiet_icechunk() -> None:
+    """Let Icechunk print errors only, unless its variable ICECHUNK_LOG asks for more."""
+    if "ICECHUNK_LOG" not in os.environ:
+        with contextlib.suppress(ImportError):
+            import icechunk
+
+            icechunk.set_logs_filter("error")

@@ -13,6 +13,8 @@ from shardedstore.errors import UsageError
 from shardedstore.jobfiles import schema
 from shardedstore.jobfiles.init import job_file
 
+SCHEMA = "jobs.schema.json"  # written beside the job file, and replaced there
+
 
 @click.command("init")
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
@@ -23,7 +25,8 @@ def init(sources: tuple[str, ...], *, output: str | None, access: tuple[str, ...
     """Write a job file with comments.
 
     The file has a job for each SOURCE, a Zarr, with its arrays as comments and a proposal for the shards, as by
-    suggest. Only metadata is read.
+    suggest. Only metadata is read. With --output, the JSON Schema of job files is written beside it as jobs.schema.json,
+    so that editors complete and check the file.
 
     \b
     Examples:
@@ -39,9 +42,13 @@ def init(sources: tuple[str, ...], *, output: str | None, access: tuple[str, ...
         text = (
             schema.FILE.read_text("utf-8")
             if prints_schema
-            else job_file(sources, output or "jobs.toml", parse_access(access))
+            else job_file(
+                sources, output or "jobs.toml", parse_access(access), schema="" if output is None else f"./{SCHEMA}"
+            )
         )
         if output is None:
             tell(text.rstrip("\n"))
         else:
             Path(output).write_text(text, "utf-8")
+            if not prints_schema:
+                Path(output).with_name(SCHEMA).write_text(schema.FILE.read_text("utf-8"), "utf-8")

@@ -28,6 +28,7 @@ from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import BESIDE, join_url, normalize
 from shardedstore.store import ShardedStore
+from shardedstore.text import command_words
 from shardedstore.verify.report import LEVELS, Level, VerifyReport
 
 
@@ -112,7 +113,7 @@ def verify_command(
                     other = ShardedStore.partition(against, storage_options=source_options)
         with cluster_on_demand(workers, verbose):
             report = store.verify(other, level=level, resume=not no_resume if resume is None else resume, mark=mark)
-    tell(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    tell(json.dumps(report.to_dict(), indent=2) if as_json else command_words(str(report)))
     sys.exit(_exit_code(report))
 
 
@@ -127,7 +128,7 @@ def verify_file(
     def verify(job: JobSpec) -> tuple[dict[str, Any], int]:
         report = check(open_result(job.destination, destination_options(job)))
         if not as_json:
-            tell(f"{job_name(job)}: {report}")
+            tell(f"{job_name(job)}: {command_words(str(report))}")
         return report.to_dict(), _exit_code(report)
 
     with cluster_on_demand(workers, verbose):

@@ -25,10 +25,9 @@ SIZES = ("512 MiB", "64 MiB", "8 MiB")  # sizes of shards; the first size that d
 MOST_NODES = 12  # groups and arrays that are listed for a source
 
 HEAD = """\
-# Jobs for `shardedstore run {file}`. `shardedstore plan {file}` shows what they would do, and writes nothing.
+{schema}# Jobs for `shardedstore run {file}`. `shardedstore plan {file}` shows what they would do, and writes nothing.
 # Relative paths begin at the folder of this file. ${{VAR}} is an environment variable, {{date}} today's date, and {{name}} the
-# name of the job. Editors complete the file by its JSON Schema: shardedstore init --schema > jobs.schema.json
-#:schema jobs.schema.json
+# name of the job.
 
 # The workers of all jobs. They start when a job has something to do. The default is one process for each core.
 [cluster]
@@ -45,7 +44,7 @@ to = "zip"               # or "zarr", "sharding-codec", or with options: {{use =
 """
 
 
-def job_file(sources: Sequence[str], file: str, access: Sequence[Access] = ()) -> str:
+def job_file(sources: Sequence[str], file: str, access: Sequence[Access] = (), *, schema: str = "") -> str:
     """Return the text of a job file with one job for each source.
 
     Parameters
@@ -54,6 +53,8 @@ def job_file(sources: Sequence[str], file: str, access: Sequence[Access] = ()) -
         The sources.
     file : str
         The name of the job file.
+    schema : str
+        The JSON Schema beside the job file, which editors read.
     access : sequence of mappings, optional
         The ways in which the arrays are read, for the shape of the shards; see `ShardedStore.suggest`.
 
@@ -69,7 +70,8 @@ def job_file(sources: Sequence[str], file: str, access: Sequence[Access] = ()) -
         if names.count(name) > 1:
             raise UsageError(f"two sources are named {name!r}: write one file for each")
     jobs = ["\n".join(_job(name, source, access)) for name, source in zip(names, sources, strict=True)]
-    return "\n".join([HEAD.format(file=os.path.basename(file)), *(f"{job}\n" for job in jobs)])
+    named = f"#:schema {schema}\n" if schema else ""
+    return "\n".join([HEAD.format(file=os.path.basename(file), schema=named), *(f"{job}\n" for job in jobs)])
 
 
 def source_name(source: str) -> str:

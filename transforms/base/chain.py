@@ -83,6 +83,15 @@ class Shard(msgspec.Struct, frozen=True):
         return self.path if is_one else f"{self.path}[{self.block_name}]"
 
     @property
+    def prefix(self) -> str:
+        """Beginning of messages about an entry; empty for the base, whose name says less than the key.
+
+        >>> Shard("a/b").prefix, Shard("", is_base=True).prefix
+        ("shard 'a/b': ", '')
+        """
+        return "" if self.is_base else f"shard {self.name!r}: "
+
+    @property
     def block_name(self) -> str:
         """Replacement for ``{block}`` in names and URLs; empty if the shard is alone at its mount's path.
 
@@ -139,7 +148,7 @@ RESTORE = "restore it from another copy, or remove it to have the fill value in 
 def undecodable(entry: Entry, shard: Shard, coders: object, error: Exception) -> CorruptError:
     """Return the error for a chunk or an object of the sharding codec that can't be decoded."""
     where, cause = shard_source(entry, shard), f"{type(error).__name__}: {error}"
-    found = CorruptError(f"shard {shard.name!r}: {where} can't be decoded with {coders}: {cause}; {RESTORE}")
+    found = CorruptError(f"{shard.prefix}{where} can't be decoded with {coders}: {cause}; {RESTORE}")
     return at_entry(found, entry, shard)
 
 

@@ -172,7 +172,7 @@ class _Piece(NamedTuple):
         found, error, lower = chunks.read(entry)
         damage = None
         if error is not None:
-            where = f"shard {shard.name!r}: {shard_source(entry, shard)} (chunk {entry.coords} of {chunks.path!r})"
+            where = f"{shard.prefix}{shard_source(entry, shard)} (chunk {entry.coords} of {chunks.path!r})"
             damage = f"{where} can't be decoded: {type(error).__name__}: {error}"
         return Digested(entry, chunks.path, chunks.layout, found, damage, lower)
 

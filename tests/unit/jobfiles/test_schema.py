@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonschema
 import msgspec
 import pytest
+import zarr
 from click.testing import CliRunner
 
 from shardedstore import cli
@@ -104,3 +105,15 @@ def test_the_job_file_of_a_command_is_that_command(tmp_path, monkeypatch, valida
         "storage": {"region": "eu", "allow_http": True},
     }
     assert jobs.cluster.workers == 3
+
+
+def test_init_writes_the_schema_that_its_job_file_names(tmp_path):
+    zarr.create_array(tmp_path / "era5.zarr", name="t", shape=(8,), chunks=(2,), dtype="i4")
+    jobs = tmp_path / "jobs.toml"
+    done = CliRunner().invoke(cli.main, ["init", str(tmp_path / "era5.zarr"), "-o", str(jobs)])
+    assert done.exit_code == 0, done.output
+    name = jobs.read_text().splitlines()[0].removeprefix("#:schema ")
+    named = json.loads((jobs.parent / name).read_text())
+    jsonschema.validate(tomllib.loads(jobs.read_text()), named)
+    printed = CliRunner().invoke(cli.main, ["init", str(tmp_path / "era5.zarr")]).stdout
+    assert "#:schema" not in printed
