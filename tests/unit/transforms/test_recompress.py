@@ -424,9 +424,7 @@ def test_a_corrupt_chunk_fails_its_shard_alone(zarr_format, shards, tmp_path):
 def test_a_damaged_index_of_the_sharding_codec_is_told():
     contents = contents_of(write(NUMBERS["f4"], "auto", 3, shards=(4, 6)))
     contents["c/0/0"] = contents["c/0/0"][:-1] + b"x"
-    with pytest.raises(
-        CorruptError, match=r"'c/0/0' can't be decoded with sharding_indexed: ValueError: the checksum"
-    ):
+    with pytest.raises(CorruptError, match=r"'c/0/0' can't be decoded with sharding_indexed: ValueError: the checksum"):
         run(Recompress("gzip"), sources.to_memory(contents))
 
 
