@@ -465,6 +465,7 @@ class ShardedStore(WritableStore):
         guards: Guards | None = None,
         objects: ObjectAttributes = NO_ATTRIBUTES,
         limits: Limits = NO_LIMITS,
+        portable: bool = False,
         source_moved_from: str | os.PathLike[str] | None = None,
     ) -> JobPlan:
         """Check a job, and return what it will do. Nothing is written.
@@ -526,6 +527,10 @@ class ShardedStore(WritableStore):
             do not get them.
         limits : Limits
             The most requests and bytes in a second, for all workers together, and the most memory for shards in each worker.
+        portable : bool
+            Change the codecs and chunk keys that some known readers lack, with equal values: `MakePortable` is added, and `MigrateV3`
+            gets its portable options. Features that no step can change, such as data types, are refused. ``plan.estimate()``
+            lists the readers, also without this option.
         source_moved_from : str or path, optional
             The URL of the source when an earlier run made the result, if it was moved since. The shards of that run are
             kept, after a few were made again and compared.
@@ -558,7 +563,11 @@ class ShardedStore(WritableStore):
         >>> plan.chain, plan.shard_count, plan.notices
         ('Recompress, ToZip', 21, ())
         """
-        return plan_job(
+        if portable:
+            from shardedstore.choose.portable import check_portable, portable_chain
+
+            chain = portable_chain(chain)
+        plan = plan_job(
             self.config,
             chain,
             self.notices,
@@ -581,6 +590,9 @@ class ShardedStore(WritableStore):
             limits=limits,
             source_moved_from=source_moved_from,
         )
+        if portable:
+            check_portable(plan)
+        return plan
 
     @overload
     def map_shards(
@@ -630,7 +642,7 @@ class ShardedStore(WritableStore):
             none. A lazy job writes none.
         **options
             Options of `plan`: `on_error`, `changed`, `digest`, `retries`, `max_failures`, `max_base`, `accept_failed`, `max_missing`,
-            `overwrite`, `consolidated`, `to`, `storage_options`, `move` and `guards`.
+            `overwrite`, `consolidated`, `to`, `storage_options`, `move`, `guards`, `objects`, `limits` and `portable`.
 
         Returns
         -------

@@ -10,6 +10,7 @@ if __name__ != "shardedstore.transforms":
     )
 
 from shardedstore.transforms.copy_to import CopyTo
+from shardedstore.transforms.make_portable import MakePortable
 from shardedstore.transforms.map_blocks import MapBlocks
 from shardedstore.transforms.map_chunks import MapChunks
 from shardedstore.transforms.migrate_ome import MigrateOME
@@ -21,6 +22,7 @@ from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_pr
 
 __all__ = [
     "CopyTo",
+    "MakePortable",
     "MapBlocks",
     "MapChunks",
     "MigrateOME",

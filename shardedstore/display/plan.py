@@ -20,6 +20,7 @@ from shardedstore.display.html import (
     html_table,
     html_text,
 )
+from shardedstore.display.portability import portability_facts, portability_table
 from shardedstore.display.tables import aligned, terminal_table
 from shardedstore.text import count, shown
 
@@ -161,6 +162,8 @@ def plan_facts(estimate: Estimate) -> Iterator[tuple[str, str]]:
             "test write",
             estimate.write_test.error or f"done and removed in {format_time(estimate.write_test.seconds)}",
         )
+    for number, fact in enumerate(portability_facts(estimate.portability)):
+        yield "" if number else "readers", fact
     if time := _time(estimate):
         yield "time", time + RATES[estimate.rate_basis or "given"]
 
@@ -328,6 +331,7 @@ def plan_to_html(estimate: Estimate) -> Html:
         known,
         warnings,
         table,
+        portability_table(estimate.portability),
         html_list(f"note: {one}" for one in estimate.notices),
         width="75em",
     )

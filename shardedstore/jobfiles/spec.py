@@ -99,6 +99,12 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
             extra={"metavar": "CODEC"},
         ),
     ] = None
+    portable: Annotated[
+        bool,
+        Meta(
+            description="Replace codecs and chunk keys that some known readers lack, and refuse features that can't be replaced."
+        ),
+    ] = False
     consolidated: Annotated[
         bool | None, Meta(description="Write consolidated metadata.  [default: if SOURCE has some]")
     ] = None

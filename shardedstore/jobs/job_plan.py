@@ -74,6 +74,7 @@ class JobOptions(TypedDict, total=False):
     guards: Guards | None
     objects: ObjectAttributes
     limits: Limits
+    portable: bool
     source_moved_from: str | os.PathLike[str] | None
 
 

@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from toolz import groupby
 
-from shardedstore.codecs.array_document import name_of
+from shardedstore.codecs.readers import KINDS, Lack, Reader, find_obstacles
 from shardedstore.errors import ChainError
 from shardedstore.notices import Notice
 from shardedstore.storage.urls import is_remote
 from shardedstore.stores.hierarchy import Node
-from shardedstore.zarr.metadata import ArrayMeta, parse_json
-
-
-@dataclass(frozen=True)
-class OtherReader:
-    """A reader in one version, and regular expressions for the features of arrays that it lacks.
-
-    The features are `codecs`, data `types`, data types inside the sharding codec only (`sharded`), and encodings of chunk
-    `keys`. A reader that `misreads` returns fill values instead of an error.
-    """
-
-    name: str
-    codecs: str = ""
-    types: str = ""
-    sharded: str = ""
-    keys: str = ""
-    misreads: bool = False
-
-
-READERS = (
-    OtherReader("zarr-python 3.1", sharded=r"struct|structured|raw_bytes|r\d+"),
-    OtherReader(
-        "tensorstore 0.1.86",
-        codecs=r"numcodecs\..*",
-        types=r"struct|structured|string|variable_length_bytes|fixed_length_utf32|null_terminated_bytes|numpy\..*",
-    ),
-    OtherReader("GDAL 3.14", codecs=r"numcodecs\..*"),
-    OtherReader("VirtualiZarr 2.8", keys="v2", misreads=True),
-)
-
-KINDS = {
-    "codecs": "the codecs",
-    "types": "elements of the types",
-    "sharded": "inside the sharding codec, elements of the types",
-    "keys": "chunks that are named by the encoding",
-}
+from shardedstore.zarr.metadata import ArrayMeta
 
 
 def reader_notices(
@@ -65,45 +28,25 @@ def reader_notices(
     ...     print(notice)
     VirtualiZarr 2.8 reads fill values, without an error, for chunks that are named by the encoding 'v2': 'a'
     """
+    wanted = list(kinds)
     arrays = {
-        path: _names(node.documents["zarr.json"])
+        path: find_obstacles(node.documents, "sharded" in wanted)
         for path, node in nodes.items()
         if isinstance(node.meta, ArrayMeta) and "zarr.json" in node.documents
     }
-    found: dict[tuple[OtherReader, str], dict[str, tuple[str, ...]]] = {}
-    for kind in kinds:
-        for reader in READERS:
-            lacking = {path: lacks for path, names in arrays.items() if (lacks := _lacks(reader, kind, names[kind]))}
-            if lacking:
-                found[reader, kind] = lacking
-    for (reader, kind), lacking in found.items():
+    found: dict[tuple[Reader, Lack], dict[str, tuple[str, ...]]] = {}
+    for path, obstacles in arrays.items():
+        for reader, lack, names in obstacles:
+            if reader.is_noticed and lack.feature in wanted and not lack.is_core:
+                found.setdefault((reader, lack), {})[path] = names
+    for (reader, lack), lacking in sorted(found.items(), key=lambda one: wanted.index(one[0][1].feature)):
         named = ", ".join(map(repr, sorted({name for some in lacking.values() for name in some})))
-        verb = "reads fill values, without an error, for" if reader.misreads else "can't read"
-        remedy = (remedies or {}).get(kind)
-        yield Notice(f"{reader.name} {verb} {KINDS[kind]} {named}{f'; {remedy}' if remedy else ''}", tuple(lacking))
-
-
-def _names(data: bytes) -> Mapping[str, tuple[str, ...]]:
-    """Return the names of codecs, types and encodings in an array's document, by feature."""
-    return _cached(data) if len(data) < LARGEST_KEPT else _find_names(data)
-
-
-def _find_names(data: bytes) -> Mapping[str, tuple[str, ...]]:
-    document = parse_json(data, "", "zarr.json")
-    types = (name_of(document["data_type"]),)
-    keys = (name_of(document["chunk_key_encoding"]),)
-    return {"codecs": tuple(map(name_of, document["codecs"])), "types": types, "sharded": types, "keys": keys}
-
-
-LARGEST_KEPT = 1 << 14  # bytes of the largest document in the cache
-
-_cached = functools.lru_cache(maxsize=1024)(_find_names)
-
-
-@functools.lru_cache(maxsize=1024)
-def _lacks(reader: OtherReader, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    pattern = getattr(reader, kind)
-    return tuple(name for name in names if pattern and re.fullmatch(pattern, name))
+        verb = "reads wrong values" if lack.feature != "keys" else "reads fill values"
+        verb = f"{verb}, without an error, for" if lack.misreads else "can't read"
+        remedy = (remedies or {}).get(lack.feature)
+        yield Notice(
+            f"{reader.name} {verb} {KINDS[lack.feature]} {named}{f'; {remedy}' if remedy else ''}", tuple(lacking)
+        )
 
 
 _DEVICES = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(?:\.|\Z)")

@@ -10,6 +10,7 @@ import msgspec
 from shardedstore.jobs.estimates.amounts import Amount
 from shardedstore.jobs.estimates.arrays import ArrayEstimate
 from shardedstore.jobs.estimates.free_space import Space, WriteTest
+from shardedstore.jobs.estimates.portability import Portability
 from shardedstore.jobs.estimates.prices import Cost
 from shardedstore.jobs.estimates.request_counts import Requests
 from shardedstore.jobs.estimates.shard_states import ShardStates
@@ -113,6 +114,8 @@ class Estimate:
         The warnings of the plan.
     arrays : tuple of ArrayEstimate
         The arrays, with their data types, codecs and sizes before and after.
+    portability : Portability
+        The readers of the arrays after the chain, with the tested versions and the obstacles.
     mounts : tuple of MountEstimate
         The base, and the groups and arrays that shards hold.
 
@@ -165,6 +168,7 @@ class Estimate:
     notices: tuple[Notice, ...]
     arrays: tuple[ArrayEstimate, ...]
     mounts: tuple[MountEstimate, ...]
+    portability: Portability
 
     @property
     def left(self) -> int:
@@ -217,7 +221,9 @@ class Estimate:
             ``value`` and its ``basis``.
         """
         found = {
-            name: getattr(self, name) for name in vars(self) if name not in ("states", "arrays", "mounts", "notices")
+            name: getattr(self, name)
+            for name in vars(self)
+            if name not in ("states", "arrays", "mounts", "notices", "portability")
         }
         derived = {name: getattr(self, name) for name in ("headline", "left", "seconds", "is_enough")}
         return {
@@ -226,6 +232,7 @@ class Estimate:
             "notices": [str(notice) for notice in self.notices],
             "mounts": [_plain(vars(mount)) for mount in self.mounts],
             "arrays": [array.to_dict() for array in self.arrays],
+            "portability": self.portability.to_dict(),
         }
 
     def to_dataframe(self) -> Any:

@@ -19,6 +19,7 @@ from shardedstore.jobs.estimates.counting import Counted, count_source
 from shardedstore.jobs.estimates.estimate import Estimate, MountEstimate, RateBasis
 from shardedstore.jobs.estimates.free_space import free_space, try_write
 from shardedstore.jobs.estimates.memory import shard_memory
+from shardedstore.jobs.estimates.portability import find_portability
 from shardedstore.jobs.estimates.prices import Cost, Prices, cost_of
 from shardedstore.jobs.estimates.request_counts import RunLoad, count_requests
 from shardedstore.jobs.estimates.sampling import Sample, sample_arrays
@@ -27,6 +28,7 @@ from shardedstore.jobs.executors.active import active_threads
 from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.folders import STORAGE_ERRORS
+from shardedstore.stores.hierarchy import Node
 from shardedstore.text import count
 
 LARGER = 1.02  # growth of the stored size from which a warning names an array
@@ -65,7 +67,8 @@ def make_estimate(title: str, chain: str, job: Job, plan: Plan, overwrite: bool,
         If the destination can't be read, or the source can't be counted.
     """
     states = _states(job, plan, overwrite, wanted.level)
-    source = _source(job, plan, wanted)
+    nodes = nodes_after(job.chain, plan)
+    source = _source(job, plan, wanted, nodes)
     loads = _loads(job, plan, source.arrays, states)
     written = _written(loads, source.arrays)
     read = None if source.stored is None else source.stored.times(_share_of_files(loads))
@@ -104,6 +107,7 @@ def make_estimate(title: str, chain: str, job: Job, plan: Plan, overwrite: bool,
         notices=plan.notices,
         arrays=tuple(source.arrays),
         mounts=tuple(_mount(one, memory) for one in loads),
+        portability=find_portability(nodes, not job.chain.sink.writes_keys),
     )
     estimate = replace(estimate, cost=None if wanted.prices is None else _cost(estimate, wanted.prices))
     return replace(estimate, warnings=(*_warnings(estimate), *_larger(source.sample.arrays), *source.sample.failures))
@@ -117,8 +121,8 @@ def _states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) -> Sha
     return ShardStates(plan.shard_count)
 
 
-def _source(job: Job, plan: Plan, wanted: Wanted) -> _Source:
-    arrays = array_estimates(plan, nodes_after(job.chain, plan))
+def _source(job: Job, plan: Plan, wanted: Wanted, nodes: Mapping[str, Node]) -> _Source:
+    arrays = array_estimates(plan, nodes)
     sample = sample_arrays(arrays, plan, job.chain, wanted.sample) if wanted.sample else Sample(arrays)
     counted = count_source(sample.arrays, plan) if wanted.count else Counted(sample.arrays)
     filled = list(_filled(counted.arrays, job))
