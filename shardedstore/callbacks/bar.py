@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shardedstore.display.progress_text import percent, shards, speed, troubles
+from shardedstore.display.progress_text import STARTING, percent, shards, speed, troubles
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.progress import Progress
 from shardedstore.text import duration
@@ -77,15 +77,22 @@ class _View:
             yield Text(self._job, no_wrap=True, overflow="ellipsis")
         width = max(10, min(BAR_WIDTH, options.max_width - 30))
         bar = Bar(total=1.0, completed=self._progress.fraction, width=width)
-        yield Columns([Text(f"{percent(self._progress):>4}"), bar, Text(self._time())])
+        if self._progress.is_starting and not self._is_last:
+            yield Text(f"     {STARTING}, {duration(self._elapsed)}")
+        else:
+            yield Columns([Text(f"{percent(self._progress):>4}"), bar, Text(self._time())])
         style = "red" if self._progress.failed else ""
         for line, shown in ((self._first_line(), ""), (self._second_line(), style)):
             if line:
                 yield Text(f"     {line}", style=shown, no_wrap=True, overflow="ellipsis")
 
+    @property
+    def _elapsed(self) -> float:
+        since = 0.0 if self._is_last else time.monotonic() - self._at
+        return self._progress.seconds + since
+
     def _time(self) -> str:
-        since = time.monotonic() - self._at
-        elapsed, left = self._progress.seconds + (0 if self._is_last else since), self._progress.seconds_left
+        since, elapsed, left = time.monotonic() - self._at, self._elapsed, self._progress.seconds_left
         if self._is_last or not left:
             return duration(elapsed)
         return f"{duration(elapsed)}, {duration(max(0.0, left - since))} left"

@@ -45,7 +45,7 @@ class ProgressLines(Callback):
     def on_job_end(self, event: JobEnd) -> None:
         # docstring inherited
         last = msgspec.structs.replace(event.progress, rate=None, seconds_left=None, workers=0)
-        self._print(f"{summary_line(last)}, after {duration(last.seconds)}")
+        self._print(f"{summary_line(last, is_last=True)}, after {duration(last.seconds)}")
 
     def _print(self, line: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {self._start}{line}", err=True)

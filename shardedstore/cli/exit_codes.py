@@ -59,6 +59,7 @@ OF_CODES: dict[str, ExitCode] = {  # of failed shards, by `ShardError.code`
     "lost-result": ExitCode.TEMPORARY,
     "temporary": ExitCode.TEMPORARY,
 }
+PASSING = ("temporary", "no-space")  # codes of causes that go away without a change of the command
 OF_REASONS = {  # of stopped jobs, by `JobStopped.reason`
     "time": ExitCode.TIME_IS_UP,
     "SIGUSR1": ExitCode.TIME_IS_UP,
@@ -70,7 +71,8 @@ OF_REASONS = {  # of stopped jobs, by `JobStopped.reason`
 def exit_code_of(error: BaseException) -> ExitCode:
     """Return the exit code of a command that ends with an error.
 
-    An error whose cause may go away, such as a server that does not answer, is temporary.
+    An error whose cause may go away without a change of the command is temporary, such as a server that does not answer or a
+    full disk.
 
     >>> exit_code_of(errors.ConfigError("no config")), exit_code_of(errors.LockedError("a job runs"))
     (<ExitCode.UNUSABLE: 2>, <ExitCode.TEMPORARY: 5>)
@@ -83,7 +85,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
         reason = getattr(error, "reason", "SIGINT")
         return OF_REASONS.get(reason, ExitCode.TIME_IS_UP)
     found = next(OF_ERRORS[cls] for cls in type(error).__mro__ if cls in OF_ERRORS)
-    return ExitCode.TEMPORARY if found is ExitCode.UNUSABLE and code_of(error) == "temporary" else found
+    return ExitCode.TEMPORARY if found is ExitCode.UNUSABLE and code_of(error) in PASSING else found
 
 
 def exit_code_of_failures(failures: Iterable[errors.ShardError]) -> ExitCode:

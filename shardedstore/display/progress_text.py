@@ -9,15 +9,26 @@ from dask.utils import format_bytes
 from shardedstore.jobs.progress import Progress
 from shardedstore.text import count, duration
 
+STARTING = "starting the workers"
 
-def summary_line(progress: Progress) -> str:
+
+def summary_line(progress: Progress, *, is_last: bool = False) -> str:
     """Return the numbers of a job as one line.
 
     >>> now = Progress(total=120, done=29, failed=1, decoded_nbytes=1 << 30, total_decoded_nbytes=4 << 30, workers=8)
     >>> summary_line(now)
     '25%, 30 of 120 shards, 1.00 of 4.00 GiB, 8 workers, 1 failed'
+    >>> summary_line(Progress(total=120))
+    'starting the workers, 0 of 120 shards'
     """
-    return ", ".join([percent(progress), *shards(progress), *speed(progress), *troubles(progress)])
+    return ", ".join(
+        [
+            STARTING if progress.is_starting and not is_last else percent(progress),
+            *shards(progress),
+            *speed(progress),
+            *troubles(progress),
+        ]
+    )
 
 
 def percent(progress: Progress) -> str:

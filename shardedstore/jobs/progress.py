@@ -114,6 +114,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         return self.total - self.ended
 
     @property
+    def is_starting(self) -> bool:
+        """Whether shards are left and none has been handed to a worker yet, as while a cluster starts."""
+        return bool(self.left) and not (self.running or self.done or self.failed)
+
+    @property
     def fraction(self) -> float:
         """The part of the job that has ended, by decoded bytes, from 0 to 1."""
         if self.ended >= self.total:

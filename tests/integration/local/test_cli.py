@@ -361,7 +361,7 @@ def test_plain_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str
     lines.on_job_end(JobEnd(Summary(), Progress(total=1300, done=1300, seconds=100.0)))
     shown = capsys.readouterr()
     assert [line.partition(" ")[2] for line in shown.err.splitlines()] == [
-        "0%, 0 of 1,300 shards",
+        "starting the workers, 0 of 1,300 shards",
         "60%, 780 of 1,300 shards",
         "100%, 1,300 of 1,300 shards, after 1 min 40 s",
     ]

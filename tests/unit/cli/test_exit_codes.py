@@ -1,12 +1,17 @@
 """Exit codes: one table for all errors, and the page that describes it."""
 
 import errno
+import os
 import re
+import subprocess
+from contextlib import suppress
 
 import pytest
+import zarr
+from click.testing import CliRunner
 from paths import ROOT
 
-from shardedstore import errors
+from shardedstore import cli, errors
 from shardedstore.cli.exit_codes import OF_CODES, OF_ERRORS, ExitCode, exit_code_of
 
 PAGE = (ROOT / "docs" / "exit-codes.md").read_text()
@@ -31,7 +36,7 @@ def failed(*codes):
     [
         (errors.ConfigError("x"), 2),
         (errors.DestinationError("x"), 2),
-        (caused(errors.DestinationError("x"), OSError(errno.ENOSPC, "full")), 2),
+        (caused(errors.DestinationError("x"), OSError(errno.ENOSPC, "full")), 5),
         (caused(errors.DestinationError("x"), ConnectionResetError()), 5),
         (caused(errors.ConfigError("x"), FileNotFoundError()), 2),
         (errors.LockedError("x"), 5),
@@ -55,6 +60,23 @@ def failed(*codes):
 )
 def test_the_exit_code_of_an_error(error, code):
     assert exit_code_of(error) == code
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small memory file system")
+def test_a_disk_that_is_full_before_the_first_shard_is_temporary(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False).returncode:
+        pytest.skip("no small disk can be mounted")
+    try:
+        with suppress(OSError), open(disk / "full", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        zarr.create_array(tmp_path / "a.zarr", name="t", shape=(8,), chunks=(2,), dtype="i4")
+        done = CliRunner().invoke(cli.main, ["convert", str(tmp_path / "a.zarr"), str(disk / "out"), "--to", "zip"])
+        assert (done.exit_code, "No space left on device" in done.stderr) == (5, True)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_the_table_has_every_error():
