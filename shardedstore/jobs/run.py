@@ -295,7 +295,7 @@ def _finish(plan: Plan, wrap: Wrap[T], job: Job, summary: Summary) -> T:
     try:
         config = finish(job, plan, summary)
         if job.move is not None:
-            kept = end_move(job.ledger, check_source(plan.config), config, is_exact=not job.chain.steps)
+            kept = end_move(job.ledger, plan.config.base, config, is_exact=not job.chain.steps)
             summary = replace(summary, notices=merge_notices([*summary.notices, *kept]))
     except ShardsFailed as failed:
         if not job.partial:

@@ -28,6 +28,7 @@ from shardedstore.partition.patterns import (
 from shardedstore.partition.selection import absent, check_found, check_optional, matching_paths, some_of
 from shardedstore.partition.shapes import automatic, is_too_small, overflowing, shape_of, to_blocks
 from shardedstore.storage.folders import STORAGE_ERRORS
+from shardedstore.storage.publish import TEMPORARY
 from shardedstore.stores.entries import is_unsaid, unlike_key
 from shardedstore.stores.hierarchy import NOT_NODES, Node, only_named, read_nodes
 from shardedstore.stores.locations import Config, Location, Mount, PartOf, ViewOf, url_of
@@ -131,7 +132,8 @@ def _beside(store: Store, only: Iterable[str], nodes: Mapping[str, Node]) -> Ite
 
     for group in {group: None for path in only for group in parents(path)}:
         for name in sync(names(group)):
-            if name not in DOCUMENTS and name not in NOT_NODES and join(group, name) not in nodes:
+            is_file = name not in DOCUMENTS and name not in NOT_NODES and not name.startswith(TEMPORARY)
+            if is_file and join(group, name) not in nodes:
                 yield join(group, name)
 
 

@@ -117,6 +117,11 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
         return "everything"
 
     @property
+    def shared_groups(self) -> frozenset[str]:
+        """The groups that have kept and other members in `whole`; empty without a selection."""
+        return frozenset()
+
+    @property
     def view(self) -> tuple[Location, str]:
         """The source of a view and the path in it; the location itself and an empty path for other kinds."""
         return self, ""

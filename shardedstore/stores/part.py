@@ -18,7 +18,7 @@ from shardedstore.stores.location import Derived, Location, Opened
 from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import DerivedReader, KeyFilter, Tag, reader_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, dump_json, parse_json
-from shardedstore.zarr.paths import Mounts, check_path, join
+from shardedstore.zarr.paths import Mounts, check_path, join, parents
 from shardedstore.zarr.readonly import DerivedStore, cut, read_sync
 
 
@@ -49,6 +49,11 @@ class PartOf(Derived, frozen=True, tag="part", omit_defaults=True):
         # docstring inherited
         only = "everything" if self.only is None else ", ".join(self.only)
         return only + (f" but {', '.join(self.without)}" if self.without else "")
+
+    @property
+    def shared_groups(self) -> frozenset[str]:
+        # docstring inherited
+        return frozenset(group for path in (*(self.only or ()), *self.without) for group in parents(path))
 
     def check(self) -> None:
         # docstring inherited

@@ -14,7 +14,10 @@ from shardedstore.jobs.move.state import latest_move
 from shardedstore.jobs.shards import Plan, without_empty_blocks
 from shardedstore.jobs.worker import Job
 from shardedstore.stores.locations import Config, Mount, Place
+from shardedstore.stores.reader import reader_of
 from shardedstore.transforms.base.chain import Chain
+from shardedstore.zarr.metadata import CONSOLIDATED_V2, drop_consolidated
+from shardedstore.zarr.paths import join
 
 INSTEAD = "convert it without move, verify the result, and delete the source yourself"
 
@@ -55,7 +58,7 @@ def check_source(config: Config) -> Place:
     PartitionError
         If the source is read-only, if it is part of another store, or if chunks may belong to several shards.
     """
-    base = config.base
+    base = config.base.whole
     if base.undeletable is not None or not isinstance(base, Place):
         raise PartitionError(
             f"a move deletes chunks, which is not possible here: {base.undeletable or base.show()}; {INSTEAD}"
@@ -68,12 +71,26 @@ def check_source(config: Config) -> Place:
             )
     if config.consolidated is not None:
         raise PartitionError(f"{base.show()} is the result of a job, and has its own metadata: {INSTEAD}")
+    for group in sorted(config.base.shared_groups):
+        _check_not_consolidated(base, group)
     return base
 
 
 def _is_divided(mount: Mount, base: Place, path: str) -> bool:
     is_view = mount.location.divides_source and mount.location.view == (base, path)
     return is_view and not mount.exceptions and mount.members is None
+
+
+def _check_not_consolidated(source: Place, group: str) -> None:
+    """Refuse a part of a source whose group has consolidated metadata, which would name moved arrays afterwards."""
+    reader = reader_of(source.open())
+    (found,) = reader.fetch([join(group, CONSOLIDATED_V2)])
+    (document,) = reader.fetch([join(group, "zarr.json")])
+    if found is not None or (document is not None and drop_consolidated(document, group) is not None):
+        raise PartitionError(
+            f"the group {group or '/'!r} of {source.show()} stays in the source, and its consolidated metadata names the arrays to move, which readers "
+            "would then see as fill values: move the whole source, or remove the consolidated metadata first"
+        )
 
 
 def as_begun(config: Config, layout: ResultLayout) -> Config:

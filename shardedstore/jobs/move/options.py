@@ -42,7 +42,8 @@ class Move(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
     Notes
     -----
-    The source is a Zarr in one folder or below one prefix of an object store, and `ShardedStore.partition` divides it.
+    The source is a Zarr in one folder or below one prefix of an object store, or a part of it without consolidated metadata
+    above the part, and `ShardedStore.partition` divides it.
     The chain may have steps with `keeps_values`: `Recompress`, `MigrateV3` and `MigrateOME`. It ends in a folder of
     shards, such as ``ToZip(url)``. No other program may write to the source, or read it, while it is moved.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import groupby
 
 from toolz import partition_all
 from zarr.abc.store import Store
@@ -25,9 +26,9 @@ from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.stores.hierarchy import Node, read_nodes
 from shardedstore.stores.http_index import ROOTS
-from shardedstore.stores.locations import Config, Place
+from shardedstore.stores.locations import Config, Location, Place
 from shardedstore.stores.no_zarr import is_zarr
-from shardedstore.stores.reader import reader_of
+from shardedstore.stores.reader import reader_of, tags_of
 from shardedstore.zarr.metadata import (
     CONSOLIDATED_V2,
     DOCUMENTS,
@@ -46,7 +47,7 @@ LEFT = (
 )
 
 
-def end_move(ledger: Ledger, source: Place, config: Config, *, is_exact: bool) -> tuple[Notice, ...]:
+def end_move(ledger: Ledger, source: Location, config: Config, *, is_exact: bool) -> tuple[Notice, ...]:
     """Delete the rest of the source after the config is published; return a notice of the remaining keys.
 
     `is_exact` tells that the documents of the result equal those of the source.
@@ -65,11 +66,11 @@ def end_move(ledger: Ledger, source: Place, config: Config, *, is_exact: bool) -
     return delete_rest(ledger, source, config, is_exact=is_exact)
 
 
-def delete_rest(ledger: Ledger, source: Place, config: Config, *, is_exact: bool) -> tuple[Notice, ...]:
+def delete_rest(ledger: Ledger, source: Location, config: Config, *, is_exact: bool) -> tuple[Notice, ...]:
     """Delete the rest of a source: first files that the result also has, then the documents, from the root down."""
-    folder = open_folder(source.url, source.options)
+    folder = _folder(source)
     try:
-        names = [os.path.normpath(name) for name, _ in folder.sizes()]
+        names = _names(source, folder)
         others = [name for name in names if name != MOVING]
         kept = tuple(_not_in(config, source.open(), others, is_exact=is_exact))
         if kept:
@@ -78,11 +79,15 @@ def delete_rest(ledger: Ledger, source: Place, config: Config, *, is_exact: bool
             return (notice,)
         documents = [name for name in names if name.rpartition("/")[2] in DOCUMENTS]
         folder.remove_all([name for name in names if name != MOVING and name not in set(documents)])
-        folder.remove_all(sorted((name for name in documents if name in (*ROOTS, CONSOLIDATED_V2)), key=_turn))
-        folder.remove_all([name for name in documents if "/" in name or name not in (*ROOTS, CONSOLIDATED_V2)])
+        for _, level in groupby(sorted(documents, key=_turn), key=_depth):
+            folder.remove_all(list(level))
         folder.remove_empty({name.rpartition("/")[0] for name in names})
         folder.remove(MOVING)
-        _remove_root(folder)
+        if source.shared_groups:
+            _remove_folders(folder, [path for path in read_nodes(config) if path not in source.shared_groups])
+        else:
+            _remove_folders(folder, [""])
+            _remove_root(folder)
         write_state(ledger, source, "ended")
     except STORAGE_ERRORS as error:
         raise DestinationError(
@@ -92,18 +97,43 @@ def delete_rest(ledger: Ledger, source: Place, config: Config, *, is_exact: bool
     return ()
 
 
-def _turn(name: str) -> int:
-    """Return the sort key of a root document.
+def _folder(source: Location) -> Folder:
+    place = source.whole
+    assert isinstance(place, Place)
+    return open_folder(place.url, place.options)
+
+
+def _names(source: Location, folder: Folder) -> list[str]:
+    """Return the keys of a source that a move deletes; of a part, no files in groups with other members."""
+    if not source.shared_groups:
+        return [os.path.normpath(name) for name, _ in folder.sizes()]
+    keys = (key for key, _, _ in tags_of(source.open()))
+    return [key for key in keys if key.rpartition("/")[0] not in source.shared_groups]
+
+
+def _depth(name: str) -> int:
+    return name.count("/")
+
+
+def _turn(name: str) -> tuple[int, int]:
+    """Return the sort key of a document.
 
     Documents that make the source a Zarr are deleted first, so that nobody opens the source any more.
     """
-    return (*ROOTS, CONSOLIDATED_V2).index(name)
+    order, last = (*ROOTS, CONSOLIDATED_V2), name.rpartition("/")[2]
+    return _depth(name), order.index(last) if last in order else len(order)
+
+
+def _remove_folders(folder: Folder, paths: Iterable[str]) -> None:
+    """Remove empty folders at and below some paths on a local disk."""
+    for path in paths if not is_remote(folder.url) else ():
+        walk = os.walk(os.path.join(folder.url, path))
+        folder.remove_empty(os.path.relpath(parent, folder.url) for parent, _, _ in walk)
 
 
 def _remove_root(folder: Folder) -> None:
-    """Remove the folder of a source on a local disk, with empty folders in it."""
+    """Remove the folder of a source on a local disk."""
     if not is_remote(folder.url):
-        folder.remove_empty(os.path.relpath(parent, folder.url) for parent, _, _ in os.walk(folder.url))
         with suppress(OSError):  # files that are not part of the Zarr, or a link to the folder
             os.rmdir(folder.url)
 
@@ -162,10 +192,16 @@ def finish_move(
         return None
     identity, state = found
     config, base = read_config(place, options), from_dict(identity.config).base
-    if not isinstance(base, Place) or (source is not None and normalize(source) != base.url):
+    whole = base.whole
+    if not isinstance(whole, Place) or (source is not None and normalize(source) != whole.url):
         return None
     if state.state == "rest" and config is not None:
         with held(place):
             left = delete_rest(ledger_of(place, identity), base, config, is_exact=identity.planned.mixes == "blocks")
         return None if left else state.source
-    return None if is_zarr(base.url, base.options) else state.source  # another Zarr may be there now
+    return None if _is_there(base, whole) else state.source
+
+
+def _is_there(base: Location, whole: Place) -> bool:
+    """Tell whether a source is there again after its move."""
+    return bool(_names(base, _folder(base))) if base.shared_groups else is_zarr(whole.url, whole.options)

@@ -23,6 +23,7 @@ from shardedstore.abc import Callback
 from shardedstore.cli.main import main
 from shardedstore.fields import MOVING
 from shardedstore.jobs.ledger import FOLDER
+from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import CopyTo, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 
 SHARDS = {"t": (4, 8), "g": "whole"}
@@ -177,6 +178,100 @@ def test_no_crash_loses_a_value(sink, steps, step_of, tmp_path):
     assert number > 6
 
 
+# Parts
+
+
+SELECTIONS = {"include": {"include": ["t", "g"]}, "exclude": {"exclude": ["x"]}}
+
+
+def plan_part(folder, target, selection, steps=()):
+    store = ShardedStore.partition(folder, SHARDS, **SELECTIONS[selection])
+    return store.plan(*steps, ToZip(target), move=YES)
+
+
+def check_part(store):
+    """Compare the values of a part with those of the source."""
+    root = zarr.open_group(store, mode="r")
+    assert np.array_equal(root["t"][:], data())
+    assert np.array_equal(root["g/w"][:], WIND)
+    assert "x" not in root
+
+
+def check_others(source):
+    """Check that the other members of a source are there, and nothing else."""
+    root = zarr.open_group(source, mode="r")
+    assert list(root) == ["x"]
+    assert np.array_equal(root["x"][:], np.arange(8))
+    assert not (source / MOVING).exists()
+    assert not (source / "t").exists()
+    assert not (source / "g").exists()
+
+
+@pytest.mark.parametrize(("selection", "steps"), [("include", []), ("exclude", [Recompress("gzip", level=1)])])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_part_is_moved(selection, steps, zarr_format, tmp_path):
+    source, target = build(tmp_path / "s.zarr", zarr_format), tmp_path / "out"
+    new = plan_part(source, target, selection, steps).run()
+    assert (new.summary.moved, new.summary.notices) == (6, ())
+    check_part(new)
+    check_others(source)
+    assert ShardedStore.finish_move(target) == repr(str(source))
+    rest = plan(source, tmp_path / "rest", shards=[]).run()  # the other members can be moved then
+    assert rest.summary.moved == 1
+    assert not source.exists()
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_no_crash_loses_a_value_of_a_part(selection, tmp_path):
+    whole = build(tmp_path / "whole.zarr")
+    for number in count():
+        source, target = tmp_path / f"{number}.zarr", tmp_path / f"out-{number}"
+        shutil.copytree(whole, source)
+        prepared, ended = plan_part(source, target, selection), False
+        with DEATH.after(number * 37, tmp_path):
+            try:
+                prepared.run()
+                ended = True
+            except BaseException:  # noqa: BLE001 (of any class, by the place of the death)
+                pass
+        if ended:
+            break
+        if (target / FOLDER).exists():
+            check_part(ShardedStore.load(target, partial=True, allow=[source]))
+        else:
+            check_part(ShardedStore.partition(source, SHARDS, **SELECTIONS[selection]))
+        assert np.array_equal(zarr.open_array(source / "x", mode="r")[:], np.arange(8))
+        if ShardedStore.finish_move(target) is None:
+            plan_part(source, target, selection).run()
+        check_part(ShardedStore.load(target))
+        check_others(source)
+        shutil.rmtree(target)
+    assert number > 6
+
+
+def test_a_part_is_moved_in_an_object_store(tmp_path, bucket):
+    url = f"{bucket[0]}/s.zarr"
+    ShardedStore.partition(build(tmp_path / "s.zarr"), []).map_shards(CopyTo(url))
+    new = ShardedStore.partition(url, SHARDS, include=["t", "g"]).map_shards(ToZip(f"{bucket[0]}/out"), move=YES)
+    assert new.summary.moved == 6
+    check_part(new)
+    left = {name for name, _ in open_folder(url).sizes()}
+    assert left == {"zarr.json", "notes.txt", "x/zarr.json", "x/c/0", "x/c/1", "x/c/2"}
+    assert ShardedStore.finish_move(f"{bucket[0]}/out") == repr(url)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_part_below_consolidated_metadata_is_refused(zarr_format, tmp_path):
+    source = build(tmp_path / "s.zarr", zarr_format)
+    zarr.consolidate_metadata(source)
+    before = files(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"the group '/' of .* stays in the source, and its consolidated metadata names"
+    ):
+        plan_part(source, tmp_path / "out", "include")
+    assert files(tmp_path) == before
+
+
 # Refusals
 
 
@@ -250,7 +345,10 @@ def zip_of(folder):
 
 SOURCES = {
     "a zip": (zip_of, "is a zip, not a folder"),
-    "a part": (lambda folder: ShardedStore.partition(folder, {"t": (4, 8)}, include=["t"]), "is a part, not a folder"),
+    "a part of a shard": (
+        lambda folder: ShardedStore.partition(folder, {"g": "whole"}, exclude=["g/w"]),
+        "shard 'g' is .* which is not a division of",
+    ),
     "a shared array": (
         lambda folder: ShardedStore(folder, {"y": folder / "x"}, read_only=True),
         "shard 'y' is .* which is not a division of",
