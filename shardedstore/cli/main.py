@@ -18,7 +18,7 @@ from shardedstore.cli.run import finalise, run_command
 from shardedstore.cli.serve import serve
 from shardedstore.cli.status import jobs_command, status_command
 from shardedstore.cli.suggest import suggest
-from shardedstore.cli.unpack import unpack
+from shardedstore.cli.unpack import unpack_command
 from shardedstore.cli.verify import verify_command
 
 
@@ -34,7 +34,7 @@ for command in (
     init,
     suggest,
     convert,
-    unpack,
+    unpack_command,
     run_command,
     finalise,
     plan_command,

@@ -14,12 +14,12 @@ from shardedstore.jobfiles.spec import JobSpec, RunSpec
 FIXED = ("to", "v3", "steps", "codec", "move")  # the sink is given, and nothing is changed on the way
 
 
-@click.command(cls=SpecCommand)
+@click.command("unpack", cls=SpecCommand)
 @click.argument("result")
 @click.argument("destination")
 @spec_options(JobSpec, ClusterSpec, RunSpec, without=FIXED)
 @job_options
-def unpack(result: str, destination: str, **options: Any) -> None:
+def unpack_command(result: str, destination: str, **options: Any) -> None:
     """Unpack RESULT to one ordinary Zarr at DESTINATION: the way back.
 
     RESULT is the folder or the config of a result, one zip, or any other Zarr. This is convert RESULT DESTINATION --to zarr without

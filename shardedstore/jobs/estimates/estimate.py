@@ -96,6 +96,8 @@ class Estimate:
         The least number of tasks.
     is_move : bool
         Whether the job deletes its source shard by shard, so that it needs little room.
+    is_joined : bool
+        Whether the job joins its shards to one file at the end, so that the result needs its own size of free space once more.
     threads : int
         The number of threads of the cluster, for the time.
     rate : float or None
@@ -158,6 +160,7 @@ class Estimate:
     memory_path: str | None
     tasks: int
     is_move: bool
+    is_joined: bool
     threads: int
     rate: float | None
     rate_basis: RateBasis | None
@@ -187,18 +190,19 @@ class Estimate:
         return None if self.rate is None or self.written is None else self.written.value / self.rate
 
     @property
+    def needed(self) -> int | None:
+        """The bytes of free space that this run needs at its end; None if they are not known."""
+        if self.written is None or not self.is_joined:
+            return None if self.written is None else self.written.value
+        return self.written.value and self.written.value + (self.stored_after or self.written).value
+
+    @property
     def is_enough(self) -> bool | None:
         """Whether the free space is enough for what this run writes; None if that is not known, as for a move."""
         if self.space is None or self.is_move:
             return None
         inodes = self.space.files is None or self._objects_left <= self.space.files
-        return (
-            (self.written.value <= self.space.nbytes and inodes)
-            if self.written is not None
-            else None
-            if inodes
-            else False
-        )
+        return (self.needed <= self.space.nbytes and inodes) if self.needed is not None else None if inodes else False
 
     @property
     def _objects_left(self) -> int:

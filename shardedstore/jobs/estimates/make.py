@@ -97,6 +97,7 @@ def make_estimate(title: str, chain: str, job: Job, plan: Plan, overwrite: bool,
         memory_path=None if largest.mounted is not None else largest.path,
         tasks=_tasks(job, plan, states),
         is_move=job.move is not None,
+        is_joined=job.layout.joins_shards,
         threads=wanted.threads or active_threads(),
         rate=rate,
         rate_basis=basis,
@@ -254,9 +255,10 @@ def _cost(estimate: Estimate, prices: Prices) -> Cost:
 
 
 def _warnings(estimate: Estimate) -> Iterator[str]:
-    space, written = estimate.space, estimate.written
+    space, needed_bytes = estimate.space, estimate.needed
     if estimate.is_enough is False and space is not None:
-        needed = "" if written is None else f", and about {format_bytes(written.value)} are written"
+        verb = "needed to write and join the shards" if estimate.is_joined else "written"
+        needed = "" if needed_bytes is None else f", and about {format_bytes(needed_bytes)} are {verb}"
         inodes = "" if space.files is None else f" and {space.files:,} files"
         yield f"the destination has room for {format_bytes(space.nbytes)}{inodes}{needed}: make room, or name another destination"
     if estimate.states.gone:

@@ -84,6 +84,8 @@ class ResultLayout(ABC):
         Whether a comparison of decoded data finds all losses, so that it needs no listing.
     config_names_shards : bool
         Whether the config names the objects of all shards.
+    joins_shards : bool
+        Whether the end of a job joins the written shards to one file.
     writes_over : bool
         Whether a changed shard replaces files of the published result while the job runs.
     """
@@ -96,6 +98,7 @@ class ResultLayout(ABC):
     must_grow: ClassVar[bool] = False
     has_objects: ClassVar[bool] = True
     config_names_shards: ClassVar[bool] = True
+    joins_shards: ClassVar[bool] = False
     writes_over: ClassVar[bool] = False
     data_show_losses: ClassVar[bool] = False
 

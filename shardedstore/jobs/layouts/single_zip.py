@@ -56,12 +56,18 @@ class SingleZip(SingleZarr):
     key: ClassVar[str] = "zip"
     must_grow: ClassVar[bool] = False
     writes_over: ClassVar[bool] = False
+    joins_shards: ClassVar[bool] = True
     is_file: ClassVar[bool] = True
 
     @property
     def location(self) -> Location:
         # docstring inherited
         return Zip(self.url, self.options)
+
+    @property
+    def written_urls(self) -> list[str]:
+        # docstring inherited
+        return [self.folder]
 
     def check(self, plan: Plan) -> None:
         # docstring inherited

@@ -183,6 +183,13 @@ def test_prune_and_status_find_the_job_beside_the_zip(source, tmp_path):
     assert CliRunner().invoke(main, ["verify", str(url), "--level", "exists"]).exit_code == 0
 
 
+def test_a_plan_with_a_test_write_leaves_nothing(source, tmp_path):
+    before = {*tmp_path.rglob("*")}
+    estimate = division(source).plan(ToZip(tmp_path / "out.zarr.zip")).estimate(test_write=True)
+    assert estimate.needed == estimate.written.value + estimate.stored_after.value
+    assert (estimate.write_test.error, {*tmp_path.rglob("*")} - before) == ("", set())
+
+
 def folder_at(url):
     url.mkdir()
 
