@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dask.utils import format_bytes
 
-from shardedstore.display.html import html_section
+from shardedstore.display.html import Html, html_fold
 from shardedstore.display.partial import partial_lines, partial_table
 from shardedstore.display.shards import BASE_NAME, grid_of
 from shardedstore.display.tables import aligned
@@ -180,6 +180,8 @@ def _lines(row: Row, indent: str) -> Iterator[tuple[str, ...]]:
         yield (f"{indent}... and {row.more:,} more",)
 
 
+FEW = 6  # rows that are visible at first below the table of an unfinished job
+
 MOST_OPEN = 12  # rows; a longer list is folded at first
 
 LINE = "rgba(128,128,128,.35)"
@@ -207,13 +209,16 @@ def to_html(title: str, config: Config, summary: Summary | None = None, partial:
     >>> "&lt;b&gt;" in page, "<b>" in page
     (True, False)
     """
-    shards = count(sum(mount.count for mount in config.shards.values()), "shard")
+    number = count(sum(mount.count for mount in config.shards.values()), "shard")
     tree = describe(config)
-    head = f'<strong>{escape(title)}</strong> <span style="opacity:.7">{shards} at {count(len(config.shards), "path")}</span>'
+    head = f'<strong>{escape(title)}</strong> <span style="opacity:.7">{number} at {count(len(config.shards), "path")}</span>'
     told = [] if partial is None else [str(partial)]
-    there = "" if partial is None else html_section("Unfinished job", partial_table(partial))
+    shards = _below(tree)
+    if partial is not None:
+        place = html_fold("Places of the shards", Html(shards), is_open=len(tree.below) <= FEW)
+        shards = f"{partial_table(partial)}{place}"
     known = "".join(f'<div style="opacity:.7">{escape(fact)}</div>' for fact in [*facts(config, summary), *told])
-    return f'<div style="max-width:70em;line-height:1.5"><div {HEAD}>{head}{known}</div>{_below(tree)}{there}</div>'
+    return f'<div style="max-width:70em;line-height:1.5"><div {HEAD}>{head}{known}</div>{shards}</div>'
 
 
 def _below(row: Row) -> str:

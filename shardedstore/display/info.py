@@ -52,7 +52,7 @@ ROW = "display:inline-flex;flex-wrap:wrap;column-gap:1em;width:calc(100% - 1.5em
 LEAF = "padding:1px 0 1px 1.05em"
 BELOW = f"margin-left:.35em;padding-left:.9em;border-left:1px solid {LINE}"
 INSIDE = "display:flex;flex-wrap:wrap;column-gap:2em;align-items:center;padding:.2em 0 .5em 1.1em"
-WIDTHS = (("1 5em", "left"), ("1 10em", "left"), ("1 10em", "left"), ("0 5.5em", "right"), ("1 7em", "left"))
+WIDTHS = (("1 5em", "left"), ("1 7em", "left"), ("1 9em", "left"), ("0 5.5em", "right"), ("1 6.5em", "left"))
 
 
 class Branch(NamedTuple):
@@ -294,7 +294,7 @@ def _fold(head: str, body: str, *, is_open: bool = False) -> Html:
 
 
 def _html_array(name: str, array: StoredArray, pictures: Iterator[int], *, is_open: bool = False) -> Html:
-    texts = array.dtype, _by(array.shape), _codecs(array), format_bytes(array.nbytes), _division(array)
+    texts = array.dtype, _codecs(array), _by(array.shape), format_bytes(array.nbytes), _division(array)
     cells = "".join(
         f'<span style="flex:0 {width};text-align:{side};overflow-wrap:anywhere">{html_text(text)}</span>'
         for text, (width, side) in zip(texts, WIDTHS, strict=True)

@@ -8,15 +8,29 @@ from typing import TYPE_CHECKING
 
 from dask.utils import format_bytes
 
-from shardedstore.display.html import GREEN, ORANGE, Html, html_frame, html_muted, html_section, html_table, html_text
+from shardedstore.display.html import (
+    GREEN,
+    ORANGE,
+    Html,
+    html_code,
+    html_fold,
+    html_frame,
+    html_muted,
+    html_section,
+    html_table,
+    html_text,
+)
 from shardedstore.display.report import WIDTH, report_folds
 from shardedstore.text import count, shown
 
 if TYPE_CHECKING:
     from shardedstore.jobs.records import Records
+    from shardedstore.jobs.records_report import ShardRecord
     from shardedstore.jobs.report import Report
 
-MOST_SHOWN = 10
+MOST_SHOWN = 10  # of text
+MOST_ROWS = 60  # in a notebook
+HEADS = ("shard", ">entries", ">stored", ">seconds", ">attempts", "worker")
 
 
 def records_lines(records: Records, url: str) -> Iterator[str]:
@@ -39,6 +53,7 @@ def records_to_html(records: Records, url: str) -> Html:
         _facts(report),
         _failures(report),
         *report_folds(report),
+        html_fold("Shards", html_table(HEADS, map(_cells, islice(records, MOST_ROWS)), len(records))),
         html_muted("to_dataframe() returns a row for each shard; the timeline is that of the last run"),
         width=WIDTH,
     )
@@ -56,3 +71,14 @@ def _failures(report: Report) -> Html:
     rows = ((f"{one.count:,}", shown(one.cause, 300), shown(", ".join(one.shards), 100)) for one in report.failures)
     table = html_table((">shards", "cause", "such as"), rows, len(report.failures), 6)
     return html_section("Not done", table)
+
+
+def _cells(record: ShardRecord) -> tuple[str, ...]:
+    return (
+        html_code(record.shard),
+        f"{record.entries:,}",
+        format_bytes(record.nbytes) if record.done else "not done",
+        f"{record.seconds:,.3f}",
+        f"{record.attempts:,}",
+        html_code(record.worker),
+    )

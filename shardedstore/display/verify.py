@@ -31,7 +31,7 @@ MOST_LINES = 12  # of a table in text
 MOST_NOTES = 4
 MOST_FOLDED = 60  # differences in a notebook
 MOST_ADVICE = 5
-HEADS = ("array", "differences", "kinds", "shards", "compared by")
+HEADS = ("array", ">differences", "kinds", ">shards", "compared by")
 WHOLE = "(the whole)"
 
 
@@ -40,7 +40,7 @@ def verify_lines(report: VerifyReport) -> Iterator[str]:
     yield _verdict(report)
     rows = [row for row in _rows(report) if row[1] != "0"] or list(_rows(report))
     names, cells = filled(HEADS, rows[:MOST_LINES])
-    yield from (f"  {line}" for line in (aligned([names, *cells]) if cells else ()))
+    yield from (f"  {line}" for line in (aligned([[name.lstrip(">") for name in names], *cells]) if cells else ()))
     if len(rows) > MOST_LINES:
         yield f"  ... and {len(rows) - MOST_LINES:,} more"
     yield from (f"{label}: {text}" for label, text in _texts(report))

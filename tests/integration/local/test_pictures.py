@@ -109,10 +109,15 @@ def views_of_jobs(folder, store, failing):
     yield "summary", new.summary
     yield "records", new.records()
     yield "report", new.report()
+    yield "verified", new.verify()
+    (folder / "zips/t0.zarr.zip" if (folder / "zips/t0.zarr.zip").exists() else folder / "zips/t0/0.zarr.zip").unlink()
+    yield "damaged", new.verify(level="exists")
     with pytest.raises(ShardsFailed) as raised:
         store.map_shards(Fail(failing), ToZip(folder / "failed"))
     yield "error", raised.value
-    yield "unfinished", ShardedStore.load(folder / "failed", partial=True, allow=[folder])
+    unfinished = ShardedStore.load(folder / "failed", partial=True, allow=[folder])
+    yield "unfinished", unfinished
+    yield "partial", unfinished.partial
 
 
 @pytest.fixture(scope="module", params=SIZES)
