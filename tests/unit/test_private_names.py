@@ -10,7 +10,9 @@ from paths import ROOT, TESTS
 # Private names that are the public interface of another package.
 ALLOWED = {
     "_asdict",  # namedtuple
+    "_data",  # xarray: the lazy array of a variable
     "_exit",  # os
+    "_render_traceback_",  # IPython
     "_replace",  # namedtuple
     "_repr_html_",  # IPython
     "_store_dict",  # the contents of zarr's MemoryStore, which has no other access without a coroutine
@@ -28,7 +30,7 @@ def found(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield the line and the name of each private name that belongs to another object or module."""
     for node in ast.walk(tree):
         match node:
-            case ast.Attribute(value=ast.Name("self" | "cls")):
+            case ast.Attribute(value=ast.Name("self" | "cls") | ast.Call(func=ast.Name("super"))):
                 continue
             case ast.Attribute(attr=name):
                 names = [name]
