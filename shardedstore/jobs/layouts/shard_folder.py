@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import msgspec
 
 from shardedstore.config.document import dump, from_dict, parse, to_dict
-from shardedstore.errors import CorruptError, DestinationError, UsageError
+from shardedstore.errors import CorruptError, UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.destination import CONSOLIDATED, check_lengths, check_names, check_outputs
 from shardedstore.jobs.differences import MAKE_AGAIN, Difference
 from shardedstore.jobs.layouts.base import ResultLayout, ShardSource, refuse_to
+from shardedstore.jobs.layouts.refuse_readers import refuse_readers
 from shardedstore.jobs.layouts.result_job import ResultJob, folders_above, known_records, read_job
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.object_sizes import attribute_notices
@@ -31,8 +31,7 @@ from shardedstore.jobs.versions import (
     versioned,
 )
 from shardedstore.notices import Notice
-from shardedstore.storage.errors import explain
-from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
+from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.options import StorageOptions
 from shardedstore.storage.urls import is_within, join_url, normalize, object_url, quote_name
 from shardedstore.stores.consolidate import consolidate, undocumented
@@ -53,8 +52,7 @@ from shardedstore.stores.members import Members
 from shardedstore.stores.veiled import Veil
 from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
 from shardedstore.transforms.base.document_steps import rebuilt, shortened, veil
-from shardedstore.zarr.metadata import DOCUMENTS, ArrayMeta, GroupMeta, consolidated_nodes, dump_json, parse_json
-from shardedstore.zarr.refusal import REFUSALS, is_refusal
+from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, consolidated_nodes, dump_json, parse_json
 
 if TYPE_CHECKING:
     from shardedstore.jobs.worker import Job
@@ -269,25 +267,6 @@ def _alone(entries: Entries, run: Run, shard: Shard) -> Entries:
     if run.mounted:
         entries = veil(entries, shard, run.mounted)
     return entries if shard.block is None else shortened(entries, shard)
-
-
-def refuse_readers(place: Folder) -> None:
-    """Write the documents that refuse readers of Zarr, unless the folder holds a Zarr already.
-
-    Raises
-    ------
-    DestinationError
-        If the folder can't be written to.
-    """
-    try:
-        there = {*DOCUMENTS, *REFUSALS}.intersection(place.names())
-        if there.issuperset(REFUSALS) or not all(is_refusal(place.read(name)) for name in there):
-            return
-        for name in REFUSALS.keys() - there:
-            with suppress(FileExistsError):
-                place.write(name, REFUSALS[name], create=True)
-    except STORAGE_ERRORS as error:
-        raise DestinationError(f"the destination {place.url!r} can't be written to: {explain(error)}") from error
 
 
 def as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> Mount:
