@@ -148,8 +148,11 @@ def by_netcdf(folder: Path) -> Any:
 
 def by_gdal(folder: Path) -> Any:
     rasterio = pytest.importorskip("rasterio")
+    if not rasterio.__gdal_version__.startswith("3.12."):
+        pytest.skip("the table has GDAL 3.12")
     with rasterio.open(f'ZARR:"{folder}":/a') as dataset:
-        return dataset.read(1)
+        found = dataset.read(1)
+        return found.astype(bool) if dataset.dtypes[0] == "uint8" and found.max() <= 1 else found  # GDAL has no bool
 
 
 RUNS = {
