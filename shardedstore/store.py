@@ -809,6 +809,8 @@ class ShardedStore(WritableStore):
         level: Level | None = None,
         resume: bool | Target = True,
         mark: bool = False,
+        include: Paths | None = None,
+        exclude: Paths | None = None,
         storage_options: StorageOptions = None,
     ) -> VerifyReport:
         """Compare the result of a job with its ledger, or with its source, on the active Dask scheduler.
@@ -824,13 +826,16 @@ class ShardedStore(WritableStore):
             ``"exists"`` checks by one listing that every object exists, with the size in the ledger. ``"stored"`` reads all
             bytes and compares them with the ledger; it is the default without a source. ``"decoded"`` compares the decoded
             data with those of the source by digests, whatever their codecs, format and shards; it is the default with a
-            source. Both stores are read once, and differing arrays twice. Without a source, the data are compared with the
+            source. Arrays with other chunk shapes are compared block by block. Every NaN equals every NaN, zeros of different
+            signs differ, and missing chunks hold the fill value. Both stores are read once, and differing arrays twice. Without a source, the data are compared with the
             digests of ``map_shards(..., digest=True)``, or else with the source in the ledger, as far as the job included it.
         resume : bool or str or path
             Store the findings until the end, so that the same call can resume. True stores them beside the ledger; if that is
             read-only, they are not stored and the report has a note. A path names another folder. False stores none.
         mark : bool
             Record the differing shards in the ledger, so that the same `map_shards` call makes exactly these again.
+        include, exclude : str or iterable of str, optional
+            Paths and globs of groups and arrays to compare with `against`, or to leave out.
         storage_options : mapping or str, optional
             Options of the object store of `against`; see `partition`.
 
@@ -869,7 +874,8 @@ class ShardedStore(WritableStore):
             other = against.config
         elif against is not None:
             other = Config(locate(against, storage_options))
-        return verify(self.config, other, level, resume if isinstance(resume, bool) else os.fspath(resume), mark)
+        place = resume if isinstance(resume, bool) else os.fspath(resume)
+        return verify(self.config, other, level, place, mark, include, exclude)
 
     @staticmethod
     def finish_move(destination: Target, *, storage_options: StorageOptions = None) -> str | None:

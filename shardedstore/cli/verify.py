@@ -46,6 +46,8 @@ from shardedstore.verify.report import LEVELS, Level, VerifyReport
     "--resume", metavar="FOLDER", help="Keep the findings so far in this folder instead of beside the ledger."
 )
 @click.option("--no-resume", is_flag=True, help="Keep no findings, and start from the beginning.")
+@click.option("--include", multiple=True, metavar="PATH", help="With --against, compare only these groups and arrays.")
+@click.option("--exclude", multiple=True, metavar="PATH", help="With --against, leave out these groups and arrays.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--verbose", is_flag=True, help="Show the logs of the workers.")
 def verify_command(
@@ -62,6 +64,8 @@ def verify_command(
     mark: bool,
     resume: str | None,
     no_resume: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     as_json: bool,
     verbose: bool,
     **_cluster: Any,
@@ -75,8 +79,8 @@ def verify_command(
     The levels of --level:
       exists   Every object is there, with the recorded size. This takes one listing.
       stored   All bytes equal the written bytes. The default without --against.
-      decoded  All decoded data equal SOURCE, whatever the codecs, the format and
-               the shards. The default with --against. Without --against, the data
+      decoded  All decoded data equal SOURCE, whatever the codecs, the format, the
+               chunks and the shards. The default with --against. Without --against, the data
                are compared with the digests that the job kept, or else with the
                source of the job.
 
@@ -90,8 +94,8 @@ def verify_command(
     """  # noqa: D301 (click reads the backspace)
     with user_errors(result):
         if is_job_file(result):
-            if against is not None or resume is not None:
-                raise UsageError("--against and --resume are for one result: leave them out")
+            if against is not None or resume is not None or include or exclude:
+                raise UsageError("--against, --resume, --include and --exclude are for one result: leave them out")
             check = partial(ShardedStore.verify, level=level, resume=not no_resume, mark=mark)
             sys.exit(verify_file(result, only, check, as_json=as_json, verbose=verbose))
         workers = make_spec(ClusterSpec, given_options(ClusterSpec))
@@ -112,7 +116,14 @@ def verify_command(
                 if not is_config and "*" not in against:  # use the same default division as convert
                     other = ShardedStore.partition(against, storage_options=source_options)
         with cluster_on_demand(workers, verbose):
-            report = store.verify(other, level=level, resume=not no_resume if resume is None else resume, mark=mark)
+            report = store.verify(
+                other,
+                level=level,
+                resume=not no_resume if resume is None else resume,
+                mark=mark,
+                include=include or None,
+                exclude=exclude or None,
+            )
     tell(json.dumps(report.to_dict(), indent=2) if as_json else command_words(str(report)))
     sys.exit(_exit_code(report))
 

@@ -24,7 +24,7 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     kind : str
         ``missing`` or ``extra`` (an object, a node, a chunk or a file), ``size`` (of an object), ``record`` (the stored bytes
         differ from the ledger), ``damaged`` (unreadable), ``unread`` (not read, by a temporary error), ``data`` (of a chunk),
-        ``layout`` (shape, chunk grid, data type or fill value: not comparable), ``attributes``, ``hole`` (a failed shard that
+        ``layout`` (shape, data type, codecs or fill value), ``attributes``, ``hole`` (a failed shard that
         was accepted as missing).
     what : str
         The difference as a sentence.
@@ -45,7 +45,8 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     url : str, optional
         The object that differs.
     found : dict, optional
-        Values of the result by name, such as ``nbytes``, ``entries``, ``digest`` or ``shape``; None if missing or unknown.
+        Values of the result by name, such as ``nbytes``, ``entries``, ``digest`` or ``shape``; None if missing or unknown. For a
+        differing chunk also the ``value`` of its first differing element, and the ``key`` and ``url`` of the stored object.
     expected : dict, optional
         Values of the ledger or the source, by the same names.
     cause : str, optional

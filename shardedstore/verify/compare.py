@@ -6,12 +6,11 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
-from shardedstore.codecs.digest import Layout
 from shardedstore.jobs.differences import MAKE_AGAIN, Difference
 from shardedstore.jobs.shards import Plan
 from shardedstore.stores.hierarchy import Node
@@ -40,6 +39,7 @@ MOST_SEARCHED = 16  # the most stretches of an array that are searched for diffe
 MOST_NAMED = 100  # the most differing chunks of an array that are named
 MEND = f"copy the named data from the source; or, if a job of this package made the result, {MAKE_AGAIN}"
 CALLED = {"chunks": "finest chunk grid", "fill": "fill value", "dtype": "data type"}  # the fields of a layout
+CAUSES = ("shape", "dtype", "chunks", "fill")  # fields of a layout; the first that differs is named
 WHY = "its data type, fill value or codecs are unknown"
 MEND_SOURCE = "the source can't be read there: repair it, or compare with another copy"
 
@@ -75,8 +75,8 @@ class Side(NamedTuple):
         known = {path: node for path, node in self.plan.nodes.items() if not node.is_sample}
         return {**known, **self.taken.nodes}
 
-    def place(self, path: str, index: Coords) -> tuple[Shard, str]:
-        """Return the shard and the key of the stored object that holds a chunk."""
+    def place(self, path: str, index: Coords, chunks: Coords | None = None) -> tuple[Shard, str]:
+        """Return the shard and the key of the stored object that holds a chunk, in a grid of `chunks`."""
         at = home(self.plan.config, path)
         meta = array_at(self.plan, path)
         mount = self.plan.config.shards.get(at)
@@ -84,7 +84,7 @@ class Side(NamedTuple):
             return _shard_of(at, mount.members, path), path
         if meta is None or meta.chunks is None or meta.keys is None:
             return Shard(at, is_base=not at), path
-        chunks = self.taken.layouts[path].chunks
+        chunks = self.taken.layouts[path].chunks if chunks is None else chunks
         stored = tuple(i * c // s for i, c, s in zip(index, chunks, meta.chunks, strict=True))
         if mount is None:
             shard = Shard("", is_base=True)
@@ -190,11 +190,17 @@ def _files(side: Side, documents: bool) -> dict[str, bytes]:
     return {key: value for key, value in side.taken.files.items() if is_file(key)}
 
 
-def compare_layouts(ours: Side, theirs: Side) -> Iterator[Difference]:
-    """Yield the arrays whose digests can't be compared, as shape, chunk grid, data type or fill value differ."""
+def compare_layouts(ours: Side, theirs: Side, by_values: Container[str] = ()) -> Iterator[Difference]:
+    """Yield the arrays whose digests can't be compared, as shape, chunk grid, data type or fill value differ.
+
+    The arrays in `by_values` are left out.
+    """
     for path in sorted(ours.taken.layouts.keys() & theirs.taken.layouts.keys()):
+        if path in by_values:
+            continue
         one, other = ours.taken.layouts[path], theirs.taken.layouts[path]
-        for name, mine, its in zip(Layout._fields, one, other, strict=True):
+        for name in CAUSES:
+            mine, its = getattr(one, name), getattr(other, name)
             if mine != its:
                 called = CALLED.get(name, name)
                 what = f"{path!r} has the {called} {mine} in {ours.name} and {its} in {theirs.name}: the data can't be compared"

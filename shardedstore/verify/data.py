@@ -22,7 +22,7 @@ from shardedstore.jobs.open_shard import open_shard, with_component
 from shardedstore.jobs.shards import Plan, Run, Segment
 from shardedstore.storage.errors import is_transient
 from shardedstore.storage.retry import Retries, retry
-from shardedstore.stores.entries import Data, Entry, read_entries
+from shardedstore.stores.entries import Data, Entry, array_folder, read_entries
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.location import OpenSources
 from shardedstore.stores.locations import Config
@@ -44,13 +44,15 @@ MOST_STRETCHES = 4096  # for each array
 class DataTask(NamedTuple):
     """Some shards of one store to read. With `wanted`, only these stretches of arrays are read, chunk by chunk.
 
-    `shapes` has the shapes of divided arrays. `is_foreign` is True if the other store has another Zarr format.
+    `shapes` has the shapes of divided arrays. `is_foreign` is True if the other store has another Zarr format. The chunks of the
+    arrays in `skipped` are left out.
     """
 
     segment: Segment
     shapes: dict[str, Coords]
     wanted: dict[str, frozenset[int]] | None = None
     is_foreign: bool = False
+    skipped: frozenset[str] = frozenset()
 
 
 class Damage(NamedTuple):
@@ -112,18 +114,24 @@ class Taken:
 
 
 def data_tasks(
-    plan: Plan, wanted: dict[str, frozenset[int]] | None = None, *, is_foreign: bool = False
+    plan: Plan,
+    wanted: dict[str, frozenset[int]] | None = None,
+    *,
+    is_foreign: bool = False,
+    skipped: frozenset[str] = frozenset(),
 ) -> list[DataTask]:
-    """Return the tasks that read a store; with `wanted`, only the shards with data of these arrays."""
+    """Return the tasks that read a store; with `wanted`, only the shards with data of these arrays.
+
+    The chunks of the arrays in `skipped` are left out.
+    """
     homes = None if wanted is None else {home(plan.config, path) for path in wanted}
     tasks = []
     for segment in plan.segments():
-        runs = tuple(
-            part for run in segment.runs if homes is None or run.path in homes for part in _holding(run, wanted)
-        )
+        kept = (run for run in segment.runs if not (run.blocks and run.path in skipped))
+        runs = tuple(part for run in kept if homes is None or run.path in homes for part in _holding(run, wanted))
         shapes = {run.path: meta.shape for run in runs if run.blocks and (meta := array_at(plan, run.path)) is not None}
         if runs:
-            tasks.append(DataTask(Segment(segment.number, runs), shapes, wanted, is_foreign))
+            tasks.append(DataTask(Segment(segment.number, runs), shapes, wanted, is_foreign, skipped))
     return tasks
 
 
@@ -189,6 +197,8 @@ def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
     documents = _Documents(shard)
     try:
         entries = read_entries(open_shard(run, shard), shard.blocks, shard.block, consolidated)
+        if task.skipped:
+            entries = (entry for entry in entries if not _is_skipped(entry, shard, task.skipped))
         for digested in digest_entries(entries, with_component(run, shard), task.shapes, ComparedChunks):
             if not documents.take(digested.entry):
                 _note(taken, digested, run, shard, task.wanted)
@@ -201,6 +211,10 @@ def _take_shard(run: Run, shard: Shard, task: DataTask) -> Taken:
             raise
         taken.damage.append(_damage(run, shard, error))
     return taken
+
+
+def _is_skipped(entry: Entry, shard: Shard, skipped: frozenset[str]) -> bool:
+    return entry.coords is not None and join(shard.path, array_folder(entry)) in skipped
 
 
 class _Documents:

@@ -42,7 +42,8 @@ class VerifyReport(msgspec.Struct, frozen=True):
     marked : tuple of str
         The shards that the next run of the job will make again.
     compared_by : dict of str to str
-        The level of comparison of each array by path: ``decoded`` data, or ``decompressed`` or ``stored`` bytes if most
+        The level of comparison of each array by path: ``decoded`` data by digests, ``values`` block by block, or
+        ``decompressed`` or ``stored`` bytes if most
         of its chunks can't be decoded. `notes` name the other chunks.
     """
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -21,13 +22,16 @@ from shardedstore.jobs.lock import held
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.shards import Plan, make_plan, shard_runs
 from shardedstore.partition.partition import divide
+from shardedstore.partition.patterns import Paths
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.locations import Config, Location, Place
 from shardedstore.transforms.base.chain import Shard
+from shardedstore.verify.choice import SHARD_SIZE, choose_both
 from shardedstore.verify.compare import (
     MEND,
+    MOST_NAMED,
     Side,
     Suspects,
     compare_chunks,
@@ -43,12 +47,14 @@ from shardedstore.verify.compare import (
 from shardedstore.verify.data import Damage, DataTask, Taken, data_tasks, take, total
 from shardedstore.verify.documents import compare_documents, unmasked
 from shardedstore.verify.journal import Journal
+from shardedstore.verify.located import fill_differences, locate_values, value_differences, value_note
 from shardedstore.verify.report import LEVELS, Level, VerifyReport
 from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable_shard
+from shardedstore.verify.values import ArrayPair, ComparedValues, ValueTask, compare_values, find_pairs, value_tasks
 
 T = TypeVar("T")
-Task = TypeVar("Task", StoredTask, DataTask)
-SHARD_SIZE = "1 GiB"  # size of the shards for reading an undivided Zarr
+Task = TypeVar("Task", StoredTask, DataTask, ValueTask)
+NO_PARTS = "include and exclude are for a comparison of decoded data with a source: give against=, and leave mark and other levels out"
 NO_LEDGER = (
     "no ledger of the job that made this result was found beside it, so there is nothing to compare it with: give its source "
     "as against="
@@ -78,8 +84,14 @@ def verify(
     level: Level | None = None,
     resume: bool | str = True,
     mark: bool = False,
+    include: Paths | None = None,
+    exclude: Paths | None = None,
 ) -> VerifyReport:
     """Verify a result; see `ShardedStore.verify`."""
+    if include is not None or exclude is not None:
+        if against is None or mark or level not in (None, "decoded"):
+            raise UsageError(NO_PARTS)
+        config, against = choose_both(config, against, include, exclude)
     level = level or ("stored" if against is None else "decoded")
     if level not in LEVELS:
         raise UsageError(f"level={level!r} is not a level: use one of {', '.join(LEVELS)}")
@@ -150,7 +162,9 @@ def _check(config: Config, kept: ResultJob | None, level: Level, open_journal: O
     tasks = stored_tasks(made, kept, is_decoded)
     differences, told = existing.differences, {difference.shard for difference in existing.differences}
     with open_journal([level, dump(made, None).decode(), kept.token, existing.token]) as journal:
-        for task, found in _each("stored", check_stored, tasks, list[Difference], _is_right, journal, made):
+        for task, found in _each(
+            "stored", check_stored, tasks, list[Difference], _is_right, journal, source_urls(made)
+        ):
             if isinstance(found, BaseException):
                 differences.append(_lost(task, found))
             else:
@@ -179,7 +193,7 @@ def _each(
     kind: type[T],
     is_right: Callable[[T], bool],
     journal: Journal,
-    config: Config,
+    urls: Iterable[str],
 ) -> Iterator[tuple[Task, T | BaseException]]:
     """Yield tasks with their findings or errors: first journaled tasks, then the remaining tasks."""
     left = []
@@ -189,14 +203,16 @@ def _each(
             left.append(task)
         else:
             yield task, known
-    results = active_executor().map_unordered(work, TaskList(f"verify {name}", left), source_urls(config))
+    results = active_executor().map_unordered(work, TaskList(f"verify {name}", left), urls)
     for task, found in results:
         if not isinstance(found, BaseException) and is_right(found):
             journal.keep(_key(name, task), found)
         yield task, found
 
 
-def _key(name: str, task: StoredTask | DataTask) -> str:
+def _key(name: str, task: StoredTask | DataTask | ValueTask) -> str:
+    if isinstance(task, ValueTask):
+        return task.key
     return f"{name} {','.join(f'{run.number}+{run.stop - run.first}' for run in task.segment.runs)}"
 
 
@@ -226,7 +242,9 @@ def _compare(config: Config, against: Config, kept: ResultJob | None, open_journ
     plans = (dump(plan.config, None).decode() + plan.source for plan in (result, source))
     tokens = ["" if kept is None else kept.token, "" if existing is None else existing.token]
     with open_journal(["decoded", *plans, *tokens]) as journal:
-        read = partial(_take, is_foreign=result.nodes[""].meta.zarr_format != source.nodes[""].meta.zarr_format)
+        is_foreign = result.nodes[""].meta.zarr_format != source.nodes[""].meta.zarr_format
+        pairs = find_pairs(result, source)
+        read = partial(_take, is_foreign=is_foreign, skipped=frozenset(pairs))
         ours = Side("the result", result, read("result", result, journal))
         theirs = Side("the source", source, read("source", source, journal), is_source=True)
         suspects = Suspects(ours, theirs, find_suspects(ours, theirs))
@@ -236,15 +254,39 @@ def _compare(config: Config, against: Config, kept: ResultJob | None, open_journ
             theirs.taken.chunks = _take("source", source, None, wanted).chunks
         differences += (d for d in compare_damage(suspects) if d.is_of_source or d.shard not in told)
         differences += compare_nodes(ours, theirs)
-        differences += compare_layouts(ours, theirs)
+        differences += compare_layouts(ours, theirs, pairs)
         differences += compare_documents(ours, theirs)
-        differences += compare_chunks(suspects)
+        differences += locate_values(compare_chunks(suspects), ours, theirs)
         differences += compare_files(ours, theirs)
+        differences += _compare_values(ours, theirs, pairs, journal)
         journal.is_whole = _is_whole(differences)
     digests = {path: str(ours.taken.digest(path)) for path in sorted(ours.taken.layouts)}
-    told_notes = (*notes(suspects), *unmasked(ours, theirs), *journal.notes)
-    others = {"notes": told_notes, "compared_by": compared_by(ours, theirs)}
-    return VerifyReport.of("decoded", count, differences, arrays=len(digests), digests=digests, **others)
+    told_notes = (*notes(suspects), *map(value_note, pairs.values()), *unmasked(ours, theirs), *journal.notes)
+    others = {"notes": told_notes, "compared_by": compared_by(ours, theirs) | dict.fromkeys(pairs, "values")}
+    arrays = len(digests.keys() | pairs.keys())
+    return VerifyReport.of("decoded", count, differences, arrays=arrays, digests=digests, **others)
+
+
+def _compare_values(ours: Side, theirs: Side, pairs: Mapping[str, ArrayPair], journal: Journal) -> Iterator[Difference]:
+    """Yield the differences of arrays that can't be compared by digests."""
+    for pair in pairs.values():
+        yield from fill_differences(pair)
+    tasks = value_tasks(ours.plan, theirs.plan, pairs)
+    urls = [*source_urls(ours.plan.config), *source_urls(theirs.plan.config)]
+    found = _each("values", compare_values, tasks, ComparedValues, ComparedValues.is_right, journal, urls)
+    named: Counter[str] = Counter()
+    for task, compared in found:
+        path = task.pair.path
+        if not isinstance(compared, ComparedValues):
+            what = f"{path!r}: some blocks could not be compared: {type(compared).__name__}: {compared}"
+            yield Difference("unread", what, LOOK_AGAIN, array=path)
+            continue
+        some = [*value_differences(task.pair, compared, ours, theirs)]
+        yield from some[: max(0, MOST_NAMED - named[path])]
+        named[path] += len(some)
+    for path, number in named.items():
+        if number > MOST_NAMED:
+            yield Difference("data", f"{path!r}: {number - MOST_NAMED:,} more blocks differ", MEND, array=path)
 
 
 def _plan(config: Config) -> Plan:
@@ -268,13 +310,14 @@ def _take(
     journal: Journal | None,
     wanted: dict[str, frozenset[int]] | None = None,
     is_foreign: bool = False,
+    skipped: frozenset[str] = frozenset(),
 ) -> Taken:
     """Read a store, or parts of it chunk by chunk, on the active Dask scheduler."""
-    tasks = data_tasks(plan, wanted, is_foreign=is_foreign)
+    tasks = data_tasks(plan, wanted, is_foreign=is_foreign, skipped=skipped)
     kept = Journal(None, ()) if journal is None else journal
 
     def parts() -> Iterator[Taken]:
-        for task, found in _each(name, take, tasks, Taken, Taken.is_right, kept, plan.config):
+        for task, found in _each(name, take, tasks, Taken, Taken.is_right, kept, source_urls(plan.config)):
             if isinstance(found, Taken):
                 yield found
                 continue

@@ -151,7 +151,10 @@ def test_the_results_of_a_file_are_verified(jobs):
     told = invoke("verify", jobs, "--level", "exists", "--json")
     assert told.exit_code == ExitCode.FAILED
     assert [job["exit_code"] for job in json.loads(told.stdout)["jobs"]] == [0, 1, 0]
-    assert "--against and --resume are for one result" in invoke("verify", jobs, "--against", "x").stderr
+    assert (
+        "--against, --resume, --include and --exclude are for one result"
+        in invoke("verify", jobs, "--against", "x").stderr
+    )
 
 
 def test_the_exit_code_of_a_night_without_changes_can_be_asked_for(jobs):

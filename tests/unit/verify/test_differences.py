@@ -52,8 +52,9 @@ def test_a_chunk_that_is_missing(source, zipped, tmp_path):
     rewrite(tmp_path / ZIP, lambda members: members.pop(CHUNK))
     found = [difference for difference in zipped.verify(source).differences if difference.chunk is not None]
     (difference,) = found
-    assert (difference.kind, difference.array, difference.found) == ("missing", "temperature", None)
-    assert difference.expected.keys() == {"digest"}
+    assert (difference.kind, difference.array) == ("missing", "temperature")
+    assert difference.found["value"] == "0.0"
+    assert difference.expected.keys() == {"digest", "value", "key", "url"}
     assert (difference.path, difference.block) == ("temperature", (1, 0))
 
 

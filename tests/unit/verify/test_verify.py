@@ -414,9 +414,9 @@ def test_nodes_attributes_and_layouts(source, tmp_path):
         ("extra", "new"),
         ("missing", "simulation"),
         *(("missing", f"simulation/{name}") for name in ("coarse", "fine", "coarse/field", "fine/field")),
-        ("layout", "height"),
     }
-    assert "finest chunk grid (5,) in the result and (2,) in the source: the data can't be compared" in str(report)
+    assert "its chunks are (5,) in the result and (2,) in the source" in str(report)
+    assert report.compared_by["height"] == "values"
 
 
 def test_a_step_that_changes_values_is_seen(source, tmp_path):
