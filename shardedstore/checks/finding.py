@@ -74,6 +74,14 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         return CODES[self.code]
 
 
+ORDER = {code: number for number, code in enumerate(CODES)}
+
+
+def in_order(finding: Finding) -> tuple[int, str, bool, str]:
+    """Return the key by which findings are sorted: kind, array, key."""
+    return ORDER[finding.code], finding.array or "", finding.is_rest, finding.key or ""
+
+
 def rest(code: str, array: str | None, number: int) -> Finding:
     """Return the finding for all further places of one kind in one array or folder."""
     return Finding(code, f"{number:,} more in {array or '(root)'!r}", array, count=number, is_rest=True)

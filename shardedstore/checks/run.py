@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 
 from shardedstore.checks import consolidated, dimensions, documents  # noqa: F401 (they register their checks)
 from shardedstore.checks.contents import CheckedNode, Documents, arrays_in, parse_contents, read_documents
-from shardedstore.checks.finding import CODES, Finding, few
+from shardedstore.checks.finding import CODES, Finding, few, in_order
 from shardedstore.checks.listing import Listing, StoredChunks, missing_chunks
 from shardedstore.checks.objects import UNREADABLE, Checked, ObjectTask, check_objects, open_plain, per_task
 from shardedstore.checks.open import AnyZarr, config_at, name_of_zarr
@@ -47,6 +47,7 @@ BLOCKING = {"unknown-codec", "unsafe-codec", "unknown-type", "unknown-grid", "fi
 MOST_GUESSED = 10**8  # possible chunks of an array in a store that can't be listed
 ZIPS_PER_TASK = 64
 MAX_CHUNK = "4 GiB"
+AGAIN = "another folder as resume= (--resume) checks them again"
 
 
 def check(
@@ -143,9 +144,11 @@ class _Run:
             if level == "full":
                 self._decode(resume)
             self._count_missing()
-        kept = tuple(few(finding for finding in self.findings if finding.code not in ignored))
+        kept = tuple(sorted(few(f for f in self.findings if f.code not in ignored), key=in_order))
         groups = sum(isinstance(node.meta, GroupMeta) for node in self.nodes.values())
-        counts = Counter(finding.array for finding in kept)
+        counts: Counter[str | None] = Counter()
+        for finding in kept:
+            counts[finding.array] += finding.count
         arrays = tuple(self._array(node, counts[node.path]) for node in arrays_in(self.nodes))
         return CheckReport(
             self.name, level, kept, tuple(sorted(arrays, key=attrgetter("path"))), groups, tuple(self.notes)
@@ -208,7 +211,7 @@ class _Run:
         tasks = [task for node in nodes for task in self._tasks(node, run)]
         folder = None if resume is None else open_folder(normalize(resume))
         identity = () if resume is None else ("check", dump(self.config, None).decode(), str(self.max_chunk))
-        with Journal(folder, identity, must_keep=True) as journal:
+        with Journal(folder, identity, must_keep=True, again=AGAIN) as journal:
             for task, found in _each(tasks, journal, self.config):
                 total = self.totals.setdefault(task.path, Checked())
                 self.findings += (f for f in found.findings if not any(url in f.what for url in self.bad_zips))

@@ -25,6 +25,7 @@ PLACE = f"{FOLDER}/verify"
 OLD = 7 * 86_400  # seconds after which findings expire
 BEGAN = ""  # the key of the time when a file was started
 VERSION = 3  # increased when the meaning of findings changes
+AGAIN = "resume=False (--no-resume) verifies them again"
 T = TypeVar("T")
 
 
@@ -39,6 +40,8 @@ class Journal:
         Values that identify this verification.
     must_keep : bool
         Whether a read-only folder is an error (True), or only a note (False).
+    again : str
+        The way to ignore earlier findings, for the note about them.
 
     Attributes
     ----------
@@ -48,8 +51,8 @@ class Journal:
         Reasons why findings could not be stored, and the age of findings from earlier calls.
     """
 
-    def __init__(self, folder: Folder | None, what: Iterable[str], must_keep: bool = False) -> None:
-        self.folder, self._must_keep = folder, must_keep
+    def __init__(self, folder: Folder | None, what: Iterable[str], must_keep: bool = False, again: str = AGAIN) -> None:
+        self.folder, self._must_keep, self._again = folder, must_keep, again
         self._name = hashlib.sha256(msgspec.json.encode([VERSION, *what])).hexdigest()[:32]
         self.is_whole = False
         self.notes: list[str] = []
@@ -62,7 +65,7 @@ class Journal:
             return self
         self._attempt(self._open, self.folder)
         if self._earlier:
-            logger.info("verify continues: %d tasks were verified before", len(self._earlier))
+            logger.info("an interrupted call continues: %d tasks were done before", len(self._earlier))
         return self
 
     def _open(self, folder: Folder) -> None:
@@ -74,8 +77,7 @@ class Journal:
         if self._earlier:
             since = datetime.fromtimestamp(min(filter(None, begun)), UTC).isoformat(timespec="minutes")
             self.notes.append(
-                f"{len(self._earlier):,} tasks were verified by an interrupted verify that started {since}; "
-                "resume=False (--no-resume) verifies them again"
+                f"{len(self._earlier):,} tasks were done by an interrupted call that started {since}; {self._again}"
             )
 
     def _began(self, folder: Folder, name: str) -> float | None:

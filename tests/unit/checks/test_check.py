@@ -20,6 +20,8 @@ from sources import SOURCES, to_folder
 from zarr.storage import ZipStore
 
 from shardedstore import PartitionError, ShardedStore, UsageError, check, cli
+from shardedstore.jobs.executors.active import use_executor
+from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.transforms import ToZip
 
 
@@ -255,9 +257,19 @@ def test_ranges_of_an_index(change, code, text, tmp_path):
     assert report.findings[0].key == "t/c/0/0"
 
 
-def test_nested_objects_and_objects_that_are_read_by_ranges(tmp_path, monkeypatch):
-    folder = build(tmp_path / "a.zarr", "sharded")
-    assert sum(array.chunks for array in check(folder).arrays) == 24
+def test_large_objects_are_read_by_ranges(tmp_path):
+    """An object whose decoded size exceeds the limit is read chunk by chunk."""
+    folder = tmp_path / "a.zarr"
+    shape = (1 << 14, 1 << 13)  # 512 MiB in one object, with two stored chunks
+    array = zarr.create_array(folder, shape=shape, shards=shape, chunks=(64, 64), dtype="f4", fill_value=0)
+    array[0, 0] = 1
+    assert [(a.objects, a.chunks) for a in check(folder).arrays] == [(1, 1)]
+    path = folder / "c/0/0"
+    data = bytearray(path.read_bytes())
+    data[:4] = b"ruin"
+    path.write_bytes(data)
+    (found,) = check(folder).findings
+    assert (found.code, found.chunk) == ("undecodable-chunk", (0, 0))
 
 
 # Zips
@@ -375,19 +387,33 @@ def test_wrong_limits(text, tmp_path):
     assert "--max-missing" in run.output
 
 
+class Counting(SerialExecutor):
+    """Counts the tasks, and is interrupted after some of them."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.most, self.count = most, 0
+
+    def map_unordered(self, *args, **options):
+        for found in super().map_unordered(*args, **options):
+            yield found
+            self.count += 1
+            if self.count == self.most:
+                raise KeyboardInterrupt
+
+
 def test_an_interrupted_check_resumes(tmp_path):
     folder, kept = build(tmp_path / "a.zarr", "v3"), tmp_path / "kept"
-    (folder / "t/c/0/0").write_bytes(b"damage")
-    codes = []
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), dask.config.set(scheduler=interrupt):
-        check(folder, resume=kept)
-    report = check(folder, resume=kept)
-    codes.append(report.codes)
-    assert codes == [{"undecodable-chunk": 1}]
+    for number in range(3):
+        zarr.create_array(folder, name=f"a{number}", data=np.ones(3))
+    with use_executor(Counting(2)), pytest.raises(KeyboardInterrupt):
+        check(folder, resume=kept, ignore="stale-consolidated")
+    (folder / "a0/c/0").write_bytes(b"damage")  # a change of a part that was checked before
+    with use_executor(again := Counting()):
+        report = check(folder, resume=kept, ignore="stale-consolidated")
+    assert again.count == 4
+    assert report.codes == {"undecodable-chunk": 1}
+    assert {array.path: array.chunks for array in report.arrays} == {"t": 12, "g/u": 12, "a0": 1, "a1": 1, "a2": 1}
+    assert any("2 tasks were done by an interrupted call" in note for note in report.notes), report.notes
 
 
 # The command

@@ -282,9 +282,7 @@ def test_it_goes_on(way, work, chain, tmp_path, monkeypatch):
     second = Interrupts(monkeypatch, work, -1)
     gone_on = verified(result, way, tmp_path)
     assert msgspec.structs.replace(gone_on, notes=expected.notes) == expected
-    assert any(
-        re.search(r"\d+ tasks were verified by an interrupted verify that started 2", note) for note in gone_on.notes
-    )
+    assert any(re.search(r"\d+ tasks were done by an interrupted call that started 2", note) for note in gone_on.notes)
     assert (first.seen > 5, first.seen + second.seen) == (True, whole.seen)
     third = Interrupts(monkeypatch, work, -1)
     assert verified(result, way, tmp_path) == expected
