@@ -30,7 +30,7 @@ class SliceWork(Work):
 
     def _run(self) -> Any:
         if not self.count:
-            return super()._run()
+            return self.plan().run()
         return self.plan().run_slice(self.number, self.count)
 
 
