@@ -52,7 +52,7 @@ def portability_table(portability: Portability) -> Html:
         return Html("")
     heads = ("array", *(reader.name for reader in READERS))
     rows = (_row(path, obstacles) for path, obstacles in islice(portability.arrays.items(), MOST_ARRAYS))
-    note = html_muted("The versions are those that were tested. A cross names the first obstacle.")
+    note = html_muted("The versions are those that were tested. Each no names the first obstacle.")
     return html_fold("readers", html_table(heads, rows, len(portability.arrays)), note)
 
 
@@ -65,5 +65,6 @@ def _cell(obstacles: list[Obstacle]) -> Html:
         return Html(f'<span style="color:{GREEN}">yes</span>')
     first = obstacles[0]
     mark = "misreads" if first.lack.misreads else "no"
-    names = html_muted(" " + ", ".join(first.names))
+    prefix = "Zarr " if first.lack.feature == "format" else ""
+    names = html_muted(f" {prefix}{', '.join(first.names)}")
     return Html(f'<span style="color:{RED}">{mark}</span>{html_text(names)}')
