@@ -16,9 +16,9 @@ from shardedstore.checks.registry import Subject, metadata_check
 from shardedstore.codecs.array_codecs import ChunkCodec
 from shardedstore.codecs.array_document import SHARDING, data_type, name_of, options_of
 from shardedstore.codecs.array_info import read_fill_value
+from shardedstore.codecs.codec_config import UNSAFE
 from shardedstore.zarr.metadata import LARGEST, ArrayMeta
 
-UNSAFE = {"pickle", "numcodecs.pickle"}
 MOST_CHUNKS = 2**62  # numbers of chunks above are refused: they don't fit into 64 bits
 GRIDS = ("chunk_grid", "chunk_key_encoding")
 

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any, Protocol
 
-import numcodecs
 import numpy as np
 import zarr
 from numcodecs.compat import ensure_bytes, ensure_ndarray_like
@@ -28,6 +27,7 @@ from zarr.storage import MemoryStore
 from shardedstore.codecs.array_document import ORDERS, ArrayDoc, data_type, endian_of, name_of, options_of
 from shardedstore.codecs.array_info import compressor_configs, encoded_dtype, itemsize_of, read_fill_value
 from shardedstore.codecs.bytes_codecs import Compression
+from shardedstore.codecs.codec_config import safe_codec
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_node
 
@@ -128,7 +128,7 @@ def array_part(doc: ArrayDoc) -> ArrayPart:
     """
     dtype = data_type(doc.document).to_native_dtype()
     if doc.zarr_format == 2:
-        filters = [numcodecs.get_codec(dict(config)) for config in doc.filters]
+        filters = [safe_codec(config) for config in doc.filters]
         return FilterPart(filters, dtype, doc.chunks, doc.document.get("order", "C"))
     plain = all(map(_is_transposition, doc.filters))
     if plain and name_of(doc.serializer) == "bytes" and dtype.fields is None and dtype.kind not in "OT":

@@ -17,7 +17,7 @@ from zarr.core.buffer import Buffer, cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.dtype import UInt8
 
-from shardedstore.codecs.codec_config import PREFIX, SHUFFLES, Config, for_numcodecs, zarr_codec
+from shardedstore.codecs.codec_config import PREFIX, SHUFFLES, Config, for_numcodecs, safe_codec, zarr_codec
 
 numcodecs.blosc.use_threads = False  # as in zarr: with threads, Blosc's output is not deterministic
 
@@ -44,14 +44,10 @@ def make(config: Config) -> Coder:
         case "zstd":
             return Zstd(config["level"], config.get("checksum", False))
         case name if name in numcodecs.registry.codec_registry or name in numcodecs.registry.entries:
-            coder: Coder = numcodecs.get_codec(for_numcodecs(config))
+            coder: Coder = safe_codec(for_numcodecs(config))
             return coder
         case name if (short := name.removeprefix(PREFIX)) != name:
-            return (
-                make({**config, "id": short})
-                if short in {"zstd", "gzip"}
-                else numcodecs.get_codec({**config, "id": short})
-            )
+            return make({**config, "id": short}) if short in {"zstd", "gzip"} else safe_codec({**config, "id": short})
         case _:
             return ZarrCoder(zarr_codec(config))
 

@@ -45,6 +45,20 @@ LARGEST = {"blosc": 2**31 - 17, "lz4": 0x7E000000}  # the largest chunks of thes
 
 PREFIX = "numcodecs."
 
+UNSAFE = {"pickle", f"{PREFIX}pickle"}  # codecs that run code of the writer when they decode
+
+
+def safe_codec(config: Config) -> Any:
+    """Return the codec of numcodecs for a configuration.
+
+    >>> safe_codec({"id": "pickle"})
+    Traceback (most recent call last):
+    ValueError: the codec pickle runs code of the writer of the data, so that it is never decoded
+    """
+    if config["id"] in UNSAFE:
+        raise ValueError(f"the codec {config['id']} runs code of the writer of the data, so that it is never decoded")
+    return numcodecs.get_codec(dict(config))
+
 
 def settled(options: Mapping[str, Any], name: str, itemsize: int | None) -> Config:
     """Return a codec's options with ambiguous values resolved as their writer meant them.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numcodecs
 import numpy as np
 
 from shardedstore.codecs.array_codecs import Array, FilterPart, array_part
@@ -13,6 +12,7 @@ from shardedstore.codecs.array_document import ArrayDoc, data_type, name_of
 from shardedstore.codecs.array_info import compressor_configs, read_fill_value
 from shardedstore.codecs.bytes_codecs import Compression
 from shardedstore.codecs.codec_clock import current_clock
+from shardedstore.codecs.codec_config import safe_codec
 from shardedstore.zarr.grid import Coords
 
 
@@ -33,7 +33,7 @@ class Reencoder:
     def __init__(self, old: ArrayDoc, new: ArrayDoc) -> None:
         self.clock = current_clock()
         self.decompress = Compression(compressor_configs(old, 1))
-        filters = [numcodecs.get_codec(dict(config)) for config in old.filters]
+        filters = [safe_codec(config) for config in old.filters]
         is_object = old.document["dtype"] == "|O"
         before = np.dtype(object) if is_object else data_type(old.document).to_native_dtype()
         self.unpack = FilterPart(filters, before, old.chunks, old.document.get("order") or "C")

@@ -14,7 +14,6 @@ from functools import partial
 from operator import add, mul
 from typing import Any, Literal, NamedTuple
 
-import numcodecs
 import numpy as np
 from zarr.dtype import parse_dtype
 
@@ -22,6 +21,7 @@ from shardedstore.codecs.array_codecs import Array, ChunkCodec, FilterPart
 from shardedstore.codecs.array_document import ArrayDoc, name_of, options_of, parse_array_document, split_codecs
 from shardedstore.codecs.array_info import compressor_configs, read_fill_value
 from shardedstore.codecs.bytes_codecs import Compression
+from shardedstore.codecs.codec_config import safe_codec
 from shardedstore.codecs.digest import VERSION, Digester, Hasher, Layout
 from shardedstore.stores.entries import Data, Entry
 from shardedstore.transforms.base.datasums import Found, Read, element_type, inner_chunks
@@ -132,7 +132,7 @@ def _texts(doc: ArrayDoc, shape: Coords) -> Level:
     zdtype = parse_dtype({"name": "|O", "object_codec_id": "vlen-utf8"}, zarr_format=2)
     fill = doc.document.get("fill_value")
     fill_value = zdtype.default_scalar() if fill is None else zdtype.from_json_scalar(fill, zarr_format=2)
-    filters = [numcodecs.get_codec(dict(config)) for config in doc.filters]
+    filters = [safe_codec(config) for config in doc.filters]
     part = FilterPart(filters, np.dtype(object), doc.chunks, doc.document.get("order") or "C")
     compression = Compression(compressor_configs(doc, 1))
     digester = Digester(shape, doc.chunks, "string", fill_value)

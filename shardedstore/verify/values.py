@@ -18,7 +18,9 @@ import zarr
 from zarr.abc.store import Store
 
 from shardedstore.codecs.array_document import parse_array_document
+from shardedstore.codecs.codec_config import UNSAFE
 from shardedstore.codecs.digest import Array, ElementType, Layout, canonical_bytes
+from shardedstore.errors import ChainError
 from shardedstore.jobs.shards import Plan
 from shardedstore.storage.errors import explain, is_transient
 from shardedstore.storage.retry import Retries, retry
@@ -32,7 +34,6 @@ from shardedstore.zarr.metadata import ArrayMeta, parse_json
 LEAST_BLOCK, MOST_BLOCK = 8 << 20, 64 << 20  # bytes of a block of one array; a chunk may be larger
 BLOCKS = 16  # in a task
 SHOWN = 60  # characters of a value
-UNSAFE = {"pickle", "numcodecs.pickle"}  # codecs that run code of the writer
 
 Box = tuple[tuple[int, int], ...]
 SideName = Literal["result", "source"]
@@ -111,7 +112,10 @@ def pair_at(ours: Plan, theirs: Plan, path: str) -> ArrayPair | None:
     layouts = [ComparedChunks(path, d, meta).layout for d, meta in zip(documents, metas, strict=True)]
     if layouts[0].dtype != layouts[1].dtype or depth_of(layouts[0]) != "decoded":
         return None
-    docs = [parse_array_document(document, path) for document in documents]
+    try:
+        docs = [parse_array_document(document, path) for document in documents]
+    except ChainError:  # codecs that only zarr can decode
+        return None
     return ArrayPair(
         path,
         layouts[0],

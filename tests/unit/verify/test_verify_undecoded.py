@@ -294,3 +294,20 @@ def test_the_ledger_of_digests_is_as_it_was(tmp_path):
     assert result.verify(level="decoded").ok
     (tmp_path / "source/0").write_bytes(b"rubbish")
     assert result.verify(level="decoded").ok
+
+
+def test_a_codec_that_runs_code_is_never_decoded(tmp_path):
+    """A pickle in a chunk of numbers would make a file when it is decoded."""
+    proof = tmp_path / "proof"
+    root = zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
+    root.create_array("t", data=np.arange(4, dtype="i4"), chunks=(4,), compressors=None)
+    document = json.loads((tmp_path / "a.zarr/t/.zarray").read_text())
+    chunk = f"cpathlib\nPath\n(V{proof}\ntRp0\n0cpathlib\nPath.touch\n(g0\ntR.".encode()
+    for changed in ({"filters": [{"id": "pickle"}]}, {"compressor": {"id": "pickle"}}):
+        (tmp_path / "a.zarr/t/.zarray").write_text(json.dumps({**document, **changed}))
+        (tmp_path / "a.zarr/t/0").write_bytes(chunk)
+        store = ShardedStore.partition(tmp_path / "a.zarr")
+        report = store.verify(store)
+        assert report.ok
+        assert report.compared_by["t"] in ("stored", "decompressed")
+        assert not proof.exists()
