@@ -14,7 +14,7 @@ QUICK := "not slow and not s3 and not cluster"
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-quick test-wheel fuzz chaos lint format bench docs build schema hooks clean distclean
+.PHONY: help demo test test-quick test-wheel fuzz chaos lint format bench docs notebooks build schema hooks clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ bench: $(VENV)/.installed-bench ## Run all benchmarks in sequence
 
 docs: $(VENV)/.installed-docs ## Build the documentation site into build/site, and check its links
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+
+notebooks: $(VENV)/.installed-test ## Run the notebooks of examples/notebooks, and keep their outputs
+	$(BIN)/python examples/notebooks/run.py $(ARGS)
 
 build: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build
