@@ -483,7 +483,7 @@ def test_the_command_marks_and_converts_again(zipped, tmp_path):
     assert command("--no-resume").exit_code == 1
     done = command("--mark", "--resume", str(tmp_path / "notes"))
     assert done.exit_code == 1
-    assert "marked: 1 shard: run the job again" in done.stdout
+    assert "marked: 1 shard: run the same command again to make only these again" in done.stdout
     again = command()
     assert f"{SHARD}: the ledger has no record of it" in again.stdout
 
