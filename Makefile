@@ -9,6 +9,9 @@ TIMES  ?= 20
 
 BIN := $(VENV)/bin
 
+# The tests start hundreds of processes, which compile all modules again without the files of byte code.
+unexport PYTHONDONTWRITEBYTECODE
+
 QUICK := "not slow and not s3 and not cluster"
 
 .DEFAULT_GOAL := help
