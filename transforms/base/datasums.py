@@ -30,7 +30,7 @@ from shardedstore.codecs.digest import (
 )
 from shardedstore.errors import CorruptError
 from shardedstore.stores.entries import Data, Entry, array_folder
-from shardedstore.transforms.base.chain import Entries, Shard, shard_source
+from shardedstore.transforms.base.chain import RESTORE, Entries, Shard, at_entry, shard_source
 from shardedstore.transforms.base.parallel import map_in_order
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, parse_json
@@ -98,7 +98,7 @@ def tap(entries: Entries, shard: Shard, sums: Sums) -> Entries:
     """
     for digested in digest_entries(entries, shard, sums.shapes):
         if digested.damage is not None:
-            raise CorruptError(digested.damage)
+            raise at_entry(CorruptError(f"{digested.damage}; {RESTORE}"), digested.entry, shard)
         sums.add(digested)
         yield digested.entry
 
