@@ -152,7 +152,7 @@ def plot_codecs(found: CodecComparison, array: str, axes: Any) -> Any:
     axes.set_xscale("log")
     axes.set_xlabel("MB/s of one thread (circle: in, triangle: out)")
     axes.set_ylabel("decoded size / stored size")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(row.ratio for row in rows))
     axes.set_title(f"/{array}" if array else "all arrays")
     axes.legend()
     return axes

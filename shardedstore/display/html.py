@@ -20,7 +20,7 @@ CODE = "font-family:var(--jp-code-font-family,ui-monospace,monospace);overflow-w
 SUMMARY = "cursor:pointer"
 LONG = ("array", "path", "shard")  # columns of long names, which get room in a narrow window
 CELL = "padding:1px 1.2em 1px .1em;vertical-align:top"
-TABLE = "border-collapse:collapse;width:100%;color:inherit;font-size:inherit;margin:.2em 0"
+TABLE = "table-layout:auto;border-collapse:collapse;width:100%;color:inherit;font-size:inherit;margin:.2em 0"
 PAGE = (
     ":root{color-scheme:light dark}body{margin:1.5em auto;padding:0 1em;max-width:75em;"
     "font:15px/1.5 system-ui,sans-serif;background:light-dark(#fff,#15171a);color:light-dark(#1c1e21,#e4e6e9)}"

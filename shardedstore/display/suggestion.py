@@ -128,4 +128,9 @@ def suggestion_to_html(suggestion: Suggestion) -> Html:
 
 def _html_cells(one: ArraySuggestion, columns: int) -> tuple[str, ...]:
     path, *others = _cells(one)[:columns]
-    return (html_code(path), *others, one.reason)
+    return (html_code(path), *map(_html_lines, others), one.reason)
+
+
+def _html_lines(cell: str) -> Html:
+    """Return the numbers of several ways to read, one below the other."""
+    return Html("<br>".join(map(html_text, cell.split(", "))))
