@@ -64,6 +64,9 @@ docs: $(VENV)/.installed-docs ## Build the documentation site into build/site, a
 notebooks: $(VENV)/.installed-test ## Run the notebooks of examples/notebooks, and keep their outputs
 	$(BIN)/python examples/notebooks/run.py $(ARGS)
 
+pictures: $(VENV)/.installed-test ## Make the pictures of the README, with headless Chromium
+	PYTHONPATH=tests:. $(BIN)/python docs/pictures/make.py
+
 build: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	$(BIN)/python -m build
 

@@ -1,7 +1,6 @@
 """Run the examples of the README and of the guides in docs/."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,14 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from documents import blocks, one_process, run_commands
 from paths import ROOT
 from servers import ADMIN, upload
 from zarr.storage import ObjectStore as ZarrObjectStore
 
 from shardedstore import ShardedStore
+from shardedstore.abc import Callback
+from shardedstore.transforms import ToZip
 
 README = (ROOT / "README.md").read_text("utf-8")
 IMPORTS = "from shardedstore import ShardedStore\nfrom shardedstore.transforms import Recompress, ToZip\n"
@@ -27,15 +29,17 @@ def section(heading: str) -> str:
     return README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
 
 
-def blocks(language: str, text: str) -> list[str]:
-    """Return the code blocks of one language in a text."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [code for name, code in found if name == language]
-
-
 def page(name: str) -> list[str]:
     """Return the Python blocks of a guide."""
     return blocks("python", (ROOT / "docs" / name).read_text("utf-8"))
+
+
+class Interrupt(Callback):
+    """Interrupt a job after its first shards."""
+
+    def on_task_end(self, event):
+        if event.progress.done:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def test_python_and_picture(era5: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ShardedStore ['radiation', 'rain', 'temperature', 'wind_u', 'wind_v']\n"
     assert done.stderr == ""
-    (picture,) = (text for text in blocks("", section("Example")) if text.startswith("era5-zips/"))
+    (picture,) = blocks("", (ROOT / "docs" / "read.md").read_text("utf-8"))
     shown = [re.split(r"\s{2,}", line.strip())[0] for line in picture.splitlines()[1:]]
     folder = era5.parent / "era5-zips"
     for name in shown:
@@ -108,32 +112,24 @@ def test_python_and_picture(era5: Path) -> None:
     same(era5, ShardedStore.load(era5.parent / "moved"))
 
 
-def test_commands(era5: Path, bucket) -> None:
-    (script,) = blocks("sh", section("Command line"))
-    old = zarr.create_group(era5.parent / "old.zarr", zarr_format=2)
+def test_commands(era5: Path, bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(era5.parent)
+    (script,) = blocks("sh", (ROOT / "docs" / "commands.md").read_text("utf-8"))
+    (short,) = blocks("sh", section("Commands"))
+    old = zarr.create_group("old.zarr", zarr_format=2)
     old.create_array("a", data=np.arange(60.0).reshape(6, 10), chunks=(2, 5))
-    shown = {"--workers 8": "--workers 2", "512 MiB": "6 MiB", "s3://bucket": bucket.url}
-    results = []
-    for line in re.sub("|".join(shown), lambda found: shown[found[0]], script).splitlines():
-        program, *arguments = shlex.split(line)
-        assert program == "shardedstore"
-        results.append(
-            subprocess.run(
-                [sys.executable, "-m", "shardedstore", *arguments],
-                cwd=era5.parent,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        )
-        assert results[-1].returncode == 0, results[-1].stderr
-        if "--dry-run" in arguments:
-            assert not (era5.parent / "era5-cli").exists()
-    dry, converted, info, copied = (result.stdout for result in results)
+    script, short = (text.replace("512 MiB", "6 MiB").replace("s3://bucket", bucket.url) for text in (script, short))
+    dry_run, others = script.split("\n", 1)
+    with one_process():
+        (dry,) = run_commands(dry_run)
+        assert not Path("era5-cli").exists()
+        converted, info, copied = run_commands(others)
+        _, verified = run_commands(short)
     assert "<=64 -> 2 shards" in dry
     assert converted.splitlines()[-1] == str(era5.parent / "era5-cli" / "shardedstore.json")
     assert "/radiation  array (16, 524288), chunks (1, 131072), 8.00 MiB, 2 zips" in info
-    same(era5, ShardedStore.load(era5.parent / "era5-cli"))
+    same(era5, ShardedStore.load("era5-cli"))
+    assert "by their decoded data" in verified
     assert copied.splitlines()[-1] == f"{bucket.url}/new.zarr"
     new = zarr.open_group(ZarrObjectStore(bucket.client, read_only=True), path="new.zarr", mode="r")
     np.testing.assert_array_equal(new["a"][:], old["a"][:])
@@ -206,9 +202,12 @@ def test_dividing_and_running(era5: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "/temperature" in capsys.readouterr().out
     same(era5, names["new"])  # type: ignore[arg-type]
     exec(guarded, names)
-    exec(IMPORTS + partial.replace('"out"', '"era5-zips"').replace("/data/era5.zarr", str(era5)), names)
-    same(era5, names["store"])  # type: ignore[arg-type]
-    chain, reading = blocks("python", section("Python API"))
+    with pytest.raises(KeyboardInterrupt):
+        names["store"].map_shards(ToZip("out"), callbacks=[Interrupt()])  # type: ignore[attr-defined]
+    exec(IMPORTS + partial.replace("/data/era5.zarr", str(era5)), names)
+    with pytest.warns(RuntimeWarning, match="consolidated"):  # an unfinished result has none
+        same(era5, names["store"])  # type: ignore[arg-type]
+    (chain,), (reading,) = page("chains.md"), page("read.md")
     exec(reading, names | {"xr": xr, "ShardedStore": ShardedStore})
     zarr.create_group("old.zarr", zarr_format=2).create_array("a", data=np.arange(60.0), chunks=(25,))
     exec(chain.replace("s3://bucket/", ""), names)
