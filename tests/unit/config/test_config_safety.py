@@ -129,10 +129,10 @@ def test_bombs(bomb):
     document = make()
     tracemalloc.start()
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(ConfigError, match=message):
             ShardedStore.from_config(document)
-        assert time.perf_counter() - start < 20
+        assert time.process_time() - start < 20
         assert tracemalloc.get_traced_memory()[1] < 1 << 30
     finally:
         tracemalloc.stop()

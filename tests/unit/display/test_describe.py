@@ -225,9 +225,9 @@ def test_nothing_is_read_and_it_takes_no_time():
     """The places do not exist, and the time depends on the config, not on the shards."""
     mounts = {f"g{i % 50}/a{i}": Mount(Zip(f"s3://none.invalid/{i}/{{block}}.zip"), million()) for i in range(10_000)}
     store = store_of(Config(Zip("s3://none.invalid/base.zip"), mounts))
-    start = time.perf_counter()
+    start = time.process_time()
     shown = repr(store) + store._repr_html_() + repr(store.shards)
-    assert time.perf_counter() - start < 2  # about 50 ms
+    assert time.process_time() - start < 2  # about 50 ms
     assert "1,000,000 zips" in shown
     assert "10,000,000,001 shards" in shown
     assert len(shown) < 100_000

@@ -128,10 +128,10 @@ def test_a_million_shards_are_planned_in_seconds(tmp_path):
     root = zarr.create_group(tmp_path / "source.zarr")
     root.create_array("a", shape=(1000, 1000, 64), chunks=(1, 1, 8), dtype="f8")
     store = ShardedStore.partition(tmp_path / "source.zarr", {"a": (1, 1, -1)})
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     plan = make_plan(store.config, needs_empty=True)  # no chunk is stored
     segments = plan.segments()
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
     assert plan.shard_count == 1_000_001
     assert 1_000_001 / MOST_SHARDS <= len(segments) < 8500

@@ -186,7 +186,7 @@ def test_a_slice_of_another_machine_is_watched(tmp_path, monkeypatch):
         write_holder(tmp_path, i)
     begun = time.monotonic()
     with held(place):
-        assert time.monotonic() - begun < 3 * lock.LIFE
+        assert time.monotonic() - begun < 5 * lock.LIFE  # one after the other would take as long
     assert not list((tmp_path / FOLDER).glob("slice-*"))
     write_holder(tmp_path, 1)
     counting = threading.Thread(target=lambda: [write_holder(tmp_path, 1, time.sleep(0.1) or i) for i in range(9)])
