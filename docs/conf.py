@@ -17,11 +17,12 @@ html_title = "shardedstore"
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+html_sidebars = {name: [] for name in ("tutorial", "for-scientists", "reference")}  # pages without pages below them
 html_show_sourcelink = False
 html_copy_source = False
 
