@@ -52,7 +52,7 @@ ROW = "display:inline-flex;flex-wrap:wrap;column-gap:1em;width:calc(100% - 1.5em
 LEAF = "padding:1px 0 1px 1.05em"
 BELOW = f"margin-left:.35em;padding-left:.9em;border-left:1px solid {LINE}"
 INSIDE = "display:flex;flex-wrap:wrap;column-gap:2em;align-items:center;padding:.2em 0 .5em 1.1em"
-WIDTHS = (("1 5em", "left"), ("1 7em", "left"), ("1 9em", "left"), ("0 5.5em", "right"), ("1 6.5em", "left"))
+WIDTHS = (("1 4.5em", "left"), ("1 6em", "left"), ("1 11em", "left"), ("0 5.5em", "right"), ("1 6em", "left"))
 
 
 class Branch(NamedTuple):
@@ -299,7 +299,7 @@ def _html_array(name: str, array: StoredArray, pictures: Iterator[int], *, is_op
         f'<span style="flex:0 {width};text-align:{side};overflow-wrap:anywhere">{html_text(text)}</span>'
         for text, (width, side) in zip(texts, WIDTHS, strict=True)
     )
-    row = f'<span style="{ROW}"><span style="flex:1 1 14em">{html_code(shown(name, 60))}</span>{cells}</span>'
+    row = f'<span style="{ROW}"><span style="flex:1 1 12em">{html_code(shown(name, 60))}</span>{cells}</span>'
     return _fold(row, Html(f'<div style="{INSIDE}">{"".join(_inside(array, pictures))}</div>'), is_open=is_open)
 
 
