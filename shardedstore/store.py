@@ -802,6 +802,61 @@ class ShardedStore(WritableStore):
 
         return to_icechunk(self, repository, branch)
 
+    def to_tensorstore(
+        self, path: Target | None = None, *, storage_options: StorageOptions = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return specs of TensorStore, by which it opens each array with all shards.
+
+        A divided array is a stack of the arrays in its shards. No chunk is read. The specs hold absolute URLs, so they end when
+        the files are moved. They hold no credentials.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            A folder. One JSON file for each array is written there, such as ``t2m.json``; ``array.json`` for an array at the root.
+        storage_options : mapping or str, optional
+            Options of the object store of `path`; see `partition`.
+
+        Returns
+        -------
+        dict of str to dict
+            The specs by the paths of the arrays, as `tensorstore.open` takes them.
+
+        Raises
+        ------
+        UsageError
+            If TensorStore can't read the codecs or the type of an array, or if shards are not Zarrs in files or folders.
+        HoleError
+            If a shard is a hole.
+        DestinationError
+            If a file can't be written.
+
+        See Also
+        --------
+        to_kerchunk : Write references to a file.
+
+        Notes
+        -----
+        The format is described in https://google.github.io/tensorstore/driver/stack/.
+
+        Examples
+        --------
+        >>> import tempfile, dask, tensorstore, zarr
+        >>> from shardedstore import ShardedStore
+        >>> from shardedstore.transforms import ToZip
+        >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
+        ...     array = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(6,), chunks=(2,), dtype="i4")
+        ...     array[:] = range(6)
+        ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": 4})
+        ...     specs = store.map_shards(ToZip(f"{folder}/zips")).to_tensorstore()
+        ...     values = tensorstore.open(specs["t2m"]).result()[:].read().result()
+        >>> specs["t2m"]["driver"], len(specs["t2m"]["layers"]), values.tolist()
+        ('stack', 2, [0, 1, 2, 3, 4, 5])
+        """
+        from shardedstore.export.tensorstore import write_specs
+
+        return write_specs(self, path, storage_options)
+
     def verify(
         self,
         against: Store | Target | None = None,

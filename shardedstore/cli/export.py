@@ -13,7 +13,7 @@ from shardedstore.jobfiles.open import open_any
 from shardedstore.storage.urls import normalize
 from shardedstore.text import count
 
-FORMATS = ("kerchunk", "kerchunk-parquet", "icechunk")
+FORMATS = ("kerchunk", "kerchunk-parquet", "icechunk", "tensorstore")
 
 
 @click.command()
@@ -37,7 +37,7 @@ def export(
     """Write references to the chunks of a result.
 
     Readers without shardedstore open the references as one Zarr. No chunk is read or copied. RESULT is the folder of a job, a config or a Zarr. DESTINATION is a JSON file for kerchunk,
-    a folder for kerchunk-parquet (Zarr v2 only), and a repository for icechunk (Zarr v3 only), which is made if there is none.
+    a folder for kerchunk-parquet (Zarr v2 only), a repository for icechunk (Zarr v3 only), which is made if there is none, and a folder of JSON specs for tensorstore, one for each array.
 
     \b
     Examples:
@@ -52,6 +52,10 @@ def export(
 
             _quiet_icechunk()
             number = store.to_icechunk(create_repository(destination, store, options), branch=branch)
+        elif kind == "tensorstore":
+            tell(f"{count(len(store.to_tensorstore(destination, storage_options=options)), 'spec')} written")
+            tell(normalize(destination))
+            return
         else:
             number = store.to_kerchunk(destination, parquet=kind == "kerchunk-parquet", storage_options=options)
         tell(f"{count(number, 'reference')} written")

@@ -25,6 +25,7 @@ from shardedstore.stores.entries import (
     entries_of,
     format_around,
 )
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.location import Derived, Location
 from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import StoreReader, Tag, reader_of, tags_of
@@ -55,6 +56,12 @@ class BlockOf(Derived, frozen=True, tag="block"):
     def pipeline(self) -> str:
         # docstring inherited
         return f"{self.source.pipeline}{quote_name(self.path)}/" if self.path else self.source.pipeline
+
+    def layers(self, path: str) -> Iterator[Layer]:
+        # docstring inherited
+        box = self.blocks.box(self.block)
+        cropped = (layer.cropped(box) for layer in self.source.layers(join(self.path, path)))
+        return (layer for layer in cropped if layer is not None)
 
     @property
     def view(self) -> tuple[Location, str]:

@@ -27,6 +27,7 @@ from shardedstore.storage.urls import (
 )
 from shardedstore.stores.http import HTTPReadStore
 from shardedstore.stores.http_index import ROOTS
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.local import LocalReader
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Opened, Place
@@ -34,7 +35,7 @@ from shardedstore.stores.objects import ObjectFolder
 from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.reader import reader_of
 from shardedstore.stores.veiled import VEILED_ROOTS
-from shardedstore.stores.view import ViewOf
+from shardedstore.stores.view import ViewOf, view_of
 
 
 class Directory(Place, frozen=True, tag="directory", omit_defaults=True, repr_omit_defaults=True):
@@ -62,6 +63,10 @@ class Directory(Place, frozen=True, tag="directory", omit_defaults=True, repr_om
     def pipeline(self) -> str:
         # docstring inherited
         return f"{url_with_scheme(self.url)}/"
+
+    def layers(self, path: str) -> Iterator[Layer]:
+        # docstring inherited
+        yield Layer(view_of(self, path).pipeline, self.options)
 
     @property
     def files_url(self) -> str | None:

@@ -29,6 +29,10 @@ class Hole(Location, frozen=True, tag="hole", omit_defaults=True):
         # docstring inherited
         return self
 
+    def layers(self, path: str) -> NoReturn:
+        # docstring inherited
+        HoleStore(self).refuse()
+
     def show(self) -> str:
         # docstring inherited
         return f"the hole {self.shard!r}"

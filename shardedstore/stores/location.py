@@ -13,8 +13,10 @@ import msgspec
 from msgspec import Meta
 from zarr.abc.store import Store
 
+from shardedstore.errors import UsageError
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import fill_url
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.reader import reader_of
 from shardedstore.zarr.grid import Blocks, Coords, block_name
 
@@ -144,6 +146,21 @@ class Location(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fie
     def files_url(self) -> str | None:
         """The URL of the files of this store alone; None if they can't be listed."""
         return None
+
+    def layers(self, path: str) -> Iterator[Layer]:
+        """Yield the stored arrays that together are the array at a path; a later one covers the earlier ones.
+
+        Raises
+        ------
+        UsageError
+            If a chunk of the array is in no ordinary Zarr.
+        HoleError
+            If a shard is a hole.
+        """
+        raise UsageError(
+            f"{path or 'the array'!r} in {self.show()} is not an ordinary Zarr in a file or folder: convert the store with "
+            "ToZip or CopyTo, and export the result"
+        )
 
     def measure(self) -> tuple[int, int] | None:
         """Return the number of files and their bytes; zeros if they can't be listed, None if there are none."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.location import Location, Place, url_of
 from shardedstore.stores.members import Division, Members
 from shardedstore.zarr.grid import Blocks, Coords, block_name, parse_block
@@ -71,6 +72,15 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         for name in self.shard_names():
             if name not in self.exceptions:
                 yield at_shard(self.location, self.division, name)
+
+    def layers(self, blocks: Blocks) -> Iterator[Layer]:
+        """Yield the layers of the divided array; the blocks of a divided source are one layer."""
+        if self.location.divides_source:
+            yield from self.location.layers("")
+        for name in self.exceptions if self.location.divides_source else self.shard_names():
+            location = self.exceptions.get(name) or self.location.at_block(blocks, parse_block(name))
+            box = blocks.box(parse_block(name))
+            yield from (layer.moved(box) for layer in location.layers(""))
 
     @property
     def is_view(self) -> bool:

@@ -13,6 +13,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.fields import BelowRoot
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened
 from shardedstore.stores.ranges import Range, ranges_of
@@ -38,6 +39,10 @@ class PartOf(Derived, frozen=True, tag="part", omit_defaults=True):
     def open(self, *, read_only: bool = True) -> Store:
         # docstring inherited
         return Part(self.source.open(), self.only, self.without)
+
+    def layers(self, path: str) -> Iterator[Layer]:
+        # docstring inherited
+        return self.source.layers(path)
 
     @property
     def whole(self) -> Location:

@@ -10,10 +10,12 @@ from zarr.abc.store import Store
 
 from shardedstore.fields import PathText
 from shardedstore.stores.hole import Hole
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Place
-from shardedstore.stores.mount import Mount
+from shardedstore.stores.mount import Mount, member_at
 from shardedstore.stores.routing import RoutedStore
+from shardedstore.zarr.paths import Mounts
 
 if TYPE_CHECKING:
     from shardedstore.stores.location import AnyLocation
@@ -64,6 +66,17 @@ class Config(Location, frozen=True, tag="sharded", omit_defaults=True):
             shards={path: mount.map_places(change) for path, mount in self.shards.items()},
             consolidated=self.consolidated and self.consolidated.map_places(change),
         )
+
+    def layers(self, path: str) -> Iterator[Layer]:
+        # docstring inherited
+        found = Mounts(self.shards).resolve(path)
+        if found is None:
+            return self.base.layers(path)
+        mount, rest = self.shards[found[0]], found[1]
+        if mount.blocks is not None:
+            return mount.layers(mount.blocks)
+        member = None if mount.members is None else mount.members.find(rest)
+        return mount.location.layers(rest) if member is None else member_at(mount, member[0]).layers(member[1])
 
     def locations(self) -> Iterator[tuple[str, Location]]:
         """Yield all locations, each with its role in words; for nested stores, their locations."""

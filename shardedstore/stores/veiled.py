@@ -17,6 +17,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from shardedstore.fields import PathText
 from shardedstore.storage.urls import BESIDE
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened
 from shardedstore.stores.ranges import Range, ranges_of
@@ -83,6 +84,10 @@ class VeiledOf(Derived, frozen=True, tag="veiled"):
     def kind(self) -> str:
         # docstring inherited
         return self.source.kind
+
+    def layers(self, path: str) -> Iterator[Layer]:
+        # docstring inherited
+        return super().layers(path) if path in self.paths else self.source.layers(path)
 
     @property
     def held(self) -> Location:

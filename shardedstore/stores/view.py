@@ -13,6 +13,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from shardedstore.fields import PathText
 from shardedstore.storage.urls import quote_name
 from shardedstore.stores.block import Block, BlockOf
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Derived, Location, Opened, is_template
 from shardedstore.stores.ranges import Range, ranges_of
@@ -46,6 +47,10 @@ class ViewOf(Derived, frozen=True, tag="view"):
     def pipeline(self) -> str:
         # docstring inherited
         return f"{self.source.pipeline}{quote_name(self.path)}/" if self.path else self.source.pipeline
+
+    def layers(self, path: str) -> Iterator[Layer]:
+        # docstring inherited
+        return self.source.layers(join(self.path, path))
 
     @property
     def view(self) -> tuple[Location, str]:

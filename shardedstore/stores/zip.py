@@ -16,6 +16,7 @@ from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import NONE, Options
 from shardedstore.storage.requests import in_flight
 from shardedstore.storage.urls import normalize, url_with_scheme
+from shardedstore.stores.layers import Layer
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Opened, Place
 from shardedstore.stores.ranges import Range, ranges_of
@@ -43,6 +44,10 @@ class Zip(Place, frozen=True, tag="zip", omit_defaults=True, repr_omit_defaults=
     def pipeline(self) -> str:
         # docstring inherited
         return f"{url_with_scheme(self.url)}|zip:"
+
+    def layers(self, path: str) -> Iterator[Layer]:
+        # docstring inherited
+        yield Layer(view_of(self, path).pipeline, self.options)
 
     @property
     def files_url(self) -> str | None:
