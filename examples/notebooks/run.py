@@ -57,7 +57,14 @@ def replace(output: NotebookNode, patterns: list[tuple[str, str]]) -> None:
     for part in (output, output.get("data", {})):
         for key, text in part.items():
             if isinstance(text, str) and not key.startswith("image/"):
-                part[key] = functools.reduce(lambda text, pattern: re.sub(*pattern, text), patterns, text)
+                part[key] = replaced(text, patterns)
+            elif key == "traceback":
+                part[key] = [replaced(line, patterns) for line in text]
+
+
+def replaced(text: str, patterns: list[tuple[str, str]]) -> str:
+    """Return a text with all patterns replaced."""
+    return functools.reduce(lambda text, pattern: re.sub(*pattern, text), patterns, text)
 
 
 def replacements(folder: Path) -> list[tuple[str, str]]:
@@ -65,7 +72,9 @@ def replacements(folder: Path) -> list[tuple[str, str]]:
     paths = sorted({str(folder), str(folder.resolve())}, key=len, reverse=True)
     return [
         *((re.escape(path), "/data") for path in paths),
+        (rf"\b{re.escape(platform.node())}:\d+\b", "workstation:1234"),  # a worker in this process
         (rf"\b{re.escape(platform.node())}\b", "workstation"),
+        (r"\.\.\.[\w/]*/", ".../"),  # a path that a view has cut
         (r"tcp://127\.0\.0\.1:\d+", "tcp://127.0.0.1:40000"),
         (r"<Figure size [^>]*>", "<Figure>"),
     ]
