@@ -28,6 +28,7 @@ def texts(cell):
 @each
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.timeout(400)
 def test_a_notebook_runs_and_shows_what_it_has_saved(path, tmp_path):
     saved, made = nbformat.read(path, as_version=4), SCRIPT["run"](path, tmp_path)
     assert [kinds(cell) for cell in made.cells] == [kinds(cell) for cell in saved.cells]
