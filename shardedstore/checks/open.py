@@ -13,7 +13,7 @@ from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
 from shardedstore.stores.locations import Config
-from shardedstore.stores.recognise import locate
+from shardedstore.stores.recognise import is_references, locate
 
 AnyZarr: TypeAlias = ShardedStore | Store | str | os.PathLike[str]
 
@@ -25,7 +25,7 @@ def config_at(what: AnyZarr, storage_options: StorageOptions = None) -> Config:
     if isinstance(what, Store) or "|zip:" in os.fspath(what):
         return Config(locate(what, storage_options))
     url = normalize(what)
-    is_file = url.endswith(".json") and not os.path.isdir(url)
+    is_file = url.endswith(".json") and not os.path.isdir(url) and not is_references(url, storage_options)
     if is_file or nbytes_of(join_url(url, FILE_NAME), take_options(url, storage_options)) is not None:
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=storage_options).config
     return Config(locate(what, storage_options))

@@ -185,7 +185,7 @@ def relative_url(url: str, folder: str) -> str:
 
 
 def _relative(place: Place, folder: str, options: Options | None) -> Place:
-    if options is not None and place.options.server != options.server:
+    if place.options.allow or (options is not None and place.options.server != options.server):
         return place
     url = relative_url(place.url, folder)
     if is_remote(folder) and url != place.url:
@@ -208,6 +208,12 @@ def _absolute(place: Place, folder: str | None, allowed: list[str] | None, optio
             f"the config sends requests for {url!r} to {server!r}: if that is right, load it with "
             f"allow=[{url!r}, {server!r}]"
         )
+    for other in place.options.allow:
+        if allowed is not None and not any(is_within(other, inside) for inside in allowed):
+            raise ConfigError(
+                f"the config lets references in {url!r} lead to {other!r}: if that is right, load it with "
+                f"allow=[{url!r}, {other!r}]"
+            )
     return msgspec.structs.replace(place, url=url)
 
 

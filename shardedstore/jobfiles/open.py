@@ -14,6 +14,7 @@ from shardedstore.storage.options import take_options
 from shardedstore.storage.sides import side_options
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
+from shardedstore.stores.recognise import is_references
 
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
@@ -30,8 +31,9 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
 
 def _has_config(url: str, options: Any) -> bool:
     """Tell whether a URL is a config, or the folder of one."""
-    is_file = url.endswith(".json") and not os.path.isdir(url)
-    return is_file or nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None
+    if url.endswith(".json") and not os.path.isdir(url):
+        return not is_references(url, options)
+    return nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None
 
 
 def source_options(spec: JobSpec) -> Any:

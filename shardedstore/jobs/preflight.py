@@ -37,8 +37,9 @@ def places_of(found: Iterable[Location]) -> tuple[Place, ...]:
 
 
 def source_urls(config: Config) -> list[str]:
-    """Return the URLs of the components of a store, including components of nested stores."""
-    return [place.url for place in all_places(location for _, location in config.locations())]
+    """Return the URLs of the components of a store, including components of nested stores, and the places that they may lead to."""
+    places = all_places(location for _, location in config.locations())
+    return [url for place in places for url in (place.url, *place.options.allow)]
 
 
 def find_unreadable(sources: Iterable[Place]) -> str | None:

@@ -19,9 +19,10 @@ from shardedstore.fields import HostPart
 from shardedstore.storage.certificates import read_certificates
 from shardedstore.storage.grants import PROVIDER, grant
 from shardedstore.storage.profiles import Profile
-from shardedstore.storage.urls import BESIDE, MISREAD, is_remote
+from shardedstore.storage.urls import BESIDE, MISREAD, is_remote, normalize
 
 ANONYMOUS = "anonymous"
+ALLOW = "allow"  # the option for places that references lead to
 EMULATOR = "http://127.0.0.1:10000"  # default address of Azure's emulator
 CLIENT_OPTIONS = (  # options of obstore's HTTP client, for all kinds of stores
     "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "default_headers",
@@ -90,6 +91,10 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     ] = None
     request_payer: Annotated[bool | None, Meta(description="Whether the requester pays for requests, for S3.")] = None
     use_emulator: Annotated[bool | None, Meta(description="Whether the server is the emulator of Azure.")] = None
+    allow: Annotated[
+        tuple[str, ...],
+        Meta(description="Other places that references in the data may lead to: folders, buckets and servers."),
+    ] = ()
 
     def __post_init__(self) -> None:
         endpoint = urlsplit(self.endpoint or "")
@@ -125,6 +130,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
         """
         found = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
         found.pop("allow_http")
+        found.pop("allow")
         if found.pop("anonymous"):
             found["skip_signature"] = True
         if self.allow_http or (self.endpoint or "").startswith("http://"):
@@ -156,6 +162,8 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
         return storage_options
     if not storage_options:
         return NONE
+    if isinstance(storage_options, Mapping) and ALLOW in storage_options:
+        return _take_with_allowed(url, storage_options)
     if not is_remote(url):
         raise UsageError(f"storage_options were given for {url!r}, which is a local path: leave them out")
     if isinstance(storage_options, str):
@@ -176,6 +184,20 @@ def take_options(url: str, storage_options: StorageOptions) -> Options:
     if rest:
         grant({(url, options.server): rest, (url + BESIDE, options.server): rest})
     return options
+
+
+def _take_with_allowed(url: str, storage_options: Mapping[str, Any]) -> Options:
+    """Return public options with the places that references may lead to; the options hold for these places too.
+
+    >>> _take_with_allowed("/data/era5.json", {"allow": "s3://open-data", "anonymous": True})
+    Options(anonymous=True, allow=('s3://open-data',))
+    """
+    given = {name: value for name, value in storage_options.items() if name != ALLOW}
+    value = storage_options[ALLOW]
+    places = tuple(map(normalize, value.split(",") if isinstance(value, str) else value))
+    stores = [place for place in (url, *places) if is_remote(place) and scheme_of(place) != "https"]
+    taken = [take_options(place, given) for place in ([url] if is_remote(url) else []) + stores if given]
+    return msgspec.structs.replace(taken[0] if taken else NONE, allow=places)
 
 
 def _without_profile(url: str, storage_options: Mapping[str, Any]) -> tuple[dict[str, Any], Profile | None]:

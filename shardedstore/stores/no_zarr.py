@@ -95,7 +95,7 @@ def describe_json(document: object) -> str:
     """Describe a JSON document, with the next step if it is of a known kind.
 
     >>> describe_json({"version": 1, "refs": {}})
-    'it is a set of references by Kerchunk: open it with fsspec or VirtualiZarr, and write a Zarr from there first'
+    'it is a set of references by Kerchunk: open it with ShardedStore.partition'
     >>> describe_json([1, 2])
     'it is a list'
     """
@@ -121,7 +121,7 @@ KINDS = (
     ),
     (
         _is_kerchunk,
-        "it is a set of references by Kerchunk: open it with fsspec or VirtualiZarr, and write a Zarr from there first",
+        "it is a set of references by Kerchunk: open it with ShardedStore.partition",
     ),
     (
         lambda document: "scales" in document and "num_channels" in document,

@@ -10,6 +10,7 @@ from shardedstore.errors import UsageError
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.directory import Directory
+from shardedstore.stores.kerchunk import locate_kerchunk
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location
 from shardedstore.stores.view import ViewOf
@@ -19,6 +20,8 @@ from shardedstore.zips.index import split_inside
 
 def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptions = None) -> Location:
     """Return the location of a store, a path or a URL; a name that ends in .zip or .ozx is a zip.
+
+    A name that ends in .json is a set of references by Kerchunk, if its content is one.
 
     Raises
     ------
@@ -33,8 +36,15 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
         return locate_store(source)
     place, path = split_inside(source)
     url = normalize(place)
+    if (references := locate_kerchunk(url, storage_options)) is not None:
+        return references
     options = take_options(url, storage_options)
     if path:
         return ViewOf(Zip(url, options), path)
     is_zip = url.lower().endswith((".zip", ".ozx")) and not os.path.isdir(url)
     return Zip(url, options) if is_zip else Directory(url, options)
+
+
+def is_references(url: str, storage_options: StorageOptions = None) -> bool:
+    """Tell whether a normalized URL is a JSON file of references, and no config."""
+    return locate_kerchunk(url, storage_options) is not None

@@ -115,8 +115,6 @@ def test_names_that_are_no_text(tmp_path):
 # Files that are not Zarrs
 
 FILES = {
-    "kerchunk": ({"version": 1, "refs": {".zgroup": "{}"}}, "references by Kerchunk"),
-    "kerchunk of version 0": ({".zgroup": "{}", "a/.zarray": "{}"}, "references by Kerchunk"),
     "neuroglancer": ({"@type": "neuroglancer_multiscale_volume", "scales": [], "num_channels": 1}, "Neuroglancer"),
     "stac": ({"type": "Feature", "stac_version": "1.0.0", "assets": {}}, "STAC"),
     "geojson": ({"type": "FeatureCollection", "features": []}, "GeoJSON"),

@@ -52,6 +52,11 @@ def of_zips(tmp_path, stack):
     return partitioned(folder(tmp_path)).map_shards(ToZip(tmp_path / "zips"))
 
 
+def of_kerchunk(tmp_path, stack):
+    of_zips(tmp_path, stack).to_kerchunk(tmp_path / "refs.json")
+    return partitioned(tmp_path / "refs.json")
+
+
 def of_part(tmp_path, stack):
     return ShardedStore.partition(folder(tmp_path), CUBE.shards, exclude=["crs"])
 
@@ -68,7 +73,15 @@ def of_stores(tmp_path, stack):
     return ShardedStore(tmp_path / "base", {"nested": whole})
 
 
-MAKERS = {"folder": of_folder, "web": of_web, "zips": of_zips, "part": of_part, "group": of_group, "stores": of_stores}
+MAKERS = {
+    "folder": of_folder,
+    "web": of_web,
+    "zips": of_zips,
+    "kerchunk": of_kerchunk,
+    "part": of_part,
+    "group": of_group,
+    "stores": of_stores,
+}
 REFUSED = {("web", "listing"): "the base, 'http", ("stores", "listing"): "shard 'nested', the sharded store on "}
 
 
