@@ -13,7 +13,7 @@ from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
 from shardedstore.stores.locations import Config
-from shardedstore.stores.recognise import is_references, locate
+from shardedstore.stores.recognise import is_pipeline, is_references, locate
 
 AnyZarr: TypeAlias = ShardedStore | Store | str | os.PathLike[str]
 
@@ -22,7 +22,7 @@ def config_at(what: AnyZarr, storage_options: StorageOptions = None) -> Config:
     """Return the config of a store, or of the Zarr, zip or config at a path or URL."""
     if isinstance(what, ShardedStore):
         return what.config
-    if isinstance(what, Store) or "|zip:" in os.fspath(what):
+    if isinstance(what, Store) or is_pipeline(os.fspath(what)):
         return Config(locate(what, storage_options))
     url = normalize(what)
     is_file = url.endswith(".json") and not os.path.isdir(url) and not is_references(url, storage_options)

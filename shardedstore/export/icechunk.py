@@ -22,6 +22,7 @@ from shardedstore.export.references import Chunk, References, references_to, sho
 from shardedstore.storage.blobs import object_store
 from shardedstore.storage.options import NONE, Options, take_options
 from shardedstore.storage.urls import is_remote, is_within, normalize, quote_name, url_with_scheme
+from shardedstore.stores.icechunk import client_options, import_icechunk
 from shardedstore.stores.location import Location, Place
 from shardedstore.stores.ranges import Range
 
@@ -168,17 +169,14 @@ def create_repository(url: str, store: RoutedStore, options: Mapping[str, Any] |
     UsageError
         If icechunk is not installed, or the URL has another scheme.
     """
-    try:
-        import icechunk
-    except ImportError as error:
-        raise UsageError("this needs icechunk, which is not installed: pip install 'shardedstore[export]'") from error
+    icechunk = import_icechunk()
     place = normalize(url)
     if not is_remote(place):
         storage = icechunk.local_filesystem_storage(place)
     elif place.startswith("s3://"):
         bucket, _, prefix = place.removeprefix("s3://").partition("/")
         storage = icechunk.s3_storage(
-            bucket=bucket, prefix=prefix, from_env=True, **_client(take_options(place, options))
+            bucket=bucket, prefix=prefix, from_env=True, **client_options(take_options(place, options))
         )
     else:
         raise UsageError(
@@ -189,7 +187,7 @@ def create_repository(url: str, store: RoutedStore, options: Mapping[str, Any] |
     for number, (folder, given) in enumerate(sorted(_folders(store.config).items())):
         container: Any
         if is_remote(folder):
-            container = icechunk.s3_store(s3_compatible=given.endpoint is not None, **_client(given))
+            container = icechunk.s3_store(s3_compatible=given.endpoint is not None, **client_options(given))
         else:
             container = icechunk.local_filesystem_store(folder)
         name = f"shards{number or ''}"
@@ -197,15 +195,6 @@ def create_repository(url: str, store: RoutedStore, options: Mapping[str, Any] |
     repository = icechunk.Repository.open_or_create(storage, config=config)
     repository.save_config()
     return repository
-
-
-def _client(options: Options) -> dict[str, Any]:
-    return {
-        "region": options.region,
-        "endpoint_url": options.endpoint,
-        "allow_http": options.allow_http,
-        "force_path_style": options.endpoint is not None and not options.virtual_hosted_style_request,
-    }
 
 
 def _folders(config: Location) -> dict[str, Options]:

@@ -14,12 +14,12 @@ from shardedstore.storage.options import take_options
 from shardedstore.storage.sides import side_options
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.stores.recognise import is_references
+from shardedstore.stores.recognise import is_pipeline, is_references
 
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
     """Open a Zarr, a zip, a config or a collection; return the store and whether it is a config."""
-    if "|zip:" in what:
+    if is_pipeline(what):
         return ShardedStore.partition(what, [], storage_options=options), False
     url = normalize(what)
     if "*" in what:

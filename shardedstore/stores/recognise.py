@@ -10,6 +10,7 @@ from shardedstore.errors import UsageError
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.directory import Directory
+from shardedstore.stores.icechunk import STAGE, locate_icechunk
 from shardedstore.stores.kerchunk import locate_kerchunk
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location
@@ -34,6 +35,8 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
                 f"storage_options are for a URL, and {source!r} is open already: give them when it is opened"
             )
         return locate_store(source)
+    if STAGE in os.fspath(source):
+        return locate_icechunk(os.fspath(source), storage_options)
     place, path = split_inside(source)
     url = normalize(place)
     if (references := locate_kerchunk(url, storage_options)) is not None:
@@ -48,3 +51,8 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
 def is_references(url: str, storage_options: StorageOptions = None) -> bool:
     """Tell whether a normalized URL is a JSON file of references, and no config."""
     return locate_kerchunk(url, storage_options) is not None
+
+
+def is_pipeline(text: str) -> bool:
+    """Tell whether a URL pipeline names a folder in a zip, or a version of an Icechunk repository."""
+    return "|zip:" in text or STAGE in text

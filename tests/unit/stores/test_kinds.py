@@ -57,6 +57,15 @@ def of_kerchunk(tmp_path, stack):
     return partitioned(tmp_path / "refs.json")
 
 
+def of_icechunk(tmp_path, stack):
+    pytest.importorskip("icechunk")
+    from shardedstore.export.icechunk import create_repository
+
+    zips = of_zips(tmp_path, stack)
+    zips.to_icechunk(create_repository(str(tmp_path / "repo"), zips))
+    return partitioned(f"{tmp_path}/repo|icechunk:")
+
+
 def of_part(tmp_path, stack):
     return ShardedStore.partition(folder(tmp_path), CUBE.shards, exclude=["crs"])
 
@@ -82,7 +91,11 @@ MAKERS = {
     "group": of_group,
     "stores": of_stores,
 }
-REFUSED = {("web", "listing"): "the base, 'http", ("stores", "listing"): "shard 'nested', the sharded store on "}
+REFUSED = {
+    ("web", "listing"): "the base, 'http",
+    ("icechunk", "listing"): "the base, '/",
+    ("stores", "listing"): "shard 'nested', the sharded store on ",
+}
 
 
 @pytest.mark.parametrize("changed", LEVELS)
