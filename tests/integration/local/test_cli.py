@@ -26,7 +26,7 @@ from shardedstore.transforms import ToZip
 
 SHARDS = ("--shards", "t=time:60", "--shards", "s=whole")
 COUNT = 12  # the shards: the base, s, and ten of t
-PROGRESS = re.compile(rf"\d\d:\d\d:\d\d \d+%, (\d+) of {COUNT} shards, .*")
+PROGRESS = re.compile(rf"\d\d:\d\d:\d\d (?:\d+%|starting the workers), (\d+) of {COUNT} shards, .*")
 
 
 def ended_shards(lines: Sequence[str]) -> list[int]:
@@ -297,9 +297,12 @@ def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
     assert failed.returncode == cli.ExitCode.FAILED
     lines = failed.stderr.splitlines()
     assert ended_shards(lines[:2]) == [0, COUNT]
-    assert lines[-1].endswith("run the same command again to resume")
-    assert any(line.startswith("error: shard 't[8]' failed: ") for line in lines)
-    assert all(line.startswith("error: ") for line in lines[2:])
+    *told, failures, report = lines[2:]
+    assert told[-1].endswith("run the same command again to resume")
+    assert any(line.startswith("error: shard 't[8]' failed: ") for line in told)
+    assert all(line.startswith("error: ") for line in told)
+    assert failures == f"note: failed shards: {out}/.shardedstore/failures.jsonl"
+    assert report == f"note: report: {out}/.shardedstore/report-1.html"
     assert not (out / "shardedstore.json").exists()
 
     chunk.unlink()
