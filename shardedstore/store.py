@@ -1287,7 +1287,8 @@ class ShardedStore(WritableStore):
             data = open_folder(folder or "/", options).read(unquote_name(name, url))
         except STORAGE_ERRORS as error:
             cause = getattr(error, "strerror", None) or explain(error)
-            hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_zarr(folder, options) else ""
+            is_whole = folder.endswith((".zip", ".ozx")) or is_zarr(folder, options)
+            hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_whole else ""
             if isinstance(error, FileNotFoundError) and (half := unfinished(folder or "/", options)):
                 raise ConfigError(
                     f"there is no config at {url!r} yet, as the job has not ended: {half}; {GO_ON}"

@@ -1,4 +1,4 @@
-"""Show the summary of a job in a notebook."""
+"""Show the summary of a job, in a notebook and as text."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def summary_view(summary: Summary) -> Html:
         html_section("Warnings", notices) if notices else html_text(),
         width=WIDTH if report is None else REPORT_WIDTH,
     )
+
+
+def summary_to_text(summary: Summary) -> str:
+    """Return a summary as lines: its counts, its failures by cause, and its warnings."""
+    failed = [str(summary.failures)] if summary.failures else []
+    facts = "; ".join(_facts(summary))
+    return "\n".join([f"{count(summary.done, 'shard')} done by the job; {facts}", *failed, *map(str, summary.notices)])
 
 
 def _facts(summary: Summary) -> Iterator[str]:

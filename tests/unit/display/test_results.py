@@ -1,5 +1,6 @@
 """Views of results: summaries, records, reports of verification and unfinished jobs; small and large ones."""
 
+import re
 import shutil
 
 import dask
@@ -47,6 +48,12 @@ def test_a_summary_has_the_pictures_of_its_report(result):
     assert "/t" in text
     assert "Slowest shards" in text
     assert result.summary.report.number == 1
+
+
+def test_a_summary_is_printed_as_a_line(result):
+    counts, *notices = str(result.summary).splitlines()
+    assert re.fullmatch(r"6 shards done by the job; \d+ entries, .* written; .* in the threads of the workers", counts)
+    assert notices == [str(notice) for notice in result.summary.notices]
 
 
 def test_records(result, tmp_path):

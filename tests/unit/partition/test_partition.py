@@ -483,13 +483,14 @@ def test_bad_sources(contents, message):
 
 def test_a_result_and_a_zarr_are_not_opened_as_one_another(tmp_path):
     source, out, copy = to_folder(SOURCES["cube-v3/"].contents(), tmp_path / "a"), tmp_path / "out", tmp_path / "copy"
+    one_zip = tmp_path / "one.zarr.zip"
     with dask.config.set(scheduler="synchronous"):
-        for sink in (ToZip(out), CopyTo(copy)):
+        for sink in (ToZip(out), CopyTo(copy), ToZip(one_zip)):
             ShardedStore.partition(source, ["simulation"]).map_shards(sink)
     for result in (out, out / "shardedstore.json", tmp_path / "copy.shardedstore"):
         with pytest.raises(PartitionError, match=f"'{result}' is the result of a job: open it with ShardedStore.load"):
             ShardedStore.partition(result)
-    for zarr_folder in (source, copy):
+    for zarr_folder in (source, copy, one_zip):
         with pytest.raises(ConfigError, match=f"; '{zarr_folder}' is a Zarr: open it with ShardedStore.partition"):
             ShardedStore.load(zarr_folder)
     with pytest.raises(ConfigError, match=r"No such file or directory$"):
