@@ -17,7 +17,7 @@ QUICK := "not slow and not s3 and not cluster"
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-quick test-wheel fuzz chaos lint format bench docs notebooks build schema hooks clean distclean
+.PHONY: help demo test test-quick test-wheel fuzz chaos lint format bench matrix docs notebooks build schema hooks clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,10 @@ bench: $(VENV)/.installed-bench ## Run all benchmarks in sequence
 		echo "$(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS)"; \
 		$(BIN)/python -m "benchmarks.$$(basename $$file .py)" $(ARGS); \
 	done
+
+matrix: $(VENV)/.installed-test ## Run the code of docs/read-from.md, and write its table; npm installs zarrita.js
+	-npm install --silent --prefix build/npm zarrita @zarrita/storage
+	NODE_MODULES=$(CURDIR)/build/npm/node_modules ICECHUNK_LOG=error PYTHONPATH=tests:. $(BIN)/python -m read_from
 
 docs: $(VENV)/.installed-docs ## Build the documentation site into build/site, and check its links
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
