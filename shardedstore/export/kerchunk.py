@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,10 +90,11 @@ def write_parquet(store: Store, url: str | os.PathLike[str], storage_options: St
     place = normalize(url)
     target = open_folder(place, take_options(place, storage_options))
     documents = {key: data for key, data in references.documents.items() if key.rpartition("/")[2] != CONSOLIDATED_V2}
-    files = dict[str, dict[int, _Columns]]()
-    for (path, array, coords), found in references.chunks():
-        record, row = divmod(place_of(coords, array.chunk_grid), RECORDS)
-        files.setdefault(path, {}).setdefault(record, _Columns()).put(row, found)
+    grids = {path: array.chunk_grid for path, array in references.arrays().items()}
+    files = defaultdict[str, defaultdict[int, _Columns]](lambda: defaultdict(_Columns))
+    for (path, _, coords), found in references.chunks():
+        record, row = divmod(place_of(coords, grids[path]), RECORDS)
+        files[path][record].put(row, found)
     for path, records in files.items():
         for record, columns in records.items():
             _write(target, f"{path}/refs.{record}.parq" if path else f"refs.{record}.parq", columns.encode(*parquet))
