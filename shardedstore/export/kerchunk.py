@@ -20,6 +20,7 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import normalize, unquote_name
+from shardedstore.stores.kerchunk_parquet import import_parquet
 from shardedstore.stores.ranges import Range
 from shardedstore.zarr.grid import place_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, parse_json
@@ -80,7 +81,7 @@ def write_parquet(store: Store, url: str | os.PathLike[str], storage_options: St
     UsageError
         If the store is of Zarr v3, or if pyarrow is not installed.
     """
-    parquet = _pyarrow()
+    parquet = import_parquet()
     references = references_to(store)
     if any(key.endswith("zarr.json") for key in references.documents):
         raise UsageError(
@@ -101,17 +102,6 @@ def write_parquet(store: Store, url: str | os.PathLike[str], storage_options: St
     metadata = {key: parse_json(data, *_split(key)) for key, data in documents.items()}
     _write(target, ".zmetadata", msgspec.json.encode({"metadata": metadata, "record_size": RECORDS}))
     return len(references.documents) + len(references.others)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UsageError(
-            "Parquet files need pyarrow, which is not installed: pip install 'shardedstore[export]'"
-        ) from error
-    return pa, parquet
 
 
 def _split(key: str) -> tuple[str, str]:

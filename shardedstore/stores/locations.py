@@ -17,6 +17,7 @@ from shardedstore.stores.group import Group
 from shardedstore.stores.hole import Hole
 from shardedstore.stores.icechunk import Icechunk
 from shardedstore.stores.kerchunk import Kerchunk
+from shardedstore.stores.kerchunk_parquet import KerchunkParquet
 from shardedstore.stores.location import Location, Opened, Place, has_braces, is_template, url_of
 from shardedstore.stores.mount import Mount, at_shard, member_at
 from shardedstore.stores.part import PartOf
@@ -26,7 +27,22 @@ from shardedstore.stores.veiled import VeiledOf, veiled
 from shardedstore.stores.view import ViewOf
 from shardedstore.stores.zip import Zip
 
-KINDS = (Directory, Zip, Own, Kerchunk, Icechunk, Group, Hole, ViewOf, PartOf, VeiledOf, BlockOf, Squeezed, Config)
+KINDS = (
+    Directory,
+    Zip,
+    Own,
+    Kerchunk,
+    KerchunkParquet,
+    Icechunk,
+    Group,
+    Hole,
+    ViewOf,
+    PartOf,
+    VeiledOf,
+    BlockOf,
+    Squeezed,
+    Config,
+)
 
 # msgspec resolves the annotations of a struct in the namespace of its module.
 if TYPE_CHECKING:
@@ -46,6 +62,7 @@ __all__ = [
     "Hole",
     "Icechunk",
     "Kerchunk",
+    "KerchunkParquet",
     "Location",
     "Mount",
     "Opened",

@@ -12,6 +12,7 @@ from shardedstore.storage.urls import normalize
 from shardedstore.stores.directory import Directory
 from shardedstore.stores.icechunk import STAGE, locate_icechunk
 from shardedstore.stores.kerchunk import locate_kerchunk
+from shardedstore.stores.kerchunk_parquet import locate_kerchunk_parquet
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location
 from shardedstore.stores.view import ViewOf
@@ -41,6 +42,8 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
     url = normalize(place)
     if (references := locate_kerchunk(url, storage_options)) is not None:
         return references
+    if (parquet := locate_kerchunk_parquet(url, storage_options)) is not None:
+        return parquet
     options = take_options(url, storage_options)
     if path:
         return ViewOf(Zip(url, options), path)

@@ -236,3 +236,53 @@ def test_references_move_with_their_folder(tmp_path):
     ShardedStore.partition(write(here, references(k0=["data.bin", 1, 1])), []).save(here / "shardedstore.json")
     shutil.move(here, tmp_path / "there")
     assert zarr.open_array(ShardedStore.load(tmp_path / "there"), mode="r")[0] == 1
+
+
+# Folders of Parquet files
+
+
+def test_a_result_comes_back_from_parquet(tmp_path):
+    source = exported(tmp_path, 2)
+    ShardedStore.load(tmp_path / "zips ä%").to_kerchunk(tmp_path / "refs.parq", parquet=True)
+    back = ShardedStore.partition(tmp_path / "refs.parq", SOURCES[FORMATS[2]].shards)
+    assert back.config.base.kind == "kerchunk_parquet"
+    assert back.verify(source).ok
+    assert back.map_shards(CopyTo(tmp_path / "back.zarr")).verify(source).ok
+    again = back.plan(ToZip(tmp_path / "out"), changed="listing").run()
+    assert again.verify(source).ok
+    chunks = {key for key in reader_of(source).keys("", None) if ".z" not in key}
+    assert {key for key in reader_of(back).keys("", None) if ".z" not in key} == chunks
+    done = CliRunner().invoke(main, ["info", str(tmp_path / "refs.parq")])
+    assert done.exit_code == 0, done.output
+
+
+def test_rows_of_parquet(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "data.bin").write_bytes(bytes(range(8)))
+    (tmp_path / "one.bin").write_bytes(b"\x07")
+    folder = tmp_path / "references/refs.parq"
+    (folder / "a").mkdir(parents=True)
+    metadata = {".zgroup": {"zarr_format": 2}, "a/.zarray": {**ARRAY, "shape": [5]}}
+    (folder / ".zmetadata").write_text(json.dumps({"metadata": metadata, "record_size": 2}))
+    rows = [
+        {
+            "path": [f"{tmp_path}/data.bin", f"{tmp_path}/one.bin"],
+            "offset": [3, 0],
+            "size": [1, 0],
+            "raw": [None, None],
+        },
+        {"path": [None, None], "offset": [0, 0], "size": [0, 0], "raw": [b"\x05", None]},
+    ]
+    for number, columns in enumerate(rows):
+        parquet.write_table(pa.table(columns), folder / f"a/refs.{number}.parq")
+    store = ShardedStore.partition(folder, [])
+    assert zarr.open_array(store, path="a", mode="r")[:].tolist() == [3, 7, 5, 9, 9]
+    assert sorted(reader_of(store).keys("", None)) == [".zgroup", "a/.zarray", "a/0", "a/1", "a/2"]
+    refused = ShardedStore.partition(folder, [], storage_options={"allow": str(tmp_path / "other")})
+    with pytest.raises(UsageError, match="which is at another place"):
+        zarr.open_array(refused, path="a", mode="r")[0]
+    (folder / "a/refs.0.parq").write_bytes(b"no parquet")
+    with pytest.raises(CorruptError, match=r"refs\.0\.parq' is no readable file of references"):
+        ShardedStore.partition(folder, [], storage_options={"allow": str(tmp_path)}).config.base.open().read("a/0")
