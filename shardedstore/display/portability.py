@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from shardedstore.jobs.estimates.portability import Portability
 
 MOST_KINDS = 3  # causes that a line names
-MOST_ARRAYS = 200
 
 
 def portability_facts(portability: Portability) -> Iterator[str]:
@@ -47,17 +46,20 @@ def _names(paths: list[str]) -> str:
 
 
 def portability_table(portability: Portability) -> Html:
-    """Return a folded table of arrays and readers; empty without arrays."""
+    """Return a folded table of arrays and readers, with a row for arrays of equal answers; empty without arrays."""
     if not portability.arrays:
         return Html("")
-    heads = ("array", *(reader.name for reader in READERS))
-    rows = (_row(path, obstacles) for path, obstacles in islice(portability.arrays.items(), MOST_ARRAYS))
+    heads = ("arrays", *(reader.name for reader in READERS))
+    alike = dict[tuple[Html, ...], list[str]]()
+    for path, obstacles in portability.arrays.items():
+        alike.setdefault(_cells(obstacles), []).append(path)
+    rows = ((html_code(_names(paths)), *cells) for cells, paths in alike.items())
     note = html_muted("The versions are those that were tested. Each no names the first obstacle.")
-    return html_fold("readers", html_table(heads, rows, len(portability.arrays)), note)
+    return html_fold("readers", html_table(heads, rows, len(alike)), note)
 
 
-def _row(path: str, obstacles: tuple[Obstacle, ...]) -> tuple[str, ...]:
-    return (html_code(f"/{path}"), *(_cell([one for one in obstacles if one.reader is reader]) for reader in READERS))
+def _cells(obstacles: tuple[Obstacle, ...]) -> tuple[Html, ...]:
+    return tuple(_cell([one for one in obstacles if one.reader is reader]) for reader in READERS)
 
 
 def _cell(obstacles: list[Obstacle]) -> Html:
