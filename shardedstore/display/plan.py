@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from shardedstore.jobs.estimates.prices import Cost
     from shardedstore.zarr.grid import Coords
 
-FEW = 6  # arrays in a repr, of two lines each, so that it fits a screen
+FEW = 5  # arrays in a repr, of two lines each, so that it fits a screen
 MOST_FACTS = 20
 NOT_ENOUGH = "NOT ENOUGH"
 OPEN = 12  # arrays that are visible at first in a notebook

@@ -96,7 +96,7 @@ def test_the_repr_is_no_more_than_a_screen(count, tmp_path_factory):
     assert lines[0].startswith("JobPlan of ToZip to")
     assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
-    assert lines[-1] == ("  ... and 4 more" if count == 10 else "  ... and 34 more")
+    assert lines[-1] == ("  ... and 5 more" if count == 10 else "  ... and 35 more")
     assert str(plan).count("blosc") + str(plan).count("zstd") == min(count, 40)
 
 
