@@ -35,7 +35,7 @@ def jobs_schema() -> dict[str, Any]:
     for side in ("storage", "source_storage"):
         job["properties"][side] = {**_described(job, side), **_storage()}
     job_reference, cluster, run = references
-    return {
+    document = {
         "$schema": DIALECT,
         "$id": f"urn:{FORMAT}:jobs:1",
         "title": "A job file of shardedstore",
@@ -52,6 +52,8 @@ def jobs_schema() -> dict[str, Any]:
         "allOf": [_needed(name) for name in NEEDED],
         "$defs": defs,
     }
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document))  # lists instead of tuples
+    return found
 
 
 def _plain(component: dict[str, Any]) -> dict[str, Any]:
