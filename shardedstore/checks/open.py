@@ -8,7 +8,7 @@ from typing import TypeAlias
 from zarr.abc.store import Store
 
 from shardedstore.fields import FILE_NAME
-from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.blobs import seems_there
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, join_url, normalize
 from shardedstore.store import ShardedStore
@@ -26,7 +26,7 @@ def config_at(what: AnyZarr, storage_options: StorageOptions = None) -> Config:
         return Config(locate(what, storage_options))
     url = normalize(what)
     is_file = url.endswith(".json") and not os.path.isdir(url) and not is_references(url, storage_options)
-    if is_file or nbytes_of(join_url(url, FILE_NAME), take_options(url, storage_options)) is not None:
+    if is_file or seems_there(join_url(url, FILE_NAME), take_options(url, storage_options)):
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=storage_options).config
     return Config(locate(what, storage_options))
 

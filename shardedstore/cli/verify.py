@@ -24,7 +24,7 @@ from shardedstore.jobfiles.options import SpecCommand, given_options, make_spec,
 from shardedstore.jobfiles.parse import parse_shard_options
 from shardedstore.jobfiles.read import job_name, read_job_file
 from shardedstore.jobfiles.spec import JobSpec
-from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.blobs import seems_there
 from shardedstore.storage.options import take_options
 from shardedstore.storage.urls import BESIDE, join_url, normalize
 from shardedstore.store import ShardedStore
@@ -150,7 +150,7 @@ def open_result(result: str, options: Any) -> ShardedStore:
     """Open a result of a job, or any Zarr; the config of one ordinary Zarr is beside it."""
     url = normalize(result)
     beside = join_url(url + BESIDE, FILE_NAME)
-    is_beside = nbytes_of(beside, take_options(url, options)) is not None
+    is_beside = seems_there(beside, take_options(url, options))
     return open_any(beside if is_beside else result, options)[0]
 
 

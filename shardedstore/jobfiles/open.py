@@ -9,7 +9,7 @@ from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobfiles.secrets import resolve_storage
 from shardedstore.jobfiles.spec import JobSpec, ShardRules
-from shardedstore.storage.blobs import nbytes_of
+from shardedstore.storage.blobs import seems_there
 from shardedstore.storage.options import take_options
 from shardedstore.storage.sides import side_options
 from shardedstore.storage.urls import is_remote, join_url, normalize
@@ -33,7 +33,7 @@ def _has_config(url: str, options: Any) -> bool:
     """Tell whether a URL is a config, or the folder of one."""
     if url.endswith(".json") and not os.path.isdir(url):
         return not is_references(url, options)
-    return nbytes_of(join_url(url, FILE_NAME), take_options(url, options)) is not None
+    return seems_there(join_url(url, FILE_NAME), take_options(url, options))
 
 
 def source_options(spec: JobSpec) -> Any:

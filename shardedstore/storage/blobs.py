@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -143,6 +144,13 @@ def nbytes_of(url: str, options: Options = NONE) -> int | None:
         return os.stat(url).st_size
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def seems_there(url: str, options: Options = NONE) -> bool:
+    """Tell whether a file or object exists; False also if it can't be asked for, as without the right to list."""
+    with suppress(OSError, BaseError):
+        return nbytes_of(url, options) is not None
+    return False
 
 
 def size_at(store: ObjectStore, path: str) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 from obstore.exceptions import BaseError
 
 from shardedstore.fields import FILE_NAME, FORMAT, MOVING
-from shardedstore.storage.blobs import nbytes_of, open_blob
+from shardedstore.storage.blobs import nbytes_of, open_blob, seems_there
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import object_url
 from shardedstore.stores.http_index import ROOTS
@@ -20,7 +20,7 @@ from shardedstore.zarr.refusal import is_refusal
 
 def is_zarr(url: str, options: Options) -> bool:
     """Tell whether a folder has Zarr metadata at its root; False if that can't be read."""
-    return any(_is_there(object_url(url, name), options) for name in ROOTS) and not is_refused(url, options)
+    return any(seems_there(object_url(url, name), options) for name in ROOTS) and not is_refused(url, options)
 
 
 def is_refused(url: str, options: Options) -> bool:
@@ -46,7 +46,7 @@ def instead(location: Location) -> str:
             "rest of this folder"
         )
     if not location.url.endswith(".json"):
-        is_result = _is_there(object_url(location.url, FILE_NAME), location.options)
+        is_result = seems_there(object_url(location.url, FILE_NAME), location.options)
         return RESULT if is_result or is_refused(location.url, location.options) else NO_ZARR
     with suppress(OSError, BaseError):
         nbytes = nbytes_of(location.url, location.options)
@@ -80,12 +80,6 @@ def _of_json(data: bytes) -> str:
     if isinstance(document, dict) and (document.get("format") == FORMAT or {"base", "shards"} <= document.keys()):
         return RESULT
     return f"is a JSON file, which is not a Zarr: {describe_json(document)}"
-
-
-def _is_there(url: str, options: Options) -> bool:
-    with suppress(OSError, BaseError):
-        return nbytes_of(url, options) is not None
-    return False
 
 
 FOLDER = "name the folder that it lies in"

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +206,7 @@ def test_dividing_and_running(era5: Path, monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(KeyboardInterrupt):
         names["store"].map_shards(ToZip("out"), callbacks=[Interrupt()])  # type: ignore[attr-defined]
     exec(IMPORTS + partial.replace("/data/era5.zarr", str(era5)), names)
-    with pytest.warns(RuntimeWarning, match="consolidated"):  # an unfinished result has none
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # the base has the consolidated metadata
         same(era5, names["store"])  # type: ignore[arg-type]
     (chain,), (reading,) = page("chains.md"), page("read.md")
     exec(reading, names | {"xr": xr, "ShardedStore": ShardedStore})
