@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -141,8 +142,14 @@ def _zlib() -> object:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve the result in a folder from another process, and yield the URL; GDAL would block a server of this process."""
-    program = [sys.executable, "-u", "-m", "shardedstore", "serve", str(folder / "era5-zips")]
+    """Serve the result in a folder from another process, and yield the URL.
+
+    GDAL would block a server of this process. It also remembers the files of a URL, so each server has a port of its own.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "-u", "-m", "shardedstore", "serve", str(folder / "era5-zips"), f"--port={port}"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=folder) as server:
         assert server.stdout is not None
         try:

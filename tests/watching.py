@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager
 
 import shardedstore
+import shardedstore.transforms
 
 PATHS = {
     "open",
@@ -51,12 +52,8 @@ def watched():
 
 
 def outside(found, folder):
-    """Return the paths outside a folder, without modules that are imported late."""
-    code = tuple(
-        map(
-            os.path.realpath,
-            {sys.prefix, sys.base_prefix, os.path.dirname(shardedstore.__file__), os.path.dirname(__file__)},
-        )
-    )
+    """Return the paths outside a folder, without modules that are imported late and files of the system."""
+    packages = (os.path.dirname(file) for file in (shardedstore.__file__, shardedstore.transforms.__file__, __file__))
+    ignored = (*map(os.path.realpath, (sys.prefix, sys.base_prefix, *packages)), "/proc/", "/sys/")
     paths = [os.path.realpath(path) for path in found]
-    return [path for path in paths if not f"{path}/".startswith(f"{folder}/") and not path.startswith(code)]
+    return [path for path in paths if not f"{path}/".startswith(f"{folder}/") and not path.startswith(ignored)]
