@@ -847,7 +847,7 @@ class ShardedStore(WritableStore):
         >>> with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
         ...     array = zarr.create_array(f"{folder}/era5.zarr", name="t2m", shape=(6,), chunks=(2,), dtype="i4")
         ...     array[:] = range(6)
-        ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": 4})
+        ...     store = ShardedStore.partition(f"{folder}/era5.zarr", {"t2m": (4,)})
         ...     specs = store.map_shards(ToZip(f"{folder}/zips")).to_tensorstore()
         ...     values = tensorstore.open(specs["t2m"]).result()[:].read().result()
         >>> specs["t2m"]["driver"], len(specs["t2m"]["layers"]), values.tolist()
@@ -1006,9 +1006,8 @@ class ShardedStore(WritableStore):
         >>> print(ShardedStore.partition(source, {"t": (240, -1)}).info())
         <ShardedStore of ... and 3 shards at 1 path>
           1 array in 1 group: 11.25 kiB decoded; at most 32 files
-          4 shards: the base, and 3 at 1 path
-          t  float32  720 x 4  11.25 kiB  3 shards
-              shards of 240 x 4, at most 30 chunks of 24 x 4, none
+          t  720 x 4  11.25 kiB  3 shards
+              float32, shards of 240 x 4, at most 30 chunks of 24 x 4, not compressed
         """
         plan = make_plan(self.config)
         found = info_of(str(self), plan.config, plan.nodes, (*self.notices, *plan.notices))

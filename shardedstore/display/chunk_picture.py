@@ -181,7 +181,7 @@ def _cuts(share: float, side: Point) -> Iterator[float]:
     """Yield the places of the inner edges of equal parts, as shares of a side; of many parts only some edges.
 
     >>> [round(cut, 2) for cut in _cuts(0.3, (90, 0))], len(list(_cuts(0.0001, (90, 0))))
-    ([0.3, 0.6, 0.9], 15)
+    ([0.3, 0.6, 0.9], 14)
     """
     count = math.ceil(round(1 / share, 9)) - 1
     step = max(1, math.ceil(count * APART / math.hypot(*side)))
