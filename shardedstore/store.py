@@ -52,7 +52,7 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.outputs import upload_rule
-from shardedstore.storage.urls import join_url, normalize, unquote_name
+from shardedstore.storage.urls import is_zip_name, join_url, normalize, unquote_name
 from shardedstore.stores.hierarchy import Node, read_nodes
 from shardedstore.stores.locations import Config, Location, Mount, Place
 from shardedstore.stores.no_zarr import is_zarr
@@ -1286,7 +1286,7 @@ class ShardedStore(WritableStore):
             data = open_folder(folder or "/", options).read(unquote_name(name, url))
         except STORAGE_ERRORS as error:
             cause = getattr(error, "strerror", None) or explain(error)
-            is_whole = folder.endswith((".zip", ".ozx")) or is_zarr(folder, options)
+            is_whole = is_zip_name(folder) or is_zarr(folder, options)
             hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_whole else ""
             if isinstance(error, FileNotFoundError) and (half := unfinished(folder or "/", options)):
                 raise ConfigError(

@@ -25,7 +25,7 @@ from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.partition.partition import only_zarr
 from shardedstore.storage.options import StorageOptions
-from shardedstore.storage.urls import is_remote
+from shardedstore.storage.urls import is_remote, is_zip_name
 from shardedstore.store import ShardedStore
 from shardedstore.stores.mount import Mount
 from shardedstore.stores.recognise import locate
@@ -37,7 +37,6 @@ from shardedstore.zarr.readonly import PROTOTYPE
 
 NOT_TAKEN = ("mode", "store", "engine")  # parameters of the Zarr engine that are refused
 OWN = ("allow", "partial", "root")  # parameters of `ShardedStore.load`
-ZIPS = (".zip", ".ozx")
 GUESSED = (".zarr.zip", ".ozx", FILE_NAME)  # other engines may open a plain .zip
 
 
@@ -167,7 +166,7 @@ def _load(place: object, **options: Any) -> tuple[Store, str]:
             f"engine 'shardedstore' opens the path or URL of a {FILE_NAME} or a zip, but was given a {type(place).__name__}"
         )
     path = os.fspath(place)
-    if _place(path).endswith(ZIPS) and not os.path.isdir(path):
+    if is_zip_name(_place(path)) and not os.path.isdir(path):
         return _load_zip(path, **options), repr(path)
     return ShardedStore.load(place, **options), repr(path)
 

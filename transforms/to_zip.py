@@ -14,13 +14,13 @@ import msgspec
 from shardedstore.errors import ChainError
 from shardedstore.notices import Notice, node_name
 from shardedstore.storage.options import Options, StorageOptions
-from shardedstore.storage.urls import carried_name
+from shardedstore.storage.urls import carried_name, is_zip_name
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Location, Mount, ViewOf, Zip, url_of
 from shardedstore.stores.members import Members
 from shardedstore.transforms.base.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.transforms.base.portable import name_notices
-from shardedstore.transforms.base.single_zip import check_one_ozx, is_one_zip, write_part
+from shardedstore.transforms.base.single_zip import check_one_ozx, write_part
 from shardedstore.transforms.base.zip_shard import check_ozx, is_ozx, write_zip
 from shardedstore.zarr.paths import check_path, is_below, join
 from shardedstore.zips.writer import CENTRAL, LOCAL
@@ -155,7 +155,7 @@ class ToZip(Sink):
 
     def __post_init__(self, storage_options: StorageOptions) -> None:
         self.reach(storage_options)
-        object.__setattr__(self, "layout", "zip" if is_one_zip(self.url) else "shards")
+        object.__setattr__(self, "layout", "zip" if is_zip_name(self.url) else "shards")
         if self.layout == "zip" and self.name != type(self).name:
             raise ChainError(
                 f"ToZip's name {self.name!r} is for the zips in a folder, but {self.url!r} is one zip: leave out name"

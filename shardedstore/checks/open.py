@@ -7,13 +7,11 @@ from typing import TypeAlias
 
 from zarr.abc.store import Store
 
-from shardedstore.fields import FILE_NAME
-from shardedstore.storage.blobs import seems_there
-from shardedstore.storage.options import StorageOptions, take_options
-from shardedstore.storage.urls import is_remote, join_url, normalize
+from shardedstore.storage.options import StorageOptions
+from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.store import ShardedStore
 from shardedstore.stores.locations import Config
-from shardedstore.stores.recognise import is_pipeline, is_references, locate
+from shardedstore.stores.recognise import has_config, is_pipeline, locate
 
 AnyZarr: TypeAlias = ShardedStore | Store | str | os.PathLike[str]
 
@@ -25,8 +23,7 @@ def config_at(what: AnyZarr, storage_options: StorageOptions = None) -> Config:
     if isinstance(what, Store) or is_pipeline(os.fspath(what)):
         return Config(locate(what, storage_options))
     url = normalize(what)
-    is_file = url.endswith(".json") and not os.path.isdir(url) and not is_references(url, storage_options)
-    if is_file or seems_there(join_url(url, FILE_NAME), take_options(url, storage_options)):
+    if has_config(url, storage_options):
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=storage_options).config
     return Config(locate(what, storage_options))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-
 import click
 
 from shardedstore.cli.common import tell, user_errors
@@ -49,23 +46,13 @@ def export(
         options = parse_side("destination", destination, storage, profile)
         if kind == "icechunk":
             from shardedstore.export.icechunk import create_repository
+            from shardedstore.stores.icechunk import quiet_icechunk
 
-            _quiet_icechunk()
+            quiet_icechunk()
             number = store.to_icechunk(create_repository(destination, store, options), branch=branch)
         elif kind == "tensorstore":
-            tell(f"{count(len(store.to_tensorstore(destination, storage_options=options)), 'spec')} written")
-            tell(normalize(destination))
-            return
+            number = len(store.to_tensorstore(destination, storage_options=options))
         else:
             number = store.to_kerchunk(destination, parquet=kind == "kerchunk-parquet", storage_options=options)
-        tell(f"{count(number, 'reference')} written")
+        tell(f"{count(number, 'spec' if kind == 'tensorstore' else 'reference')} written")
         tell(normalize(destination))
-
-
-def _quiet_icechunk() -> None:
-    """Let Icechunk print errors only, unless its variable ICECHUNK_LOG asks for more."""
-    if "ICECHUNK_LOG" not in os.environ:
-        with contextlib.suppress(ImportError):
-            import icechunk
-
-            icechunk.set_logs_filter("error")

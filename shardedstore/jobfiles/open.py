@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from shardedstore.errors import UsageError
-from shardedstore.fields import FILE_NAME
 from shardedstore.jobfiles.secrets import resolve_storage
 from shardedstore.jobfiles.spec import JobSpec, ShardRules
-from shardedstore.storage.blobs import seems_there
-from shardedstore.storage.options import take_options
 from shardedstore.storage.sides import side_options
-from shardedstore.storage.urls import is_remote, join_url, normalize
+from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.store import ShardedStore
-from shardedstore.stores.recognise import is_pipeline, is_references
+from shardedstore.stores.recognise import has_config, is_pipeline
 
 
 def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
@@ -24,16 +20,9 @@ def open_any(what: str, options: Any) -> tuple[ShardedStore, bool]:
     url = normalize(what)
     if "*" in what:
         return ShardedStore.collect(what, storage_options=options), False
-    if _has_config(url, options):
+    if has_config(url, options):
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=options), True
     return ShardedStore.partition(what, [], storage_options=options), False
-
-
-def _has_config(url: str, options: Any) -> bool:
-    """Tell whether a URL is a config, or the folder of one."""
-    if url.endswith(".json") and not os.path.isdir(url):
-        return not is_references(url, options)
-    return seems_there(join_url(url, FILE_NAME), take_options(url, options))
 
 
 def source_options(spec: JobSpec) -> Any:
@@ -52,7 +41,7 @@ def open_source(spec: JobSpec) -> ShardedStore:
             )
         return ShardedStore.collect(spec.source, storage_options=options)
     what: str | ShardedStore = spec.source
-    if "|" not in spec.source and _has_config(normalize(spec.source), options):
+    if "|" not in spec.source and has_config(normalize(spec.source), options):
         what, is_config = open_any(spec.source, options)
         if is_config and not is_asked:
             return what

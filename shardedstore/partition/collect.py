@@ -14,7 +14,7 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.options import Options, StorageOptions, take_options
 from shardedstore.storage.retry import patiently
-from shardedstore.storage.urls import is_remote, normalize, unquote_name
+from shardedstore.storage.urls import is_remote, is_zip_name, normalize, unquote_name
 from shardedstore.stores.hierarchy import read_nodes
 from shardedstore.stores.locations import Config, Directory, Group, Location, Mount, Zip, member_at
 from shardedstore.stores.members import Members
@@ -28,7 +28,7 @@ def collect(
     url = normalize(pattern)
     _check(url)
     options = take_options(url.partition("*")[0].rpartition("/")[0], storage_options)
-    is_zip = url.lower().endswith((".zip", ".ozx"))
+    is_zip = is_zip_name(url)
     found = _listed(url, is_zip, options) if names is None else _given(names)
     if not found:
         raise PartitionError(

@@ -29,6 +29,15 @@ def is_remote(url: str) -> bool:
     return scheme is not None and scheme != "file"
 
 
+def is_zip_name(url: str) -> bool:
+    """Tell whether a path or URL names a zip, by its ending.
+
+    >>> is_zip_name("s3://bucket/era5.zarr.zip"), is_zip_name("image.OZX"), is_zip_name("s3://bucket/zips/")
+    (True, True, False)
+    """
+    return url.lower().endswith((".zip", ".ozx"))
+
+
 def is_within(url: str, place: str) -> bool:
     """Tell whether a URL equals `place` or lies below it.
 

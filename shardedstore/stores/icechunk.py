@@ -18,11 +18,11 @@ from zarr.abc.store import ByteRequest, Store
 from shardedstore.errors import UsageError
 from shardedstore.fields import Url
 from shardedstore.storage.grants import held_options
-from shardedstore.storage.options import ALLOW, NONE, Options, StorageOptions, scheme_of, take_options
+from shardedstore.storage.options import NONE, Options, StorageOptions, scheme_of, take_options
 from shardedstore.storage.urls import is_remote, is_within, normalize, quote_name, url_with_scheme
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Place
-from shardedstore.stores.targets import root_of, roots_elsewhere, target_url
+from shardedstore.stores.targets import consented, is_consent_settled, root_of, target_url
 from shardedstore.stores.view import view_of
 from shardedstore.zarr.paths import check_path
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
@@ -200,11 +200,9 @@ def locate_icechunk(text: str, storage_options: StorageOptions) -> Location:
 
 
 def _options(url: str, storage_options: Any) -> Options:
-    if is_remote(url) or isinstance(storage_options, Options) or ALLOW in (storage_options or {}):
+    if is_consent_settled(url, storage_options):
         return take_options(url, storage_options)
-    given = {"anonymous": True} if isinstance(storage_options, str) else dict(storage_options or {})
-    places = roots_elsewhere(_containers(url, NONE), _inside(url))
-    return take_options(url, {**given, ALLOW: places}) if places or given else NONE
+    return consented(url, storage_options, _containers(url, NONE), _inside(url))
 
 
 def import_icechunk() -> Any:
@@ -286,7 +284,7 @@ def client_options(options: Options) -> dict[str, Any]:
 def _storage(url: str, options: Options) -> Any:
     icechunk = import_icechunk()
     if not is_remote(url):
-        _quiet()
+        quiet_icechunk()
         return icechunk.local_filesystem_storage(url)
     scheme, (bucket, _, prefix) = scheme_of(url), unquote(url.partition("://")[2]).partition("/")
     if scheme == "s3":
@@ -302,8 +300,8 @@ def _storage(url: str, options: Options) -> Any:
 
 
 @cache
-def _quiet() -> None:
-    """Leave out Icechunk's warning of concurrent commits in local folders, which is printed for each reader too."""
+def quiet_icechunk() -> None:
+    """Let Icechunk print errors only, unless its variable ICECHUNK_LOG asks for more; it warns of each local folder."""
     if "ICECHUNK_LOG" not in os.environ:
         import_icechunk().set_logs_filter("error")
 

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -23,10 +23,9 @@ from obstore.exceptions import BaseError
 from shardedstore.errors import CorruptError, UsageError
 from shardedstore.fields import Url
 from shardedstore.storage.blobs import nbytes_of, open_blob
-from shardedstore.storage.options import ALLOW, NONE, Options, StorageOptions, take_options
-from shardedstore.storage.urls import is_remote
+from shardedstore.storage.options import NONE, Options, StorageOptions, take_options
 from shardedstore.stores.references import ReferencePlace, ReferenceSet, version_of
-from shardedstore.stores.targets import Reference, roots_elsewhere
+from shardedstore.stores.targets import Reference, consented, is_consent_settled
 from shardedstore.zarr.paths import check_key
 
 HEAD = 1 << 16  # bytes that are searched for signs of references
@@ -176,16 +175,12 @@ def locate_kerchunk(url: str, storage_options: StorageOptions) -> Kerchunk | Non
     """
     if not url.endswith(".json") or os.path.isdir(url):
         return None
-    is_given = isinstance(storage_options, Options) or (
-        isinstance(storage_options, Mapping) and ALLOW in storage_options
-    )
-    options = take_options(url, storage_options) if is_remote(url) or is_given else NONE
+    is_settled = is_consent_settled(url, storage_options)
+    options = take_options(url, storage_options) if is_settled else NONE
     found = _sniffed(url, options)
     if found is None:
         return None
-    if is_remote(url) or is_given:
-        return Kerchunk(url, options)
-    return Kerchunk(url, _consented(url, found, storage_options))
+    return Kerchunk(url, options if is_settled else consented(url, storage_options, found.targets(), url))
 
 
 def _sniffed(url: str, options: Options) -> JSONReferences | None:
@@ -194,9 +189,3 @@ def _sniffed(url: str, options: Options) -> JSONReferences | None:
         if nbytes and _SIGNS.search(bytes(open_blob(url, options).read(0, min(nbytes, HEAD)))):
             return _load(url, options, version_of(url, options))
     return None
-
-
-def _consented(url: str, found: JSONReferences, storage_options: Any) -> Options:
-    given = {"anonymous": True} if isinstance(storage_options, str) else dict(storage_options or {})
-    places = roots_elsewhere(found.targets(), url)
-    return take_options(url, {**given, ALLOW: places}) if places or given else NONE

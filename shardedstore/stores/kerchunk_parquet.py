@@ -19,10 +19,10 @@ from obstore.exceptions import BaseError
 from shardedstore.errors import CorruptError, UsageError
 from shardedstore.fields import Url
 from shardedstore.storage.blobs import nbytes_of, open_blob
-from shardedstore.storage.options import ALLOW, NONE, Options, StorageOptions, take_options
+from shardedstore.storage.options import NONE, Options, StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, object_url
 from shardedstore.stores.references import ReferencePlace, ReferenceSet, version_of
-from shardedstore.stores.targets import Reference, roots_elsewhere
+from shardedstore.stores.targets import Reference, consented, is_consent_settled
 from shardedstore.zarr.grid import index_of, place_of
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, ArrayMeta, parse_node
 from shardedstore.zarr.paths import check_key, is_below, join
@@ -220,21 +220,11 @@ def locate_kerchunk_parquet(url: str, storage_options: StorageOptions) -> Kerchu
     """
     if is_remote(url) and not url.endswith(SUFFIXES):
         return None
-    is_given = isinstance(storage_options, Options) or (
-        isinstance(storage_options, Mapping) and ALLOW in storage_options
-    )
-    options = take_options(url, storage_options) if is_remote(url) or is_given else NONE
+    is_settled = is_consent_settled(url, storage_options)
+    options = take_options(url, storage_options) if is_settled else NONE
     found = None
     with suppress(OSError, BaseError):
         found = _load(url, options, version_of(object_url(url, CONSOLIDATED_V2), options))
     if found is None:
         return None
-    if is_remote(url) or is_given:
-        return KerchunkParquet(url, options)
-    return KerchunkParquet(url, _consented(url, found, storage_options))
-
-
-def _consented(url: str, found: ParquetReferences, storage_options: Any) -> Options:
-    given = {"anonymous": True} if isinstance(storage_options, str) else dict(storage_options or {})
-    places = roots_elsewhere(found.targets(), url)
-    return take_options(url, {**given, ALLOW: places}) if places or given else NONE
+    return KerchunkParquet(url, options if is_settled else consented(url, storage_options, found.targets(), url))

@@ -7,8 +7,10 @@ import os
 from zarr.abc.store import Store
 
 from shardedstore.errors import UsageError
+from shardedstore.fields import FILE_NAME
+from shardedstore.storage.blobs import seems_there
 from shardedstore.storage.options import StorageOptions, take_options
-from shardedstore.storage.urls import normalize
+from shardedstore.storage.urls import is_zip_name, join_url, normalize
 from shardedstore.stores.directory import Directory
 from shardedstore.stores.icechunk import STAGE, locate_icechunk
 from shardedstore.stores.kerchunk import locate_kerchunk
@@ -47,13 +49,15 @@ def locate(source: Store | str | os.PathLike[str], storage_options: StorageOptio
     options = take_options(url, storage_options)
     if path:
         return ViewOf(Zip(url, options), path)
-    is_zip = url.lower().endswith((".zip", ".ozx")) and not os.path.isdir(url)
+    is_zip = is_zip_name(url) and not os.path.isdir(url)
     return Zip(url, options) if is_zip else Directory(url, options)
 
 
-def is_references(url: str, storage_options: StorageOptions = None) -> bool:
-    """Tell whether a normalized URL is a JSON file of references, and no config."""
-    return locate_kerchunk(url, storage_options) is not None
+def has_config(url: str, storage_options: StorageOptions = None) -> bool:
+    """Tell whether a normalized URL is a config, or the folder of one; a JSON file of references is none."""
+    if url.endswith(".json") and not os.path.isdir(url):
+        return locate_kerchunk(url, storage_options) is None
+    return seems_there(join_url(url, FILE_NAME), take_options(url, storage_options))
 
 
 def is_pipeline(text: str) -> bool:

@@ -6,9 +6,9 @@ document, or to the bucket or server of a remote one. All other places need the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from obstore.exceptions import BaseError
@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError
 from shardedstore.errors import CorruptError, UsageError
 from shardedstore.storage.blobs import ByteSource, nbytes_of, open_blob
 from shardedstore.storage.errors import status_of
-from shardedstore.storage.options import NONE, Options, scheme_of
+from shardedstore.storage.options import ALLOW, NONE, Options, StorageOptions, scheme_of, take_options
 from shardedstore.storage.urls import is_remote, is_within, normalize, quote_name, quoted_url
 
 MOST_OPEN = 64  # files that one store holds open
@@ -193,3 +193,16 @@ def roots_elsewhere(targets: Iterable[str], document: str) -> tuple[str, ...]:
         if not is_within(url, own):
             found["/" if not is_remote(url) else root_of(url)] = None
     return tuple(sorted(found))
+
+
+def is_consent_settled(url: str, storage_options: StorageOptions) -> bool:
+    """Tell whether the consent for a document is settled without its targets: it is remote, or the options name the places."""
+    names_places = isinstance(storage_options, Mapping) and ALLOW in storage_options
+    return is_remote(url) or isinstance(storage_options, Options) or names_places
+
+
+def consented(url: str, storage_options: Any, targets: Iterable[str], document: str) -> Options:
+    """Return the public options of a local document that a user names: with its consent to the places of its targets."""
+    given = {"anonymous": True} if isinstance(storage_options, str) else dict(storage_options or {})
+    places = roots_elsewhere(targets, document)
+    return take_options(url, {**given, ALLOW: places}) if places or given else NONE

@@ -23,16 +23,6 @@ from shardedstore.zarr.paths import join
 from shardedstore.zips.writer import ZipWriter
 
 PARTS = "parts"  # the folder of the parts until they are joined
-ENDINGS = (".zip", ".ozx")
-
-
-def is_one_zip(url: str) -> bool:
-    """Tell whether a destination is one zip, by its ending.
-
-    >>> is_one_zip("s3://bucket/era5.zarr.zip"), is_one_zip("image.OZX"), is_one_zip("s3://bucket/zips/")
-    (True, True, False)
-    """
-    return url.lower().endswith(ENDINGS)
 
 
 def part_name(shard: Shard) -> str:
