@@ -195,7 +195,7 @@ def _counting(folder: Folder, path: str, beat: _Heartbeat, is_lost: Callable[[],
     """Count up in the file of a lock until the block ends; the event is set when the lock is lost."""
     ended, lost = threading.Event(), threading.Event()
 
-    def count(_: object) -> None:
+    def count() -> None:
         pauses = itertools.chain([min(FIRST, RENEWAL)], itertools.repeat(RENEWAL))
         while not ended.wait(next(pauses)):
             with suppress(*STORAGE_ERRORS):  # a server that is away for a while is no reason to end
@@ -204,7 +204,7 @@ def _counting(folder: Folder, path: str, beat: _Heartbeat, is_lost: Callable[[],
                     lost.set()
                     return
 
-    thread = threading.Thread(target=in_context(count), args=(None,), name="shardedstore-lock", daemon=True)
+    thread = threading.Thread(target=in_context(count), name="shardedstore-lock", daemon=True)
     thread.start()
     try:
         yield lost

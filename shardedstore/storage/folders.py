@@ -30,9 +30,8 @@ from shardedstore.storage.publish import (
     sync_folder,
     write_file,
 )
-from shardedstore.storage.request_metrics import list_pages, request
+from shardedstore.storage.request_metrics import list_pages, read_whole, request
 from shardedstore.storage.retry import patiently
-from shardedstore.storage.throttle import spend
 from shardedstore.storage.urls import is_remote
 
 if TYPE_CHECKING:
@@ -304,11 +303,7 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes:
         # docstring inherited
-        with request("GET") as got:
-            data = bytes(obstore.get(self.store, name).bytes())
-            got.nbytes = len(data)
-        spend(0, len(data))
-        return data
+        return read_whole(lambda: obstore.get(self.store, name).bytes())
 
     def write(self, name: str, data: bytes, *, create: bool = False) -> None:
         # docstring inherited

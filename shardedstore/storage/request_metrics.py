@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar
 
 import msgspec
 from toolz import merge_with
 
 from shardedstore.storage.throttle import PAGE, current_throttle, spend, throttled
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 T = TypeVar("T")
-Item = TypeVar("Item")
+P = ParamSpec("P")
 RequestKind = Literal["GET", "HEAD", "LIST", "PUT", "DELETE"]
 
 
@@ -122,13 +125,13 @@ def metered(meter: RequestMeter | None) -> Iterator[None]:
         _current.reset(token)
 
 
-def in_context(work: Callable[[Item], T]) -> Callable[[Item], T]:
+def in_context(work: Callable[P, T]) -> Callable[P, T]:
     """Return a function that does the work in other threads, with the limits and the meter of this thread."""
     throttle, meter = current_throttle(), _current.get()
 
-    def call(item: Item) -> T:
+    def call(*args: P.args, **keywords: P.kwargs) -> T:
         with throttled(throttle), metered(meter):
-            return work(item)
+            return work(*args, **keywords)
 
     return call
 
@@ -175,12 +178,21 @@ def request(kind: RequestKind, nbytes: int = 0, count: int = 1) -> timed:
     kind : str
         The kind of the request.
     nbytes : int
-        The bytes that it moves, if they are known before. Otherwise call `received`, and set the attribute `nbytes`.
+        The bytes that it moves, if they are known before. Otherwise spend them afterwards, and set the attribute `nbytes`.
     count : int
         The number of requests.
     """
     spend(count, nbytes)
     return timed(kind, nbytes, count)
+
+
+def read_whole(get: Callable[[], Buffer]) -> bytes:
+    """Return the bytes of an object whose size is not known before, and count them."""
+    with request("GET") as got:
+        data = bytes(get())
+        got.nbytes = len(data)
+    spend(0, len(data))
+    return data
 
 
 def list_pages(batches: Iterable[Sequence[T]]) -> Iterator[Sequence[T]]:

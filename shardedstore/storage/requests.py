@@ -12,9 +12,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 from obstore.exceptions import BaseError
@@ -169,7 +169,7 @@ def requests(limiter: Limiter, threads: int) -> Iterator[Callable[[Callable[[Ite
     ended = threading.Event()
 
     def submit(request: Callable[[Item], T], item: Item) -> Future[T]:
-        return pool.submit(in_context(lambda one: limiter.call(lambda: request(one), ended)), item)
+        return pool.submit(in_context(limiter.call), lambda: request(item), ended)
 
     pool: Executor
     with ThreadPoolExecutor(threads, "shardedstore-request") as pool:
@@ -187,16 +187,7 @@ BYTES_IN_FLIGHT = 64 << 20
 
 def read_ahead(get: Callable[[Item], T], items: Iterable[Item], most: int) -> Iterator[tuple[Item, T]]:
     """Call `get` for at most `most` items at once, and yield the items with their results in order."""
-    waiting: deque[tuple[Item, Future[T]]] = deque()
-    with requests(READS, most) as submit:
-        for item in items:
-            waiting.append((item, submit(get, item)))
-            if len(waiting) >= most:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
+    return _in_order(get, items, most, lambda: most)
 
 
 def in_flight(
@@ -209,22 +200,31 @@ def in_flight(
     Fewer requests wait if values are large: together they take about `BYTES_IN_FLIGHT`, estimated by the largest value
     so far. `nbytes` returns the size of a result.
     """
-    waiting: deque[Future[T]] = deque()
     largest: int | None = None
-
-    def first() -> T:
-        nonlocal largest
-        found = waiting.popleft().result()
-        if size := nbytes(found):
-            largest = max(largest or 1, size)
-        return found
 
     def room() -> int:
         return 4 if largest is None else max(2, min(2 * IN_FLIGHT, BYTES_IN_FLIGHT // largest))
 
-    with requests(READS, IN_FLIGHT) as submit:
+    with closing(_in_order(get, items, IN_FLIGHT, room)) as results:
+        for _, found in results:
+            if size := nbytes(found):
+                largest = max(largest or 1, size)
+            yield found
+
+
+def _in_order(
+    get: Callable[[Item], T], items: Iterable[Item], threads: int, room: Callable[[], int]
+) -> Generator[tuple[Item, T]]:
+    """Call `get` in threads, and yield the items with their results in order; `room` returns the most that wait."""
+    waiting: deque[tuple[Item, Future[T]]] = deque()
+
+    def first() -> tuple[Item, T]:
+        item, future = waiting.popleft()
+        return item, future.result()
+
+    with requests(READS, threads) as submit:
         for item in items:
-            waiting.append(submit(get, item))
+            waiting.append((item, submit(get, item)))
             while len(waiting) >= room():
                 yield first()
         while waiting:

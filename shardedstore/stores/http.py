@@ -26,9 +26,8 @@ from shardedstore.errors import CorruptError, PartitionError
 from shardedstore.storage.blobs import object_store, size_at
 from shardedstore.storage.errors import status_of
 from shardedstore.storage.options import NONE, Options
-from shardedstore.storage.request_metrics import request
+from shardedstore.storage.request_metrics import read_whole
 from shardedstore.storage.requests import in_flight
-from shardedstore.storage.throttle import spend
 from shardedstore.storage.urls import join_url, quote_name
 from shardedstore.stores.http_index import ROOTS, Named, chunk_keys, has_one_name, named_by
 from shardedstore.stores.reader import KeyFilter, StoreReader, reader_of
@@ -171,11 +170,7 @@ class HTTPReadStore(ReadOnlyStore):
             return None
 
     def _fetch(self, key: str) -> bytes:
-        with request("GET") as got:
-            data = bytes(self._plain(obstore.get(self._client, key), key).bytes())
-            got.nbytes = len(data)
-        spend(0, len(data))
-        return data
+        return read_whole(lambda: self._plain(obstore.get(self._client, key), key).bytes())
 
     def _plain(self, found: GetResult, key: str) -> GetResult:
         """Raise CorruptError if the server has compressed the value, which no request asked for."""

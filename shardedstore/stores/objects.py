@@ -10,9 +10,8 @@ import obstore
 from zarr.storage import ObjectStore
 
 from shardedstore.storage.markers import MARKERS, is_marked, unmarked
-from shardedstore.storage.request_metrics import list_pages, request, timed
+from shardedstore.storage.request_metrics import list_pages, read_whole, request, timed
 from shardedstore.storage.requests import in_flight
-from shardedstore.storage.throttle import spend
 from shardedstore.stores.reader import KeyFilter, StoreReader, Tag, reader_of
 from shardedstore.zarr.paths import is_below
 
@@ -94,11 +93,7 @@ class ObjectReader(StoreReader[ObjectStore[Any]]):
 
         def get(key: str) -> bytes | None:
             try:
-                with request("GET") as got:
-                    data = bytes(obstore.get(self.client, key).bytes())
-                    got.nbytes = len(data)
-                spend(0, len(data))
-                return data
+                return read_whole(lambda: obstore.get(self.client, key).bytes())
             except FileNotFoundError:
                 return None
 

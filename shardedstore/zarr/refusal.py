@@ -15,6 +15,7 @@ SENTENCE = (
     f"{_START}: open it with shardedstore.ShardedStore.load(folder), or with "
     "xarray.open_dataset(folder, engine='shardedstore')"
 )
+_SIGN = _START.encode()
 _EMPTY = {"kind": "inline", "must_understand": False, "metadata": {}}  # for readers that require consolidated metadata
 REFUSALS: Mapping[str, bytes] = {
     ".zgroup": json.dumps({"zarr_format": SENTENCE}, indent=2).encode(),  # for zarr 2, and for zarr_format=2
@@ -30,7 +31,7 @@ def is_refusal(data: bytes) -> bool:
     >>> is_refusal(REFUSALS["zarr.json"]), is_refusal(b'{"zarr_format": 3, "node_type": "group"}')
     (True, False)
     """
-    if _START.encode() not in bytes(data):
+    if _SIGN not in bytes(data):
         return False
     try:
         document = json.loads(bytes(data))

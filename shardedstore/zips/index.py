@@ -13,7 +13,7 @@ import struct
 import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice, pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
@@ -127,10 +127,10 @@ class Archive(NamedTuple):
         if len(directory) != end.stop - end.start:
             raise CorruptError(f"{url}: the file ends inside its directory")
         try:
-            entries = _read_directory(url, directory, end)
+            entries, repeated = _read_directory(url, directory, end)
         except (struct.error, UnicodeDecodeError) as error:
             raise CorruptError(f"{url}: its directory is damaged: {error}") from None
-        return cls(url, source, entries, sorted(entries), repeated=_repeated(directory, end.entries, entries))
+        return cls(url, source, entries, sorted(entries), repeated=repeated)
 
     def at(self, path: str) -> Archive:
         """Return the archive of a folder in the zip, with names relative to it."""
@@ -256,7 +256,8 @@ def _read_end(url: str, tail: bytes, size: int, at: int) -> _End:
     return _End(stop - length, stop, count, prepended, most)
 
 
-def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, ZipEntry]:
+def _read_directory(url: str, directory: bytes, end: _End) -> tuple[dict[str, ZipEntry], tuple[str, ...]]:
+    """Return the entries by name, and the names of several members."""
     found = []
     at = 0
     separator = _separator(directory)
@@ -316,15 +317,9 @@ def _read_directory(url: str, directory: bytes, end: _End) -> dict[str, ZipEntry
         )  # the local header has extra fields as long as the directory's
         is_exact = data + stored == limit and not end.prepended and name not in entries
         entries[name] = ZipEntry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
-    return {name: entry for name, entry in entries.items() if not name.endswith("/")}
-
-
-def _repeated(directory: bytes, number: int, entries: Mapping[str, ZipEntry]) -> tuple[str, ...]:
-    """Return the names that several members of a directory have."""
-    if number == len(entries):
-        return ()
-    names = Counter(_names(directory))
-    return tuple(name.decode("cp437", "replace") for name, found in names.items() if found > 1)
+    names = Counter(entry[-1] for entry in found) if len(entries) < len(found) else Counter[str]()
+    repeated = tuple(name for name, number in names.items() if number > 1)
+    return {name: entry for name, entry in entries.items() if not name.endswith("/")}, repeated
 
 
 def _separator(directory: bytes) -> str:
