@@ -39,7 +39,7 @@ from shardedstore.stores.locations import Config, Location, Place
 from shardedstore.stores.no_zarr import instead
 from shardedstore.stores.reader import StoreReader, reader_of
 from shardedstore.text import parse_size
-from shardedstore.verify.journal import Journal
+from shardedstore.verify.journal import Journal, run_journaled
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, GroupMeta
 from shardedstore.zarr.paths import join
 
@@ -303,20 +303,14 @@ def _listed_ranges(stored: StoredChunks, size: int) -> Iterator[tuple[int, Any, 
 
 def _each(tasks: list[ObjectTask], journal: Journal, config: Config) -> Iterator[tuple[ObjectTask, Checked]]:
     """Yield tasks with their results: first journaled tasks, then the others."""
-    left = []
-    for task in tasks:
-        known = journal.known(task.key, Checked)
-        if known is None:
-            left.append(task)
-        else:
-            yield task, known
-    for task, found in active_executor().map_unordered(check_objects, TaskList("check", left), source_urls(config)):
+    results = run_journaled(
+        "check", check_objects, tasks, attrgetter("key"), Checked, Checked.is_right, journal, source_urls(config)
+    )
+    for task, found in results:
         if isinstance(found, BaseException):
             yield task, Checked([Finding("unread", f"{task.key}: {type(found).__name__}: {found}", task.path)])
-            continue
-        if found.is_right():
-            journal.keep(task.key, found)
-        yield task, found
+        else:
+            yield task, found
 
 
 def _zips_of(config: Config) -> Iterator[tuple[str, Options]]:

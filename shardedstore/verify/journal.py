@@ -16,6 +16,8 @@ from typing import Self, TypeVar
 import msgspec
 
 from shardedstore.errors import DestinationError
+from shardedstore.jobs.executors.active import active_executor
+from shardedstore.jobs.executors.base import TaskList
 from shardedstore.jobs.ledger import FOLDER
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Append, Folder
@@ -27,6 +29,7 @@ BEGAN = ""  # the key of the time when a file was started
 VERSION = 3  # increased when the meaning of findings changes
 AGAIN = "resume=False (--no-resume) verifies them again"
 T = TypeVar("T")
+Task = TypeVar("Task")
 
 
 class Journal:
@@ -132,3 +135,30 @@ def _lines(data: bytes) -> Iterator[tuple[str, msgspec.Raw]]:
     for line in data.splitlines():
         with suppress(msgspec.DecodeError, UnicodeDecodeError):  # an incomplete line
             yield decode(line)
+
+
+def run_journaled(
+    label: str,
+    work: Callable[[Task], T],
+    tasks: Iterable[Task],
+    key: Callable[[Task], str],
+    kind: type[T],
+    is_right: Callable[[T], bool],
+    journal: Journal,
+    urls: Iterable[str],
+) -> Iterator[tuple[Task, T | BaseException]]:
+    """Yield tasks with their findings or errors: first journaled tasks, then the others, on the active Dask scheduler.
+
+    `key` names a task in the journal. Findings of a `kind` are kept there if they are right, so that damage is found again.
+    """
+    left = []
+    for task in tasks:
+        known = journal.known(key(task), kind)
+        if known is None:
+            left.append(task)
+        else:
+            yield task, known
+    for task, found in active_executor().map_unordered(work, TaskList(label, left), urls):
+        if not isinstance(found, BaseException) and is_right(found):
+            journal.keep(key(task), found)
+        yield task, found

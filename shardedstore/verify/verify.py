@@ -13,8 +13,6 @@ import msgspec
 from shardedstore.config.document import dump, from_dict, to_dict
 from shardedstore.errors import UsageError
 from shardedstore.jobs.differences import Difference
-from shardedstore.jobs.executors.active import active_executor
-from shardedstore.jobs.executors.base import TaskList
 from shardedstore.jobs.layouts.registry import find_result_job
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
@@ -46,7 +44,7 @@ from shardedstore.verify.compare import (
 )
 from shardedstore.verify.data import Damage, DataTask, Taken, data_tasks, take, total
 from shardedstore.verify.documents import compare_documents, unmasked
-from shardedstore.verify.journal import Journal
+from shardedstore.verify.journal import Journal, run_journaled
 from shardedstore.verify.located import fill_differences, locate_values, value_differences, value_note
 from shardedstore.verify.report import LEVELS, Level, VerifyReport
 from shardedstore.verify.stored import LOOK_AGAIN, UNREADABLE, StoredTask, check_stored, stored_tasks, unreadable_shard
@@ -196,18 +194,7 @@ def _each(
     urls: Iterable[str],
 ) -> Iterator[tuple[Task, T | BaseException]]:
     """Yield tasks with their findings or errors: first journaled tasks, then the remaining tasks."""
-    left = []
-    for task in tasks:
-        known = journal.known(_key(name, task), kind)
-        if known is None:
-            left.append(task)
-        else:
-            yield task, known
-    results = active_executor().map_unordered(work, TaskList(f"verify {name}", left), urls)
-    for task, found in results:
-        if not isinstance(found, BaseException) and is_right(found):
-            journal.keep(_key(name, task), found)
-        yield task, found
+    return run_journaled(f"verify {name}", work, tasks, partial(_key, name), kind, is_right, journal, urls)
 
 
 def _key(name: str, task: StoredTask | DataTask | ValueTask) -> str:
