@@ -474,6 +474,11 @@ def others(errors: list[ShardError]) -> str:
     return f" (and so did {names}{f' and {len(more) - SHOWN:,} more' if len(more) > SHOWN else ''})"
 
 
+def by_frequency(errors: Iterable[ShardError]) -> list[list[ShardError]]:
+    """Return the errors by cause, the most frequent cause first."""
+    return sorted(by_cause(errors), key=len, reverse=True)
+
+
 class Failures(Sequence[ShardError]):
     """Failed shards, shown as a table in which equal causes stand once.
 
@@ -516,7 +521,7 @@ class Failures(Sequence[ShardError]):
         list of Failures
             Causes that differ only by the name of the shard and the key are equal.
         """
-        return sorted(map(Failures, by_cause(self._errors)), key=len, reverse=True)
+        return [*map(Failures, by_frequency(self._errors))]
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return the failures as JSON-compatible values.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from shardedstore.callbacks.log_events import Cause, End, State, timestamp
-from shardedstore.errors import JobStopped, ShardError, ShardsFailed, by_cause
+from shardedstore.errors import JobStopped, ShardError, ShardsFailed, by_frequency
 from shardedstore.jobs.callbacks import Callback, JobEnd
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def message_of(error: BaseException | None) -> str:
 
 def causes_of(failures: Iterable[ShardError]) -> list[Cause]:
     """Return the failures by cause, the most frequent first."""
-    groups = sorted(by_cause(failures), key=len, reverse=True)
+    groups = by_frequency(failures)
     return [
         Cause(
             code=errors[0].code,

@@ -221,6 +221,11 @@ class ReportWriter(Callback):
         return numbered
 
 
+def find_report(callbacks: Iterable[Callback]) -> ReportWriter | None:
+    """Return the callback that writes the report."""
+    return next((callback for callback in callbacks if isinstance(callback, ReportWriter)), None)
+
+
 def write_report(folder: Folder, path: str, report: Report) -> Report:
     """Write a report under the next free number, and return it with this number."""
     for number in range(max(report_names(folder.names(path)), default=0) + 1, 1 << 62):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ArrayCheck(msgspec.Struct, frozen=True):
-    """What was checked of an array.
+    """The checked parts of an array.
 
     Attributes
     ----------

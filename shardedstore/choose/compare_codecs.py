@@ -40,6 +40,7 @@ class _Sample(NamedTuple):
 
     path: str
     node: Node
+    codec: ChunkCodec
     arrays: list[Array]
     nbytes: int
     stored: int
@@ -128,7 +129,7 @@ def _sampled(reader: StoreReader[Any], path: str, node: Node, limit: int) -> _Sa
         if nbytes >= limit:
             break
     stored, (_, seconds) = sum(memoryview(chunk).nbytes for chunk in chunks), _timed(codec.decode, chunks)
-    return _Sample(path, node, arrays, nbytes, stored, seconds)
+    return _Sample(path, node, codec, arrays, nbytes, stored, seconds)
 
 
 def _timed(function: Callable[[Any], Made], values: Sequence[Any]) -> tuple[list[Made], float]:
@@ -174,8 +175,6 @@ def _coords(place: int, meta: ArrayMeta) -> Coords:
 
 def _measured(found: _Sample, steps: Mapping[str, Recompress]) -> Iterator[CodecRow]:
     scale = _nbytes(found.node) / max(found.nbytes, 1)
-    name = "zarr.json" if "zarr.json" in found.node.documents else ".zarray"
-    now = ChunkCodec(parse_array_document(parse_json(found.node.documents[name], found.path, name), found.path), True)
     base = CodecRow(
         array=found.path,
         codec=NOW,
@@ -184,7 +183,7 @@ def _measured(found: _Sample, steps: Mapping[str, Recompress]) -> Iterator[Codec
         nbytes=found.nbytes,
         stored=found.stored,
         whole=round(found.stored * scale),
-        encode_seconds=_encode(now, found.arrays)[1],
+        encode_seconds=_encode(found.codec, found.arrays)[1],
         decode_seconds=found.seconds,
     )
     yield base

@@ -10,6 +10,7 @@ import click
 from dask.utils import format_bytes
 
 from shardedstore.callbacks.outcome import KeepEnd
+from shardedstore.callbacks.report import find_report
 from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import (
     failures,
@@ -20,7 +21,7 @@ from shardedstore.cli.common import (
     user_errors,
 )
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of_failures
-from shardedstore.cli.outcome import Outcome, find_report, outcome
+from shardedstore.cli.outcome import Outcome, outcome
 from shardedstore.cli.plan import tell_estimate
 from shardedstore.cli.signals import stop_on_signals
 from shardedstore.cli.slices import NEXT, given_slice, slice_option, threads_for_slices

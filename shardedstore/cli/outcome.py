@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -11,7 +11,6 @@ from shardedstore.callbacks.log_events import End, timestamp
 from shardedstore.callbacks.outcome import KeepEnd, message_of, state_of
 from shardedstore.callbacks.report import ReportWriter
 from shardedstore.cli.common import note, tell
-from shardedstore.jobs.callbacks import Callback
 
 
 class Outcome(KeepEnd):
@@ -45,11 +44,6 @@ class Outcome(KeepEnd):
         end = self.end or End(time=timestamp(), state="done" if exit_code in (0, 3) else "error")
         url = None if self.report is None else self.report.html_url
         return msgspec.structs.replace(end, exit_code=exit_code, report_url=url)
-
-
-def find_report(callbacks: Iterable[Callback]) -> ReportWriter | None:
-    """Return the callback that writes the report."""
-    return next((callback for callback in callbacks if isinstance(callback, ReportWriter)), None)
 
 
 def place_lines(failures_url: str | None, report_url: str | None) -> Iterator[str]:

@@ -17,10 +17,11 @@ import click
 
 from shardedstore.callbacks.outcome import KeepEnd
 from shardedstore.callbacks.progress import progress_callback
+from shardedstore.callbacks.report import find_report
 from shardedstore.cli.cluster import check_cluster, cluster_on_demand
 from shardedstore.cli.common import failures, note, notes_on_stderr, silence, tell, tell_table, user_errors, with_code
 from shardedstore.cli.exit_codes import ExitCode, exit_code_of, exit_code_of_failures, worst_of
-from shardedstore.cli.outcome import find_report, place_lines
+from shardedstore.cli.outcome import place_lines
 from shardedstore.cli.signals import stop_on_signals
 from shardedstore.cli.slices import given_slice, slice_option, threads_for_slices
 from shardedstore.display.jobs import JobRow, jobs_lines, jobs_table

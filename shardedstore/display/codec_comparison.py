@@ -22,6 +22,7 @@ from shardedstore.display.html import (
 )
 from shardedstore.display.tables import aligned, terminal_table
 from shardedstore.errors import UsageError
+from shardedstore.jobs.growth import LARGER
 from shardedstore.text import count, shown
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 FEW = 3  # arrays with a table of their own in a repr
 MOST = 32
 HEADS = ("codec", "codecs", ">ratio", ">size", ">of now", ">in MB/s", ">out MB/s")
-LARGER = 1.02  # growth of an array from which a note names it
 TINY = 0.01  # share of all bytes below which an array is not named
 
 

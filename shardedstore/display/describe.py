@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from dask.utils import format_bytes
 
-from shardedstore.display.html import Html, html_fold
+from shardedstore.display.html import LINE, Html, html_fold
 from shardedstore.display.partial import partial_lines, partial_table
 from shardedstore.display.shards import BASE_NAME, grid_of
 from shardedstore.display.tables import aligned
@@ -22,9 +22,6 @@ from shardedstore.jobs.summary import Summary
 from shardedstore.stores.locations import Config, Location, Mount, url_of
 from shardedstore.text import count, shown
 from shardedstore.zarr.grid import block_name
-
-if TYPE_CHECKING:
-    pass
 
 MOST = 24  # rows that are shown below one row; their own rows share the same number
 
@@ -183,8 +180,6 @@ def _lines(row: Row, indent: str) -> Iterator[tuple[str, ...]]:
 FEW = 6  # rows that are visible at first below the table of an unfinished job
 
 MOST_OPEN = 12  # rows; a longer list is folded at first
-
-LINE = "rgba(128,128,128,.35)"
 
 NAME = 'style="flex:0 0 14em;font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
 

@@ -19,7 +19,7 @@ from shardedstore.display.html import (
     html_text,
 )
 from shardedstore.display.tables import aligned, filled
-from shardedstore.errors import ShardError, by_cause
+from shardedstore.errors import ShardError, by_frequency
 from shardedstore.text import count, shown
 
 if TYPE_CHECKING:
@@ -48,16 +48,11 @@ def failures_to_text(failures: Sequence[ShardError]) -> list[str]:
       t      t[0]   t/c/0              1
       t      t[1]   t/c/1              1
     """
-    causes = _by_number(failures)
+    causes = by_frequency(failures)
     most = max(1, MOST_ROWS // max(1, min(MOST_CAUSES, len(causes))))
     lines = [line for some in causes[:MOST_CAUSES] for line in _cause_lines(some, most)]
     more = len(causes) - MOST_CAUSES
     return [*lines, *([f"and {count(more, 'other cause')}"] if more > 0 else [])]
-
-
-def _by_number(failures: Sequence[ShardError]) -> list[list[ShardError]]:
-    """Return failures by cause, the most frequent first."""
-    return sorted(by_cause(failures), key=len, reverse=True)
 
 
 def _cause_lines(some: Sequence[ShardError], most: int) -> Iterator[str]:
@@ -89,7 +84,7 @@ def _cells(error: ShardError) -> tuple[str, ...]:
 
 def failures_to_html(failures: Sequence[ShardError], title: str = "") -> Html:
     """Return a table of causes, which fold out to their shards and to the traceback in the worker."""
-    causes = _by_number(failures)
+    causes = by_frequency(failures)
     most = max(2, MOST_FOLDED // max(1, min(MOST_HTML, len(causes))))
     rows = (_html_row(some, most, with_traceback=i < MOST_TRACEBACKS) for i, some in enumerate(causes[:MOST_HTML]))
     table = html_table((">shards", "code", "cause"), rows, len(causes), MOST_OPEN)

@@ -109,12 +109,8 @@ def suggestion_to_rich(suggestion: Suggestion) -> RenderableType:
 
     arrays = _sorted(suggestion)
     table = terminal_table(HEADS[:4], (_cells(one)[:4] for one in arrays), len(arrays))
-    reasons = [Text(line) for one in arrays[:MOST] if one.shards for line in _told(one)]
+    reasons = [Text(line) for one in arrays[:MOST] if one.shards for line in _rows([one])]
     return Group(Text(_title(suggestion), style="bold"), Text(_summary(suggestion)), table, *reasons)
-
-
-def _told(one: ArraySuggestion) -> Iterator[str]:
-    yield from _rows([one])
 
 
 def suggestion_to_html(suggestion: Suggestion) -> Html:

@@ -53,10 +53,10 @@ def job_file(sources: Sequence[str], file: str, access: Sequence[Access] = (), *
         The sources.
     file : str
         The name of the job file.
-    schema : str
-        The JSON Schema beside the job file, which editors read.
     access : sequence of mappings, optional
         The ways in which the arrays are read, for the shape of the shards; see `ShardedStore.suggest`.
+    schema : str
+        The JSON Schema beside the job file, which editors read.
 
     Raises
     ------

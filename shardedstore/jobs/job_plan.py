@@ -225,22 +225,23 @@ class JobPlan:
         ShardedStore.verify : Compare the result with the ledger or the source.
         """
         from shardedstore.callbacks.progress import progress_callback
-        from shardedstore.callbacks.report import ReportWriter
+        from shardedstore.callbacks.report import ReportWriter, find_report
         from shardedstore.display.ipython_errors import use_table_in_ipython
 
         shown = progress_callback(progress)
         stop = _stop_signal(max_duration, grace, stop)
         chosen = check_callbacks(callbacks) if shown is None else [*check_callbacks(callbacks), shown]
-        if report is not False and not any(isinstance(callback, ReportWriter) for callback in chosen):
-            chosen.append(ReportWriter("" if report is True else report))
+        writer = find_report(chosen)
+        if writer is None and report is not False:
+            writer = ReportWriter("" if report is True else report)
+            chosen.append(writer)
         try:
             with Events(chosen, self, Meter(self._plan)) as events:
                 made = run_job(self._job, self._plan, self._overwrite, self._wrap, events, stop)
         except ShardsFailed as failed:
             use_table_in_ipython()
             raise failed.with_traceback(None) from failed.__cause__  # the failures have the tracebacks of the workers
-        written = next((callback.report for callback in chosen if isinstance(callback, ReportWriter)), None)
-        made.summary = made.summary and replace(made.summary, report=written)
+        made.summary = made.summary and replace(made.summary, report=None if writer is None else writer.report)
         return made
 
     def run_slice(

@@ -1,4 +1,4 @@
-"""What the last run of a job left at its destination: the causes of its failures, and its report."""
+"""The files of the last run of a job at its destination: the causes of its failures, and its report."""
 
 from __future__ import annotations
 

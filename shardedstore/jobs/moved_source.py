@@ -113,7 +113,7 @@ def check_samples(job: Job, plan: Plan, now: Identity, records: Mapping[int, Rec
                 if made.digest != records[number].digest:
                     raise DestinationError(
                         f"shard {shard.name!r} has other contents when it is made from {plan.config.base.show()} than from "
-                        f"{now.moved_from!r}: the data differ, or the codecs have other versions than then. compare the result by "
+                        f"{now.moved_from!r}: the data differ, or the codecs have other versions: compare the result by "
                         "verify with against=, or name another destination"
                     )
 

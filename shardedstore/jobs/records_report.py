@@ -9,14 +9,21 @@ from operator import attrgetter
 
 import msgspec
 
-from shardedstore.jobs.report import ArrayReport, CauseReport, Report, ShardReport, Span, Timeline
+from shardedstore.jobs.report import (
+    MOST_CAUSES,
+    MOST_NAMES,
+    ArrayReport,
+    CauseReport,
+    Report,
+    ShardReport,
+    Span,
+    Timeline,
+)
 
 PARTS = 120  # of a timeline
 MOST_WORKERS = 48  # all other workers share one row
 MOST_SPANS = 400
 MOST_SLOWEST = 20
-MOST_CAUSES = 50
-MOST_NAMES = 8
 PAUSE = 600.0  # seconds without a shard between two runs
 OTHERS = "others"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from shardedstore.errors import ShardError, UsageError, by_cause
+from shardedstore.errors import ShardError, UsageError, by_frequency
 from shardedstore.jobs.ledger import FOLDER
 from shardedstore.storage.request_metrics import RequestSum
 
@@ -402,7 +402,7 @@ def cause_reports(failures: Iterable[ShardError]) -> tuple[CauseReport, ...]:
     >>> [(cause.count, cause.shards[:2]) for cause in found]
     [(9, ('t[0]', 't[1]'))]
     """
-    groups = sorted(by_cause(failures), key=len, reverse=True)
+    groups = by_frequency(failures)
     return tuple(_cause(some, i < MOST_TRACEBACKS) for i, some in enumerate(groups[:MOST_CAUSES]))
 
 

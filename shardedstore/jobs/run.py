@@ -21,6 +21,7 @@ from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
 from shardedstore.jobs.failures_file import write_failures
 from shardedstore.jobs.growth import Growth
+from shardedstore.jobs.layouts.base import AGAIN
 from shardedstore.jobs.limits import forget
 from shardedstore.jobs.move.checks import check_source
 from shardedstore.jobs.move.rest import end_move
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Wrap = Callable[[Config, Summary], T]
 logger = logging.getLogger("shardedstore")
-AGAIN = "run the same job again, and it goes on from there"
 
 
 def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events, stop: StopSignal) -> T:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from shardedstore.codecs.codec_text import array_words
-from shardedstore.jobs.estimates.amounts import Amount, total_amount
+from shardedstore.jobs.estimates.amounts import Amount, bare_value, plain_value, total_amount
 from shardedstore.jobs.estimates.arrays import array_estimates
 from shardedstore.jobs.estimates.counting import count_source
 from shardedstore.jobs.shards import Plan
@@ -100,7 +100,7 @@ class StoreInfo:
         """
         others = ("name", "shard_count", "path_count", "files", "stored", "is_consolidated", "holes", "nbytes")
         return {
-            **{name: _plain(getattr(self, name)) for name in others},
+            **{name: plain_value(getattr(self, name)) for name in others},
             "nodes": [
                 {"kind": "array" if isinstance(node, StoredArray) else "group", **_fields(node)} for node in self.nodes
             ],
@@ -122,7 +122,7 @@ class StoreInfo:
         """
         from shardedstore.display.frames import to_frame
 
-        rows = ({name: _number(value) for name, value in vars(array).items()} for array in self.arrays)
+        rows = ({name: bare_value(value) for name, value in vars(array).items()} for array in self.arrays)
         return to_frame(rows, "path")
 
     def __str__(self) -> str:
@@ -147,15 +147,7 @@ class StoreInfo:
 
 
 def _fields(node: StoredGroup | StoredArray) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in vars(node).items()}
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, Amount) else list(value) if isinstance(value, tuple) else value
-
-
-def _number(value: Any) -> Any:
-    return value.value if isinstance(value, Amount) else value
+    return {name: plain_value(value) for name, value in vars(node).items()}
 
 
 def info_of(name: str, config: Config, nodes: Mapping[str, Node], notices: Iterable[Notice] = ()) -> StoreInfo:

@@ -1,4 +1,4 @@
-"""Ways to read arrays: which part of each dimension a reader asks for, and what a division into shards makes it cost."""
+"""Ways to read arrays: the part of each dimension that a reader asks for, and its cost after a division into shards."""
 
 from __future__ import annotations
 

@@ -37,6 +37,16 @@ def _of_part(basis: Basis) -> Basis:
     return "sampled" if basis == "exact" else basis
 
 
+def plain_value(value: Any) -> Any:
+    """Return an amount, a tuple or another value as a JSON-compatible value."""
+    return value.to_dict() if isinstance(value, Amount) else list(value) if isinstance(value, tuple) else value
+
+
+def bare_value(value: Any) -> Any:
+    """Return the number of an amount, and another value as it is."""
+    return value.value if isinstance(value, Amount) else value
+
+
 def total_amount(amounts: Iterable[Amount | None]) -> Amount | None:
     """Return the sum of amounts; None if one is not known.
 

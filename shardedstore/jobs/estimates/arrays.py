@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardedstore.codecs.codec_text import array_words
-from shardedstore.jobs.estimates.amounts import Amount
+from shardedstore.jobs.estimates.amounts import Amount, plain_value
 from shardedstore.jobs.result_preview import after
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.stores.hierarchy import Node, nodes_of
@@ -71,11 +71,7 @@ class ArrayEstimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON-compatible values."""
-        return {name: _plain(value) for name, value in vars(self).items()}
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, Amount) else list(value) if isinstance(value, tuple) else value
+        return {name: plain_value(value) for name, value in vars(self).items()}
 
 
 def nodes_after(chain: Chain, plan: Plan) -> Mapping[str, Node]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from shardedstore.jobs.estimates.amounts import Amount
+from shardedstore.jobs.estimates.amounts import Amount, bare_value
 from shardedstore.jobs.estimates.arrays import ArrayEstimate
 from shardedstore.jobs.estimates.free_space import Space, WriteTest
 from shardedstore.jobs.estimates.portability import Portability
@@ -254,7 +254,7 @@ class Estimate:
         """
         from shardedstore.display.frames import to_frame
 
-        rows = ({name: _number(value) for name, value in vars(array).items()} for array in self.arrays)
+        rows = ({name: bare_value(value) for name, value in vars(array).items()} for array in self.arrays)
         return to_frame(rows, "path")
 
     def __str__(self) -> str:
@@ -287,7 +287,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _number(value: Any) -> Any:
-    return value.value if isinstance(value, Amount) else value

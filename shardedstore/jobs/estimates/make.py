@@ -25,13 +25,13 @@ from shardedstore.jobs.estimates.request_counts import RunLoad, count_requests
 from shardedstore.jobs.estimates.sampling import Sample, sample_arrays
 from shardedstore.jobs.estimates.shard_states import ShardStates, find_states
 from shardedstore.jobs.executors.active import active_threads
+from shardedstore.jobs.growth import LARGER
 from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.worker import Job
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.stores.hierarchy import Node
 from shardedstore.text import count
 
-LARGER = 1.02  # growth of the stored size from which a warning names an array
 NAMED = 3  # arrays in a warning
 
 

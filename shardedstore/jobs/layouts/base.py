@@ -56,6 +56,9 @@ class ShardSource(Protocol):
         """Raise CorruptError if the source's listing has changed since it was opened."""
 
 
+AGAIN = "run the same job again, and it goes on from there"
+
+
 @dataclass(frozen=True)
 class ResultLayout(ABC):
     """The arrangement of a job's result at its destination.
@@ -145,7 +148,7 @@ class ResultLayout(ABC):
     @property
     def again(self) -> str:
         """The end of the message about failed shards: how to continue the job."""
-        return ": run the same job again, and it goes on from there"
+        return f": {AGAIN}"
 
     # Before the job
 

@@ -162,7 +162,7 @@ class SingleZip(SingleZarr):
             If another job has taken over the destination.
         """
         joined = self._joined(job, plan, records)
-        if self._names(PARTS) or not self._stands(joined):
+        if self._names(PARTS) or not self._is_written(joined):
             most = sum(record.nbytes + ENTRY_BYTES * record.entries for record in records.values())
             with output(self.url, self.options, most, beside=self.folder) as out:
                 joined.write(out, is_local=not self.is_remote, seen=_Checked(job))
@@ -182,7 +182,7 @@ class SingleZip(SingleZarr):
         members = partial(self._members, job, plan, records, self._published(job, plan))
         return Joined(first, members, self.sink.is_zip64, comment)
 
-    def _stands(self, joined: Joined) -> bool:
+    def _is_written(self, joined: Joined) -> bool:
         """Tell whether the zip is there, with these entries and this order."""
         size = nbytes_of(self.url, self.options)
         if size is None:
