@@ -1,13 +1,22 @@
 """Zips are joined to the bytes that one writer of all entries gives, also beyond the limits of 16 and 32 bits."""
 
+import asyncio
+import json
+import os
+import shutil
+import subprocess
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
+import zarr
+from obstore.store import LocalStore
 
 from shardedstore import CorruptError
 from shardedstore.storage.blobs import open_blob
 from shardedstore.storage.outputs import output
+from shardedstore.zips import ZipReadStore
 from shardedstore.zips.index import Archive
 from shardedstore.zips.join import Joined, Member, stored_members
 from shardedstore.zips.writer import ZipWriter
@@ -112,6 +121,80 @@ def test_a_real_zip_beyond_four_gibibytes_of_sparse_data(tmp_path):
     assert opened.source.read(entry.data, entry.data + entry.stored) == b"after"
     with zipfile.ZipFile(tmp_path / "part.zip") as file:
         assert file.read("a/c/2") == b"after"
+
+
+class Holes:
+    """An output whose large entries stay holes of a sparse file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, parts):
+        self.file.writelines(parts)
+
+    def copy(self, source, start, stop):
+        self.file.seek(stop - start, os.SEEK_CUR)
+
+
+@pytest.fixture(scope="module")
+def beyond(tmp_path_factory):
+    """A joined zip of six parts of 900 MB, whose large entries are zeros, and of more entries than sixteen bits."""
+    folder = tmp_path_factory.mktemp("beyond")
+    archive = write(folder / "part.zip", entries_of([9]))
+    large = [Member(f"a/c/{i}", archive, 0, 900 << 20, 0x008AA31B) for i in range(6)]
+    small = list(
+        stored_members(write(folder / "small.zip", [(f"b/c/{i}", i.to_bytes(4, "little")) for i in range(66_000)]))
+    )
+    array = zarr.create_array({}, shape=(66_000,), chunks=(1,), dtype="i4", compressors=None)
+    documents = {"zarr.json": b'{"zarr_format": 3, "node_type": "group"}'}
+    documents["b/zarr.json"] = json.dumps(array.metadata.to_dict()).encode()
+    joined = Joined(documents, lambda: [*large, *small])
+    with open(folder / "far.zarr.zip", "wb") as file:
+        size = joined.write(Holes(file), is_local=True, seen=lambda: None)
+    assert (folder / "far.zarr.zip").stat().st_size == size == joined.end()[0] > 5 << 30
+    assert os.stat(folder / "far.zarr.zip").st_blocks * 512 < 64 << 20
+    return folder / "far.zarr.zip"
+
+
+def with_zipfile(path):
+    with zipfile.ZipFile(path) as file:
+        return len(file.namelist()), file.read("b/c/65999"), file.getinfo("a/c/5").file_size
+
+
+def with_unzip(path):
+    if (unzip := shutil.which("unzip")) is None:
+        pytest.skip("Info-ZIP's unzip is not installed")
+    listed = subprocess.run([unzip, "-Z1", path], capture_output=True, text=True, check=True).stdout.splitlines()
+    subprocess.run([unzip, "-tq", path, "b/c/65999", "zarr.json"], check=True, capture_output=True)
+    data = subprocess.run([unzip, "-p", path, "b/c/65999"], capture_output=True, check=True).stdout
+    return len(listed), data, 900 << 20
+
+
+def with_our_reader(path):
+    archive = Archive.open("far", open_blob(str(path)))
+    assert all(entry.is_exact for entry in archive.entries.values())
+    entry = archive.entry("b/c/65999")
+    return len(archive.entries), archive.source.read(entry.data, entry.data + entry.size), archive.entry("a/c/5").size
+
+
+def with_virtualizarr(path):
+    parser = pytest.importorskip("virtualizarr.parsers.zarr.zip")
+    found = asyncio.run(parser.parse_zip_index(LocalStore(), str(path).lstrip("/")))
+    entry = found["b/c/65999"]
+    with open(path, "rb") as file:
+        file.seek(entry.data_offset)
+        return len(found), file.read(entry.compressed_length), found["a/c/5"].compressed_length
+
+
+@pytest.mark.parametrize("read", [with_zipfile, with_unzip, with_our_reader, with_virtualizarr])
+def test_a_joined_zip_beyond_the_limits_of_plain_zips_is_read_by_all_readers(read, beyond):
+    assert read(beyond) == (66_008, (65_999).to_bytes(4, "little"), 900 << 20)
+
+
+@pytest.mark.parametrize("open_store", [ZipReadStore, partial(zarr.storage.ZipStore, mode="r")])
+def test_zarr_reads_chunks_beyond_four_gibibytes(open_store, beyond):
+    array = zarr.open_group(open_store(beyond), mode="r")["b"]
+    assert array[-3:].tolist() == [65_997, 65_998, 65_999]
 
 
 def test_a_damaged_part_is_found(tmp_path):
