@@ -162,6 +162,21 @@ class ObjectAttributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "result nor a later verify or changed run can open them until then"
             )
 
+    def for_parts(self) -> ObjectAttributes:
+        """Return the attributes of objects that are read again and removed soon: all but the storage class.
+
+        Returns
+        -------
+        ObjectAttributes
+            The attributes.
+
+        Examples
+        --------
+        >>> ObjectAttributes(storage_class="GLACIER", encryption="aws:kms").for_parts().client_options()
+        {'server_side_encryption': 'aws:kms'}
+        """
+        return msgspec.structs.replace(self, storage_class=None)
+
     def client_options(self) -> dict[str, Any]:
         """Return the attributes that obstore sets by the client.
 

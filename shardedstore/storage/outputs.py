@@ -137,7 +137,7 @@ def output(url: str, options: Options = NONE, most: int = 0, *, beside: str | No
     size = part_nbytes(most)
     attributes = current_attributes()
     writer = obstore.open_writer(
-        object_store(folder, options, more=attributes.client_options()),
+        object_store(folder, options, url, attributes.client_options()),
         unquote(name),
         **attributes.put_options(),
         buffer_size=size,

@@ -10,6 +10,7 @@ from itertools import chain
 
 from shardedstore.errors import ChainError
 from shardedstore.notices import node_name
+from shardedstore.storage.attributes import attributes_of_objects, current_attributes
 from shardedstore.storage.options import Options
 from shardedstore.storage.outputs import output
 from shardedstore.storage.urls import BESIDE, object_url
@@ -45,7 +46,8 @@ def write_part(entries: Entries, shard: Shard, url: str, options: Options, *, zi
     stream = _data(entries, documents)
     first = next(stream, None)
     if first is not None:
-        with output(object_url(url + BESIDE, part_name(shard)), options, 2 * shard.nbytes) as out:
+        attributes = attributes_of_objects(current_attributes().for_parts())
+        with attributes, output(object_url(url + BESIDE, part_name(shard)), options, 2 * shard.nbytes) as out:
             writer = ZipWriter(out.write, zip64=zip64)
             for entry in chain([first], stream):
                 key = whole_key(entry, shard)

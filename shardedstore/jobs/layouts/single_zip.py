@@ -21,6 +21,7 @@ from shardedstore.jobs.layouts.zarr_listing import compare_shards
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.shards import Plan, shard_runs
 from shardedstore.jobs.versions import Identity, check_destination, check_latest, open_destination, read_identity
+from shardedstore.storage.attributes import attributes_of_objects
 from shardedstore.storage.blobs import nbytes_of, open_blob
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS
@@ -164,7 +165,8 @@ class SingleZip(SingleZarr):
         joined = self._joined(job, plan, records)
         if self._names(PARTS) or not self._is_written(joined):
             most = sum(record.nbytes + ENTRY_BYTES * record.entries for record in records.values())
-            with output(self.url, self.options, most, beside=self.folder) as out:
+            attributes = attributes_of_objects(job.objects)
+            with attributes, output(self.url, self.options, most, beside=self.folder) as out:
                 joined.write(out, is_local=not self.is_remote, seen=_Checked(job))
                 check_latest(job.ledger)
         config = Config(base=self.location)
