@@ -64,6 +64,7 @@ from shardedstore.verify.verify import verify
 from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules
 from shardedstore.writing.writable import WritableStore
 from shardedstore.zarr.paths import Mounts, check_path
+from shardedstore.zips.index import split_inside
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -1225,12 +1226,13 @@ class ShardedStore(WritableStore):
         allow: Iterable[Target] = (),
         storage_options: StorageOptions = None,
     ) -> Self:
-        """Open the store that a config describes.
+        """Open the store that a config describes, or one zip.
 
         Parameters
         ----------
         path : str or path
-            The config's path or URL, which ends in ``.json``, or the folder that holds a ``shardedstore.json``.
+            The config's path or URL, which ends in ``.json``, or the folder that holds a ``shardedstore.json``. A zip (``.zip``,
+            ``.ozx``) with one Zarr needs no config: it is opened as the only shard.
         partial : bool
             Open the latest job's result while the job runs, or after it died. Finished shards are read from the result, and
             the rest from the source, which must be allowed. The data are right at any time. If the chain changes nothing,
@@ -1255,10 +1257,13 @@ class ShardedStore(WritableStore):
         ------
         ConfigError
             If the file is not a config, or names other places outside its folder.
+        PartitionError
+            If a zip holds no Zarr or several, or is not written yet.
 
         See Also
         --------
         save : Write a config.
+        partition : Open any Zarr, and divide it.
 
         Examples
         --------
@@ -1271,6 +1276,10 @@ class ShardedStore(WritableStore):
         ...     zarr.open_array(ShardedStore.load(folder), path="t2m", mode="r")[:].tolist()
         [0, 1, 2, 3, 4, 5, 6, 7]
         """
+        zipped = normalize(split_inside(path)[0])
+        is_zip = is_zip_name(zipped) and not os.path.isdir(zipped)
+        if is_zip and not (partial and find_job_folder(zipped, take_options(zipped, storage_options))):
+            return cls.partition(path, [], storage_options=storage_options)
         url = normalize(path)
         if not url.endswith(".json") or os.path.isdir(url):
             url = join_url(url, FILE_NAME)
@@ -1286,8 +1295,7 @@ class ShardedStore(WritableStore):
             data = open_folder(folder or "/", options).read(unquote_name(name, url))
         except STORAGE_ERRORS as error:
             cause = getattr(error, "strerror", None) or explain(error)
-            is_whole = is_zip_name(folder) or is_zarr(folder, options)
-            hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_whole else ""
+            hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_zarr(folder, options) else ""
             if isinstance(error, FileNotFoundError) and (half := unfinished(folder or "/", options)):
                 raise ConfigError(
                     f"there is no config at {url!r} yet, as the job has not ended: {half}; {GO_ON}"
@@ -1430,9 +1438,9 @@ class ShardedStore(WritableStore):
 
 def _unfinished(location: Location) -> str:
     """Return the progress of an unfinished job whose result is not a Zarr yet; empty for anything else."""
-    if not isinstance(location, Place) or not location.is_folder or location.files_url is None:
+    if not isinstance(location, Place) or location.files_url is None:
         return ""
-    if is_zarr(location.url, location.options):
+    if location.is_folder and is_zarr(location.url, location.options):
         return ""
     return unfinished(location.url, location.options)
 

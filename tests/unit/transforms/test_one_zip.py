@@ -14,7 +14,16 @@ from conformance import check_same_contents, contents_of
 from helpers_jobs import CUBE, Fail, cube_at, division, files_of
 from sources import SOURCES, to_folder
 
-from shardedstore import ChainError, CorruptError, DestinationError, Guards, ShardedStore, ShardsFailed, UsageError
+from shardedstore import (
+    ChainError,
+    CorruptError,
+    DestinationError,
+    Guards,
+    PartitionError,
+    ShardedStore,
+    ShardsFailed,
+    UsageError,
+)
 from shardedstore.cli import main
 from shardedstore.storage.publish import TEMPORARY
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToZip
@@ -70,6 +79,40 @@ def test_zarr_opens_it_with_its_consolidated_metadata(tmp_path):
         root = zarr.open_group(store, mode="r", use_consolidated=True)
         assert root.metadata.consolidated_metadata.metadata.keys() >= {"temperature", "simulation"}
         np.testing.assert_array_equal(root["temperature"], zarr.open_array(source / "temperature"))
+
+
+def test_load_opens_the_zip_as_a_store_of_one_shard(source, tmp_path):
+    url = tmp_path / "out.zarr.zip"
+    fails = Fail("wind_u[1/0/0]", str(tmp_path / "mended"))
+    with pytest.raises(PartitionError, match=r"out.zarr.zip' can't be read: .*No such file"):
+        ShardedStore.load(url)
+    with pytest.raises(ShardsFailed):
+        zipped(source, url, fails)
+    with pytest.raises(
+        PartitionError, match=r"the result of a job that has not ended: .* shards are done, 1 failed; run the same call"
+    ):
+        ShardedStore.load(url)
+    assert ShardedStore.load(url, partial=True, allow=[source]).partial is not None
+    (tmp_path / "mended").touch()
+    made = zipped(source, url, fails)
+    for loaded in (
+        ShardedStore.load(url),
+        ShardedStore.load(url, partial=True),
+        ShardedStore.load(f"{url}.shardedstore"),
+    ):
+        assert (loaded.config, loaded.partial) == (made.config, None)
+        check_same_contents(loaded, files_of(source))
+        assert loaded.verify(level="stored").ok
+
+
+def test_load_opens_zips_of_others(tmp_path):
+    for name in "ab":
+        with zarr.storage.ZipStore(tmp_path / f"{name}.zip", mode="w") as store:
+            zarr.create_array(store, name="t", data=np.arange(6))
+    assert zarr.open_group(ShardedStore.load(tmp_path / "a.zip"), mode="r")["t"][5] == 5
+    (tmp_path / "c.zip").write_bytes(b"no zip")
+    with pytest.raises(CorruptError, match=r"c.zip: not a zip, or truncated"):
+        ShardedStore.load(tmp_path / "c.zip")
 
 
 def test_equal_sources_give_equal_bytes_however_the_job_ran(source, tmp_path):
