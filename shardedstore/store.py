@@ -22,6 +22,7 @@ from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.callbacks import Callback
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.guards import Guards
+from shardedstore.jobs.job import MOST_FAILURES
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.layouts.registry import find_result_job
 from shardedstore.jobs.layouts.result_job import ResultJob
@@ -39,7 +40,6 @@ from shardedstore.jobs.retention import parse_retention
 from shardedstore.jobs.shards import make_plan
 from shardedstore.jobs.store_info import StoreInfo, counted, info_of
 from shardedstore.jobs.summary import Summary
-from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.notices import Notice
 from shardedstore.partition.access import Accesses
 from shardedstore.partition.collect import collect

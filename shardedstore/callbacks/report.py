@@ -25,6 +25,7 @@ from shardedstore.errors import JobStopped, ShardedStoreError, ShardsFailed
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.fingerprint import described
 from shardedstore.jobs.growth import Growth
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.report import (
     MOST_CAUSES,
@@ -39,7 +40,6 @@ from shardedstore.jobs.report import (
 )
 from shardedstore.jobs.summary import STAGES, ShardEnd, Summary
 from shardedstore.jobs.versions import ledger_of, read_identity
-from shardedstore.jobs.worker import Job
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import StorageOptions, take_options

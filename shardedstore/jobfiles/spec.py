@@ -17,12 +17,12 @@ from shardedstore.callbacks.log_options import LogOptions
 from shardedstore.jobfiles.parse import only_one, parse_shard_options, parse_storage
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.guards import Guards
+from shardedstore.jobs.job import MOST_FAILURES
 from shardedstore.jobs.job_plan import OnError
 from shardedstore.jobs.limits import NO_LIMITS, Limits
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.stop_signal import GRACE
-from shardedstore.jobs.worker import MOST_FAILURES
 from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 
 Rule = str | int | list[int] | dict[str, int]

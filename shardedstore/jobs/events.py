@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
-from shardedstore.jobs.progress import Meter
+from shardedstore.jobs.meter import Meter
 from shardedstore.jobs.summary import Summary
 from shardedstore.storage.request_metrics import RequestMeter, add_requests, metered
 

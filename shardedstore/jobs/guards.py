@@ -24,7 +24,7 @@ from shardedstore.stores.members import MountIndex
 from shardedstore.zarr.metadata import ArrayMeta
 
 if TYPE_CHECKING:
-    from shardedstore.jobs.worker import Job
+    from shardedstore.jobs.job import Job
 
 IN_FILES = {"option": None}  # options of job files, but not of the command line
 

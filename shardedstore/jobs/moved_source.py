@@ -15,6 +15,7 @@ from shardedstore.config.document import from_dict
 from shardedstore.errors import DestinationError, UsageError
 from shardedstore.jobs.change_detection import look_at_all
 from shardedstore.jobs.executors.base import Executor, TaskList
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.preflight import source_urls
@@ -22,7 +23,7 @@ from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.source_comparison import moved_place, source_token
 from shardedstore.jobs.stages import Stages
 from shardedstore.jobs.versions import Identity
-from shardedstore.jobs.worker import Job, run_shard
+from shardedstore.jobs.worker import run_shard
 from shardedstore.storage.attributes import NO_ATTRIBUTES
 from shardedstore.storage.options import NONE
 from shardedstore.storage.urls import is_remote, normalize

@@ -20,6 +20,7 @@ from zarr.core.sync import sync
 from shardedstore.config.document import from_dict, parse, to_dict
 from shardedstore.errors import ConfigError, ShardError, ShardsFailed, UsageError
 from shardedstore.fields import FILE_NAME
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.registry import LAYOUTS, layout_of
 from shardedstore.jobs.layouts.shard_folder import as_now
 from shardedstore.jobs.ledger import Record
@@ -29,7 +30,6 @@ from shardedstore.jobs.shards import Plan, Run, location_of, shard_runs
 from shardedstore.jobs.source_comparison import source_token
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.versions import Identity, identity_name, ledger_of, read_identity, versioned
-from shardedstore.jobs.worker import Job
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import is_remote, is_within, join_url, quote_name

@@ -21,6 +21,7 @@ from shardedstore.jobs.change_detection import Changed, Recorded, check_level, f
 from shardedstore.jobs.executors.base import Executor, TaskList
 from shardedstore.jobs.fingerprint import code_digests, described, edited, fingerprint
 from shardedstore.jobs.guards import Guards, check_guards, parse_guards, places_of_mounts
+from shardedstore.jobs.job import MOST_FAILURES, Job
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import MOVED, Ledger, Record
 from shardedstore.jobs.move.options import Move
@@ -40,7 +41,6 @@ from shardedstore.jobs.versions import (
     ledger_of,
     read_generation,
 )
-from shardedstore.jobs.worker import MOST_FAILURES, Job
 from shardedstore.notices import merge_notices
 from shardedstore.storage.outputs import UNFINISHED, bucket_rule
 from shardedstore.stores.hierarchy import Node

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from shardedstore.errors import JobStopped, ShardError, ShardsFailed, SourceChangedError, UsageError
 from shardedstore.jobs.guards import check_missing_chunks
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record, try_compact
 from shardedstore.jobs.prepare import by_segment
 from shardedstore.jobs.shards import Plan, changed_chunks
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
-from shardedstore.jobs.worker import Job
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.stores.hierarchy import digest, read_nodes

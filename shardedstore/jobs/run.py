@@ -21,8 +21,10 @@ from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
 from shardedstore.jobs.failures_file import write_failures
 from shardedstore.jobs.growth import Growth
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import AGAIN
 from shardedstore.jobs.limits import forget
+from shardedstore.jobs.meter import Meter
 from shardedstore.jobs.move.checks import check_source
 from shardedstore.jobs.move.rest import end_move
 from shardedstore.jobs.move.scratch import queue_of
@@ -31,14 +33,13 @@ from shardedstore.jobs.move.task import move_task
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.preflight import places_of, source_urls
 from shardedstore.jobs.prepare import Remaining, identity, remaining, start, start_slice
-from shardedstore.jobs.progress import Meter
 from shardedstore.jobs.result import finish, slice_failed, stopped
 from shardedstore.jobs.shards import Plan, Segment, Task
 from shardedstore.jobs.slices import Slice, check_sliceable
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.versions import read_identity
-from shardedstore.jobs.worker import IN_A_ROW, Job, run_task
+from shardedstore.jobs.worker import IN_A_ROW, run_task
 from shardedstore.notices import merge_notices
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS

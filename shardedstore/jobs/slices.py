@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 
 from shardedstore.errors import UsageError
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.shards import Plan, Run, Segment
 from shardedstore.jobs.versions import ONCE, Identity
-from shardedstore.jobs.worker import Job
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 from dask.utils import format_bytes
 
 from shardedstore.errors import NoShardError
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.stages import Stages
-from shardedstore.jobs.worker import Job, ShardReader
+from shardedstore.jobs.worker import ShardReader
 from shardedstore.transforms.base.chain import Entries, Shard, Step
 
 MOST_CHANGES = 10

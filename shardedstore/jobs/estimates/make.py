@@ -26,8 +26,8 @@ from shardedstore.jobs.estimates.sampling import Sample, sample_arrays
 from shardedstore.jobs.estimates.shard_states import ShardStates, find_states
 from shardedstore.jobs.executors.active import active_threads
 from shardedstore.jobs.growth import LARGER
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.shards import Plan
-from shardedstore.jobs.worker import Job
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.stores.hierarchy import Node
 from shardedstore.text import count

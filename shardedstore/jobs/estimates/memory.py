@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.shards import Plan, Run
-from shardedstore.jobs.worker import Job
 from shardedstore.storage.outputs import BYTES_ON_THEIR_WAY, part_nbytes
 from shardedstore.storage.requests import BYTES_IN_FLIGHT
 from shardedstore.storage.urls import is_remote

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shardedstore.jobs.estimates.shard_states import ShardStates
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.shards import Load, Plan, Run
-from shardedstore.jobs.worker import Job
 from shardedstore.storage.outputs import part_nbytes
 from shardedstore.storage.urls import is_remote
 from shardedstore.stores.locations import url_of

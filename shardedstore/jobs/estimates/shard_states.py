@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.executors.active import active_executor
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.ledger import MOVED, Record
 from shardedstore.jobs.moved_source import was_moved
 from shardedstore.jobs.prepare import find_reusable, find_stale, identity, unwanted_among
 from shardedstore.jobs.shards import Plan, Run, shard_runs
 from shardedstore.jobs.versions import Identity, last_begun, ledger_of
-from shardedstore.jobs.worker import Job
 from shardedstore.stores.locations import Config
 
 

@@ -35,8 +35,8 @@ from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+    from shardedstore.jobs.job import Job
     from shardedstore.jobs.summary import Summary
-    from shardedstore.jobs.worker import Job
 
 
 class ShardSource(Protocol):

@@ -26,8 +26,8 @@ from shardedstore.stores.recognise import locate
 from shardedstore.transforms.base.chain import Chain, Present
 
 if TYPE_CHECKING:
+    from shardedstore.jobs.job import Job
     from shardedstore.jobs.summary import Summary
-    from shardedstore.jobs.worker import Job
 
 
 class FunctionShards(ShardFolder):

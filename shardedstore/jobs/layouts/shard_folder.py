@@ -55,7 +55,7 @@ from shardedstore.transforms.base.document_steps import rebuilt, shortened, veil
 from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, consolidated_nodes, dump_json, parse_json
 
 if TYPE_CHECKING:
-    from shardedstore.jobs.worker import Job
+    from shardedstore.jobs.job import Job
 
 MOST_PARENTS = 4  # folders above the base that are searched for the ledger
 TRY_AGAIN = "repair the source and run the job again with the same arguments: it tries the holes again"

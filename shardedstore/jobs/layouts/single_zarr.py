@@ -59,7 +59,7 @@ from shardedstore.zarr.paths import join
 from shardedstore.zips import ZipReadStore
 
 if TYPE_CHECKING:
-    from shardedstore.jobs.worker import Job
+    from shardedstore.jobs.job import Job
 
 CHECK_SECONDS = 1.0  # between two checks for a takeover by another job while documents are written
 

@@ -39,7 +39,7 @@ from shardedstore.zips.index import Archive
 from shardedstore.zips.join import Joined, Member, stored_members
 
 if TYPE_CHECKING:
-    from shardedstore.jobs.worker import Job
+    from shardedstore.jobs.job import Job
 
 AHEAD = 16  # directories of parts that are read at once from an object store
 ENTRY_BYTES = 512  # a rough upper limit of the bytes of an entry's headers

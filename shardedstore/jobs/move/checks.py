@@ -7,12 +7,12 @@ from dask.utils import format_bytes
 
 from shardedstore.config.document import from_dict
 from shardedstore.errors import ChainError, PartitionError, UsageError
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.scratch import needs
 from shardedstore.jobs.move.state import latest_move
 from shardedstore.jobs.shards import Plan, without_empty_blocks
-from shardedstore.jobs.worker import Job
 from shardedstore.stores.locations import Config, Mount, Place
 from shardedstore.stores.reader import reader_of
 from shardedstore.transforms.base.chain import Chain

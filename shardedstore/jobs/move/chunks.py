@@ -7,11 +7,12 @@ from collections.abc import Collection
 from toolz import partition_all
 
 from shardedstore.errors import CorruptError, MoveError
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.move.comparison import changed
 from shardedstore.jobs.open_shard import open_shard
 from shardedstore.jobs.shards import Run
 from shardedstore.jobs.stages import Stages
-from shardedstore.jobs.worker import Job, ShardReader
+from shardedstore.jobs.worker import ShardReader
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import is_remote

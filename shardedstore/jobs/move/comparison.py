@@ -10,10 +10,10 @@ import msgspec
 
 from shardedstore.codecs.digest import DataSum, Layout
 from shardedstore.errors import MoveError
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.open_shard import open_shard, with_component
 from shardedstore.jobs.shards import Run
-from shardedstore.jobs.worker import Job
 from shardedstore.stores.entries import Entry, read_entries
 from shardedstore.transforms.base.chain import Shard, whole_key
 from shardedstore.transforms.base.datasums import Digested, Sums, digest_entries

@@ -12,6 +12,7 @@ import msgspec
 
 from shardedstore.errors import DestinationError, ShardError
 from shardedstore.jobs.cancellation import is_ending
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.ledger import Record, RecordWriter
 from shardedstore.jobs.move.chunks import Tags, WholeReader, delete_chunks, list_tags
 from shardedstore.jobs.move.comparison import (
@@ -28,16 +29,7 @@ from shardedstore.jobs.open_shard import opened_runs
 from shardedstore.jobs.shards import Run, Task
 from shardedstore.jobs.summary import ShardEnd, Summary
 from shardedstore.jobs.versions import is_latest
-from shardedstore.jobs.worker import (
-    IN_A_ROW,
-    Job,
-    find_unprepared,
-    of_worker,
-    run_shard,
-    run_task,
-    total_of_task,
-    try_shard,
-)
+from shardedstore.jobs.worker import IN_A_ROW, find_unprepared, of_worker, run_shard, run_task, total_of_task, try_shard
 from shardedstore.stores.locations import Place
 from shardedstore.transforms.base.chain import Shard
 

@@ -109,9 +109,9 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path
 
 
 def identity_of(source):
+    from shardedstore.jobs.job import Job
     from shardedstore.jobs.layouts.registry import choose_layout
     from shardedstore.jobs.prepare import identity
-    from shardedstore.jobs.worker import Job
     from shardedstore.transforms.base.chain import parse_chain
 
     store = division(source)

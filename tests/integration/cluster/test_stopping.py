@@ -30,9 +30,10 @@ from shardedstore.abc import Callback
 from shardedstore.jobs import cancellation
 from shardedstore.jobs.cancellation import Stopped, check_cancelled, until_cancelled
 from shardedstore.jobs.executors.cancellable import interrupt, run_cancellable
+from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.shards import Run, Segment, Task
-from shardedstore.jobs.worker import Job, run_task
+from shardedstore.jobs.worker import run_task
 from shardedstore.stores.locations import Directory
 from shardedstore.transforms import ToZip
 from shardedstore.transforms.base.chain import parse_chain
