@@ -48,9 +48,10 @@ class BareTasks(Generic[Out]):
     def run(self, source: Path, out: Out) -> float:
         from shardedstore.jobs.executors.serial import SerialExecutor
         from shardedstore.jobs.layouts.registry import choose_layout
-        from shardedstore.jobs.prepare import identity, prepare, start
+        from shardedstore.jobs.prepare import manifest_of, prepare
         from shardedstore.jobs.result import finish
         from shardedstore.jobs.shards import make_plan
+        from shardedstore.jobs.start import start
         from shardedstore.jobs.summary import Summary
         from shardedstore.jobs.worker import run_segment
         from shardedstore.partition.partition import divide
@@ -60,7 +61,7 @@ class BareTasks(Generic[Out]):
         chain = parse_chain([self.sink(out)])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
         plan, job = prepare(plan, chain, choose_layout(chain.sink), overwrite=False, retries=0)
-        job = start(job, plan, identity(plan, job), overwrite=False, executor=SerialExecutor())
+        job = start(job, plan, manifest_of(plan, job), overwrite=False, executor=SerialExecutor())
         segments = plan.segments()
         started = time.perf_counter()
         outcome = Summary.total(self.pool.imap_unordered(partial(run_segment, job), segments))

@@ -130,8 +130,9 @@ class Ours:
     def run(self, source: Path, out: Path) -> float:
         from shardedstore.jobs.executors.serial import SerialExecutor
         from shardedstore.jobs.layouts.registry import choose_layout
-        from shardedstore.jobs.prepare import identity, prepare, start
+        from shardedstore.jobs.prepare import manifest_of, prepare
         from shardedstore.jobs.shards import make_plan
+        from shardedstore.jobs.start import start
         from shardedstore.jobs.summary import Summary
         from shardedstore.jobs.worker import run_segment
         from shardedstore.partition.partition import divide
@@ -143,7 +144,7 @@ class Ours:
         chain = parse_chain([step, ToZip(str(out))])
         plan = make_plan(divide(Directory(str(source)), PARTITION))
         plan, job = prepare(plan, chain, choose_layout(chain.sink), overwrite=False, retries=0)
-        job = start(job, plan, identity(plan, job), overwrite=False, executor=SerialExecutor())
+        job = start(job, plan, manifest_of(plan, job), overwrite=False, executor=SerialExecutor())
         started = time.perf_counter()
         outcome = Summary.total(run_segment(job, segment) for segment in plan.segments())
         took = time.perf_counter() - started

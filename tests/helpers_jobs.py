@@ -30,7 +30,7 @@ from zarr.storage import LocalStore, MemoryStore
 from shardedstore import ShardedStore, Step
 from shardedstore.jobs import shards
 from shardedstore.jobs.ledger import FOLDER, Ledger
-from shardedstore.jobs.versions import generations, ledger_of, read_generation
+from shardedstore.jobs.manifest import generations, ledger_of, read_generation
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.publish import TEMPORARY
 from shardedstore.transforms import ToZip

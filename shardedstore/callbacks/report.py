@@ -27,6 +27,7 @@ from shardedstore.jobs.fingerprint import described
 from shardedstore.jobs.growth import Growth
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.ledger import FOLDER, Record
+from shardedstore.jobs.manifest import ledger_of, read_manifest
 from shardedstore.jobs.report import (
     MOST_CAUSES,
     MOST_TEXT,
@@ -39,7 +40,6 @@ from shardedstore.jobs.report import (
     report_names,
 )
 from shardedstore.jobs.summary import STAGES, ShardEnd, Summary
-from shardedstore.jobs.versions import ledger_of, read_identity
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
@@ -143,9 +143,9 @@ class ReportWriter(Callback):
 
     def _build(self, event: JobEnd) -> Report:
         plan, job, seconds = self._plan, event.job, time.monotonic() - self._clock
-        identity = read_identity(plan._job.layout.place) if plan.destination else None
-        if identity is not None and job.skipped and (event.error is None or job.failures):
-            self._arrays.count_recorded(ledger_of(plan._job.layout.place, identity).read())
+        manifest = read_manifest(plan._job.layout.place) if plan.destination else None
+        if manifest is not None and job.skipped and (event.error is None or job.failures):
+            self._arrays.count_recorded(ledger_of(plan._job.layout.place, manifest).read())
         rows, origin = self._arrays.rows(), plan._plan.config.base.origin
         return Report(
             state=_state(event),
@@ -156,7 +156,7 @@ class ReportWriter(Callback):
             source=url_of(origin) or origin.show(),
             destination=plan.destination,
             opened_url=plan.opened_url,
-            generation=0 if identity is None else identity.generation,
+            generation=0 if manifest is None else manifest.generation,
             command=self.command,
             job_file=self.job_file,
             versions=dict(_versions()),

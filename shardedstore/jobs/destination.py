@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from shardedstore.errors import ChainError, DestinationError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.manifest import read_manifest
 from shardedstore.jobs.shards import Plan, Run, target_of
-from shardedstore.jobs.versions import read_identity
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import Options
@@ -241,7 +241,7 @@ def check_unused(url: str, options: Options) -> None:
         If it holds files that no such job wrote, or can't be read.
     """
     try:
-        if read_identity(open_folder(url + BESIDE, options)) is None and open_folder(url, options).names():
+        if read_manifest(open_folder(url + BESIDE, options)) is None and open_folder(url, options).names():
             raise DestinationError(
                 f"the destination {url!r} holds files already, and one ordinary Zarr can't stand beside them: name "
                 "another, or remove them first"

@@ -16,9 +16,9 @@ from shardedstore.config.document import from_dict
 from shardedstore.errors import GuardsFailed, UsageError, Violation
 from shardedstore.jobs.array_states import change_notices, find_drifted, find_gone, find_renamed, find_shrunk
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.manifest import JobManifest, ledger_of
 from shardedstore.jobs.shards import Plan, Run, shard_runs
 from shardedstore.jobs.source_comparison import lost_members
-from shardedstore.jobs.versions import Identity, ledger_of
 from shardedstore.notices import Notice, node_name
 from shardedstore.stores.members import MountIndex
 from shardedstore.zarr.metadata import ArrayMeta
@@ -107,7 +107,7 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise UsageError(f"{name}={getattr(self, name)!r} is not a share: write a number from 0 to 1")
 
 
-def check_guards(guards: Guards, url: str, before: Identity | None, now: Identity) -> list[Notice]:
+def check_guards(guards: Guards, url: str, before: JobManifest | None, now: JobManifest) -> list[Notice]:
     """Compare a source with the source of the published result, and return notices.
 
     Parameters
@@ -116,9 +116,9 @@ def check_guards(guards: Guards, url: str, before: Identity | None, now: Identit
         The checks.
     url : str
         The destination.
-    before : Identity or None
+    before : JobManifest or None
         The job of the published result; None if there is none.
-    now : Identity
+    now : JobManifest
         The job to run.
 
     Raises
@@ -135,12 +135,12 @@ def check_guards(guards: Guards, url: str, before: Identity | None, now: Identit
     return [*forced, *change_notices(before.arrays, now.arrays)]
 
 
-def _is_comparable(before: Identity, now: Identity) -> bool:
+def _is_comparable(before: JobManifest, now: JobManifest) -> bool:
     """Check that two jobs have the same source. Jobs of version 0.4 recorded no states of arrays."""
     return bool(before.places and before.config) and from_dict(now.config).base.is_same(now.source_of(before).base)
 
 
-def _violations(guards: Guards, before: Identity, now: Identity) -> Iterator[Violation]:
+def _violations(guards: Guards, before: JobManifest, now: JobManifest) -> Iterator[Violation]:
     old, new = before.arrays, now.arrays
     if guards.disappear:
         yield from find_gone(old, new, find_renamed(old, new))

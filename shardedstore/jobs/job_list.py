@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.manifest import read_manifest
 from shardedstore.jobs.status import JobStatus, read_status
-from shardedstore.jobs.versions import read_identity
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import join_url, normalize
@@ -61,7 +61,7 @@ def list_jobs(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         folders = list(_folders(open_folder(top, options), depth, pool))
         places = [open_folder(folder, options) for folder in folders]
-        known = pool.map(lambda place: read_status(place, options) if read_identity(place) else None, places)
+        known = pool.map(lambda place: read_status(place, options) if read_manifest(place) else None, places)
         return sorted((status for status in known if status is not None), key=lambda status: status.url)
 
 

@@ -27,13 +27,13 @@ from shardedstore.jobs.meter import Meter
 from shardedstore.jobs.move.checks import as_begun, check_chain, check_move, check_scratch, check_source
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.state import check_source_is_whole
-from shardedstore.jobs.moved_source import check_moved_from
 from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.prepare import prepare
 from shardedstore.jobs.result import find_accepted
 from shardedstore.jobs.run import delay_job, run_job, run_slice
 from shardedstore.jobs.shards import Plan, make_plan
 from shardedstore.jobs.slices import check_slice
+from shardedstore.jobs.source_comparison import check_moved_from
 from shardedstore.jobs.stop_signal import GRACE, Duration, StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.jobs.trial import Trial, try_shard_of

@@ -12,9 +12,9 @@ from shardedstore.config.document import from_dict
 from shardedstore.errors import ShardError, UsageError
 from shardedstore.jobs.failures_file import failures_url, read_failures
 from shardedstore.jobs.ledger import FOLDER, Record
+from shardedstore.jobs.manifest import JobManifest, ledger_of
 from shardedstore.jobs.report import CauseReport, cause_reports, html_name, read_report
 from shardedstore.jobs.shards import shard_runs
-from shardedstore.jobs.versions import Identity, ledger_of
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 from shardedstore.storage.urls import join_url
 
@@ -39,7 +39,7 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_last_run(
-    place: Folder, identity: Identity, since: str, *, has_failures: bool, records: Mapping[int, Record] | None = None
+    place: Folder, manifest: JobManifest, since: str, *, has_failures: bool, records: Mapping[int, Record] | None = None
 ) -> LastRun:
     """Read the files of the last run, which took the lock at the time `since`.
 
@@ -49,7 +49,7 @@ def read_last_run(
     if has_failures:
         listed = read_failures(place)
         failures = listed or list(
-            _recorded(identity, ledger_of(place, identity).read() if records is None else records)
+            _recorded(manifest, ledger_of(place, manifest).read() if records is None else records)
         )
         found = LastRun(causes=cause_reports(failures), failures_url=failures_url(place.url) if listed else None)
     with suppress(UsageError, *STORAGE_ERRORS):
@@ -60,10 +60,10 @@ def read_last_run(
     return found
 
 
-def _recorded(identity: Identity, records: Mapping[int, Record]) -> Iterator[ShardError]:
+def _recorded(manifest: JobManifest, records: Mapping[int, Record]) -> Iterator[ShardError]:
     """Yield the failures in the records of a ledger."""
     failed = {number: record for number, record in records.items() if record.failed}
-    for run in shard_runs(from_dict(identity.config)) if failed else ():
+    for run in shard_runs(from_dict(manifest.config)) if failed else ():
         if any(number in run.numbers for number in failed):
             for shard in run.shards():
                 if (record := failed.get(shard.number)) is not None:

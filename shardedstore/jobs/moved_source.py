@@ -11,62 +11,27 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from shardedstore.config.document import from_dict
-from shardedstore.errors import DestinationError, UsageError
+from shardedstore.errors import DestinationError
 from shardedstore.jobs.change_detection import look_at_all
 from shardedstore.jobs.executors.base import Executor, TaskList
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.manifest import JobManifest
 from shardedstore.jobs.preflight import source_urls
 from shardedstore.jobs.shards import Plan
-from shardedstore.jobs.source_comparison import moved_place, source_token
 from shardedstore.jobs.stages import Stages
-from shardedstore.jobs.versions import Identity
 from shardedstore.jobs.worker import run_shard
 from shardedstore.storage.attributes import NO_ATTRIBUTES
 from shardedstore.storage.options import NONE
-from shardedstore.storage.urls import is_remote, normalize
-from shardedstore.stores.locations import Config, Place, is_template, url_of
 
 SAMPLES = 3  # shards that are made again and compared
 
 logger = logging.getLogger("shardedstore")
 
 
-def check_moved_from(url: str, config: Config) -> str:
-    """Return the normalized URL from which a source was moved.
-
-    Raises
-    ------
-    UsageError
-        If the source is not one Zarr with one URL.
-    """
-    base = config.base.origin
-    if not isinstance(base, Place) or is_template(base):
-        raise UsageError(
-            f"source_moved_from={url!r} needs a source that is one Zarr at one URL, and this is {base.show()}: name another destination"
-        )
-    return normalize(url)
-
-
-def source_before(plan: Plan, moved_from: str) -> str:
-    """Return the digest that the source of a plan would have at the URL from which it was moved; empty if it was not moved."""
-    now = plan.config.base.origin
-    if not moved_from or not isinstance(now, Place):
-        return ""
-    before = msgspec.structs.replace(now, url=moved_from, options=now.options if is_remote(moved_from) else NONE)
-    config = plan.config.map_places(lambda place: moved_place(place, now.url, before))
-    return source_token(config, plan.source)
-
-
-def was_moved(before: Identity, now: Identity) -> bool:
-    """Tell whether the source of an earlier job was at the URL from which it was moved for this job."""
-    return bool(now.moved_from) and url_of(from_dict(before.config).base) == now.moved_from
-
-
 def keep_moved(
-    job: Job, plan: Plan, now: Identity, records: Mapping[int, Record], executor: Executor
+    job: Job, plan: Plan, now: JobManifest, records: Mapping[int, Record], executor: Executor
 ) -> dict[int, Record]:
     """Return the records that are kept although the source was moved, with its listings at the new place.
 
@@ -91,7 +56,7 @@ def keep_moved(
     }
 
 
-def check_samples(job: Job, plan: Plan, now: Identity, records: Mapping[int, Record]) -> None:
+def check_samples(job: Job, plan: Plan, now: JobManifest, records: Mapping[int, Record]) -> None:
     """Make a few shards again in a temporary folder, and compare them with their records.
 
     Raises

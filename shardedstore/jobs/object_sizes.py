@@ -57,13 +57,13 @@ def check_base(plan: Plan, max_base: str | int = MAX_BASE, *, is_object: bool) -
 def _held(plan: Plan) -> list[tuple[int, str]]:
     """Return the arrays whose chunks are in the base, the largest first."""
     mounted = {path: mount.division for path, mount in plan.config.shards.items()}
-    homes = MountIndex(mounted)
+    index = MountIndex(mounted)
     return sorted(
         (
             (node.meta.nbytes, path)
             for path, node in plan.nodes.items()
             if isinstance(node.meta, ArrayMeta)
-            and homes.find(path) is None
+            and index.find(path) is None
             and not isinstance(mounted.get(path), Blocks)
         ),
         reverse=True,

@@ -24,12 +24,12 @@ from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.registry import LAYOUTS, layout_of
 from shardedstore.jobs.layouts.shard_folder import as_now
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.manifest import JobManifest, ledger_of, manifest_name, read_manifest, versioned
 from shardedstore.jobs.partial_state import Partial, path_states
 from shardedstore.jobs.result_preview import Mixes, members_at, veiled_base
 from shardedstore.jobs.shards import Plan, Run, location_of, shard_runs
 from shardedstore.jobs.source_comparison import source_token
 from shardedstore.jobs.summary import Summary
-from shardedstore.jobs.versions import Identity, identity_name, ledger_of, read_identity, versioned
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import is_remote, is_within, join_url, quote_name
@@ -60,7 +60,7 @@ class UnfinishedJob(NamedTuple):
     result : Config or None
         The planned config with the names of generation 1; None for a function, whose records have the locations.
     mixes : Mixes
-        When shards of the result can be shown beside the source; see `Planned`.
+        When shards of the result can be shown beside the source; see `ResultPreview`.
     generation : int
         The generation of the job.
     records : dict of int to Record
@@ -87,12 +87,12 @@ class UnfinishedJob(NamedTuple):
     def template(self, run: Run, generation: int) -> Location:
         """Return the location of a run's shards in a generation."""
         assert self.result is not None
-        planned = self.result.base if run.mounted is not None else self.result.shards[run.path].location
+        preview = self.result.base if run.mounted is not None else self.result.shards[run.path].location
 
         def named(place: Place) -> Place:
             return msgspec.structs.replace(place, url=versioned(place.url, generation))
 
-        return planned.map_places(named)
+        return preview.map_places(named)
 
     def shards(self, run: Run) -> Iterator[tuple[int, Location]]:
         """Return the number and the location of each shard of a run."""
@@ -247,7 +247,7 @@ def mount(job: UnfinishedJob, run: Run) -> Mount:
 def find_job_folder(folder: str, options: Options) -> Folder | None:
     """Return the folder with the manifests of a result, in any layout; None if not found."""
     places = (open_folder(url, options) for url in dict.fromkeys(kind.folder_at(folder) for kind in LAYOUTS.values()))
-    return next((place for place in places if read_identity(place) is not None), None)
+    return next((place for place in places if read_manifest(place) is not None), None)
 
 
 def unfinished(url: str, options: Options) -> str:
@@ -256,13 +256,13 @@ def unfinished(url: str, options: Options) -> str:
         place = find_job_folder(url, options)
     except STORAGE_ERRORS:  # a file, or a folder that can't be listed: the caller reports it
         return ""
-    identity = None if place is None else read_identity(place)
-    if place is None or identity is None or not identity.config:
+    manifest = None if place is None else read_manifest(place)
+    if place is None or manifest is None or not manifest.config:
         return ""
-    job = read_unfinished(place, identity, options)
-    if is_finished(place, identity, job, read_config(place, options)):
+    job = read_unfinished(place, manifest, options)
+    if is_finished(place, manifest, job, read_config(place, options)):
         return ""
-    records = ledger_of(place, identity).read().values()
+    records = ledger_of(place, manifest).read().values()
     total = sum(run.stop - run.first for run in shard_runs(job.source))
     failed = sum(bool(record.failed) for record in records)
     return f"{sum(record.is_done for record in records):,} of {total:,} shards are done" + (
@@ -279,19 +279,19 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
         If `allow` does not contain the location of the source or of a function's store; also if the source has changed
         since the job began.
     """
-    identity, config = read_identity(place), read_config(place, options)
-    assert identity is not None
-    job = read_unfinished(place, identity, options)
-    if is_finished(place, identity, job, config):
+    manifest, config = read_manifest(place), read_config(place, options)
+    assert manifest is not None
+    job = read_unfinished(place, manifest, options)
+    if is_finished(place, manifest, job, config):
         return None
     shown = partial_config(job._replace(records=_existing_records(place, job)))
     named = job.source if job.is_moved_in_parts else shown[0]
     try:
         _check_allowed(named, place, allow)
     except ConfigError as error:
-        name = join_url(place.url, identity_name(identity.generation))
+        name = join_url(place.url, manifest_name(manifest.generation))
         raise ConfigError(f"unfinished shards are shown from the source that {name!r} names: {error}") from None
-    if _outside(named, place) and source_token(job.source, digest(read_nodes(job.source))) != identity.source:
+    if _outside(named, place) and source_token(job.source, digest(read_nodes(job.source))) != manifest.source:
         raise ConfigError(
             f"the source has changed since the job at {place.url!r} began, so the two can't be shown together: run "
             "the same job again, which continues with the changed source, or open the source itself"
@@ -307,22 +307,22 @@ def read_config(place: Folder, options: Options) -> Config | None:
         return None
 
 
-def read_unfinished(place: Folder, identity: Identity, options: Options) -> UnfinishedJob:
+def read_unfinished(place: Folder, manifest: JobManifest, options: Options) -> UnfinishedJob:
     """Read an unfinished job from its manifest and its ledger."""
-    planned, generation = identity.planned, identity.generation
-    records = {number: record for number, record in ledger_of(place, identity).read().items() if not record.failed}
-    result = from_dict(planned.config, place.url, None, options) if planned.config else None
-    return UnfinishedJob(from_dict(identity.config), result, planned.mixes, generation, records)
+    preview, generation = manifest.preview, manifest.generation
+    records = {number: record for number, record in ledger_of(place, manifest).read().items() if not record.failed}
+    result = from_dict(preview.config, place.url, None, options) if preview.config else None
+    return UnfinishedJob(from_dict(manifest.config), result, preview.mixes, generation, records)
 
 
-def is_finished(place: Folder, identity: Identity, job: UnfinishedJob, config: Config | None) -> bool:
+def is_finished(place: Folder, manifest: JobManifest, job: UnfinishedJob, config: Config | None) -> bool:
     """Check that a job has ended and that its folder has the job's own config."""
     if config is None:
         return False
-    if ledger_of(place, identity).is_compacted():
+    if ledger_of(place, manifest).is_compacted():
         return True
-    if not layout_of(identity).config_names_shards:
-        return not identity.after  # a job that continues another job finds that job's config here
+    if not layout_of(manifest).config_names_shards:
+        return not manifest.after  # a job that continues another job finds that job's config here
     base, *runs = shard_runs(job.source)
     if len(job.records) < base.stop + sum(run.stop for run in runs):
         return False
@@ -344,10 +344,10 @@ def show_partial(job: Job, plan: Plan, outcome: Summary, failed: ShardsFailed) -
     first error.
     """
     layout = job.layout
-    planned, known = layout.planned(plan, job.chain), layout.records(job.ledger, outcome)
+    preview, known = layout.preview(plan, job.chain), layout.records(job.ledger, outcome)
     records = {number: known[number] for number in job.done(plan.runs, known, layout.inventory())}
-    result = from_dict(planned.config, layout.folder, None, layout.options) if planned.config else None
-    config, shown = partial_config(UnfinishedJob(plan.config, result, planned.mixes, job.generation, records))
+    result = from_dict(preview.config, layout.folder, None, layout.options) if preview.config else None
+    config, shown = partial_config(UnfinishedJob(plan.config, result, preview.mixes, job.generation, records))
     failures = tuple(error for error in failed.exceptions if isinstance(error, ShardError))
     warnings.warn(f"{failed.message}; {shown}. The first error: {failures[0]}", stacklevel=2)
     return config, replace(outcome, failures=failures, partial=shown)

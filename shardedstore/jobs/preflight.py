@@ -9,7 +9,7 @@ from itertools import islice
 
 from shardedstore.errors import UsageError
 from shardedstore.jobs.ledger import FOLDER
-from shardedstore.jobs.versions import identity_name
+from shardedstore.jobs.manifest import manifest_name
 from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.errors import explain, status_of
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
@@ -85,7 +85,7 @@ def _unreadable(place: Place) -> str | None:
 def _unwritable(folder: str, options: Options, generation: int) -> str | None:
     place = open_folder(folder, options)
     try:
-        if place.nbytes(identity_name(generation)) is None:
+        if place.nbytes(manifest_name(generation)) is None:
             return (
                 f"the destination {folder!r} is not the one that the job was started with: is it on a file system that "
                 "all workers share?"

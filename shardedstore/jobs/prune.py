@@ -20,19 +20,19 @@ from shardedstore.jobs.file_list import FileList
 from shardedstore.jobs.layouts.registry import layout_of
 from shardedstore.jobs.ledger import FOLDER, Record
 from shardedstore.jobs.lock import held, superseded
+from shardedstore.jobs.manifest import (
+    JobManifest,
+    generations,
+    ledger_of,
+    manifest_name,
+    read_generation,
+    read_manifest,
+    versioned,
+)
 from shardedstore.jobs.partial import UnfinishedJob, find_job_folder, is_finished, read_config, read_unfinished
 from shardedstore.jobs.report import old_reports
 from shardedstore.jobs.retention import NO_RETENTION, Retained, Retention, name_in
 from shardedstore.jobs.shards import location_of, shard_runs
-from shardedstore.jobs.versions import (
-    Identity,
-    generations,
-    identity_name,
-    ledger_of,
-    read_generation,
-    read_identity,
-    versioned,
-)
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, RemoteFolder
 from shardedstore.storage.options import NONE, Options
@@ -135,7 +135,7 @@ def _removable(
     place: Folder, options: Options, listed: FileList, retention: Retention, *, is_locked: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield the unused files, each with the reason to keep it; the reason is empty for a file to remove."""
-    latest = read_identity(place)
+    latest = read_manifest(place)
     assert latest is not None
     state = read_unfinished(place, latest, options)
     finished = is_finished(place, latest, state, read_config(place, options))
@@ -147,18 +147,18 @@ def _removable(
     needed = set(_needed(place, options, None if finished else state))
     earlier = [read_generation(place, number) for number in generations(place) if number < latest.generation]
     retained = Retained(place, options, listed, [*earlier, latest], retention, is_locked=is_locked)
-    for identity in earlier:
-        number = identity.generation
-        is_left = layout_of(identity).leaves_unknown(identity, finished=finished)
-        for name, owner, doubt in _of_generation(place, options, listed, identity, needed):
+    for manifest in earlier:
+        number = manifest.generation
+        is_left = layout_of(manifest).leaves_unknown(manifest, finished=finished)
+        for name, owner, doubt in _of_generation(place, options, listed, manifest, needed):
             reason = doubt or retained.reason(name, owner, number)
             is_left = is_left or bool(reason) or name in needed
             if name not in needed:
                 yield name, reason
         if not is_left and number not in retained.generations and (finished or number != latest.after):
-            ledger = ledger_of(place, identity)
+            ledger = ledger_of(place, manifest)
             yield from ((name, "") for name in listed.below(FOLDER) if ledger.owns(name))
-            yield identity_name(number), ""
+            yield manifest_name(number), ""
     yield from ((name, retained.reason_of_age(name)) for name in old_reports(place, listed.below(FOLDER)))
 
 
@@ -203,16 +203,16 @@ def _config(place: Folder, options: Options, name: str) -> Config | None:
 
 
 def _of_generation(
-    place: Folder, options: Options, listed: FileList, identity: Identity, needed: set[str]
+    place: Folder, options: Options, listed: FileList, manifest: JobManifest, needed: set[str]
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the known files of a generation.
 
     Each comes with the name of its object, and with the reason to doubt that a job wrote it; the reason may be empty.
     Files of needed objects are added to `needed`.
     """
-    if not identity.planned.config:
+    if not manifest.preview.config:
         return
-    state, generation = read_unfinished(place, identity, options), identity.generation
+    state, generation = read_unfinished(place, manifest, options), manifest.generation
     for run in shard_runs(state.source):
         template = state.template(run, generation)
         for shard in run.shards():

@@ -11,10 +11,10 @@ from shardedstore.config.document import from_dict
 from shardedstore.errors import UsageError
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.manifest import ledger_of
 from shardedstore.jobs.records_report import ShardRecord, report_of_records
 from shardedstore.jobs.report import Report
 from shardedstore.jobs.shards import shard_runs
-from shardedstore.jobs.versions import ledger_of
 from shardedstore.transforms.base.chain import Shard
 
 if TYPE_CHECKING:

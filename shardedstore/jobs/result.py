@@ -15,7 +15,7 @@ from shardedstore.jobs.guards import check_missing_chunks
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record, try_compact
-from shardedstore.jobs.prepare import by_segment
+from shardedstore.jobs.reuse import by_segment
 from shardedstore.jobs.shards import Plan, changed_chunks
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary

@@ -19,7 +19,7 @@ from shardedstore.zarr.metadata import ArrayMeta
 Mixes = Literal["blocks", "arrays", "end"]
 
 
-class Planned(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResultPreview(msgspec.Struct, frozen=True, omit_defaults=True):
     """The planned locations of a result, and the way in which it can be combined with its source before it is complete.
 
     Attributes

@@ -11,9 +11,9 @@ from shardedstore.errors import UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.destination import CONSOLIDATED
 from shardedstore.jobs.file_list import FileList
+from shardedstore.jobs.manifest import JobManifest, ledger_of, manifest_name, versioned
 from shardedstore.jobs.partial import read_unfinished
 from shardedstore.jobs.shards import shard_runs
-from shardedstore.jobs.versions import Identity, identity_name, ledger_of, versioned
 from shardedstore.storage.folders import Folder
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import is_remote, is_within, unquote_name
@@ -74,7 +74,7 @@ class Retained:
         The options of its storage.
     listed : FileList
         All files of the destination.
-    jobs : list of Identity
+    jobs : list of JobManifest
         The jobs that wrote there, in order; the latest one is last.
     retention : Retention
         The earlier results whose files are kept.
@@ -92,7 +92,7 @@ class Retained:
         place: Folder,
         options: Options,
         listed: FileList,
-        jobs: Sequence[Identity],
+        jobs: Sequence[JobManifest],
         retention: Retention,
         *,
         is_locked: bool,
@@ -103,7 +103,7 @@ class Retained:
         self._until = (min(now, newest) if is_locked else now) - retention.older_than
         self._begun, self._ended = dict[int, float](), dict[int, float]()
         for job in jobs:
-            self._begun[job.generation] = self._modified(identity_name(job.generation))
+            self._begun[job.generation] = self._modified(manifest_name(job.generation))
             if compacted := ledger_of(place, job).compacted():
                 self._ended[job.generation] = max(map(self._modified, compacted))
         last = sorted(self._ended)[-retention.keep_last :]
@@ -158,9 +158,9 @@ class Retained:
         return self._files[name].modified if name in self._files else 0.0
 
 
-def _named(place: Folder, options: Options, job: Identity) -> Iterator[str]:
+def _named(place: Folder, options: Options, job: JobManifest) -> Iterator[str]:
     """Yield the names of the objects in the result of a job, or in its partial result if it has not ended."""
-    if not job.planned.config:
+    if not job.preview.config:
         return
     state = read_unfinished(place, job, options)
     for run in shard_runs(state.source):

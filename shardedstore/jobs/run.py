@@ -24,6 +24,7 @@ from shardedstore.jobs.growth import Growth
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import AGAIN
 from shardedstore.jobs.limits import forget
+from shardedstore.jobs.manifest import read_manifest
 from shardedstore.jobs.meter import Meter
 from shardedstore.jobs.move.checks import check_source
 from shardedstore.jobs.move.rest import end_move
@@ -32,13 +33,14 @@ from shardedstore.jobs.move.state import begin_move
 from shardedstore.jobs.move.task import move_task
 from shardedstore.jobs.partial import show_partial
 from shardedstore.jobs.preflight import places_of, source_urls
-from shardedstore.jobs.prepare import Remaining, identity, remaining, start, start_slice
+from shardedstore.jobs.prepare import manifest_of
+from shardedstore.jobs.remaining import Remaining, remaining
 from shardedstore.jobs.result import finish, slice_failed, stopped
 from shardedstore.jobs.shards import Plan, Segment, Task
 from shardedstore.jobs.slices import Slice, check_sliceable
+from shardedstore.jobs.start import start, start_slice
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
-from shardedstore.jobs.versions import read_identity
 from shardedstore.jobs.worker import IN_A_ROW, run_task
 from shardedstore.notices import merge_notices
 from shardedstore.storage.errors import explain
@@ -85,8 +87,8 @@ def run_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T], events: Events
     executor = active_executor()
     stop.check()
     with _locked(job, events.meter) as lost:
-        is_new = job.move is None or read_identity(job.layout.place) is None
-        job = start(job, plan, identity(plan, job), overwrite, executor)
+        is_new = job.move is None or read_manifest(job.layout.place) is None
+        job = start(job, plan, manifest_of(plan, job), overwrite, executor)
         if job.move is not None:
             begin_move(job.ledger, check_source(plan.config), is_new=is_new)
         summary = _run_shards(executor, job, plan, remaining(job, plan), lost, events, stop)
@@ -111,7 +113,7 @@ def run_slice(job: Job, plan: Plan, overwrite: bool, part: Slice, events: Events
     ShardsFailed
         If shards failed; finished shards stay.
     """
-    wanted, executor = identity(plan, job), LocalExecutor()
+    wanted, executor = manifest_of(plan, job), LocalExecutor()
     check_sliceable(job, wanted, overwrite)
     stop.check()
     with job.layout.held_by_slice(f"{wanted.source} {wanted.chain}", str(part), events.meter.now) as lost:
@@ -156,7 +158,7 @@ def delay_job(job: Job, plan: Plan, overwrite: bool, wrap: Wrap[T]) -> Delayed:
             "limits, or run the job"
         )
     return delay(
-        partial(start, job, plan, identity(plan, job), overwrite, SerialExecutor()),
+        partial(start, job, plan, manifest_of(plan, job), overwrite, SerialExecutor()),
         run_task,
         TaskQueue(job.segments(plan), name=job.chain.name),
         Summary.total,

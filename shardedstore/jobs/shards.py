@@ -419,31 +419,31 @@ def make_plan(config: Config, consolidated: bool | None = None, *, needs_empty: 
     for path, mount in config.shards.items():
         if mount.blocks is not None:
             nodes[path] = nodes[path]._replace(blocks=mount.blocks)
-    homes = MountIndex(mounted)
+    index = MountIndex(mounted)
     loads: dict[str | None, list[int]] = {None: [0, 0], **{path: [0, 0] for path in mounted}}
     for path, node in nodes.items():
-        home = homes.find(path)
-        loads[home][0] += len(node.documents)
+        mount_path = index.find(path)
+        loads[mount_path][0] += len(node.documents)
         if isinstance(node.meta, ArrayMeta):
-            load = loads[path if isinstance(mounted.get(path), Blocks) else home]
+            load = loads[path if isinstance(mounted.get(path), Blocks) else mount_path]
             load[0] += node.meta.chunk_count
             load[1] += node.meta.nbytes
     groups = _groups(nodes, consolidated)
-    whole = _by_home(homes, _whole(groups, mounted))
-    stale, inside = _by_home(homes, _groups(nodes, None)), _by_home(homes, nodes_in_arrays(nodes))
+    whole = _by_mount(index, _whole(groups, mounted))
+    stale, inside = _by_mount(index, _groups(nodes, None)), _by_mount(index, nodes_in_arrays(nodes))
     runs, found = list[Run](), list[Load]()
-    for run, (home, counts) in zip(shard_runs(config), loads.items(), strict=True):
+    for run, (mount_path, counts) in zip(shard_runs(config), loads.items(), strict=True):
         own, members = Load(*counts), run.members
         if members is None:
-            found_chunks = None if home is None else chunks.get(home)
+            found_chunks = None if mount_path is None else chunks.get(mount_path)
             known = msgspec.structs.replace(
                 run,
-                consolidated=stale[home],
-                inside=inside[home],
+                consolidated=stale[mount_path],
+                inside=inside[mount_path],
                 nbytes=own.most(run.blocks),
                 chunks=found_chunks,
-                rebuilt={path: undocumented(nodes, join(run.path, path)) for path in sorted(whole[home])},
-                base=_base(config, nodes, home),
+                rebuilt={path: undocumented(nodes, join(run.path, path)) for path in sorted(whole[mount_path])},
+                base=_base(config, nodes, mount_path),
             )
             own = own.of_stored(run.blocks, found_chunks)
         else:
@@ -475,11 +475,13 @@ def _whole(groups: Iterable[str], mounted: Mapping[str, Division | None]) -> Ite
     return (group for group in groups if not mounts.any_below(group) and mounted.get(group) is None)
 
 
-def _by_home(homes: MountIndex, paths: Iterable[str]) -> defaultdict[str | None, frozenset[str]]:
+def _by_mount(index: MountIndex, paths: Iterable[str]) -> defaultdict[str | None, frozenset[str]]:
     """Return paths by the mount that holds them, relative to the mount."""
     found: defaultdict[str | None, frozenset[str]] = defaultdict(frozenset)
-    for home, some in groupby(homes.find, paths).items():
-        found[home] = frozenset(some if home is None else [path[len(home) :].lstrip("/") for path in some])
+    for mount_path, some in groupby(index.find, paths).items():
+        found[mount_path] = frozenset(
+            some if mount_path is None else [path[len(mount_path) :].lstrip("/") for path in some]
+        )
     return found
 
 

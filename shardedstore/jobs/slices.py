@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from shardedstore.errors import UsageError
 from shardedstore.jobs.job import Job
+from shardedstore.jobs.manifest import ONCE, JobManifest
 from shardedstore.jobs.shards import Plan, Run, Segment
-from shardedstore.jobs.versions import ONCE, Identity
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def check_slice(number: int, count: int, text: str = "") -> Slice:
     return Slice(number, count)
 
 
-def check_sliceable(job: Job, wanted: Identity, overwrite: bool) -> None:
+def check_sliceable(job: Job, wanted: JobManifest, overwrite: bool) -> None:
     """Refuse a job that can't run in slices.
 
     Raises

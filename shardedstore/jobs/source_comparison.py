@@ -14,9 +14,12 @@ from typing import Any
 import msgspec
 
 from shardedstore.config.document import dump
-from shardedstore.jobs.shards import Run, shard_runs
+from shardedstore.errors import UsageError
+from shardedstore.jobs.shards import Plan, Run, shard_runs
+from shardedstore.storage.options import NONE
+from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.stores.hierarchy import Node
-from shardedstore.stores.locations import Config, Location, Mount, Place
+from shardedstore.stores.locations import Config, Location, Mount, Place, is_template
 from shardedstore.stores.members import MountIndex
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_json
@@ -127,10 +130,10 @@ def unchanged(before: Config, now: Config, old: Marks, new: Marks) -> Iterator[t
         if then is None or then.location != run.location:
             continue
         if run.mounted is not None:
-            homes = MountIndex(run.mounted)
+            index = MountIndex(run.mounted)
             own = (path for path, is_own in changed.items() if is_own)
             is_left_alike = _left_out(then) == _left_out(run) or run.location.is_in_config
-            if is_left_alike and all(path in homes for path in own):
+            if is_left_alike and all(path in index for path in own):
                 yield then.number, run.number
         elif run.members is not None and then.members is not None:
             yield from _same_members(then, run, changed)
@@ -189,3 +192,29 @@ def _same_blocks(then: Run, run: Run, old: Coords, new: Coords) -> Iterator[tupl
     for index in itertools.product(*spans) if other.stored is None else map(other.index, range(other.count)):
         if all(map(contains, spans, index)) and one.holds(index):
             yield then.number + one.number(index), run.number + other.number(index)
+
+
+def check_moved_from(url: str, config: Config) -> str:
+    """Return the normalized URL from which a source was moved.
+
+    Raises
+    ------
+    UsageError
+        If the source is not one Zarr with one URL.
+    """
+    base = config.base.origin
+    if not isinstance(base, Place) or is_template(base):
+        raise UsageError(
+            f"source_moved_from={url!r} needs a source that is one Zarr at one URL, and this is {base.show()}: name another destination"
+        )
+    return normalize(url)
+
+
+def source_before(plan: Plan, moved_from: str) -> str:
+    """Return the digest that the source of a plan would have at the URL from which it was moved; empty if it was not moved."""
+    now = plan.config.base.origin
+    if not moved_from or not isinstance(now, Place):
+        return ""
+    before = msgspec.structs.replace(now, url=moved_from, options=now.options if is_remote(moved_from) else NONE)
+    config = plan.config.map_places(lambda place: moved_place(place, now.url, before))
+    return source_token(config, plan.source)

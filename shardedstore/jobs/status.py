@@ -20,11 +20,11 @@ from shardedstore.jobs import lock
 from shardedstore.jobs.last_run import read_last_run
 from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.lock import Holder, last_holder, seems_to_live, slice_holders
+from shardedstore.jobs.manifest import JobManifest, ledger_of, read_manifest
 from shardedstore.jobs.partial import find_job_folder, is_finished, read_config, read_unfinished
 from shardedstore.jobs.progress import Running
 from shardedstore.jobs.report import CauseReport
 from shardedstore.jobs.shards import shard_runs
-from shardedstore.jobs.versions import Identity, ledger_of, read_identity
 from shardedstore.storage.folders import Folder
 from shardedstore.storage.options import Options, StorageOptions, take_options
 from shardedstore.storage.urls import BESIDE, normalize
@@ -185,22 +185,22 @@ def job_status(url: str | os.PathLike[str], *, storage_options: StorageOptions =
 
 def read_status(place: Folder, options: Options) -> JobStatus:
     """Return the state of the last job in the folder of a ledger."""
-    identity = read_identity(place)
-    assert identity is not None
+    manifest = read_manifest(place)
+    assert manifest is not None
     holder, lives = _find_holder(place)
     known = JobStatus(
         url=place.url.removesuffix(BESIDE),
         state="unfinished",
-        chain=", ".join(name for name, _ in identity.described),
+        chain=", ".join(name for name, _ in manifest.described),
         **_of_holder(holder),
     )
     if holder is not None and holder.progress is not None and (lives or (holder.free and holder.ended)):
         status = _from_heartbeat(known, holder, lives)
-        return status if lives else _with_last_run(status, place, identity)
+        return status if lives else _with_last_run(status, place, manifest)
     slices = [one for one in slice_holders(place) if seems_to_live(one)]
     if slices:
         known = msgspec.structs.replace(known, **{**_of_holder(slices[0]), "error": "", "workers": len(slices)})
-    return _from_ledger(known, place, options, identity, holder, lives or bool(slices))
+    return _from_ledger(known, place, options, manifest, holder, lives or bool(slices))
 
 
 def _find_holder(place: Folder) -> tuple[Holder | None, bool]:
@@ -264,15 +264,15 @@ def _from_heartbeat(known: JobStatus, holder: Holder, lives: bool) -> JobStatus:
 
 
 def _from_ledger(
-    known: JobStatus, place: Folder, options: Options, identity: Identity, holder: Holder | None, lives: bool
+    known: JobStatus, place: Folder, options: Options, manifest: JobManifest, holder: Holder | None, lives: bool
 ) -> JobStatus:
     """Return the state of a job that is done, that died, or that holds no lock."""
-    records = ledger_of(place, identity).read()
-    total = _total(identity)
+    records = ledger_of(place, manifest).read()
+    total = _total(manifest)
     done = sum(record.is_done for record in records.values())
     failed = sum(bool(record.failed) for record in records.values())
     last = max((record.begun + record.seconds for record in records.values() if record.begun), default=0.0)
-    if _is_done(place, options, identity):
+    if _is_done(place, options, manifest):
         state: State = "done"
     elif lives:
         state = "running"
@@ -290,30 +290,30 @@ def _from_ledger(
         seconds=_seconds(records.values(), holder),
         last_event=_time(last),
     )
-    return _with_last_run(status, place, identity, records)
+    return _with_last_run(status, place, manifest, records)
 
 
 def _with_last_run(
-    status: JobStatus, place: Folder, identity: Identity, records: Mapping[int, Record] | None = None
+    status: JobStatus, place: Folder, manifest: JobManifest, records: Mapping[int, Record] | None = None
 ) -> JobStatus:
     """Return a status with the causes of the failures and the places of the files, if the last run failed."""
     if not (status.failed or status.error) or status.state == "running":
         return status
-    last = read_last_run(place, identity, status.since, has_failures=bool(status.failed), records=records)
+    last = read_last_run(place, manifest, status.since, has_failures=bool(status.failed), records=records)
     return msgspec.structs.replace(status, **msgspec.structs.asdict(last))
 
 
-def _is_done(place: Folder, options: Options, identity: Identity) -> bool:
+def _is_done(place: Folder, options: Options, manifest: JobManifest) -> bool:
     config = read_config(place, options)
     if config is None:
         return False
-    return ledger_of(place, identity).is_compacted() or is_finished(
-        place, identity, read_unfinished(place, identity, options), config
+    return ledger_of(place, manifest).is_compacted() or is_finished(
+        place, manifest, read_unfinished(place, manifest, options), config
     )
 
 
-def _total(identity: Identity) -> int:
-    return sum(run.stop - run.first for run in shard_runs(from_dict(identity.config))) if identity.config else 0
+def _total(manifest: JobManifest) -> int:
+    return sum(run.stop - run.first for run in shard_runs(from_dict(manifest.config))) if manifest.config else 0
 
 
 def _seconds(records: Any, holder: Holder | None) -> float | None:

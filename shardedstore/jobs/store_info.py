@@ -189,13 +189,13 @@ def counted(info: StoreInfo, plan: Plan) -> StoreInfo:
 
 
 def _node_infos(config: Config, nodes: Mapping[str, Node]) -> Iterator[StoredGroup | StoredArray]:
-    homes = MountIndex({path: mount.division for path, mount in config.shards.items()})
+    index = MountIndex({path: mount.division for path, mount in config.shards.items()})
     for path, node in nodes.items():
         mount = config.shards.get(path)
         shards = 0 if mount is None else mount.count
         if isinstance(node.meta, ArrayMeta):
-            home = homes.find(path) if mount is None else path
-            yield _array(path, node, node.meta, home, shards, None if mount is None else mount.blocks)
+            mount_path = index.find(path) if mount is None else path
+            yield _array(path, node, node.meta, mount_path, shards, None if mount is None else mount.blocks)
         else:
             meta = node.meta
             yield StoredGroup(path, meta.zarr_format, node.is_implicit, meta.consolidated, shards, node.is_sample)

@@ -103,7 +103,7 @@ def find_unprepared(job: Job, segment: Segment) -> Summary | None:
     missing = job.find_missing(run.location for run in segment.runs)
     if missing is not None:
         return Summary.failed(segment, missing, "unprepared-worker")
-    if not job.layout.stands(job.ledger):
+    if not job.layout.has_manifest(job.ledger):
         cause = "its destination was removed while the job ran, and may belong to another job now"
         return Summary.failed(segment, cause, "destination-lost")
     return None

@@ -258,17 +258,17 @@ def _mounts(
 
 def _overflowing(nodes: Mapping[str, Node], mounts: Mapping[str, Mount], small: dict[str, int]) -> Iterator[str]:
     """Yield arrays that become shards because small arrays together are too large for the base."""
-    homes = MountIndex({path: mount.division for path, mount in mounts.items()})
+    index = MountIndex({path: mount.division for path, mount in mounts.items()})
     others = sum(
         node.meta.nbytes
         for path, node in nodes.items()
-        if isinstance(node.meta, ArrayMeta) and path not in small and path not in mounts and homes.find(path) is None
+        if isinstance(node.meta, ArrayMeta) and path not in small and path not in mounts and index.find(path) is None
     )
     arrays = {path for path, node in nodes.items() if isinstance(node.meta, ArrayMeta)}
     alone = {
         path: size
         for path, size in small.items()
-        if not homes.mounts.any_below(path) and arrays.isdisjoint(parents(path))
+        if not index.mounts.any_below(path) and arrays.isdisjoint(parents(path))
     }
     rest = sum(size for path, size in small.items() if path not in alone)
     return overflowing(alone, others + rest, parse_size(AUTOMATIC) or 0)

@@ -317,9 +317,9 @@ def read_nodes(config: Config) -> dict[str, Node]:
     PartitionError
         If a component holds no Zarr or can't be read.
     """
-    homes = MountIndex({path: mount.division for path, mount in config.shards.items()})
+    index = MountIndex({path: mount.division for path, mount in config.shards.items()})
     known = [path for path, mount in config.shards.items() if mount.blocks is not None]
-    nodes = _walk_location(config.base, homes, known)
+    nodes = _walk_location(config.base, index, known)
     if not nodes:
         raise PartitionError(f"{config.base.show()} {instead(config.base)}")
     for path, mount in config.shards.items():

@@ -127,8 +127,8 @@ Division = Blocks | Members
 class MountIndex:
     """Index of the mounts that hold the documents of a group or an array.
 
-    >>> homes = MountIndex({"g": None, "cells": Members(("a", "b"))})
-    >>> homes.find("g/x"), homes.find("cells/a"), homes.find("cells"), "cells/c" in homes
+    >>> index = MountIndex({"g": None, "cells": Members(("a", "b"))})
+    >>> index.find("g/x"), index.find("cells/a"), index.find("cells"), "cells/c" in index
     ('g', 'cells', None, False)
     """
 

@@ -25,8 +25,8 @@ from shardedstore.verify.data import (
     array_at,
     compared_attributes,
     description,
-    home,
     is_document_key,
+    mount_path_of,
     stretch_of,
 )
 from shardedstore.verify.levels import Depth, depth_of
@@ -54,8 +54,8 @@ class Side(NamedTuple):
 
     def misses(self, path: str) -> bool:
         """Check for unread shards that may hold data of an array; then chunks only seem missing."""
-        at = home(self.plan.config, path)
-        return any(at == damage.home for damage in self.taken.damage if damage.path is None)
+        at = mount_path_of(self.plan.config, path)
+        return any(at == damage.mount_path for damage in self.taken.damage if damage.path is None)
 
     def misses_member(self, path: str) -> bool:
         """Check whether a node may be in an unread member."""
@@ -77,7 +77,7 @@ class Side(NamedTuple):
 
     def place(self, path: str, index: Coords, chunks: Coords | None = None) -> tuple[Shard, str]:
         """Return the shard and the key of the stored object that holds a chunk, in a grid of `chunks`."""
-        at = home(self.plan.config, path)
+        at = mount_path_of(self.plan.config, path)
         meta = array_at(self.plan, path)
         mount = self.plan.config.shards.get(at)
         if mount is not None and mount.members is not None:

@@ -59,7 +59,7 @@ class Damage(NamedTuple):
     """A shard that could not be read, or undecodable chunks in one stored object, which are digested as stored bytes."""
 
     shard: Shard
-    home: str  # path of the shard's mount
+    mount_path: str  # path of the shard's mount
     what: str
     path: str | None = None  # the array, for chunks
     key: str | None = None
@@ -124,11 +124,13 @@ def data_tasks(
 
     The chunks of the arrays in `skipped` are left out.
     """
-    homes = None if wanted is None else {home(plan.config, path) for path in wanted}
+    mount_paths = None if wanted is None else {mount_path_of(plan.config, path) for path in wanted}
     tasks = []
     for segment in plan.segments():
         kept = (run for run in segment.runs if not (run.blocks and run.path in skipped))
-        runs = tuple(part for run in kept if homes is None or run.path in homes for part in _holding(run, wanted))
+        runs = tuple(
+            part for run in kept if mount_paths is None or run.path in mount_paths for part in _holding(run, wanted)
+        )
         shapes = {run.path: meta.shape for run in runs if run.blocks and (meta := array_at(plan, run.path)) is not None}
         if runs:
             tasks.append(DataTask(Segment(segment.number, runs), shapes, wanted, is_foreign, skipped))
@@ -152,7 +154,7 @@ def array_at(plan: Plan, path: str) -> ArrayMeta | None:
     return node.meta if node is not None and isinstance(node.meta, ArrayMeta) else None
 
 
-def home(config: Config, path: str) -> str:
+def mount_path_of(config: Config, path: str) -> str:
     """Return the path of the mount that holds an array's chunks; ``""`` for the base."""
     return next((mount for mount in config.shards if path == mount or is_below(path, mount)), "")
 

@@ -20,7 +20,7 @@ from chaos.trial import BUCKET, END_SECONDS, Trial, make_trial
 from chaos.work import SHARDS, SOURCE, Work
 from shardedstore import Move, ShardedStore
 from shardedstore.jobs.ledger import MOVED
-from shardedstore.jobs.versions import read_identity
+from shardedstore.jobs.manifest import read_manifest
 from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import CopyTo, Recompress, ToZip
 from shardedstore.zarr.metadata import DOCUMENTS
@@ -146,7 +146,7 @@ def _killed_on(trial: Trial, cluster: Cluster) -> bool:
 def _shown(trial: Trial) -> ShardedStore:
     """Open the pair, or the source as long as nothing is published."""
     place = open_folder(trial.work.target)
-    if read_identity(place) is None:
+    if read_manifest(place) is None:
         return ShardedStore.partition(trial.work.source, SOURCE.shards)
     return ShardedStore.load(trial.work.target, partial=True, allow=[trial.work.source])
 

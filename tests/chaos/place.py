@@ -16,8 +16,8 @@ from chaos.work import SOURCE, Work
 from shardedstore import ShardedStore
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.ledger import FOLDER, Ledger, Record
+from shardedstore.jobs.manifest import ledger_of, read_manifest
 from shardedstore.jobs.shards import make_plan
-from shardedstore.jobs.versions import ledger_of, read_identity
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.publish import is_temporary
 from shardedstore.storage.urls import BESIDE, is_remote
@@ -48,8 +48,8 @@ class Place:
     def ledger(self) -> Ledger:
         """The latest job's ledger."""
         folder = open_folder(self.url + BESIDE if self.is_one_zarr else self.url)
-        identity = read_identity(folder)
-        return NO_JOB if identity is None else ledger_of(folder, identity)
+        manifest = read_manifest(folder)
+        return NO_JOB if manifest is None else ledger_of(folder, manifest)
 
     def records(self) -> dict[int, Record]:
         """The shards with a record of success."""

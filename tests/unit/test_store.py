@@ -266,7 +266,7 @@ def test_blocks_of_a_view_that_are_elsewhere(tmp_path):
     )
 
 
-# Identity
+# JobManifest
 
 
 def test_equality(tmp_path):

@@ -94,10 +94,10 @@ def array_estimates(plan: Plan, nodes: Mapping[str, Node]) -> list[ArrayEstimate
 
 def run_index(plan: Plan) -> Callable[[str], Run]:
     """Return a function that finds the run whose shards hold an array, given its path."""
-    homes = MountIndex({path: mount.division for path, mount in plan.config.shards.items()})
+    index = MountIndex({path: mount.division for path, mount in plan.config.shards.items()})
     runs = {None if run.mounted is not None else run.path: run for run in plan.runs}
     divided = {path: run for path, run in runs.items() if run.blocks is not None}
-    return lambda path: divided.get(path) or runs[homes.find(path)]
+    return lambda path: divided.get(path) or runs[index.find(path)]
 
 
 def _estimate(path: str, node: Node, new: Node, run: Run) -> ArrayEstimate:

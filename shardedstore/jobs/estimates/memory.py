@@ -32,12 +32,12 @@ def shard_memory(job: Job, plan: Plan) -> dict[int, int]:
 def _largest_chunks(plan: Plan) -> dict[int, int]:
     """Return the size of the largest decoded chunk of each run, by the number of the run's first shard."""
     numbers = {None if run.mounted is not None else run.path: run.number for run in plan.runs}
-    homes = MountIndex({path: mount.division for path, mount in plan.config.shards.items()})
+    index = MountIndex({path: mount.division for path, mount in plan.config.shards.items()})
     divided = {run.path for run in plan.runs if run.blocks is not None}
     largest: dict[int, int] = {}
     for path, node in plan.nodes.items():
         if isinstance(node.meta, ArrayMeta):
-            number = numbers[path if path in divided else homes.find(path)]
+            number = numbers[path if path in divided else index.find(path)]
             largest[number] = max(largest.get(number, 0), min(node.meta.chunk_nbytes, max(node.meta.nbytes, 1)))
     return largest
 

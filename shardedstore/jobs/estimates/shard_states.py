@@ -10,10 +10,10 @@ from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.ledger import MOVED, Record
-from shardedstore.jobs.moved_source import was_moved
-from shardedstore.jobs.prepare import find_reusable, find_stale, identity, unwanted_among
+from shardedstore.jobs.manifest import JobManifest, last_begun, ledger_of
+from shardedstore.jobs.prepare import manifest_of
+from shardedstore.jobs.reuse import find_reusable, find_stale, unwanted_among
 from shardedstore.jobs.shards import Plan, Run, shard_runs
-from shardedstore.jobs.versions import Identity, last_begun, ledger_of
 from shardedstore.stores.locations import Config
 
 
@@ -80,7 +80,7 @@ def find_states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) ->
     DestinationError
         If the destination or a source can't be read.
     """
-    wanted = identity(plan, job)
+    wanted = manifest_of(plan, job)
     found = job.layout.find(wanted, overwrite)
     if found is None:
         return ShardStates(plan.shard_count)
@@ -103,13 +103,15 @@ def find_states(job: Job, plan: Plan, overwrite: bool, level: Changed | None) ->
     )
 
 
-def _read_earlier(job: Job, plan: Plan, wanted: Identity, found: Identity) -> _Earlier:
+def _read_earlier(job: Job, plan: Plan, wanted: JobManifest, found: JobManifest) -> _Earlier:
     place = job.layout.place
     before = last_begun(place, found)
     records = {number: one for number, one in ledger_of(place, before).read().items() if not one.failed}
     is_same = wanted.is_of(before)
     reusable = records if is_same else find_reusable(plan, before, wanted, records)
-    return _Earlier(wanted.source_of(before), before.generation, records, reusable, is_same, was_moved(before, wanted))
+    return _Earlier(
+        wanted.source_of(before), before.generation, records, reusable, is_same, wanted.was_moved_since(before)
+    )
 
 
 def _find_stale(job: Job, plan: Plan, records: Mapping[int, Record], *, compares: bool) -> frozenset[int]:

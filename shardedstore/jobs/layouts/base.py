@@ -17,11 +17,12 @@ from shardedstore.jobs.differences import Difference
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Ledger, Record
 from shardedstore.jobs.lock import held, held_by_slice
+from shardedstore.jobs.manifest import JobManifest, has_manifest, published_job
+from shardedstore.jobs.open_destination import check_destination, open_destination
 from shardedstore.jobs.preflight import find_unreadable, find_unwritable
 from shardedstore.jobs.progress import Progress
-from shardedstore.jobs.result_preview import Planned
+from shardedstore.jobs.result_preview import ResultPreview
 from shardedstore.jobs.shards import Plan, Run
-from shardedstore.jobs.versions import Identity, check_destination, open_destination, published_job, stands
 from shardedstore.notices import Notice
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.inventory import ListedInventory
@@ -180,18 +181,18 @@ class ResultLayout(ABC):
         return ()
 
     @abstractmethod
-    def planned(self, plan: Plan, chain: Chain) -> Planned:
+    def preview(self, plan: Plan, chain: Chain) -> ResultPreview:
         """Return a preview of the result, for the file of the job."""
 
-    def find(self, wanted: Identity, overwrite: bool) -> Identity | None:
+    def find(self, wanted: JobManifest, overwrite: bool) -> JobManifest | None:
         """Return the job at the destination to continue; None for a new job; see `check_destination`."""
         return check_destination(self.place, wanted, overwrite)
 
-    def open(self, wanted: Identity, overwrite: bool) -> Identity:
+    def open(self, wanted: JobManifest, overwrite: bool) -> JobManifest:
         """Prepare the destination for writing, and return the job there; see `open_destination`."""
         return open_destination(self.place, wanted, overwrite)
 
-    def published(self) -> Identity | None:
+    def published(self) -> JobManifest | None:
         """Return the job of the published result; None if there is none."""
         return published_job(self.place)
 
@@ -219,9 +220,9 @@ class ResultLayout(ABC):
         """Return the reason why this process can't do the job; None if it can."""
         return find_unreadable(sources) or find_unwritable(self.folder, self.options, generation)
 
-    def stands(self, ledger: Ledger) -> bool:
+    def has_manifest(self, ledger: Ledger) -> bool:
         """Tell whether the destination still belongs to the job."""
-        return stands(ledger)
+        return has_manifest(ledger)
 
     @abstractmethod
     def write(self, source: ShardSource, job: Job, generation: int) -> Record:
@@ -304,9 +305,9 @@ class ResultLayout(ABC):
         """Yield the entries that the digest of a shard covers, with their keys in the digest."""
 
     @staticmethod
-    def leaves_unknown(identity: Identity, *, finished: bool) -> bool:  # noqa: ARG004 (other layouts use it)
+    def leaves_unknown(manifest: JobManifest, *, finished: bool) -> bool:  # noqa: ARG004 (other layouts use it)
         """Tell whether a replaced job may have left files that its job file does not name; see `prune`."""
-        return not identity.planned.config
+        return not manifest.preview.config
 
 
 def refuse_to(sink: Any, to: str | None) -> None:

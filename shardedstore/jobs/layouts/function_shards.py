@@ -12,11 +12,11 @@ from shardedstore.errors import ChainError, UsageError
 from shardedstore.jobs.layouts.base import ShardSource
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.ledger import Ledger, NoLedger, Record
+from shardedstore.jobs.manifest import JobManifest
 from shardedstore.jobs.preflight import find_unreadable
 from shardedstore.jobs.progress import Progress
-from shardedstore.jobs.result_preview import Planned, members_at
+from shardedstore.jobs.result_preview import ResultPreview, members_at
 from shardedstore.jobs.shards import Plan, Run
-from shardedstore.jobs.versions import Identity
 from shardedstore.notices import Notice
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import is_remote, normalize
@@ -66,9 +66,9 @@ class FunctionShards(ShardFolder):
         # docstring inherited
         return ()
 
-    def planned(self, plan: Plan, chain: Chain) -> Planned:
+    def preview(self, plan: Plan, chain: Chain) -> ResultPreview:
         # docstring inherited
-        return Planned("arrays")
+        return ResultPreview("arrays")
 
     def write(self, source: ShardSource, job: Job, generation: int) -> Record:
         # docstring inherited
@@ -120,15 +120,15 @@ class ReturnedShards(FunctionShards):
         # docstring inherited
         return
 
-    def find(self, wanted: Identity, overwrite: bool) -> Identity | None:
+    def find(self, wanted: JobManifest, overwrite: bool) -> JobManifest | None:
         # docstring inherited
         return None
 
-    def open(self, wanted: Identity, overwrite: bool) -> Identity:
+    def open(self, wanted: JobManifest, overwrite: bool) -> JobManifest:
         # docstring inherited
         return wanted
 
-    def published(self) -> Identity | None:
+    def published(self) -> JobManifest | None:
         # docstring inherited
         return None
 
@@ -144,7 +144,7 @@ class ReturnedShards(FunctionShards):
         # docstring inherited
         return find_unreadable(sources)
 
-    def stands(self, ledger: Ledger) -> bool:
+    def has_manifest(self, ledger: Ledger) -> bool:
         # docstring inherited
         return True
 

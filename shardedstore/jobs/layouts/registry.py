@@ -9,7 +9,7 @@ from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.layouts.single_zarr import SingleZarr
 from shardedstore.jobs.layouts.single_zip import SingleZip
-from shardedstore.jobs.versions import Identity
+from shardedstore.jobs.manifest import JobManifest
 from shardedstore.storage.options import StorageOptions
 from shardedstore.stores.locations import Config
 from shardedstore.transforms.base.chain import FunctionSink, Sink
@@ -49,10 +49,10 @@ def find_result_job(config: Config) -> ResultJob | None:
     return next((job for layout in LAYOUTS.values() if (job := layout.find_job(config)) is not None), None)
 
 
-def layout_of(identity: Identity) -> type[ResultLayout]:
+def layout_of(manifest: JobManifest) -> type[ResultLayout]:
     """Return the layout of a job's result.
 
     The job files of version 0.4 name no layout; `must_grow` marks one ordinary Zarr there.
     """
-    key = identity.layout or (SingleZarr if identity.must_grow else ShardFolder).key
+    key = manifest.layout or (SingleZarr if manifest.must_grow else ShardFolder).key
     return LAYOUTS[key]

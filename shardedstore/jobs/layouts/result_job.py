@@ -11,8 +11,8 @@ import msgspec
 from shardedstore.config.document import from_dict
 from shardedstore.errors import UsageError
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.manifest import JobManifest, last_begun, ledger_of, read_generation, read_manifest
 from shardedstore.jobs.shards import shard_runs
-from shardedstore.jobs.versions import Identity, last_begun, ledger_of, read_generation, read_identity
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ResultJob(NamedTuple):
         The layout of the result.
     folder : Folder
         The folder of the ledger.
-    made : Identity
+    made : JobManifest
         The file of the job.
     records : dict of int to Record
         The records by shard number.
@@ -38,7 +38,7 @@ class ResultJob(NamedTuple):
 
     layout: type[ResultLayout]
     folder: Folder
-    made: Identity
+    made: JobManifest
     records: dict[int, Record]
     notes: tuple[str, ...] = ()
 
@@ -78,9 +78,9 @@ class ResultJob(NamedTuple):
         )
         ledger.mark(frozenset(n for n in taken if n in records and self._is_taken(records[n])))
 
-    def latest(self) -> Identity:
+    def latest(self) -> JobManifest:
         """Return the job that the same call resumes: this one, or a later one that continues it; see `mark`."""
-        newest = read_identity(self.folder)
+        newest = read_manifest(self.folder)
         latest = self.made if newest is None else last_begun(self.folder, newest)
         earlier = latest
         while earlier.generation > self.made.generation and earlier.after:
@@ -96,21 +96,21 @@ class ResultJob(NamedTuple):
         return 0 < record.generation <= self.made.generation
 
 
-def read_job(place: Folder) -> Identity | None:
+def read_job(place: Folder) -> JobManifest | None:
     """Return the job of a folder; None if there was none, or if the folder can't be read."""
     try:
-        return read_identity(place)
+        return read_manifest(place)
     except STORAGE_ERRORS:
         return None
 
 
-def known_records(place: Folder, made: Identity) -> dict[int, Record]:
+def known_records(place: Folder, made: JobManifest) -> dict[int, Record]:
     """Return the records of a job without failed ones.
 
     Marked records are left out too, unless a later job has begun, which may have made these shards again.
     """
     records = {number: record for number, record in ledger_of(place, made).read().items() if not record.failed}
-    newest = read_identity(place)
+    newest = read_manifest(place)
     if newest is not None and last_begun(place, newest).generation != made.generation:
         return records
     return {number: record for number, record in records.items() if not record.marked}

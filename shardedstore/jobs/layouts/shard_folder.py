@@ -18,18 +18,11 @@ from shardedstore.jobs.layouts.base import ResultLayout, ShardSource, refuse_to
 from shardedstore.jobs.layouts.refuse_readers import refuse_readers
 from shardedstore.jobs.layouts.result_job import ResultJob, folders_above, known_records, read_job
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.manifest import JobManifest, generation_in, generations, ledger_of, read_generation, versioned
 from shardedstore.jobs.object_sizes import attribute_notices
-from shardedstore.jobs.result_preview import Mixes, Planned, after, blocks_after, members_at, veiled_base
+from shardedstore.jobs.open_destination import check_latest
+from shardedstore.jobs.result_preview import Mixes, ResultPreview, after, blocks_after, members_at, veiled_base
 from shardedstore.jobs.shards import Plan, Run, location_of, object_at, shard_runs, target_of
-from shardedstore.jobs.versions import (
-    Identity,
-    check_latest,
-    generation_in,
-    generations,
-    ledger_of,
-    read_generation,
-    versioned,
-)
 from shardedstore.notices import Notice
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.options import StorageOptions
@@ -88,7 +81,7 @@ class ShardFolder(ResultLayout):
         # docstring inherited
         return attribute_notices(nodes)
 
-    def planned(self, plan: Plan, chain: Chain) -> Planned:
+    def preview(self, plan: Plan, chain: Chain) -> ResultPreview:
         # docstring inherited
         nodes, folder = after(chain, plan), self.folder
 
@@ -102,9 +95,9 @@ class ShardFolder(ResultLayout):
         formats = {path: node.meta.zarr_format for path, node in plan.nodes.items()}
         kept = all(formats.get(path) == node.meta.zarr_format for path, node in nodes.items())
         mixes: Mixes = "end" if not kept else "arrays" if chain.steps else "blocks"
-        return Planned(mixes, to_dict(Config(base[1].location, dict(others)), folder))
+        return ResultPreview(mixes, to_dict(Config(base[1].location, dict(others)), folder))
 
-    def open(self, wanted: Identity, overwrite: bool) -> Identity:
+    def open(self, wanted: JobManifest, overwrite: bool) -> JobManifest:
         """Prepare the destination for writing, and make it refuse readers of Zarr; return the job there."""
         found = super().open(wanted, overwrite)
         if self.has_objects:
@@ -297,7 +290,7 @@ def _holds(node: Node, key: str, data: bytes) -> bool:
     return dump_json(dict(sorted(node.inherited.items()))) == dump_json(dict(sorted(wanted.items())))  # NaN != NaN
 
 
-def _last_ended(place: Folder, config: Config) -> Identity:
+def _last_ended(place: Folder, config: Config) -> JobManifest:
     """Return the job that wrote the config of a folder: the last one that has ended.
 
     A compacted ledger shows that its job has ended. If there is none, the last job that an object's name refers to is

@@ -20,19 +20,11 @@ from shardedstore.jobs.layouts.base import ResultLayout, ShardSource, refuse_to
 from shardedstore.jobs.layouts.result_job import ResultJob, known_records, read_job
 from shardedstore.jobs.layouts.zarr_listing import ZarrListing, compare_shards, tally_shards
 from shardedstore.jobs.ledger import Record
-from shardedstore.jobs.result_preview import Planned, after, blocks_after
+from shardedstore.jobs.manifest import JobManifest, generations, last_begun, ledger_of, read_generation
+from shardedstore.jobs.open_destination import check_destination, check_latest, open_destination
+from shardedstore.jobs.result_preview import ResultPreview, after, blocks_after
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.source_comparison import unchanged
-from shardedstore.jobs.versions import (
-    Identity,
-    check_destination,
-    check_latest,
-    generations,
-    last_begun,
-    ledger_of,
-    open_destination,
-    read_generation,
-)
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.options import Options, StorageOptions
 from shardedstore.storage.retry import patiently
@@ -124,16 +116,16 @@ class SingleZarr(ResultLayout):
             "accept_failed= and max_missing=. Write with ToZip or CopyTo(layout='shards'), whose config knows of holes"
         )
 
-    def planned(self, plan: Plan, chain: Chain) -> Planned:
+    def preview(self, plan: Plan, chain: Chain) -> ResultPreview:
         # docstring inherited
-        return Planned()
+        return ResultPreview()
 
-    def find(self, wanted: Identity, overwrite: bool) -> Identity | None:
+    def find(self, wanted: JobManifest, overwrite: bool) -> JobManifest | None:
         # docstring inherited
         found = check_destination(self.place, wanted, overwrite=False)
         return None if overwrite else found
 
-    def open(self, wanted: Identity, overwrite: bool) -> Identity:
+    def open(self, wanted: JobManifest, overwrite: bool) -> JobManifest:
         """Prepare the destination for writing, and return the job there.
 
         With `overwrite`, the root's old documents are removed first, so that no reader opens a mixture of the old and the
@@ -330,7 +322,7 @@ class SingleZarr(ResultLayout):
         return ((whole_key(entry, shard), entry) for entry in counted)
 
     @staticmethod
-    def leaves_unknown(identity: Identity, *, finished: bool) -> bool:  # noqa: ARG004 (other layouts use it)
+    def leaves_unknown(manifest: JobManifest, *, finished: bool) -> bool:  # noqa: ARG004 (other layouts use it)
         # docstring inherited
         return not finished
 

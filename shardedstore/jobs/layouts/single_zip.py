@@ -19,8 +19,9 @@ from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.layouts.single_zarr import CHECK_SECONDS, SingleZarr, documents_of
 from shardedstore.jobs.layouts.zarr_listing import compare_shards
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.manifest import JobManifest, read_manifest
+from shardedstore.jobs.open_destination import check_destination, check_latest, open_destination
 from shardedstore.jobs.shards import Plan, shard_runs
-from shardedstore.jobs.versions import Identity, check_destination, check_latest, open_destination, read_identity
 from shardedstore.storage.attributes import attributes_of_objects
 from shardedstore.storage.blobs import nbytes_of, open_blob
 from shardedstore.storage.errors import explain
@@ -88,7 +89,7 @@ class SingleZip(SingleZarr):
                 f"the destination {self.url!r} is a folder, but a name that ends in .zip or .ozx is one zip: name another"
             )
         try:
-            if read_identity(self.place) is None and nbytes_of(self.url, self.options) is not None:
+            if read_manifest(self.place) is None and nbytes_of(self.url, self.options) is not None:
                 raise DestinationError(
                     f"the destination {self.url!r} is a file already, which no job of shardedstore wrote: name another, or remove it first"
                 )
@@ -102,12 +103,12 @@ class SingleZip(SingleZarr):
             "max_missing=. Write with ToZip to a folder, whose config knows of holes"
         )
 
-    def find(self, wanted: Identity, overwrite: bool) -> Identity | None:
+    def find(self, wanted: JobManifest, overwrite: bool) -> JobManifest | None:
         # docstring inherited
         found = check_destination(self.place, wanted, overwrite)
         return None if overwrite else found
 
-    def open(self, wanted: Identity, overwrite: bool) -> Identity:
+    def open(self, wanted: JobManifest, overwrite: bool) -> JobManifest:
         """Prepare the destination for writing, and return the job there. An earlier zip stays until the new one replaces it."""
         self._check_unused()
         return open_destination(self.place, wanted, overwrite, again=overwrite)

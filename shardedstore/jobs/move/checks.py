@@ -40,8 +40,8 @@ def check_chain(chain: Chain, layout: ResultLayout, plan: Plan) -> None:
     ------
     ChainError
     """
-    planned = layout.planned(plan, chain)
-    if planned.config and all(step.keeps_values for step in chain.steps):
+    preview = layout.preview(plan, chain)
+    if preview.config and all(step.keeps_values for step in chain.steps):
         return
     names = ", ".join(type(part).__name__ for part in chain.parts if part is not None)
     raise ChainError(

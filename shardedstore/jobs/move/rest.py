@@ -16,9 +16,9 @@ from shardedstore.errors import DestinationError
 from shardedstore.fields import MOVING
 from shardedstore.jobs.ledger import Ledger
 from shardedstore.jobs.lock import held
+from shardedstore.jobs.manifest import ledger_of
 from shardedstore.jobs.move.state import latest_move, write_state
 from shardedstore.jobs.partial import find_job_folder, read_config
-from shardedstore.jobs.versions import ledger_of
 from shardedstore.notices import Notice
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
@@ -190,14 +190,14 @@ def finish_move(
     found = None if place is None else latest_move(place)
     if place is None or found is None or found[1].state == "shards":
         return None
-    identity, state = found
-    config, base = read_config(place, options), from_dict(identity.config).base
+    manifest, state = found
+    config, base = read_config(place, options), from_dict(manifest.config).base
     whole = base.whole
     if not isinstance(whole, Place) or (source is not None and normalize(source) != whole.url):
         return None
     if state.state == "rest" and config is not None:
         with held(place):
-            left = delete_rest(ledger_of(place, identity), base, config, is_exact=identity.planned.mixes == "blocks")
+            left = delete_rest(ledger_of(place, manifest), base, config, is_exact=manifest.preview.mixes == "blocks")
         return None if left else state.source
     return None if _is_there(base, whole) else state.source
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from shardedstore.jobs.executors.task_sizes import TaskQueue
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.move.options import Move
-from shardedstore.jobs.prepare import Remaining
+from shardedstore.jobs.remaining import Remaining
 from shardedstore.jobs.shards import Plan, Segment, Task
 from shardedstore.jobs.summary import Summary
 from shardedstore.transforms.base.chain import Sink

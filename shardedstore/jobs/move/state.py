@@ -14,9 +14,10 @@ import msgspec
 from shardedstore.errors import DestinationError, PartitionError
 from shardedstore.fields import MOVING
 from shardedstore.jobs.ledger import FOLDER, Ledger
+from shardedstore.jobs.manifest import JobManifest, generations, read_generation, read_manifest
 from shardedstore.jobs.move.lease import WAIT
+from shardedstore.jobs.open_destination import unlike_source
 from shardedstore.jobs.preflight import places_of
-from shardedstore.jobs.versions import Identity, generations, read_generation, read_identity, unlike_source
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
 from shardedstore.storage.publish import TEMPORARY
@@ -53,28 +54,28 @@ def _name(generation: int) -> str:
     return f"{FOLDER}/move-{generation}.json"
 
 
-def read_state(place: Folder, identity: Identity) -> MoveState | None:
+def read_state(place: Folder, manifest: JobManifest) -> MoveState | None:
     """Return the state of the move of a job; None if it moves nothing."""
     try:
-        found = msgspec.json.decode(place.read(_name(identity.generation)), type=MoveState)
+        found = msgspec.json.decode(place.read(_name(manifest.generation)), type=MoveState)
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DestinationError(
-            f"{_name(identity.generation)!r} in {place.url!r} can't be read ({error}), so it is unknown which chunks of the source are "
+            f"{_name(manifest.generation)!r} in {place.url!r} can't be read ({error}), so it is unknown which chunks of the source are "
             "deleted: restore it from a copy"
         ) from None
-    return found if found.nonce == identity.nonce else None
+    return found if found.nonce == manifest.nonce else None
 
 
-def latest_move(place: Folder) -> tuple[Identity, MoveState] | None:
+def latest_move(place: Folder) -> tuple[JobManifest, MoveState] | None:
     """Return the last job at a destination that is a move, and its state."""
     if not any(map(is_state, place.names(FOLDER))):
         return None
     for number in reversed(generations(place)):
-        identity = read_generation(place, number)
-        if (state := read_state(place, identity)) is not None:
-            return identity, state
+        manifest = read_generation(place, number)
+        if (state := read_state(place, manifest)) is not None:
+            return manifest, state
     return None
 
 
@@ -86,7 +87,7 @@ def write_state(ledger: Ledger, source: Location, state: Literal["shards", "rest
     ledger.folder.write(_name(ledger.generation), msgspec.json.encode(found))
 
 
-def check_destination_of_move(place: Folder, wanted: Identity, *, is_move: bool) -> None:
+def check_destination_of_move(place: Folder, wanted: JobManifest, *, is_move: bool) -> None:
     """Refuse a job at the destination of another move.
 
     Raises
@@ -100,15 +101,15 @@ def check_destination_of_move(place: Folder, wanted: Identity, *, is_move: bool)
         raise DestinationError(f"the destination {place.url!r} can't be used: {explain(error)}") from error
     if found is None:
         return
-    identity, state = found
+    manifest, state = found
     where = f"the destination {place.url!r}"
     if state.state == "ended":
         raise DestinationError(
             f"{where} holds the result of a finished move of {state.source}, and the location of the source now holds another "
             "source: name another destination"
         )
-    if not wanted.is_of(identity):
-        why = unlike_source(identity, wanted)
+    if not wanted.is_of(manifest):
+        why = unlike_source(manifest, wanted)
         raise DestinationError(
             f"{where} holds a part of {state.source}, whose chunks are being moved there, and this is another job, or the source's metadata "
             f"changed since{f' ({why})' if why else ''}: restore the metadata, run the same command to the end, and then convert the new data"
@@ -153,8 +154,8 @@ def _marker_at(place: Place) -> Marker | None:
 
 
 def _is_own(marker: Marker, destination: Folder | None) -> bool:
-    identity = None if destination is None else read_identity(destination)
-    return identity is not None and identity.nonce == marker.nonce
+    manifest = None if destination is None else read_manifest(destination)
+    return manifest is not None and manifest.nonce == marker.nonce
 
 
 def begin_move(ledger: Ledger, source: Place, *, is_new: bool) -> None:

@@ -14,6 +14,7 @@ from shardedstore.errors import DestinationError, ShardError
 from shardedstore.jobs.cancellation import is_ending
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.ledger import Record, RecordWriter
+from shardedstore.jobs.manifest import is_latest
 from shardedstore.jobs.move.chunks import Tags, WholeReader, delete_chunks, list_tags
 from shardedstore.jobs.move.comparison import (
     changed,
@@ -28,7 +29,6 @@ from shardedstore.jobs.move.comparison import (
 from shardedstore.jobs.open_shard import opened_runs
 from shardedstore.jobs.shards import Run, Task
 from shardedstore.jobs.summary import ShardEnd, Summary
-from shardedstore.jobs.versions import is_latest
 from shardedstore.jobs.worker import IN_A_ROW, find_unprepared, of_worker, run_shard, run_task, total_of_task, try_shard
 from shardedstore.stores.locations import Place
 from shardedstore.transforms.base.chain import Shard
@@ -174,7 +174,7 @@ class _Mover:
             yield replace(before if made.ended is None else Summary.of_shard(made.ended), moved=1, freed=freed)
 
     def _delete(self, run: Run, made: Verified) -> int:
-        if not (is_latest(self.job.ledger) and self.job.layout.stands(self.job.ledger)):
+        if not (is_latest(self.job.ledger) and self.job.layout.has_manifest(self.job.ledger)):
             raise DestinationError(
                 f"another job took over the destination {self.job.layout.folder!r}: no more chunks are deleted"
             )

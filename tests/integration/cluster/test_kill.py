@@ -28,7 +28,8 @@ from helpers_jobs import (
 
 from shardedstore import ShardedStore
 from shardedstore.fields import FILE_NAME
-from shardedstore.jobs import shards, versions
+from shardedstore.jobs import open_destination as versions
+from shardedstore.jobs import shards
 from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import ToZip
 
@@ -97,7 +98,7 @@ def test_all_processes_are_killed_twice_and_the_same_call_goes_on(source, tmp_pa
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path, expected):
     out = tmp_path / "out"
-    versions.open_destination(open_folder(str(out)), identity_of(source), False)
+    versions.open_destination(open_folder(str(out)), manifest_of_source(source), False)
     (out / "temperature" / "0").mkdir(parents=True)
     theirs = f".shardedstore-{socket.gethostname()}-99999999-0123abcd.tmp"
     for folder in out, out / "temperature" / "0":
@@ -108,15 +109,15 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(source, tmp_path
     assert files_of(out) == {**expected, ".shardedstore-not-ours": b"mine"}
 
 
-def identity_of(source):
+def manifest_of_source(source):
     from shardedstore.jobs.job import Job
     from shardedstore.jobs.layouts.registry import choose_layout
-    from shardedstore.jobs.prepare import identity
+    from shardedstore.jobs.prepare import manifest_of
     from shardedstore.transforms.base.chain import parse_chain
 
     store = division(source)
     chain = parse_chain([Slow(SECONDS), ToZip("out")])
-    return identity(shards.make_plan(store.config), Job(chain, choose_layout(chain.sink)))
+    return manifest_of(shards.make_plan(store.config), Job(chain, choose_layout(chain.sink)))
 
 
 def test_only_the_client_is_killed(source, tmp_path, expected):

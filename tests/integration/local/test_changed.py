@@ -30,8 +30,8 @@ from shardedstore import (
 )
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.ledger import INHERITED, Ledger
+from shardedstore.jobs.manifest import read_manifest
 from shardedstore.jobs.source_comparison import Mark, has_only_grown, unchanged
-from shardedstore.jobs.versions import read_identity
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.options import take_options
 from shardedstore.stores.block import Block
@@ -119,7 +119,7 @@ def test_it_grows_night_by_night(source, tmp_path):
         result = convert(source, out)
         check_is(result, source)
         assert result.summary.skipped >= night - 1
-    assert read_identity(open_folder(str(out))).generation == 6
+    assert read_manifest(open_folder(str(out))).generation == 6
     check_is(ShardedStore.load(out), source)
     assert not result.verify().differences
     assert not result.verify(source).differences
@@ -252,7 +252,7 @@ def test_a_job_that_died_before_it_took_over_does_so_when_it_goes_on(source, tmp
 
     with dies_before_it_takes_over():
         convert(source, out)
-    assert read_identity(open_folder(str(out))).after == 1
+    assert read_manifest(open_folder(str(out))).after == 1
     result = convert(source, out)
     assert counts(result) == (4, 3, 2, 0)
     assert list(out.glob(f".shardedstore/ledger/2-*/{INHERITED}"))

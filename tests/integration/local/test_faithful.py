@@ -22,9 +22,11 @@ from shardedstore.jobs.executors.serial import SerialExecutor
 from shardedstore.jobs.layouts import shard_folder, single_zarr
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.ledger import Record
-from shardedstore.jobs.prepare import identity, prepare, start
+from shardedstore.jobs.manifest import JobManifest, read_manifest, versioned
+from shardedstore.jobs.open_destination import claim, open_destination
+from shardedstore.jobs.prepare import manifest_of, prepare
 from shardedstore.jobs.shards import make_plan
-from shardedstore.jobs.versions import Identity, claim, open_destination, read_identity, versioned
+from shardedstore.jobs.start import start
 from shardedstore.jobs.worker import run_segment
 from shardedstore.storage.folders import open_folder
 from shardedstore.stores.locations import Zip
@@ -126,7 +128,7 @@ def test_two_jobs_that_start_at_once_do_not_share_a_generation(tmp_path):
         def start(name, folder=folder, ledgers=ledgers, barrier=barrier):
             barrier.wait()
             try:
-                ledgers.append(open_destination(open_folder(folder), Identity(name, name), overwrite=False))
+                ledgers.append(open_destination(open_folder(folder), JobManifest(name, name), overwrite=False))
             except DestinationError:
                 ledgers.append(None)
 
@@ -159,16 +161,16 @@ def test_a_job_that_starts_between_two_looks_is_seen(tmp_path, look, overwrite):
     folder, firsts = open_folder(str(tmp_path)), []
 
     def start_the_other():
-        firsts.append(open_destination(folder, Identity("first", ""), overwrite))
+        firsts.append(open_destination(folder, JobManifest("first", ""), overwrite))
         folder.write(versioned("a.zip", firsts[0].generation), b"")
 
     second = None
     with contextlib.suppress(DestinationError):
-        second = open_destination(Watched(folder, look, start_the_other), Identity("second", ""), overwrite)
+        second = open_destination(Watched(folder, look, start_the_other), JobManifest("second", ""), overwrite)
     if firsts and not overwrite:
         assert second is None
     else:
-        assert second == read_identity(folder)
+        assert second == read_manifest(folder)
         assert len(list(tmp_path.glob(".shardedstore/job-*.json"))) == 1 + len(firsts)
 
 
@@ -176,7 +178,7 @@ def begun(store, out):
     """A job with an open destination, and its source."""
     plan, chain = make_plan(store.config), Chain((), ToZip(out))
     plan, job = prepare(plan, chain, choose_layout(chain.sink), False, 2)
-    return start(job, plan, identity(plan, job), False, SerialExecutor()), plan
+    return start(job, plan, manifest_of(plan, job), False, SerialExecutor()), plan
 
 
 def test_workers_of_a_job_whose_destination_was_removed_are_not_heard(tmp_path):
@@ -202,7 +204,7 @@ def test_a_job_that_is_overtaken_at_its_very_end_says_so(tmp_path, monkeypatch, 
 
     def overtake(config, folder=None):
         if not overtaking:
-            overtaking.append(claim(open_folder(str(place)), Identity("another", ""), 1))
+            overtaking.append(claim(open_folder(str(place)), JobManifest("another", ""), 1))
         return dump(config, folder)
 
     for module in (shard_folder, single_zarr):

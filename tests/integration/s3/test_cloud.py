@@ -24,7 +24,8 @@ from sources import SOURCES, to_folder
 from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.ledger import Ledger, Record
-from shardedstore.jobs.versions import Identity, open_destination
+from shardedstore.jobs.manifest import JobManifest
+from shardedstore.jobs.open_destination import open_destination
 from shardedstore.storage import folders
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.urls import BESIDE
@@ -366,7 +367,7 @@ def test_records_are_stored_while_a_long_segment_runs(bucket, monkeypatch):
 
 def test_two_jobs_that_start_at_once_claim_two_generations(bucket):
     place = open_folder(bucket.url)
-    ledgers = [open_destination(place, Identity(name, name), overwrite=True) for name in "ab"]
+    ledgers = [open_destination(place, JobManifest(name, name), overwrite=True) for name in "ab"]
     assert [ledger.generation for ledger in ledgers] == [1, 2]
     with pytest.raises(FileExistsError, match="the object exists already"):
         place.write(".shardedstore/job-2.json", b"", create=True)

@@ -16,7 +16,8 @@ from shardedstore import DestinationError, ShardedStore, ShardsFailed, step
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs import shards
 from shardedstore.jobs.ledger import FOLDER, Ledger, Record
-from shardedstore.jobs.versions import Identity, check_destination, open_destination, read_identity, versioned
+from shardedstore.jobs.manifest import JobManifest, read_manifest, versioned
+from shardedstore.jobs.open_destination import check_destination, open_destination
 from shardedstore.storage.folders import open_folder
 from shardedstore.stores.locations import Directory
 from shardedstore.transforms import ToZip
@@ -246,9 +247,9 @@ def test_an_output_that_vanishes_during_the_job_is_no_success(source, tmp_path):
 
 def test_a_ledger_that_can_not_be_written_is_a_failure_of_its_shards(source, tmp_path):
     (tmp_path / "out" / FOLDER).mkdir(parents=True)
-    identity = tmp_path / "first"
-    division(source).map_shards(ToZip(identity))
-    shutil.copy(identity / FOLDER / "job-1.json", tmp_path / "out" / FOLDER / "job-1.json")
+    manifest = tmp_path / "first"
+    division(source).map_shards(ToZip(manifest))
+    shutil.copy(manifest / FOLDER / "job-1.json", tmp_path / "out" / FOLDER / "job-1.json")
     (tmp_path / "out" / FOLDER / "ledger").write_bytes(b"a file, where a folder should be")
     with pytest.raises((ShardsFailed, DestinationError), match=r"shards failed|can't be"):
         division(source).map_shards(ToZip(tmp_path / "out"))
@@ -411,7 +412,7 @@ def test_a_place_where_no_one_can_write_is_refused(source):
         division(source).map_shards(ToZip("/proc/shardedstore"))
 
 
-def test_a_damaged_identity_is_refused(source, tmp_path):
+def test_a_damaged_manifest_is_refused(source, tmp_path):
     division(source).map_shards(ToZip(tmp_path / "out"))
     (tmp_path / "out" / FOLDER / "job-1.json").write_bytes(b"{")
     with pytest.raises(DestinationError, match=r"job-1\.json' can't be read .*: name another destination"):
@@ -465,11 +466,11 @@ def test_shards_are_not_written_into_a_source_that_lies_in_the_destination(tmp_p
     assert files_of(tmp_path) == before
 
 
-# Identity
+# JobManifest
 
 
 def test_nothing_is_written_by_a_check(tmp_path):
-    wanted = Identity("s", "c")
+    wanted = JobManifest("s", "c")
     assert check_destination(open_folder(str(tmp_path / "out")), wanted, False) is None
     assert not (tmp_path / "out").exists()
 
@@ -477,13 +478,13 @@ def test_nothing_is_written_by_a_check(tmp_path):
 def test_opening_twice_is_opening_once(tmp_path):
     """The task that opens the destination may run twice, also if other files are there."""
     (tmp_path / "notes.txt").touch()
-    wanted = Identity("s", "c")
+    wanted = JobManifest("s", "c")
     first = open_destination(open_folder(str(tmp_path)), wanted, True)
     assert open_destination(open_folder(str(tmp_path)), wanted, True) == first
-    assert read_identity(open_folder(str(tmp_path))) == Identity("s", "c", 2, nonce=first.nonce)
+    assert read_manifest(open_folder(str(tmp_path))) == JobManifest("s", "c", 2, nonce=first.nonce)
 
 
-def test_the_identity_is_json(source, tmp_path):
+def test_the_manifest_is_json(source, tmp_path):
     division(source).map_shards(ToZip(tmp_path / "out"))
     document = json.loads((tmp_path / "out" / FOLDER / "job-1.json").read_bytes())
     assert document["generation"] == 1

@@ -22,8 +22,8 @@ from zarr.storage import LocalStore
 from shardedstore import ConfigError, ShardedStore, ShardsFailed, UsageError
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.ledger import FOLDER
+from shardedstore.jobs.manifest import ledger_of, read_manifest
 from shardedstore.jobs.shards import shard_runs
-from shardedstore.jobs.versions import ledger_of, read_identity
 from shardedstore.storage.folders import open_folder
 from shardedstore.stores.locations import BlockOf, ViewOf, Zip
 from shardedstore.transforms import CopyTo, MigrateV3, Recompress, ToZip
@@ -85,7 +85,7 @@ def undo(out, shards):
     place = open_folder(str(out))
     if not place.names(FOLDER):
         place = open_folder(f"{out}.shardedstore")
-    ledger = ledger_of(place, read_identity(place))
+    ledger = ledger_of(place, read_manifest(place))
     records = ledger.read()
     place.remove(FILE_NAME)
     place.remove_all([name for name, _ in place.sizes(f"{FOLDER}/ledger")])

@@ -14,7 +14,7 @@ from shardedstore import ConfigError, DestinationError, ShardedStore, ShardsFail
 from shardedstore.cli import main
 from shardedstore.jobs.ledger import FOLDER
 from shardedstore.jobs.lock import held
-from shardedstore.jobs.versions import ledger_of, read_generation
+from shardedstore.jobs.manifest import ledger_of, read_generation
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.publish import TEMPORARY
 from shardedstore.transforms import CopyTo, Recompress, ToZip

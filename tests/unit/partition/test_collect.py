@@ -100,14 +100,14 @@ names_of_a_depth = st.integers(1, 3).flatmap(
 def test_keys_are_routed_by_the_names(names, together, keys):
     members = Members(tuple(sorted(names)), together)
     routes = Routes({"at": Mount(Directory("/{name}"), members=members)})
-    homes = MountIndex({"at": members})
+    index = MountIndex({"at": members})
     for key in [*keys, *(f"{name}/{key}" for name in names for key in keys), *names]:
         owner = next((name for name in names if f"{key}/".startswith(f"{name}/")), None)
         number = None if owner is None else members.names.index(owner)
         rest = None if owner is None else key[len(owner) + 1 :]
         assert members.find(key) == (None if owner is None else (number, rest))
         assert routes.find(f"at/{key}") == ((("at", (number,)), rest) if rest else (BASE, f"at/{key}"))
-        assert homes.find(f"at/{key}") == (None if owner is None else "at")
+        assert index.find(f"at/{key}") == (None if owner is None else "at")
     for start in {"", *(key[:i] for key in names for i in range(len(key)))}:
         assert [members.names[i] for i in members.below(start)] == sorted(n for n in names if n.startswith(start))
         assert set(members.children(start)) == names_in(dict.fromkeys(names), start)

@@ -16,7 +16,8 @@ from sources import SOURCES, to_folder
 
 from shardedstore import ChainError, DestinationError, Guards, ShardedStore, ShardsFailed, UsageError, cli
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
-from shardedstore.jobs.versions import Identity, claim
+from shardedstore.jobs.manifest import JobManifest
+from shardedstore.jobs.open_destination import claim
 from shardedstore.storage.blobs import open_blob
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.retry import Backoff
@@ -535,7 +536,7 @@ def test_what_a_job_took_over_meanwhile_is_not_marked(source, tmp_path, monkeypa
 
     def slow(*arguments):
         if not (tmp_path / "out/.shardedstore/job-2.json").exists():
-            claim(open_folder(str(tmp_path / "out")), Identity("later", ""), 1)
+            claim(open_folder(str(tmp_path / "out")), JobManifest("later", ""), 1)
         return as_made(*arguments)
 
     as_made = ShardFolder.as_made
