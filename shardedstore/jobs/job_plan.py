@@ -21,6 +21,7 @@ from shardedstore.jobs.events import Events
 from shardedstore.jobs.failures_file import failures_url
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job import Job
+from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.limits import Limits, share_memory
 from shardedstore.jobs.meter import Meter
@@ -571,14 +572,7 @@ def plan_job(
 ) -> JobPlan:
     """Check a job as far as possible before anything is written; see `ShardedStore.plan`."""
     parsed = parse_chain(chain)
-    if on_error not in ("finish", "stop", "partial"):
-        raise UsageError(f"on_error={on_error!r} is not known: say 'finish', 'stop' or 'partial'")
-    if type(max_failures) is not int or max_failures < 1:
-        raise UsageError(f"max_failures={max_failures!r} is not a number of shards: say 1 or more")
-    if type(retries) is not int or retries < 0:
-        raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
-    if changed not in LEVELS:
-        raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
+    _check_options(on_error, changed, retries, max_failures)
     layout = choose_layout(parsed.sink, None if to is None else os.fspath(to), storage_options)
     layout.check_options(digest=digest, consolidated=consolidated)
     objects.check(layout.url)
@@ -586,16 +580,15 @@ def plan_job(
     configs.to_dict(config)  # raises if a component has no location
     config = parsed.sink.gathered(config)
     if move is not None:
-        check_move(
-            move,
-            overwrite=overwrite,
-            accept_failed=bool(accept_failed),
-            max_missing=bool(max_missing),
-            source_moved_from=source_moved_from is not None,
-            **{f"changed={changed!r}": changed != LEVELS[0], f"on_error={on_error!r}": on_error == "partial"},
-        )
-        check_source(config)
-        config = as_begun(config, layout)
+        refused = {
+            "overwrite": overwrite,
+            "accept_failed": bool(accept_failed),
+            "max_missing": bool(max_missing),
+            "source_moved_from": source_moved_from is not None,
+            f"changed={changed!r}": changed != LEVELS[0],
+            f"on_error={on_error!r}": on_error == "partial",
+        }
+        config = _begin_move(move, config, layout, refused)
     moved_from = "" if source_moved_from is None else check_moved_from(os.fspath(source_moved_from), config)
     check_source_is_whole(config, None if layout.destination is None else layout.place)
     _check_empty(config, parsed)
@@ -607,24 +600,37 @@ def plan_job(
     limit = 1 if on_error == "stop" else max_failures
     if move is not None:
         check_chain(parsed, layout, plan)
+    digest = digest or move is not None
     plan, job = prepare(
-        plan,
-        parsed,
-        layout,
-        overwrite,
-        retries,
-        limit,
-        changed,
-        digest or move is not None,
-        move,
-        guards,
-        moved_from=moved_from,
+        plan, parsed, layout, overwrite, retries, limit, changed, digest, move, guards, moved_from=moved_from
     )
     if move is not None:
         check_scratch(move, job, plan)
     job = replace(
         job, partial=on_error == "partial", accepted=accepted, max_missing=max_missing, objects=objects, limits=limits
     )
-    if (most := limits.memory_nbytes) is not None:
-        job = replace(job, memory=share_memory(most, plan.runs, shard_memory(job, plan)))
-    return JobPlan(plan, job, overwrite, wrap)
+    return JobPlan(plan, _with_memory(job, plan), overwrite, wrap)
+
+
+def _begin_move(move: Move, config: Config, layout: ResultLayout, refused: dict[str, bool]) -> Config:
+    """Check the options and the source of a move, and return the config of the source as it was when the move began."""
+    check_move(move, **refused)
+    check_source(config)
+    return as_begun(config, layout)
+
+
+def _check_options(on_error: str, changed: str, retries: int, max_failures: int) -> None:
+    if on_error not in ("finish", "stop", "partial"):
+        raise UsageError(f"on_error={on_error!r} is not known: say 'finish', 'stop' or 'partial'")
+    if type(max_failures) is not int or max_failures < 1:
+        raise UsageError(f"max_failures={max_failures!r} is not a number of shards: say 1 or more")
+    if type(retries) is not int or retries < 0:
+        raise UsageError(f"retries={retries!r} is not a number of retries: say 0 or more")
+    if changed not in LEVELS:
+        raise UsageError(f"changed={changed!r} is not known: say one of {', '.join(LEVELS)}")
+
+
+def _with_memory(job: Job, plan: Plan) -> Job:
+    """Return a job with the memory of each shard, if its memory is limited."""
+    most = job.limits.memory_nbytes
+    return job if most is None else replace(job, memory=share_memory(most, plan.runs, shard_memory(job, plan)))

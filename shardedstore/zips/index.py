@@ -256,8 +256,21 @@ def _read_end(url: str, tail: bytes, size: int, at: int) -> _End:
     return _End(stop - length, stop, count, prepended, most)
 
 
+# Start, least start of the data, length of the extra fields, stored size, size, CRC-32, method, name.
+_Found = tuple[int, int, int, int, int, int, int, str]
+
+
 def _read_directory(url: str, directory: bytes, end: _End) -> tuple[dict[str, ZipEntry], tuple[str, ...]]:
     """Return the entries by name, and the names of several members."""
+    found = _parse_directory(url, directory, end)
+    entries = _locate_data(url, found, end)
+    names = Counter(entry[-1] for entry in found) if len(entries) < len(found) else Counter[str]()
+    repeated = tuple(name for name, number in names.items() if number > 1)
+    return {name: entry for name, entry in entries.items() if not name.endswith("/")}, repeated
+
+
+def _parse_directory(url: str, directory: bytes, end: _End) -> list[_Found]:
+    """Return the fields of the central headers, in their order."""
     found = []
     at = 0
     separator = _separator(directory)
@@ -305,6 +318,11 @@ def _read_directory(url: str, directory: bytes, end: _End) -> tuple[dict[str, Zi
         raise CorruptError(
             f"{url}: its directory is damaged: it has {len(found)} entries and should have {end.entries}"
         )
+    return found
+
+
+def _locate_data(url: str, found: list[_Found], end: _End) -> dict[str, ZipEntry]:
+    """Return the entries by name, with the positions of their data; of several members of a name, the last one counts."""
     entries = {}
     starts = [*sorted(entry[0] for entry in found), end.start]
     following = dict(reversed(list(pairwise(starts))))  # two entries at one position overlap, and are refused below
@@ -317,9 +335,7 @@ def _read_directory(url: str, directory: bytes, end: _End) -> tuple[dict[str, Zi
         )  # the local header has extra fields as long as the directory's
         is_exact = data + stored == limit and not end.prepended and name not in entries
         entries[name] = ZipEntry(start, min(limit, data + MAX16 + stored), data, is_exact, stored, size, crc, method)
-    names = Counter(entry[-1] for entry in found) if len(entries) < len(found) else Counter[str]()
-    repeated = tuple(name for name, number in names.items() if number > 1)
-    return {name: entry for name, entry in entries.items() if not name.endswith("/")}, repeated
+    return entries
 
 
 def _separator(directory: bytes) -> str:
