@@ -46,7 +46,7 @@ class BareTasks(Generic[Out]):
         return None
 
     def run(self, source: Path, out: Out) -> float:
-        from shardedstore.jobs.executors.serial import SerialExecutor
+        from shardedstore.jobs.executors.local import SerialExecutor
         from shardedstore.jobs.layouts.registry import choose_layout
         from shardedstore.jobs.prepare import manifest_of, prepare
         from shardedstore.jobs.result import finish

@@ -128,7 +128,7 @@ class Ours:
         return None
 
     def run(self, source: Path, out: Path) -> float:
-        from shardedstore.jobs.executors.serial import SerialExecutor
+        from shardedstore.jobs.executors.local import SerialExecutor
         from shardedstore.jobs.layouts.registry import choose_layout
         from shardedstore.jobs.prepare import manifest_of, prepare
         from shardedstore.jobs.shards import make_plan

@@ -546,7 +546,7 @@ class Failures(Sequence[ShardError]):
         UsageError
             If pandas is not installed.
         """
-        from shardedstore.display.frames import to_frame
+        from shardedstore.display.tables import to_frame
 
         return to_frame(map(vars, self._errors), "shard")
 

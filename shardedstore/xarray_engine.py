@@ -18,6 +18,9 @@ from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 from xarray.backends.plugins import detect_parameters
 from xarray.namedarray.parallelcompat import guess_chunkmanager
 from zarr.abc.store import Store
+from zarr.core import codec_pipeline
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from shardedstore.display.did_you_mean import did_you_mean
@@ -29,10 +32,9 @@ from shardedstore.storage.urls import is_remote, is_zip_name
 from shardedstore.store import ShardedStore
 from shardedstore.stores.mount import Mount
 from shardedstore.stores.recognise import locate
-from shardedstore.zarr.fused import fuse
+from shardedstore.zarr.grid import preferred_chunks
 from shardedstore.zarr.metadata import METADATA_NAMES, ArrayMeta, GroupMeta, parse_node
 from shardedstore.zarr.paths import join, parents
-from shardedstore.zarr.preferred_chunks import preferred_chunks
 from shardedstore.zarr.readonly import PROTOTYPE
 
 NOT_TAKEN = ("mode", "store", "engine")  # parameters of the Zarr engine that are refused
@@ -220,3 +222,31 @@ async def _instead(store: Store, group: str) -> str:
     missing = group[len(parent) :].strip("/").partition("/")[0]
     names = sorted([name async for name in store.list_dir(parent) if not name.startswith((".z", "zarr.json"))])
     return did_you_mean(missing, names, parent)
+
+
+def fuse(array: zarr.Array[Any]) -> bool:
+    """Give an open array the fused pipeline, and tell whether it has it now.
+
+    An array with a pipeline that the user has configured keeps it, and older versions of zarr keep their own. Pickled arrays
+    keep the fused pipeline.
+
+    >>> array = zarr.create_array(zarr.storage.MemoryStore(), shape=(3,), chunks=(1,), dtype="i4")
+    >>> fuse(array) == hasattr(codec_pipeline, "FusedCodecPipeline")
+    True
+    """
+    fused: Any = getattr(codec_pipeline, "FusedCodecPipeline", None)
+    found: Any = array.async_array
+    pipeline = found.codec_pipeline
+    if fused is None or type(pipeline) is not codec_pipeline.BatchedCodecPipeline:
+        return fused is not None and type(pipeline) is fused
+    metadata = found.metadata
+    spec = ArraySpec(
+        shape=(1,) * array.ndim,  # a transform of chunks depends on no shape
+        dtype=metadata.dtype,
+        fill_value=metadata.fill_value,
+        config=found.config,
+        prototype=default_buffer_prototype(),
+    )
+    made = fused.from_codecs(tuple(pipeline)).evolve_from_array_spec(spec)
+    object.__setattr__(found, "codec_pipeline", made)  # the class is frozen
+    return True

@@ -6,12 +6,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import singledispatch
 from importlib.metadata import version
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+from dask.utils import format_bytes
+from msgspec import Meta, Struct
 
 from shardedstore.callbacks.log_events import (
+    End,
     Failure,
     LogEvent,
     Numbers,
@@ -21,12 +25,14 @@ from shardedstore.callbacks.log_events import (
     Throttle,
     timestamp,
 )
-from shardedstore.callbacks.log_text import log_line
 from shardedstore.callbacks.outcome import job_end
+from shardedstore.callbacks.progress import Shown
+from shardedstore.display.progress_text import summary_line
 from shardedstore.errors import UsageError, by_cause, generic_cause
 from shardedstore.jobs.callbacks import Callback, JobEnd, TaskEnd
 from shardedstore.jobs.progress import Progress
 from shardedstore.jobs.repeats import Repeats, is_told
+from shardedstore.text import count, duration
 
 if TYPE_CHECKING:
     from shardedstore.jobs.job_plan import JobPlan
@@ -171,3 +177,100 @@ def _of_task(event: TaskEnd) -> Iterator[LogEvent]:
             yield Retry(time=now, shard=shard.shard, attempts=shard.attempts, cause=cause, worker=task.worker)
     if task.throttled:
         yield Throttle(time=now, requests=task.throttled, worker=task.worker)
+
+
+def log_line(event: LogEvent) -> str:
+    """Return an event as a line; empty for batches of shards, since the progress lines include them.
+
+    >>> log_line(Throttle(time="2026-11-29T08:00:00.000Z", requests=3, worker="node7:4711"))
+    '2026-11-29T08:00:00.000Z note: a busy server refused 3 requests of node7:4711; they were repeated'
+    """
+    text = _text(event)
+    job = f"{event.job}: " if event.job else ""
+    return f"{event.time} {job}{text}" if text else ""
+
+
+@singledispatch
+def _text(event: LogEvent) -> str:  # noqa: ARG001 (the event of a type without text)
+    return ""
+
+
+@_text.register
+def _(event: Start) -> str:
+    to = f" to {event.destination}" if event.destination else ""
+    size = format_bytes(event.decoded_nbytes)
+    return f"start: {event.chain}{to}: {count(event.total, 'shard')}, {size} decoded"
+
+
+@_text.register
+def _(event: Retry) -> str:
+    return f"note: {event.shard} took {event.attempts} attempts: {event.cause}"
+
+
+@_text.register
+def _(event: Throttle) -> str:
+    requests = count(event.requests, "request")
+    return f"note: a busy server refused {requests} of {event.worker}; they were repeated"
+
+
+@_text.register
+def _(event: Failure) -> str:
+    times = "" if event.count == 1 else f" ({event.count:,} shards so far)"
+    return f"error: {event.shard} failed: {event.cause}{times}"
+
+
+@_text.register
+def _(event: Numbers) -> str:
+    return summary_line(event.progress)
+
+
+@_text.register
+def _(event: End) -> str:
+    numbers = "" if event.progress is None else f" after {duration(event.progress.seconds)}: {_numbers(event)}"
+    return f"end: {event.state}{numbers}{f': {event.message}' if event.message else ''}"
+
+
+def _numbers(event: End) -> str:
+    now = event.progress
+    assert now is not None
+    before = f", {now.skipped:,} done before" if now.skipped else ""
+    failed = f", {now.failed:,} failed" if now.failed else ""
+    return f"{now.done:,} of {count(now.total, 'shard')} done{before}{failed}, {format_bytes(now.nbytes)} written"
+
+
+class LogOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The log and the progress of a run."""
+
+    format: Annotated[
+        LogFormat | None,
+        Meta(
+            description="Write a log with a line for each event, as text or as JSON.", extra={"option": "--log-format"}
+        ),
+    ] = None
+    file: Annotated[
+        str | None,
+        Meta(
+            description="Append the log to this file. The default is standard error, in place of the progress bar.",
+            extra={"option": "--log-file", "metavar": "FILE"},
+        ),
+    ] = None
+    quiet: Annotated[
+        bool,
+        Meta(description="Print only errors: no progress, no notes and no results.", extra={"option": "--quiet"}),
+    ] = False
+
+    def callbacks(self, job: str = "") -> list[Callback]:
+        """Return the callbacks that write the log; each line names the job.
+
+        Raises
+        ------
+        UsageError
+            If the file can't be written.
+        """
+        if self.format is None and self.file is None:
+            return []
+        return [JobLog(self.file, self.format or "text", job)]
+
+    def progress(self) -> Shown:
+        """Return the value of ``progress=``: nothing if the log goes to standard error."""
+        return not self.quiet and (self.format is None or self.file is not None)

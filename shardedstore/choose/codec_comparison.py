@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shardedstore.display import codec_comparison as view
-from shardedstore.display.frames import to_frame
+from shardedstore.display.tables import to_frame
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,9 +5,11 @@ Rich is imported when a table is made, so that opening a result does not import 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from shardedstore.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,3 +74,20 @@ def terminal_table(heads: Sequence[str], rows: Iterable[Sequence[str]], total: i
     if total > MOST_ROWS:
         table.add_row(f"... and {total - MOST_ROWS:,} more")
     return table
+
+
+def to_frame(rows: Iterable[Mapping[str, Any]], index: str) -> Any:
+    """Return rows as a pandas DataFrame with one of their columns as the index.
+
+    Raises
+    ------
+    UsageError
+        If pandas is not installed.
+    """
+    try:
+        import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        raise UsageError(
+            "a DataFrame needs pandas, which is not installed: pip install pandas, or call to_dict()"
+        ) from None
+    return pd.DataFrame(list(rows)).set_index(index)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from shardedstore.callbacks.log_options import LogOptions
+from shardedstore.callbacks.log import LogOptions
 from shardedstore.jobfiles.parse import only_one, parse_shard_options, parse_storage
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.guards import Guards

@@ -16,8 +16,7 @@ from shardedstore.jobs.events import Events
 from shardedstore.jobs.executors.active import active_executor
 from shardedstore.jobs.executors.base import Executor, KilledWorker
 from shardedstore.jobs.executors.delayed import delay
-from shardedstore.jobs.executors.local import LocalExecutor
-from shardedstore.jobs.executors.serial import SerialExecutor
+from shardedstore.jobs.executors.local import LocalExecutor, SerialExecutor
 from shardedstore.jobs.executors.task_sizes import TaskQueue
 from shardedstore.jobs.failures_file import write_failures
 from shardedstore.jobs.growth import Growth

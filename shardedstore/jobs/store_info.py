@@ -120,7 +120,7 @@ class StoreInfo:
         UsageError
             If pandas is not installed.
         """
-        from shardedstore.display.frames import to_frame
+        from shardedstore.display.tables import to_frame
 
         rows = ({name: bare_value(value) for name, value in vars(array).items()} for array in self.arrays)
         return to_frame(rows, "path")

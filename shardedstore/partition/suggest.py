@@ -184,7 +184,7 @@ class Suggestion(Mapping[str, Rule]):
         UsageError
             If pandas is not installed.
         """
-        from shardedstore.display.frames import to_frame
+        from shardedstore.display.tables import to_frame
 
         return to_frame(map(_row, self.arrays), "path")
 

@@ -23,10 +23,10 @@ from shardedstore.errors import CorruptError, PartitionError
 from shardedstore.notices import Notice
 from shardedstore.storage.errors import explain
 from shardedstore.storage.retry import patiently
-from shardedstore.stores.consolidated import Overlay
 from shardedstore.stores.locations import Config, Location, Mount, member_at
 from shardedstore.stores.members import Members, MountIndex
 from shardedstore.stores.no_zarr import instead
+from shardedstore.stores.overlay import Overlay
 from shardedstore.stores.reader import StoreReader, reader_of
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import (

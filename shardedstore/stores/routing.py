@@ -21,11 +21,11 @@ from shardedstore.errors import PartitionError, ShardedStoreError
 from shardedstore.storage.errors import lacks_credentials
 from shardedstore.storage.urls import is_remote
 from shardedstore.stores.components import Components
-from shardedstore.stores.consolidated import Overlay
 from shardedstore.stores.grown import check_known
 from shardedstore.stores.location import Location, url_of
 from shardedstore.stores.members import Members
 from shardedstore.stores.mount import Mount
+from shardedstore.stores.overlay import Overlay
 from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.routes import BASE, Address, Routes
 from shardedstore.stores.view import View

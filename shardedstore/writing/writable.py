@@ -16,8 +16,8 @@ from zarr.core.sync import SyncError, sync
 
 from shardedstore.errors import UsageError
 from shardedstore.stores.components import Components
-from shardedstore.stores.consolidated import CONSOLIDATED
 from shardedstore.stores.locations import Config, Location, Mount
+from shardedstore.stores.overlay import CONSOLIDATED
 from shardedstore.stores.recognise import locate
 from shardedstore.stores.routes import BASE, Address
 from shardedstore.stores.routing import RoutedStore, in_a_line

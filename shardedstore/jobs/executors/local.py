@@ -197,3 +197,26 @@ def _compute(function: Callable[[Item], Result], item: Item) -> Result:
     """Run a function on a scheduler that is neither threads nor processes."""
     (made,) = dask.base.compute(delayed(function)(item))  # type: ignore[no-untyped-call]
     return made  # type: ignore[no-any-return]
+
+
+class SerialExecutor:
+    """Runs tasks in the calling thread."""
+
+    def map_unordered(
+        self,
+        work: Callable[[Item], Result],
+        tasks: Tasks[Item, Result],
+        urls: Iterable[str] = (),
+        check: Check | None = None,
+        stop: StopSignal | None = None,
+    ) -> Generator[tuple[Item, Result | BaseException]]:
+        """Run a function on tasks; see `Executor.map_unordered`."""
+        while tasks and not is_requested(stop):
+            task = tasks.take(1)
+            result = work(task)
+            tasks.learn(task, result)
+            yield task, result
+
+    def bucket(self, rates: Rates) -> AbstractContextManager[Bucket]:
+        """Return a bucket in a file of this machine; see `Executor.bucket`."""
+        return file_bucket(rates)

@@ -18,7 +18,7 @@ from zarr.storage import LocalStore
 
 from shardedstore import ChainError, CorruptError, DestinationError, ShardedStore, ShardsFailed, Step, UsageError
 from shardedstore.config.document import dump
-from shardedstore.jobs.executors.serial import SerialExecutor
+from shardedstore.jobs.executors.local import SerialExecutor
 from shardedstore.jobs.layouts import shard_folder, single_zarr
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.ledger import Record

@@ -21,7 +21,7 @@ from zarr.storage import ZipStore
 
 from shardedstore import PartitionError, ShardedStore, UsageError, check, cli
 from shardedstore.jobs.executors.active import use_executor
-from shardedstore.jobs.executors.serial import SerialExecutor
+from shardedstore.jobs.executors.local import SerialExecutor
 from shardedstore.transforms import ToZip
 
 

@@ -12,9 +12,8 @@ from dask.threaded import get
 from shardedstore.jobs.cancellation import sleep
 from shardedstore.jobs.executors.active import active_executor, use_executor
 from shardedstore.jobs.executors.base import TaskList
-from shardedstore.jobs.executors.local import LocalExecutor
+from shardedstore.jobs.executors.local import LocalExecutor, SerialExecutor
 from shardedstore.jobs.executors.on_demand import OnDemandExecutor
-from shardedstore.jobs.executors.serial import SerialExecutor
 
 SCHEDULERS = ["synchronous", "threads", "processes", partial(get)]  # of another package
 
