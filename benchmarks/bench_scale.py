@@ -24,9 +24,10 @@ from benchmarks.harness import circumstances, parser, table, working_folder
 from benchmarks.nothing import Nothing, Same
 from benchmarks.ours import WORKERS
 from shardedstore import ShardedStore
-from shardedstore.jobs.shards import make_plan
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.transforms import ToZip
-from shardedstore.transforms.base.chain import Sink, Step
+from shardedstore.transforms.base.sink import Sink
+from shardedstore.transforms.base.step import Step
 
 PLAN_SECONDS, PLAN_BYTES = 10.0, 1 << 30
 SHARD_MICROSECONDS = 100.0

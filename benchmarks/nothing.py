@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shardedstore.stores.locations import Location, Zip
-from shardedstore.transforms.base.chain import Entries, Present, Shard, Sink, Step, Written
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.sink import Present, Sink, Written
+from shardedstore.transforms.base.step import Step
 from shardedstore.transforms.base.zip_shard import write_zip
 
 

@@ -48,9 +48,9 @@ class BareTasks(Generic[Out]):
     def run(self, source: Path, out: Out) -> float:
         from shardedstore.jobs.executors.local import SerialExecutor
         from shardedstore.jobs.layouts.registry import choose_layout
+        from shardedstore.jobs.make_plan import make_plan
         from shardedstore.jobs.prepare import manifest_of, prepare
         from shardedstore.jobs.result import finish
-        from shardedstore.jobs.shards import make_plan
         from shardedstore.jobs.start import start
         from shardedstore.jobs.summary import Summary
         from shardedstore.jobs.worker import run_segment

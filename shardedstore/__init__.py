@@ -53,7 +53,8 @@ from shardedstore.storage.attributes import ObjectAttributes
 from shardedstore.store import ShardedStore
 from shardedstore.stores.custom import StoreKind
 from shardedstore.transforms.base.array_step import ArrayStep
-from shardedstore.transforms.base.chain import Sink, Step, step
+from shardedstore.transforms.base.sink import Sink
+from shardedstore.transforms.base.step import Step, step
 from shardedstore.transforms.zip_store import to_zip_store, to_zip_store_with_prefix
 from shardedstore.writing.arrayshards import array_shard_directory_store, array_shard_store
 from shardedstore.zarr.readonly import ReadOnlyStore

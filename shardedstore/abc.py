@@ -14,7 +14,9 @@ from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.reader import StoreReader, reader_of
 from shardedstore.transforms.base.array_step import ArrayStep
-from shardedstore.transforms.base.chain import Entries, Shard, Sink, Step, Written
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.sink import Sink, Written
+from shardedstore.transforms.base.step import Step
 from shardedstore.zarr.readonly import ReadOnlyStore, cut
 
 __all__ = [

@@ -27,6 +27,7 @@ from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
 from shardedstore.jobs.layouts.registry import find_result_job
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.limits import NO_LIMITS, Limits
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.rest import finish_move
 from shardedstore.jobs.object_sizes import MAX_BASE
@@ -37,7 +38,6 @@ from shardedstore.jobs.prune import Pruned, prune
 from shardedstore.jobs.records import Records
 from shardedstore.jobs.report import Report, read_report
 from shardedstore.jobs.retention import parse_retention
-from shardedstore.jobs.shards import make_plan
 from shardedstore.jobs.store_info import StoreInfo, counted, info_of
 from shardedstore.jobs.summary import Summary
 from shardedstore.notices import Notice
@@ -58,7 +58,8 @@ from shardedstore.stores.locations import Config, Location, Mount, Place
 from shardedstore.stores.no_zarr import is_zarr
 from shardedstore.stores.recognise import locate
 from shardedstore.stores.routes import BASE, Address
-from shardedstore.transforms.base.chain import Sink, Step, StoreFunction
+from shardedstore.transforms.base.sink import Sink, StoreFunction
+from shardedstore.transforms.base.step import Step
 from shardedstore.verify.report import Level, VerifyReport
 from shardedstore.verify.verify import verify
 from shardedstore.writing.arrayshards import ArrayShardFuncs, parse_rules

@@ -34,7 +34,7 @@ from shardedstore.jobs.manifest import generations, ledger_of, read_generation
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.publish import TEMPORARY
 from shardedstore.transforms import ToZip
-from shardedstore.transforms.base.chain import Entries, Shard
+from shardedstore.transforms.base.shard import Entries, Shard
 from shardedstore.zarr.refusal import REFUSALS
 
 HERE = Path(__file__).parent

@@ -16,10 +16,11 @@ from shardedstore.storage.urls import carried_name
 from shardedstore.stores.entries import is_document
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Directory, Location
-from shardedstore.transforms.base.chain import BASE, Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.transforms.base.objects import Item, write_objects
 from shardedstore.transforms.base.portable import check_carried, name_notices
+from shardedstore.transforms.base.shard import Entries, Shard
 from shardedstore.transforms.base.single_zarr import turn, write_shard
+from shardedstore.transforms.base.sink import BASE, Present, Sink, Tally, Written
 
 
 @dataclass(frozen=True)

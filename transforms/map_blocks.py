@@ -18,8 +18,8 @@ from shardedstore.stores.hierarchy import Node
 from shardedstore.transforms.base.array_function import ArrayFunction
 from shardedstore.transforms.base.array_step import is_chunk
 from shardedstore.transforms.base.block_array import Regrid, read_array, write_array
-from shardedstore.transforms.base.chain import Entries, Shard
 from shardedstore.transforms.base.recode import Recoder
+from shardedstore.transforms.base.shard import Entries, Shard
 from shardedstore.zarr.grid import Blocks, Coords
 
 SAMPLE = 64 << 20  # bytes

@@ -14,7 +14,8 @@ from shardedstore.notices import Notice, node_name
 from shardedstore.stores.entries import Entry, array_folder
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.ome import attributes_of, levels_of, old_attributes, upgraded, why_not_upgraded
-from shardedstore.transforms.base.chain import Entries, Shard, Step
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.step import Step
 from shardedstore.transforms.migrate_v3 import OME_STAYS
 from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, dump_json, parse_json, parse_node
 from shardedstore.zarr.paths import join

@@ -18,9 +18,10 @@ from shardedstore.notices import Notice, node_name
 from shardedstore.stores.entries import Entry, array_folder, check_fits
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.ome import old_attributes
-from shardedstore.transforms.base.chain import Entries, Shard, Step, at_entry, shard_source, undecodable
 from shardedstore.transforms.base.parallel import map_in_order
 from shardedstore.transforms.base.portable import reader_notices
+from shardedstore.transforms.base.shard import Entries, Shard, at_entry, shard_source, undecodable
+from shardedstore.transforms.base.step import Step
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import (
     METADATA_NAMES,

@@ -13,10 +13,11 @@ from shardedstore.storage.options import Options, StorageOptions
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Directory, Location
 from shardedstore.text import parse_size
-from shardedstore.transforms.base.chain import Entries, Present, Shard, Sink, Tally, Written
 from shardedstore.transforms.base.packing import KEYS, packed, packed_documents
 from shardedstore.transforms.base.portable import reader_notices
+from shardedstore.transforms.base.shard import Entries, Shard
 from shardedstore.transforms.base.single_zarr import write_shard
+from shardedstore.transforms.base.sink import Present, Sink, Tally, Written
 from shardedstore.zarr.grid import Blocks
 
 

@@ -18,9 +18,10 @@ from shardedstore.storage.urls import carried_name, is_zip_name
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Location, Mount, ViewOf, Zip, url_of
 from shardedstore.stores.members import Members
-from shardedstore.transforms.base.chain import BASE, Entries, Present, Shard, Sink, Written
 from shardedstore.transforms.base.portable import name_notices
+from shardedstore.transforms.base.shard import Entries, Shard
 from shardedstore.transforms.base.single_zip import check_one_ozx, write_part
+from shardedstore.transforms.base.sink import BASE, Present, Sink, Written
 from shardedstore.transforms.base.zip_shard import check_ozx, is_ozx, write_zip
 from shardedstore.zarr.paths import check_path, is_below, join
 from shardedstore.zips.writer import CENTRAL, LOCAL

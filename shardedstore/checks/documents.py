@@ -21,6 +21,7 @@ from shardedstore.codecs.codec_config import UNSAFE
 from shardedstore.zarr.metadata import DIMENSIONS, LARGEST, ArrayMeta
 
 MOST_CHUNKS = 2**62  # numbers of chunks above are refused: they don't fit into 64 bits
+PYRAMIDS = ("multiscales", "ome")  # attributes of groups whose arrays are levels of one image
 GRIDS = ("chunk_grid", "chunk_key_encoding")
 
 
@@ -216,9 +217,6 @@ def codecs_have_valid_options(subject: Subject) -> Iterator[Finding]:
     except Exception as error:  # noqa: BLE001 (zarr and numcodecs raise various errors)
         what = f"the codecs of {node.path!r} can't be used ({type(error).__name__}: {error})"
         yield Finding("metadata", what, node.path, node.key())
-
-
-PYRAMIDS = ("multiscales", "ome")  # attributes of groups whose arrays are levels of one image
 
 
 @metadata_check

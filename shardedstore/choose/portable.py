@@ -12,7 +12,7 @@ from shardedstore.jobs.estimates.arrays import nodes_after
 from shardedstore.jobs.estimates.portability import Portability, find_portability
 from shardedstore.jobs.job_plan import JobPlan
 from shardedstore.text import count
-from shardedstore.transforms.base.chain import Sink
+from shardedstore.transforms.base.sink import Sink
 from shardedstore.transforms.make_portable import MakePortable
 from shardedstore.transforms.migrate_v3 import MigrateV3
 

@@ -29,7 +29,7 @@ from shardedstore.stores.locations import (
 )
 from shardedstore.stores.members import Division, Members
 from shardedstore.text import count, shown
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.zarr.grid import Blocks, Coords, block_name, parse_block
 from shardedstore.zarr.paths import is_below, join
 

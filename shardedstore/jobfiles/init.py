@@ -12,7 +12,8 @@ from dask.utils import format_bytes
 from shardedstore.display.info import info_lines
 from shardedstore.errors import UsageError
 from shardedstore.jobfiles.write import value_text
-from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.jobs.make_plan import make_plan
+from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.store_info import info_of
 from shardedstore.partition.access import Access
 from shardedstore.partition.suggest import Suggestion

@@ -18,7 +18,8 @@ from shardedstore.jobs.move.rest import finish_move
 from shardedstore.storage.options import take_options
 from shardedstore.storage.sides import side_options
 from shardedstore.storage.urls import normalize
-from shardedstore.transforms.base.chain import Sink, Step
+from shardedstore.transforms.base.sink import Sink
+from shardedstore.transforms.base.step import Step
 
 
 def find_moved(spec: JobSpec) -> str | None:

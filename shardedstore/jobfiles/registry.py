@@ -18,7 +18,8 @@ import msgspec
 from shardedstore import transforms
 from shardedstore.entrypoints import find_entry, load_class, registered
 from shardedstore.errors import ShardedStoreError, UsageError
-from shardedstore.transforms.base.chain import Sink, Step
+from shardedstore.transforms.base.sink import Sink
+from shardedstore.transforms.base.step import Step
 
 GROUP = "shardedstore.transforms"
 Transform = type[Step] | type[Sink]

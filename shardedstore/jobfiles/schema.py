@@ -15,7 +15,7 @@ from shardedstore.jobfiles.registry import BUILT_IN, option_types
 from shardedstore.jobfiles.spec import JobSpec, RunSpec
 from shardedstore.jobfiles.variables import WHOLE
 from shardedstore.storage.options import CLIENT_OPTIONS, Options, is_public
-from shardedstore.transforms.base.chain import Sink
+from shardedstore.transforms.base.sink import Sink
 
 FILE = Path(__file__).parents[1] / "jobs.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -18,7 +18,8 @@ from shardedstore.stores.locations import (
     Location,
 )
 from shardedstore.stores.reader import listing
-from shardedstore.transforms.base.chain import Entries, Shard, Tally
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.sink import Tally
 
 Changed = Literal["metadata", "listing", "content"]
 

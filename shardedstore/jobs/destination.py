@@ -22,7 +22,7 @@ from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import Options
 from shardedstore.storage.urls import BESIDE, is_within, join_url, real_url
 from shardedstore.stores.locations import Config, Place, url_of
-from shardedstore.transforms.base.chain import Sink
+from shardedstore.transforms.base.sink import Sink
 from shardedstore.zarr.grid import Blocks, parse_block
 from shardedstore.zarr.refusal import REFUSALS
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import msgspec
 
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.zarr.grid import Coords
 
 MAKE_AGAIN = (

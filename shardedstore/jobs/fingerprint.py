@@ -21,7 +21,9 @@ import numpy as np
 
 from shardedstore.fields import may_be_secret
 from shardedstore.notices import Notice
-from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.transforms.base.sink import Sink
+from shardedstore.transforms.base.step import FunctionStep, Step
 
 PYTHON = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"  # each has its own bytecode
 

@@ -17,7 +17,8 @@ from shardedstore.jobs.token_bucket import Bucket
 from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 from shardedstore.storage.inventory import Asked
 from shardedstore.stores.locations import Location
-from shardedstore.transforms.base.chain import Chain, Present
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.transforms.base.sink import Present
 from shardedstore.zarr.grid import Coords
 
 MOST_FAILURES = 1000

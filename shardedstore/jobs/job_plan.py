@@ -24,6 +24,7 @@ from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.limits import Limits, share_memory
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.meter import Meter
 from shardedstore.jobs.move.checks import as_begun, check_chain, check_move, check_scratch, check_source
 from shardedstore.jobs.move.options import Move
@@ -32,7 +33,7 @@ from shardedstore.jobs.object_sizes import check_base
 from shardedstore.jobs.prepare import prepare
 from shardedstore.jobs.result import find_accepted
 from shardedstore.jobs.run import delay_job, run_job, run_slice
-from shardedstore.jobs.shards import Plan, make_plan
+from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.slices import check_slice
 from shardedstore.jobs.source_comparison import check_moved_from
 from shardedstore.jobs.stop_signal import GRACE, Duration, StopSignal
@@ -43,7 +44,9 @@ from shardedstore.storage.attributes import ObjectAttributes
 from shardedstore.storage.options import StorageOptions
 from shardedstore.stores.locations import Config
 from shardedstore.text import parse_size
-from shardedstore.transforms.base.chain import Chain, FunctionStep, Sink, Step, StoreFunction, parse_chain
+from shardedstore.transforms.base.chain import Chain, parse_chain
+from shardedstore.transforms.base.sink import Sink, StoreFunction
+from shardedstore.transforms.base.step import FunctionStep, Step
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed

@@ -12,7 +12,7 @@ from shardedstore.jobs.shards import Run, Segment, location_of
 from shardedstore.stores.base import Remainder
 from shardedstore.stores.bundle import Bundle
 from shardedstore.stores.location import OpenSources
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 
 
 def opened_runs(segment: Segment) -> Iterator[Run]:

@@ -45,7 +45,7 @@ from shardedstore.stores.locations import (
 )
 from shardedstore.stores.reencoded import Reencoded
 from shardedstore.stores.veiled import VEILED_ROOTS
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 
 SOURCE, ELSEWHERE = 0, -1  # the shard is in the source, or at the location in its record
 

@@ -15,7 +15,7 @@ from shardedstore.jobs.manifest import ledger_of
 from shardedstore.jobs.records_report import ShardRecord, report_of_records
 from shardedstore.jobs.report import Report
 from shardedstore.jobs.shards import shard_runs
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]

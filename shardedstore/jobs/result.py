@@ -15,8 +15,9 @@ from shardedstore.jobs.guards import check_missing_chunks
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.ledger import Record, try_compact
+from shardedstore.jobs.make_plan import changed_chunks
 from shardedstore.jobs.reuse import by_segment
-from shardedstore.jobs.shards import Plan, changed_chunks
+from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.stop_signal import StopSignal
 from shardedstore.jobs.summary import Summary
 from shardedstore.storage.errors import explain

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shardedstore.codecs.codec_clock import CodecClock, using_clock
-from shardedstore.transforms.base.chain import Entries
+from shardedstore.transforms.base.shard import Entries
 
 
 class Stages:

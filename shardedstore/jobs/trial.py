@@ -13,7 +13,8 @@ from shardedstore.jobs.job import Job
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.stages import Stages
 from shardedstore.jobs.worker import ShardReader
-from shardedstore.transforms.base.chain import Entries, Shard, Step
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.step import Step
 
 MOST_CHANGES = 10
 

@@ -43,9 +43,9 @@ from shardedstore.storage.throttle import throttled as limited_to
 from shardedstore.stores.entries import of_format, read_entries
 from shardedstore.stores.locations import url_of
 from shardedstore.stores.twin_documents import reconciled
-from shardedstore.transforms.base.chain import Entries, Shard
 from shardedstore.transforms.base.datasums import Sums, tap
 from shardedstore.transforms.base.document_steps import lengthened
+from shardedstore.transforms.base.shard import Entries, Shard
 
 logger = logging.getLogger("shardedstore")
 ENDINGS = (KeyboardInterrupt, GeneratorExit, Stopped)

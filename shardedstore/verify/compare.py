@@ -16,7 +16,7 @@ from shardedstore.jobs.shards import Plan
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.members import Members
 from shardedstore.stores.ome import levels_of
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.verify.data import (
     ARRAY,
     PER_STRETCH,

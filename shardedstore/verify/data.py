@@ -28,8 +28,8 @@ from shardedstore.stores.location import OpenSources
 from shardedstore.stores.locations import Config
 from shardedstore.stores.members import Members
 from shardedstore.stores.ome import upgraded
-from shardedstore.transforms.base.chain import Shard, whole_key
 from shardedstore.transforms.base.datasums import Digested, digest_entries
+from shardedstore.transforms.base.shard import Shard, whole_key
 from shardedstore.verify.levels import ComparedChunks
 from shardedstore.verify.stored import MOST_DAMAGED, RETRIES, UNREADABLE, unreadable_shard
 from shardedstore.zarr.grid import Coords

@@ -11,7 +11,7 @@ import msgspec
 from shardedstore.jobs.differences import Difference
 from shardedstore.jobs.shards import object_at
 from shardedstore.stores.locations import url_of
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.verify.compare import MEND, MEND_SOURCE, Side
 from shardedstore.verify.stored import LOOK_AGAIN
 from shardedstore.verify.values import (

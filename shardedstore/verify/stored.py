@@ -16,8 +16,9 @@ from shardedstore.jobs.differences import Difference
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.make_plan import listed_runs
 from shardedstore.jobs.open_shard import open_shard, with_component
-from shardedstore.jobs.shards import Load, Plan, Run, Segment, listed_runs, object_at
+from shardedstore.jobs.shards import Load, Plan, Run, Segment, object_at
 from shardedstore.storage.blobs import nbytes_of, open_blob
 from shardedstore.storage.crc import crc32
 from shardedstore.storage.errors import explain, is_transient
@@ -27,8 +28,9 @@ from shardedstore.storage.retry import Retries, retry
 from shardedstore.stores.entries import read_entries
 from shardedstore.stores.locations import Config, Location, Place, url_of
 from shardedstore.stores.reader import reader_of
-from shardedstore.transforms.base.chain import Shard, Tally, Written, whole_key
 from shardedstore.transforms.base.datasums import Sums, digest_entries
+from shardedstore.transforms.base.shard import Shard, whole_key
+from shardedstore.transforms.base.sink import Tally, Written
 from shardedstore.zips import ZipReadStore
 from shardedstore.zips.index import Archive
 

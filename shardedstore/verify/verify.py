@@ -17,15 +17,16 @@ from shardedstore.jobs.layouts.registry import find_result_job
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.lock import held
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.preflight import source_urls
-from shardedstore.jobs.shards import Plan, make_plan, shard_runs
+from shardedstore.jobs.shards import Plan, shard_runs
 from shardedstore.partition.partition import divide
 from shardedstore.partition.patterns import Paths
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.locations import Config, Location, Place
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.verify.choice import SHARD_SIZE, choose_both
 from shardedstore.verify.compare import (
     MEND,

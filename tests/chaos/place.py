@@ -16,8 +16,8 @@ from chaos.work import SOURCE, Work
 from shardedstore import ShardedStore
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.ledger import FOLDER, Ledger, Record
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.manifest import ledger_of, read_manifest
-from shardedstore.jobs.shards import make_plan
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.publish import is_temporary
 from shardedstore.storage.urls import BESIDE, is_remote

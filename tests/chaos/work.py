@@ -15,7 +15,8 @@ from sources import SOURCES
 from shardedstore import JobPlan, ShardedStore, Step
 from shardedstore.jobs import shards
 from shardedstore.transforms import CopyTo, Recompress, ToShardingCodec, ToZip
-from shardedstore.transforms.base.chain import Entries, Shard, Sink
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.sink import Sink
 
 SOURCE = SOURCES["cube-v3/"]
 SHARDS = sum(SOURCE.mounts.values()) + 1  # the base too

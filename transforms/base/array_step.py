@@ -19,9 +19,10 @@ from shardedstore.notices import Notice
 from shardedstore.partition.selection import check_selection, has_words, is_meant, selection_notices
 from shardedstore.stores.entries import Entry, array_folder, check_fits, is_misfit
 from shardedstore.stores.hierarchy import Node
-from shardedstore.transforms.base.chain import Entries, Shard, Step
 from shardedstore.transforms.base.parallel import map_in_order
 from shardedstore.transforms.base.recode import Piece, Recoder
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.step import Step
 from shardedstore.transforms.base.variables import coordinates
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta

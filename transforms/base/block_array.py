@@ -15,9 +15,9 @@ from zarr.core.buffer import cpu
 from shardedstore.codecs.array_codecs import Array
 from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.stores.entries import Data, Entry
-from shardedstore.transforms.base.chain import Entries
 from shardedstore.transforms.base.parallel import map_in_order
 from shardedstore.transforms.base.recode import Recoder, boxed
+from shardedstore.transforms.base.shard import Entries
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.paths import join
 

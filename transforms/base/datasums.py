@@ -30,8 +30,8 @@ from shardedstore.codecs.digest import (
 )
 from shardedstore.errors import CorruptError
 from shardedstore.stores.entries import Data, Entry, array_folder
-from shardedstore.transforms.base.chain import RESTORE, Entries, Shard, at_entry, shard_source
 from shardedstore.transforms.base.parallel import map_in_order
+from shardedstore.transforms.base.shard import RESTORE, Entries, Shard, at_entry, shard_source
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, parse_json
 from shardedstore.zarr.paths import join

@@ -17,7 +17,7 @@ from shardedstore.stores.entries import Entry, is_document
 from shardedstore.stores.hierarchy import nodes_of
 from shardedstore.stores.reader import reader_of
 from shardedstore.stores.veiled import Veil
-from shardedstore.transforms.base.chain import Entries, Shard
+from shardedstore.transforms.base.shard import Entries, Shard
 from shardedstore.zarr.attributes import carried, completed
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, GroupMeta
 from shardedstore.zarr.paths import Mounts, join

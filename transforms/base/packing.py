@@ -20,7 +20,8 @@ from shardedstore.storage.outputs import output
 from shardedstore.storage.urls import object_url
 from shardedstore.stores.entries import Entry, array_folder, check_fits, is_document, is_misfit
 from shardedstore.stores.locations import Config
-from shardedstore.transforms.base.chain import Entries, Shard, Tally, undecodable
+from shardedstore.transforms.base.shard import Entries, Shard, undecodable
+from shardedstore.transforms.base.sink import Tally
 from shardedstore.zarr.grid import Blocks, ChunkKeys, Coords
 from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_json, parse_node
 from shardedstore.zarr.paths import join, parents

@@ -26,7 +26,7 @@ from shardedstore.codecs.codec_clock import current_clock
 from shardedstore.codecs.codec_config import same
 from shardedstore.errors import ChainError, ShardedStoreError
 from shardedstore.stores.entries import Data, Entry
-from shardedstore.transforms.base.chain import Shard, at_entry, shard_source, undecodable
+from shardedstore.transforms.base.shard import Shard, at_entry, shard_source, undecodable
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta, dump_json, parse_json, parse_node
 

@@ -14,8 +14,9 @@ from shardedstore.storage.options import Options
 from shardedstore.storage.urls import BESIDE, object_url
 from shardedstore.stores.entries import Entry, is_document
 from shardedstore.stores.veiled import VEIL
-from shardedstore.transforms.base.chain import Entries, Shard, Tally, Written, whole_key
 from shardedstore.transforms.base.objects import Item, write_objects
+from shardedstore.transforms.base.shard import Entries, Shard, whole_key
+from shardedstore.transforms.base.sink import Tally, Written
 from shardedstore.transforms.base.zip_shard import write_zip
 from shardedstore.zarr.metadata import CONSOLIDATED_V2
 from shardedstore.zarr.paths import join

@@ -17,8 +17,9 @@ from shardedstore.storage.urls import BESIDE, object_url
 from shardedstore.stores.entries import Entry, is_document
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.ome import VERSION, attributes_of
-from shardedstore.transforms.base.chain import Entries, Shard, Tally, Written, whole_key
+from shardedstore.transforms.base.shard import Entries, Shard, whole_key
 from shardedstore.transforms.base.single_zarr import is_consolidated, keep_documents, waiting_name, waiting_url
+from shardedstore.transforms.base.sink import Tally, Written
 from shardedstore.transforms.base.zip_shard import OTHERWISE, why_not_ozx
 from shardedstore.zarr.paths import join
 from shardedstore.zips.writer import ZipWriter

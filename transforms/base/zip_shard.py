@@ -17,7 +17,7 @@ from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Mount
 from shardedstore.stores.ome import VERSION, attributes_of, why_not_ome
-from shardedstore.transforms.base.chain import Tally, Written
+from shardedstore.transforms.base.sink import Tally, Written
 from shardedstore.zarr.metadata import dump_json
 from shardedstore.zarr.paths import is_below, join
 from shardedstore.zips.writer import ZipWriter

@@ -13,7 +13,8 @@ from shardedstore.jobs.result_preview import after
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.stores.hierarchy import Node, nodes_of
 from shardedstore.stores.members import MountIndex
-from shardedstore.transforms.base.chain import Chain, Sink
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.transforms.base.sink import Sink
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import join

@@ -17,7 +17,8 @@ from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.reader import reader_of
-from shardedstore.transforms.base.chain import Chain, Shard
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.zarr.grid import Coords, index_of
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import join

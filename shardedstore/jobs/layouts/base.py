@@ -31,7 +31,9 @@ from shardedstore.storage.urls import is_remote, join_url, object_url
 from shardedstore.stores.entries import Entry
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Location, Place
-from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.sink import Present
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store

@@ -23,7 +23,8 @@ from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.locations import Config, Location, Mount, Place, require_location, url_of
 from shardedstore.stores.recognise import locate
-from shardedstore.transforms.base.chain import Chain, Present
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.transforms.base.sink import Present
 
 if TYPE_CHECKING:
     from shardedstore.jobs.job import Job

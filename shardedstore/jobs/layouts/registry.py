@@ -12,7 +12,7 @@ from shardedstore.jobs.layouts.single_zip import SingleZip
 from shardedstore.jobs.manifest import JobManifest
 from shardedstore.storage.options import StorageOptions
 from shardedstore.stores.locations import Config
-from shardedstore.transforms.base.chain import FunctionSink, Sink
+from shardedstore.transforms.base.sink import FunctionSink, Sink
 
 LAYOUTS: dict[str, type[ResultLayout]] = {
     layout.key: layout for layout in (SingleZarr, SingleZip, ShardFolder, FunctionShards)

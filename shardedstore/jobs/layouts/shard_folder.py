@@ -43,8 +43,10 @@ from shardedstore.stores.locations import (
 )
 from shardedstore.stores.members import Members
 from shardedstore.stores.veiled import Veil
-from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard
+from shardedstore.transforms.base.chain import Chain
 from shardedstore.transforms.base.document_steps import rebuilt, shortened, veil
+from shardedstore.transforms.base.shard import Entries, Shard
+from shardedstore.transforms.base.sink import Present
 from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, consolidated_nodes, dump_json, parse_json
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ from shardedstore.stores.entries import Entry, is_document
 from shardedstore.stores.hierarchy import nodes_of, read_nodes
 from shardedstore.stores.locations import Config, Directory, Location, Mount, Place, ViewOf
 from shardedstore.stores.veiled import VEIL
-from shardedstore.transforms.base.chain import Chain, Entries, Present, Shard, whole_key
+from shardedstore.transforms.base.chain import Chain
+from shardedstore.transforms.base.shard import Entries, Shard, whole_key
 from shardedstore.transforms.base.single_zarr import (
     LAST,
     WAITING,
@@ -45,6 +46,7 @@ from shardedstore.transforms.base.single_zarr import (
     waiting_name,
     waiting_url,
 )
+from shardedstore.transforms.base.sink import Present
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import ArrayMeta
 from shardedstore.zarr.paths import join

@@ -32,9 +32,10 @@ from shardedstore.storage.urls import object_url, real_url
 from shardedstore.stores.entries import Entry
 from shardedstore.stores.locations import Config, Location, Place, Zip
 from shardedstore.stores.routes import Routes
-from shardedstore.transforms.base.chain import Shard, Tally
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.transforms.base.single_zarr import LAST, WAITING, waiting_name
 from shardedstore.transforms.base.single_zip import PARTS, part_name
+from shardedstore.transforms.base.sink import Tally
 from shardedstore.transforms.base.zip_shard import is_ozx, ozx_comment
 from shardedstore.zips.index import Archive
 from shardedstore.zips.join import Joined, Member, stored_members

@@ -14,8 +14,9 @@ from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.shards import shard_runs
 from shardedstore.stores.locations import Config
 from shardedstore.stores.routes import Routes
-from shardedstore.transforms.base.chain import Shard, name_crc
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.transforms.base.single_zarr import LAST, is_consolidated
+from shardedstore.transforms.base.sink import name_crc
 
 OTHERS = (
     "another program writes there, or the source has lost chunks since the job: remove the result and the folder beside it, "

@@ -9,10 +9,11 @@ from shardedstore.config.document import from_dict
 from shardedstore.errors import ChainError, PartitionError, UsageError
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.layouts.base import ResultLayout
+from shardedstore.jobs.make_plan import without_empty_blocks
 from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.move.scratch import needs
 from shardedstore.jobs.move.state import latest_move
-from shardedstore.jobs.shards import Plan, without_empty_blocks
+from shardedstore.jobs.shards import Plan
 from shardedstore.stores.locations import Config, Mount, Place
 from shardedstore.stores.reader import reader_of
 from shardedstore.transforms.base.chain import Chain

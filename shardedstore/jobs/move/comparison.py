@@ -15,8 +15,8 @@ from shardedstore.jobs.ledger import Record
 from shardedstore.jobs.open_shard import open_shard, with_component
 from shardedstore.jobs.shards import Run
 from shardedstore.stores.entries import Entry, read_entries
-from shardedstore.transforms.base.chain import Shard, whole_key
 from shardedstore.transforms.base.datasums import Digested, Sums, digest_entries
+from shardedstore.transforms.base.shard import Shard, whole_key
 from shardedstore.zarr.grid import Coords
 from shardedstore.zarr.metadata import DOCUMENTS
 

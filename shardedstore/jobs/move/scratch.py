@@ -11,7 +11,7 @@ from shardedstore.jobs.move.options import Move
 from shardedstore.jobs.remaining import Remaining
 from shardedstore.jobs.shards import Plan, Segment, Task
 from shardedstore.jobs.summary import Summary
-from shardedstore.transforms.base.chain import Sink
+from shardedstore.transforms.base.sink import Sink
 
 
 class Need(NamedTuple):

@@ -45,7 +45,7 @@ from shardedstore.storage.retry import patiently
 from shardedstore.storage.urls import is_remote
 from shardedstore.stores.locations import Place
 from shardedstore.stores.reader import reader_of, tags_of
-from shardedstore.transforms.base.chain import Entries, Shard, whole_key
+from shardedstore.transforms.base.shard import Entries, Shard, whole_key
 
 T = TypeVar("T")
 

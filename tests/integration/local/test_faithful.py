@@ -22,10 +22,10 @@ from shardedstore.jobs.executors.local import SerialExecutor
 from shardedstore.jobs.layouts import shard_folder, single_zarr
 from shardedstore.jobs.layouts.registry import choose_layout
 from shardedstore.jobs.ledger import Record
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.manifest import JobManifest, read_manifest, versioned
 from shardedstore.jobs.open_destination import claim, open_destination
 from shardedstore.jobs.prepare import manifest_of, prepare
-from shardedstore.jobs.shards import make_plan
 from shardedstore.jobs.start import start
 from shardedstore.jobs.worker import run_segment
 from shardedstore.storage.folders import open_folder

@@ -20,7 +20,8 @@ from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.jobs.ledger import FOLDER
 from shardedstore.stores.entries import Entry
 from shardedstore.transforms import CopyTo, ToZip
-from shardedstore.transforms.base.chain import Shard, parse_chain
+from shardedstore.transforms.base.chain import parse_chain
+from shardedstore.transforms.base.shard import Shard
 
 PAGE = (ROOT / "docs" / "transforms.md").read_text("utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

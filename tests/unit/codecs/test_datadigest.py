@@ -27,11 +27,11 @@ from zarr.storage import MemoryStore
 
 from shardedstore import CorruptError, ShardedStore
 from shardedstore.codecs.digest import MODULUS, DataDigest, Digester, canonical_bytes
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.open_shard import open_shard
-from shardedstore.jobs.shards import make_plan
 from shardedstore.stores.entries import Entry, read_entries
-from shardedstore.transforms.base.chain import Shard
 from shardedstore.transforms.base.datasums import Sums, tap
+from shardedstore.transforms.base.shard import Shard
 
 
 @pytest.fixture(autouse=True)

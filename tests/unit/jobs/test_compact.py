@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardedstore import CorruptError, ShardedStore
-from shardedstore.jobs.ledger import FOLDER, Ledger, Record, pack, read_one, unpack
+from shardedstore.jobs.compacted_ledger import pack, read_one, unpack
+from shardedstore.jobs.ledger import FOLDER, Ledger, Record
 from shardedstore.storage.folders import LocalFolder, open_folder
 from shardedstore.transforms import ToZip
 
@@ -50,7 +51,7 @@ def test_each_segment_is_read_alone(segments, other, tail):
             return data[start:stop]
 
     data = pack(segments)
-    with patch("shardedstore.jobs.ledger.TAIL", max(tail, 12)):
+    with patch("shardedstore.jobs.compacted_ledger.TAIL", max(tail, 12)):
         assert dict(unpack(data)) == {number: lines for number, lines in segments.items() if lines}
         for number in {*segments, other}:
             assert read_one(Blob(), number) == segments.get(number, b"")

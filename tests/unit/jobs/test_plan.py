@@ -14,7 +14,8 @@ from sources import build, numbers, to_folder
 
 from shardedstore import PartitionError, ShardedStore
 from shardedstore.jobs import shards
-from shardedstore.jobs.shards import LEAST_WEIGHT, MOST_SEGMENTS, MOST_SHARDS, Load, Plan, Run, make_plan
+from shardedstore.jobs.make_plan import make_plan
+from shardedstore.jobs.shards import LEAST_WEIGHT, MOST_SEGMENTS, MOST_SHARDS, Load, Plan, Run
 from shardedstore.stores.locations import Config, Directory, Zip
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from shardedstore import Step
 from shardedstore.jobs.executors.task_sizes import LONGEST, PER_THREAD, SHORTEST, TaskQueue, aim
 from shardedstore.jobs.ledger import Ledger, Record
-from shardedstore.jobs.shards import Load, Segment, make_plan
+from shardedstore.jobs.make_plan import make_plan
+from shardedstore.jobs.shards import Load, Segment
 from shardedstore.jobs.summary import Summary
 from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import ToZip

@@ -19,8 +19,8 @@ from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
 from shardedstore import DestinationError, PartitionError, ShardedStore, UsageError
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.open_shard import open_shard
-from shardedstore.jobs.shards import make_plan
 from shardedstore.partition.partition import divide
 from shardedstore.stores.entries import read_entries
 from shardedstore.stores.locations import Opened

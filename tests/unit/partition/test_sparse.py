@@ -18,7 +18,7 @@ from zarr.core.sync import sync
 from shardedstore import ChainError, ConfigError, CorruptError, NoShardError, ShardedStore, ShardsFailed, Step
 from shardedstore.cli import main
 from shardedstore.jobs import sparse
-from shardedstore.jobs.shards import make_plan
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.base.chain import parse_chain

@@ -10,8 +10,8 @@ from sources import COMBINATIONS, KINDS, SOURCES, Recording, build, cube, others
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from shardedstore import CorruptError, ShardedStore
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.open_shard import open_shard
-from shardedstore.jobs.shards import make_plan
 from shardedstore.stores.base import Remainder
 from shardedstore.stores.block import Block
 from shardedstore.stores.entries import array_folder, read_entries

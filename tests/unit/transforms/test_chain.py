@@ -13,7 +13,9 @@ from helpers_jobs import Fail, Seen, Slow, copied, environment, unchanged
 from shardedstore import ChainError, ShardedStore, Step, step
 from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.transforms import ToZip
-from shardedstore.transforms.base.chain import FunctionSink, Shard, Tally, parse_chain
+from shardedstore.transforms.base.chain import parse_chain
+from shardedstore.transforms.base.shard import Shard
+from shardedstore.transforms.base.sink import FunctionSink, Tally
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 
 ZIP = ToZip("out")

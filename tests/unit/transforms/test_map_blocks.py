@@ -23,7 +23,8 @@ from shardedstore.stores.entries import read_entries
 from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.base.block_array import Regrid
-from shardedstore.transforms.base.chain import Shard, parse_chain
+from shardedstore.transforms.base.chain import parse_chain
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.zarr.grid import Blocks, ChunkKeys
 from shardedstore.zarr.metadata import crop_document
 from tests.unit.transforms.test_recompress import comparable

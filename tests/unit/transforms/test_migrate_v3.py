@@ -44,7 +44,8 @@ from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.stores.entries import read_entries
 from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import MapChunks, MigrateV3, Recompress, ToZip
-from shardedstore.transforms.base.chain import Shard, parse_chain
+from shardedstore.transforms.base.chain import parse_chain
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import ArrayMeta, GroupMeta, crop_document, parse_node
 from tests.unit.transforms.test_recompress import V2

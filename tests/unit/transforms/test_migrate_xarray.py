@@ -21,7 +21,7 @@ from shardedstore.codecs.migrate_document import MISSING_BYTES, MISSING_NUMBERS,
 from shardedstore.stores.entries import read_entries
 from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import CopyTo, MigrateV3
-from shardedstore.transforms.base.chain import Shard
+from shardedstore.transforms.base.shard import Shard
 
 NUMBERS = ("|b1", "|i1", "<i2", ">i4", "<i8", "|u1", "<u8", "<f2", "<f4", ">f8", "<c8", "<c16")
 TIMES = ("<M8[ns]", "<M8[D]", "<m8[s]")

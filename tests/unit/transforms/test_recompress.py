@@ -25,7 +25,8 @@ from shardedstore.jobs.fingerprint import fingerprint
 from shardedstore.stores.entries import read_entries
 from shardedstore.stores.hierarchy import walk
 from shardedstore.transforms import Recompress, ToZip
-from shardedstore.transforms.base.chain import Shard, parse_chain
+from shardedstore.transforms.base.chain import parse_chain
+from shardedstore.transforms.base.shard import Shard
 from shardedstore.zarr.metadata import crop_document
 
 numbers = np.arange(7 * 10).reshape(7, 10)

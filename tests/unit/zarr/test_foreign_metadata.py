@@ -17,8 +17,8 @@ from sources import SOURCES, build, cube, to_folder, types
 
 from shardedstore import ShardedStore, ShardedStoreError, ShardsFailed, errors
 from shardedstore.jobs.layouts.registry import choose_layout
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.prepare import prepare
-from shardedstore.jobs.shards import make_plan
 from shardedstore.transforms import CopyTo, MapBlocks, MapChunks, MigrateV3, Recompress, ToShardingCodec, ToZip
 from shardedstore.transforms.base.chain import parse_chain
 
