@@ -23,7 +23,7 @@ from shardedstore.storage.publish import published
 from shardedstore.storage.request_metrics import request, timed
 from shardedstore.storage.requests import WRITES
 from shardedstore.storage.throttle import spend
-from shardedstore.storage.urls import is_remote
+from shardedstore.storage.urls import is_remote, is_zip_name
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -241,14 +241,16 @@ UNFINISHED = (
 def upload_rule(url: str, days: int = 7) -> dict[str, Any] | None:
     """Return the lifecycle configuration of a bucket that removes unfinished uploads below a URL.
 
-    None means that no rule is needed: for local folders and Azure.
+    None means that no rule is needed: for local folders and Azure. The rule of a zip is also for the folder beside it.
 
     >>> upload_rule("s3://bucket/out")["Rules"][0]["Filter"], upload_rule("az://container/out")
     ({'Prefix': 'out/'}, None)
+    >>> upload_rule("s3://bucket/out.zarr.zip")["Rules"][0]["Filter"]
+    {'Prefix': 'out.zarr.zip'}
     """
     place = urlsplit(url)
     path = unquote(place.path).strip("/")
-    prefix = f"{path}/" if path else ""
+    prefix = path if not path or is_zip_name(path) else f"{path}/"
     if place.scheme == "gs":
         condition = {"age": days, **({"matchesPrefix": [prefix]} if prefix else {})}
         return {"lifecycle": {"rule": [{"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": condition}]}}

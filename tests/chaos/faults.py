@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from chaos import clock, damage, disks, killing, moving, pausing, slicing, storms
+from chaos import clock, damage, disks, joining, killing, moving, pausing, slicing, storms
 from chaos.place import Scene
 from chaos.trial import Trial
 
@@ -94,6 +94,15 @@ def slices(seed: int, runs: int) -> Iterator[Planned]:
         yield Planned(f"`kill -9` of slices that overlap and run twice, on {where}", name, run)
 
 
+def joins(seed: int, runs: int) -> Iterator[Planned]:
+    """Yield `runs` trials, in turn on a local disk and in an object store."""
+    for number in range(runs):
+        in_cloud = number % 2 == 1
+        name, where = f"{seed}/join/{number}", "S3" if in_cloud else "a local disk"
+        run = partial(joining.joined, seed=name, in_cloud=in_cloud)
+        yield Planned(f"`kill -9` while one zip is joined, on {where}", name, run)
+
+
 def all_faults(seed: int, runs: int) -> list[Planned]:
     """Return all trials: `runs` trials with killed processes, and all others in proportion."""
     few = -(-runs // 20)
@@ -101,6 +110,7 @@ def all_faults(seed: int, runs: int) -> list[Planned]:
         *kills(seed, runs),
         *moves(seed, -(-runs // 4)),
         *slices(seed, -(-runs // 4)),
+        *joins(seed, -(-runs // 4)),
         *pauses(seed, few),
         *disks_and_files(seed, few),
         *storms_of_s3(seed, few),

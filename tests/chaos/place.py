@@ -12,28 +12,41 @@ from conformance import contents_of
 from helpers_jobs import cube_at
 from servers import S3Server
 
-from chaos.work import SOURCE, Work
+from chaos.work import ONE_ZIP, SOURCE, Work
 from shardedstore import ShardedStore
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs.ledger import FOLDER, Ledger, Record
 from shardedstore.jobs.make_plan import make_plan
 from shardedstore.jobs.manifest import ledger_of, read_manifest
+from shardedstore.storage.blobs import open_blob
 from shardedstore.storage.folders import Folder, open_folder
 from shardedstore.storage.publish import is_temporary
-from shardedstore.storage.urls import BESIDE, is_remote
+from shardedstore.storage.urls import BESIDE, is_remote, is_zip_name
 
 KINDS = (
     ("zips", False),
     ("copy", False),
     ("sharding", False),
     ("zips", True),
+    (ONE_ZIP, False),
 )  # sinks, and whether data are recompressed
 NO_JOB = Ledger(open_folder("/nonexistent"), 1)
 
 
+def target_name(sink: str) -> str:
+    """Return the name of a result."""
+    return "out.zarr.zip" if sink == ONE_ZIP else "out.zarr"
+
+
+def read_all(url: str) -> bytes:
+    """Return the bytes of a file or object."""
+    source = open_blob(url)
+    return bytes(source.read(0, source.tail(1)[1]))
+
+
 @dataclass(frozen=True)
 class Place:
-    """The destination of a job: its URL, and whether it is one ordinary Zarr with the ledger beside it."""
+    """The destination of a job: its URL, and whether it is one Zarr or zip with the ledger beside it."""
 
     url: str
     is_one_zarr: bool
@@ -41,7 +54,7 @@ class Place:
     @property
     def folders(self) -> dict[str, Folder]:
         """All folders that the job writes to, by name."""
-        found = {"": open_folder(self.url)}
+        found = {} if is_zip_name(self.url) else {"": open_folder(self.url)}
         return found | ({BESIDE: open_folder(self.url + BESIDE)} if self.is_one_zarr else {})
 
     @property
@@ -63,6 +76,8 @@ class Place:
                 private = f"{FOLDER}/", "documents/" if start else f"{FOLDER}/"
                 names = [name for name, _ in folder.sizes() if not name.startswith(private)]
                 found.update(zip((f"{start}/{name}" for name in names), pool.map(folder.read, names), strict=True))
+        if is_zip_name(self.url):
+            found["zip"] = read_all(self.url)
         config = f"{BESIDE if self.is_one_zarr else ''}/{FILE_NAME}"
         return {
             name: data.replace(self.url.encode(), b"here") if name == config else data for name, data in found.items()
@@ -112,7 +127,7 @@ def make_scene(folder: Path, server: S3Server | None) -> Scene:
     source = cube_at(folder / "source.zarr")
     expected = {}
     for sink, recompress in KINDS:
-        target = folder / f"undisturbed-{sink}-{recompress}" / "out.zarr"
+        target = folder / f"undisturbed-{sink}-{recompress}" / target_name(sink)
         target.parent.mkdir()
         work = Work(str(source), str(target), sink, str(target.parent / "trace"), 0, 1 << 30, recompress)
         with dask.config.set(scheduler="synchronous"):

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from chaos import clock, damage, disks, killing, moving, pausing, processes, slicing, storms
+from chaos import clock, damage, disks, joining, killing, moving, pausing, processes, slicing, storms
 from chaos.place import make_scene
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -30,6 +30,8 @@ TRIALS = {
     "a move in S3": partial(moving.moved, sink="copy", in_cloud=True),
     "slices on a local disk": partial(slicing.sliced, sink="zips", in_cloud=False),
     "slices in S3": partial(slicing.sliced, sink="copy", in_cloud=True),
+    "one zip is joined on a local disk": partial(joining.joined, in_cloud=False),
+    "one zip is joined in S3": partial(joining.joined, in_cloud=True),
     CLOCK: partial(clock.jumping, sink="zips"),
     **ON_DISKS,
 }

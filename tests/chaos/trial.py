@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from chaos.place import Place, Scene
+from chaos.place import Place, Scene, target_name
 from chaos.processes import SHOW, Cluster, kill
 from chaos.work import BEGUN, SHARDS, Work
 from shardedstore.jobs.ledger import Record
@@ -179,6 +179,7 @@ def make_trial(
     random = Random(seed)
     folder = scene.folder / seed.replace("/", "-")
     folder.mkdir(parents=True)
-    target = f"s3://{BUCKET}/{folder.name}/out.zarr" if in_cloud else str(folder / "out.zarr")
+    name = target_name(sink)
+    target = f"s3://{BUCKET}/{folder.name}/{name}" if in_cloud else str(folder / name)
     work = Work(str(scene.source), target, sink, str(folder / "trace"), weight=random.choice(weights))
     return Trial(scene, random, replace(work, **options), scene.environment(), folder)

@@ -19,9 +19,15 @@ from shardedstore.transforms.base.shard import Entries, Shard
 from shardedstore.transforms.base.sink import Sink
 
 SOURCE = SOURCES["cube-v3/"]
+ONE_ZIP = "one zip"
 SHARDS = sum(SOURCE.mounts.values()) + 1  # the base too
 
-SINKS: dict[str, Callable[[str], Sink]] = {"zips": ToZip, "copy": CopyTo, "sharding": ToShardingCodec}
+SINKS: dict[str, Callable[[str], Sink]] = {
+    "zips": ToZip,
+    "copy": CopyTo,
+    "sharding": ToShardingCodec,
+    ONE_ZIP: ToZip,
+}
 BEGUN, READ = "begun", "read"
 
 

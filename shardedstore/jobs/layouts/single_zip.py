@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,7 +28,7 @@ from shardedstore.storage.attributes import attributes_of_objects
 from shardedstore.storage.blobs import nbytes_of, open_blob
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS
-from shardedstore.storage.outputs import output
+from shardedstore.storage.outputs import UNFINISHED, bucket_rule, output
 from shardedstore.storage.requests import read_ahead
 from shardedstore.storage.urls import object_url, real_url
 from shardedstore.stores.entries import Entry
@@ -43,8 +45,10 @@ from shardedstore.zips.join import Joined, Member, stored_members
 if TYPE_CHECKING:
     from shardedstore.jobs.job import Job
 
+UPLOADING = "uploading"  # the marker of an upload of the zip
 AHEAD = 16  # directories of parts that are read at once from an object store
 ENTRY_BYTES = 512  # a rough upper limit of the bytes of an entry's headers
+logger = logging.getLogger("shardedstore")
 AGAIN = "run the job again with the same arguments"
 Published = Callable[[], Mapping[int, list[Member]]]
 
@@ -168,7 +172,7 @@ class SingleZip(SingleZarr):
         if self._names(PARTS) or not self._is_written(joined):
             most = sum(record.nbytes + ENTRY_BYTES * record.entries for record in records.values())
             attributes = attributes_of_objects(job.objects)
-            with attributes, output(self.url, self.options, most, beside=self.folder) as out:
+            with self._noted(), attributes, output(self.url, self.options, most, beside=self.folder) as out:
                 joined.write(out, is_local=not self.is_remote, seen=_Checked(job))
                 check_latest(job.ledger)
         config = Config(base=self.location)
@@ -177,6 +181,21 @@ class SingleZip(SingleZarr):
         self._remove_parts()
         self.place.clean()
         return config
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Keep a marker in an object store during the upload; after a kill, the next run warns of parts that may be left."""
+        if not self.is_remote:
+            yield
+            return
+        if nbytes_of(object_url(self.folder, UPLOADING), self.options) is not None:
+            logger.warning(UNFINISHED, self.url, bucket_rule(self.url))
+        self.place.write(UPLOADING, b"")
+        try:
+            yield
+        finally:
+            with suppress(*STORAGE_ERRORS):
+                self.place.remove(UPLOADING)
 
     def _joined(self, job: Job, plan: Plan, records: Mapping[int, Record]) -> Joined:
         documents = self.documents(job, plan)
