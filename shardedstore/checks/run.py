@@ -15,6 +15,7 @@ import numpy as np
 from toolz import partition_all
 from zarr.abc.store import Store
 
+from shardedstore.checks import consolidated, documents  # noqa: F401 (they register their checks)
 from shardedstore.checks.contents import CheckedNode, Documents, arrays_in, parse_contents, read_documents
 from shardedstore.checks.finding import CODES, Finding, few, in_order
 from shardedstore.checks.listing import Listing, StoredChunks, missing_chunks
