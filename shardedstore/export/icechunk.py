@@ -7,30 +7,36 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import groupby, islice
+from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import obstore
+from toolz import partition_all
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from shardedstore.errors import UsageError
-from shardedstore.export.references import Chunk, References, references_to, shown_url
+from shardedstore.export.references import Chunks, References, references_to, shown_url
 from shardedstore.storage.blobs import object_store
 from shardedstore.storage.options import NONE, Options, take_options
+from shardedstore.storage.request_metrics import request
+from shardedstore.storage.requests import in_flight
 from shardedstore.storage.urls import is_remote, is_within, normalize, quote_name, url_with_scheme
 from shardedstore.stores.icechunk import client_options, import_icechunk
 from shardedstore.stores.location import Location, Place
-from shardedstore.stores.ranges import Range
+from shardedstore.zarr.grid import index_of
 
 if TYPE_CHECKING:
     from shardedstore.stores.routing import RoutedStore
 
 PER_CALL = 10_000  # references that are handed to Icechunk at a time
 PER_COMMIT = 5_000_000  # references; Icechunk keeps the changes of one commit in memory
+ONLY_V3 = "Icechunk stores Zarr v3 only, but this store is of Zarr v2: convert it with MigrateV3, and export the result"
+Pin = tuple[str | None, datetime | None]  # the ETag or the modification time of a file
 STEP = "shardedstore"  # the key of our entry in the metadata of a commit
 
 
@@ -42,36 +48,46 @@ def to_icechunk(store: RoutedStore, repository: Any, branch: str = "main") -> in
     UsageError
         If the store is of Zarr v2, the branch has other commits than exports, or the repository has no container for the files.
     """
-    references = references_to(store)
-    if not all(key.rpartition("/")[2] == "zarr.json" for key in references.documents):
-        raise UsageError(
-            "Icechunk stores Zarr v3 only, but this store is of Zarr v2: convert it with MigrateV3, and export the result"
-        )
-    names, pins = _Names(repository), _Pins(store.config)
-    before, state, total = _last_export(repository, branch), _state(references, pins), len(references.others)
+    references = references_to(store, only=3, otherwise=ONLY_V3)
+    arrays = sorted(references.chunks(), key=attrgetter("path"))
+    names, pins = _Names(repository), _pins(store.config, references.urls)
+    before, state, total = _last_export(repository, branch), _state(references, pins), len(references.keys)
     done = int(before["done"]) if before is not None and before["state"] == state else None
-    chunks = islice(references.chunks(), done, None)
     while done is None or done < total:
         session = repository.writable_session(branch)
         if done is None:
             if before is not None:
                 sync(session.store.clear())
             _write_documents(session.store, references)
-        some = list(islice(chunks, PER_COMMIT))
-        _write_references(session.store, some, names, pins)
-        done = (done or 0) + len(some)
+        first, done = done or 0, min(total, ((done or 0) // PER_COMMIT + 1) * PER_COMMIT)
+        for chunks in _between(arrays, first, done):
+            _write_references(session.store, references, chunks, names, pins)
         session.commit(f"references to {done:,} chunks", metadata={STEP: {"state": state, "done": done}})
     return total
 
 
-def _state(references: References, pins: _Pins) -> str:
+def _state(references: References, pins: list[Pin]) -> str:
     """Return a digest of the documents and of all references with the states of their files."""
     state = hashlib.blake2b(digest_size=16)
     for key, data in references.documents.items():
         state.update(b"%s\0%d\0%s" % (key.encode(), len(data), data))
-    for key, place in references.ranges():
-        state.update(f"{key}\0{place}\0{pins[place.url]}\n".encode())
+    for url, pin in zip(references.urls, pins, strict=True):
+        state.update(f"{url}\0{pin}\n".encode())
+    for keys in partition_all(PER_CALL, references.keys):
+        state.update("\0".join((*keys, "")).encode())
+    for column in (references.files, references.starts, references.sizes):
+        state.update(column.astype("<i8").tobytes())
     return state.hexdigest()
+
+
+def _between(arrays: list[Chunks], first: int, stop: int) -> Iterator[Chunks]:
+    """Yield some of the chunks of all arrays, at most `PER_CALL` at a time."""
+    for path, grid, places, numbers in arrays:
+        low, high = max(0, first), min(stop, len(places))
+        for start in range(low, high, PER_CALL):
+            some = slice(start, min(start + PER_CALL, high))
+            yield Chunks(path, grid, places[some], numbers[some])
+        first, stop = first - len(places), stop - len(places)
 
 
 def _last_export(repository: Any, branch: str) -> Mapping[str, Any] | None:
@@ -96,20 +112,22 @@ def _write_documents(target: Any, references: References) -> None:
     sync(write())
 
 
-def _write_references(target: Any, chunks: list[tuple[Chunk, Range]], names: _Names, pins: _Pins) -> None:
+def _write_references(target: Any, references: References, chunks: Chunks, names: _Names, pins: list[Pin]) -> None:
     from icechunk import VirtualChunkSpec
 
-    for path, found in groupby(chunks, key=lambda item: item[0].path):
-        while some := list(islice(found, PER_CALL)):
-            specs = [
-                VirtualChunkSpec(list(chunk.coords), names[place.url], place.start, place.nbytes, *pins[place.url])
-                for chunk, place in some
-            ]
-            if target.set_virtual_refs(f"/{path}", specs):
-                raise UsageError(
-                    f"the repository has no virtual chunk container for {some[0][1].url!r}: add one whose prefix is the folder of "
-                    "the files, with icechunk.VirtualChunkContainer"
-                )
+    files, starts, sizes = (
+        column[chunks.numbers].tolist() for column in (references.files, references.starts, references.sizes)
+    )
+    coords = [list(index_of(place, chunks.grid)) for place in chunks.places.tolist()]
+    specs = [
+        VirtualChunkSpec(index, names[references.urls[file]], start, nbytes, *pins[file])
+        for index, file, start, nbytes in zip(coords, files, starts, sizes, strict=True)
+    ]
+    if target.set_virtual_refs(f"/{chunks.path}", specs):
+        raise UsageError(
+            f"the repository has no virtual chunk container for {references.urls[files[0]]!r}: add one whose prefix is the folder of "
+            "the files, with icechunk.VirtualChunkContainer"
+        )
 
 
 class _Names(dict[str, str]):
@@ -130,24 +148,22 @@ class _Names(dict[str, str]):
         return self[url]
 
 
-class _Pins(dict[str, tuple[str | None, datetime | None]]):
-    """The state of each file, so that Icechunk refuses chunks of a file that was replaced.
+def _pins(config: Location, urls: list[str]) -> list[Pin]:
+    """Return the state of each file, so that Icechunk refuses chunks of a file that was replaced.
 
     An object has its ETag. A local file has its modification time, in whole seconds.
     """
+    places = _places(config)
 
-    def __init__(self, config: Location) -> None:
-        super().__init__()
-        self._places = _places(config)
+    def pin(url: str) -> Pin:
+        if not is_remote(url):
+            return None, datetime.fromtimestamp(int(os.stat(url).st_mtime) + 1, UTC)
+        folder, _, name = url.rpartition("/")
+        options = next((place.options for start, place in places.items() if url.startswith(start)), NONE)
+        with request("HEAD"):
+            return obstore.head(object_store(folder, options, url), unquote(name))["e_tag"], None
 
-    def __missing__(self, url: str) -> tuple[str | None, datetime | None]:
-        if is_remote(url):
-            folder, _, name = url.rpartition("/")
-            options = next((place.options for start, place in self._places.items() if url.startswith(start)), NONE)
-            self[url] = obstore.head(object_store(folder, options, url), unquote(name))["e_tag"], None
-        else:
-            self[url] = None, datetime.fromtimestamp(int(os.stat(url).st_mtime) + 1, UTC)
-        return self[url]
+    return list(in_flight(pin, urls) if any(map(is_remote, urls)) else map(pin, urls))
 
 
 def create_repository(url: str, store: RoutedStore, options: Mapping[str, Any] | None = None) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import add
 from typing import TypeVar
 
 from shardedstore.stores.members import Members
 from shardedstore.stores.mount import Mount
-from shardedstore.zarr.grid import Blocks, ChunkKeys, Coords
+from shardedstore.zarr.grid import MOST_NUMBERS, Blocks, ChunkKeys, Coords
 from shardedstore.zarr.paths import Mounts, check_key
 
-MOST_NUMBERS = 1 << 16  # entries that a table keeps
 Value = TypeVar("Value")
 Address = tuple[str | None, Coords | None]  # of a component: the path of its mount (None for the base), and its block
 BASE: Address = (None, None)
@@ -168,3 +168,50 @@ class _Tails(_Table[str]):
         if not is_chunk:
             raise KeyError(key)
         return key
+
+
+class WholeKeys:
+    """From keys in the blocks of a divided array to keys in the whole array.
+
+    >>> whole = WholeKeys(Blocks((7, 2), (3,), ChunkKeys("default", "/"))).of((2,))
+    >>> whole("c/0/1"), whole("c/1/1"), whole("zarr.json")
+    ('c/6/1', None, None)
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks, self._tails = blocks, _Tails(blocks)
+        self._undivided = len(blocks.chunk_grid) - len(blocks.chunks)
+
+    def of(self, block: Coords) -> Callable[[str], str | None]:
+        """Return the function for the keys of one block; it returns None for other keys than chunks."""
+        heads, tails, separator, undivided = (
+            _WholeHeads(self._blocks, block),
+            self._tails,
+            self._blocks.keys.separator,
+            self._undivided,
+        )
+
+        def whole(key: str) -> str | None:
+            head = key.rsplit(separator, undivided)[0]
+            try:
+                return heads[head] + tails[key[len(head) :]]
+            except KeyError:
+                return None
+
+        return whole
+
+
+class _WholeHeads(_Table[str]):
+    """From the first part of a chunk key in a block to the first part of the key in the whole array."""
+
+    def __init__(self, blocks: Blocks, block: Coords) -> None:
+        super().__init__()
+        self._keys, self._offset = blocks.keys, blocks.offset(block)[: len(blocks.chunks)]
+        self._grid = blocks.local_grid(block)[: len(blocks.chunks)]
+
+    def work_out(self, key: str) -> str:
+        # docstring inherited
+        local = self._keys.decode(key, self._grid)
+        if local is None:
+            raise KeyError(key)
+        return self._keys.encode(tuple(map(add, self._offset, local)))

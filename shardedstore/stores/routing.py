@@ -27,9 +27,9 @@ from shardedstore.stores.members import Members
 from shardedstore.stores.mount import Mount
 from shardedstore.stores.overlay import Overlay
 from shardedstore.stores.ranges import Range, ranges_of
-from shardedstore.stores.routes import BASE, Address, Routes
+from shardedstore.stores.routes import BASE, Address, Routes, WholeKeys
 from shardedstore.stores.view import View
-from shardedstore.zarr.grid import BELOW_C, Blocks, Coords, block_name, parse_block
+from shardedstore.zarr.grid import BELOW_C, Blocks, Coords, KeyParser, block_name, parse_block
 from shardedstore.zarr.metadata import METADATA_NAMES
 from shardedstore.zarr.paths import check_prefix, join
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore, read_sync
@@ -239,15 +239,17 @@ class RoutedStore(ReadOnlyStore):
                 yield f"{members.names[number]}/{key}"
 
     async def _list_blocks(self, path: str, mount: Mount, blocks: Blocks, prefix: str) -> AsyncGenerator[str]:
+        parse, keys = KeyParser(blocks.keys, blocks.chunk_grid), WholeKeys(blocks)
         for source, folder, names in _views(mount, blocks):  # one listing of a source finds all its blocks
             async for key in View(self._components.source(source), folder).list_prefix(prefix):
-                coords = blocks.keys.decode(key, blocks.chunk_grid)
+                coords = parse(key)
                 if coords is not None and block_name(blocks.split(coords)[0]) in names:
                     yield key
         for block in _apart(mount, blocks):
+            whole_key = keys.of(block)
             async for key in self._components.at((path, block)).list():
-                local = blocks.keys.decode(key, blocks.local_grid(block))
-                if local is not None and (whole := blocks.keys.encode(blocks.join(block, local))).startswith(prefix):
+                whole = whole_key(key)
+                if whole is not None and whole.startswith(prefix):
                     yield whole
 
     async def _list_array(self, path: str, mount: Mount) -> AsyncIterator[str]:
