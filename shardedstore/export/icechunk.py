@@ -6,7 +6,9 @@ Icechunk's own documentation, https://icechunk.io/en/stable/virtual/, describes 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -28,13 +30,14 @@ from shardedstore.storage.requests import in_flight
 from shardedstore.storage.urls import is_remote, is_within, normalize, quote_name, url_with_scheme
 from shardedstore.stores.icechunk import client_options, import_icechunk
 from shardedstore.stores.location import Location, Place
-from shardedstore.zarr.grid import index_of
+from shardedstore.zarr.grid import Coords, index_of
 
 if TYPE_CHECKING:
     from shardedstore.stores.routing import RoutedStore
 
 PER_CALL = 10_000  # references that are handed to Icechunk at a time
-PER_COMMIT = 5_000_000  # references; Icechunk keeps the changes of one commit in memory
+PER_COMMIT = 200_000  # references; Icechunk keeps the changes of one commit in memory
+PER_MANIFEST = 100_000  # references in one file of Icechunk; a commit writes the files again that it changes
 ONLY_V3 = "Icechunk stores Zarr v3 only, but this store is of Zarr v2: convert it with MigrateV3, and export the result"
 Pin = tuple[str | None, datetime | None]  # the ETag or the modification time of a file
 STEP = "shardedstore"  # the key of our entry in the metadata of a commit
@@ -53,6 +56,7 @@ def to_icechunk(store: RoutedStore, repository: Any, branch: str = "main") -> in
     names, pins = _Names(repository), _pins(store.config, references.urls)
     before, state, total = _last_export(repository, branch), _state(references, pins), len(references.keys)
     done = int(before["done"]) if before is not None and before["state"] == state else None
+    repository = _with_small_manifests(repository, arrays)
     while done is None or done < total:
         session = repository.writable_session(branch)
         if done is None:
@@ -64,6 +68,37 @@ def to_icechunk(store: RoutedStore, repository: Any, branch: str = "main") -> in
             _write_references(session.store, references, chunks, names, pins)
         session.commit(f"references to {done:,} chunks", metadata={STEP: {"state": state, "done": done}})
     return total
+
+
+def _with_small_manifests(repository: Any, arrays: list[Chunks]) -> Any:
+    """Return the repository with files of limited size for large arrays, unless its own config divides them."""
+    icechunk = import_icechunk()
+    manifest = repository.config.manifest
+    large = {chunks.path: _split_sizes(chunks.grid) for chunks in arrays if math.prod(chunks.grid) > PER_MANIFEST}
+    if not large or (manifest is not None and manifest.splitting is not None):
+        return repository
+    condition, axis = icechunk.ManifestSplitCondition, icechunk.ManifestSplitDimCondition.Axis
+    splitting = icechunk.ManifestSplittingConfig.from_dict(
+        {
+            condition.path_matches(f"^/{re.escape(path)}$"): {axis(i): size for i, size in enumerate(sizes)}
+            for path, sizes in large.items()
+        }
+    )
+    config = icechunk.RepositoryConfig(manifest=icechunk.ManifestConfig(splitting=splitting))
+    return repository.reopen(config=repository.config.merge(config))
+
+
+def _split_sizes(grid: Coords) -> list[int]:
+    """Return the number of chunks of one file along each dimension; in C order, the chunks follow each other.
+
+    >>> _split_sizes((50, 1000, 1000)), _split_sizes((2, 300_000))
+    ([1, 100, 1000], [1, 100000])
+    """
+    sizes, room = list[int](), PER_MANIFEST
+    for n in reversed(grid):
+        sizes.append(max(1, min(n, room)))
+        room = room // n if sizes[-1] == n else 0
+    return sizes[::-1]
 
 
 def _state(references: References, pins: list[Pin]) -> str:
