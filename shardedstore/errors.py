@@ -351,7 +351,7 @@ class ShardError(ShardedStoreError):
     cause : str
         The type and the message of the exception that was raised in the worker.
     remedy : str
-        What to do about a cause that affects all shards, such as a full disk; empty if the cause affects only this shard.
+        The remedy for a cause that affects all shards, such as a full disk; empty if the cause affects only this shard.
     code : str
         The kind of the cause, one of `CODES`, for alerts and rules. It stays the same in all versions.
     path : str or None

@@ -46,6 +46,7 @@ from shardedstore.partition.collect import collect
 from shardedstore.partition.partition import divide_noting
 from shardedstore.partition.patterns import Paths, Shards
 from shardedstore.partition.selection import Selection
+from shardedstore.partition.shard_sizes import DEFAULT_SIZE
 from shardedstore.partition.suggest import Suggestion, SuggestTarget, suggest_shards
 from shardedstore.storage.attributes import NO_ATTRIBUTES, ObjectAttributes
 from shardedstore.storage.errors import explain
@@ -199,7 +200,7 @@ class ShardedStore(WritableStore):
     def partition(
         cls,
         source: Store | Target,
-        shards: Shards = "1 GiB",
+        shards: Shards = DEFAULT_SIZE,
         *,
         include: Paths | None = None,
         exclude: Paths | None = None,
@@ -470,7 +471,7 @@ class ShardedStore(WritableStore):
         portable: bool = False,
         source_moved_from: str | os.PathLike[str] | None = None,
     ) -> JobPlan:
-        """Check a job, and return what it will do. Nothing is written.
+        """Check a job, and return its plan. Nothing is written.
 
         Everything that can be refused before anything runs is refused here. The plan's `run` runs it.
 
@@ -936,7 +937,7 @@ class ShardedStore(WritableStore):
 
     @staticmethod
     def finish_move(destination: Target, *, storage_options: StorageOptions = None) -> str | None:
-        """Delete what is left of the source of a move whose result is complete.
+        """Delete the rest of the source of a move whose result is complete.
 
         A job that was killed at its very end leaves documents of the source. They can't be opened any more, so the same call
         can't go on. The command line does this by itself.
@@ -997,7 +998,7 @@ class ShardedStore(WritableStore):
         See Also
         --------
         shards : The shards of the store, one by one.
-        plan : What a job will do with them.
+        plan : The plan of a job for them.
 
         Examples
         --------

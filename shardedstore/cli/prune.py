@@ -53,10 +53,9 @@ def prune_command(
 ) -> None:
     """Remove the files of earlier jobs.
 
-    The jobs wrote to DESTINATION, or are the jobs of a file. Three kinds of files are removed: objects that later objects
-    replaced and that no config in the folder names, the records of such jobs, and partly written files of killed
-    processes. Files of unknown origin are kept. The command is
-    refused while a job runs. Readers that still use an earlier config, or a copy of one elsewhere, lose its objects;
+    DESTINATION is the destination of jobs. A job file stands for the destinations of its jobs. Three kinds of files are
+    removed: objects that later objects replaced and that no config in the folder names, the records of such jobs, and partly
+    written files of killed processes. Files of unknown origin are kept. The command is refused while a job runs. Readers that still use an earlier config, or a copy of one elsewhere, lose its objects;
     --keep-last and --older-than keep them.
 
     Parts of uploads that a killed worker left in a bucket are not seen here. With --upload-rule, the command prints

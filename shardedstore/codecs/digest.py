@@ -175,7 +175,7 @@ class Digester(Hasher):
         element = bytes(canonical_bytes(filled, dtype))
         super().__init__(Layout(shape, chunks, _dumps(dtype_name(dtype)), element.hex()))
         self.dtype = dtype
-        self._fill = element * math.prod(map(min, chunks, shape))  # of the largest part of a chunk inside the array
+        self._fill = element * math.prod(map(min, chunks, shape))  # for the largest part of a chunk inside the array
 
     def chunk(self, index: Coords, array: Array) -> ChunkDigest | None:
         """Return the digest of a stored chunk; None if it lies outside the array."""

@@ -7,6 +7,7 @@ from typing import Any
 from shardedstore.errors import UsageError
 from shardedstore.jobfiles.secrets import resolve_storage
 from shardedstore.jobfiles.spec import JobSpec, ShardRules
+from shardedstore.partition.shard_sizes import DEFAULT_SIZE
 from shardedstore.storage.sides import side_options
 from shardedstore.storage.urls import is_remote, normalize
 from shardedstore.store import ShardedStore
@@ -62,4 +63,4 @@ def shard_rules(shards: ShardRules | None) -> Any:
     """
     if isinstance(shards, dict):
         return {path: tuple(rule) if isinstance(rule, list) else rule for path, rule in shards.items()}
-    return "1 GiB" if shards is None else shards
+    return DEFAULT_SIZE if shards is None else shards

@@ -8,6 +8,7 @@ from typing import Any
 
 from shardedstore.errors import UsageError
 from shardedstore.fields import may_be_secret
+from shardedstore.partition.shard_sizes import DEFAULT_SIZE
 from shardedstore.storage.options import ANONYMOUS, PROFILE_NAMES, is_public, near_option, public_names
 from shardedstore.text import parse_size
 
@@ -39,7 +40,7 @@ def parse_shard_options(options: Sequence[str]) -> Any:
         if (path or "*") in rules:
             raise UsageError(f"--shards divides {path or '*'!r} twice: leave one of them out")
         rules[path or "*"] = _parse_rule(rule, option)
-    return rules or "1 GiB"
+    return rules or DEFAULT_SIZE
 
 
 def _parse_rule(text: str, option: str) -> Any:

@@ -1,1 +1,1 @@
-"""A job from its checks to its config, and what it leaves. It knows no Dask."""
+"""Jobs: checks, plan, run, ledger, result and its later care. Only `executors` imports Dask."""

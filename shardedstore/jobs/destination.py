@@ -187,7 +187,7 @@ def check_apart(folder: str, config: Config) -> None:
     for template in _of_members(config):
         if next(_inside(real, template), None) is not None:
             raise DestinationError(
-                f"the destination {folder!r} is, or is inside, what the source {template!r} stands for: name a folder outside of it"
+                f"the destination {folder!r} is, or is inside, a folder that the source {template!r} names: name a folder outside of it"
             )
     urls = {url for _, location in config.locations() if (url := url_of(location)) and "{name}" not in url}
     for url in sorted(urls):

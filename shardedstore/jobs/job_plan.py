@@ -298,7 +298,7 @@ class JobPlan:
 
         See Also
         --------
-        run : Run the whole job, or what is left of it.
+        run : Run the whole job, or its remaining shards.
 
         Examples
         --------

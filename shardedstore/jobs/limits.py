@@ -127,7 +127,7 @@ class _Lease:
             sleep(seconds)
 
     def _reserve(self) -> None:
-        """Reserve what is short, and a little more; larger batches if the answer takes longer than the wait."""
+        """Reserve the missing amount, and a little more; larger batches if the answer takes longer than the wait."""
         rated = zip(self._left, self._bucket.rates, strict=True)
         short = [max(-left, int((rate or 0) * self._share), 1) if left < 0 else 0 for left, rate in rated]
         begun = time.monotonic()

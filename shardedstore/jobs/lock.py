@@ -371,7 +371,7 @@ def _write(folder: Folder, path: str, holder: Holder, *, create: bool = False) -
 
 
 def _free(folder: Folder, number: int, mine: Holder) -> None:
-    """Mark our lock as free. If that fails, others see after a while that it is dead."""
+    """Mark our lock as free. If that fails, other jobs can take the lock after `LIFE` seconds."""
     with suppress(*STORAGE_ERRORS):
         found = _read(folder, _path(number))
         if found is not None and found.nonce == mine.nonce:

@@ -9,7 +9,7 @@ from dask.utils import format_bytes
 from shardedstore.errors import PartitionError, UsageError
 from shardedstore.jobs.shards import Plan
 from shardedstore.notices import Notice, node_name
-from shardedstore.partition.patterns import AUTOMATIC
+from shardedstore.partition.shard_sizes import DEFAULT_SIZE
 from shardedstore.stores.hierarchy import Node
 from shardedstore.stores.members import MountIndex
 from shardedstore.text import count, parse_size
@@ -17,7 +17,7 @@ from shardedstore.zarr.attributes import DOCUMENTS, LONGER, MOST, attributes_in,
 from shardedstore.zarr.grid import Blocks
 from shardedstore.zarr.metadata import ArrayMeta, dump_json
 
-MAX_BASE = AUTOMATIC
+MAX_BASE = DEFAULT_SIZE
 MOST_REPEATED = 64 << 20  # bytes of attributes in the objects of an array; more than this gives a notice
 NAMED = 3
 DIVIDE = (

@@ -77,7 +77,7 @@ def _unreadable(place: Place) -> str | None:
                 return None
         except STORAGE_ERRORS as error:
             cause = explain(error)
-            if status_of(error) != 403:  # which some servers answer for what is missing
+            if status_of(error) != 403:  # some servers answer 403 for a missing object
                 break
     return f"the source {place.url!r} can't be read: {cause}" if proofs else None
 

@@ -44,7 +44,7 @@ def prepare(
 ) -> tuple[Plan, Job]:
     """Check everything that can be checked before anything is written, and return the plan with its notices, and the job.
 
-    With `digest`, what it writes is digested on its way.
+    With `digest`, the job computes digests of the decoded data that it writes.
 
     Raises
     ------

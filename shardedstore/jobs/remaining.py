@@ -41,7 +41,7 @@ def remaining(job: Job, plan: Plan, segments: list[Segment] | None = None) -> Re
         done = frozenset(number for number in done if records[number].moved == MOVED[-1])
     left = [segment.without(done) for segment in segments]
     again = {n: records[n].generation for run in runs for n in run.numbers if n in records and n not in done}
-    gone = again if job.move is None else {}  # a move goes on with what is published
+    gone = again if job.move is None else {}  # a move continues with the published shards
     reasons = Counter(_reason(records[number]) for number in gone)
     reasons.update(changed=job.stale, lost=job.lost, marked=-job.lost)
     before = Summary(

@@ -70,7 +70,7 @@ def find_stale(changed: Changed, plan: Plan, records: Mapping[int, Record], exec
     for task, result in looked:
         if isinstance(result, BaseException):
             raise DestinationError(
-                f"whether the source of the shards at {task.segment.label!r} has changed can't be told: {result}; "
+                f"the source of the shards at {task.segment.label!r} can't be compared with the source of the earlier run: {result}; "
                 "nothing was written: run the job again, or look at metadata only (changed='metadata')"
             ) from result
         stale |= result
@@ -81,13 +81,13 @@ def find_unwanted(job: Job, plan: Plan, ledger: Ledger) -> frozenset[int]:
     """Return the numbers of the recorded shards with consolidated metadata of groups that must have none now."""
     segments = [segment.number for segment in job.segments(plan) if any(run.division is None for run in segment.runs)]
     records = dict[int, Record]()
-    with suppress(NotADirectoryError):  # which is told when a record is to be kept
+    with suppress(NotADirectoryError):  # a later write of a record reports it
         records = merge(map(ledger.read_segment, segments)) if len(segments) <= FEW else ledger.read()
     return unwanted_among(plan, records)
 
 
 def unwanted_among(plan: Plan, records: Mapping[int, Record]) -> frozenset[int]:
-    """Return the numbers of the records whose shards hold consolidated metadata of groups that are to have none."""
+    """Return the numbers of the records whose shards hold consolidated metadata of groups that must have none now."""
     wanted = {run.number: run.rebuilt.keys() for run in plan.runs if run.division is None}  # no block holds any
     return frozenset(number for number in wanted.keys() & records.keys() if not _wants(wanted[number], records[number]))
 

@@ -174,7 +174,7 @@ def _locked(job: Job, meter: Meter) -> Iterator[threading.Event]:
             yield lost
     except KeyboardInterrupt as stopped:
         if job.layout.again:
-            stopped.add_note(f"what is done at {job.layout.folder!r} stays{job.layout.again}")
+            stopped.add_note(f"the finished shards at {job.layout.folder!r} stay{job.layout.again}")
         raise
 
 
@@ -182,7 +182,7 @@ def _check_lock(job: Job, lost: threading.Event) -> None:
     if lost.is_set():
         raise LockedError(
             f"another job has taken over the destination {job.layout.folder!r}, as this one was not seen to live: it goes on "
-            "from what is done"
+            "from the finished shards"
         )
 
 

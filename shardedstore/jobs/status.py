@@ -1,6 +1,6 @@
 """The state of a job, read from its destination on any machine, while it runs or after it ended.
 
-The lock's heartbeat has the numbers of a running job, so the state of a job of any size is two small files. The ledger is
+The lock's heartbeat has the numbers of a running job, so two small files are enough for the state of a job of any size. The ledger is
 read only if the job died, or if it holds no lock.
 """
 

@@ -15,18 +15,9 @@ from zarr.core.sync import sync
 
 from shardedstore.errors import PartitionError
 from shardedstore.notices import Notice, merge_notices
-from shardedstore.partition.patterns import (
-    AUTOMATIC,
-    BASE,
-    WHOLE,
-    Paths,
-    Pattern,
-    Shards,
-    parse_paths,
-    parse_shards,
-)
+from shardedstore.partition.patterns import BASE, WHOLE, Paths, Pattern, Shards, parse_paths, parse_shards
 from shardedstore.partition.selection import absent, check_found, check_optional, matching_paths, some_of
-from shardedstore.partition.shapes import automatic, is_too_small, overflowing, shape_of, to_blocks
+from shardedstore.partition.shard_sizes import DEFAULT_SIZE, automatic, is_too_small, overflowing, shape_of, to_blocks
 from shardedstore.storage.folders import STORAGE_ERRORS
 from shardedstore.storage.publish import TEMPORARY
 from shardedstore.stores.entries import is_unsaid, unlike_key
@@ -271,7 +262,7 @@ def _overflowing(nodes: Mapping[str, Node], mounts: Mapping[str, Mount], small: 
         if not index.mounts.any_below(path) and arrays.isdisjoint(parents(path))
     }
     rest = sum(size for path, size in small.items() if path not in alone)
-    return overflowing(alone, others + rest, parse_size(AUTOMATIC) or 0)
+    return overflowing(alone, others + rest, parse_size(DEFAULT_SIZE) or 0)
 
 
 def _passing(patterns: list[Pattern], nodes: Mapping[str, Node]) -> dict[str, set[str]]:

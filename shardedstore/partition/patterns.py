@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from shardedstore.errors import PartitionError, UsageError
+from shardedstore.partition.shard_sizes import DEFAULT_SIZE
 from shardedstore.text import parse_size
 from shardedstore.zarr.paths import check_path
 
@@ -17,7 +18,6 @@ Paths = str | Iterable[str]
 WHOLE = "whole"  # one shard
 BASE = "base"  # not divided, and stays in the base
 WORDS = (WHOLE, BASE)
-AUTOMATIC = "1 GiB"  # size of shards if no rule applies
 
 
 class Pattern(NamedTuple):
@@ -152,7 +152,7 @@ def parse_shards(shards: Shards) -> list[Pattern]:
                 f"shards={shards!r} is not a size, a mapping or a list of paths: see ShardedStore.partition"
             )
     if rules and not rules.keys() & {"*", ""}:
-        rules["*"] = AUTOMATIC
+        rules["*"] = DEFAULT_SIZE
     patterns = [make_pattern(text, rule, "shards") for text, rule in rules.items()]
     for pattern in patterns:
         _check_rule(pattern)

@@ -26,7 +26,7 @@ from shardedstore.partition.access import (
     window,
 )
 from shardedstore.partition.patterns import BASE, Rule
-from shardedstore.partition.shapes import automatic
+from shardedstore.partition.shard_sizes import automatic
 from shardedstore.stores.hierarchy import Node
 from shardedstore.text import count, parse_size
 from shardedstore.zarr.grid import Coords
@@ -380,7 +380,7 @@ def _instead(cost: AccessCost, other: AccessCost) -> str:
 
 
 def _about_chunks(made: ArraySuggestion, wanted: Sequence[int | None], patterns: Sequence[Mapping[str, Extent]]) -> str:
-    """Return a remark about reads that decode far more than they want: only other chunks can change this."""
+    """Return a remark about reads that decode far more than they need. Only other chunks can change this."""
     return "; ".join(
         f"{access_text(pattern)} decodes {format_bytes(cost.nbytes)} for {format_bytes(nbytes)}, because of its chunks"
         for pattern, cost, nbytes in zip(patterns, made.costs, wanted, strict=True)

@@ -15,7 +15,7 @@ from shardedstore.errors import CorruptError, MoveError, SourceChangedError, Tem
 
 SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "Skewed"}
 
-# Signs of an error, and what they mean. The first match is used.
+# Signs of an error, and their meaning. The first match is used.
 _MEANINGS = (
     (
         {"NoCredentials"},

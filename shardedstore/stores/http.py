@@ -107,7 +107,7 @@ class HTTPReadStore(ReadOnlyStore):
             has_all = False
         if has_all:
             raise PartitionError(
-                f"{self.url!r} is on a server that has an answer for {NOWHERE!r} too, so that a missing chunk can't be told "
+                f"{self.url!r} is on a server that has an answer for {NOWHERE!r} too, so that a missing chunk can't be distinguished "
                 "from a stored one: name where the files themselves are, or download them"
             )
         return found

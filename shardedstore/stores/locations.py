@@ -88,6 +88,6 @@ def require_location(location: Location, role: str) -> Location:
     if location.is_open:
         raise ConfigError(
             f"{role} is a {location.kind}, which has no location that a config could name or a worker "
-            "could open: give its path or URL instead of the opened store, or copy what is in memory to a folder first"
+            "could open: give its path or URL instead of the opened store, or copy the data in memory to a folder first"
         )
     return location

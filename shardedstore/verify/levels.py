@@ -34,7 +34,7 @@ PLACE = ("shape", "attributes", "dimension_names", "chunk_key_encoding", "dimens
 
 
 class Level(NamedTuple):
-    """One way to digest a chunk: `decode` raises for damaged data, `digest` for elements without a digest."""
+    """One way to digest a chunk. `decode` raises an error for damaged data, and `digest` for elements that have no digest."""
 
     depth: Depth
     hasher: Hasher
@@ -145,7 +145,7 @@ def _chunk(digester: Digester, index: Coords, array: Array) -> Found:
 
 
 def _decoded_by_zarr(document: Mapping[str, Any], shape: Coords, path: str) -> tuple[Level, Coords]:
-    """Return the level of objects that are decoded as a whole, and the grid of the finest chunks in one object."""
+    """Return the level for objects that zarr decodes as a whole, and the grid of the finest chunks in an object."""
     stored = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
     filters, serializer, compressors = split_codecs(document["codecs"], path)
     doc = ArrayDoc(dict(document), 3, tuple(document["shape"]), stored, stored, filters, serializer, compressors)

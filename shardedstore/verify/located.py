@@ -25,7 +25,7 @@ from shardedstore.verify.values import (
 )
 from shardedstore.zarr.grid import Coords
 
-MOST_LOCATED = 16  # differing chunks whose first differing element is looked for
+MOST_LOCATED = 16  # differing chunks that are searched for their first differing element
 
 
 def locate_values(differences: Iterable[Difference], ours: Side, theirs: Side) -> Iterator[Difference]:

@@ -235,7 +235,7 @@ def _read(array: Any, box: Box) -> Array:
 
 
 def _damage(name: SideName, array: Any, stored: Coords, box: Box, error: Exception) -> list[ValueDamage]:
-    """Return the stored objects of a block that can't be read; the whole block if each can be read alone."""
+    """Return the unreadable stored objects of a block. If each object can be read alone, return the whole block."""
     found = []
     ranges = [range(start // c * c, stop, c) for (start, stop), c in zip(box, stored, strict=True)]
     for starts in itertools.product(*ranges):

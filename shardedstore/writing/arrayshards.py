@@ -11,7 +11,7 @@ import msgspec
 from zarr.abc.store import Store
 
 from shardedstore.errors import UsageError
-from shardedstore.partition.shapes import shape_of, to_blocks
+from shardedstore.partition.shard_sizes import shape_of, to_blocks
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.urls import join_url, normalize
 from shardedstore.stores.locations import Directory, Location, Mount, Place

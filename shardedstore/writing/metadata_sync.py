@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 
 from shardedstore.errors import UsageError
-from shardedstore.partition.shapes import is_kept
+from shardedstore.partition.shard_sizes import is_kept
 from shardedstore.stores.components import Components
 from shardedstore.stores.locations import Mount
 from shardedstore.stores.routes import BASE

@@ -171,7 +171,7 @@ class ArrayStep(Step):
         Returns
         -------
         ArrayInfo
-            The new metadata, by ``meta.replace(...)``; by default the same.
+            The new metadata, made by ``meta.replace(...)``. The default is the metadata without a change.
         """
         return meta
 
@@ -317,7 +317,7 @@ class ArrayStep(Step):
                 yield from map(Piece, self.documents(some, shard, recoders))
 
     def documents(self, entries: Iterable[Entry], shard: Shard, recoders: dict[str, Recoder]) -> Entries:
-        """Yield entries that are not chunks, with the new documents of arrays; add their recoders by folder.
+        """Yield the entries that are not chunks, and replace the documents of arrays. Add the arrays' recoders to the dictionary, by folder.
 
         Parameters
         ----------

@@ -14,7 +14,7 @@ from typing import Any
 from shardedstore.codecs.array_document import SHARDING, ArrayDoc, name_of, parse_array_document
 from shardedstore.codecs.sharding import Data, ShardIndex, ShardWriter
 from shardedstore.errors import ChainError, CorruptError
-from shardedstore.partition.shapes import automatic
+from shardedstore.partition.shard_sizes import automatic
 from shardedstore.storage.options import Options
 from shardedstore.storage.outputs import output
 from shardedstore.storage.urls import object_url

@@ -198,7 +198,7 @@ class Estimate:
 
     @property
     def is_enough(self) -> bool | None:
-        """Whether the free space is enough for what this run writes; None if that is not known, as for a move."""
+        """Whether the free space is enough for the output of this run; None if that is not known, as for a move."""
         if self.space is None or self.is_move:
             return None
         inodes = self.space.files is None or self._objects_left <= self.space.files

@@ -121,7 +121,7 @@ class _Window(Generic[Item, Result]):
             except BrokenExecutor as error:
                 raise ClusterError(
                     "a process of the local Dask scheduler died; is it out of memory, or does a transform end it? Run the job "
-                    "on a distributed client, which loses only the shard that does it: what is done stays"
+                    "on a distributed client, which loses only the shard that does it: the finished shards stay"
                 ) from error
             yield task, result
 

@@ -63,7 +63,7 @@ def _watch(client: Client, ended: threading.Event) -> None:
             if not told and time.monotonic() - gone >= ABSENT:
                 logger.warning(
                     "the cluster at %s has had no workers for %d s, and the job waits for them: start some, or see in "
-                    "their logs why they ended. The job can also be stopped: it goes on later from what is done",
+                    "their logs why they ended. The job can also be stopped: the same job goes on later from the finished shards",
                     client.scheduler.address if client.scheduler else "",
                     ABSENT,
                 )

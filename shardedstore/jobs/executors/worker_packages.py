@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("shardedstore")
 EQUAL = "shardedstore"  # tasks are pickled objects of this package, so its versions must be equal
 NEEDED = ("zarr", "numcodecs", "obstore", "msgspec", "numpy")
-ANSWER_SECONDS = 15.0  # workers that do not answer are told elsewhere
+ANSWER_SECONDS = 15.0  # another check reports workers that do not answer
 SHOWN = 3  # workers that a message names
 
 Versions = Mapping[str, str | None]

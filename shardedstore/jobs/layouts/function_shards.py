@@ -76,7 +76,7 @@ class FunctionShards(ShardFolder):
         shard, looked = source.shard, source.look()
         within = "" if shard.bundle is None and shard.members else shard.block_name
         made = self.sink.func(source.component, shard.path, within or None)
-        location = require_location(locate(made), "what the function returned")
+        location = require_location(locate(made), "the store that the function returned")
         made.close()
         source.check()
         return Record(0, 0, "", location, shard=shard.number, source=looked)

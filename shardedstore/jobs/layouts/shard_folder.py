@@ -170,7 +170,7 @@ class ShardFolder(ResultLayout):
         return msgspec.structs.replace(config, shards=mounts), nodes
 
     def mount(self, job: Job, run: Run, records: Mapping[int, Record]) -> Mount:
-        """Return the mount of a run; holes and shards of rarer generations are exceptions."""
+        """Return the mount of a run; holes are exceptions, and so are shards of other generations than the most frequent one."""
 
         def location(generation: int) -> Location:
             return members_at(self.sink.location(self.template(run, generation or job.generation)), run.members)
@@ -278,7 +278,7 @@ def as_now(path: str, mount: Mount, node: Node | None, planned: Node | None) -> 
     if blocks.chunk_grid != node.meta.chunk_grid:
         raise CorruptError(
             f"{path!r} has a grid of {node.meta.chunk_grid} chunks after the chain, where {blocks.chunk_grid} was planned: "
-            "a step changes it and does not say so in what its `changed` returns"
+            "a step changes it, and the metadata that its method `changed` returns do not show that"
         )
     return msgspec.structs.replace(mount, blocks=msgspec.structs.replace(blocks, keys=node.meta.keys))
 

@@ -335,7 +335,7 @@ def _check_written(zarr: Folder, documents: Container[str], records: Mapping[int
     if difference is not None:
         raise CorruptError(
             f"{zarr.url!r} {difference}: something else writes there or removes from it, or the source has fewer "
-            "chunks than before. Name another destination, or remove this one and what is beside it, and run the job again"
+            "chunks than before. Name another destination, or remove this one and the folder beside it, and run the job again"
         )
 
 

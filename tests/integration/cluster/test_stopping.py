@@ -117,7 +117,7 @@ def test_a_client_that_is_told_to_end_leaves_a_cluster_that_does_nothing(how, so
     if how == signal.SIGINT:
         text = log.read_text()
         assert "KeyboardInterrupt" in text
-        assert f"what is done at {str(out)!r} stays: run the same job again, and it goes" in text
+        assert f"the finished shards at {str(out)!r} stay: run the same job again, and it goes" in text
     check_goes_on(source, out, expected)
 
 

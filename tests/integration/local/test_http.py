@@ -269,7 +269,7 @@ def test_a_server_that_has_an_answer_for_everything_is_refused(tmp_path):
     with (
         web(tmp_path / "site", missing=200) as url,
         pytest.raises(
-            PartitionError, match=f"has an answer for '{NOWHERE}' too, so that a missing chunk can't be told"
+            PartitionError, match=f"has an answer for '{NOWHERE}' too, so that a missing chunk can't be distinguished"
         ),
     ):
         ShardedStore.partition(url)

@@ -9,6 +9,8 @@ from shardedstore.errors import PartitionError
 from shardedstore.zarr.grid import Blocks, Coords
 from shardedstore.zarr.metadata import ArrayMeta
 
+DEFAULT_SIZE = "1 GiB"  # size of shards if no rule applies
+
 
 def automatic(meta: ArrayMeta, size: int) -> Blocks | None:
     """Return blocks of about `size` decoded bytes, made of whole chunks.
