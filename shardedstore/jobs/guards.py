@@ -44,7 +44,8 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dtype : bool
         Refuse another data type of an array in the result.
     codec : bool
-        Refuse other codecs of an array in the result.
+        Refuse other codecs of an array in the result. A job with another chain, which `overwrite=True` allows, may write
+        other codecs.
     missing : float
         The largest allowed rise of the share of missing chunks in a shard group. The share is a fraction of the group's
         chunks from 0 to 1, so 1 allows everything.
@@ -152,7 +153,7 @@ def _violations(guards: Guards, before: JobManifest, now: JobManifest) -> Iterat
         yield from find_shrunk(old, new)
     if guards.dtype:
         yield from find_drifted(old, new, "dtype", "dtype-changed")
-    if guards.codec:
+    if guards.codec and before.chain == now.chain:
         yield from find_drifted(old, new, "codecs", "codec-changed")
 
 

@@ -66,7 +66,8 @@ def unlike_source(found: JobManifest, wanted: JobManifest) -> str:
     gone = [_gone(path, renamed) for path in old if path not in new and new]
     others = {*old.keys() ^ new.keys()} if old and new else set()
     unlike = [*gone, *_unlike_configs(from_dict(found.config), from_dict(wanted.config), others)]
-    changed = [*describe_changes(found.arrays, wanted.arrays), *unlike]
+    drifted = describe_changes(found.arrays, wanted.arrays) if found.chain == wanted.chain else ()
+    changed = [*drifted, *unlike]
     return _some(changed) or _some(_unlike_marks(old, new))
 
 
@@ -258,7 +259,11 @@ def _foreign(folder: str, found: JobManifest | None, wanted: JobManifest) -> str
         )
     elif found.source != wanted.source:
         what = "holds the result of another source, of another division of this source, or of this source before it changed"
-        what += _in_brackets(unlike_source(found, wanted))
+        unlike = [unlike_source(found, wanted)]
+        if found.chain != wanted.chain:
+            what += ", and of another chain of transforms"
+            unlike.insert(0, unlike_chain(found.described, wanted.described))
+        what += _in_brackets("; ".join(filter(None, unlike)))
         moved = _if_moved(found, wanted)
     else:
         what = "holds the result of another chain of transforms"

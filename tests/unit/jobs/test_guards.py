@@ -186,6 +186,23 @@ def test_the_result_counts_and_not_the_codecs_of_the_source(source, tmp_path):
     ShardedStore.partition(source, SHARDS).map_shards(Recompress("zstd"), ToZip(tmp_path / "out"))
 
 
+def test_another_chain_may_write_other_codecs_and_the_guards_of_the_source_stay(source, tmp_path):
+    store = ShardedStore.partition(source, SHARDS)
+    store.map_shards(Recompress("zstd"), ToZip(tmp_path / "out"))
+    with pytest.raises(DestinationError, match=r"another chain of transforms .Recompress and ToZip there, ToZip now"):
+        store.plan(ToZip(tmp_path / "out"))
+    with pytest.raises(DestinationError, match="and of another chain of transforms") as refused:
+        ShardedStore.partition(source).plan(ToZip(tmp_path / "out"))
+    assert "(Recompress and ToZip there, ToZip now; '" in str(refused.value)
+    assert "'t' is in blocks of " in str(refused.value)
+    assert "codecs" not in str(refused.value)
+    assert ShardedStore.partition(source).plan(ToZip(tmp_path / "out"), overwrite=True).notices == ()
+    shrink(zarr.open_group(source))
+    with pytest.raises(GuardsFailed, match="'t' shrank") as failed:
+        ShardedStore.partition(source).plan(ToZip(tmp_path / "out"), overwrite=True)
+    assert [violation.code for violation in failed.value.violations] == ["source-shrank"]
+
+
 def test_a_rechunked_array_is_told_and_not_refused(source, tmp_path):
     convert(source, tmp_path / "out")
     again(zarr.open_group(source), "t", (10, 6), (4, 6), "i4")
