@@ -88,7 +88,16 @@ class ShardedStoreError(Exception):
     chunk: tuple[int, ...] | None = None
 
 
-class UsageError(ShardedStoreError, ValueError):
+class _ShownBriefly(ShardedStoreError):
+    """An error of the caller: IPython shows the caller's lines and the message, without the frames below them."""
+
+    def _render_traceback_(self) -> list[str]:  # called by IPython
+        from shardedstore.display.failures import usage_error_to_lines
+
+        return usage_error_to_lines(self)
+
+
+class UsageError(_ShownBriefly, ValueError):
     """A request that can't be carried out. Except for some `DestinationError`, nothing was written.
 
     Examples
@@ -654,7 +663,7 @@ class Violation:
     path: str
 
 
-class GuardsFailed(ShardedStoreError):
+class GuardsFailed(_ShownBriefly):
     """A changed source must not replace the published result, which stays as it is.
 
     Findings in the metadata are raised by the plan, before anything is written. The share of missing chunks is known at the

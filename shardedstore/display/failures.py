@@ -23,7 +23,7 @@ from shardedstore.errors import ShardError, by_frequency
 from shardedstore.text import count, shown
 
 if TYPE_CHECKING:
-    from shardedstore.errors import ShardsFailed
+    from shardedstore.errors import ShardedStoreError, ShardsFailed
 
 MOST_CAUSES = 5  # in text
 MOST_ROWS = 15  # shards in text, for all causes together
@@ -34,7 +34,8 @@ MOST_TRACEBACKS = 5
 MOST_TEXT = 1000  # characters of a message
 MOST_FRAMES = 3  # of the caller
 HEADS = ("array", "shard", "chunk", "key in the source", "worker", "attempts")
-OWN = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))), f"{os.sep}IPython{os.sep}", f"{os.sep}ipykernel")
+OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+INSTALLED = f"{os.sep}site-packages{os.sep}", f"{os.sep}IPython{os.sep}"
 ADVICE = "its `failures` are this table as data, and `failures[0].traceback` is the traceback in the worker"
 
 
@@ -127,19 +128,31 @@ def _has_traceback(error: ShardsFailed) -> bool:
 
 def error_to_lines(error: ShardsFailed) -> list[str]:
     """Return the text of an error for IPython: the lines of the caller, without the frames of this package."""
-    frames = [frame for frame in extract_tb(error.__traceback__) if not _is_own(frame)]
-    heads = ["Traceback (most recent call last):", *_lines(frames[-MOST_FRAMES:])]
     name = f"{type(error).__name__}: {error.message}"
     advice = "import sys; print(sys.last_value.failures[0].traceback)  # the traceback in the worker"
-    return [*heads, name, *failures_to_text(error.failures), *([advice] if _has_traceback(error) else [])]
+    return [
+        *_caller_lines(error),
+        name,
+        *failures_to_text(error.failures),
+        *([advice] if _has_traceback(error) else []),
+    ]
+
+
+def usage_error_to_lines(error: ShardedStoreError) -> list[str]:
+    """Return the text of an error that the caller caused, for IPython."""
+    return [*_caller_lines(error), f"{type(error).__name__}: {error}"]
+
+
+def _caller_lines(error: BaseException) -> list[str]:
+    """Return the last frames of the caller, without this package, the frames below it, and installed packages."""
+    frames = extract_tb(error.__traceback__)
+    own = next((i for i, frame in enumerate(frames) if frame.filename.startswith(OWN)), len(frames))
+    callers = [frame for frame in frames[:own] if not any(part in frame.filename for part in INSTALLED)]
+    return ["Traceback (most recent call last):", *_lines(callers[-MOST_FRAMES:])]
 
 
 def _lines(frames: list[FrameSummary]) -> list[str]:
     return [line for text in format_list(frames) for line in text.rstrip().splitlines()]
-
-
-def _is_own(frame: FrameSummary) -> bool:
-    return any(part in frame.filename for part in OWN)
 
 
 def error_to_html(error: ShardsFailed) -> Html:

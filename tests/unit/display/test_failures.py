@@ -7,10 +7,11 @@ import dask
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import zarr
 from pages import Page
 
-from shardedstore import Failures, ShardedStore, ShardError, ShardsFailed, step
+from shardedstore import Failures, ShardedStore, ShardError, ShardsFailed, UsageError, step
 from shardedstore.transforms import ToZip
 
 HOSTILE = "<script>alert('1')</script>&\n\x1b[31m"
@@ -92,3 +93,30 @@ def test_a_function_of_a_user(tmp_path):
     assert len(rendered.splitlines()) < SCREEN
     frames = [frame.name for frame in caught.traceback]
     assert frames[-2:] == ["map_shards", "run"]
+
+
+def no_source(folder):
+    ShardedStore.partition(folder / "none.zarr")
+
+
+def no_array(folder):
+    ShardedStore.partition(folder / "in.zarr", {"nothing": (4,)})
+
+
+def no_shard(folder):
+    ShardedStore.partition(folder / "in.zarr").plan(ToZip(folder / "out")).try_shard("t[9]")
+
+
+def no_config(folder):
+    xr.open_dataset(folder / "none", engine="shardedstore")
+
+
+@pytest.mark.parametrize("mistake", [no_source, no_array, no_shard, no_config], ids=lambda call: call.__name__)
+def test_ipython_shows_the_line_of_the_caller_and_the_message(mistake, tmp_path):
+    zarr.create_group(tmp_path / "in.zarr").create_array("t", data=np.arange(8), chunks=(2,))
+    with pytest.raises(UsageError) as caught:
+        mistake(tmp_path)
+    lines = caught.value._render_traceback_()
+    assert lines[-1] == f"{type(caught.value).__name__}: {caught.value}"
+    assert any(f"in {mistake.__name__}" in line for line in lines)
+    assert {line.split('"')[1] for line in lines if line.startswith("  File")} == {__file__}
