@@ -13,6 +13,7 @@ from shardedstore.jobs.job import Job
 from shardedstore.jobs.shards import Plan, Run
 from shardedstore.jobs.stages import Stages
 from shardedstore.jobs.worker import ShardReader
+from shardedstore.partition.selection import some_of
 from shardedstore.transforms.base.shard import Entries, Shard
 from shardedstore.transforms.base.step import Step
 
@@ -136,6 +137,14 @@ def _find(plan: Plan, name: str) -> tuple[Run, Shard]:
             for shard in run.shards():
                 if shard.name == name:
                     return run, shard
-    raise NoShardError(
-        f"the plan has no shard {name!r}: name one as str(plan) and store.shards do, such as 't2m[5]' or '(base)'"
-    )
+    raise NoShardError(f"the plan has no shard {name!r}{_advice(plan, name)}")
+
+
+def _advice(plan: Plan, name: str) -> str:
+    runs = {"(base)" if run.mounted is not None else run.path: run for run in plan.runs}
+    path = name.partition("[")[0]
+    if path not in runs:
+        return f": it has shards of {some_of(runs)}"
+    run = runs[path]
+    first, last = (next(run.cut(at, at + 1).shards()).name for at in (run.first, run.first + len(run.numbers) - 1))
+    return f": {path!r} is one shard" if first == path else f": the shards of {path!r} are {first!r} to {last!r}"

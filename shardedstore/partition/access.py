@@ -77,7 +77,7 @@ def parse_accesses(access: Accesses | None, names: Iterable[str | None]) -> list
         If a pattern has an unknown dimension or value.
     """
     known = sorted({name for name in names if name is not None})
-    found = [] if access is None else [access] if isinstance(access, Mapping) else list(access)
+    found = [] if access is None else [access] if isinstance(access, Mapping | str) else list(access)
     for pattern in found:
         if not pattern or not hasattr(pattern, "items"):
             raise PartitionError(f"access={pattern!r} names no dimension: write it like {{'time': 'series'}}")

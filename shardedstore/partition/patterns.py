@@ -191,7 +191,10 @@ def _check_rule(pattern: Pattern) -> None:
     if isinstance(rule, str | int) and not isinstance(rule, bool) and rule not in WORDS:
         size = parse_size(rule)
         if size is None or size <= 0:
-            raise PartitionError(f"shards[{pattern.text!r}] is {rule!r}: write 'whole', or a size like '512 MiB'")
+            listed = "; names of arrays are a list, such as ['t2m', 'wind']" if pattern.text == "*" else ""
+            raise PartitionError(
+                f"shards[{pattern.text!r}] is {rule!r}: write 'whole', or a size like '512 MiB'{listed}"
+            )
     elif rule not in WORDS:
         if not isinstance(rule, Mapping | Sequence):
             raise PartitionError(

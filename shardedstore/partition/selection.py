@@ -16,6 +16,7 @@ from shardedstore.partition.patterns import WHOLE, Pattern, make_pattern
 from shardedstore.zarr.paths import escape_glob
 
 LOOKED_AT = 10_000
+NAMED = 8  # paths in a message
 
 ABSENT = "optional patterns, with '?' at the end, match nothing"
 
@@ -76,8 +77,14 @@ def absent(patterns: Iterable[Pattern], paths: Collection[str]) -> Iterable[Noti
 
 
 def some_of(paths: Iterable[str]) -> str:
-    """Return the first paths of a source as text for messages."""
-    return ", ".join(map(repr, islice(paths, 8))) or "none"
+    """Return the first paths of a source, and the number of the others, as text for messages.
+
+    >>> some_of([]), some_of("ab"), some_of("abcdefghij")
+    ('none', "'a', 'b'", "'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h' and 2 more")
+    """
+    names = list(paths)
+    more = len(names) - NAMED
+    return (", ".join(map(repr, names[:NAMED])) or "none") + (f" and {more:,} more" if more > 0 else "")
 
 
 def _hint(pattern: Pattern, paths: Collection[str], only_named: Collection[str]) -> str:

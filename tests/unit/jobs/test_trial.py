@@ -51,9 +51,19 @@ def test_an_error_of_a_step_is_its_own(store, tmp_path):
         plan.try_shard("t[0]")
 
 
-def test_an_unknown_shard_is_refused(store, tmp_path):
-    with pytest.raises(NoShardError, match=r"the plan has no shard 't\[9\]': name one as"):
-        store.plan(ToZip(tmp_path / "zips")).try_shard("t[9]")
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("t[9]", ": the shards of 't' are 't[0]' to 't[1]'"),
+        ("t", ": the shards of 't' are 't[0]' to 't[1]'"),
+        ("g[0]", ": 'g' is one shard"),
+        ("xyz", ": it has shards of '(base)', 'g', 't'"),
+    ],
+)
+def test_an_unknown_shard_is_refused(name, advice, store, tmp_path):
+    with pytest.raises(NoShardError) as refused:
+        store.plan(ToZip(tmp_path / "zips")).try_shard(name)
+    assert str(refused.value) == f"the plan has no shard {name!r}{advice}"
 
 
 def test_the_job_runs_after_a_trial(store, tmp_path):

@@ -403,7 +403,7 @@ def test_locations(tmp_path):
         ({"simulation": {"y": 2}}, "'simulation' is a group, which can't be divided by a shape: use 'whole'"),
         ({"simulation": (2, -1)}, "'simulation' is a group, which can't be divided by a shape"),
         # sizes in bytes
-        ("much", r"shards\['\*'\] is 'much': write 'whole', or a size like '512 MiB'"),
+        ("much", r"shards\['\*'\] is 'much': write 'whole', or a size like '512 MiB'; names of arrays are a list"),
         ("", r"shards\['\*'\] is ''"),
         ("-1 GiB", r"shards\['\*'\] is '-1 GiB'"),
         ("0 GiB", r"shards\['\*'\] is '0 GiB'"),

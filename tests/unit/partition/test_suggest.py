@@ -148,6 +148,7 @@ def test_the_sharding_codec_is_read_by_its_inner_chunks():
         ({"access": {"time": "map"}}, r"access\['time'\] is 'map': write 'series'"),
         ({"access": {"time": 0}}, r"access\['time'\] is 0: write 'series'"),
         ({"access": ["time"]}, "access='time' names no dimension"),
+        ({"access": "time"}, "access='time' names no dimension"),
         ({"access": {}}, "access={} names no dimension"),
     ],
 )
