@@ -5,7 +5,10 @@ import sys
 from itertools import count
 from pathlib import Path
 
+import dask
 import pytest
+from distributed import Client, LocalCluster
+from distributed.utils import get_mp_context
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,9 +25,13 @@ settings.load_profile("default")
 for variable in ("AWS_CA_BUNDLE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"):  # settings of this machine
     os.environ.pop(variable, None)
 
+# Worker processes are forks of a process that has imported all modules: they start in a tenth of the time.
+dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+get_mp_context().set_forkserver_preload(["distributed.nanny", "shardedstore.jobs.worker", "shardedstore.transforms"])
+
 collect_ignore = ["data"]  # its generator needs zarr 2
 
-MARKED_BY_FIXTURE = {"s3_server": "s3", "azure_server": "azure"}
+MARKED_BY_FIXTURE = {"s3_server": "s3", "azure_server": "azure", "worker_processes": "cluster"}
 FOLDERS = (str(number) for number in count())
 
 
@@ -55,6 +62,20 @@ def azure_server(tmp_path_factory):
     with servers.azurite(tmp_path_factory.mktemp("azurite")) as server:
         server.make_container("tests")
         yield server
+
+
+@pytest.fixture(scope="session")
+def worker_processes():
+    """A Dask cluster of two processes with a thread each, for all tests that end with their workers alive."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def workers(worker_processes):
+    """A client of `worker_processes`, which Dask uses by default."""
+    with dask.config.set(scheduler=None), Client(worker_processes) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Record the files that are opened, listed or changed, by Python's audit hooks."""
+"""Record the files that are opened, listed or changed, by Python's audit hooks; not the files of the system."""
 
 import os
 import sys
@@ -18,16 +18,16 @@ PATHS = {
     "os.truncate",
     "os.chmod",
 }
+SYSTEM = "/proc/", "/sys/"  # Dask's scheduler measures its process
 touched: list[str] | None = None
 
 
 def _remember(event, arguments):
     if touched is not None and event in PATHS:
-        touched.extend(
-            os.fsdecode(path)
-            for path in arguments[: 1 + (event == "os.rename")]
-            if isinstance(path, str | bytes | os.PathLike)
-        )
+        paths = [
+            path for path in arguments[: 1 + (event == "os.rename")] if isinstance(path, str | bytes | os.PathLike)
+        ]
+        touched.extend(path for path in map(os.fsdecode, paths) if not path.startswith(SYSTEM))
     elif touched is not None and event in (
         "socket.connect",
         "socket.getaddrinfo",
@@ -52,8 +52,8 @@ def watched():
 
 
 def outside(found, folder):
-    """Return the paths outside a folder, without modules that are imported late and files of the system."""
+    """Return the paths outside a folder, without modules that are imported late."""
     packages = (os.path.dirname(file) for file in (shardedstore.__file__, shardedstore.transforms.__file__, __file__))
-    ignored = (*map(os.path.realpath, (sys.prefix, sys.base_prefix, *packages)), "/proc/", "/sys/")
+    ignored = tuple(map(os.path.realpath, (sys.prefix, sys.base_prefix, *packages)))
     paths = [os.path.realpath(path) for path in found]
     return [path for path in paths if not f"{path}/".startswith(f"{folder}/") and not path.startswith(ignored)]

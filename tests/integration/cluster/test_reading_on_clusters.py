@@ -22,7 +22,8 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture
 def client(tmp_path, monkeypatch):
     """Two worker processes without credentials in their environment; requests to the cloud's address fail at once."""
-    for name, value in {"AWS_METADATA_ENDPOINT": "http://metadata.invalid"}.items():
+    environment = {"AWS_METADATA_ENDPOINT": "http://metadata.invalid"}
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with (
         LocalCluster(
@@ -30,6 +31,7 @@ def client(tmp_path, monkeypatch):
             threads_per_worker=1,
             dashboard_address=None,
             silence_logs=50,
+            env=environment,
             local_directory=str(tmp_path / "dask"),
         ) as local,
         Client(local, set_as_default=False) as made,

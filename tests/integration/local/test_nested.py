@@ -164,21 +164,12 @@ def test_what_changes_inside_is_seen(out, tmp_path):
     assert contents_of(again)["g/middle/height/c/0"] == path.read_bytes()
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_on_workers(out, tmp_path):
-    from distributed import Client, LocalCluster
-
+def test_on_workers(out, tmp_path, workers):
     store = ShardedStore.partition(
         ShardedStore.load(out), {"g/middle/temperature": {"time": 2}, "g/middle/zips/*": "whole"}
     )
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster),
-        dask.config.set(scheduler="distributed"),
-    ):
-        result = store.map_shards(ToZip(tmp_path / "mapped"))
-        assert result.verify(store).ok
+    result = store.map_shards(ToZip(tmp_path / "mapped"))
+    assert result.verify(store).ok
     assert contents_of(result) == expected()
 
 

@@ -8,19 +8,11 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from distributed import Client, LocalCluster
 
 from shardedstore import ShardedStore, array_shard_directory_store
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part:UserWarning")
-
-
-@pytest.fixture(scope="module")
-def workers():
-    """Two worker processes as the default scheduler of this module's tests."""
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster, Client(cluster) as client:
-        yield client
 
 
 @pytest.fixture(params=[2, 3])

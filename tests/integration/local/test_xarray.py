@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from distributed import Client, LocalCluster
 from helpers_jobs import CUBE
 from servers import web
 from sources import build, root_array, to_folder
@@ -362,13 +361,11 @@ def test_nothing_in_the_cloud(bucket):
 # On a cluster
 
 
-@pytest.mark.cluster
-def test_on_a_cluster_of_processes(plain):
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
-        found = xr.open_dataset(plain / "out", engine="shardedstore", group="ocean", chunks={})
-        assert_identical(found.compute(), original(plain / "real.zarr", False, group="ocean"))
-        tree = xr.open_datatree(plain / "out", engine="shardedstore", chunks={})
-        mean = tree["air/air_temperature"].mean().compute()
+def test_on_a_cluster_of_processes(plain, workers):
+    found = xr.open_dataset(plain / "out", engine="shardedstore", group="ocean", chunks={})
+    assert_identical(found.compute(), original(plain / "real.zarr", False, group="ocean"))
+    tree = xr.open_datatree(plain / "out", engine="shardedstore", chunks={})
+    mean = tree["air/air_temperature"].mean().compute()
     expected = original(plain / "real.zarr", False, group="air")["air_temperature"].mean()
     assert float(mean) == pytest.approx(float(expected), rel=1e-5)
 

@@ -267,17 +267,15 @@ def test_a_config_elsewhere_keeps_endpoints_and_asks_before_it_follows_one(folde
     check_same_contents(loaded, SOURCES["others-v3"].contents())
 
 
-@pytest.mark.cluster
-def test_secrets_reach_workers_and_nothing_else(folder, s3_server, tmp_path):
+def test_secrets_reach_workers_and_nothing_else(folder, s3_server, tmp_path, workers):
     """Neither the workers' environment nor the files of the job contain them."""
     store = partitioned("others-v3", tmp_path / "source")
     options = options_of(s3_server)
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
-        store.map_shards(CopyTo(f"{folder}/copy.zarr", storage_options=options))
-        copied = ShardedStore.partition(f"{folder}/copy.zarr", SOURCES["others-v3"].shards, storage_options=options)
-        lazy = copied.map_shards(ToZip(f"{folder}/zips", storage_options=options), compute=False)
-        assert ADMIN.secret.encode() not in pickle.dumps(lazy)
-        result = lazy.compute()
+    store.map_shards(CopyTo(f"{folder}/copy.zarr", storage_options=options))
+    copied = ShardedStore.partition(f"{folder}/copy.zarr", SOURCES["others-v3"].shards, storage_options=options)
+    lazy = copied.map_shards(ToZip(f"{folder}/zips", storage_options=options), compute=False)
+    assert ADMIN.secret.encode() not in pickle.dumps(lazy)
+    result = lazy.compute()
     check_same_contents(result, SOURCES["others-v3"].contents())
     written = s3_server.folder(*folder.removeprefix("s3://").split("/", 1)).client
     for batch in obstore.list(written):

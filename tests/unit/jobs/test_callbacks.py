@@ -4,7 +4,6 @@ import time
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
 from helpers_jobs import Fail, blocks_at
 
 from shardedstore import ShardsFailed, UsageError
@@ -104,11 +103,9 @@ def test_each_shard_has_its_times(store, tmp_path):
     assert kept.ends[0].job.shards == ()
 
 
-@pytest.mark.cluster
-def test_a_job_on_a_cluster_tells_the_same(store, tmp_path):
+def test_a_job_on_a_cluster_tells_the_same(store, tmp_path, workers):
     kept = Keep()
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
-        check_sums(kept, store.map_shards(ToZip(tmp_path / "out"), callbacks=[kept]))
+    check_sums(kept, store.map_shards(ToZip(tmp_path / "out"), callbacks=[kept]))
     assert 1 <= len({event.task.worker for event in kept.tasks[1:]}) <= 2
 
 

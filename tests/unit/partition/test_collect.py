@@ -758,20 +758,14 @@ def test_a_collection_in_an_object_store(bucket, tmp_path):
     assert zips.map_shards(ToZip(tmp_path / "near", per_zip=7)).verify(zips).ok
 
 
-@pytest.mark.cluster
-def test_on_a_cluster(tmp_path, monkeypatch):
+def test_on_a_cluster(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(shards, "LEAST_WEIGHT", 1)
     pattern, expected = cells_at(tmp_path / "in", range(200))
     store = ShardedStore.collect(pattern)
-    with (
-        dask.config.set(scheduler=None),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
-        Client(cluster),
-    ):
-        result = store.map_shards(ToZip(tmp_path / "out", per_zip=30))
-        assert result.summary.done == 8
-        assert result.verify(store).ok
-        lazy = store.map_shards(ToZip(tmp_path / "lazy"), compute=False).compute()
+    result = store.map_shards(ToZip(tmp_path / "out", per_zip=30))
+    assert result.summary.done == 8
+    assert result.verify(store).ok
+    lazy = store.map_shards(ToZip(tmp_path / "lazy"), compute=False).compute()
     check_same_contents(result, expected)
     assert is_equal(lazy, range(200))
 

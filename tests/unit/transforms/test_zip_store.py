@@ -10,7 +10,6 @@ import obstore
 import pytest
 import zarr
 from conformance import check_same_contents
-from distributed import Client, LocalCluster
 from helpers_jobs import CUBE, CUBE_SHARDS, cube_at, division
 from sources import SOURCES, to_folder
 from zarr.storage import LocalStore, ObjectStore
@@ -89,19 +88,12 @@ def test_with_to_the_job_is_gone_on_with(tmp_path):
     assert left == {name: inodes[name] for name in left}
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_on_a_cluster(tmp_path):
+def test_on_a_cluster(tmp_path, workers):
     store = division(cube_at(tmp_path / "source.zarr"))
-    with (
-        dask.config.set(scheduler=None),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster),
-    ):
-        result = store.map_shards(to_zip_store_with_prefix(tmp_path / "zips"))
-        lazy = store.map_shards(to_zip_store_with_prefix(tmp_path / "later"), compute=False)
-        assert any(str(key).startswith("to_zip_store ") for key in lazy.__dask_graph__())
-        later = lazy.compute()
+    result = store.map_shards(to_zip_store_with_prefix(tmp_path / "zips"))
+    lazy = store.map_shards(to_zip_store_with_prefix(tmp_path / "later"), compute=False)
+    assert any(str(key).startswith("to_zip_store ") for key in lazy.__dask_graph__())
+    later = lazy.compute()
     check_same_contents(result, CUBE.contents())
     check_same_contents(later, CUBE.contents())
 
