@@ -17,7 +17,7 @@ QUICK := "not slow and not s3 and not cluster"
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-quick test-wheel fuzz chaos lint format bench matrix docs notebooks build schema hooks clean distclean
+.PHONY: help demo test test-all test-quick test-wheel fuzz chaos lint format bench matrix docs notebooks build schema hooks clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,8 +27,11 @@ demo: $(VENV)/.installed-demo ## Run the demonstration, examples/demo.py
 	$(BIN)/python examples/demo.py $(ARGS)
 
 # The tests of one file run in one process, so that their shared server or cluster starts once.
-test: $(VENV)/.installed-test ## Run all tests and doctests in two processes
+test: $(VENV)/.installed-test ## Run all tests and doctests in two processes, and a few cases of the largest tables
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-all: $(VENV)/.installed-test ## Run all tests with all their cases, and twice as many random examples
+	SHARDEDSTORE_FUZZ=2 $(BIN)/python -m pytest -n 2 --dist loadfile -o timeout=1200 $(ARGS)
 
 test-quick: $(VENV)/.installed-test ## Run the unit tests that need no server and no cluster
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m $(QUICK) tests/unit shardedstore $(ARGS)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import defaultdict
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 import servers
-from fuzz import examples
+from fuzz import examples, some
 
 from shardedstore.storage.grants import revoke
 
@@ -46,9 +47,22 @@ def pytest_collection_modifyitems(config, items):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
     if not config.getoption("--azure"):
-        azure = [item for item in items if item.get_closest_marker("azure")]
-        config.hook.pytest_deselected(items=azure)
-        items[:] = [item for item in items if item not in azure]
+        leave_out(config, items, {item for item in items if item.get_closest_marker("azure")})
+    leave_out(config, items, beyond_few(items))
+
+
+def leave_out(config, items, unwanted):
+    config.hook.pytest_deselected(items=[item for item in items if item in unwanted])
+    items[:] = [item for item in items if item not in unwanted]
+
+
+def beyond_few(items):
+    """Return the cases of tests with the marker `few` that only ``make test-all`` runs."""
+    tables = defaultdict(list)
+    for item in items:
+        if marker := item.get_closest_marker("few"):
+            tables[item.parent, item.originalname, *marker.args].append(item)
+    return {item for (_, _, few), cases in tables.items() for item in set(cases) - set(some(few, cases))}
 
 
 @pytest.fixture(scope="session")

@@ -207,6 +207,7 @@ CHANGES = {  # shards that are made, and shards that are kept
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.few(8)
 def test_what_else_changes_in_the_metadata(source, tmp_path, change):
     convert(source, tmp_path / "out", Recompress("zstd"))
     change(zarr.open_group(source))

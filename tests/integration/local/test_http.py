@@ -73,6 +73,7 @@ def test_results_are_those_of_a_local_source(name, site, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(6)
 def test_the_store_and_its_views_hold_what_is_there(name, site):
     folder, proxy = site
     url = f"{proxy.url}/{publish(name, folder)}"
@@ -187,6 +188,7 @@ HURT = "temperature[1/0]"  # its shard
     ids=lambda value: f"{value.action} {value.value}" if isinstance(value, Rule) else "",
 )
 @pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.few(6)
 def test_an_error_is_never_taken_for_a_missing_chunk(rule, message, whole, site, tmp_path):
     folder, proxy = site
     publish("cube-v3/", folder)

@@ -133,6 +133,7 @@ def rebuilt(store, expected):
 
 @pytest.mark.usefixtures("synchronous")
 @pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.for_xarray])
+@pytest.mark.few(6)
 def test_xarray_finds_the_result_identical(tmp_path, name):
     path = cube_at(tmp_path / "source.zarr", SOURCES[name])
     division(path, SOURCES[name]).map_shards(ToZip(tmp_path / "out"))

@@ -129,6 +129,7 @@ def test_a_finished_result(case, harm):
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
 @pytest.mark.parametrize("is_begun", [True, False], ids=["unfinishable", "before"])
+@pytest.mark.few(6)
 def test_a_result_whose_successor_can_not_end(growing, harm, is_begun):
     """Served objects are repaired at once, although no new config is written; then the new job ends."""
     result = growing.run()

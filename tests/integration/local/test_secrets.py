@@ -296,6 +296,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.usefixtures("no_credentials")
+@pytest.mark.few(60)
 def test_no_way_in_leads_out(way, kind, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     for name, value in CLOUD.items():

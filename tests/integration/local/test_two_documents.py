@@ -104,6 +104,7 @@ def refused(steps, sink, kind):
 
 @pytest.mark.parametrize(("steps", "kind", "shards"), CASES)
 @pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.few(16)
 def test_every_reader_gets_the_values_or_an_error(tmp_path, steps, sink, kind, shards):
     source = ShardedStore.partition(source_at(tmp_path / "s.zarr", kind), shards)
     chain = (*STEPS[steps], SINKS[sink](tmp_path / "out"))

@@ -60,6 +60,7 @@ def keys_of(folder):
 
 @pytest.mark.parametrize("kind", SINKS)
 @pytest.mark.parametrize("name", ["others-v3", "consolidated-v2", "consolidated-v3", "cube-v2."])
+@pytest.mark.few(4)
 def test_a_result_in_the_cloud_is_that_of_a_local_job(name, kind, bucket, tmp_path):
     store = partitioned(name, tmp_path / "source")
     local = store.map_shards(SINKS[kind](tmp_path / "local"))

@@ -75,6 +75,7 @@ CASES = [*((name, place) for name in NAMES for place in ("zips", "one.zarr.zip")
 
 
 @pytest.mark.parametrize(("name", "place"), CASES)
+@pytest.mark.few(10)
 def test_all_keys_come_back_byte_for_byte(name, place, tmp_path):
     source, shards = source_at(name, tmp_path / "source.zarr")
     ShardedStore.partition(source, shards).map_shards(SINKS[place](tmp_path / place))

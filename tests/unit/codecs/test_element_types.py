@@ -57,6 +57,7 @@ def one_process():
 
 @pytest.mark.parametrize("codec", ["zstd", "blosc", "bz2"])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.few(30)
 def test_every_type_is_compressed_anew(name, codec, tmp_path):
     dtype, size = CASES[name]
     store = ShardedStore.partition(source(tmp_path / "source", dtype, size))

@@ -98,6 +98,7 @@ def test_the_values_are_those_that_0_3_1_read_back(old, name):
 
 
 @pytest.mark.parametrize("name", ["dot", "eleven", "inner", "none", "part", "slash", "zips"])
+@pytest.mark.few(3)
 def test_listings_agree_with_what_is_read(old, name):
     store = ShardedStore.load(old / f"{name}.json")
     check_same_contents(store, contents_of(store))
@@ -467,6 +468,7 @@ def files_below(folder):
 
 @pytest.mark.parametrize("name", ["dot", "eleven", "inner", "none", "part", "slash", "zips"])
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+@pytest.mark.few(5)
 def test_it_is_mapped_as_any_other(old, tmp_path, name, scheduler):
     store = ShardedStore.load(old / f"{name}.json")
     with dask.config.set(scheduler=scheduler):

@@ -102,6 +102,7 @@ def convert(source, out, **options):
 
 @pytest.mark.parametrize("change", CASES, ids=lambda case: case.__name__)
 @pytest.mark.parametrize(("zarr_format", "way"), [(2, "own"), (3, "force")])
+@pytest.mark.few(6)
 def test_a_guard_refuses_and_the_result_stays(change, zarr_format, way, tmp_path):
     codes, text, own = CASES[change]
     source, out = make(tmp_path / "source.zarr", zarr_format), tmp_path / "out"

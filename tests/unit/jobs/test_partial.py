@@ -97,6 +97,7 @@ def undo(out, shards):
 
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("name", CUBES)
+@pytest.mark.few(8)
 def test_all_data_are_right_whatever_is_done(name, chain, tmp_path_factory):
     if chain == "migrate" and "v3" in name:
         pytest.skip("it is v3 already")

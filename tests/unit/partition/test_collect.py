@@ -351,6 +351,7 @@ CHAINS = {
 
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.few(6)
 def test_a_collection_is_mapped(zarr_format, chain, tmp_path):
     if chain == "migrated" and zarr_format == 3:
         pytest.skip("it is v3 already")
@@ -672,6 +673,7 @@ def plate(store, zarr_format):
 @pytest.mark.parametrize("steps", [[], [Recompress("zstd")]], ids=["as it is", "recompressed"])
 @pytest.mark.parametrize("consolidated", [False, True])
 @pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.few(4)
 def test_whole_shards_side_by_side_share_a_zip(zarr_format, consolidated, steps, tmp_path):
     path = to_folder(build(plate, zarr_format), tmp_path / "in.zarr")
     if consolidated:

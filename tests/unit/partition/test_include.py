@@ -181,6 +181,7 @@ def test_the_view_and_the_result_are_the_filtered_source(folders, choice):
         ("*", ["wind_[a-z]", "temperature"], (None, ["wind_[a-z]", "temperature"])),
     ],
 )
+@pytest.mark.few(24)
 def test_every_kind_of_source(name, kind, include, exclude, modelled, tmp_path):
     contents = SOURCES[name].contents()
     view = ShardedStore.partition(KINDS[kind](contents, tmp_path), ["simul*"], include=include, exclude=exclude)

@@ -73,6 +73,7 @@ GROUP = {"zarr.json": b'{"zarr_format": 3, "node_type": "group"}'}
 
 
 @pytest.mark.parametrize(("source", "kind"), COMBINATIONS)
+@pytest.mark.few(24)
 def test_view_is_the_same(source, kind, tmp_path):
     contents = SOURCES[source].contents()
     store = divided(source, KINDS[kind](contents, tmp_path))

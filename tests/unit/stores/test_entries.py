@@ -62,6 +62,7 @@ def is_metadata(entry):
 
 
 @pytest.mark.parametrize(("source", "kind"), COMBINATIONS)
+@pytest.mark.few(30)
 def test_shards_together_hold_what_the_source_holds(source, kind, tmp_path):
     contents = SOURCES[source].contents()
     store = ShardedStore.partition(KINDS[kind](contents, tmp_path), SOURCES[source].shards)

@@ -92,6 +92,7 @@ def test_they_are_walked_divided_and_left_out(kind, zarr_format, store, tmp_path
 
 @cases
 @pytest.mark.parametrize("shards", [[], ["A"], {"A/a": (2, -1)}, {"A": 1}], ids=str)
+@pytest.mark.few(12)
 def test_steps_change_them_and_results_are_proven(kind, zarr_format, shards, tmp_path):
     source = hidden(tmp_path, kind, zarr_format)
     view = ShardedStore.partition(source, shards)

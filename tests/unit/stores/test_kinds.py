@@ -100,6 +100,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("changed", LEVELS)
 @pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.few(12)
 def test_kind(kind, changed, tmp_path, stack):
     store = MAKERS[kind](tmp_path, stack)
     assert repr(store)

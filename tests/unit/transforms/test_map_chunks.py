@@ -104,6 +104,7 @@ def to_tenths(chunk, position):
 
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.few(16)
 def test_a_function_that_changes_nothing_changes_no_byte(name, threads):
     zarr_format, data, options = SOURCES[name]
     store = write(zarr_format, data, **options)

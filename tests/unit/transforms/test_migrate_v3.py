@@ -169,6 +169,7 @@ def made_of(*array):
 
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda codec: repr(codec)[:16])
 @pytest.mark.parametrize("name", SAME)
+@pytest.mark.few(80)
 def test_chunks_that_pass_on(name, compressor):
     contents, made, new = made_of(*SAME[name], compressor)
     assert new.metadata.zarr_format == 3
@@ -180,6 +181,7 @@ def test_chunks_that_pass_on(name, compressor):
 
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda codec: repr(codec)[:16])
 @pytest.mark.parametrize("name", ANEW)
+@pytest.mark.few(30)
 def test_chunks_that_are_made_anew(name, compressor):
     contents, made, new = made_of(*ANEW[name], compressor)
     assert made.keys() - {"zarr.json"} == contents.keys() - {".zarray", ".zattrs"}
@@ -197,6 +199,7 @@ NOT_BY_ZARR = {
     "compressor", [None, Blosc(), Zstd(5), GZip(3), Zlib(2), BZ2(3)], ids=lambda codec: repr(codec)[:16]
 )
 @pytest.mark.parametrize("name", sorted(SAME.keys() - NOT_BY_ZARR))
+@pytest.mark.few(60)
 def test_metadata_is_that_of_zarrs_own_migration(name, compressor):
     migration = pytest.importorskip("zarr.metadata.migrate_v3")
     contents = write(*SAME[name], compressor, {"a": [1, {"b": None}]})

@@ -54,6 +54,7 @@ def consolidated_of(name):
 
 
 @pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.few(8)
 def test_one_zip_has_the_keys_of_the_source(name, tmp_path):
     source, url = to_folder(SOURCES[name].contents(), tmp_path / "source"), tmp_path / "out.zarr.zip"
     result = ShardedStore.partition(source, SOURCES[name].shards).map_shards(ToZip(url))

@@ -172,6 +172,7 @@ def numbers_of(table, targets):
 
 
 @pytest.mark.parametrize(("data", "options", "step", "codec"), numbers_of(V2, TO_V2))
+@pytest.mark.few(60)
 def test_v2_chunks_are_those_of_zarr(data, options, step, codec):
     source = write(data, Blosc(cname="lz4", clevel=1), 2, **options)
     made = checked(step, source)
@@ -180,6 +181,7 @@ def test_v2_chunks_are_those_of_zarr(data, options, step, codec):
 
 
 @pytest.mark.parametrize(("data", "options", "step", "codec"), numbers_of(V3, TO_V3))
+@pytest.mark.few(60)
 def test_v3_chunks_are_those_of_zarr(data, options, step, codec):
     source = write(data, [BloscCodec(cname="lz4", clevel=1)], 3, **options)
     made = checked(step, source)
@@ -260,6 +262,7 @@ def test_arrays_are_selected_and_all_else_passes_on():
 
 @pytest.mark.parametrize("name", sources.SOURCES)
 @pytest.mark.parametrize("step", [Recompress("blosc", cname="zstd"), Recompress("gzip", threads=2)], ids=repr)
+@pytest.mark.few(12)
 def test_end_to_end(name, step, tmp_path):
     source = sources.SOURCES[name]
     folder = sources.to_folder(source.contents(), tmp_path / "source.zarr")
@@ -497,6 +500,7 @@ def v2_filters(data, asked, filters):
     [(..., {}, Blosc(cname="lz4", clevel=1)), ("blosc", {"cname": "zstd"}, Blosc("zstd")), ("zlib", {}, Zlib())],
     ids=["kept", "blosc", "zlib"],
 )
+@pytest.mark.few(30)
 def test_v2_filters_are_those_of_zarr(name, asked, filters, codec, options, expected):
     data, old = V2[name]
     source = write(data, Blosc(cname="lz4", clevel=1, shuffle=1), 2, **old)

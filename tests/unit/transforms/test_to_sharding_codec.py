@@ -151,6 +151,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "shards"), CASES)
+@pytest.mark.few(10)
 def test_every_reader_finds_the_same_values_in_the_same_chunks(tmp_path, name, shards):
     contents = SOURCES[name].contents()
     out = convert(contents, tmp_path, shards)
@@ -161,6 +162,7 @@ def test_every_reader_finds_the_same_values_in_the_same_chunks(tmp_path, name, s
 
 
 @pytest.mark.parametrize(("name", "shards"), CASES)
+@pytest.mark.few(12)
 def test_metadata_are_what_zarr_writes_for_such_an_array(tmp_path, name, shards):
     contents = SOURCES[name].contents()
     out = convert(contents, tmp_path, shards)

@@ -121,6 +121,7 @@ def offset(path: Path, name: str) -> int:
 
 
 @pytest.mark.parametrize(("name", "chain"), CASES)
+@pytest.mark.few(12)
 def test_a_result_is_equal_to_its_source(name, chain, tmp_path):
     made_from = SOURCES[name]
     folder = to_folder(made_from.contents(), tmp_path / "source.zarr")

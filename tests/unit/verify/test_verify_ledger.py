@@ -81,6 +81,7 @@ def records(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize(("name", "chain"), [*CASES, ("cube-v3/", "MapChunks"), ("cube-v2.", "MapBlocks")])
+@pytest.mark.few(14)
 def test_what_was_written_is_there(name, chain, tmp_path):
     result = digested(name, chain, tmp_path)
     shutil.rmtree(tmp_path / "source.zarr")
@@ -425,6 +426,7 @@ def test_what_could_not_be_looked_at_is_no_damage(zipped, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("chain", ["CopyTo", "CopyTo-shards", "ToShardingCodec", "Recompress"])
 @pytest.mark.parametrize("way", ["stored", "decoded", "against"])
+@pytest.mark.few(5)
 def test_marked_shards_are_made_again(way, chain, source, tmp_path):
     out = tmp_path / "out"
     result = source.map_shards(*CHAINS[chain](out), digest=True)

@@ -109,7 +109,7 @@ ARRANGEMENTS = ("groups", "arrays", "both", "nested")
 def test_zarrs_machine_of_hierarchies(kind):
     run_state_machine_as_test(
         lambda: ZarrHierarchyStateMachine(arranged(kind)),
-        settings=settings(max_examples=examples(8), stateful_step_count=20),
+        settings=settings(max_examples=examples(3), stateful_step_count=20),
     )
 
 
@@ -117,7 +117,7 @@ def test_zarrs_machine_of_hierarchies(kind):
 def test_zarrs_machine_of_stores(kind):
     run_state_machine_as_test(
         lambda: ZarrStoreStateMachine(arranged(kind)),
-        settings=settings(max_examples=examples(10), stateful_step_count=30),
+        settings=settings(max_examples=examples(4), stateful_step_count=30),
     )
 
 
@@ -216,7 +216,7 @@ class Arrays(RuleBasedStateMachine):
 
 def test_arrays_that_are_sharded_are_as_any(tmp_path):
     run_state_machine_as_test(
-        lambda: Arrays(tmp_path), settings=settings(max_examples=examples(12), stateful_step_count=25)
+        lambda: Arrays(tmp_path), settings=settings(max_examples=examples(5), stateful_step_count=25)
     )
 
 

@@ -668,6 +668,7 @@ def test_every_cut_is_refused(victim):
 
 @victims
 @pytest.mark.parametrize("mask", [0x01, 0x08, 0x80, 0xFF])
+@pytest.mark.few(6)
 def test_no_flipped_byte_gives_wrong_data(victim, mask):
     for at in range(len(victim)):
         assert_never_wrong(victim[:at] + bytes([victim[at] ^ mask]) + victim[at + 1 :])

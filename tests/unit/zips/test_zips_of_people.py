@@ -119,6 +119,7 @@ def test_backslashes_are_separators_where_nothing_else_is(contents, tmp_path):
 
 
 @pytest.mark.parametrize("entries", [65536, 65537, 131080])
+@pytest.mark.few(2)
 def test_more_entries_than_the_record_counts(entries):
     """Archive Utility of macOS counts modulo 65,536, and writes no zip64 record."""
     written = io.BytesIO()
