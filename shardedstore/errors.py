@@ -23,6 +23,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, overload
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any, overload
 if TYPE_CHECKING:
     from shardedstore.jobs.summary import Summary
 
+AT = re.compile(r"fails on (?:'[^']*'|\.\.\.) at \([\d, ]*\)")  # the place in the message of a step
 SHOWN = 5  # causes, and shards of one cause, that a message names
 CODES = {  # codes of the causes of failed shards; docs/errors.md describes them
     "access-denied": "the credentials or the rights do not allow it",
@@ -464,9 +466,11 @@ def generic_cause(error: ShardError) -> str:
 
     >>> generic_cause(ShardError("t[5]", "KeyError: 't[5]' has no 'x'", key="x"))
     'KeyError: ... has no ...'
+    >>> generic_cause(ShardError("t[5]", "shard 't[5]': MapBlocks fails on 't' at (5, 0): KeyError: 'x'"))
+    "shard ...: MapBlocks fails on ...: KeyError: 'x'"
     """
     cause = error.cause if error.key is None else error.cause.replace(repr(error.key), "...")
-    cause = cause.replace(repr(error.shard), "...")
+    cause = AT.sub("fails on ...", cause.replace(repr(error.shard), "..."))
     return error.remedy or (cause.replace(error.shard, "...") if "[" in error.shard else cause)
 
 

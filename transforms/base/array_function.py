@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class ArrayFunction(ArrayStep):
         step = type(self).__name__
         if not callable(self.func):
             raise ChainError(f"{step} was given {self.func!r}, which is not a function")
+        _check_parameters(step, self.func)
         try:
             dtype = None if self.dtype is None else np.dtype(self.dtype)
         except TypeError as error:
@@ -116,3 +118,18 @@ class ArrayFunction(ArrayStep):
         if self.dtype is not None:
             meta = meta.replace(dtype=self.dtype)
         return meta if self.fill_value is ... else meta.replace(fill_value=self.fill_value)
+
+
+def _check_parameters(step: str, func: Function) -> None:
+    """Refuse a function that can't be called with data and a position."""
+    try:
+        parameters = inspect.signature(func)
+    except ValueError:  # a function in C need not have one
+        return
+    try:
+        parameters.bind(None, ())
+    except TypeError as error:
+        name = getattr(func, "__name__", repr(func))
+        raise ChainError(
+            f"{step} calls {name}(data, position), and the parameters of {name} are {parameters}: {error}"
+        ) from None

@@ -528,3 +528,13 @@ def test_blocks_of_another_chain_are_not_taken_for_whole_chunks():
         ChainError, match=r"blocks of \(30,\) become \(15,\), which is not a multiple of the chunks \(10,\)"
     ):
         Regrid(blocks, (70,), (10,), (10,), lambda shape: (shape[0] // 2,)).first_chunk((1,))
+
+
+@pytest.mark.parametrize("step", [MapBlocks, MapChunks])
+def test_a_function_of_other_parameters_is_refused(step):
+    with pytest.raises(
+        ChainError, match=r"calls <lambda>\(data, position\), and the parameters of <lambda> are \(data\): too many"
+    ):
+        step(lambda data: data)
+    step(lambda *both: both[0])
+    step(np.round)
