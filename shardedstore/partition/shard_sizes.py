@@ -91,9 +91,8 @@ SMALL = 100  # an array this many times smaller than the largest one is not wort
 def is_too_small(meta: ArrayMeta, rule: Mapping[str, int], largest: int) -> bool:
     """Tell whether an array, such as a coordinate, is too small for a rule that divides others.
 
-    This holds for a one-dimensional array that would be one block. It also holds if the rule does not fit the array's
-    chunks, and the array has one dimension, has one chunk along a dimension of the rule, or is much smaller than the
-    largest array.
+    A one-dimensional array that would be one block is too small. So is an array whose chunks do not fit the rule, if it has
+    one dimension, has one chunk along a dimension of the rule, or is much smaller than the largest array.
     """
     sizes = dict(zip(meta.dimension_names or (), zip(meta.shape, meta.chunks or meta.shape, strict=True), strict=False))
     asked = [(size, *sizes[name]) for name, size in rule.items()]

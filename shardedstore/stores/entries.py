@@ -136,7 +136,8 @@ def entries_of(store: Store, choice: Choice) -> Iterator[Entry]:
 def format_around(reader: StoreReader[Any], path: str, documents: Mapping[str, bytes]) -> int | None:
     """Return the format of the nearest group above an array that has documents of both formats.
 
-    None if the array has documents of one format, or if no group above has documents of one format only.
+    A group with documents of both formats is passed over. Return None if the array has documents of one format, or if
+    there is no such group.
     """
     for parent in parents(path) if {".zarray", "zarr.json"} <= documents.keys() else ():
         names = [name for name in METADATA_NAMES if name != ".zattrs"]

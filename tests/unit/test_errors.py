@@ -107,14 +107,14 @@ def test_a_worker_that_can_not_read_the_source(tmp_path):
     assert {error.code for error in failed.value.exceptions} == {"unprepared-worker"}
 
 
-def test_an_error_pickles_and_stands_in_json(tmp_path):
+def test_an_error_pickles_and_is_json(tmp_path):
     error = failure(source(tmp_path), Raise(KeyError("x")), ToZip(tmp_path / "out"))
     assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
     told = json.loads(json.dumps(error.to_dict()))
     assert (told["shard"], told["block"], told["code"]) == ("t[1/0]", [1, 0], "failed")
 
 
-def test_equal_causes_are_told_once():
+def test_equal_causes_are_reported_once():
     errors = [ShardError(f"t[{i}]", f"CorruptError: 't/c/{i}' can't be decoded", key=f"t/c/{i}") for i in range(9)]
     failed = ShardsFailed("10 of 12 shards failed", [*errors, ShardError("u", "KeyError: 1", worker="n1:7")])
     assert str(failed).split("\n") == [

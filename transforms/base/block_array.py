@@ -93,7 +93,7 @@ ShapeOf = Callable[[Coords], Coords]
 
 MOST_TRIED = 10_000  # candidates in the search for a block size that fits
 
-MANY = 1 << 20  # blocks, so that rounding in each of them shows in their sum
+MANY = 1 << 20  # blocks: with so many, an error of rounding in each block is visible in the sum
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,7 @@ def test_a_worker_that_dies_while_all_are_asked_is_not_missed(client, tmp_path):
     client.wait_for_workers(WORKERS)
 
 
-def test_a_worker_that_does_not_answer_is_told_and_left_out(tmp_path, monkeypatch, caplog):
+def test_a_worker_that_does_not_answer_is_reported_and_left_out(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(worker_monitor, "PROOF_SECONDS", 8)
     with (
         cluster(tmp_path / "cluster") as made,
@@ -339,7 +339,7 @@ class DoesNothing(NamedTuple):
         return None
 
 
-def test_that_there_are_no_workers_is_told_once_each_time(tmp_path, monkeypatch, caplog):
+def test_that_there_are_no_workers_is_reported_once_each_time(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(worker_monitor, "LOOK", 0.05)
     monkeypatch.setattr(worker_monitor, "ABSENT", 0.3)
     monkeypatch.setattr(distributed, "THREADS_SECONDS", 0.1)

@@ -66,7 +66,7 @@ def client():
         yield made
 
 
-def test_little_memory_is_told(client, caplog):
+def test_little_memory_is_reported(client, caplog):
     worker_monitor.check_memory(client, 1 << 30)
     (record,) = caplog.records
     assert record.getMessage().startswith(

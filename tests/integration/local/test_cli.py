@@ -284,7 +284,7 @@ def test_convert_to_one_zarr_of_v3_with_another_codec(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_convert_fails_goes_on_and_is_told_about(source: Path) -> None:
+def test_convert_fails_goes_on_and_is_reported_about(source: Path) -> None:
     folder, out = source.parent, source.parent / "out"
     (folder / "transforms.py").write_text("raise ImportError('a file of the user')\n")
     chunk = source / "t" / "c" / "25" / "0"

@@ -513,7 +513,7 @@ def test_a_function_without_to_writes_nothing_of_its_own(source, tmp_path, copie
 
 
 @pytest.mark.usefixtures("synchronous", "copies")
-def test_a_function_with_to_is_gone_on_with(source, tmp_path):
+def test_a_function_with_to_is_continued(source, tmp_path):
     division(source).map_shards(copied, to=tmp_path / "out")
     again = division(source).map_shards(copied, to=tmp_path / "out")
     assert (again.summary.done, again.summary.skipped) == (0, CUBE_SHARDS)
@@ -557,7 +557,7 @@ def test_what_is_no_store_is_refused(source, returned):
 
 
 @pytest.mark.usefixtures("synchronous", "copies")
-def test_a_function_without_a_stable_name_can_not_be_gone_on_with(source, tmp_path):
+def test_a_function_without_a_stable_name_can_not_be_continued(source, tmp_path):
     def chain():
         return lambda store, path, index: copied(store, path, index)  # noqa: PLW0108 (its name is the point)
 
@@ -567,7 +567,7 @@ def test_a_function_without_a_stable_name_can_not_be_gone_on_with(source, tmp_pa
 
 
 @pytest.mark.usefixtures("synchronous", "copies")
-def test_a_function_of_the_main_module_can_not_be_gone_on_with(source, tmp_path, monkeypatch):
+def test_a_function_of_the_main_module_can_not_be_continued(source, tmp_path, monkeypatch):
     monkeypatch.setattr(copied, "__module__", "__main__")
     division(source).map_shards(copied, to=tmp_path / "out")
     with pytest.raises(DestinationError, match="no stable fingerprint"):

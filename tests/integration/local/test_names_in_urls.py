@@ -96,7 +96,7 @@ def test_a_template_with_what_urls_cant_carry_is_refused(name, tmp_path):
         ToZip(tmp_path, name=name)
 
 
-def test_names_that_windows_cant_hold_are_told(tmp_path):
+def test_names_that_windows_cant_hold_are_reported(tmp_path):
     root = zarr.create_group(tmp_path / "in.zarr")
     for name in ("con", "aux.x", "a:b", "q?", "dot.", "T", "t", "fine", ".hidden", "confer"):
         root.create_array(name, data=np.arange(2), chunks=(1,))

@@ -215,7 +215,7 @@ def test_a_sum_that_is_gone_is_made_again(modules):
         store.map_shards(ToCheckedZip("s3://bucket/out"))
 
 
-def test_what_is_wrong_is_told_before_it_runs(modules, monkeypatch):
+def test_what_is_wrong_is_reported_before_it_runs(modules, monkeypatch):
     from celsius import Celsius
     from encryption import Encrypt
 

@@ -221,7 +221,7 @@ def test_the_workers_open_it(site, tmp_path, installed):
     assert "on each worker too" in without
 
 
-def test_kinds_that_do_not_work_are_told(installed, tmp_path, capsys):
+def test_kinds_that_do_not_work_are_reported(installed, tmp_path, capsys):
     messages = {
         "unheard": "stores of the kind 'unheard' can't be opened here, as no package that is installed registers it (there are gone, "
         "missing, needy, nothing, plain, sqlite, twice): install the one that does, and on each worker too",

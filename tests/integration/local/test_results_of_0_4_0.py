@@ -121,7 +121,7 @@ def test_a_migration_of_other_documents_is_refused(here):
         run_again(here, "migrated-v2", *RESULTS["migrated-v2"])
 
 
-def test_an_unfinished_job_is_gone_on_with(here):
+def test_an_unfinished_job_is_continued(here):
     result = run_again(here, "unfinished-v3", *UNFINISHED)
     assert (result.summary.done, result.summary.skipped) == (1, 5)
     check_values(result, here / "sources" / "unfinished-v3")
@@ -143,7 +143,7 @@ def test_prune_removes_what_an_earlier_generation_left(here):
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_result_that_is_wrong_is_told_from_its_source(here, name):
+def test_a_result_that_is_wrong_is_distinguished_from_its_source(here, name):
     result = ShardedStore.load(here / "wrong" / f"{name}.shardedstore")
     report = result.verify(here / "sources" / name)
     assert not report.ok

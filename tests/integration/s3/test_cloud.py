@@ -306,7 +306,7 @@ def test_workers_that_lack_credentials_are_named_before_the_first_shard(bucket, 
         ("reader", "can't be written to: access is denied"),
     ],
 )
-def test_who_may_not_write_is_told(kind, environment, message, bucket, s3_server, use_environment, tmp_path):
+def test_who_may_not_write_is_reported(kind, environment, message, bucket, s3_server, use_environment, tmp_path):
     store = partitioned("others-v3", tmp_path / "source")
     found = s3_server.environment(READER if environment == "reader" else ADMIN)
     use_environment({**found, **(environment if isinstance(environment, dict) else {})})
@@ -315,7 +315,7 @@ def test_who_may_not_write_is_told(kind, environment, message, bucket, s3_server
 
 
 @pytest.mark.parametrize("kind", SINKS)
-def test_a_bucket_that_is_not_there_is_told(kind, bucket, tmp_path):
+def test_a_bucket_that_is_not_there_is_reported(kind, bucket, tmp_path):
     with pytest.raises(DestinationError, match=r"can't be (used|written to): there is no such bucket"):
         partitioned("others-v3", tmp_path / "source").map_shards(SINKS[kind]("s3://no-such-bucket/out"))
 
@@ -345,7 +345,7 @@ def test_public_data_is_read_by_one_word(s3_server, use_environment):
 # Records in an object store
 
 
-def test_a_died_writer_is_told_from_one_that_ended(bucket):
+def test_a_died_writer_is_distinguished_from_one_that_ended(bucket):
     ledger = Ledger(open_folder(bucket.url), 1)
     with ledger.writer(0) as append:
         append(Record(2, 3, "d", shard=1))

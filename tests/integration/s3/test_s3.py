@@ -154,7 +154,7 @@ def test_what_a_server_in_trouble_is_said_to_be(rule, words, s3_server):
         )
 
 
-def test_what_a_client_that_can_not_ask_is_told():
+def test_what_a_client_that_can_not_ask_is_reported():
     nobody = "http://127.0.0.1:9"
     assert what_is_said(lambda: obstore.get(client_of(nobody), "key")) == (
         "the server can't be reached: check the endpoint and the network (GET http://127.0.0.1:9/tests/key, Connection refused)"

@@ -88,7 +88,7 @@ def test_the_file_of_failures_goes_with_the_next_run_that_has_none(store, tmp_pa
     assert not (tmp_path / "out/.shardedstore/failures.jsonl").exists()
 
 
-def test_a_retry_is_told_with_its_cause(store, tmp_path):
+def test_a_retry_is_reported_with_its_cause(store, tmp_path):
     found = events(run(store, tmp_path, FailFirst("a[3]", str(tmp_path / "tries"), 1)))
     (retry,) = (event for event in found if event["event"] == "retry")
     assert (retry["shard"], retry["attempts"]) == ("a[3]", 2)

@@ -155,7 +155,7 @@ def test_misread_arrays_are_marked(tmp_path):
     assert "misreads" in estimate._repr_html_()
 
 
-def test_many_arrays_are_told_in_few_lines(tmp_path):
+def test_many_arrays_are_reported_in_few_lines(tmp_path):
     group = zarr.open_group(tmp_path / "in.zarr", mode="w")
     for number in range(30):
         group.create_array(f"a{number:02}", shape=(4,), chunks=(2,), dtype="M8[s]" if number else "i4")

@@ -158,7 +158,7 @@ def test_markup_is_taken_out_of_errors_of_others():
 
 
 @pytest.mark.parametrize("sign", ["invalid peer certificate: UnknownIssuer", "InvalidCertificate(\\n Expired )"])
-def test_a_certificate_that_is_not_trusted_is_told(sign):
+def test_a_certificate_that_is_not_trusted_is_reported(sign):
     error = OSError(
         f"Generic S3 error: Error performing GET https://host/a in 2s\n\nDebug source: kind: Connect {sign}"
     )
@@ -166,7 +166,7 @@ def test_a_certificate_that_is_not_trusted_is_told(sign):
 
 
 @pytest.mark.parametrize(("code", "is_named"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)])
-def test_a_full_disk_is_told_with_the_path(tmp_path, code, is_named):
+def test_a_full_disk_is_reported_with_the_path(tmp_path, code, is_named):
     path = str(tmp_path / "a.zip")
     with pytest.raises(OSError, match=os.strerror(code)) as raised, published(path):
         raise OSError(code, os.strerror(code))

@@ -124,7 +124,7 @@ def test_a_part_is_unpacked_by_include(tmp_path):
     assert ("/simulation/fine/field" in told, "/wind_u" in told) == (True, False)
 
 
-def test_it_stands_for_convert_to_zarr(tmp_path):
+def test_it_is_convert_to_zarr(tmp_path):
     arguments = tmp_path / "zips", tmp_path / "out.zarr", "--include", "t", "--print-job"
     assert invoke("unpack", *arguments) == invoke("convert", *arguments, "--to", "zarr")
     done = CliRunner().invoke(main, ["unpack", "a", "b", "--codec", "zstd"])

@@ -77,7 +77,7 @@ def test_numcodecs_own_blosc_is_another_codec_than_blosc():
     assert make(from_json({"name": "numcodecs.gzip", "configuration": {"level": 2}}, 3, 4)).encode(RAW)[4:8] == bytes(4)
 
 
-def test_a_checksum_that_does_not_agree_is_told():
+def test_a_checksum_that_does_not_agree_is_reported():
     coder = Compression([CRC32C])
     stored = coder.encode(RAW)
     assert stored == RAW + contents_of(written(Crc32cCodec()))["c/0"][-4:]
@@ -95,7 +95,7 @@ def written(*compressors, **options):
 
 
 @pytest.mark.parametrize("codec", [5, {"level": 3}, ShardingCodec(chunk_shape=(2,)), BytesCodec()])
-def test_what_is_no_codec_is_told(codec):
+def test_what_is_no_codec_is_reported(codec):
     with pytest.raises(TypeError, match="is not a codec: give an id"):
         config_of(codec)
 
@@ -177,7 +177,7 @@ def test_the_index_is_that_of_zarr(location):
         (lambda data: data[3:], "an inner chunk is at bytes 0 to 5, outside of 0 to 2"),
     ],
 )
-def test_a_damaged_object_is_told(damage, message):
+def test_a_damaged_object_is_reported(damage, message):
     index = ShardIndex(2, at_end=True)
     with pytest.raises(ValueError, match=message):
         index.split(damage(index.join([b"abcde", None])))

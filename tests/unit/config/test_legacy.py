@@ -312,7 +312,7 @@ def test_a_name_of_shards_must_fit_the_array(old):
     refused(document, "shards of the array 'gone' in .*base.zarr', but there is no such array", root=old)
 
 
-def test_a_base_that_is_damaged_is_told(copied):
+def test_a_base_that_is_damaged_is_reported(copied):
     (copied / "dot/base.zarr/image/s0/.zarray").write_bytes(b"[")
     with pytest.raises(ConfigError, match=r"array 'image/s0' in .*base.zarr' can't be read: .*is not JSON"):
         ShardedStore.load(copied / "dot.json")
@@ -413,7 +413,7 @@ def test_dots_lead_only_where_it_is_allowed(old, tmp_path):
     check_values(ShardedStore.load(tmp_path / "configs/dot.json", allow=[tmp_path / "old"]), values_of(old, "dot"))
 
 
-def test_what_was_moved_is_told(old):
+def test_what_was_moved_is_reported(old):
     text = (old / "loose.json").read_text().replace(str(old), "/nonexistent")
     refused(json.loads(text), "'/nonexistent/loose/.*, which does not exist: .* wrote absolute paths")
 

@@ -161,7 +161,7 @@ def test_no_place_is_shown_for_a_base_without_one():
         assert re.search("a +directory +'s3://bucket/a'", to_text("", config))
 
 
-def test_what_is_not_ours_is_told_to_be_so():
+def test_what_is_not_ours_is_shown_as_foreign():
     config = Config(Directory("/b"), {"a": Mount(Directory("/a/{block}"), million(3), {"1": Zip("/x.zip")})})
     assert "2 directories and 1 zip" in to_text("", config)
     elsewhere = {str(i): ViewOf(Directory("/x"), "t") for i in range(2000)}

@@ -181,7 +181,7 @@ def test_a_quiet_run_prints_errors_only(jobs):
     assert len(quiet.stderr.splitlines()) == len(quiet.stdout.splitlines()) == 1
 
 
-def test_a_refused_source_is_told_with_its_remedy_and_its_code(jobs):
+def test_a_refused_source_is_reported_with_its_remedy_and_its_code(jobs):
     root = zarr.open_group(jobs.parent / "b.zarr")
     root.create_array("u", data=np.arange(2))
     del root["t"]

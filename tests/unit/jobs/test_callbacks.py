@@ -109,7 +109,7 @@ def test_a_job_on_a_cluster_tells_the_same(store, tmp_path, workers):
     assert 1 <= len({event.task.worker for event in kept.tasks[1:]}) <= 2
 
 
-def test_failures_are_told_with_the_task_and_with_the_end(store, tmp_path):
+def test_failures_are_reported_with_the_task_and_with_the_end(store, tmp_path):
     kept = Keep()
     with pytest.raises(ShardsFailed) as failed:
         store.map_shards(Fail("a[2]"), ToZip(tmp_path / "out"), retries=0, callbacks=[kept])
@@ -121,7 +121,7 @@ def test_failures_are_told_with_the_task_and_with_the_end(store, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["start", "task", "end"])
-def test_an_exception_in_a_callback_ends_the_job_and_all_are_told_of_the_end(where, store, tmp_path):
+def test_an_exception_in_a_callback_ends_the_job_and_all_learn_of_the_end(where, store, tmp_path):
     kept, raises = Keep(), Raise(where)
     with pytest.raises(RuntimeError, match=where):
         store.map_shards(ToZip(tmp_path / "out"), callbacks=[kept, raises])

@@ -60,7 +60,7 @@ def test_each_segment_is_read_alone(segments, other, tail):
 @pytest.mark.parametrize(
     "damage", [lambda d: d[:-1], lambda d: d[:-30] + d[-20:], lambda d: b"x" * 9 + d[9:], lambda d: b""]
 )
-def test_a_damaged_file_is_told(ledger, damage):
+def test_a_damaged_file_is_reported(ledger, damage):
     ledger.compact()
     (name,) = files(ledger)
     ledger.folder.write(name, damage(ledger.folder.read(name)))

@@ -204,7 +204,7 @@ def test_another_chain_may_write_other_codecs_and_the_guards_of_the_source_stay(
     assert [violation.code for violation in failed.value.violations] == ["source-shrank"]
 
 
-def test_a_rechunked_array_is_told_and_not_refused(source, tmp_path):
+def test_a_rechunked_array_is_reported_and_not_refused(source, tmp_path):
     convert(source, tmp_path / "out")
     again(zarr.open_group(source), "t", (10, 6), (4, 6), "i4")
     plan = ShardedStore.partition(source, SHARDS).plan(ToZip(tmp_path / "out"))
@@ -212,7 +212,7 @@ def test_a_rechunked_array_is_told_and_not_refused(source, tmp_path):
     assert str(notice).startswith("the chunks of 't' changed from 2 x 3 to 4 x 6, so all of its shards are made again;")
 
 
-def test_a_renamed_array_is_told_where_it_is_allowed(source, tmp_path):
+def test_a_renamed_array_is_reported_where_it_is_allowed(source, tmp_path):
     convert(source, tmp_path / "out")
     rename(zarr.open_group(source))
     plan = ShardedStore.partition(source, SHARDS).plan(ToZip(tmp_path / "out"), guards=Guards(disappear=False))
@@ -278,7 +278,7 @@ def test_a_lazy_job_is_guarded_at_its_end(source, tmp_path):
         lazy.compute()
 
 
-def test_an_error_pickles_and_stands_in_json(source, tmp_path):
+def test_an_error_pickles_and_is_json(source, tmp_path):
     convert(source, tmp_path / "out")
     disappear(zarr.open_group(source))
     with pytest.raises(GuardsFailed) as failed:

@@ -201,7 +201,7 @@ def test_a_job_goes_on_lazily(source, tmp_path):
     assert (again.summary.done, again.summary.skipped) == (0, CUBE_SHARDS)
 
 
-def test_a_result_that_was_moved_is_gone_on_with(source, tmp_path):
+def test_a_result_that_was_moved_is_continued(source, tmp_path):
     division(source).map_shards(ToZip(tmp_path / "out"))
     (tmp_path / "out").rename(tmp_path / "moved")
     again = division(source).map_shards(ToZip(tmp_path / "moved"))
@@ -346,7 +346,7 @@ def test_until_the_end_the_old_config_is_the_one(source, tmp_path):
     assert (out / FILE_NAME).read_bytes() != old
 
 
-def test_a_job_beside_another_is_gone_on_with(source, tmp_path):
+def test_a_job_beside_another_is_continued(source, tmp_path):
     division(source).map_shards(Slow(0), ToZip(tmp_path / "out"))
     division(source).map_shards(ToZip(tmp_path / "out"), overwrite=True)
     again = division(source).map_shards(ToZip(tmp_path / "out"))

@@ -155,7 +155,7 @@ def test_one_that_counts_elsewhere_lives_and_one_that_does_not_is_dead(tmp_path,
     assert latest(place).free
 
 
-def test_a_holder_that_was_taken_over_is_told(tmp_path, quick):
+def test_a_holder_that_was_taken_over_is_reported(tmp_path, quick):
     place = open_folder(str(tmp_path))
     with held(place) as lost:
         write(place, number_of(place) + 1, latest(place), nonce="another")

@@ -86,7 +86,7 @@ def test_a_running_shard_is_abandoned_after_the_grace(scheduler, store, tmp_path
     assert (again.skipped, again.done) == (stopped.value.summary.done, COUNT - again.skipped)
 
 
-def test_failures_until_the_stop_are_told_and_recorded(store, tmp_path):
+def test_failures_until_the_stop_are_reported_and_recorded(store, tmp_path):
     stop = StopSignal()
     with (
         dask.config.set(scheduler="synchronous"),

@@ -240,7 +240,7 @@ def test_attempts_of_tasks_keep_records_side_by_side_in_a_bucket(bucket):
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
-def test_what_several_tasks_of_a_segment_did_is_gone_on_with(scheduler, tmp_path):
+def test_what_several_tasks_of_a_segment_did_is_continued(scheduler, tmp_path):
     store = blocks_at(tmp_path / "source.zarr", COUNT - 1)
     assert len(make_plan(store.config).segments()) == 1
 

@@ -32,7 +32,7 @@ def test_a_chain_without_steps_changes_nothing(store, tmp_path):
     assert (trial.changed, trial.changes, trial.ratio) == (0, (), 1.0)
 
 
-def test_added_and_removed_keys_are_told(store, tmp_path):
+def test_added_and_removed_keys_are_reported(store, tmp_path):
     def other(entries, shard):
         for entry in entries:
             yield entry._replace(key="c/9") if entry.key == "c/0" else entry

@@ -330,7 +330,7 @@ def test_an_exception_for_a_block_without_chunks_is_refused(source, tmp_path):
         ShardedStore.load(tmp_path / "out")
 
 
-def test_what_lies_where_no_chunks_are_is_told(source, tmp_path):
+def test_what_lies_where_no_chunks_are_is_reported(source, tmp_path):
     result = mapped(source, CopyTo(tmp_path / "out"))
     put(opened(tmp_path / "out"), {(500, 0, 0): 6})
     assert not result.verify().ok

@@ -72,7 +72,7 @@ def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     assert calls == ["fsync", "rename", "fsync folder"]
 
 
-def test_many_files_are_stored_or_it_is_told(tmp_path, monkeypatch):
+def test_many_files_are_stored_or_it_is_reported(tmp_path, monkeypatch):
     """The synced descriptor must be older than the first file, as it does not report earlier errors."""
     opened, synced = [], []
     real = os.open

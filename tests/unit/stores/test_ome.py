@@ -95,7 +95,7 @@ def of_image(path: str, value: Any):
         (lambda root: (image(root), root.create_group("b").attrs.update(plate={"wells": []})), "'b' has the attribute"),
     ],
 )
-def test_what_is_not_valid_is_told_in_one_sentence(make, says):
+def test_what_is_not_valid_is_reported_in_one_sentence(make, says):
     assert re.match(re.escape(says), verdict(make) or "None")
 
 

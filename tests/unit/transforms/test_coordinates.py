@@ -67,7 +67,7 @@ def test_words_select_as_xarray_does(folder, tmp_path, word, group):
     assert again.summary.done == 0
 
 
-def test_index_coordinates_in_a_glob_are_told(folder, tmp_path):
+def test_index_coordinates_in_a_glob_are_reported(folder, tmp_path):
     view = ShardedStore.partition(folder, [])
     told = view.map_shards(MapChunks(plus_one, arrays=("*", "!**station"), name="1"), ToZip(tmp_path / "1")).summary
     (notice,) = told.notices

@@ -64,7 +64,7 @@ def test_shards_that_are_copied_apart_open_as_one(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["consolidated-v2", "consolidated-v3"])
-def test_consolidated_metadata_stands_in_the_copy(name, tmp_path):
+def test_consolidated_metadata_is_in_the_copy(name, tmp_path):
     partitioned(name, tmp_path / "source").map_shards(Recompress("zstd"), CopyTo(tmp_path / "copy"))
     copied = zarr.open_group(tmp_path / "copy", mode="r", use_consolidated=True)
     plain = zarr.open_group(tmp_path / "copy", mode="r", use_consolidated=False)
@@ -97,7 +97,7 @@ def blocks(store):
     return [f"{path}[{'/'.join(map(str, mount.blocks.index(i)))}]" for i in range(mount.blocks.count)]
 
 
-def test_a_copy_with_more_files_than_were_written_is_told(source, tmp_path):
+def test_a_copy_with_more_files_than_were_written_is_reported(source, tmp_path):
     store = division(source)
     store.map_shards(CopyTo(tmp_path / "copy"))
     (tmp_path / "copy/notes.txt").touch()
@@ -143,7 +143,7 @@ def test_what_a_killed_process_left_half_written_in_a_source_is_not_carried(chai
     assert result.verify(source, level="decoded").ok
 
 
-def test_files_of_other_names_are_told_though_count_and_bytes_are_the_same(source, tmp_path):
+def test_files_of_other_names_are_reported_though_count_and_bytes_are_the_same(source, tmp_path):
     store = division(source)
     store.map_shards(CopyTo(tmp_path / "copy"))
     chunk = next(path for path in sorted((tmp_path / "copy").rglob("*")) if path.is_file() and path.name.isdecimal())
@@ -280,7 +280,7 @@ with dask.config.set(scheduler="synchronous"):
 """
 
 
-def test_a_killed_copy_is_gone_on_with(source, tmp_path):
+def test_a_killed_copy_is_continued(source, tmp_path):
     store, mended = division(source), tmp_path / "mended"
     shard = blocks(store)[2]
     arguments = [TESTS, source, tmp_path / "copy", shard, mended]

@@ -479,14 +479,14 @@ def test_what_goes_wrong_in_a_shard_names_it(func, cause, tmp_path):
 
 
 @pytest.mark.parametrize("shards", [None, (4, 6)])
-def test_a_corrupt_chunk_is_told(shards):
+def test_a_corrupt_chunk_is_reported(shards):
     contents = contents_of(write(3, numbers, **({"shards": shards} if shards else {})))
     contents["c/1/1"] = bytes(8) + contents["c/1/1"][8:]
     with pytest.raises(CorruptError, match=r"'c/1/1' can't be decoded with zstd"):
         run(MapBlocks(same), sources.to_memory(contents))
 
 
-def test_values_that_can_not_be_encoded_are_told():
+def test_values_that_can_not_be_encoded_are_reported():
     store = write(3, numbers.astype("T"))
     with pytest.raises(ShardedStoreError, match=r"fails on '' at \(0, 0\): TypeError: the function returned int64"):
         list(MapBlocks(lambda b, p: b.astype("i8"))(read_entries(store), Shard("", is_base=True)))

@@ -245,7 +245,7 @@ def test_what_makes_no_sense_is_refused_before_it_runs(step, message, zarr_forma
         step.check(walk(write(zarr_format, numbers.astype("f4"), fill_value=0)))
 
 
-def test_codecs_that_hold_for_one_data_type_are_told():
+def test_codecs_that_hold_for_one_data_type_are_reported():
     for name in ("v2 delta", "v2 texts", "v3 delta", "v3 texts"):
         zarr_format, data, options = SOURCES[name]
         with pytest.raises(

@@ -152,7 +152,7 @@ def test_what_it_can_not_change_is_refused(tmp_path):
     chain_error(walk(root.store), "version 0.1: its images have no 'datasets'")
 
 
-def test_levels_that_are_not_there_are_told(tmp_path):
+def test_levels_that_are_not_there_are_reported(tmp_path):
     root = zarr.open_group(source(tmp_path / "in", "image", 3))
     root.attrs["multiscales"] = [multiscale(3)]
     assert [notice.arrays for notice in MigrateOME().notices(walk(root.store))] == [("2",)]

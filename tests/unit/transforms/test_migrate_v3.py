@@ -484,7 +484,7 @@ def build_cube():
     return dict(sources.SOURCES["cube-v2."].contents())
 
 
-def test_documents_of_both_formats_are_told(tmp_path):
+def test_documents_of_both_formats_are_reported(tmp_path):
     contents = build_cube() | {"wind_u/zarr.json": b'{"zarr_format": 3, "node_type": "group"}'}
     with pytest.raises(ShardsFailed) as failed:
         migrated(sources.to_folder(contents, tmp_path / "source.zarr"), ["simulation"], tmp_path / "out")
@@ -540,7 +540,7 @@ def write_texts():
 
 
 @pytest.mark.parametrize("value", [1, None, b"a", ["a"]], ids=repr)
-def test_objects_that_are_no_texts_are_told(value):
+def test_objects_that_are_no_texts_are_reported(value):
     values = texts.astype(object)
     values[5, 6] = value
     codec = numcodecs.MsgPack() if isinstance(value, bytes) else numcodecs.JSON()
@@ -590,7 +590,7 @@ def test_v3_is_refused(name):
         MigrateV3().check(walk(sources.to_memory(sources.SOURCES[name].contents())))
 
 
-def test_a_damaged_chunk_that_is_made_anew_is_told():
+def test_a_damaged_chunk_that_is_made_anew_is_reported():
     contents = write(*ANEW["base64"], Zlib(1))
     contents["0.1"] = b"damaged"
     with pytest.raises(CorruptError, match=re.escape("'0.1' can't be decoded with base64, zlib: ")):
@@ -602,7 +602,7 @@ def test_a_damaged_chunk_that_is_made_anew_is_told():
     [{"multiscales": [{"version": "0.4", "axes": []}]}, {"plate": {"version": "0.4"}}, {"well": {"version": "0.4"}}],
     ids=lambda attributes: next(iter(attributes)),
 )
-def test_ome_zarr_is_told(attributes):
+def test_ome_zarr_is_reported(attributes):
     contents = build_cube() | {"simulation/.zattrs": json.dumps(attributes).encode()}
     nodes = walk(sources.to_memory(contents))
     (notice,) = MigrateV3(chunk_keys="default").notices(nodes)
@@ -611,7 +611,7 @@ def test_ome_zarr_is_told(attributes):
     assert json.loads(run(contents)["simulation/zarr.json"])["attributes"] == attributes
 
 
-def test_what_only_consolidated_metadata_knows_is_told():
+def test_what_only_consolidated_metadata_knows_is_reported():
     contents = dict(sources.SOURCES["consolidated-v2"].contents())
     for name in (".zarray", ".zattrs"):
         del contents[f"temperature/{name}"]

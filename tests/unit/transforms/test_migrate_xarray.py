@@ -169,7 +169,7 @@ def test_texts_in_codecs_that_zarr_no_longer_reads(codec):
     xr.testing.assert_equal(was, now)
 
 
-def test_numbers_that_stand_for_missing_texts_are_told():
+def test_numbers_that_stand_for_missing_texts_are_reported():
     before = contents([objects("vlen-utf8", 0, {}), objects("vlen-utf8", "", {}), objects("vlen-utf8", None, {})])
     notices = list(MigrateV3().notices(walk(sources.to_memory(before))))
     assert [arrays for text, arrays in notices if text == MISSING_NUMBERS] == [("v0",)]
@@ -210,7 +210,7 @@ def test_names_in_an_attribute_of_netcdf_are_found():
     assert opened(migrated(before), 3).v0.dims == ("x",)
 
 
-def test_names_that_v3_can_not_hold_are_told():
+def test_names_that_v3_can_not_hold_are_reported():
     doc, _, chunks = plain("<i2", None, {})
     nodes = walk(sources.to_memory(contents([(doc, {"_ARRAY_DIMENSIONS": [1]}, chunks)])))
     assert [arrays for text, arrays in MigrateV3().notices(nodes) if text == NAMES_LOST] == [("v0",)]

@@ -55,7 +55,7 @@ def test_texts_in_v3(codec, shape, chunks, padding, tmp_path):
     assert made.verify(level="decoded").ok
 
 
-def test_a_value_that_is_no_text_is_told_where_it_is_data(tmp_path):
+def test_a_value_that_is_no_text_is_reported_where_it_is_data(tmp_path):
     data = texts((5,))
     data[4] = None
     write(tmp_path / "in", data, (2,), None, [JSON()], None, None)

@@ -94,7 +94,7 @@ def test_nothing_is_said_with_these_options(tmp_path):
     assert migrated(tmp_path, chunk_keys="default", portable=True).summary.notices == ()
 
 
-def test_records_in_the_sharding_codec_are_told(tmp_path):
+def test_records_in_the_sharding_codec_are_reported(tmp_path):
     root = zarr.create_group(tmp_path / "in", zarr_format=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -425,14 +425,14 @@ def test_a_corrupt_chunk_fails_its_shard_alone(zarr_format, shards, tmp_path):
     assert len(list((tmp_path / "out" / "a").iterdir())) == 1
 
 
-def test_a_damaged_index_of_the_sharding_codec_is_told():
+def test_a_damaged_index_of_the_sharding_codec_is_reported():
     contents = contents_of(write(NUMBERS["f4"], "auto", 3, shards=(4, 6)))
     contents["c/0/0"] = contents["c/0/0"][:-1] + b"x"
     with pytest.raises(CorruptError, match=r"'c/0/0' can't be decoded with sharding_indexed: ValueError: the checksum"):
         run(Recompress("gzip"), sources.to_memory(contents))
 
 
-def test_a_chunk_of_another_size_is_told():
+def test_a_chunk_of_another_size_is_reported():
     contents = contents_of(write(NUMBERS["f4"], None, 2))
     contents["0.0"] = contents["0.0"][:-4]
     with pytest.raises(

@@ -303,7 +303,7 @@ def test_in_the_base_objects_of_the_sharding_codec_are_copied(tmp_path, form):
     assert contents_at(convert(contents, tmp_path, {}, size=200)) == contents
 
 
-def test_a_damaged_object_is_told(tmp_path):
+def test_a_damaged_object_is_reported(tmp_path):
     contents = dict(build(of_form, "index last"))
     contents["a/c/0/0"] = contents["a/c/0/0"][:-1]
     with pytest.raises(ShardsFailed, match="1 of 7 shards failed") as caught:
@@ -434,14 +434,14 @@ class Reordered(Step):
         (False, "other chunks come between the chunks of 'height/c/0': a step before the sink must keep the order"),
     ],
 )
-def test_a_step_that_changes_the_order_is_told(tmp_path, chunks_first, message):
+def test_a_step_that_changes_the_order_is_reported(tmp_path, chunks_first, message):
     with pytest.raises(ShardsFailed) as caught:
         convert(CUBE.contents(), tmp_path, ["simulation/coarse"], Reordered(chunks_first))
     assert any(message in failure.cause for failure in caught.value.exceptions), caught.value.exceptions
 
 
 @pytest.mark.parametrize("shards", [{}, {"temperature": {"time": 4}}])
-def test_a_file_with_the_name_of_an_object_is_told(tmp_path, shards):
+def test_a_file_with_the_name_of_an_object_is_reported(tmp_path, shards):
     contents = {
         **SOURCES["cube-v3-v2."].contents(),
         "temperature/c/0/0/0": b"a file",

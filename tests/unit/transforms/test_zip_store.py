@@ -73,7 +73,7 @@ def test_zips_are_named_as_they_were(tmp_path):
     }
 
 
-def test_with_to_the_job_is_gone_on_with(tmp_path):
+def test_with_to_the_job_is_continued(tmp_path):
     store = division(cube_at(tmp_path / "source.zarr"))
     prefix = tmp_path / "out" / "cube"
     store.map_shards(to_zip_store_with_prefix(prefix), to=tmp_path / "out")

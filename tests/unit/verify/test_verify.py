@@ -342,7 +342,7 @@ def test_a_chunk_of_one_zarr_that_can_not_be_decoded(source, copy, tmp_path):
     assert "can't be decoded" in found.what
 
 
-def test_damage_in_the_source_is_told_as_such(source, copy, tmp_path):
+def test_damage_in_the_source_is_reported_as_such(source, copy, tmp_path):
     (tmp_path / "source.zarr/wind_u/c/1/0/1").write_bytes(b"rubbish")
     assert only(copy.verify(source)).what.startswith("the source: shard 'wind_u")
 

@@ -178,7 +178,7 @@ def test_other_codecs_and_chunks_of_fill_values_are_no_difference(tmp_path):
     assert result.verify().damaged_shards == ("a",)
 
 
-def test_records_without_digests_are_told(source, tmp_path):
+def test_records_without_digests_are_reported(source, tmp_path):
     source.map_shards(ToZip(tmp_path / "out"))
     ledger_at(tmp_path / "out").mark(frozenset({3}))
     result = source.map_shards(ToZip(tmp_path / "out"), digest=True)

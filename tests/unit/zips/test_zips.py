@@ -460,7 +460,7 @@ def test_where_the_directory_has_the_same_extra_fields_a_byte_range_takes_one_re
     assert contents(store) == ENTRIES
 
 
-def test_a_data_descriptor_of_the_length_of_extra_fields_is_told_from_them():
+def test_a_data_descriptor_of_the_length_of_extra_fields_is_distinguished_from_them():
     """The start of the data does not follow from the directory alone."""
     stream = foreign({"t/c/0": b"0123456789", "t/c/1": b"abc"}, stream=True)
     with zipfile.ZipFile(io.BytesIO(stream)) as file:

@@ -176,7 +176,7 @@ def test_a_zip_in_a_zip_that_is_cut_off_is_not_taken_for_it(contents, tmp_path):
             ZipReadStore(tmp_path / "cut.zip").names()
 
 
-def test_what_holds_no_zarr_at_all_is_told_as_before(tmp_path):
+def test_what_holds_no_zarr_at_all_is_reported_as_before(tmp_path):
     path = zipped(tmp_path / "x.zip", {"a/readme.txt": b"", "__MACOSX/zarr.json": json.dumps({}).encode()})
     with pytest.raises(PartitionError, match="holds no Zarr"):
         ShardedStore.partition(path, [])
