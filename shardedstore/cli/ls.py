@@ -7,6 +7,7 @@ import sys
 
 import click
 from dask.utils import format_bytes
+from toolz import partition_all
 
 from shardedstore.cli.common import tell, user_errors
 from shardedstore.cli.storage import parse_side, storage_params
@@ -35,8 +36,9 @@ def ls(what: str, *, keys: bool, under: str, as_json: bool, storage: tuple[str, 
     with user_errors(what):
         store, _ = open_any(what, parse_side("destination", what, storage, profile))
         if keys:
-            for key in sorted(reader_of(store).keys(under.strip("/"), None)):
-                tell(json.dumps({"key": key}) if as_json else key)
+            found = sorted(reader_of(store).keys(under.strip("/"), None))
+            for some in partition_all(LINES, found):
+                tell("\n".join(json.dumps({"key": key}) if as_json else key for key in some))
             return
         names = [name for name, data in zip(FORMATS, reader_of(store).fetch(FORMATS), strict=True) if data is not None]
         end = f"|zarr{format_of(names)}:"
@@ -53,6 +55,7 @@ def ls(what: str, *, keys: bool, under: str, as_json: bool, storage: tuple[str, 
             tell(line)
 
 
+LINES = 4096  # written at once
 FORMATS = ("zarr.json", ".zgroup", ".zarray")
 
 

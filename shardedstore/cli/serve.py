@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -32,7 +34,7 @@ def serve(
 ) -> None:
     """Serve a Zarr, a zip or a config over HTTP.
 
-    It is read-only, and runs until Ctrl-C. Viewers and libraries such as neuroglancer, zarrita.js, xarray and GDAL open the printed URL as one Zarr. There is no access
+    It is read-only, and runs until Ctrl-C or SIGTERM, which end it with exit code 0. Viewers and libraries such as neuroglancer, zarrita.js, xarray and GDAL open the printed URL as one Zarr. There is no access
     control: anybody who reaches the address reads everything.
 
     \\b
@@ -43,15 +45,46 @@ def serve(
         library = _library()
         store, _ = open_any(what, parse_side("destination", what, storage, profile))
         app = library.store_app(store, cors_options={"allow_origins": list(cors)} if cors else None)
+        app.add_middleware(_WithTotals, store=store)
         try:
             server = library.serve_background(
                 app, host=host, port=port or "auto", uvicorn_options={"log_level": "warning"}
             )
         except (OSError, RuntimeError) as error:
             raise UsageError(f"can't listen on {host}, port {port or 'any'}: {error}") from error
-        with server, contextlib.suppress(KeyboardInterrupt):
+        with server, _ended_by_sigterm(), contextlib.suppress(KeyboardInterrupt):
             tell(f"{server.url}/")
             threading.Event().wait()
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt, so that open requests end first."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _WithTotals:
+    """Middleware that gives answers of ranges the size of the whole value, which clients of obstore need."""
+
+    def __init__(self, app: Any, store: Any) -> None:
+        self.app, self.store = app, store
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_total(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 206:
+                size = await self.store.getsize(scope["path"].lstrip("/"))
+                fields = [
+                    (name, value.replace(b"/*", b"/%d" % size) if name == b"content-range" else value)
+                    for name, value in message["headers"]
+                ]
+                message = {**message, "headers": fields}
+            await send(message)
+
+        await self.app(scope, receive, send_with_total)
 
 
 def _library() -> Any:

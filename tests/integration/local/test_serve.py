@@ -9,6 +9,7 @@ import dask
 import numpy as np
 import pytest
 import zarr
+from obstore.store import HTTPStore
 
 from shardedstore import ShardedStore
 from shardedstore.transforms import ToZip
@@ -24,6 +25,7 @@ ORIGIN = "https://viewer.example.org"
 def url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     root = zarr.create_group(folder / "a.zarr", attributes={"title": "demo"})
+    root.create_array("inner", data=np.arange(1000), shards=(200,), chunks=(10,))
     root.create_array("t", data=np.arange(96).reshape(12, 8), chunks=(2, 4))
     zarr.consolidate_metadata(folder / "a.zarr")
     with dask.config.set(scheduler="sync"):
@@ -35,7 +37,7 @@ def url(tmp_path_factory):
             yield process.stdout.readline().strip()
         finally:
             process.terminate()
-            process.wait(20)
+            assert process.wait(20) == 0
 
 
 def request(url, method="GET", **headers):
@@ -50,11 +52,28 @@ def test_a_client_reads_the_result_as_one_zarr(url):
     np.testing.assert_array_equal(found["t"][:], np.arange(96).reshape(12, 8))
 
 
+@pytest.mark.parametrize("opened", ["obstore", "fsspec", "shardedstore", "tensorstore"])
+def test_clients_read_inner_chunks_by_ranges(opened, url):
+    if opened == "tensorstore":
+        spec = {"driver": "zarr3", "kvstore": f"{url}inner/"}
+        found = pytest.importorskip("tensorstore").open(spec).result()[395:405].read().result()
+    else:
+        client = HTTPStore(url, client_options={"allow_http": True})
+        stores = {
+            "obstore": lambda: zarr.storage.ObjectStore(client, read_only=True),
+            "fsspec": lambda: url,
+            "shardedstore": lambda: ShardedStore.partition(url, []),
+        }
+        found = zarr.open_group(stores[opened](), mode="r")["inner"][395:405]
+    np.testing.assert_array_equal(found, np.arange(395, 405))
+
+
 def test_ranges_and_origins(url):
     whole = request(f"{url}t/c/0/0", Origin=ORIGIN)
     part = request(f"{url}t/c/0/0", Origin=ORIGIN, Range="bytes=2-5")
     assert (whole[0], part[0]) == (200, 206)
     assert part[2] == whole[2][2:6]
+    assert part[1]["content-range"] == f"bytes 2-5/{len(whole[2])}"
     assert whole[1]["access-control-allow-origin"] == ORIGIN
     assert "access-control-allow-origin" not in request(f"{url}t/c/0/0", Origin="https://other.example.org")[1]
 
