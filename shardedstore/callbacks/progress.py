@@ -17,6 +17,9 @@ Show = Callable[[int, int], None]
 Shown = bool | Literal["bar"] | Show | None  # values of progress=
 
 
+KERNEL = "JPY_PARENT_PID"  # set in the kernels of Jupyter, and so in their commands
+
+
 def progress_callback(chosen: Shown, job: str = "", *, is_alone: bool = True) -> Callback | None:
     """Return the callback for a value of ``progress=``.
 
@@ -58,10 +61,13 @@ def progress_callback(chosen: Shown, job: str = "", *, is_alone: bool = True) ->
 
 
 def on_terminal() -> bool:
-    """Tell whether standard error is a terminal that can update lines."""
+    """Tell whether standard error is a terminal that can update lines.
+
+    The terminal of a command in a cell of a notebook, as in ``!shardedstore convert``, can't.
+    """
     if sys.stderr is None:  # under pythonw
         return False
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and KERNEL not in os.environ
 
 
 class ProgressFunction(Callback):

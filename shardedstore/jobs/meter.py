@@ -14,6 +14,7 @@ from shardedstore.jobs.summary import Summary
 
 WINDOW = 60.0  # seconds of the rate, at least
 PART = 0.25  # of the elapsed time, for the rate of long jobs
+LEAST_SIZE = 10  # the ended shards may be this much smaller than the others, on average, to foretell their time
 MOST_SAMPLES = 512
 STALL = 300.0  # seconds without a shard that ends, after which a job may have stalled
 STALL_FACTOR = 5  # times the longest task, which a slow job may be silent for
@@ -54,6 +55,8 @@ class Meter:
         """Note tasks that the executor gets."""
         with self._lock:
             now = self._clock()
+            if len(self._samples) == 1 and not self._running:  # the time to start a cluster is not in the rate
+                self._samples[0] = now, self._samples[0][1]
             self._running.update((_first(task), (task, now)) for task in tasks)
 
     def taken_back(self, task: Task) -> None:
@@ -105,10 +108,16 @@ class Meter:
                 seconds=round(now - self._begun, 3),
                 idle_seconds=round(idle, 3),
                 rate=rate,
-                seconds_left=0.0 if sums.tried >= self._total else left / rate if rate else None,
+                seconds_left=0.0 if sums.tried >= self._total else left / rate if rate and self._is_telling() else None,
                 oldest=None if oldest is None else Running(_name(oldest[0]), round(now - oldest[1], 3)),
                 stalled=sums.tried < self._total and idle > max(STALL, STALL_FACTOR * self._longest),
             )
+
+    def _is_telling(self) -> bool:
+        """Tell whether the shards that ended are large enough to foretell the others; the base alone often is not."""
+        ended, left = self.outcome.tried, self._total - self.outcome.tried
+        size, left_size = self.outcome.decoded_nbytes, self._total_decoded - self.outcome.decoded_nbytes
+        return size * left * LEAST_SIZE >= left_size * ended
 
     def _rate(self, now: float) -> float | None:
         if len(self._samples) < 2 or not self.outcome.done:
