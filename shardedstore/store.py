@@ -24,7 +24,7 @@ from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.guards import Guards
 from shardedstore.jobs.job import MOST_FAILURES
 from shardedstore.jobs.job_plan import JobOptions, JobPlan, OnError, plan_job
-from shardedstore.jobs.layouts.registry import find_result_job
+from shardedstore.jobs.layouts.registry import find_result_job, job_in
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.limits import NO_LIMITS, Limits
 from shardedstore.jobs.make_plan import make_plan
@@ -1085,7 +1085,8 @@ class ShardedStore(WritableStore):
         return Records(self._result_job())
 
     def _result_job(self) -> ResultJob:
-        job = find_result_job(self.config)
+        folder = self.partial.folder if self.partial is not None else None
+        job = find_result_job(self.config) if folder is None else job_in(folder)
         if job is None:
             raise UsageError(
                 f"the ledger of {str(self)!r} is not found beside its shards: open the result of a job, with ShardedStore.load"

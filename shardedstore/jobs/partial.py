@@ -296,7 +296,7 @@ def load_partial(place: Folder, options: Options, allow: Iterable[str]) -> tuple
             f"the source has changed since the job at {place.url!r} began, so the two can't be shown together: run "
             "the same job again, which continues with the changed source, or open the source itself"
         )
-    return shown
+    return shown[0], replace(shown[1], folder=place)
 
 
 def read_config(place: Folder, options: Options) -> Config | None:
@@ -350,7 +350,7 @@ def show_partial(job: Job, plan: Plan, outcome: Summary, failed: ShardsFailed) -
     config, shown = partial_config(UnfinishedJob(plan.config, result, preview.mixes, job.generation, records))
     failures = tuple(error for error in failed.exceptions if isinstance(error, ShardError))
     warnings.warn(f"{failed.message}; {shown}. The first error: {failures[0]}", stacklevel=2)
-    return config, replace(outcome, failures=failures, partial=shown)
+    return config, replace(outcome, failures=failures, partial=replace(shown, folder=job.ledger.folder))
 
 
 def _check_allowed(config: Config, place: Folder, allow: Iterable[str]) -> None:

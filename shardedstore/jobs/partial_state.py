@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shardedstore.jobs.shards import Run
+from shardedstore.storage.folders import Folder
 
 PARTS = 60
 
@@ -48,6 +49,8 @@ class Partial:
         The reason to show the other shards from the source.
     paths : tuple of PathState
         The shards by path.
+    folder : Folder or None
+        The folder of the job, with its ledger.
     """
 
     shown: int
@@ -55,6 +58,7 @@ class Partial:
     total: int
     reason: str
     paths: tuple[PathState, ...] = ()
+    folder: Folder | None = field(default=None, repr=False, compare=False)
 
     @property
     def unfinished(self) -> tuple[PathState, ...]:
@@ -63,7 +67,8 @@ class Partial:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON-compatible values."""
-        return {**vars(self), "paths": [{**vars(path), "parts": list(path.parts)} for path in self.paths]}
+        paths = [{**vars(path), "parts": list(path.parts)} for path in self.paths]
+        return {name: value for name, value in vars(self).items() if name != "folder"} | {"paths": paths}
 
     def __str__(self) -> str:
         rest = f", and the rest from the source: {self.reason}" if self.shown < self.total else ""

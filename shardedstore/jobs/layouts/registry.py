@@ -5,11 +5,12 @@ from __future__ import annotations
 from shardedstore.errors import ChainError
 from shardedstore.jobs.layouts.base import ResultLayout
 from shardedstore.jobs.layouts.function_shards import FunctionShards
-from shardedstore.jobs.layouts.result_job import ResultJob
+from shardedstore.jobs.layouts.result_job import ResultJob, known_records, read_job
 from shardedstore.jobs.layouts.shard_folder import ShardFolder
 from shardedstore.jobs.layouts.single_zarr import SingleZarr
 from shardedstore.jobs.layouts.single_zip import SingleZip
 from shardedstore.jobs.manifest import JobManifest
+from shardedstore.storage.folders import Folder
 from shardedstore.storage.options import StorageOptions
 from shardedstore.stores.locations import Config
 from shardedstore.transforms.base.sink import FunctionSink, Sink
@@ -47,6 +48,12 @@ def choose_layout(
 def find_result_job(config: Config) -> ResultJob | None:
     """Return the job that made a result; None if its ledger is not found."""
     return next((job for layout in LAYOUTS.values() if (job := layout.find_job(config)) is not None), None)
+
+
+def job_in(folder: Folder) -> ResultJob | None:
+    """Return the latest job of a folder, which may be unfinished; None if there is none."""
+    made = read_job(folder)
+    return None if made is None else ResultJob(layout_of(made), folder, made, known_records(folder, made))
 
 
 def layout_of(manifest: JobManifest) -> type[ResultLayout]:
