@@ -17,7 +17,7 @@ LINE_SECONDS = 60.0  # between two lines
 
 
 class ProgressLines(Callback):
-    """A line on standard error at the start, every minute, and at the end.
+    """A line at the start, every minute, and at the end.
 
     Parameters
     ----------
@@ -25,10 +25,16 @@ class ProgressLines(Callback):
         The name of the job, with which each line begins.
     clock : callable
         Returns the time in seconds.
+    first : float
+        The seconds before the first line. A job that ends before has no line.
+    err : bool
+        Whether the lines go to standard error.
     """
 
-    def __init__(self, job: str = "", clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._next = clock, clock()
+    def __init__(
+        self, job: str = "", clock: Callable[[], float] = time.monotonic, first: float = 0.0, *, err: bool = True
+    ) -> None:
+        self._clock, self._next, self._first, self._err = clock, clock() + first, clock() + first, err
         self._start = f"{job}: " if job else ""
 
     def on_task_end(self, event: TaskEnd) -> None:
@@ -44,8 +50,10 @@ class ProgressLines(Callback):
 
     def on_job_end(self, event: JobEnd) -> None:
         # docstring inherited
+        if self._clock() < self._first:
+            return
         last = msgspec.structs.replace(event.progress, rate=None, seconds_left=None, workers=0)
         self._print(f"{summary_line(last, is_last=True)}, after {duration(last.seconds)}")
 
     def _print(self, line: str) -> None:
-        click.echo(f"{time.strftime('%H:%M:%S')} {self._start}{line}", err=True)
+        click.echo(f"{time.strftime('%H:%M:%S')} {self._start}{line}", err=self._err)

@@ -31,18 +31,21 @@ class NotebookProgress(Callback):
     """A view of the numbers of a job, which is updated in place.
 
     The view is one output with an identifier, as HTML and as text. Every frontend of Jupyter replaces such an output:
-    JupyterLab, VS Code, Colab. So do nbclient and papermill, which keep its last state. Widgets would show the same, and are empty
-    in a saved notebook. Without a handler of its own, Python's log would write to standard error, in red; the view shows
+    JupyterLab, VS Code, Colab. So do nbclient and papermill, which keep its last state; papermill's log has only the first one, so
+    that lines on standard output can be added. Widgets would show the same, and are empty in a saved notebook. Without a handler of its own, Python's log would write to standard error, in red; the view shows
     the warnings instead.
 
     Parameters
     ----------
     clock : callable
         Returns the time in seconds.
+    lines : Callback, optional
+        Prints the same numbers for a log.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, lines: Callback | None = None) -> None:
         self._clock, self._next, self._title = clock, 0.0, ""
+        self._lines = lines
         self._warnings = _Warnings()
         self._handle: Any = None
 
@@ -60,6 +63,8 @@ class NotebookProgress(Callback):
 
     def on_progress(self, progress: Progress) -> None:
         # docstring inherited
+        if self._lines is not None:
+            self._lines.on_progress(progress)
         now = self._clock()
         if now >= self._next:
             self._next = now + min(LATEST, max(SOONEST, PART * progress.seconds))
@@ -71,6 +76,8 @@ class NotebookProgress(Callback):
         last = msgspec.structs.replace(event.progress, rate=None, seconds_left=None, workers=0, oldest=None)
         state = state_of(event.error, has_failures=bool(event.job.failures))
         self._update(self._bundle(last, state, message_of(event.error)))
+        if self._lines is not None:
+            self._lines.on_job_end(event)
 
     def _bundle(self, progress: Progress, state: str = "running", message: str = "") -> dict[str, str]:
         """Return the view in the formats between which a frontend chooses."""
@@ -107,6 +114,15 @@ def in_notebook() -> bool:
     from IPython import get_ipython
 
     return getattr(get_ipython(), "kernel", None) is not None
+
+
+def in_batch() -> bool:
+    """Tell whether nobody can answer the kernel of this process, as under nbclient and papermill."""
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    request = {} if kernel is None or not hasattr(kernel, "get_parent") else kernel.get_parent()  # to run a cell
+    return request.get("content", {}).get("allow_stdin") is False
 
 
 def _display(bundle: dict[str, str]) -> Any:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from shardedstore.callbacks.bar import ProgressBar
-from shardedstore.callbacks.lines import ProgressLines
-from shardedstore.callbacks.notebook import NotebookProgress, in_notebook
+from shardedstore.callbacks.lines import LINE_SECONDS, ProgressLines
+from shardedstore.callbacks.notebook import NotebookProgress, in_batch, in_notebook
 from shardedstore.errors import UsageError
 from shardedstore.jobs.callbacks import Callback, TaskEnd
 
@@ -27,6 +27,7 @@ def progress_callback(chosen: Shown, job: str = "", *, is_alone: bool = True) ->
     ----------
     chosen : bool, "bar", callable or None
         None shows a view in a notebook, a bar on a terminal, and nothing elsewhere. True shows a line a minute elsewhere.
+        In a notebook that nbclient or papermill runs, a job of more than a minute prints lines too.
         ``"bar"`` shows a bar elsewhere. A function is called with the number of finished shards and the number of all shards.
 
     job : str
@@ -54,7 +55,7 @@ def progress_callback(chosen: Shown, job: str = "", *, is_alone: bool = True) ->
     if chosen is False:
         return None
     if in_notebook():
-        return NotebookProgress()
+        return NotebookProgress(lines=ProgressLines(job, first=LINE_SECONDS, err=False) if in_batch() else None)
     if is_alone and (chosen == "bar" or on_terminal()):
         return ProgressBar(job)
     return ProgressLines(job) if chosen else None

@@ -371,6 +371,21 @@ def test_plain_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str
     assert shown.out == ""
 
 
+@pytest.mark.parametrize(("seconds", "shown"), [(59, 0), (61, 2)])
+def test_lines_below_a_view_are_for_long_jobs_and_not_red(
+    capsys: pytest.CaptureFixture[str], seconds: float, shown: int
+) -> None:
+    now = 0.0
+    lines = ProgressLines(clock=lambda: now, first=60.0, err=False)
+    lines.on_progress(Progress(total=9, done=1))
+    now = seconds
+    lines.on_progress(Progress(total=9, done=8))
+    lines.on_job_end(JobEnd(Summary(), Progress(total=9, done=9)))
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == shown
+    assert printed.err == ""
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_terminal_has_a_bar(source: Path) -> None:

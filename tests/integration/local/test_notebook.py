@@ -38,12 +38,13 @@ with LocalCluster(1, threads_per_worker=1, dashboard_address=":0") as cluster, C
 RAISED = 'store.map_shards(Fail("a[3]"), ToZip("raised"), progress=False)'
 SILENT = 'store.map_shards(ToZip("silent"), progress=False);'
 COUNT = "len(updates)"
+IN_BATCH = "from shardedstore.callbacks.notebook import in_batch; in_batch()"
 
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """The outputs of the cells."""
-    cells = [new_code_cell(source) for source in (START, DONE, FAILED, ON_PROCESSES, SILENT, COUNT, RAISED)]
+    cells = [new_code_cell(source) for source in (START, DONE, FAILED, ON_PROCESSES, SILENT, COUNT, IN_BATCH, RAISED)]
     cells[-1].metadata.tags = ["raises-exception"]
     folder = tmp_path_factory.mktemp("notebook")
     notebook = new_notebook(cells=cells)
@@ -81,8 +82,12 @@ def test_updates_are_a_few_a_second(outputs):
     assert 2 <= int(outputs[5][0].data["text/plain"]) <= 20
 
 
+def test_a_notebook_that_nobody_watches_is_told_apart(outputs):
+    assert outputs[6][0].data["text/plain"] == "True"
+
+
 def test_an_exception_is_a_table_without_frames_of_the_package(outputs):
-    error = outputs[6][-1]  # after the warning in the log, which no view shows
+    error = outputs[7][-1]  # after the warning in the log, which no view shows
     lines = "\n".join(error.traceback)
     assert (error.output_type, error.ename) == ("error", "ShardsFailed")
     assert "1 of 41 shards failed" in lines
