@@ -205,7 +205,7 @@ class Summary:
         """The number of shards that have ended."""
         return self.done + self.skipped + len(self.failures)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         from shardedstore.display.summary import summary_to_text
 
         return summary_to_text(self)

@@ -29,6 +29,7 @@ from shardedstore.stores.overlay import Overlay
 from shardedstore.stores.ranges import Range, ranges_of
 from shardedstore.stores.routes import BASE, Address, Routes, WholeKeys
 from shardedstore.stores.view import View
+from shardedstore.text import count
 from shardedstore.zarr.grid import BELOW_C, Blocks, Coords, KeyParser, block_name, parse_block
 from shardedstore.zarr.metadata import METADATA_NAMES
 from shardedstore.zarr.paths import check_prefix, join
@@ -398,8 +399,8 @@ def in_a_line(kind: str, base: Location, mounts: Mapping[str, Mount]) -> str:
     "<ShardedStore of '/base' and 1 shard at 1 path>"
     """
     shards, paths = sum(mount.count for mount in mounts.values()), len(mounts)
-    plurals = "s" * (shards != 1), "s" * (paths != 1)
-    return f"<{kind} of {base.show()} and {shards} shard{plurals[0]} at {paths} path{plurals[1]}>"
+    mounted = f" and {count(shards, 'shard')} at {count(paths, 'path')}" if mounts else ""
+    return f"<{kind} of {base.show()}{mounted}>"
 
 
 @ranges_of.register

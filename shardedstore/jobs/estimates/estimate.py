@@ -245,7 +245,8 @@ class Estimate:
         Returns
         -------
         pandas.DataFrame
-            The columns are the keys of ``to_dict()["arrays"]``; an amount is its number.
+            The columns are the keys of ``to_dict()["arrays"]``. An amount is its number, and has a column more that ends in
+            ``_basis`` and tells whether it is exact.
 
         Raises
         ------
@@ -254,8 +255,7 @@ class Estimate:
         """
         from shardedstore.display.tables import to_frame
 
-        rows = ({name: bare_value(value) for name, value in vars(array).items()} for array in self.arrays)
-        return to_frame(rows, "path")
+        return to_frame(map(_flat, self.arrays), "path")
 
     def __str__(self) -> str:
         from shardedstore.display import plan as view
@@ -276,6 +276,13 @@ class Estimate:
         from shardedstore.display import plan as view
 
         return view.plan_to_html(self)
+
+
+def _flat(array: ArrayEstimate) -> dict[str, Any]:
+    """Return the values of an array by column."""
+    values = vars(array)
+    bases = {f"{name}_basis": value.basis for name, value in values.items() if isinstance(value, Amount)}
+    return {**{name: bare_value(value) for name, value in values.items()}, **bases}
 
 
 def _plain(value: Any) -> Any:
