@@ -21,6 +21,16 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def significant(number: float) -> str:
+    """Return a number with three digits or more, without an exponent.
+
+    >>> significant(1.2345), significant(0.000012), significant(144_000.4)
+    ('1.23', '0.000012', '144,000')
+    """
+    digits = f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+    return f"{number:.10f}".rstrip("0") if "e" in digits else digits
+
+
 def duration(seconds: float) -> str:
     """Return a duration in its two largest units.
 

@@ -42,13 +42,19 @@ os.execv(sys.argv[3], sys.argv[3:])
 PATIENCE = 60.0  # seconds for an answer
 SCREEN = 900  # pixels, the height of the window
 
-# The sizes of the page, and the text with the lowest contrast to what is behind it.
+VIEW = "data-view"  # the attribute with the name of a view
+
+# The sizes of each view of the page, and its text with the lowest contrast to what is behind it.
 MEASURE = r"""(() => {
   const probe = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const colors = new Map();
   const rgba = color => {
-    probe.clearRect(0, 0, 1, 1); probe.fillStyle = color; probe.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = probe.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
+    if (!colors.has(color)) {
+      probe.clearRect(0, 0, 1, 1); probe.fillStyle = color; probe.fillRect(0, 0, 1, 1);
+      const [r, g, b, a] = probe.getImageData(0, 0, 1, 1).data;
+      colors.set(color, [r, g, b, a / 255]);
+    }
+    return colors.get(color);
   };
   const over = ([r, g, b, a], [x, y, z]) => [r * a + x * (1 - a), g * a + y * (1 - a), b * a + z * (1 - a)];
   const light = color => {
@@ -56,52 +62,71 @@ MEASURE = r"""(() => {
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const seen = new Map();
-  const behind = element => {
-    if (!element) return isDark ? [18, 18, 18] : [255, 255, 255];
-    if (!seen.has(element)) {
-      const color = getComputedStyle(element).backgroundColor;
-      seen.set(element, color === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : over(rgba(color), behind(element.parentElement)));
-    }
-    return seen.get(element);
+  const inherited = (top, value) => {
+    const known = new Map([[null, top]]);
+    const find = element => {
+      if (!known.has(element)) known.set(element, value(element, find(element.parentElement)));
+      return known.get(element);
+    };
+    return find;
   };
-  const opacity = element => element ? getComputedStyle(element).opacity * opacity(element.parentElement) : 1;
-  let lowest = [21, ""];
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const text = texts.currentNode.textContent.trim(), element = texts.currentNode.parentElement;
-    if (!/[\p{L}\p{N}]/u.test(text) || !element.checkVisibility() || ["STYLE", "SCRIPT", "TITLE", "title"].includes(element.tagName)) continue;
-    const style = getComputedStyle(element), back = behind(element);
-    const front = rgba(element instanceof SVGElement ? style.fill : style.color);
-    const color = over([...front.slice(0, 3), front[3] * opacity(element)], back);
-    const [less, more] = [light(color), light(back)].sort((a, b) => a - b);
-    const ratio = (more + 0.05) / (less + 0.05);
-    if (ratio < lowest[0]) lowest = [ratio, text.slice(0, 80)];
-  }
+  const style = inherited(null, element => getComputedStyle(element));
+  const behind = inherited(isDark ? [18, 18, 18] : [255, 255, 255], (element, back) => over(rgba(style(element).backgroundColor), back));
+  const opacity = inherited(1, (element, whole) => style(element).opacity * whole);
+  const scrolls = inherited(false, (element, is) => is || style(element).overflowX === "auto");
+  const measure = view => {
+    let lowest = [21, ""], outside = "";
+    const box = view.getBoundingClientRect(), range = document.createRange();
+    const texts = document.createTreeWalker(view, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const node = texts.currentNode, text = node.textContent.trim(), element = node.parentElement;
+      if (!/[\p{L}\p{N}]/u.test(text) || !element.checkVisibility() || ["STYLE", "SCRIPT", "TITLE", "title"].includes(element.tagName)) continue;
+      const back = behind(element), front = rgba(element instanceof SVGElement ? style(element).fill : style(element).color);
+      const color = over([...front.slice(0, 3), front[3] * opacity(element)], back);
+      const [less, more] = [light(color), light(back)].sort((a, b) => a - b);
+      const ratio = (more + 0.05) / (less + 0.05);
+      if (ratio < lowest[0]) lowest = [ratio, text.slice(0, 80)];
+      if (!outside && !scrolls(element)) {
+        range.selectNodeContents(node);
+        const {left, right} = range.getBoundingClientRect();
+        if (left < box.left - 1 || right > box.right + 1) outside = text.slice(0, 80);
+      }
+    }
+    const wide = [...view.querySelectorAll("*")].filter(one => style(one).overflowX === "auto" && one.checkVisibility());
+    const scrolled = Math.max(0, ...wide.map(one => one.scrollWidth - one.clientWidth));
+    return {overflow: view.scrollWidth - view.clientWidth, height: box.height, contrast: lowest[0], faintest: lowest[1], outside, scrolled};
+  };
+  const views = [...document.querySelectorAll("[data-view]")].map(one => [one.dataset.view, measure(one)]);
   const root = document.documentElement;
-  return {overflow: root.scrollWidth - root.clientWidth, height: root.scrollHeight, contrast: lowest[0], faintest: lowest[1]};
+  return {...Object.fromEntries(views), "": {...measure(root), height: root.scrollHeight}};
 })()"""
 
 
 class Looks(NamedTuple):
-    """A page as a person sees it at one width, in light or in dark.
+    """A view as a person sees it at one width, in light or in dark.
 
     Attributes
     ----------
     overflow : int
-        The pixels by which the page is wider than the window.
-    height : int
-        The height of the page in pixels.
+        The pixels by which the view is wider than its place.
+    height : float
+        The height in pixels.
     contrast : float
         The lowest contrast of a visible text, as WCAG defines it, from 1 to 21.
     faintest : str
         That text.
+    outside : str
+        A text that leaves the view sideways, and is in no box that scrolls.
+    scrolled : int
+        The pixels by which the contents of a box that scrolls sideways are wider than the box.
     """
 
     overflow: int
-    height: int
+    height: float
     contrast: float
     faintest: str
+    outside: str
+    scrolled: int
 
 
 class Browser:
@@ -130,15 +155,28 @@ class Browser:
         while "Page.loadEventFired" not in self._events:
             self._next()
 
-    def look(self, width: int, scheme: str, picture: Path | None = None) -> Looks:
-        """Measure the page at a width in a colour scheme, and save a picture of it."""
+    def look(self, width: int, scheme: str) -> dict[str, Looks]:
+        """Measure the page at a width in a colour scheme: each view by its name, and the whole as ``""``."""
         self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=SCREEN, deviceScaleFactor=1, mobile=False)
-        looks = self.evaluate(MEASURE)
-        if picture is not None:
-            data = self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-            picture.write_bytes(base64.b64decode(data))
-        return Looks(**looks)
+        self._size(width, SCREEN)
+        looks = {name: Looks(**looks) for name, looks in self.evaluate(MEASURE).items()}
+        self._size(width, round(looks[""].height))  # a picture of a part is then quick
+        return looks
+
+    def _size(self, width: int, height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setDeviceMetricsOverride", **metrics)
+
+    def save(self, picture: Path, view: str = "") -> None:
+        """Save a picture of the page as it was looked at, or of one view."""
+        clip = {}
+        if view:
+            box = self.evaluate(
+                f"(({{x, y, width, height}}) => ({{x, y, width, height}}))(document.querySelector('[{VIEW}={json.dumps(view)}]').getBoundingClientRect())"
+            )
+            clip = {"clip": {**box, "scale": 1}}
+        data = self._call("Page.captureScreenshot", **clip)["data"]
+        picture.write_bytes(base64.b64decode(data))
 
     def evaluate(self, script: str) -> Any:
         """Return the value of an expression in the page."""

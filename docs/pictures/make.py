@@ -45,7 +45,8 @@ def main() -> None:
             for scheme in ("light", "dark"):
                 picture = HERE / f"info-{scheme}.png"
                 browser.open(page)
-                browser.look(WIDTH, scheme, picture)
+                browser.look(WIDTH, scheme)
+                browser.save(picture)
                 height = browser.evaluate("document.body.getBoundingClientRect().bottom") + MARGIN
                 page_only = Image.open(picture).crop((0, 0, WIDTH, round(height)))
                 page_only.quantize(128, method=Image.Quantize.FASTOCTREE).save(picture, optimize=True)

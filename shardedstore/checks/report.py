@@ -153,3 +153,13 @@ class CheckReport(msgspec.Struct, frozen=True):
         lines += [f"next step: {code}: {CODES[code]}" for code in self.codes]
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        from shardedstore.display.check import check_lines
+
+        return "\n".join(check_lines(self))
+
+    def _repr_html_(self) -> str:
+        from shardedstore.display.check import check_to_html
+
+        return check_to_html(self)

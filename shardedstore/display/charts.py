@@ -1,4 +1,4 @@
-"""Charts as inline SVG, which fit the width of the page and take its text colour."""
+"""Charts as HTML and inline SVG, which fit the width of the page and take its text colour."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from shardedstore.text import shown
 TEXT = 'fill="currentColor" font-size="12"'
 LINE_HEIGHT = 18
 BAR, GAP = 10, 4
-LONGEST = 66  # percent of the width; the number stands behind the bar
+LONGEST = "min(66%, 100% - 21em)"  # of the longest bar; the number stands behind it
+MOST_LABEL = 64  # characters, which fit a line of a narrow window
+LABEL = "font-size:12px;overflow-wrap:anywhere"
 LEVELS = (0.25, 0.5, 0.75, 1.0)  # of the opacity, by the share of busy threads
 NARROWEST = 0.002  # of the width of a chart, so that a short shard is visible
 
@@ -39,20 +41,19 @@ def bar_chart(groups: Iterable[tuple[str, Sequence[Bar]]]) -> Html:
     """Return horizontal bars in groups, each below its label; all have one scale."""
     found = [(label, [bar for bar in bars if bar.value]) for label, bars in groups]
     most = max((bar.value for _, bars in found for bar in bars), default=1.0)
-    parts: list[str] = []
-    y = 0
-    for label, bars in found:
-        y += LINE_HEIGHT
-        parts.append(f'<text x="0" y="{y - 5}" {TEXT}>{html_text(shown(label))}</text>')
-        for bar in bars:
-            width = max(0.3, LONGEST * bar.value / most)
-            parts.append(f'<rect x="0" y="{y}" width="{width:.2f}%" height="{BAR}" rx="2" fill="{bar.color}"/>')
-            parts.append(
-                f'<text x="{width:.2f}%" dx="5" y="{y + BAR - 1}" {TEXT} opacity=".75">{html_text(bar.text)}</text>'
-            )
-            y += BAR + GAP
-        y += GAP
-    return _svg(y, parts)
+    return html_text(*(_group(label, bars, most) for label, bars in found))
+
+
+def _group(label: str, bars: Sequence[Bar], most: float) -> Html:
+    lines = (
+        f'<div style="display:flex;align-items:center;gap:5px;line-height:1.2">'
+        f'<span style="flex:none;height:{BAR}px;width:calc({LONGEST} * {bar.value / most:.4f});min-width:3px;'
+        f'border-radius:2px;background:{bar.color}"></span><span style="opacity:.75">{html_text(bar.text)}</span></div>'
+        for bar in bars
+    )
+    return Html(
+        f'<div style="{LABEL};margin-bottom:{GAP}px">{html_text(shown(label, MOST_LABEL))}{"".join(lines)}</div>'
+    )
 
 
 def time_axis(seconds: float) -> Html:
@@ -119,14 +120,14 @@ def failure_marks(values: Sequence[int], parts: float, label: str) -> Html:
 
 def _row(label: str, drawn: Iterable[str], length: float, lanes: int) -> Html:
     """Return a label, and below it a strip with its own coordinates: `length` wide, and 1 high for each lane."""
-    height = lanes * (BAR + 2)
     strip = (
-        f'<rect x="0" y="{LINE_HEIGHT}" width="100%" height="{height}" fill="{FAINT}"/>'
-        f'<svg x="0" y="{LINE_HEIGHT}" width="100%" height="{height}" viewBox="0 0 {max(length, 1e-3):.3f} {lanes}" '
-        f'preserveAspectRatio="none">{"".join(drawn)}</svg>'
+        f'<rect width="100%" height="100%" fill="{FAINT}"/>'
+        f'<svg width="100%" height="100%" viewBox="0 0 {max(length, 1e-3):.3f} {lanes}" preserveAspectRatio="none">{"".join(drawn)}</svg>'
     )
-    text = f'<text x="0" y="{LINE_HEIGHT - 5}" {TEXT}>{html_text(shown(label))}</text>'
-    return _svg(LINE_HEIGHT + height + GAP, [text, strip])
+    picture = _svg(lanes * (BAR + 2), [strip])
+    return Html(
+        f'<div style="{LABEL};line-height:1.3;margin-bottom:{GAP}px">{html_text(shown(label, MOST_LABEL))}{picture}</div>'
+    )
 
 
 def _svg(height: float, parts: Iterable[str]) -> Html:

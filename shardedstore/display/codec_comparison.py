@@ -50,7 +50,7 @@ def _cells(row: CodecRow, now: CodecRow) -> tuple[str, ...]:
         shown(row.codecs, 28),
         f"{row.ratio:.2f}",
         format_bytes(row.whole),
-        f"{row.whole / now.whole:.0%}" if now.whole else "",
+        f"{row.whole / now.whole:,.0%}" if now.whole else "",
         f"{row.encode_rate / 1e6:,.0f}",
         f"{row.decode_rate / 1e6:,.0f}",
     )
@@ -76,7 +76,7 @@ def _larger(found: CodecComparison) -> Iterator[str]:
     now = {row.array: row.whole for row in found.rows if row.codec == first.codec}
     for codec in (row.codec for row in found.total):
         grown = [
-            f"/{row.array} by {row.whole / now[row.array] - 1:.0%}"
+            f"/{row.array} by {row.whole / now[row.array] - 1:,.0%}"
             for row in found.rows
             if row.codec == codec and row.array and row.whole > LARGER * now[row.array] > TINY * first.whole
         ]

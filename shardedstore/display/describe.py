@@ -24,6 +24,7 @@ from shardedstore.text import count, shown
 from shardedstore.zarr.grid import block_name
 
 MOST = 24  # rows that are shown below one row; their own rows share the same number
+MOST_HTML = 120  # in a notebook, with the folded rows
 
 MOST_LOOKED_AT = 1000  # exceptions whose kinds are counted
 
@@ -41,7 +42,8 @@ WORDS = {
 class Row(NamedTuple):
     """One path in the tree: the kinds, number and place of its shards, and the rows below it.
 
-    `more` is the number of rows below that are not shown. A group that is not a shard has only a name.
+    `more` is the number of rows below that are not shown. A group that is not a shard has only a name, and the number of the
+    paths of shards below it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Row(NamedTuple):
     place: str = ""
     below: tuple[Row, ...] = ()
     more: int = 0
+    paths: int = 0
 
 
 def describe(config: Config, most: int = MOST) -> Row:
@@ -77,15 +80,15 @@ def _level(
         end = path.find("/", start)
         names.setdefault(path[start:] if end < 0 else path[start:end], []).append(path)
     shown_names = list(islice(names.items(), most if deepest else 0))
-    share = max(1, most // max(1, len(shown_names)))
+    total, left = max(1, sum(len(some) for _, some in shown_names)), most - len(shown_names)
     rows: list[Row] = []
     for name, some in shown_names:
-        path = some[0][: start + len(name)]
+        path, share = some[0][: start + len(name)], max(1, left * len(some) // total)
         if path in mounts:  # nothing else is mounted below it
             rows.append(_row(name, mounts[path], folder, share, deepest))
         else:
             below, more = _level(mounts, some, start + len(name) + 1, folder, share, deepest - 1)
-            rows.append(Row(shown(name), below=tuple(below), more=more))
+            rows.append(Row(shown(name), below=tuple(below), more=more, paths=len(some)))
     return rows, len(names) - len(rows)
 
 
@@ -179,15 +182,15 @@ def _lines(row: Row, indent: str) -> Iterator[tuple[str, ...]]:
 
 FEW = 6  # rows that are visible at first below the table of an unfinished job
 
-MOST_OPEN = 12  # rows; a longer list is folded at first
+MOST_OPEN = 12  # rows that are visible at first
 
-NAME = 'style="flex:0 0 14em;font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
+NAME = 'style="flex:2 1 15em;font-family:var(--jp-code-font-family,monospace);overflow-wrap:anywhere"'
 
-PLACE = 'style="flex:1 1 20em;font-family:var(--jp-code-font-family,monospace);font-size:.9em;opacity:.7;overflow-wrap:anywhere"'
+PLACE = 'style="flex:3 1 20em;font-family:var(--jp-code-font-family,monospace);font-size:.9em;opacity:.7;overflow-wrap:anywhere"'
 
 ROW = 'style="display:inline-flex;flex-wrap:wrap;column-gap:1em;width:calc(100% - 2em);vertical-align:top"'
 
-KINDS = 'style="flex:0 0 15em"'
+KINDS = 'style="flex:0 1 9em"'
 
 LEAF = 'style="padding:1px 0 1px 1.05em"'
 
@@ -205,30 +208,42 @@ def to_html(title: str, config: Config, summary: Summary | None = None, partial:
     (True, False)
     """
     number = count(sum(mount.count for mount in config.shards.values()), "shard")
-    tree = describe(config)
+    tree = describe(config, MOST_HTML)
     head = f'<strong>{escape(title)}</strong> <span style="opacity:.7">{number} at {count(len(config.shards), "path")}</span>'
     told = [] if partial is None else [str(partial)]
     shards = _below(tree)
     if partial is not None:
         place = html_fold("Places of the shards", Html(shards), is_open=len(tree.below) <= FEW)
         shards = f"{partial_table(partial)}{place}"
-    known = "".join(f'<div style="opacity:.7">{escape(fact)}</div>' for fact in [*facts(config, summary), *told])
+    lines = [*facts(config, summary), *told]
+    known = "".join(f'<div style="opacity:.7;overflow-wrap:anywhere">{escape(fact)}</div>' for fact in lines)
     return f'<div style="max-width:70em;line-height:1.5"><div {HEAD}>{head}{known}</div>{shards}</div>'
 
 
 def _below(row: Row) -> str:
+    """Return the rows below a row: the first are visible, others are folded, and the rest is counted."""
+    is_short = _size(row) <= MOST_OPEN
+    rows = [_html_row(one, is_open=is_short) for one in row.below]
     more = f'<div {LEAF}><span style="opacity:.7">... and {row.more:,} more</span></div>' if row.more else ""
-    return "".join(map(_html_row, row.below)) + more
+    if len(rows) <= MOST_OPEN:
+        return "".join(rows) + more
+    rest = html_fold(f"{len(rows) - MOST_OPEN + row.more:,} more", Html("".join(rows[MOST_OPEN:]) + more))
+    return "".join(rows[:MOST_OPEN]) + rest
 
 
-def _html_row(row: Row) -> str:
+def _size(row: Row) -> int:
+    return len(row.below) + sum(map(_size, row.below))
+
+
+def _html_row(row: Row, *, is_open: bool) -> str:
+    inside = count(row.paths, "path") if row.paths else ""
     cells = (
         f"<span {ROW}><span {NAME}>{escape(row.name)}</span>"
-        f"<span {KINDS}>{escape(row.kinds)}</span><span {PLACE}>{escape(row.place)}</span></span>"
+        f"<span {KINDS}>{escape(row.kinds or inside)}</span><span {PLACE}>{escape(row.place)}</span></span>"
     )
     if not row.below and not row.more:
         return f"<div {LEAF}>{cells}</div>"
-    state = " open" if len(row.below) <= MOST_OPEN else ""
+    state = " open" if is_open else ""
     return (
         f'<details{state}><summary style="cursor:pointer">{cells}</summary><div {BELOW}>{_below(row)}</div></details>'
     )

@@ -100,9 +100,8 @@ def _html_row(some: Sequence[ShardError], most: int, *, with_traceback: bool) ->
     trace = html_fold("traceback", html_lines(first.traceback)) if with_traceback and first.traceback else Html("")
     heads, rows = filled(HEADS, map(_cells, some[:most]))
     table = html_table(heads, (tuple(map(html_code, row)) for row in rows), len(some))
-    names = ", ".join(shown(error.shard, 40) for error in some[:MOST_CAUSES])
-    more = len(some) - MOST_CAUSES
-    head = html_code(f"{names}{f' and {more:,} more' if more > 0 else ''}")
+    more = f" and {len(some) - 1:,} more" if len(some) > 1 else ""
+    head = html_text("shard ", html_code(shown(first.shard, 40)), more)
     return (
         f"{len(some):,}",
         html_code(first.code),

@@ -6,8 +6,9 @@ theme applies. `html_page` makes a file of its own, which follows the theme of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape, unescape
 from itertools import islice
 
 MOST_OPEN = 12  # rows that are visible at first; the others are folded
@@ -18,9 +19,13 @@ FAINT = "rgba(128,128,128,.18)"
 BLUE, ORANGE, GREEN, RED, GREY = "#4a86d8", "#dd8a3a", "#3c9f6d", "#d9534f", "#8c8c8c"  # on white and on black
 CODE = "font-family:var(--jp-code-font-family,ui-monospace,monospace);overflow-wrap:anywhere"
 SUMMARY = "cursor:pointer"
-LONG = ("array", "path", "shard")  # columns of long names, which get room in a narrow window
-CELL = "padding:1px 1.2em 1px .1em;vertical-align:top"
-TABLE = "table-layout:auto;border-collapse:collapse;width:100%;color:inherit;font-size:inherit;margin:.2em 0"
+SHORT = 24  # characters; columns with longer texts share the width that other columns leave
+LEAST = 30  # characters, which a column of longer texts has at least
+NAME = 44  # characters, which a first column of longer texts has at least: in a narrow window, all of the line
+BLOCK = "display:block;width:100%;margin:0;color:inherit;font-size:inherit;border:0"
+TABLE = f"{BLOCK};margin:.2em 0;overflow-wrap:anywhere"
+ROW = "display:flex;flex-wrap:wrap;column-gap:1em"
+CELL = "padding:1px 0;min-width:0"
 PAGE = (
     ":root{color-scheme:light dark}body{margin:1.5em auto;padding:0 1em;max-width:75em;"
     "font:15px/1.5 system-ui,sans-serif;background:light-dark(#fff,#15171a);color:light-dark(#1c1e21,#e4e6e9)}"
@@ -81,14 +86,22 @@ def html_bar(share: float, text: str = "", color: str = BLUE) -> Html:
     """
     width = 100 * min(1.0, max(0.0, share))
     bar = (
-        f'<span style="display:inline-block;width:8em;height:.7em;background:{FAINT};border-radius:2px;overflow:hidden">'
+        f'<span style="display:inline-block;width:6em;height:.7em;background:{FAINT};border-radius:2px;overflow:hidden">'
         f'<span style="display:block;width:{width:.1f}%;height:100%;background:{color}"></span></span>'
     )
     return Html(f'<span style="white-space:nowrap">{bar} {html_text(text)}</span>')
 
 
-def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]], total: int, most_open: int = MOST_OPEN) -> Html:
+def html_table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    total: int,
+    most_open: int = MOST_OPEN,
+    widths: Mapping[str, int] | None = None,
+) -> Html:
     """Return a table; of many rows some are folded, and of very many rows only the first are shown.
+
+    In a narrow window, the last cells of each row stand in a line of their own, below each other in all rows.
 
     Parameters
     ----------
@@ -100,34 +113,68 @@ def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]], total: int, 
         The number of rows.
     most_open : int
         The number of rows that are visible at first.
+    widths : mapping of str to int, optional
+        The widths of columns of pictures, in characters.
 
     Examples
     --------
     >>> table = html_table(("path", ">bytes"), [("<t>", "12"), (html_code("t2m"), "7")], 2)
-    >>> "&lt;t&gt;" in table, table.count("<tr>")
+    >>> "&lt;t&gt;" in table, table.count("<tr ")
     (True, 3)
     """
     found = list(islice(rows, MOST_SHOWN))
-    folded = "".join(_row(heads, row) for row in found[most_open:])
+    styles = _styles(heads, found, widths or {})
+    folded = "".join(_row(styles, row) for row in found[most_open:])
     more = total - len(found)
     if more > 0:
-        folded += f'<tr><td colspan="{len(heads)}" style="opacity:.7">... and {more:,} more</td></tr>'
-    rest = html_fold(f"{total - most_open:,} more", Html(f'<table style="{TABLE}">{folded}</table>')) if folded else ""
-    head = "".join(f'<th style="{_align(name)}">{html_text(name.removeprefix(">"))}</th>' for name in heads)
-    body = "".join(_row(heads, row) for row in found[:most_open])
-    table = f'<table style="{TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return Html(f'<div style="overflow-x:auto">{table}{rest}</div>')
+        folded += f'<tr style="{ROW}"><td style="{CELL};opacity:.7">... and {more:,} more</td></tr>'
+    rest = html_fold(f"{total - most_open:,} more", _table("", folded)) if folded else ""
+    names = [Html(f"<strong>{html_text(name.removeprefix('>'))}</strong>") for name in heads]
+    head = _row(styles, names, "th") if any(heads) else ""
+    return Html(
+        f'<div style="overflow-x:auto">{_table(head, "".join(_row(styles, row) for row in found[:most_open]))}{rest}</div>'
+    )
 
 
-def _row(heads: Sequence[str], row: Sequence[str]) -> str:
-    cells = (f'<td style="{_align(head)}">{html_text(cell)}</td>' for head, cell in zip(heads, row, strict=False))
-    return f"<tr>{''.join(cells)}</tr>"
+def _table(head: str, body: str) -> Html:
+    heads = f'<thead style="{BLOCK}">{head}</thead>' if head else ""
+    return Html(f'<table style="{TABLE}">{heads}<tbody style="{BLOCK}">{body}</tbody></table>')
 
 
-def _align(head: str) -> str:
+def _row(styles: Sequence[str], cells: Sequence[str], tag: str = "td") -> str:
+    line, weight = (
+        ("", ";font-weight:normal") if tag == "th" else (f";border-top:1px solid {FAINT}", "")
+    )  # a bold `ch` is wider
+    found = (
+        f'<{tag} style="{CELL};{style}{weight}">{html_text(cell)}</{tag}>'
+        for cell, style in zip(cells, styles, strict=False)
+    )
+    return f'<tr style="{ROW}{line}">{"".join(found)}</tr>'
+
+
+def _styles(heads: Sequence[str], rows: Sequence[Sequence[str]], widths: Mapping[str, int]) -> list[str]:
+    """Return the style of the cells of each column, which have one width in all rows."""
+    longest = [
+        max([len(head.removeprefix(">")) + 1, *(_length(row[i]) for row in rows)]) for i, head in enumerate(heads)
+    ]
+    lengths = (widths.get(head, length) for head, length in zip(heads, longest, strict=True))
+    return [
+        _style(head, length, LEAST if i else NAME) for i, (head, length) in enumerate(zip(heads, lengths, strict=True))
+    ]
+
+
+def _style(head: str, length: int, least: int) -> str:
     if head.startswith(">"):
-        return f"{CELL};text-align:right;white-space:nowrap"
-    return f"{CELL};text-align:left;overflow-wrap:anywhere;min-width:{13 if head in LONG else 6}em"
+        return f"flex:0 1 {length}ch;text-align:right"
+    room = f"0 1 {length}ch" if length <= SHORT else f"{min(length, 4 * LEAST)} 1 {min(length, least)}ch"
+    return f"flex:{room};text-align:left"
+
+
+def _length(cell: str) -> int:
+    """Return the length of the longest visible line of a cell."""
+    if not isinstance(cell, Html):
+        return len(cell)
+    return max(len(unescape(re.sub("<[^>]*>", "", line))) for line in cell.split("<br>"))
 
 
 def html_section(title: str, *body: str) -> Html:

@@ -45,7 +45,8 @@ def partial_table(partial: Partial) -> Html:
     """Return a table of the paths, unfinished ones first; of each a strip that is filled where shards are done."""
     finished = [path for path in partial.paths if path.done == path.total]
     rows = (_cells(path) for path in islice((*partial.unfinished, *finished), MOST_ROWS))
-    return html_table(("path", ">done", "in the result", "first missing"), rows, len(partial.paths))
+    heads = ("path", ">done", "in the result", "first missing")
+    return html_table(heads, rows, len(partial.paths), widths={"in the result": 17})
 
 
 def _cells(path: PathState) -> Sequence[str]:
@@ -53,14 +54,16 @@ def _cells(path: PathState) -> Sequence[str]:
         html_code(_name(path)),
         f"{path.done:,} of {path.total:,}",
         _strip(path.parts),
-        html_code(path.missing) if path.missing else html_muted("complete"),
+        html_code(path.missing.removeprefix(path.path or "") or path.missing)
+        if path.missing
+        else html_muted("complete"),
     )
 
 
 def _strip(parts: Sequence[float]) -> Html:
     """Return a strip of equal parts, each filled by its share."""
     paths = "".join(f"M{i} {1 - share:.2f}h1V1h-1z" for i, share in enumerate(parts) if share)
-    style = f"width:14em;max-width:100%;height:.8em;background:{FAINT};border-radius:2px;vertical-align:middle"
+    style = f"width:100%;height:.8em;background:{FAINT};border-radius:2px;vertical-align:middle"
     return Html(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(parts)} 1" preserveAspectRatio="none" style="{style}">'
         f'<path d="{paths}" fill="{BLUE}"/></svg>'

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FEW = 5  # arrays in a repr, of two lines each, so that it fits a screen
 MOST_FACTS = 20
+MOST_PATH = 38  # characters of a path in a repr, so that a line fits
 NOT_ENOUGH = "NOT ENOUGH"
 OPEN = 12  # arrays that are visible at first in a notebook
 WIDTH = 80  # columns of text
@@ -277,7 +278,7 @@ def plan_to_text(estimate: Estimate, most: int | None = None, *, notices: bool =
             for line in _wrapped(fact, " " * LABEL, f"  {label:<{LABEL - 2}}")
         ),
         "",
-        *_rows(arrays[:most]),
+        *_rows(arrays[:most], None if most is None else MOST_PATH),
     ]
     if most is not None and len(arrays) > most:
         lines.append(f"  ... and {len(arrays) - most:,} more")
@@ -286,10 +287,12 @@ def plan_to_text(estimate: Estimate, most: int | None = None, *, notices: bool =
     )
 
 
-def _rows(arrays: Sequence[ArrayEstimate]) -> Iterator[str]:
+def _rows(arrays: Sequence[ArrayEstimate], longest: int | None) -> Iterator[str]:
     """Yield two lines for each array: its files and bytes, and its data type and codecs."""
     cells = [_cells(array) for array in arrays]
-    heads = aligned((path, files, stored) for path, _, _, files, stored in cells)
+    heads = aligned(
+        (path if longest is None else shown(path, longest), files, stored) for path, _, _, files, stored in cells
+    )
     for head, (_, dtype, codecs, *_) in zip(heads, cells, strict=True):
         yield f"  {head}"
         yield f"      {dtype}; {codecs}"

@@ -52,7 +52,7 @@ def records_to_html(records: Records, url: str) -> Html:
         html_text(mark, f"{count(len(records), 'record')} of shards at {url}"),
         _facts(report),
         _failures(report),
-        *report_folds(report),
+        *report_folds(report, is_open=not report.failures),
         html_fold("Shards", html_table(HEADS, map(_cells, islice(records, MOST_ROWS)), len(records))),
         html_muted("to_dataframe() returns a row for each shard; the timeline is that of the last run"),
         width=WIDTH,

@@ -38,15 +38,16 @@ from shardedstore.display.html import (
     html_text,
 )
 from shardedstore.display.tables import filled
-from shardedstore.text import count, shown
+from shardedstore.text import count, shown, significant
 
 if TYPE_CHECKING:
     from shardedstore.jobs.report import ArrayReport, CauseReport, Report, ShardReport, Timeline
     from shardedstore.storage.request_metrics import RequestSum
 
 WIDTH = "75em"
-MOST_OPEN_BARS = 4  # arrays whose bars are visible at first where they fold
-MOST_BARS = 12  # arrays with a bar of their own
+MOST_OPEN_BARS = 4  # arrays with bars in other views
+MOST_BARS = 6  # arrays with bars of their own
+MOST_OPEN_CAUSES = 4  # that are visible at first
 MOST_CAUSES = 5  # failures that are told in text
 COLORS = {"done": GREEN, "unchanged": GREEN, "holes": ORANGE, "partial": ORANGE, "failed": RED, "stopped": ORANGE}
 WORDS = {
@@ -120,17 +121,16 @@ def _section(title: str, body: Html) -> Html:
     return html_section(title, Html("<br>"), body) if body else body
 
 
-def report_folds(report: Report) -> Iterator[Html]:
-    """Yield the sizes, the time and the slow shards of a report, which fold out."""
+def report_folds(report: Report, *, is_open: bool) -> Iterator[Html]:
+    """Yield the sizes, the time and the slow shards of a report, which fold out; the first may be open."""
     parts = {
-        "Sizes before and after, by array": _sizes(report),
+        "Sizes before and after, by array": _sizes(report, is_short=len(report.arrays) > MOST_OPEN_BARS),
         "Shards over time, by worker": _time(report),
         "Slowest shards": _shards(report.slowest),
         "Shards that were tried again": _shards(report.retried),
     }
-    is_short = len(report.arrays) <= MOST_OPEN_BARS
     yield from (
-        html_fold(name, part, is_open=is_short and i == 0) for i, (name, part) in enumerate(parts.items()) if part
+        html_fold(name, part, is_open=is_open and not i) for i, (name, part) in enumerate(parts.items()) if part
     )
 
 
@@ -186,17 +186,9 @@ def _again_view(report: Report) -> Html:
 def _failures(report: Report) -> Html:
     if not report.failures:
         return Html("")
-    rows = (
-        (html_code(cause.code), f"{cause.count:,}", html_text(_cause(cause)), html_code(_names(cause)))
-        for cause in report.failures
-    )
+    rows = ((f"{cause.count:,}", html_code(cause.code), _cause(cause)) for cause in report.failures)
     title = f"{count(report.failed, 'failed shard')}, {count(len(report.failures), 'cause')}"
-    return html_section(title, html_table(("code", ">shards", "cause", "names"), rows, len(report.failures)))
-
-
-def _names(cause: CauseReport) -> str:
-    more = cause.count - len(cause.shards)
-    return f"{', '.join(cause.shards)}{f' and {more:,} more' if more > 0 else ''}"
+    return html_section(title, html_table((">shards", "code", "cause"), rows, len(report.failures), MOST_OPEN_CAUSES))
 
 
 def _cause(cause: CauseReport) -> Html:
@@ -207,14 +199,28 @@ def _cause(cause: CauseReport) -> Html:
         *([count(cause.attempts, "attempt")] if cause.attempts > 1 else []),
     ]
     told = html_text(cause.cause, *(html_text(Html("<br>"), html_muted(text)) for text in about))
-    return html_text(told, html_fold("traceback", html_lines(cause.traceback))) if cause.traceback else told
+    trace = html_fold("traceback", html_lines(cause.traceback)) if cause.traceback else Html("")
+    return html_text(told, _names(cause), trace)
 
 
-def _sizes(report: Report) -> Html:
+def _names(cause: CauseReport) -> Html:
+    """Return the names of the shards: the first one, which folds out to others."""
+    first, *others = map(html_code, cause.shards)
+    more = f" and {cause.count - 1:,} more" if cause.count > 1 else ""
+    head = html_text("shard ", first, more)
+    left = cause.count - len(cause.shards)
+    items = [*others, *([f"... and {left:,} more"] if left > 0 else [])]
+    return html_fold(head, html_list(items)) if others else Html(f"<div>{head}</div>")
+
+
+def _sizes(report: Report, *, is_short: bool = False) -> Html:
+    """Return bars of the largest arrays, and a table of all, which is folded to be short."""
     largest = [
         row for row in sorted(report.arrays, key=lambda row: -(row.decoded_nbytes or row.nbytes)) if not row.others
     ]
-    shown_rows = [row for row in largest[:MOST_BARS] if row.decoded_nbytes or row.nbytes]
+    shown_rows = [
+        row for row in largest[: MOST_OPEN_BARS if is_short else MOST_BARS] if row.decoded_nbytes or row.nbytes
+    ]
     groups = [
         (
             _name(row),
@@ -232,11 +238,11 @@ def _sizes(report: Report) -> Html:
     heads = ("path", ">shards", ">files", ">decoded", ">source", ">result", ">ratio", ">seconds")
     names, rows = filled(heads, map(_cells, report.arrays))
     table = html_table(names, rows, len(report.arrays))
-    return html_text(*total, bar_chart(groups), table)
+    return html_text(*total, bar_chart(groups), html_fold("all arrays", table) if is_short else table)
 
 
 def _of(ratio: float | None) -> str:
-    return f", ratio {ratio:.3g}" if ratio else ""
+    return f", ratio {significant(ratio)}" if ratio else ""
 
 
 def _name(row: ArrayReport) -> str:
@@ -245,7 +251,7 @@ def _name(row: ArrayReport) -> str:
 
 
 def _cells(row: ArrayReport) -> tuple[str, ...]:
-    ratios = [f"{ratio:.3g}" if ratio else "" for ratio in (row.source_ratio, row.ratio)]
+    ratios = [significant(ratio) if ratio else "" for ratio in (row.source_ratio, row.ratio)]
     return (
         html_code(_name(row)),
         f"{row.shards:,}" if row.done == row.shards else f"{row.done:,} of {row.shards:,}",
@@ -254,7 +260,7 @@ def _cells(row: ArrayReport) -> tuple[str, ...]:
         format_bytes(row.source_nbytes) if row.source_nbytes else "",
         format_bytes(row.nbytes),
         " to ".join(filter(None, ratios)),
-        f"{row.seconds:,.1f}" if row.seconds else "",
+        significant(row.seconds) if row.seconds else "",
     )
 
 
@@ -294,7 +300,8 @@ def _stages(report: Report) -> Html:
         for name, seconds in report.stages.items()
     )
     return html_text(
-        html_table(("stage of the workers", "share", ">time"), rows, len(report.stages)), html_muted(_waits(report))
+        html_table(("stage", "share", ">time"), rows, len(report.stages), widths={"share": 16}),
+        html_muted(_waits(report)) if report.retries or report.throttled or report.throttled_seconds else Html(""),
     )
 
 

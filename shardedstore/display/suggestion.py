@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shardedstore.partition.suggest import ArraySuggestion, Suggestion
 
 FEW = 6  # arrays in a repr
+MOST_OPEN = 8  # arrays that are visible at first in a notebook
 MOST = 200  # arrays in HTML
 WIDTH = 80
 HEADS = ("array", "shape of a shard", ">shards", ">decoded", ">files", ">requests", ">bytes")
@@ -116,9 +117,12 @@ def suggestion_to_rich(suggestion: Suggestion) -> RenderableType:
 def suggestion_to_html(suggestion: Suggestion) -> Html:
     """Return a suggestion for a notebook; of many arrays some are folded."""
     arrays = _sorted(suggestion)
-    heads = (*HEADS, "reason") if suggestion.access else (*HEADS[:4], "reason")
-    table = html_table(heads, (_html_cells(one, len(heads) - 1) for one in islice(arrays, MOST)), len(arrays))
-    note = html_muted(NOTE) if suggestion.access else html_text()
+    is_read = any(one.costs for one in arrays)
+    heads = (*HEADS, "reason") if is_read else (*HEADS[:4], "reason")
+    table = html_table(
+        heads, (_html_cells(one, len(heads) - 1) for one in islice(arrays, MOST)), len(arrays), MOST_OPEN
+    )
+    note = html_muted(NOTE) if is_read else html_text()
     return html_frame(_title(suggestion), [_summary(suggestion)], table, note, width="75em")
 
 

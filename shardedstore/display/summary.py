@@ -26,8 +26,8 @@ def summary_view(summary: Summary) -> Html:
         f"{count(summary.done, 'shard')} done by the job",
         _facts(summary),
         partial_table(summary.partial) if summary.partial is not None else Html(""),
-        html_section(count(len(summary.failures), "failed shard"), failed) if failed else Html(""),
-        *([] if report is None else report_folds(report)),
+        html_section("", failed) if failed else Html(""),
+        *([] if report is None else report_folds(report, is_open=not summary.failures)),
         html_section("Warnings", notices) if notices else html_text(),
         width=WIDTH if report is None else REPORT_WIDTH,
     )

@@ -1,15 +1,17 @@
-"""Every HTML view in a headless Chromium, wide and narrow, in light and in dark, of few shards and of many.
+"""Every HTML view in a headless Chromium, wide and narrow, in light and in dark, of ten shards and of ten thousand.
 
-``--pictures FOLDER`` saves pictures for a person to look at.
+All views are on one page. ``--pictures FOLDER`` saves a picture of each for a person to look at.
 """
+
+import os
+from typing import ClassVar
 
 import dask
 import pytest
 import zarr
-from browser import PROGRAM, SCREEN, chromium
-from helpers_jobs import Fail
+from browser import PROGRAM, SCREEN, VIEW, chromium
 
-from shardedstore import ShardedStore, ShardError, ShardsFailed, Summary
+from shardedstore import ShardedStore, ShardError, ShardsFailed, Summary, check
 from shardedstore.abc import JobEnd, Progress, Running, ShardEnd, TaskEnd
 from shardedstore.callbacks.report import ReportWriter
 from shardedstore.display.html import Html, html_page
@@ -23,20 +25,55 @@ pytestmark = [
 
 WIDTHS = {"wide": 1280, "narrow": 480}
 SCHEMES = ("light", "dark")
-SCREENS = {"report": 4.5, "failures": 1.5}  # the most for a view, in a wide window; 1.25 for all others
+SCREENS = {"report": 3.0, "failures": 1.5, "error": 1.5}  # the most for a view in a wide window; 1.25 for all others
 CONTRAST = 4.5  # WCAG AA
-SIZES = {"few": (3, 3), "many": (100, 100)}  # arrays, and blocks of each
+SIZES = {"10": (3, 3), "10000": (100, 100)}  # arrays, and blocks of each; with the base as a shard
 WORKERS = 40
 LONG = "surface_downwelling_shortwave_flux_in_air_assuming_clear_sky"
+CAUSES = (
+    (OSError, 5, "Input/output error"),
+    (ValueError, "cannot reshape array of size 1036800 into shape (4, 180, 360)"),
+)
+
+
+class LinkToZip(ToZip):
+    """Writes a zip for the first block of each array, and links it for the others, which is quick."""
+
+    made: ClassVar = {}
+
+    def write(self, entries, shard, url):
+        first = self.url, shard.path
+        if first not in self.made:
+            self.made[first] = url, super().write(entries, shard, url)
+            return self.made[first][1]
+        other, written = self.made[first]
+        os.link(other, url)
+        return written
+
+
+class LinkOrFail(LinkToZip):
+    """Fails for two shards of nine."""
+
+    def write(self, entries, shard, url):
+        if shard.number % 9 in (2, 3):
+            error, *values = CAUSES[shard.number % 2]
+            raise error(*values)
+        return super().write(entries, shard, url)
 
 
 def source_at(folder, arrays, blocks):
-    """Write groups of arrays without chunks, so that their shards are small and quick."""
+    """Write groups of arrays, of which one has chunks."""
     root = zarr.create_group(folder)
     for number in range(arrays):
         name = f"model/ensemble_{number % 7}/{LONG}_{number}" if number % 3 else f"t{number}"
-        root.create_array(name, shape=(blocks * 4,), chunks=(2,), dtype="f4", dimension_names=("time",))
-    root["t0"][:] = 1.0
+        root.create_array(
+            name,
+            shape=(blocks * 4, 180, 360),
+            chunks=(4, 90, 180),
+            dtype="f4",
+            dimension_names=("time", "lat", "lon"),
+        )
+    root["t0"][:4] = 1.0
 
 
 def running(total):
@@ -90,7 +127,7 @@ def report_of(plan, file, total):
                 seconds=0.5,
                 attempts=1 + i % 2,
                 retried="busy",
-                nbytes=i,
+                nbytes=i << 16,
             )
             for i in range(worker * each, min(total, (worker + 1) * each))
         )
@@ -102,57 +139,64 @@ def report_of(plan, file, total):
     return writer.report
 
 
-def views_of_jobs(folder, store, failing):
-    """Run a job, and one in which a shard fails, and yield their views."""
-    new = store.map_shards(Recompress("zstd"), ToZip(folder / "zips"))
+def views_before(folder, store, plan):
+    """Yield the views of a source, and of the plan of a job."""
+    yield "partition", store
+    yield "info", store.info(count=True)
+    yield "suggestion", store.suggest(size="4 MiB", access=[{"time": "series"}, {"time": 1}])
+    yield "comparison", store.compare_codecs({"zstd": "zstd", "nothing": None}, arrays="t0", sample="1 MiB")
+    yield "plan", plan
+    chunks = sorted((folder / "source.zarr/t0/c").rglob("0"))
+    chunks[-1].write_bytes(chunks[-1].read_bytes()[:-9])
+    yield "check", check(folder / "source.zarr")
+
+
+def views_of_jobs(folder, store):
+    """Run a job and one in which shards fail, and yield their views."""
+    new = store.map_shards(LinkToZip(folder / "zips"))
     yield "result", new
     yield "summary", new.summary
     yield "records", new.records()
     yield "report", new.report()
-    yield "verified", new.verify()
-    (folder / "zips/t0.zarr.zip" if (folder / "zips/t0.zarr.zip").exists() else folder / "zips/t0/0.zarr.zip").unlink()
+    yield "verified", new.verify(level="exists")
+    for zips in sorted((folder / "zips").rglob("*/1.zarr.zip")):
+        zips.unlink()
     yield "damaged", new.verify(level="exists")
-    with pytest.raises(ShardsFailed) as raised:
-        store.map_shards(Fail(failing), ToZip(folder / "failed"))
-    yield "error", raised.value
-    unfinished = ShardedStore.load(folder / "failed", partial=True, allow=[folder])
+    with pytest.warns(UserWarning, match="failed"):
+        unfinished = store.map_shards(LinkOrFail(folder / "failed"), on_error="partial", max_failures=10_000, retries=0)
     yield "unfinished", unfinished
+    yield "unfinished summary", unfinished.summary
     yield "partial", unfinished.partial
+    yield "unfinished records", unfinished.records()
+    yield "unfinished report", unfinished.report()
+    yield "error", ShardsFailed("some shards failed", unfinished.summary.failures)
+    yield "unfinished, loaded", ShardedStore.load(folder / "failed", partial=True, allow=[folder])
+
+
+def view(name, page):
+    return Html(f'<section {VIEW}="{name}" style="margin:1em 0">{page}</section>')
 
 
 @pytest.fixture(scope="module", params=SIZES)
-def views(request, tmp_path_factory):
-    """The size, and the pages of all views by name."""
+def pages(request, tmp_path_factory):
+    """The number of shards, a page of all views, and the page of a report."""
     folder = tmp_path_factory.mktemp(request.param)
-    arrays, blocks = SIZES[request.param]
-    source_at(folder / "source.zarr", arrays, blocks)
-    store = ShardedStore.partition(folder / "source.zarr", {"**": {"time": 4}})
-    plan = store.plan(Recompress("zstd"), ToZip(folder / "planned"))
-    total = plan.shard_count
-    pages = {
-        "partition": store,
-        "info": store.info(count=True),
-        "suggestion": store.suggest(size="1 KiB", access={"time": "series"}),
-        "comparison": store.compare_codecs({"zstd": "zstd", "nothing": None}, arrays="t0", sample="1 KiB"),
-        "plan": plan,
-        "failures": ShardsFailed("many shards failed", failures_of(total)).failures,
-        "report of a cluster": report_of(plan, folder / "cluster.html", total),
-    }
+    source_at(folder / "source.zarr", *SIZES[request.param])
     with dask.config.set(scheduler="sync"):
-        if request.param == "few":
-            pages.update(views_of_jobs(folder, store, "t0[1]"))
-        else:  # ten thousand zips would take too long
-            whole = ShardedStore.partition(folder / "source.zarr", {"**": "whole"})
-            pages.update(views_of_jobs(folder, whole, "t0"))
-    pages = {name: one._repr_html_() for name, one in pages.items()}
+        store = ShardedStore.partition(folder / "source.zarr", {"**": {"time": 4}})
+        plan = store.plan(Recompress("zstd"), ToZip(folder / "planned"))
+        total = plan.shard_count
+        views = {
+            **dict(views_of_jobs(folder, store)),
+            **dict(views_before(folder, store, plan)),
+            "failures": ShardsFailed("many shards failed", failures_of(total)).failures,
+            "report of a cluster": report_of(plan, folder / "cluster.html", total),
+        }
+        html = {name: one._repr_html_() for name, one in views.items()}
     for state, notes in (("running", ["t0[1]: OSError: no space left"]), ("done", []), ("failed", ["1 shard failed"])):
-        pages[f"progress {state}"] = progress_html(
-            "Recompress, ToZip to s3://bucket/zips", running(total), state, notes
-        )
-    written = {name: html_page(name, Html(page)) for name, page in pages.items()}
-    for file in (*folder.glob("*/.shardedstore/report-*.html"), folder / "cluster.html"):
-        written[f"report file {file.parent.parent.name}"] = file.read_text()
-    return request.param, written
+        html[f"progress {state}"] = progress_html("Recompress, ToZip to s3://bucket/zips", running(total), state, notes)
+    page = html_page("views", *(view(name, one) for name, one in html.items()))
+    return request.param, {"views": page, "report file": (folder / "cluster.html").read_text()}
 
 
 @pytest.fixture(scope="module")
@@ -170,28 +214,34 @@ def pictures(request):
     return folder
 
 
-def test_views_fit_and_can_be_read(views, browser, pictures, tmp_path):
-    size, pages = views
+def test_views_fit_and_can_be_read(pages, browser, pictures, tmp_path):
+    size, documents = pages
     faults = []
-    for name, page in pages.items():
-        file = tmp_path / f"{name}.html"
+    for document, page in documents.items():
+        file = tmp_path / f"{document}.html"
         file.write_text(page)
         browser.open(file)
         for width, pixels in WIDTHS.items():
             for scheme in SCHEMES:
-                title = f"{name}, {size}, {width}, {scheme}"
-                looks = browser.look(pixels, scheme, pictures and pictures / f"{title}.png".replace(", ", "-"))
-                faults += [f"{title}: {fault}" for fault in faults_of(name, looks, width)]
-        faults += [f"{name}, {size}: {error}" for error in browser.errors]
+                for name, looks in browser.look(pixels, scheme).items():
+                    title = f"{name or document}, {size}, {width}, {scheme}"
+                    faults += [f"{title}: {fault}" for fault in faults_of(name or document, looks, width)]
+                    if pictures and (name or document != "views"):
+                        browser.save(pictures / f"{title}.png".replace(", ", "-"), name)
+        faults += [f"{document}, {size}: {error}" for error in browser.errors]
     assert not faults, "\n".join(faults)
 
 
 def faults_of(name, looks, width):
-    """Yield what is wrong with a page."""
+    """Yield the faults of a view, or of a page."""
     screens = next((most for part, most in SCREENS.items() if part in name), 1.25) * (1 if width == "wide" else 2)
     if looks.overflow > 0:
-        yield f"{looks.overflow} pixels wider than the window"
-    if looks.height > screens * SCREEN:
+        yield f"{looks.overflow} pixels wider than its place"
+    if looks.outside:
+        yield f"the text {looks.outside!r} leaves it sideways"
+    if looks.scrolled and width == "wide":
+        yield f"{looks.scrolled} pixels are seen only by scrolling sideways"
+    if looks.height > screens * SCREEN and name != "views":
         yield f"{looks.height} pixels high, more than {screens} screens"
     if looks.contrast < CONTRAST:
         yield f"contrast {looks.contrast:.2f} of {looks.faintest!r}"

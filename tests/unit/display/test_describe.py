@@ -212,7 +212,7 @@ def size_of(row: Row) -> int:
 def test_long_lists_are_cut():
     flat = Config(Zip("/z/base.zip"), {f"a{i}": Mount(Zip(f"/z/{i}.zip")) for i in range(1258)})
     assert to_text("", flat).splitlines()[-2] == "  ... and 1,234 more"
-    assert "... and 1,234 more" in to_html("", flat)
+    assert "... and 1,138 more" in to_html("", flat)
     grouped = Config(Zip("/z/base.zip"), {f"g{i % 40}/h{i % 7}/a{i}": Mount(Zip("/z.zip")) for i in range(10_000)})
     tree = describe.describe(grouped)
     assert most_below(tree) == 25  # the base too

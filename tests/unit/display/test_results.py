@@ -1,5 +1,6 @@
 """Views of results: summaries, records, reports of verification and unfinished jobs; small and large ones."""
 
+import pickle
 import re
 import shutil
 
@@ -120,7 +121,15 @@ def test_an_unfinished_job_says_what_is_missing(result, tmp_path):
     (path,) = store.partial.unfinished
     assert (path.path, path.done, path.total, path.missing, path.parts) == ("t", 3, 4, "t[2]", (1, 1, 0, 1))
     assert "/t: 3 of 4 shards done; 1 missing: t[2]" in repr(store)
-    assert "t[2]" in checked(store.partial)
+    assert "/t 3 of 4 [2]" in checked(store.partial)
+    assert "folder" not in store.partial.to_dict()
+
+
+def test_an_unfinished_job_has_records_and_a_report(result, tmp_path):
+    (tmp_path / "out/shardedstore.json").unlink()
+    store = pickle.loads(pickle.dumps(ShardedStore.load(tmp_path / "out", partial=True, allow=[tmp_path])))
+    assert len(store.records()) == 6
+    assert store.report().done == 6
     assert "first missing" in checked(store)
     shutil.rmtree(tmp_path / "out/t")
     later = ShardedStore.load(tmp_path / "out", partial=True, allow=[tmp_path]).partial
