@@ -19,6 +19,7 @@ from helpers_jobs import CUBE
 from servers import web
 from sources import build, root_array, to_folder
 from xarray.backends import ZarrBackendEntrypoint
+from xarray.backends.plugins import guess_engine
 from xarray.testing import assert_identical
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import register_pipeline
@@ -237,6 +238,20 @@ def test_urls_need_no_engine(zips, tmp_path):
         assert_identical(
             xr.open_dataset(f"{server}/real.zarr-site/a.zip", engine="shardedstore", group="air").load(), expected
         )
+
+
+def test_netcdf4_claims_other_urls(zips):
+    """If this fails, xarray has changed its order, and docs/read.md can be shorter."""
+    pytest.importorskip("netCDF4")
+    for url in ("s3://bucket/out/shardedstore.json", "https://example.org/a.ozx"):
+        assert guess_engine(url) == "netcdf4"
+        assert guess_engine(url.replace("/out", "/out-zarr").replace("a.ozx", "a.zarr.zip")) == "shardedstore"
+    with web(zips) as server:
+        expected = original(zips / "real.zarr", False, group="air")
+        for name in ("a.ozx", "out/shardedstore.json"):
+            assert_identical(xr.open_dataset(ShardedStore.load(f"{server}/{name}"), group="air").load(), expected)
+            found = xr.open_dataset(f"{server}/{name}", engine="shardedstore", group="air")
+            assert_identical(found.load(), expected)
 
 
 def test_a_plain_zip_needs_the_engine(zips):
