@@ -127,19 +127,19 @@ class RemoteObject:
             return await obstore.get_range_async(self._store, self._path, start=start, end=stop)
 
 
-def open_blob(url: str, options: Options = NONE) -> ByteSource:
-    """Open a file or object for reading."""
+def open_blob(url: str, options: Options = NONE, keys_of: str | None = None) -> ByteSource:
+    """Open a file or object for reading, with the credentials of another URL if one is given."""
     if not is_remote(url):
         return LocalFile(url)
     folder, _, name = url.rpartition("/")
-    return RemoteObject(object_store(folder, options, url), unquote(name))
+    return RemoteObject(object_store(folder, options, keys_of or url), unquote(name))
 
 
-def nbytes_of(url: str, options: Options = NONE) -> int | None:
-    """Return the size of a file or object in bytes, or None if it does not exist."""
+def nbytes_of(url: str, options: Options = NONE, keys_of: str | None = None) -> int | None:
+    """Return the size of a file or object in bytes, or None if it does not exist; see `open_blob`."""
     if is_remote(url):
         folder, _, name = url.rpartition("/")
-        return size_at(object_store(folder, options, url), unquote(name))
+        return size_at(object_store(folder, options, keys_of or url), unquote(name))
     try:
         return os.stat(url).st_size
     except (FileNotFoundError, NotADirectoryError):

@@ -15,14 +15,14 @@ from urllib.parse import quote, unquote
 from msgspec import Meta
 from zarr.abc.store import ByteRequest, Store
 
-from shardedstore.errors import UsageError
+from shardedstore.errors import CorruptError, UsageError
 from shardedstore.fields import Url
 from shardedstore.storage.grants import held_options
 from shardedstore.storage.options import NONE, Options, StorageOptions, scheme_of, take_options
 from shardedstore.storage.urls import is_remote, is_within, normalize, quote_name, url_with_scheme
 from shardedstore.stores.locate import locate_store
 from shardedstore.stores.location import Location, Place
-from shardedstore.stores.targets import consented, is_consent_settled, root_of, target_url
+from shardedstore.stores.targets import consented, is_consent_settled, keys_of, root_of, target_url
 from shardedstore.stores.view import view_of
 from shardedstore.zarr.paths import check_path
 from shardedstore.zarr.readonly import PROTOTYPE, ReadOnlyStore
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 STAGE = "|icechunk:"
 _PIPELINE = re.compile(r"([^|]+)\|icechunk:(?:@([^/|]+)/?)?([^|]*)(?:\|zarr3?:/?([^|]*))?", re.DOTALL)
+_CHANGED = re.compile(r"object owning the virtual chunk has changed \((.*?)\)")
+_MISSING = re.compile(r"fetching virtual reference.*?(NoSuchKey|not found|NotFound|No such file)", re.DOTALL)
+_DENIED = re.compile("AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|Forbidden")
 _KEYS = ("access_key_id", "secret_access_key", "session_token")
 
 
@@ -106,12 +109,23 @@ class IcechunkReadStore(ReadOnlyStore):
         return found
 
     def _explain(self, key: str, error: Exception) -> None:
-        """Raise UsageError if a virtual chunk lies at a place that nobody has consented to read."""
-        if "virtual" in str(error) and "authoriz" in str(error):
+        """Raise a clear error for a virtual chunk that nobody has consented to read, or whose file is missing or was replaced."""
+        text = str(error)
+        if "virtual" in text and "authoriz" in text:
             refused = refused_prefixes(self.location.url, self.location.options)
             raise UsageError(
                 f"{self.location.show()} has {key!r} as a reference to another place: if that is right, give the storage option "
                 f"allow={','.join(refused)!r}"
+            ) from error
+        if (found := _CHANGED.search(text)) is not None:
+            raise CorruptError(
+                f"{self.location.show()}: {key!r} leads to an object that was replaced ({unquote(found[1])!r}): restore it, or make the "
+                "references again"
+            ) from error
+        if (found := _MISSING.search(text)) is not None:
+            raise CorruptError(
+                f"{self.location.show()}: {key!r} leads to an object that is missing ({found[1]}): restore it, or make the "
+                "references again"
             ) from error
 
     async def exists(self, key: str) -> bool:
@@ -227,11 +241,13 @@ def open_repository(url: str, options: Options) -> Any:
     try:
         config = icechunk.Repository.fetch_config(storage) or icechunk.RepositoryConfig.default()
         prefixes = [prefix for prefix in _containers(url, options) if _is_allowed(prefix, url, options)]
-        if is_remote(url):  # its author must not choose the server that gets the credentials
+        if is_remote(url) or options.endpoint:  # its author must not choose the server that gets the credentials
             for prefix in prefixes:
                 _replace_server(config, prefix, options)
-        access = {prefix: _credentials(target_url(prefix, _inside(url)), options) for prefix in prefixes}
-        return icechunk.Repository.open(storage, config=config, authorize_virtual_chunk_access=access)
+        targets = {prefix: target_url(prefix, _inside(url)) for prefix in prefixes}
+        access = {prefix: _credentials(keys_of(target, url, options), options) for prefix, target in targets.items()}
+        authorized = icechunk.containers_credentials(access)
+        return icechunk.Repository.open(storage, config=config, authorize_virtual_chunk_access=authorized)
     except icechunk.IcechunkError as error:
         raise _not_opened(repr(url), error) from None
 
@@ -337,6 +353,7 @@ def _credentials(url: str, options: Options) -> Any:
 
 def _not_opened(what: str, error: Exception) -> UsageError:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return UsageError(
-        f"{what} can't be opened as a version of an Icechunk repository: {text}: check the URL and the name"
-    )
+    way = "check the URL and the name"
+    if _DENIED.search(text):
+        way = "check the credentials and their permissions"
+    return UsageError(f"{what} can't be opened as a version of an Icechunk repository: {text}: {way}")

@@ -16,6 +16,7 @@ from obstore.exceptions import BaseError
 from shardedstore.errors import CorruptError, UsageError
 from shardedstore.storage.blobs import ByteSource, nbytes_of, open_blob
 from shardedstore.storage.errors import status_of
+from shardedstore.storage.grants import held_options
 from shardedstore.storage.options import ALLOW, NONE, Options, StorageOptions, scheme_of, take_options
 from shardedstore.storage.urls import is_remote, is_within, normalize, quote_name, quoted_url
 
@@ -166,7 +167,7 @@ class Targets:
         if reference.nbytes is not None:
             return reference.nbytes
         url = self.url(reference.target)
-        nbytes = nbytes_of(url, self.options_of(url))
+        nbytes = nbytes_of(url, self.options_of(url), keys_of(url, self.document, self.options))
         if nbytes is None:
             raise FileNotFoundError(url)
         return nbytes - reference.start
@@ -175,11 +176,17 @@ class Targets:
         with self._lock:
             source = self._open.pop(url, None)
             if source is None:
-                source = open_blob(url, self.options_of(url))
+                source = open_blob(url, self.options_of(url), keys_of(url, self.document, self.options))
             self._open[url] = source
             while len(self._open) > MOST_OPEN:
                 del self._open[next(iter(self._open))]
             return source
+
+
+def keys_of(url: str, document: str, options: Options) -> str:
+    """Return the URL whose credentials read a target: the document's for its own bucket, unless the target has some."""
+    is_own = is_remote(document) and is_within(url, root_of(document))
+    return document if is_own and not held_options(url, options.server) else url
 
 
 def roots_elsewhere(targets: Iterable[str], document: str) -> tuple[str, ...]:
