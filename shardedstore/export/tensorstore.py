@@ -16,9 +16,10 @@ import zarr
 
 from shardedstore.codecs.readers import find_obstacles
 from shardedstore.errors import DestinationError, UsageError
+from shardedstore.storage.client_keywords import with_environment
 from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
-from shardedstore.storage.options import NONE, StorageOptions, take_options
+from shardedstore.storage.options import NONE, Options, StorageOptions, take_options
 from shardedstore.storage.urls import normalize
 from shardedstore.stores.hierarchy import Node, walk
 from shardedstore.stores.layers import Layer
@@ -193,19 +194,21 @@ def kvstore(layer: Layer) -> str | Spec:
     """
     if not layer.url.startswith(SCHEMES):
         raise UsageError(f"TensorStore can't read {layer.url!r}: it reads file, s3, gs, http and https URLs")
-    if not layer.url.startswith("s3://") or layer.options == NONE:
+    if not layer.url.startswith("s3://"):
+        return layer.url
+    options = with_environment(layer.options)
+    if options == NONE:
         return layer.url
     first, *adapters = layer.url.split("|")
-    found = _bucket(first, layer)
+    found = _bucket(first, options)
     for adapter in adapters:
         driver, _, path = adapter.partition(":")
         found = {"driver": driver, "base": found, "path": unquote(path)}
     return found
 
 
-def _bucket(url: str, layer: Layer) -> Spec:
+def _bucket(url: str, options: Options) -> Spec:
     bucket, _, path = url.removeprefix("s3://").partition("/")
-    options = layer.options
     found = {
         "endpoint": options.endpoint,
         "aws_region": options.region or ("us-east-1" if options.endpoint else None),

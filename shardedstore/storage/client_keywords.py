@@ -61,6 +61,12 @@ def _of_variables(name: str) -> str | None:
     return next(filter(None, map(os.environ.get, _VARIABLES[name])), None)
 
 
+def with_environment(options: Options) -> Options:
+    """Return the options of S3 with the server and the region of the environment, for clients that do not read these variables."""
+    found = {name: getattr(options, name) or _of_variables(name) for name in _VARIABLES}
+    return msgspec.structs.replace(options, **found)
+
+
 def _of_environment() -> dict[str, str]:
     """Return the client's options from environment variables."""
     found = ((name, os.environ.get(prefix + name.upper())) for prefix in _ENVIRONMENT for name in CLIENT_OPTIONS)

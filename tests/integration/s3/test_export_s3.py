@@ -29,6 +29,16 @@ client = {"key": key, "secret": secret, "endpoint_url": endpoint}
 storage = {"fo": url, "target_options": client, "remote_protocol": "s3", "remote_options": {**client, "asynchronous": True}}
 found = xr.open_dataset("reference://", engine="zarr", backend_kwargs={"consolidated": False, "storage_options": storage})
 """
+TENSORSTORE = """
+import json, fsspec, numpy as np, tensorstore as ts
+client = {"key": key, "secret": secret, "endpoint_url": endpoint}
+original = xr.open_zarr(original, consolidated=False)
+for name in original.variables:
+    with fsspec.open(f"{url}/{name}.json", **client) as file:
+        spec = json.load(file)
+    np.testing.assert_array_equal(ts.open(spec).result()[...].read().result(), original[name].values)
+assert "shardedstore" not in sys.modules
+"""
 ICECHUNK = """
 import icechunk
 bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -43,19 +53,28 @@ found = xr.open_zarr(repository.readonly_session("main").store, consolidated=Fal
 """
 
 
-@pytest.fixture
-def zips(bucket, tmp_path):
+def make_zips(bucket, folder, zarr_format):
     values = np.random.default_rng(5).random((32, 20), "f4")
     dataset = xr.Dataset({"t2m": (("time", "y"), values)}, coords={"time": np.arange(32)})
-    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=3, encoding={"t2m": {"chunks": (4, 10)}}, consolidated=False)
+    encoding = {"t2m": {"chunks": (4, 10)}}
+    dataset.to_zarr(folder / "a.zarr", zarr_format=zarr_format, encoding=encoding, consolidated=False)
     with dask.config.set(scheduler="sync"):
-        return ShardedStore.partition(tmp_path / "a.zarr", {"t2m": (16, -1)}).map_shards(ToZip(f"{bucket.url}/zips ä"))
+        return ShardedStore.partition(folder / "a.zarr", {"t2m": (16, -1)}).map_shards(ToZip(f"{bucket.url}/zips ä"))
+
+
+@pytest.fixture
+def zips(bucket, tmp_path):
+    return make_zips(bucket, tmp_path, 3)
+
+
+def run(code, url, s3_server, tmp_path):
+    arguments = [url, s3_server.endpoint, ADMIN.key, ADMIN.secret, str(tmp_path / "a.zarr")]
+    subprocess.run([sys.executable, "-c", START + code, *arguments], check=True, timeout=60)
 
 
 def check(code, url, s3_server, tmp_path):
     """Open the references in a new process, and compare all values with the source."""
-    arguments = [url, s3_server.endpoint, ADMIN.key, ADMIN.secret, str(tmp_path / "a.zarr")]
-    subprocess.run([sys.executable, "-c", START + code + END, *arguments], check=True, timeout=60)
+    run(code + END, url, s3_server, tmp_path)
 
 
 def test_kerchunk(zips, bucket, s3_server, tmp_path):
@@ -63,6 +82,26 @@ def test_kerchunk(zips, bucket, s3_server, tmp_path):
     url = f"{bucket.url}/references.json"
     zips.to_kerchunk(url)
     check(KERCHUNK, url, s3_server, tmp_path)
+
+
+def test_kerchunk_parquet(bucket, s3_server, tmp_path):
+    pytest.importorskip("s3fs")
+    url = f"{bucket.url}/references"
+    make_zips(bucket, tmp_path, 2).to_kerchunk(url, parquet=True)
+    check(KERCHUNK, url, s3_server, tmp_path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_tensorstore(zarr_format, bucket, s3_server, tmp_path, use_environment):
+    """The credentials come from the environment, and the server from it or from the specs."""
+    pytest.importorskip("tensorstore")
+    zips = make_zips(bucket, tmp_path, zarr_format)
+    zips.to_tensorstore(f"{bucket.url}/specs")
+    run(TENSORSTORE, f"{bucket.url}/specs", s3_server, tmp_path)
+    options = {"endpoint": s3_server.endpoint, "region": "us-east-1", "allow_http": True}
+    ShardedStore.load(f"{bucket.url}/zips ä", storage_options=options).to_tensorstore(f"{bucket.url}/specs")
+    use_environment({**s3_server.environment(), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    run(TENSORSTORE, f"{bucket.url}/specs", s3_server, tmp_path)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="icechunk 2 needs Python 3.12")
