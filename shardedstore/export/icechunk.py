@@ -22,7 +22,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from shardedstore.errors import UsageError
-from shardedstore.export.references import Chunks, References, references_to, shown_url
+from shardedstore.export.references import ChunkTable, References, references_to, shown_url
 from shardedstore.storage.blobs import object_store
 from shardedstore.storage.options import NONE, Options, take_options
 from shardedstore.storage.request_metrics import request
@@ -70,7 +70,7 @@ def to_icechunk(store: RoutedStore, repository: Any, branch: str = "main") -> in
     return total
 
 
-def _with_small_manifests(repository: Any, arrays: list[Chunks]) -> Any:
+def _with_small_manifests(repository: Any, arrays: list[ChunkTable]) -> Any:
     """Return the repository with files of limited size for large arrays, unless its own config divides them."""
     icechunk = import_icechunk()
     manifest = repository.config.manifest
@@ -115,13 +115,13 @@ def _state(references: References, pins: list[Pin]) -> str:
     return state.hexdigest()
 
 
-def _between(arrays: list[Chunks], first: int, stop: int) -> Iterator[Chunks]:
+def _between(arrays: list[ChunkTable], first: int, stop: int) -> Iterator[ChunkTable]:
     """Yield some of the chunks of all arrays, at most `PER_CALL` at a time."""
     for path, grid, places, numbers in arrays:
         low, high = max(0, first), min(stop, len(places))
         for start in range(low, high, PER_CALL):
             some = slice(start, min(start + PER_CALL, high))
-            yield Chunks(path, grid, places[some], numbers[some])
+            yield ChunkTable(path, grid, places[some], numbers[some])
         first, stop = first - len(places), stop - len(places)
 
 
@@ -147,7 +147,7 @@ def _write_documents(target: Any, references: References) -> None:
     sync(write())
 
 
-def _write_references(target: Any, references: References, chunks: Chunks, names: _Names, pins: list[Pin]) -> None:
+def _write_references(target: Any, references: References, chunks: ChunkTable, names: _Names, pins: list[Pin]) -> None:
     from icechunk import VirtualChunkSpec
 
     files, starts, sizes = (

@@ -28,7 +28,7 @@ DOCUMENTS = frozenset({*METADATA_NAMES, CONSOLIDATED_V2})
 Numbers = np.ndarray[tuple[int], np.dtype[Any]]
 
 
-class Chunks(NamedTuple):
+class ChunkTable(NamedTuple):
     """The chunks of one array in C order.
 
     Attributes
@@ -86,7 +86,7 @@ class References:
         found = ((path, parse_node(documents, path)) for path, documents in nodes.items())
         return {path: node for path, node in found if isinstance(node, ArrayMeta)}
 
-    def chunks(self) -> Iterator[Chunks]:
+    def chunks(self) -> Iterator[ChunkTable]:
         """Yield the chunks of each array.
 
         Raises
@@ -122,10 +122,10 @@ class _Finder:
         self.numbers.append(number)
         return True
 
-    def chunks(self) -> Chunks:
+    def chunks(self) -> ChunkTable:
         places, numbers = np.asarray(self.places), np.asarray(self.numbers)
         order = np.argsort(places)
-        return Chunks(self.path, self.grid, places[order], numbers[order])
+        return ChunkTable(self.path, self.grid, places[order], numbers[order])
 
 
 def references_to(store: Store, only: int | None = None, otherwise: str = "") -> References:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 import zipfile
 
@@ -257,28 +259,50 @@ def test_icechunk_shows_a_later_result(change, tmp_path):
     xr.testing.assert_identical(found, xr.open_zarr(source_folder, consolidated=False).load())
 
 
-@icechunk
-def test_icechunk_goes_on_after_an_interruption(tmp_path, monkeypatch):
-    from icechunk import IcechunkStore
+KILLED = """
+import os, signal, sys
+from icechunk import IcechunkStore
+from shardedstore import ShardedStore
+from shardedstore.export import icechunk as exporter
 
+exporter.PER_COMMIT = 20
+calls, write = iter(range(99)), IcechunkStore.set_virtual_refs
+
+def killed(*arguments, **options):
+    if next(calls) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(*arguments, **options)
+
+IcechunkStore.set_virtual_refs = killed
+store = ShardedStore.load(sys.argv[1])
+store.to_icechunk(exporter.create_repository(sys.argv[2], store))
+"""
+
+
+@icechunk
+@pytest.mark.parametrize(("calls", "made"), [(0, 1), (5, 3)])
+def test_icechunk_goes_on_after_a_kill(calls, made, tmp_path, monkeypatch):
+    """A process that is killed before its first commit, or after two of three, leaves a repository that a later export completes."""
     from shardedstore.export import icechunk as exporter
 
     monkeypatch.setattr(exporter, "PER_COMMIT", 20)
-    store = results(tmp_path, 3)["zips"]
-    calls, write = iter(range(99)), IcechunkStore.set_virtual_refs
-
-    def interrupted(*arguments, **options):
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-        return write(*arguments, **options)
-
-    monkeypatch.setattr(IcechunkStore, "set_virtual_refs", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store.to_icechunk(exporter.create_repository(str(tmp_path / "repository"), store))
-    store.to_icechunk(exporter.create_repository(str(tmp_path / "repository"), store))
-    found, commits = read_icechunk(tmp_path / "repository")
+    store, folder = results(tmp_path, 3)["zips"], tmp_path / "repository"
+    program = [sys.executable, "-c", KILLED, str(tmp_path / "zips ä%"), str(folder), str(calls)]
+    assert subprocess.run(program, check=False, timeout=60).returncode == -signal.SIGKILL
+    before = commits_of(folder)
+    assert len(before) == made
+    store.to_icechunk(exporter.create_repository(str(folder), store))
+    found, commits = read_icechunk(folder)
     assert commits == 4  # the first snapshot, and 51 references in three commits, of which none is made twice
+    assert commits_of(folder)[-len(before) :] == before
     xr.testing.assert_identical(found, dataset())
+
+
+def commits_of(folder):
+    """The identifiers of the commits of a repository, the newest first."""
+    from icechunk import Repository, local_filesystem_storage
+
+    return [commit.id for commit in Repository.open(local_filesystem_storage(str(folder))).ancestry(branch="main")]
 
 
 @icechunk
