@@ -72,6 +72,9 @@ class Partial:
 
     def __str__(self) -> str:
         rest = f", and the rest from the source: {self.reason}" if self.shown < self.total else ""
+        if self.shown < self.done:
+            verb = "is shown from its" if self.shown == 1 else "are shown from their"
+            return f"{self.done:,} of {self.total:,} shards are done; {self.shown:,} of them {verb} new place{rest}"
         return f"{self.shown:,} of {self.total:,} shards are shown from their new place{rest}"
 
     def __repr__(self) -> str:

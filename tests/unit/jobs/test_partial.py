@@ -200,6 +200,7 @@ def test_a_changed_array_is_shown_as_a_whole_when_it_is_done(tmp_path):
     partial, half = codecs(0, *runs["temperature"][:-1])
     assert half == before
     assert partial.shown == 1
+    assert f"{partial.done} of {partial.total} shards are done; 1 of them is shown from its new place" in str(partial)
     partial, now = codecs(0, *runs["temperature"])
     assert now["temperature"] != before["temperature"]
     assert now["wind_u"] == before["wind_u"]
