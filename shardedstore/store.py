@@ -53,7 +53,7 @@ from shardedstore.storage.errors import explain
 from shardedstore.storage.folders import STORAGE_ERRORS, open_folder
 from shardedstore.storage.options import StorageOptions, take_options
 from shardedstore.storage.outputs import upload_rule
-from shardedstore.storage.urls import is_zip_name, join_url, normalize, unquote_name
+from shardedstore.storage.urls import is_zip_name, join_url, normalize, similar_path, unquote_name
 from shardedstore.stores.hierarchy import Node, read_nodes
 from shardedstore.stores.locations import Config, Location, Mount, Place
 from shardedstore.stores.no_zarr import is_zarr
@@ -1298,7 +1298,8 @@ class ShardedStore(WritableStore):
             data = open_folder(folder or "/", options).read(unquote_name(name, url))
         except STORAGE_ERRORS as error:
             cause = getattr(error, "strerror", None) or explain(error)
-            hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_zarr(folder, options) else ""
+            is_source = is_zarr(folder, options)
+            hint = f"; {folder!r} is a Zarr: open it with ShardedStore.partition" if is_source else similar_path(folder)
             if isinstance(error, FileNotFoundError) and (half := unfinished(folder or "/", options)):
                 raise ConfigError(
                     f"there is no config at {url!r} yet, as the job has not ended: {half}; {GO_ON}"

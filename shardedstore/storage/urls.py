@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from difflib import get_close_matches
 from urllib.parse import quote, unquote, urlsplit
 
 from shardedstore.errors import UsageError
@@ -147,6 +148,15 @@ def unquote_name(name: str, url: str) -> str:
     ('a b', 'a%20b')
     """
     return unquote(name) if is_remote(url) else name
+
+
+def similar_path(url: str) -> str:
+    """Return the end of a message about a local path that does not exist: a similar name beside it, if there is one."""
+    folder, name = os.path.split(url)
+    if is_remote(url) or os.path.lexists(url) or not os.path.isdir(folder):
+        return ""
+    found = get_close_matches(name, os.listdir(folder), 1)
+    return f"; did you mean {os.path.join(folder, found[0])!r}?" if found else ""
 
 
 def _scheme(url: str) -> str | None:

@@ -23,7 +23,8 @@ from shardedstore.errors import CorruptError, PartitionError
 from shardedstore.notices import Notice
 from shardedstore.storage.errors import explain
 from shardedstore.storage.retry import patiently
-from shardedstore.stores.locations import Config, Location, Mount, member_at
+from shardedstore.storage.urls import similar_path
+from shardedstore.stores.locations import Config, Location, Mount, member_at, url_of
 from shardedstore.stores.members import Members, MountIndex
 from shardedstore.stores.no_zarr import instead
 from shardedstore.stores.overlay import Overlay
@@ -385,7 +386,8 @@ def _walk_location(
             location.check_there()
         _check_text(nodes)
     except (OSError, BaseError) as error:
-        raise PartitionError(f"{location.show()} can't be read: {explain(error)}") from error
+        near = similar_path(url_of(location) or "") if isinstance(error, FileNotFoundError) else ""
+        raise PartitionError(f"{location.show()} can't be read: {explain(error)}{near}") from error
     return nodes
 
 

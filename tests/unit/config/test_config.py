@@ -10,7 +10,7 @@ from conformance import check_same_contents, check_values, contents_of
 from golden_configs import FOLDER, OUT
 from sources import SOURCES, build, cube, to_folder, to_memory, to_objects, to_zip
 
-from shardedstore import ConfigError, ShardedStore
+from shardedstore import ConfigError, PartitionError, ShardedStore
 from shardedstore.config.document import from_dict, relative_url, to_dict
 from shardedstore.partition.partition import divide
 from shardedstore.storage.options import Options
@@ -401,6 +401,17 @@ def test_a_file_that_is_not_there(tmp_path):
         ShardedStore.load(tmp_path / "no.json")
     with pytest.raises(ConfigError, match=r"no config can be read at '.*/shardedstore\.json': No such file"):
         ShardedStore.load(tmp_path)
+
+
+def test_a_similar_name_is_proposed_for_a_path_that_is_not_there(tmp_path):
+    (tmp_path / "climate.zarr").mkdir()
+    near = f"did you mean '{tmp_path}/climate.zarr'"
+    with pytest.raises(ConfigError, match=near):
+        ShardedStore.load(tmp_path / "climat.zarr")
+    with pytest.raises(PartitionError, match=near):
+        ShardedStore.partition(tmp_path / "climat.zarr")
+    with pytest.raises(PartitionError, match=r"does not exist$"):
+        ShardedStore.partition(tmp_path / "none" / "climat.zarr")
 
 
 def test_locations_that_are_nested_too_deeply():

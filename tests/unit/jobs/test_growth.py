@@ -38,7 +38,11 @@ def one_thread():
 def test_larger_arrays_are_named(source, shards, sink, tmp_path, caplog):
     new = ShardedStore.partition(source, SHARDS[shards]).map_shards(Recompress(None), sink(tmp_path / "out"))
     told = [str(notice) for notice in new.summary.notices if "larger than before" in str(notice)]
-    says = "the arrays in the base are larger" if shards == "none" else "leave them out with arrays=: 'smooth'"
+    says = (
+        "the arrays in the base are larger"
+        if shards == "none"
+        else "leave them out with arrays=('*', '!smooth'): 'smooth'"
+    )
     assert len(told) == 1
     assert says in told[0]
     assert told[0] in caplog.text
