@@ -74,6 +74,7 @@ def replacements(folder: Path) -> list[tuple[str, str]]:
         *((re.escape(path), "/data") for path in paths),
         (rf"\b{re.escape(platform.node())}:\d+\b", "workstation:1234"),  # a worker in this process
         (rf"\b{re.escape(platform.node())}\b", "workstation"),
+        (r"[\w./-]*/ipykernel_\d+/\d+\.py", "cell.py"),
         (r"\.\.\.[\w/]*/", ".../"),  # a path that a view has cut
         (r"tcp://127\.0\.0\.1:\d+", "tcp://127.0.0.1:40000"),
         (r"<Figure size [^>]*>", "<Figure>"),
