@@ -23,6 +23,11 @@ TINY = ["--rounds", "1", "--shards", "2", "--chunks", "20"]
         ),
         ("bench_sharding", TINY, ["shardedstore, bare tasks", "shardedstore on Dask", "zarr ", "dask.array"]),
         ("bench_store", ["--rounds", "1"], ["a chunk of an array in 100 blocks ", "1,000,000 "]),
+        (
+            "bench_export",
+            TINY[2:],
+            ["Kerchunk JSON ", "Kerchunk Parquet ", "Icechunk ", "VirtualiZarr, Kerchunk JSON "],
+        ),
         ("bench_scale", ["--shards", "2000", "--zips", "50"], ["plan of ", "a shard that nothing is done to "]),
         pytest.param(
             "bench_cloud",
