@@ -63,7 +63,7 @@ bench: $(VENV)/.installed-bench ## Run all benchmarks in sequence
 
 matrix: $(VENV)/.installed-test ## Run the code of docs/read-from.md, and write its table; npm installs zarrita.js
 	-npm install --silent --prefix build/npm zarrita @zarrita/storage
-	NODE_MODULES=$(CURDIR)/build/npm/node_modules ICECHUNK_LOG=error PYTHONPATH=tests:. $(BIN)/python -m read_from
+	NODE_MODULES=$(CURDIR)/build/npm/node_modules ICECHUNK_LOG=error PYTHONPATH=$(CURDIR)/tests:$(CURDIR) $(BIN)/python -m read_from
 
 docs: $(VENV)/.installed-docs ## Build the documentation site into build/site, and check its links
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
