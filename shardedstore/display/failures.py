@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from traceback import FrameSummary, extract_tb, format_list
 from typing import TYPE_CHECKING
@@ -150,8 +151,17 @@ def _caller_lines(error: BaseException) -> list[str]:
     return ["Traceback (most recent call last):", *_lines(callers[-MOST_FRAMES:])]
 
 
-def _lines(frames: list[FrameSummary]) -> list[str]:
-    return [line for text in format_list(frames) for line in text.rstrip().splitlines()]
+def _lines(frames: list[FrameSummary]) -> Iterator[str]:
+    for frame, text in zip(frames, format_list(frames), strict=True):
+        first, *others = text.rstrip().splitlines()
+        yield first.replace(f'File "{frame.filename}"', _cell(frame.filename) or f'File "{frame.filename}"')
+        yield from others
+
+
+def _cell(filename: str) -> str:
+    """Return the name of a cell of IPython, such as ``Cell In[3]``; empty for another file."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return "" if shell is None else " ".join(shell.compile.format_code_name(filename) or ())
 
 
 def error_to_html(error: ShardsFailed) -> Html:

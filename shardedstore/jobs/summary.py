@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from toolz import merge, merge_with
@@ -209,6 +209,9 @@ class Summary:
         from shardedstore.display.summary import summary_to_text
 
         return summary_to_text(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # called by IPython
+        printer.text(str(self).rstrip())
 
     def _repr_html_(self) -> str:
         from shardedstore.display.summary import summary_view

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import dask
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
+from IPython.core.interactiveshell import InteractiveShell
 from pages import Page
 
 from shardedstore import Failures, ShardedStore, ShardError, ShardsFailed, UsageError, step
@@ -120,3 +122,17 @@ def test_ipython_shows_the_line_of_the_caller_and_the_message(mistake, tmp_path)
     assert lines[-1] == f"{type(caught.value).__name__}: {caught.value}"
     assert any(f"in {mistake.__name__}" in line for line in lines)
     assert {line.split('"')[1] for line in lines if line.startswith("  File")} == {__file__}
+
+
+def test_ipython_names_the_cell(capsys):
+    shell = InteractiveShell.instance()
+    try:
+        shell.run_cell(
+            "from shardedstore import ShardedStore\nShardedStore.partition('/none.zarr')", store_history=True
+        )
+    finally:
+        InteractiveShell.clear_instance()
+    head, place, line, *_, error = capsys.readouterr().out.splitlines()
+    assert (head, line) == ("Traceback (most recent call last):", "    ShardedStore.partition('/none.zarr')")
+    assert re.fullmatch(r"  Cell In ?\[\d+\], line 2, in <module>", place)
+    assert error.startswith("PartitionError: '/none.zarr' can't be read")

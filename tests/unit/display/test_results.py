@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import zarr
+from IPython.lib.pretty import pretty
 from pages import Page
 
 from shardedstore import ShardedStore, ShardError, ShardRecord
@@ -53,6 +54,7 @@ def test_a_summary_has_the_pictures_of_its_report(result):
 
 def test_a_summary_is_printed_as_a_line(result):
     counts, *notices = str(result.summary).splitlines()
+    assert pretty(result.summary) == str(result.summary).rstrip()
     assert re.fullmatch(r"6 shards done by the job; \d+ entries, .* written; .* in the threads of the workers", counts)
     assert notices == [str(notice) for notice in result.summary.notices]
 
