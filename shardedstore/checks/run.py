@@ -170,7 +170,7 @@ class _Run:
     def _read(self, store: Store, has_digests: bool) -> None:
         """Read the documents and the listing; again if the listing has further documents."""
         reader = reader_of(store)
-        known = self._fetch(reader, _expected(store))
+        known, asked = self._fetch(reader, _expected(store)), set[str]()
         while True:
             self.nodes = parse_contents(known)
             listing = Listing(self.nodes, _ranges(self.nodes), has_digests)
@@ -187,10 +187,12 @@ class _Run:
                 if not self.bad_zips:
                     self.findings.append(Finding("listing", explain(error)))
                 break
-            if not listing.unexpected:
+            unexpected = [key for key in listing.unexpected if key not in asked]
+            if not unexpected:
                 self.is_listed = True
                 break
-            known |= self._fetch(reader, listing.unexpected)
+            asked.update(unexpected)  # a document that can't be read is asked for once
+            known |= self._fetch(reader, unexpected)
         if not any(node.documents.keys() - {CONSOLIDATED_V2} for node in self.nodes.values()):
             raise PartitionError(f"{self.config.base.show()} {instead(self.config.base)}")
         self.stored = listing.chunks

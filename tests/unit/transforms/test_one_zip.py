@@ -23,6 +23,7 @@ from shardedstore import (
     ShardedStore,
     ShardsFailed,
     UsageError,
+    check,
 )
 from shardedstore.cli import main
 from shardedstore.storage.publish import TEMPORARY
@@ -368,3 +369,14 @@ def test_a_chain_of_steps_ends_in_one_zip(tmp_path):
     result = store.map_shards(*chain, ToZip(tmp_path / "out.zarr.zip"))
     copy = store.map_shards(*chain, CopyTo(tmp_path / "copy"))
     check_same_contents(result, contents_of(copy))
+
+
+def test_check_ends_if_a_document_of_the_zip_can_not_be_read(source, tmp_path):
+    url = tmp_path / "out.zarr.zip"
+    zipped(source, url)
+    with zipfile.ZipFile(url) as file:
+        document = file.read("wind_u/zarr.json")
+    url.write_bytes(url.read_bytes().replace(document, document.replace(b"{", b"[", 1), 1))
+    report = check(url)
+    assert not report.ok
+    assert any("wind_u/zarr.json" in finding.what for finding in report.findings)
