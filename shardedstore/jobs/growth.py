@@ -53,15 +53,15 @@ class Growth:
         paths = tuple(path for path in grown if path is not None)
         if paths:
             most = max(grown[path] for path in paths)
-            yield Notice(f"larger than before, by up to {most:.0%}; {leave_out(paths)}", paths)
+            yield Notice(f"larger than before, by up to {most:.0%}; {leave_them_out(paths)}", paths)
         if None in grown:
             yield Notice(f"the arrays in the base are larger than before, by {grown[None]:.0%}; name them in arrays=")
 
 
-def leave_out(paths: Sequence[str]) -> str:
+def leave_them_out(paths: Sequence[str]) -> str:
     """Return the advice to leave arrays out of a step.
 
-    >>> leave_out(["a", "g/b"]), leave_out("abcd")
+    >>> leave_them_out(["a", "g/b"]), leave_out("abcd")
     ("leave them out with arrays=('*', '!a', '!g/b')", "leave them out with arrays=('*', '!a', '!b', '!c', ...)")
     """
     shown = ", ".join(repr(f"!{path}") for path in paths[:NAMED])

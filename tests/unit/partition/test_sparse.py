@@ -147,7 +147,7 @@ def unchanged(entries, shard):
     yield from entries
 
 
-@pytest.mark.parametrize("steps", [[MapBlocks(abs)], ["a step"], ["a function"]], ids=str)
+@pytest.mark.parametrize("steps", [[MapBlocks(same)], ["a step"], ["a function"]], ids=str)
 def test_what_may_make_something_of_nothing_gets_all_blocks(steps, source):
     from shardedstore import step
 
