@@ -61,7 +61,7 @@ class Growth:
 def leave_them_out(paths: Sequence[str]) -> str:
     """Return the advice to leave arrays out of a step.
 
-    >>> leave_them_out(["a", "g/b"]), leave_out("abcd")
+    >>> leave_them_out(["a", "g/b"]), leave_them_out("abcd")
     ("leave them out with arrays=('*', '!a', '!g/b')", "leave them out with arrays=('*', '!a', '!b', '!c', ...)")
     """
     shown = ", ".join(repr(f"!{path}") for path in paths[:NAMED])
