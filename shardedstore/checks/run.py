@@ -42,6 +42,7 @@ from shardedstore.text import parse_size
 from shardedstore.verify.journal import Journal, run_journaled
 from shardedstore.zarr.metadata import CONSOLIDATED_V2, DOCUMENTS, GroupMeta
 from shardedstore.zarr.paths import join
+from shardedstore.zarr.refusal import is_refusal
 
 BLOCKING = {"unknown-codec", "unsafe-codec", "unknown-type", "unknown-grid", "fill-value", "huge-chunk", "metadata"}
 MOST_GUESSED = 10**8  # possible chunks of an array in a store that can't be listed
@@ -193,7 +194,7 @@ class _Run:
                 break
             asked.update(unexpected)  # a document that can't be read is asked for once
             known |= self._fetch(reader, unexpected)
-        if not any(node.documents.keys() - {CONSOLIDATED_V2} for node in self.nodes.values()):
+        if not any(map(_defines_something, self.nodes.values())) and not self.findings:
             raise PartitionError(f"{self.config.base.show()} {instead(self.config.base)}")
         self.stored = listing.chunks
         self.findings += listing.findings()
@@ -201,8 +202,12 @@ class _Run:
             self.notes.append("the listing has no sizes: only the full level sees chunks without bytes")
 
     def _fetch(self, reader: StoreReader[Any], keys: Iterable[str]) -> Documents:
-        wanted = list(keys)
-        found, findings = read_documents(reader, wanted)
+        try:
+            found, findings = read_documents(reader, keys)
+        except UNREADABLE as error:
+            if is_transient(error):
+                raise
+            found, findings = {}, [] if self.bad_zips else [Finding("unread", explain(error))]
         self.findings += findings
         return found
 
@@ -274,6 +279,10 @@ class _Run:
         return ArrayCheck(node.path, node.array.shape, objects, self._missing(node), nbytes, chunks, findings)
 
 
+def _defines_something(node: CheckedNode) -> bool:
+    return any(name != CONSOLIDATED_V2 and not is_refusal(data) for name, data in node.documents.items())
+
+
 def _expected(store: Store) -> Iterator[str]:
     """Return the keys of the documents that a walk finds, or of the root's if a damaged document stops the walk."""
     found = dict.fromkeys(DOCUMENTS)
@@ -338,6 +347,8 @@ def _check_zips(zips: list[tuple[str, Options]]) -> list[tuple[str, Finding]]:
     for url, options in zips:
         try:
             found += ((url, finding) for finding in check_zip(url, options))
+        except FileNotFoundError:
+            found.append((url, Finding("zip-directory", f"{url!r} is not there")))
         except UNREADABLE as error:
             found.append((url, Finding("unread", f"{url!r} can't be read: {explain(error)}")))
     return found

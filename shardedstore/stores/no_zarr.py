@@ -31,6 +31,7 @@ def is_refused(url: str, options: Options) -> bool:
 
 
 RESULT = "is the result of a job: open it with ShardedStore.load"
+NO_CONFIG = f"is the folder of a result, but has no {FILE_NAME}: run the job again with the same arguments, which writes it, or restore it"
 NO_ZARR = "holds no Zarr: there is no zarr.json, .zgroup or .zarray at its root; name the folder that has one"
 MOST_MARKER = 1 << 16  # bytes
 MOST_JSON = 64 << 20  # bytes; a larger file is not read
@@ -46,8 +47,9 @@ def instead(location: Location) -> str:
             "rest of this folder"
         )
     if not location.url.endswith(".json"):
-        is_result = seems_there(object_url(location.url, FILE_NAME), location.options)
-        return RESULT if is_result or is_refused(location.url, location.options) else NO_ZARR
+        if seems_there(object_url(location.url, FILE_NAME), location.options):
+            return RESULT
+        return NO_CONFIG if is_refused(location.url, location.options) else NO_ZARR
     with suppress(OSError, BaseError):
         nbytes = nbytes_of(location.url, location.options)
         if nbytes is not None and nbytes > MOST_JSON:

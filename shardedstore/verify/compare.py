@@ -321,6 +321,9 @@ def compare_nodes(ours: Side, theirs: Side) -> Iterator[Difference]:
         elif _is_array(one) != _is_array(other):
             what = f"{path!r} is a group on one side and an array on the other"
             yield Difference("layout", what, array=path, found=_kind(one), expected=_kind(other))
+        elif isinstance(one, Node) and isinstance(other, Node) and one.is_implicit and not other.is_implicit:
+            what = f"the group {path!r} has a document in the source only"
+            yield Difference("missing", what, MEND, array=path, expected=_kind(other))
         elif _described(one, path, is_foreign) != _described(other, path, is_foreign):
             what = f"{path!r} has other attributes or names of dimensions than in the source"
             yield Difference("attributes", what, array=path)

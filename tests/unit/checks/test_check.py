@@ -339,6 +339,27 @@ def test_a_zip_of_a_result(tmp_path):
         assert str(path) in found.what
 
 
+@pytest.mark.parametrize("level", ["quick", "full"])
+@pytest.mark.parametrize("name", ["__base__.zarr.zip", "temperature/**/*.zip"])
+def test_a_zip_of_a_result_that_is_lost(name, level, tmp_path):
+    source = to_folder(SOURCES["cube-v3/"].contents(), tmp_path / "source.zarr")
+    ShardedStore.partition(source, SOURCES["cube-v3/"].shards).map_shards(ToZip(tmp_path / "out"))
+    lost = next((tmp_path / "out").glob(name))
+    lost.unlink()
+    report = check(tmp_path / "out", quick=level == "quick")
+    assert [(found.code, found.what) for found in report.findings] == [("zip-directory", f"'{lost}' is not there")]
+
+
+def test_a_result_whose_config_is_lost(tmp_path):
+    source = to_folder(SOURCES["cube-v3/"].contents(), tmp_path / "source.zarr")
+    ShardedStore.partition(source, SOURCES["cube-v3/"].shards).map_shards(ToZip(tmp_path / "out"))
+    (tmp_path / "out/shardedstore.json").unlink()
+    with pytest.raises(
+        PartitionError, match=r"is the folder of a result, but has no shardedstore\.json: run the job again"
+    ):
+        check(tmp_path / "out")
+
+
 # Limits, levels and resuming
 
 

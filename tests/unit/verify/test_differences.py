@@ -91,3 +91,14 @@ def test_a_report_as_json_has_all_attributes(source, tmp_path, sink):
     assert not report.ok
     told = json.loads(json.dumps(report.to_dict()))["differences"]
     assert [difference["path"] for difference in told] == [difference.path for difference in report.differences]
+
+
+def test_a_group_whose_document_is_lost(tmp_path):
+    for name in ("one", "other"):
+        root = zarr.create_group(tmp_path / name)
+        root.create_group("g").create_array("t", shape=(2,), dtype="i4")
+    (tmp_path / "other/g/zarr.json").unlink()
+    one, other = (ShardedStore.partition(tmp_path / name) for name in ("one", "other"))
+    found = only(other.verify(one))
+    assert (found.kind, found.array, found.what) == ("missing", "g", "the group 'g' has a document in the source only")
+    assert one.verify(other).ok
