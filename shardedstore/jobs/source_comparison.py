@@ -39,8 +39,18 @@ Marks = Mapping[str, Mark]
 
 
 def source_token(config: Config, documents: str) -> str:
-    """Return a digest of a source and its division; `documents` is the digest of its metadata."""
-    return hashlib.sha256(dump(config, None) + documents.encode()).hexdigest()
+    """Return a digest of a source and its division; `documents` is the digest of its metadata.
+
+    The consent to places of references is no part of it, so a job continues after a user has given it.
+    """
+    written = dump(config, None)
+    if b'"allow"' in written:
+        written = dump(config.map_places(_without_consent), None)
+    return hashlib.sha256(written + documents.encode()).hexdigest()
+
+
+def _without_consent(place: Place) -> Place:
+    return msgspec.structs.replace(place, options=msgspec.structs.replace(place.options, allow=()))
 
 
 def marks_of(nodes: Mapping[str, Node]) -> dict[str, Mark]:

@@ -144,6 +144,19 @@ def test_a_remote_document_reads_no_local_file(tmp_path):
         assert zarr.open_array(allowed, mode="r")[1] == 7
 
 
+def test_a_job_that_lacked_consent_continues_with_it(tmp_path):
+    public, private = tmp_path / "public", tmp_path / "private.bin"
+    public.mkdir()
+    private.write_bytes(b"\x07")
+    write(public, references(k0=[str(private), 0, 1]))
+    with web(public) as url:
+        with pytest.raises(ShardsFailed, match="1 of 1 shards failed"):
+            ShardedStore.partition(f"{url}/refs.json", []).map_shards(ToZip(tmp_path / "out"))
+        for place in (tmp_path, tmp_path.parent):
+            allowed = ShardedStore.partition(f"{url}/refs.json", [], storage_options={"allow": str(place)})
+            assert allowed.map_shards(ToZip(tmp_path / "out")).verify(allowed).ok
+
+
 def test_targets_on_a_server(tmp_path):
     (tmp_path / "a b%.bin").write_bytes(b"\x01\x02")
     with web(tmp_path) as url:
