@@ -50,7 +50,8 @@ def source_token(config: Config, documents: str) -> str:
 
 
 def _without_consent(place: Place) -> Place:
-    return msgspec.structs.replace(place, options=msgspec.structs.replace(place.options, allow=()))
+    options = msgspec.structs.replace(place.options, allow=())
+    return msgspec.structs.replace(place, options=NONE if options == NONE else options)  # msgspec omits NONE itself only
 
 
 def marks_of(nodes: Mapping[str, Node]) -> dict[str, Mark]:
