@@ -20,6 +20,7 @@ from shardedstore.codecs.codec_config import (
     config_of,
     filtered_dtype,
     same,
+    unknown_codec,
 )
 from shardedstore.errors import ChainError
 from shardedstore.partition.selection import Selection
@@ -164,8 +165,10 @@ class Recompress(ArrayStep):
         try:
             return complete(config, meta.zarr_format, itemsize)
         except Exception as error:
+            if unknown := unknown_codec(str(self.codec)):
+                raise ChainError(f"{self!r} names {unknown}") from error
             raise ChainError(
-                f"{self!r} names an unknown codec, or one that {meta.path!r} can't have: {type(error).__name__}: {error}"
+                f"{self!r} is a codec that {meta.path!r} can't have, or has an invalid option: {type(error).__name__}: {error}"
             ) from error
 
     def _filters(self, meta: ArrayInfo) -> tuple[Config, ...]:

@@ -12,6 +12,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numcodecs
@@ -334,6 +335,27 @@ def _completed_filter(config: Config) -> Config:
 
 def _is_of_numcodecs(config: Mapping[str, Any]) -> bool:
     return config["id"] in numcodecs.registry.codec_registry or config["id"] in numcodecs.registry.entries
+
+
+def unknown_codec(name: str) -> str:
+    """Return the end of a message about the id of a codec that is not installed; empty for one that is.
+
+    >>> unknown_codec("zsdt"), unknown_codec("zstd")
+    ("an unknown codec: did you mean 'zstd'?", '')
+    """
+    known = {*numcodecs.registry.codec_registry, *numcodecs.registry.entries}
+    if name in known or _is_of_zarr(name):
+        return ""
+    near = get_close_matches(name, sorted(known), 1)
+    return f"an unknown codec: {f'did you mean {near[0]!r}?' if near else 'install the package that has it'}"
+
+
+def _is_of_zarr(name: str) -> bool:
+    try:
+        get_codec_class(name)
+    except (KeyError, ValueError):  # of zarr 3.1, and of later versions
+        return False
+    return True
 
 
 def filter_from_json(codec: Any, zarr_format: int) -> Config:

@@ -51,7 +51,9 @@ def source_token(config: Config, documents: str) -> str:
 
 def _without_consent(place: Place) -> Place:
     options = msgspec.structs.replace(place.options, allow=())
-    return msgspec.structs.replace(place, options=NONE if options == NONE else options)  # msgspec omits NONE itself only
+    return msgspec.structs.replace(
+        place, options=NONE if options == NONE else options
+    )  # msgspec omits NONE itself only
 
 
 def marks_of(nodes: Mapping[str, Node]) -> dict[str, Mark]:

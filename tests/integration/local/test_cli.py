@@ -247,7 +247,7 @@ def test_wrong_scheduler(source: Path, address: str, code: int, monkeypatch: pyt
     [
         (("--step", "zip"), "'zip' is a sink, not a step: give it as --to zip"),
         (("--step", "recompress:level=5"), "neither a codec nor filters="),
-        (("--codec", "nonsense"), "names an unknown codec, or one that"),
+        (("--codec", "nonsense"), "names an unknown codec: install the package that has it"),
         (("--v3",), "v3"),
         (("--to", "zarr"), "a chain has one sink, but --to was given zip and zarr: run two commands"),
         (("--storage", "secret_access_key=x"), "may be secret, but other users can see a command line"),

@@ -115,7 +115,12 @@ def test_a_codec_that_fits_some_arrays_has_an_error_for_the_others():
         (["zstd"], {}, UsageError, "names no codec"),
         ({"(now)": "zstd"}, {}, UsageError, "is the name of the current codecs"),
         ({"a": {"id": "zstd", "levle": 3}}, {}, ChainError, "has no option 'levle'"),
-        ({"a": "zsdt"}, {}, ChainError, "'a' fits no array: Recompress('zsdt') names an unknown codec"),
+        (
+            {"a": "zsdt"},
+            {},
+            ChainError,
+            "'a' fits no array: Recompress('zsdt') names an unknown codec: did you mean 'zstd'?",
+        ),
         ({"a": {"codec": None, "filters": {"id": "bitround", "keepbits": 3}}}, {}, ChainError, "fits no array"),
         ({"a": {"codec": "zstd", "filters": "delta"}}, {"arrays": "texts"}, ChainError, "'a' fits no array"),
         ({"a": "zstd"}, {"sample": "much"}, UsageError, "sample='much' is not a size"),
