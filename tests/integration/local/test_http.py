@@ -312,12 +312,14 @@ def test_a_server_without_ranges_and_heads(tmp_path):
 def test_a_zip(methods, tmp_path):
     contents = SOURCES["others-v3"].contents()
     to_zip(contents, tmp_path / "site/a b.zip")
-    with web(tmp_path / "site", methods=methods) as url:
+    with web(tmp_path / "site", methods=methods) as server, FaultProxy(server) as proxy:
+        url = proxy.url
         check_same_contents(ZipReadStore(f"{url}/a%20b.zip"), contents)
         result = ShardedStore.partition(f"{url}/a%20b.zip", ["simulation"]).map_shards(ToZip(tmp_path / "out"))
         assert contents_of(result) == contents
         with pytest.raises(PartitionError, match="can't be read: "):
             ShardedStore.partition(f"{url}/nothing.zip")
+    assert {request.method for request in proxy.log} <= {"GET", "HEAD"}  # a web server is never listed
 
 
 # Named nodes
