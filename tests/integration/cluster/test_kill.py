@@ -30,6 +30,7 @@ from shardedstore import ShardedStore
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs import open_destination as versions
 from shardedstore.jobs import shards
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import ToZip
 
@@ -117,7 +118,7 @@ def manifest_of_source(source):
 
     store = division(source)
     chain = parse_chain([Slow(SECONDS), ToZip("out")])
-    return manifest_of(shards.make_plan(store.config), Job(chain, choose_layout(chain.sink)))
+    return manifest_of(make_plan(store.config), Job(chain, choose_layout(chain.sink)))
 
 
 def test_only_the_client_is_killed(source, tmp_path, expected):

@@ -49,6 +49,7 @@ from shardedstore import (
 )
 from shardedstore.fields import FILE_NAME
 from shardedstore.jobs import shards
+from shardedstore.jobs.make_plan import make_plan
 from shardedstore.storage.errors import is_transient
 from shardedstore.storage.retry import Backoff
 from shardedstore.transforms import ToZip
@@ -301,7 +302,7 @@ def test_the_tasks_of_a_function_s_result_do_not_grow_with_its_shards(tmp_path, 
     monkeypatch.setenv(helpers_jobs.TARGET, str(tmp_path / "copies"))
     with dask.config.set(scheduler="synchronous"):
         copies = blocks_at(tmp_path / "source.zarr", 200).map_shards(copied)
-    segments = shards.make_plan(copies.config).segments()
+    segments = make_plan(copies.config).segments()
     assert max(len(pickle.dumps(segment)) for segment in segments) < 4000
     assert [shard.block for s in segments for run in s.runs for shard in run.shards()][1:] == [(i,) for i in range(200)]
 

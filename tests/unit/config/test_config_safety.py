@@ -171,7 +171,7 @@ def test_as_deep_as_is_allowed(tmp_path):
 @pytest.mark.parametrize("view", [True, False])
 def test_the_largest_grid_is_routed_by_arithmetic(view):
     store = ShardedStore.from_config(grid_of(2**63 - 1, 2**63 - 1, 7, view=view))
-    assert f"and {2**63 - 1} shards" in repr(store)
+    assert f"and {2**63 - 1:,} shards" in repr(store)
     routes, last = Routes(store.config.shards), 2**63 - 2
     assert routes.find(f"t/c/{last}/{last}/6") == (("t", (last,)), f"c/0/{last}/6")
     assert routes.find(f"t/c/{last + 1}/0/0")[0] == (None, None)

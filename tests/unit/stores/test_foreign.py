@@ -160,7 +160,7 @@ def test_memory_has_no_location(kind, tmp_path):
     assert isinstance(locate(store), Opened)
     view = ShardedStore.partition(store, {"temperature": {"time": 4}})
     assert contents_of(view).keys() == build(cube, "v3/").keys()
-    refusal = rf"the base is a {kind}, which has no location .* copy what is in memory to a folder first"
+    refusal = rf"the base is a {kind}, which has no location .* copy the data in memory to a folder first"
     for refused in (
         view.get_config,
         lambda: view.save(tmp_path / "a.json"),
