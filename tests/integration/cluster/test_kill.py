@@ -35,7 +35,7 @@ from shardedstore.storage.folders import open_folder
 from shardedstore.transforms import ToZip
 
 pytestmark = pytest.mark.cluster
-SECONDS = 0.1  # for every shard
+SECONDS = 0.04  # for every shard
 
 
 @pytest.fixture(autouse=True)
