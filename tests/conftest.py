@@ -8,8 +8,6 @@ from pathlib import Path
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
-from distributed.utils import get_mp_context
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,10 +23,6 @@ settings.load_profile("default")
 
 for variable in ("AWS_CA_BUNDLE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"):  # settings of this machine
     os.environ.pop(variable, None)
-
-# Worker processes are forks of a process that has imported all modules: they start in a tenth of the time.
-dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
-get_mp_context().set_forkserver_preload(["distributed.nanny", "shardedstore.jobs.worker", "shardedstore.transforms"])
 
 collect_ignore = ["data"]  # its generator needs zarr 2
 
@@ -81,13 +75,19 @@ def azure_server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def worker_processes():
     """A Dask cluster of two processes with a thread each, for all tests that end with their workers alive."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster:
+    from distributed import LocalCluster
+
+    with servers.forked_workers():
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0)
+    with cluster:
         yield cluster
 
 
 @pytest.fixture
 def workers(worker_processes):
     """A client of `worker_processes`, which Dask uses by default."""
+    from distributed import Client
+
     with dask.config.set(scheduler=None), Client(worker_processes) as client:
         yield client
 

@@ -47,6 +47,7 @@ class Step(ABC):
     ...
     ...     def __call__(self, entries, shard):
     ...         return (entry for entry in entries if not entry.key.endswith(self.ending))
+    >>> from shardedstore.abc import Entry
     >>> entries = [Entry("zarr.json", b"{}"), Entry("run.log", b"started")]
     >>> [entry.key for entry in Without(".log")(iter(entries), Shard("a"))]
     ['zarr.json']

@@ -30,6 +30,7 @@ from helpers_jobs import (
     undisturbed,
     wait_until,
 )
+from servers import forked_workers
 
 from shardedstore import Limits, ShardedStore, ShardsFailed
 from shardedstore.fields import FILE_NAME
@@ -60,6 +61,7 @@ def client(tmp_path_factory):
         "distributed.deploy.lost-worker-timeout": "1 hour",  # or Dask may not restart a worker that dies twice in 15 seconds
     }
     with (
+        forked_workers(),
         dask.config.set(settings),
         LocalCluster(
             n_workers=WORKERS,

@@ -232,7 +232,7 @@ def test_the_command_line(source, tmp_path):
     assert (failed.exit_code, "1 of" in failed.stderr) == (1, True)
     half = command(*arguments, "--on-error", "partial")
     assert half.exit_code == 1
-    assert "are shown from their new place" in half.stderr
+    assert "shown from" in half.stderr
     assert "no config was written" in half.stderr
     for accepted in (["--accept-failed", "t[1]"], ["--max-missing", "1"]):
         done = command(*arguments, *accepted)

@@ -119,9 +119,6 @@ def client(tmp_path):
     logs = tmp_path / "logs"
     logs.mkdir()
     with (
-        dask.config.set(
-            {"distributed.worker.multiprocessing-method": "spawn"}
-        ),  # they have the environment of the test
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,

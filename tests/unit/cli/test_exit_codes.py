@@ -18,7 +18,10 @@ PAGE = (ROOT / "docs" / "exit-codes.md").read_text()
 CLASSES = [
     found
     for found in vars(errors).values()
-    if isinstance(found, type) and issubclass(found, Exception) and found.__module__ == errors.__name__
+    if isinstance(found, type)
+    and issubclass(found, Exception)
+    and found.__module__ == errors.__name__
+    and not found.__name__.startswith("_")
 ]
 
 
