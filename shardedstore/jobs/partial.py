@@ -31,7 +31,7 @@ from shardedstore.jobs.shards import Plan, Run, location_of, shard_runs
 from shardedstore.jobs.source_comparison import source_token
 from shardedstore.jobs.summary import Summary
 from shardedstore.storage.folders import STORAGE_ERRORS, Folder, open_folder
-from shardedstore.storage.options import Options, scheme_of
+from shardedstore.storage.options import Options
 from shardedstore.storage.urls import is_remote, is_within, join_url, quote_name
 from shardedstore.stores.hierarchy import digest, read_nodes
 from shardedstore.stores.http_index import ROOTS
@@ -245,9 +245,7 @@ def mount(job: UnfinishedJob, run: Run) -> Mount:
 
 
 def find_job_folder(folder: str, options: Options) -> Folder | None:
-    """Return the folder with the manifests of a result, in any layout; None if not found, or on a web server, which lists none."""
-    if scheme_of(folder) == "https":
-        return None
+    """Return the folder with the manifests of a result, in any layout; None if not found."""
     places = (open_folder(url, options) for url in dict.fromkeys(kind.folder_at(folder) for kind in LAYOUTS.values()))
     return next((place for place in places if read_manifest(place) is not None), None)
 

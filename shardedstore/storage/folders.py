@@ -21,7 +21,7 @@ from toolz import groupby, partition_all
 
 from shardedstore.storage.blobs import ByteSource, RemoteObject, nbytes_of, object_store, open_blob
 from shardedstore.storage.markers import unmarked
-from shardedstore.storage.options import NONE, Options
+from shardedstore.storage.options import NONE, Options, scheme_of
 from shardedstore.storage.publish import (
     is_temporary,
     make_folder,
@@ -65,11 +65,11 @@ class Folder(Protocol):
     def names(self, path: str = "") -> list[str]:
         """Return the sorted names of files and folders directly below a path.
 
-        The list is empty if the folder does not exist.
+        The list is empty if the folder does not exist, or lies on a web server, which can't be listed.
         """
 
     def listed(self, path: str = "") -> tuple[frozenset[str], frozenset[str]]:
-        """Return the names of the files and of the folders directly below a path."""
+        """Return the names of the files and of the folders directly below a path, as `names` does."""
 
     def sizes(self, path: str = "") -> Iterator[tuple[str, int]]:
         """List all files below a path, and yield their names and sizes in bytes."""
@@ -262,6 +262,8 @@ class RemoteFolder:
 
     def listed(self, path: str = "") -> tuple[frozenset[str], frozenset[str]]:
         # docstring inherited
+        if scheme_of(self.url) == "https":
+            return frozenset(), frozenset()
         start = f"{path}/" if path else ""
 
         def looked() -> ListResult[Sequence[ObjectMeta]]:

@@ -16,7 +16,7 @@ from helpers_jobs import files_of
 from servers import web
 from sources import SOURCES, to_folder, to_memory, to_zip
 
-from shardedstore import CorruptError, PartitionError, ShardedStore, ShardsFailed
+from shardedstore import CorruptError, PartitionError, ShardedStore, ShardsFailed, UsageError
 from shardedstore.stores.http import NOWHERE, HTTPReadStore
 from shardedstore.stores.http_index import named_by
 from shardedstore.stores.locations import Directory
@@ -320,6 +320,16 @@ def test_a_zip(methods, tmp_path):
         with pytest.raises(PartitionError, match="can't be read: "):
             ShardedStore.partition(f"{url}/nothing.zip")
     assert {request.method for request in proxy.log} <= {"GET", "HEAD"}  # a web server is never listed
+
+
+@pytest.mark.parametrize("ask", [ShardedStore.records, ShardedStore.report, ShardedStore.verify])
+def test_a_result_is_never_listed(ask, site, tmp_path):
+    folder, proxy = site
+    source = to_folder(SOURCES["cube-v3/"].contents(), tmp_path / "source.zarr")
+    ShardedStore.partition(source, ["simulation"]).map_shards(ToZip(folder / "out"))
+    with pytest.raises(UsageError, match=r"ledger of .* found beside"):
+        ask(ShardedStore.load(f"{proxy.url}/out"))
+    assert {request.method for request in proxy.log} <= {"GET", "HEAD"}
 
 
 # Named nodes
