@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dask.utils import format_bytes
-from numcodecs.registry import codec_registry, entries
-from zarr.registry import get_codec_class
 
 from shardedstore.checks.contents import CheckedNode
 from shardedstore.checks.finding import Finding
@@ -17,7 +15,7 @@ from shardedstore.checks.registry import Subject, metadata_check
 from shardedstore.codecs.array_codecs import ChunkCodec
 from shardedstore.codecs.array_document import SHARDING, data_type, name_of, options_of
 from shardedstore.codecs.array_info import read_fill_value
-from shardedstore.codecs.codec_config import UNSAFE
+from shardedstore.codecs.codec_config import UNSAFE, is_of_numcodecs, is_of_zarr
 from shardedstore.zarr.metadata import DIMENSIONS, LARGEST, ArrayMeta
 
 MOST_CHUNKS = 2**62  # numbers of chunks above are refused: they don't fit into 64 bits
@@ -143,20 +141,12 @@ def _unknown_codecs(subject: Subject) -> Iterator[str]:
     node = subject.node
     if node.array is None:
         return
-    is_known = _is_known_v3 if node.array.zarr_format == 3 else _is_known_v2
+    is_known = _is_known_v3 if node.array.zarr_format == 3 else is_of_numcodecs
     yield from dict.fromkeys(name for name in codec_names(node.document) if not is_known(name))
 
 
-def _is_known_v2(name: str) -> bool:
-    return name in codec_registry or name in entries
-
-
 def _is_known_v3(name: str) -> bool:
-    try:
-        get_codec_class(name)
-    except Exception:  # noqa: BLE001 (zarr raises various errors for unknown codecs)
-        return name == "endian"
-    return True
+    return name == "endian" or is_of_zarr(name)
 
 
 @metadata_check

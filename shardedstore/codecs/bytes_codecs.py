@@ -17,7 +17,15 @@ from zarr.core.buffer import Buffer, cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.dtype import UInt8
 
-from shardedstore.codecs.codec_config import PREFIX, SHUFFLES, Config, for_numcodecs, safe_codec, zarr_codec
+from shardedstore.codecs.codec_config import (
+    PREFIX,
+    SHUFFLES,
+    Config,
+    for_numcodecs,
+    is_of_numcodecs,
+    safe_codec,
+    zarr_codec,
+)
 
 numcodecs.blosc.use_threads = False  # as in zarr: with threads, Blosc's output is not deterministic
 
@@ -43,7 +51,7 @@ def make(config: Config) -> Coder:
             return Blosc(config)
         case "zstd":
             return Zstd(config["level"], config.get("checksum", False))
-        case name if name in numcodecs.registry.codec_registry or name in numcodecs.registry.entries:
+        case name if is_of_numcodecs(name):
             coder: Coder = safe_codec(for_numcodecs(config))
             return coder
         case name if (short := name.removeprefix(PREFIX)) != name:

@@ -173,8 +173,7 @@ def _completed(config: Config) -> Config:
     """Complete the options of a codec without defaults here, by the library that has the codec."""
     if config == CRC32C:
         return config
-    known = numcodecs.registry.codec_registry
-    if config["id"] in known or config["id"] in numcodecs.registry.entries:
+    if is_of_numcodecs(config["id"]):
         return dict(numcodecs.get_codec(dict(config)).get_config())
     return from_v3(zarr_codec(config).to_dict())
 
@@ -325,7 +324,7 @@ def _with_type(config: Mapping[str, Any], dtype: np.dtype[Any] | None) -> Config
 
 
 def _completed_filter(config: Config) -> Config:
-    if _is_of_numcodecs(config):
+    if is_of_numcodecs(config["id"]):
         full = dict(numcodecs.get_codec(config).get_config())
     else:
         full = from_v3(zarr_codec(config).to_dict())
@@ -333,8 +332,18 @@ def _completed_filter(config: Config) -> Config:
     return plain
 
 
-def _is_of_numcodecs(config: Mapping[str, Any]) -> bool:
-    return config["id"] in numcodecs.registry.codec_registry or config["id"] in numcodecs.registry.entries
+def is_of_numcodecs(name: str) -> bool:
+    """Tell whether numcodecs has a codec of this id, or a package that is installed registers one there."""
+    return name in numcodecs.registry.codec_registry or name in numcodecs.registry.entries
+
+
+def is_of_zarr(name: str) -> bool:
+    """Tell whether zarr has a codec of this name, or a package that is installed registers one there."""
+    try:
+        get_codec_class(name)
+    except Exception:  # noqa: BLE001 (zarr raises various errors for unknown codecs)
+        return False
+    return True
 
 
 def unknown_codec(name: str) -> str:
@@ -343,19 +352,11 @@ def unknown_codec(name: str) -> str:
     >>> unknown_codec("zsdt"), unknown_codec("zstd")
     ("an unknown codec: did you mean 'zstd'?", '')
     """
-    known = {*numcodecs.registry.codec_registry, *numcodecs.registry.entries}
-    if name in known or _is_of_zarr(name):
+    if is_of_numcodecs(name) or is_of_zarr(name):
         return ""
+    known = {*numcodecs.registry.codec_registry, *numcodecs.registry.entries}
     near = get_close_matches(name, sorted(known), 1)
     return f"an unknown codec: {f'did you mean {near[0]!r}?' if near else 'install the package that has it'}"
-
-
-def _is_of_zarr(name: str) -> bool:
-    try:
-        get_codec_class(name)
-    except (KeyError, ValueError):  # of zarr 3.1, and of later versions
-        return False
-    return True
 
 
 def filter_from_json(codec: Any, zarr_format: int) -> Config:
@@ -388,7 +389,7 @@ def filtered_dtype(configs: Iterable[Config], dtype: np.dtype[Any]) -> np.dtype[
         configs, dtype = configs[1:], np.dtype("u1")
     sample: Any = np.full(8, "", object) if dtype.hasobject else np.zeros(8, dtype)
     for config in configs:
-        if _is_of_numcodecs(config):
+        if is_of_numcodecs(config["id"]):
             with np.errstate(all="ignore"):
                 sample = ensure_ndarray_like(numcodecs.get_codec(dict(config)).encode(sample))
         else:
