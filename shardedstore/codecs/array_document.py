@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -291,7 +291,17 @@ def leave_out(path: str) -> str:
     """
     if not path:
         return "leave the step out, because there is no other array"
-    return f"leave it out with arrays=('*', '!{escape_glob(path)}')"
+    return f"leave it out with {all_but([path])}"
+
+
+def all_but(paths: Sequence[str], most: int = 3) -> str:
+    """Return the option for all arrays but some, of which at most `most` are named.
+
+    >>> all_but(["a", "b[1]"]), all_but("abcd")
+    ("arrays=('*', '!a', '!b[[]1]')", "arrays=('*', '!a', '!b', '!c', ...)")
+    """
+    named = ", ".join(repr(f"!{escape_glob(path)}") for path in paths[:most])
+    return f"arrays=('*', {named}{', ...' if len(paths) > most else ''})"
 
 
 def split_codecs(codecs: list[Any], path: str) -> tuple[list[Any], Any, list[Any]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
+from shardedstore.codecs.array_document import all_but
 from shardedstore.jobs.shards import Plan
 from shardedstore.jobs.summary import ShardEnd
 from shardedstore.notices import Notice
 from shardedstore.transforms.base.chain import Chain
 
 LARGER = 1.02  # growth of the stored size from which a notice names an array
-NAMED = 3  # arrays in an advice
 LEAST = 1 << 20  # bytes of growth below which no array is named
 
 
@@ -53,16 +53,6 @@ class Growth:
         paths = tuple(path for path in grown if path is not None)
         if paths:
             most = max(grown[path] for path in paths)
-            yield Notice(f"larger than before, by up to {most:.0%}; {leave_them_out(paths)}", paths)
+            yield Notice(f"larger than before, by up to {most:.0%}; leave them out with {all_but(paths)}", paths)
         if None in grown:
             yield Notice(f"the arrays in the base are larger than before, by {grown[None]:.0%}; name them in arrays=")
-
-
-def leave_them_out(paths: Sequence[str]) -> str:
-    """Return the advice to leave arrays out of a step.
-
-    >>> leave_them_out(["a", "g/b"]), leave_them_out("abcd")
-    ("leave them out with arrays=('*', '!a', '!g/b')", "leave them out with arrays=('*', '!a', '!b', '!c', ...)")
-    """
-    shown = ", ".join(repr(f"!{path}") for path in paths[:NAMED])
-    return f"leave them out with arrays=('*', {shown}{', ...' if len(paths) > NAMED else ''})"

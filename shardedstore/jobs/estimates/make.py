@@ -11,6 +11,7 @@ from typing import Any
 
 from dask.utils import format_bytes
 
+from shardedstore.codecs.array_document import all_but
 from shardedstore.errors import DestinationError
 from shardedstore.jobs.change_detection import Changed
 from shardedstore.jobs.estimates.amounts import Amount, total_amount
@@ -25,7 +26,7 @@ from shardedstore.jobs.estimates.request_counts import RunLoad, count_requests
 from shardedstore.jobs.estimates.sampling import Sample, sample_arrays
 from shardedstore.jobs.estimates.shard_states import ShardStates, find_states
 from shardedstore.jobs.executors.active import active_threads
-from shardedstore.jobs.growth import LARGER, leave_them_out
+from shardedstore.jobs.growth import LARGER
 from shardedstore.jobs.job import Job
 from shardedstore.jobs.shards import Plan
 from shardedstore.storage.folders import STORAGE_ERRORS
@@ -274,7 +275,7 @@ def _larger(arrays: list[ArrayEstimate]) -> Iterator[str]:
     larger = [one for one in arrays if _is_larger(one)]
     if larger:
         more = f" and {len(larger) - NAMED:,} more" if len(larger) > NAMED else ""
-        yield f"larger than before: {', '.join(map(_growth, larger[:NAMED]))}{more}; {leave_them_out([one.path for one in larger])}"
+        yield f"larger than before: {', '.join(map(_growth, larger[:NAMED]))}{more}; leave them out with {all_but([one.path for one in larger])}"
 
 
 def _is_larger(one: ArrayEstimate) -> bool:
