@@ -49,6 +49,7 @@ CODES = {  # codes of the causes of failed shards; docs/errors.md describes them
     "source-changed": "in a move, the source of the shard changed after it was verified",
     "temporary": "an error that may go away, after all retries",
     "unprepared-worker": "a worker can't read the source, write the destination or import a transform",
+    "untrusted-certificate": "the certificate of the server is not trusted",
 }
 GUARD_CODES = {  # codes of the findings of guards; docs/errors.md describes them
     "array-disappeared": "an array or a member of a collection is not in the source any more",

@@ -28,7 +28,7 @@ _MEANINGS = (
     ),
     (
         {"Untrusted"},
-        "the server's certificate is not trusted: install its authority's certificate, or set the storage option allow_invalid_certificates",
+        "the server's certificate is not trusted: name the file of its authority's certificate with the storage option root_certificate",
     ),
     ({"NoSuchBucket", "ContainerNotFound"}, "there is no such bucket or container: check its name, or create it first"),
     (
@@ -162,6 +162,13 @@ DENIED = {
 
 NO_SPACE = ("no-space", "there is no space left: make room")
 
+UNTRUSTED = (
+    "untrusted-certificate",
+    "the server's certificate is not trusted: set the storage option root_certificate",
+)
+
+PERMANENT = {"BadScheme", "Untrusted"}  # signs of requests without a status that fail again
+
 _DENIED_HERE = ("access-denied", "access is denied: give this user the permission")
 
 _DENIED_THERE = ("access-denied", "access is denied: renew or correct the credentials, or their permissions")
@@ -229,6 +236,8 @@ def _systemic_one(error: BaseException) -> tuple[str, str] | None:
             return "clock-skew", "the clock of this machine differs too much from the server's: correct it"
         if isinstance(error, UnauthenticatedError | PermissionDeniedError) or signs & DENIED:
             return _DENIED_THERE
+        if "Untrusted" in signs:
+            return UNTRUSTED
         return NO_SPACE if "507" in signs else None
     return SYSTEMIC.get(error.errno or 0) if isinstance(error, OSError) else None
 
@@ -253,7 +262,9 @@ def _is_transient(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and not is_of_object_store(error):
         return isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT
-    return isinstance(error, GenericError | OSError) and status_of(error) not in REFUSED
+    if not isinstance(error, GenericError | OSError) or status_of(error) in REFUSED:
+        return False
+    return not (is_of_object_store(error) and signs_of(error) & PERMANENT)
 
 
 def cause_of(error: BaseException) -> str:

@@ -16,10 +16,11 @@ from helpers_jobs import environment
 
 from shardedstore import Guards, ShardedStore, UsageError, cli
 from shardedstore.cli.common import failures
+from shardedstore.cli.exit_codes import ExitCode, exit_code_of
 from shardedstore.errors import ShardError
 from shardedstore.storage.blobs import object_store
 from shardedstore.storage.client_keywords import keywords
-from shardedstore.storage.errors import cause_of, explain, systemic
+from shardedstore.storage.errors import cause_of, code_of, explain, systemic
 from shardedstore.storage.options import take_options
 from shardedstore.storage.publish import published
 from shardedstore.text import one_line
@@ -162,7 +163,8 @@ def test_a_certificate_that_is_not_trusted_is_reported(sign):
     error = OSError(
         f"Generic S3 error: Error performing GET https://host/a in 2s\n\nDebug source: kind: Connect {sign}"
     )
-    assert "the server's certificate is not trusted" in explain(error)
+    assert "the server's certificate is not trusted: name the file of its authority's certificate" in explain(error)
+    assert (code_of(error), exit_code_of(error)) == ("untrusted-certificate", ExitCode.UNUSABLE)
 
 
 @pytest.mark.parametrize(("code", "is_named"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)])
