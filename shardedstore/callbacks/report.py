@@ -180,7 +180,7 @@ class ReportWriter(Callback):
             entries=sum(row.entries for row in rows),
             nbytes=sum(row.nbytes for row in rows),
             arrays=tuple(_largest(rows)),
-            stages={name: round(some, 3) for name, some in self._stages.items() if some},
+            stages={name: round(some, 6) for name, some in self._stages.items() if some},
             slowest=tuple(map(self._shard, self._slowest)),
             retried=tuple(map(self._shard, self._retried)),
             failures=cause_reports(job.failures),
