@@ -26,21 +26,22 @@ help: ## Show this list
 demo: $(VENV)/.installed-demo ## Run the demonstration, examples/demo.py
 	$(BIN)/python examples/demo.py $(ARGS)
 
-# The tests of one file run in one process, so that their shared server or cluster starts once.
-test: $(VENV)/.installed-test ## Run all tests and doctests in two processes, and a few cases of the largest tables
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+# The tests of one file run in one process, so that their shared cluster starts once. Many tests wait for other processes, so four
+# processes keep two cores at work.
+test: $(VENV)/.installed-test ## Run the tests and doctests, without the heaviest, and with a few cases of large tables
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.installed-test ## Run all tests with all their cases, and twice as many random examples
-	SHARDEDSTORE_FUZZ=2 $(BIN)/python -m pytest -n 2 --dist loadfile -o timeout=1200 $(ARGS)
+	SHARDEDSTORE_FUZZ=2 $(BIN)/python -m pytest -n 3 --dist loadfile -o timeout=1200 $(ARGS)
 
 test-quick: $(VENV)/.installed-test ## Run the unit tests that need no server and no cluster
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m $(QUICK) tests/unit shardedstore $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m $(QUICK) tests/unit shardedstore $(ARGS)
 
 test-wheel: $(VENV)/.installed-test ## Build the wheel, install it, and use it
 	$(BIN)/python -m pytest tests/integration/local/test_packaging.py $(ARGS)
 
 fuzz: $(VENV)/.installed-test ## Try many more random examples in the unit tests: TIMES=20
-	SHARDEDSTORE_FUZZ=$(TIMES) $(BIN)/python -m pytest -n 2 --dist loadfile -m $(QUICK) -o timeout=7200 tests/unit $(ARGS)
+	SHARDEDSTORE_FUZZ=$(TIMES) $(BIN)/python -m pytest -n 3 --dist loadfile -m $(QUICK) -o timeout=7200 tests/unit $(ARGS)
 
 # RUNS is the number of killed processes. The number of other faults is proportional. Each run prints its seed, which repeats the run.
 chaos: $(VENV)/.installed-test ## Kill, pause and starve jobs, and count the losses: RUNS=200

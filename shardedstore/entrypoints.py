@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
 from shardedstore.errors import UsageError
 
 
 def registered(group: str) -> Iterator[EntryPoint]:
     """Yield the entry points of a group, sorted by name."""
-    yield from sorted(entry_points(group=group), key=lambda entry: entry.name)
+    yield from sorted(_installed().select(group=group), key=lambda entry: entry.name)
 
 
 def find_entry(group: str, name: str, what: str) -> EntryPoint | None:
@@ -21,7 +24,7 @@ def find_entry(group: str, name: str, what: str) -> EntryPoint | None:
     UsageError
         If two packages register the name.
     """
-    found = list(entry_points(group=group, name=name))
+    found = list(_installed().select(group=group, name=name))
     if len(found) > 1:
         packages = " and ".join(sorted(map(package_of, found)))
         raise UsageError(f"{name!r} is a {what} of {packages}: uninstall all but one of them")
@@ -49,6 +52,23 @@ def load_class(entry: EntryPoint, bases: tuple[type, ...], what: str, wanted: st
             "uninstall it"
         )
     return loaded
+
+
+def _installed() -> EntryPoints:
+    """Return all entry points, which are read again after a package was installed."""
+    return _entry_points(tuple((path, _modified(path)) for path in sys.path))
+
+
+@lru_cache(maxsize=1)
+def _entry_points(_state: tuple[tuple[str, int], ...]) -> EntryPoints:
+    return entry_points()
+
+
+def _modified(path: str) -> int:
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def package_of(entry: EntryPoint) -> str:

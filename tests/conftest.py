@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import defaultdict
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 import servers
-from fuzz import examples, some
+from fuzz import TIMES, examples, some
 
 from shardedstore.storage.grants import revoke
 
@@ -27,7 +28,7 @@ for variable in ("AWS_CA_BUNDLE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"):  # sett
 collect_ignore = ["data"]  # its generator needs zarr 2
 
 MARKED_BY_FIXTURE = {"s3_server": "s3", "azure_server": "azure", "worker_processes": "cluster"}
-FOLDERS = (str(number) for number in count())
+FOLDERS = (f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-{number}" for number in count())
 
 
 def pytest_addoption(parser):
@@ -42,7 +43,7 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(marker)
     if not config.getoption("--azure"):
         leave_out(config, items, {item for item in items if item.get_closest_marker("azure")})
-    leave_out(config, items, beyond_few(items))
+    leave_out(config, items, beyond_few(items) | of_night(items))
 
 
 def leave_out(config, items, unwanted):
@@ -59,17 +60,34 @@ def beyond_few(items):
     return {item for (_, _, few), cases in tables.items() for item in set(cases) - set(some(few, cases))}
 
 
+def of_night(items):
+    """Return the tests with the marker `nightly`, which only ``make test-all`` runs."""
+    return {item for item in items if TIMES == 1 and item.get_closest_marker("nightly")}
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    with servers.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+    with servers.shared(of_session(tmp_path_factory, "seaweedfs"), servers.seaweedfs) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def azure_server(tmp_path_factory):
-    with servers.azurite(tmp_path_factory.mktemp("azurite")) as server:
+    with servers.shared(of_session(tmp_path_factory, "azurite"), azurite) as server:
+        yield server
+
+
+@contextmanager
+def azurite(folder):
+    with servers.azurite(folder) as server:
         server.make_container("tests")
         yield server
+
+
+def of_session(tmp_path_factory, name):
+    """Return a folder that all processes of pytest-xdist share."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,14 @@ def examples(count: int) -> int:
 
 
 def some(few: int, cases: Iterable[Case]) -> list[Case]:
-    """Return a few of many cases, the first and the last among them, or all.
+    """Return a few of many cases, the first and the last among them if there are two, or all.
 
     The choice is the same in each run and in each process, as pytest-xdist requires.
     """
     every = list(cases)
     if TIMES > 1 or len(every) <= few:
         return every
+    if few == 1:
+        return every[:1]
     chosen = Random(few).sample(range(1, len(every) - 1), few - 2)
     return [every[index] for index in (0, *sorted(chosen), len(every) - 1)]

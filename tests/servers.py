@@ -1,4 +1,5 @@
-"""Real object stores on loopback for tests, examples and benchmarks; each process ends with its `with` block.
+"""Real object stores on loopback for tests, examples and benchmarks; each process ends with its `with` block, or with the
+last one of `shared`.
 
 ``seaweedfs`` speaks S3 and comes with the package's `test` extra. ``azurite`` is Azure's emulator, from npm. ``web`` is a
 plain web server in threads of this process.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -20,7 +22,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import formatdate
@@ -41,6 +43,7 @@ from obstore.store import AzureStore, ObjectStore, S3Store
 FIRST_PORT, LAST_PORT = 10_000, 20_000  # SeaweedFS adds 10,000 for gRPC: both are below the ports of clients
 READY = 60.0  # seconds that a server may take to start on a busy machine
 T = TypeVar("T")
+Server = TypeVar("Server")
 NO_RETRIES: Any = {"max_retries": 0}
 
 
@@ -322,11 +325,39 @@ def _wait_for(condition: Callable[[], T], check: Callable[[], None]) -> T:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Lock for starting servers, as SeaweedFS chooses ten free ports and listens on them later."""
-    with Path(tempfile.gettempdir(), f"shardedstore-tests-{os.getuid()}.lock").open("w") as file:
+def shared(folder: Path, start: Callable[[Path], AbstractContextManager[Server]]) -> Iterator[Server]:
+    """Start a server, or use that of another process which passes the same folder.
+
+    The process that has started the server ends it when all others have left this block, or are dead.
+    """
+    folder.mkdir(exist_ok=True)
+    found, lock = folder / "server.pickle", folder / "lock"
+    with ExitStack() as running, (folder / "users").open("w") as users:
+        with _locked(lock):
+            is_first = not found.exists()
+            if is_first:
+                server = running.enter_context(start(folder / "data"))
+                found.write_bytes(pickle.dumps(server))
+            else:
+                server = pickle.loads(found.read_bytes())
+                fcntl.flock(users, fcntl.LOCK_SH)
+        yield server
+        if is_first:
+            with _locked(lock):
+                found.unlink()
+            fcntl.flock(users, fcntl.LOCK_EX)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _alone() -> AbstractContextManager[None]:
+    """Lock for starting servers, as SeaweedFS chooses ten free ports and listens on them later."""
+    return _locked(Path(tempfile.gettempdir(), f"shardedstore-tests-{os.getuid()}.lock"))
 
 
 def _free_port() -> int:

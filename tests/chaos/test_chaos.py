@@ -63,6 +63,7 @@ def cannot(name):
     return None
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", TRIALS)
 def test_nothing_is_lost(name, trials):
     if why := cannot(name):

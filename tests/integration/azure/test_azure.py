@@ -19,6 +19,7 @@ from shardedstore.transforms import CopyTo, ToZip
 from shardedstore.zips import ZipReadStore
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("source", ["others-v3", "consolidated-v2"])
 def test_a_source_in_azure_gives_the_bytes_of_a_local_one(source, container, tmp_path):
     check_zips_as_of_a_folder(container, SOURCES[source], tmp_path)
@@ -68,6 +69,7 @@ def test_a_container_that_is_not_there(name, words, container):
         ShardedStore.partition(f"az://nowhere/{name}")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["zips", "one", "shards"])
 def test_results_in_azure(kind, container, azure_server, use_environment, tmp_path):
     """By options only: this process holds the key, and the config has the account and the endpoint."""

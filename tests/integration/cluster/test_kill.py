@@ -121,6 +121,7 @@ def manifest_of_source(source):
     return manifest_of(make_plan(store.config), Job(chain, choose_layout(chain.sink)))
 
 
+@pytest.mark.nightly
 def test_only_the_client_is_killed(source, tmp_path, expected):
     """The scheduler drops the tasks of the client; the cluster serves the next client."""
     out = tmp_path / "out"
@@ -139,6 +140,7 @@ def test_only_the_client_is_killed(source, tmp_path, expected):
     assert temporaries(out) == []
 
 
+@pytest.mark.nightly
 def test_only_the_scheduler_is_killed(source, tmp_path, expected):
     """The job ends with an error, and the next run uses the finished shards."""
     out = tmp_path / "out"

@@ -75,6 +75,7 @@ def test_an_asynchronous_client_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.few(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["zips", "zarr"])
 def test_workers_read_a_bucket(layout, s3_server, use_environment, client, tmp_path):

@@ -98,6 +98,7 @@ def check_goes_on(source, out, expected):
     assert temporaries(out) == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.cluster
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_client_that_is_told_to_end_leaves_a_cluster_that_does_nothing(how, source, tmp_path, expected):
@@ -145,6 +146,7 @@ def test_workers_finish_their_shards_after_a_stop(source, tmp_path, expected):
     check_goes_on(source, out, expected)
 
 
+@pytest.mark.nightly
 @pytest.mark.cluster
 def test_a_lazy_job_whose_future_is_cancelled_does_nothing_more(source, tmp_path, expected):
     out = tmp_path / "out"

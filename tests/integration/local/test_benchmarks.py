@@ -12,6 +12,7 @@ S3 = pytest.mark.s3
 TINY = ["--rounds", "1", "--shards", "2", "--chunks", "20"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "options", "lines"),
     [

@@ -431,6 +431,7 @@ def test_an_object_is_known_by_its_tag(bucket, tmp_path):
     check_is(result, source)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("separator", ["/", "."])
 def test_the_listing_of_a_block_is_that_of_its_keys_alone(separator, bucket, s3_server, tmp_path):
     """One request for each listed page, not for each key, and none for other pages."""

@@ -470,6 +470,7 @@ def group_members(group: int) -> list[int]:
     return found
 
 
+@pytest.mark.few(1)
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -77,8 +77,8 @@ CASES = [
 ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("division", "consolidated", "zarr_format", "sink", "steps"), CASES)
-@pytest.mark.few(10)
 def test_it_stands_in_the_object(tmp_path, zarr_format, sink, division, steps, consolidated):
     source, out = make(tmp_path / "in.zarr", zarr_format), tmp_path / "out"
     store = ShardedStore.partition(source, DIVISIONS[division])

@@ -64,6 +64,7 @@ def test_demo_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
     assert (folder / "zips" / "mine.zip").exists()
 
 
+@pytest.mark.nightly
 def test_climate_data_goes_to_the_cloud_and_is_opened_from_there(bucket, tmp_path: Path) -> None:
     url = f"{bucket.url}/air temperature"
     for times in range(2):
@@ -77,6 +78,7 @@ def test_climate_data_goes_to_the_cloud_and_is_opened_from_there(bucket, tmp_pat
     assert {f"air temperature/air_temperature/{i}.zarr.zip" for i in range(4)} < names
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("zarr_format", ["2", "3"])
 def test_the_original_example(zarr_format: str, tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLES / "original.py", "--folder", tmp_path / "new", "--zarr-format", zarr_format]

@@ -72,8 +72,8 @@ def test_results_are_those_of_a_local_source(name, site, tmp_path):
     assert {request.method for request in proxy.log} == {"GET", "HEAD"}
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.few(6)
 def test_the_store_and_its_views_hold_what_is_there(name, site):
     folder, proxy = site
     url = f"{proxy.url}/{publish(name, folder)}"
@@ -98,6 +98,7 @@ def test_xarray_reads_through_the_view(site):
         xr.testing.assert_identical(opened.load(), expected.load())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", ["cube-v2.", "cube-v3/"])
 @pytest.mark.parametrize("status", [404, 403])
 def test_documents_that_only_the_consolidated_metadata_has(name, status, site, tmp_path):
@@ -173,6 +174,7 @@ CHUNK = r"GET /.*/temperature/c/2/0/0$"
 HURT = "temperature[1/0]"  # its shard
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
@@ -188,7 +190,6 @@ HURT = "temperature[1/0]"  # its shard
     ids=lambda value: f"{value.action} {value.value}" if isinstance(value, Rule) else "",
 )
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.few(6)
 def test_an_error_is_never_taken_for_a_missing_chunk(rule, message, whole, site, tmp_path):
     folder, proxy = site
     publish("cube-v3/", folder)

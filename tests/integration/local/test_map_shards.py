@@ -97,6 +97,7 @@ def failed_shards(failed: ShardsFailed) -> set[str]:
 # The result
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_the_bytes_are_the_same_on_every_scheduler(source, tmp_path, expected, scheduler):
     with dask.config.set(scheduler=scheduler, num_workers=2):
@@ -111,6 +112,7 @@ def test_the_bytes_are_the_same_when_it_is_computed_later(source, tmp_path, expe
     assert files_of(tmp_path / "out") == expected
 
 
+@pytest.mark.few(7)
 @pytest.mark.usefixtures("synchronous")
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_result_holds_what_the_source_holds(tmp_path, name):
@@ -484,6 +486,7 @@ def copies(tmp_path, monkeypatch):
     return tmp_path / "copies"
 
 
+@pytest.mark.few(2)
 @pytest.mark.usefixtures("any_scheduler", "copies")
 def test_a_function_s_stores_are_the_result(source):
     result = division(source).map_shards(copied)

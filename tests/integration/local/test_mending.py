@@ -114,6 +114,7 @@ def damage_and_mark(case):
 HARMS = {"lost": remove, "cut": cut, "marked": damage_and_mark}
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
 def test_a_finished_result(case, harm):
     result = case.run()

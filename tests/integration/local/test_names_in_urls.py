@@ -48,6 +48,7 @@ def check_values(store, names=NAMES):
             np.testing.assert_array_equal(found, np.arange(4) + number + 1, err_msg=f"{place}/{name}")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sink", SINKS)
 def test_a_local_result_is_served_by_a_web_server(sink, source, tmp_path):
     result = partitioned(source).map_shards(SINKS[sink](tmp_path / "out"))
@@ -57,6 +58,7 @@ def test_a_local_result_is_served_by_a_web_server(sink, source, tmp_path):
         check_values(there, CARRIED if sink == "folders" else NAMES)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sink", SINKS)
 def test_a_result_is_moved_into_a_bucket_and_back(sink, source, bucket, tmp_path):
     names = CARRIED if sink == "folders" else NAMES

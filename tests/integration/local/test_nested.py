@@ -116,6 +116,7 @@ def test_a_component_in_memory_is_named_through_all(tmp_path):
         ShardedStore(tmp_path / "a", {"x": middle}).get_config()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "source", ["cube-v2.", "cube-v3/", "others-v3", "consolidated-v2", "sharding-codec", "root-array-v3"]
 )

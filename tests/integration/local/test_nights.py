@@ -13,6 +13,7 @@ DATASETS = 3  # a folder of zips, one ordinary Zarr, and a source on a web serve
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
+@pytest.mark.nightly
 def test_all_nights_go_as_expected(tmp_path):
     command = [sys.executable, NIGHTS, "--folder", tmp_path / "nights", "--datasets", str(DATASETS)]
     environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT)}

@@ -25,6 +25,7 @@ def texts(cell):
     return [output.get("text") or output.get("data", {}).get("text/plain") for output in cell.get("outputs", ())]
 
 
+@pytest.mark.few(1)
 @each
 @pytest.mark.slow
 @pytest.mark.cluster

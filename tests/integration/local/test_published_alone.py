@@ -123,6 +123,7 @@ def expected(name, path, config, source):
     return source[f"{stem}/{path}".rstrip("/")][...]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("zarr_format", "sink", "division"), CASES)
 def test_each_object_is_right_or_refuses(zarr_format, sink, division, tmp_path):
     source = zarr.open_group(

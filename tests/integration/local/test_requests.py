@@ -114,6 +114,7 @@ def test_a_web_server(kind, zarr_format, tmp_path):
         assert ({*root} - {".zmetadata"}, {*group} - {".zmetadata"}) == ({"a", "g", *own}, {"b", *own})
 
 
+@pytest.mark.few(2)
 @pytest.mark.s3
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_object_store(kind, bucket, s3_server, use_environment, tmp_path):
@@ -208,6 +209,7 @@ def test_one_zip_on_a_web_server_takes_a_request_for_each_chunk(zip64, tmp_path)
         assert len(proxy.log) - opened == 3
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("zip64", [False, True])
 def test_one_zip_of_many_chunks_on_a_web_server_takes_two_requests(zip64, tmp_path):
     count = 45

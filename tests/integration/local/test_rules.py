@@ -79,6 +79,7 @@ CHANGES = {  # the change of the source, the new rules, and the number of shards
 }
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("sink", [ToZip, CopyTo], ids=["ToZip", "CopyTo"])
 def test_what_is_made_again(source, tmp_path, sink, change, caplog):

@@ -82,6 +82,7 @@ def check_resumes(arguments, out):
     assert ShardedStore.load(out).verify().ok
 
 
+@pytest.mark.few(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [setting("KillMode"), "control-group"])
 def test_systemd_stops_the_service(job, tmp_path, mode):
@@ -112,7 +113,7 @@ def test_kubernetes_ends_the_pod(job, tmp_path):
     arguments, out = job
     (container,) = POD["containers"]
     grace = container["args"][container["args"].index("--grace") + 1]
-    before = ["unshare", "--pid", "--fork", "--kill-child"]
+    before = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     process = start([*arguments, *SLOW, "--grace", grace], tmp_path / "log", *before)
     try:
         wait_until(lambda: zips(out) >= 3, 60, what="three zips")

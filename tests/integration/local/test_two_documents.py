@@ -102,9 +102,9 @@ def refused(steps, sink, kind):
     return "changes the shape of the blocks" if sink == "codec" and steps == "map blocks" else None
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("steps", "kind", "shards"), CASES)
 @pytest.mark.parametrize("sink", SINKS)
-@pytest.mark.few(16)
 def test_every_reader_gets_the_values_or_an_error(tmp_path, steps, sink, kind, shards):
     source = ShardedStore.partition(source_at(tmp_path / "s.zarr", kind), shards)
     chain = (*STEPS[steps], SINKS[sink](tmp_path / "out"))

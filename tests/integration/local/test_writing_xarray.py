@@ -62,6 +62,7 @@ def stores(tmp_path):
     return [zarr.storage.LocalStore(tmp_path / "plain"), sharded(tmp_path)]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("consolidated", [True, False])
 def test_all_modes(stores, zarr_format, consolidated, workers, tmp_path):
     write(stores, dataset(), zarr_format, mode="w", consolidated=consolidated)

@@ -58,9 +58,9 @@ def keys_of(folder):
     return {found["path"] for batch in obstore.list(folder.client) for found in batch}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", SINKS)
 @pytest.mark.parametrize("name", ["others-v3", "consolidated-v2", "consolidated-v3", "cube-v2."])
-@pytest.mark.few(4)
 def test_a_result_in_the_cloud_is_that_of_a_local_job(name, kind, bucket, tmp_path):
     store = partitioned(name, tmp_path / "source")
     local = store.map_shards(SINKS[kind](tmp_path / "local"))
@@ -76,6 +76,7 @@ def test_a_result_in_the_cloud_is_that_of_a_local_job(name, kind, bucket, tmp_pa
         assert stored == (tmp_path / "local" / zipped).read_bytes()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", SINKS)
 def test_a_job_in_the_cloud_goes_on_from_where_it_was(kind, bucket, tmp_path):
     store = partitioned("cube-v3/", tmp_path / "source")
@@ -214,6 +215,7 @@ def folder(s3_server, bucket, use_environment):
     return bucket.url
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", SINKS)
 def test_options_are_given_to_the_sink_and_to_load(kind, folder, s3_server, tmp_path):
     store = partitioned("others-v3", tmp_path / "source")

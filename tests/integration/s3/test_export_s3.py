@@ -91,6 +91,7 @@ def test_kerchunk_parquet(bucket, s3_server, tmp_path):
     check(KERCHUNK, url, s3_server, tmp_path)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_tensorstore(zarr_format, bucket, s3_server, tmp_path, use_environment):
     """The credentials come from the environment, and the server from it or from the specs."""

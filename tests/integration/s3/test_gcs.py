@@ -52,6 +52,7 @@ def google(s3_server, use_environment, tmp_path):
         yield f"gs://open/{tmp_path.name}"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["zips", "one", "shards"])
 def test_results_in_google_cloud_storage(kind, google, tmp_path):
     contents, shards = SOURCES["others-v3"].contents(), SOURCES["others-v3"].shards

@@ -88,6 +88,7 @@ def large(tmp_path_factory):
     return folder / "a.zarr", (folder / "one.zarr.zip").read_bytes()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("moment", KILLS)
 def test_a_job_that_is_killed_while_it_uploads_the_zip_ends_by_the_same_call(
     moment, large, s3_server, bucket, tmp_path, caplog

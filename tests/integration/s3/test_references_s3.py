@@ -61,6 +61,7 @@ def opened(url, options=None):
 FORMS = ["json", "parquet", pytest.param("icechunk", marks=needs_icechunk)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("form", FORMS)
 def test_references_in_an_object_store_are_a_source(form, make, s3_server, tmp_path, use_environment):
     """The credentials come from the environment at first, and then from storage_options alone."""
@@ -77,6 +78,7 @@ def test_references_in_an_object_store_are_a_source(form, make, s3_server, tmp_p
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("form", FORMS)
 def test_local_references_lead_to_an_object_store(form, make, s3_server, tmp_path, use_environment):
     source, url = make(form, target=str(tmp_path))
@@ -86,6 +88,7 @@ def test_local_references_lead_to_an_object_store(form, make, s3_server, tmp_pat
     assert opened(url, options).map_shards(ToZip(tmp_path / "again")).verify(source).ok
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("form", FORMS)
 def test_references_in_an_object_store_to_local_files_need_consent(form, make, s3_server, tmp_path):
     source, url = make(form, data=str(tmp_path / "zips"))
@@ -96,6 +99,7 @@ def test_references_in_an_object_store_to_local_files_need_consent(form, make, s
     assert opened(url, options).map_shards(ToZip(tmp_path / "again")).verify(source).ok
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("form", FORMS)
 def test_the_commands(form, make, tmp_path):
     _, url = make(form)
@@ -148,6 +152,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("form", "fault"), FAULTS)
 def test_objects_that_changed(form, fault, make, bucket, tmp_path):
     if form == "icechunk":

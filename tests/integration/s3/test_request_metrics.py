@@ -58,6 +58,7 @@ def counted(log):
     )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("sink", [ToZip, CopyTo])
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])
 def test_all_requests_of_a_job_are_counted(store, bucket, proxy, sink, scheduler, tmp_path):

@@ -38,6 +38,7 @@ def command(*arguments):
     return CliRunner().invoke(cli.main, list(map(str, arguments)))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("what", "stdout"), [("convert", "closed pipe"), ("info", "/dev/full")])
 def test_who_reads_standard_output_does_not_change_the_exit_code(source, tmp_path, what, stdout):
     command("convert", source, tmp_path / "out", "--to", "zip", "--workers", 1)

@@ -174,9 +174,9 @@ def read(folder: Path, reader: str, expected: str) -> bool:
     return json.dumps([str(one) for one in np.asarray(found, dtype=None).ravel().tolist()]) == expected
 
 
+@pytest.mark.few(30)
 @pytest.mark.parametrize("reader", [reader.name for reader in READERS if reader.name in RUNS])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.few(120)
 def test_a_reader_reads_what_the_table_says(case, reader, tmp_path):
     version, data, options = CASES[case]
     with warnings.catch_warnings():

@@ -86,6 +86,7 @@ STEPS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_keeps_its_form_and_gets_what_the_step_makes(tmp_path, layout):
     source = array_at(tmp_path / "s.zarr", layout)

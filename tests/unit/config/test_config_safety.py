@@ -123,6 +123,7 @@ BOMBS = {
 }  # fmt: skip
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs(bomb):
     make, message = BOMBS[bomb]

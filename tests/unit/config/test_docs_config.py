@@ -94,6 +94,7 @@ def agree(reader, path):
         assert (reader.read(config, key, path) is None) == (key not in contents)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("source", sorted(SOURCES.keys() - {"sharding-codec"}))
 def test_the_reader_agrees(reader, tmp_path, source):
     folder = to_folder(SOURCES[source].contents(), tmp_path / "a.zarr")

@@ -43,6 +43,7 @@ def test_notices_of_all_steps_are_logged_once_and_kept(source, tmp_path, caplog,
     assert [record.getMessage() for record in caplog.records] == ["doubtful: 'a', 'b', 'c' and 2 more"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "dry",
     [["--dry-run"], pytest.param(["--workers", "1"], marks=pytest.mark.cluster)],

@@ -68,6 +68,7 @@ def read(references, **options):
     ).load()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_kerchunk_shows_the_same_dataset(zarr_format, structure, tmp_path):
@@ -79,6 +80,7 @@ def test_kerchunk_shows_the_same_dataset(zarr_format, structure, tmp_path):
     xr.testing.assert_identical(read(tmp_path / "references.json"), dataset())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_parquet_shows_the_same_dataset(structure, tmp_path):
     store = results(tmp_path, 2)[structure]
@@ -206,6 +208,7 @@ def read_icechunk(folder):
     return found, len(list(repository.ancestry(branch="main")))
 
 
+@pytest.mark.few(2)
 @icechunk
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_icechunk_shows_the_same_dataset(structure, tmp_path):

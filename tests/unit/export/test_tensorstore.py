@@ -60,6 +60,7 @@ def check(store, specs):
             assert found.domain.labels == ("time", "y") or found.spec().to_json()["driver"] == "zarr"
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_tensorstore_reads_the_same_values(zarr_format, structure, tmp_path):
@@ -77,6 +78,7 @@ def test_the_sharding_codec(tmp_path):
     check(result, result.to_tensorstore())
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("value", [np.nan, -np.inf, 7])
 @pytest.mark.parametrize("dtype", ["f4", "i2", "c8"])
 def test_blocks_without_chunks_have_the_fill_value(dtype, value, tmp_path):

@@ -100,6 +100,7 @@ def test_the_repr_is_no_more_than_a_screen(count, tmp_path_factory):
     assert str(plan).count("blosc") + str(plan).count("zstd") == min(count, 40)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("count", [3, 40, 600])
 def test_a_notebook_shows_a_table_that_is_folded_and_escaped(count, tmp_path):
     group = zarr.create_group(tmp_path / "source.zarr")

@@ -149,6 +149,7 @@ class Death:
 DEATH = Death()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("sink", "steps", "step_of"),
     [(ToZip, [], 29), (lambda url: CopyTo(url, layout="shards"), [], 89), (ToZip, [Recompress("gzip", level=1)], 53)],
@@ -221,6 +222,7 @@ def test_a_part_is_moved(selection, steps, zarr_format, tmp_path):
     assert not source.exists()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_no_crash_loses_a_value_of_a_part(selection, tmp_path):
     whole = build(tmp_path / "whole.zarr")

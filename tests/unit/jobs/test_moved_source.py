@@ -48,6 +48,7 @@ def old(tmp_path):
     return tmp_path / "old.zarr"
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("changed", ["metadata", "listing", "content"])
 @pytest.mark.parametrize("sink", SINKS)
 def test_shards_are_kept(old, tmp_path, sink, changed):

@@ -95,9 +95,9 @@ def undo(out, shards):
     return records
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("name", CUBES)
-@pytest.mark.few(8)
 def test_all_data_are_right_whatever_is_done(name, chain, tmp_path_factory):
     if chain == "migrate" and "v3" in name:
         pytest.skip("it is v3 already")
@@ -132,6 +132,7 @@ def test_all_data_are_right_whatever_is_done(name, chain, tmp_path_factory):
     check()
 
 
+@pytest.mark.few(2)
 @pytest.mark.cluster
 @pytest.mark.parametrize("chain", CHAINS)
 def test_a_job_that_runs_can_be_read_at_any_moment(chain, tmp_path):

@@ -352,9 +352,9 @@ CHAINS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("zarr_format", [2, 3])
-@pytest.mark.few(6)
 def test_a_collection_is_mapped(zarr_format, chain, tmp_path):
     if chain == "migrated" and zarr_format == 3:
         pytest.skip("it is v3 already")

@@ -165,6 +165,7 @@ def test_the_view_and_the_result_are_the_filtered_source(folders, choice):
             assert contents_of(ShardedStore.load(out)) == contents_of(result)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["others-v2", "others-v3"])
 @pytest.mark.parametrize(
@@ -181,7 +182,6 @@ def test_the_view_and_the_result_are_the_filtered_source(folders, choice):
         ("*", ["wind_[a-z]", "temperature"], (None, ["wind_[a-z]", "temperature"])),
     ],
 )
-@pytest.mark.few(24)
 def test_every_kind_of_source(name, kind, include, exclude, modelled, tmp_path):
     contents = SOURCES[name].contents()
     view = ShardedStore.partition(KINDS[kind](contents, tmp_path), ["simul*"], include=include, exclude=exclude)

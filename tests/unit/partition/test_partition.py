@@ -72,8 +72,8 @@ GROUP = {"zarr.json": b'{"zarr_format": 3, "node_type": "group"}'}
 # The view is the same Zarr
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(("source", "kind"), COMBINATIONS)
-@pytest.mark.few(24)
 def test_view_is_the_same(source, kind, tmp_path):
     contents = SOURCES[source].contents()
     store = divided(source, KINDS[kind](contents, tmp_path))
@@ -130,6 +130,7 @@ def test_zarr_opens_without_a_mode(source):
     assert zarr.open(view, path="simulation/fine/field").shape == (6, 4)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("source", [name for name, source in SOURCES.items() if source.for_xarray])
 def test_xarray_sees_the_same(source, tmp_path):
     contents = SOURCES[source].contents()

@@ -357,9 +357,9 @@ def few(path, chunks=(0,)):
     return array
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("how", ["appears", "goes", "appears in another block"])
 @pytest.mark.parametrize("sink", [ToZip, CopyTo], ids=lambda sink: sink.__name__)
-@pytest.mark.few(4)
 def test_shards_of_mixed_states_are_made_again(how, sink, tmp_path):
     array = few(tmp_path / "source.zarr", (0, 1) if how == "goes" else (0,))
     plan = ShardedStore.partition(tmp_path / "source.zarr", {"t": (100,)}).plan(sink(tmp_path / "out"))

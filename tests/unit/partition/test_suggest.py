@@ -37,6 +37,7 @@ def opened_zips(read):
     return len({name for name in OPENED if ".zip" in name})
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("access", "read"),
     [

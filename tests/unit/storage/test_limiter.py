@@ -140,6 +140,7 @@ def proxy(s3_server, bucket, use_environment):
         yield made
 
 
+@pytest.mark.few(2)
 @pytest.mark.s3
 @pytest.mark.parametrize("options", [NOT_BY_OBSTORE, {}], ids=["by us alone", "by obstore first"])
 @pytest.mark.parametrize("sink", [ToZip, CopyTo])

@@ -90,9 +90,9 @@ def test_they_are_walked_divided_and_left_out(kind, zarr_format, store, tmp_path
     np.testing.assert_array_equal(values(result, "b"), DATA)
 
 
+@pytest.mark.few(4)
 @cases
 @pytest.mark.parametrize("shards", [[], ["A"], {"A/a": (2, -1)}, {"A": 1}], ids=str)
-@pytest.mark.few(12)
 def test_steps_change_them_and_results_are_proven(kind, zarr_format, shards, tmp_path):
     source = hidden(tmp_path, kind, zarr_format)
     view = ShardedStore.partition(source, shards)

@@ -66,6 +66,7 @@ def test_versions(tmp_path):
     assert zarr.open_array(store, mode="r")[0] == 1
 
 
+@pytest.mark.nightly
 def test_the_commands_accept_a_version(tmp_path):
     repository(tmp_path / "repo")
     run, source = CliRunner().invoke, f"{tmp_path}/repo|icechunk:@tag.v1"

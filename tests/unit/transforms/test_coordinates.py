@@ -54,6 +54,7 @@ def numbers(names):
     return names - {"station"}
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("group", [None, "fine"])
 @pytest.mark.parametrize("word", ["data_vars", "coords"])
 def test_words_select_as_xarray_does(folder, tmp_path, word, group):

@@ -51,8 +51,8 @@ def test_a_copy_has_the_same_files(name, tmp_path):
     assert files_of(tmp_path / "copy") == files_of(tmp_path / "source")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.few(6)
 def test_shards_that_are_copied_apart_open_as_one(name, tmp_path):
     store = partitioned(name, tmp_path / "source")
     store.map_shards(CopyTo(tmp_path / "copy", layout="shards"))

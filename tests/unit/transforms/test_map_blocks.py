@@ -118,10 +118,10 @@ MAPS = {
 }
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("kind", OPTIONS)
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("end", [(12, 20), (11, 19), (1, 1)])
-@pytest.mark.few(40)
 def test_a_whole_array_is_stored_as_zarr_stores_the_result(kind, name, end):
     zarr_format, options = OPTIONS[kind]
     step, expected = MAPS[name]
@@ -203,6 +203,7 @@ COARSEN = (
 )
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize(
     "shards",

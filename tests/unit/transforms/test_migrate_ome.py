@@ -76,6 +76,7 @@ def values(group: zarr.Group) -> dict[str, Any]:
     return {path: node[...].tolist() for path, node in group.members(None) if isinstance(node, zarr.Array)}
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("division", DIVISIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_zips(kind, division, tmp_path):

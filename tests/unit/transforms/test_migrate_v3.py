@@ -250,6 +250,7 @@ def migrated(folder, shards, target, *steps):
         return ShardedStore.partition(folder, shards).map_shards(MigrateV3(), *steps, ToZip(target))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", SOURCES)
 def test_end_to_end(name, tmp_path):
     source = SOURCES[name]

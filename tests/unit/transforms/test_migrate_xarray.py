@@ -112,6 +112,7 @@ def check(variables: Variables, told: str = "", **options: Any) -> None:
     assert unlike.keys() == set(notices.get(told, ())), unlike
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtype", ["|b1", "<i2", "|u1", "<f4", "<c8", "<M8[ns]", "<U2", "|S2"])
 def test_attributes_beside_a_null_fill_value(dtype):
     given = [{}, *({"_FillValue": value} for value in ATTRIBUTES)]
@@ -119,6 +120,7 @@ def test_attributes_beside_a_null_fill_value(dtype):
     check([plain(dtype, None, one | other) for one in given for other in others])
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("dtype", [*NUMBERS, *TIMES, *FIXED])
 def test_fill_values(dtype):
     given: list[dict[str, Any]] = [

@@ -103,6 +103,7 @@ STEPS = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     "filters", [(), (Shuffle(8),), (AsType("f8", "f8"), Shuffle(8))], ids=["none", "bytes", "both"]
 )

@@ -260,9 +260,9 @@ def test_arrays_are_selected_and_all_else_passes_on():
     assert list(made) == [entry.key for entry in read_entries(sources.to_memory(contents))]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", sources.SOURCES)
 @pytest.mark.parametrize("step", [Recompress("blosc", cname="zstd"), Recompress("gzip", threads=2)], ids=repr)
-@pytest.mark.few(12)
 def test_end_to_end(name, step, tmp_path):
     source = sources.SOURCES[name]
     folder = sources.to_folder(source.contents(), tmp_path / "source.zarr")
@@ -548,6 +548,7 @@ def is_kept_by_zarr(data, filters):
     return np.array_equal(got, data[:4])
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(("name", "asked", "filters", "options"), V3_FILTERS)
 @pytest.mark.parametrize("codec", [..., "gzip", "blosc"], ids=str)
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -150,8 +150,8 @@ CASES = [
 ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("name", "shards"), CASES)
-@pytest.mark.few(10)
 def test_every_reader_finds_the_same_values_in_the_same_chunks(tmp_path, name, shards):
     contents = SOURCES[name].contents()
     out = convert(contents, tmp_path, shards)
@@ -235,6 +235,7 @@ def test_a_block_without_chunks_makes_no_object(tmp_path):
     assert zarr.open_array(out / "without", mode="r").shards == (4, 4)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", V2)
 def test_v2_is_refused_and_goes_through_migrate_v3(tmp_path, name):
     source = SOURCES[name]

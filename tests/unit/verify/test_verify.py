@@ -120,8 +120,8 @@ def offset(path: Path, name: str) -> int:
 # Equal results
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("name", "chain"), CASES)
-@pytest.mark.few(12)
 def test_a_result_is_equal_to_its_source(name, chain, tmp_path):
     made_from = SOURCES[name]
     folder = to_folder(made_from.contents(), tmp_path / "source.zarr")
@@ -550,6 +550,7 @@ def test_the_result_of_a_function(source, tmp_path, monkeypatch):
 # In an object store
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("chain", ["ToZip", "CopyTo", "CopyTo-shards"])
 def test_a_result_in_an_object_store(chain, source, bucket):
     result = source.map_shards(*CHAINS[chain](f"{bucket.url}/a result"))

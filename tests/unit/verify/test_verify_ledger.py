@@ -494,6 +494,7 @@ def test_the_command_marks_and_converts_again(zipped, tmp_path):
 # In an object store
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("chain", ["ToZip", "CopyTo", "CopyTo-shards"])
 def test_in_an_object_store(chain, source, bucket, tmp_path, monkeypatch, small_tasks):
     result = source.map_shards(*CHAINS[chain](f"{bucket.url}/a result"), digest=True)

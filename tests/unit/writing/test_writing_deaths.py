@@ -149,6 +149,7 @@ def check_done(world, shape, act):
         assert dict(alone.attrs) == dict(array.attrs)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("act", ["create", "append", "shrink", "describe", "delete", "replace", "wipe"])
 @pytest.mark.parametrize(
     ("zarr_format", "shape"),

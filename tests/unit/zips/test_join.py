@@ -48,6 +48,7 @@ def entries_of(sizes, start=0):
     return [(f"a/c/{start}/{i}", rng.bytes(size)) for i, size in enumerate(sizes)]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("is_local", [True, False])
 @pytest.mark.parametrize("zip64", [True, False])
 @pytest.mark.parametrize(
@@ -70,6 +71,7 @@ def test_the_bytes_are_those_of_one_writer(sizes, zip64, is_local, tmp_path):
         assert file.testzip() is None
 
 
+@pytest.mark.nightly
 def test_more_entries_than_sixteen_bits(tmp_path):
     archives = [write(tmp_path / f"{i}.zip", [(f"a/{i}/{k}", b"x") for k in range(35_000)]) for i in range(2)]
     join(tmp_path / "joined.zip", archives)
@@ -186,6 +188,7 @@ def with_virtualizarr(path):
         return len(found), file.read(entry.compressed_length), found["a/c/5"].compressed_length
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("read", [with_zipfile, with_unzip, with_our_reader, with_virtualizarr])
 def test_a_joined_zip_beyond_the_limits_of_plain_zips_is_read_by_all_readers(read, beyond):
     assert read(beyond) == (66_008, (65_999).to_bytes(4, "little"), 900 << 20)

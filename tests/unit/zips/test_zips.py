@@ -360,6 +360,7 @@ def test_all_is_written_to_a_descriptor(tmp_path, monkeypatch, most):
     assert (tmp_path / "a").read_bytes() == b"".join(parts)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("count", [65534, 65535, 70000])
 def test_many_entries(count):
     data = archive(dict.fromkeys(map(str, range(count)), b""))
@@ -666,9 +667,9 @@ def test_every_cut_is_refused(victim):
             opened(victim[:cut]).names()
 
 
+@pytest.mark.few(3)
 @victims
 @pytest.mark.parametrize("mask", [0x01, 0x08, 0x80, 0xFF])
-@pytest.mark.few(6)
 def test_no_flipped_byte_gives_wrong_data(victim, mask):
     for at in range(len(victim)):
         assert_never_wrong(victim[:at] + bytes([victim[at] ^ mask]) + victim[at + 1 :])

@@ -94,6 +94,7 @@ def test_a_folder_in_a_zip_is_a_store(contents, tmp_path):
     assert ZipReadStore(path).zarrs() == ["a/x.zarr", "y.zarr"]
 
 
+@pytest.mark.few(1)
 def test_the_command_line_reads_it(contents, tmp_path):
     path = zipped(tmp_path / "x.zip", inside(contents, "a.zarr") | inside(contents, "b.zarr"))
     run = [sys.executable, "-m", "shardedstore"]
@@ -118,8 +119,8 @@ def test_backslashes_are_separators_where_nothing_else_is(contents, tmp_path):
     assert "g/back\\slash" in ZipReadStore(odd).names()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("entries", [65536, 65537, 131080])
-@pytest.mark.few(2)
 def test_more_entries_than_the_record_counts(entries):
     """Archive Utility of macOS counts modulo 65,536, and writes no zip64 record."""
     written = io.BytesIO()
