@@ -13,7 +13,7 @@ from shardedstore.errors import UsageError
 
 def registered(group: str) -> Iterator[EntryPoint]:
     """Yield the entry points of a group, sorted by name."""
-    yield from sorted(_installed().select(group=group), key=lambda entry: entry.name)
+    yield from sorted(_installed(group), key=lambda entry: entry.name)
 
 
 def find_entry(group: str, name: str, what: str) -> EntryPoint | None:
@@ -24,7 +24,7 @@ def find_entry(group: str, name: str, what: str) -> EntryPoint | None:
     UsageError
         If two packages register the name.
     """
-    found = list(_installed().select(group=group, name=name))
+    found = list(_installed(group).select(name=name))
     if len(found) > 1:
         packages = " and ".join(sorted(map(package_of, found)))
         raise UsageError(f"{name!r} is a {what} of {packages}: uninstall all but one of them")
@@ -54,14 +54,14 @@ def load_class(entry: EntryPoint, bases: tuple[type, ...], what: str, wanted: st
     return loaded
 
 
-def _installed() -> EntryPoints:
-    """Return all entry points, which are read again after a package was installed."""
-    return _entry_points(tuple((path, _modified(path)) for path in sys.path))
+def _installed(group: str) -> EntryPoints:
+    """Return the entry points of a group, which are read again after a package was installed."""
+    return _entry_points(group, tuple((path, _modified(path)) for path in sys.path))
 
 
-@lru_cache(maxsize=1)
-def _entry_points(_state: tuple[tuple[str, int], ...]) -> EntryPoints:
-    return entry_points()
+@lru_cache(maxsize=8)
+def _entry_points(group: str, _state: tuple[tuple[str, int], ...]) -> EntryPoints:
+    return entry_points(group=group)
 
 
 def _modified(path: str) -> int:

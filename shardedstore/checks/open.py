@@ -7,10 +7,13 @@ from typing import TypeAlias
 
 from zarr.abc.store import Store
 
+from shardedstore.errors import PartitionError
+from shardedstore.storage.blobs import nbytes_of
 from shardedstore.storage.options import StorageOptions
-from shardedstore.storage.urls import is_remote, normalize
+from shardedstore.storage.urls import is_remote, normalize, similar_path
 from shardedstore.store import ShardedStore
-from shardedstore.stores.locations import Config
+from shardedstore.stores.location import is_template
+from shardedstore.stores.locations import Config, Location, Place
 from shardedstore.stores.recognise import has_config, is_pipeline, locate
 
 AnyZarr: TypeAlias = ShardedStore | Store | str | os.PathLike[str]
@@ -26,6 +29,25 @@ def config_at(what: AnyZarr, storage_options: StorageOptions = None) -> Config:
     if has_config(url, storage_options):
         return ShardedStore.load(what, allow=[] if is_remote(url) else ["/"], storage_options=storage_options).config
     return Config(locate(what, storage_options))
+
+
+def check_exists(location: Location) -> None:
+    """Raise an error if there is nothing at a location.
+
+    Raises
+    ------
+    PartitionError
+        If the local path, or the file in an object store, does not exist.
+    """
+    place = location.origin
+    if not isinstance(place, Place) or is_template(place):
+        return
+    if is_remote(place.url):
+        is_missing = place.is_file and nbytes_of(place.url, place.options) is None
+    else:
+        is_missing = not os.path.lexists(place.url)
+    if is_missing:
+        raise PartitionError(f"{location.show()} can't be read: {place.url!r} does not exist{similar_path(place.url)}")
 
 
 def name_of_zarr(what: AnyZarr, config: Config) -> str:

@@ -20,7 +20,7 @@ from shardedstore.checks.contents import CheckedNode, Documents, arrays_in, pars
 from shardedstore.checks.finding import CODES, Finding, few, in_order
 from shardedstore.checks.listing import Listing, StoredChunks, missing_chunks
 from shardedstore.checks.objects import UNREADABLE, Checked, ObjectTask, check_objects, open_plain, per_task
-from shardedstore.checks.open import AnyZarr, config_at, name_of_zarr
+from shardedstore.checks.open import AnyZarr, check_exists, config_at, name_of_zarr
 from shardedstore.checks.registry import check_metadata
 from shardedstore.checks.report import ArrayCheck, CheckReport
 from shardedstore.checks.zips import check_zip
@@ -93,7 +93,7 @@ def check(
     Raises
     ------
     PartitionError
-        If there is no Zarr.
+        If the path does not exist, or there is no Zarr.
     UsageError
         If an option is not valid.
 
@@ -120,6 +120,8 @@ def check(
     if not nbytes:
         raise UsageError(f"max_chunk={max_chunk!r} is not a size: write it like '4 GiB'")
     config = config_at(what, storage_options)
+    if not config.shards:
+        check_exists(config.base)
     run = _Run(config, name_of_zarr(what, config), max_missing, nbytes)
     return run.report("quick" if quick else "full", None if resume is None else os.fspath(resume), ignored)
 

@@ -360,6 +360,14 @@ def test_a_result_whose_config_is_lost(tmp_path):
         check(tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["b.zarr", "b.zarr.zip", "b.ozx", "none/b.zarr"])
+def test_a_path_that_does_not_exist_is_no_damage(name, tmp_path):
+    build(tmp_path / "a.zarr", "v3")
+    with pytest.raises(PartitionError, match=rf"{name}' does not exist") as raised:
+        check(tmp_path / name)
+    assert ("did you mean" in str(raised.value)) == name.startswith("b.zarr")
+
+
 # Limits, levels and resuming
 
 
