@@ -1,4 +1,4 @@
-"""Measure exports of references: processor seconds and peak memory of each format, beside VirtualiZarr.
+"""Measure exports of references: seconds, processor seconds and peak memory of each format, beside VirtualiZarr.
 
     python -m benchmarks.bench_export
 
@@ -12,6 +12,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for zarr_format in (2, 3):
             _prepare(data, folder / f"v{zarr_format}", zarr_format)
         rows = [_row(kind, folder / f"v{zarr_format}") for kind, zarr_format in KINDS.items()]
-    table(("what", "processor", "peak memory", "must be", "reached"), rows)
+    table(("what", "time", "processor", "peak memory", "must be", "reached"), rows)
 
 
 def _prepare(data: SmallChunks, folder: Path, zarr_format: int) -> None:
@@ -68,33 +69,35 @@ def _write_v3(data: SmallChunks, root: Path) -> None:
 def _write_v2(data: SmallChunks, root: Path) -> None:
     import zarr
 
-    array = zarr.open_group(root, mode="w", zarr_format=2).create_array(
+    zarr.open_group(root, mode="w", zarr_format=2).create_array(
         ARRAY, shape=(data.shards, data.chunks * 8), chunks=(1, 8), dtype="u1", compressors=None
     )
     for row in range(data.shards):
-        array[row] = row % 255 + 1
+        for column in range(data.chunks):
+            (root / ARRAY / f"{row}.{column}").write_bytes(b"%08d" % column)
 
 
 def _row(kind: str, folder: Path) -> tuple[str, ...]:
     program = [sys.executable, "-m", "benchmarks.bench_export", "--one", kind, str(folder)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     if done.returncode:
-        return kind, "not measured", done.stderr.strip().rpartition("\n")[2][:80], "-", "-"
-    seconds, peak = map(float, done.stdout.split()[-2:])
-    shown = kind, f"{seconds:.1f} s", f"{peak:.0f} MiB"
+        return kind, "not measured", "-", done.stderr.strip().rpartition("\n")[2][:80], "-", "-"
+    wall, seconds, peak = map(float, done.stdout.split()[-3:])
+    shown = kind, f"{wall:.1f} s", f"{seconds:.1f} s", f"{peak:.0f} MiB"
     if kind.startswith("VirtualiZarr"):
         return *shown, "-", "-"
-    return *shown, f"< {SECONDS:.0f} s, {PEAK:.0f} MiB", "yes" if seconds < SECONDS and peak < PEAK else "NO"
+    return *shown, f"< {SECONDS:.0f} s, {PEAK:.0f} MiB", "yes" if wall < SECONDS and peak < PEAK else "NO"
 
 
 def _measure(kind: str, folder: Path) -> None:
     export = _virtualizarr if kind.startswith("VirtualiZarr") else _ours
     run = export(kind, folder)
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     run()
+    wall = time.perf_counter() - begun
     after = resource.getrusage(resource.RUSAGE_SELF)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(seconds, after.ru_maxrss / 1024)
+    print(wall, seconds, after.ru_maxrss / 1024)
 
 
 def _ours(kind: str, folder: Path) -> Callable[[], object]:

@@ -28,8 +28,8 @@ from shardedstore.jobs.layouts.registry import find_result_job, job_in
 from shardedstore.jobs.layouts.result_job import ResultJob
 from shardedstore.jobs.limits import NO_LIMITS, Limits
 from shardedstore.jobs.make_plan import make_plan
+from shardedstore.jobs.move.finish import finish_move
 from shardedstore.jobs.move.options import Move
-from shardedstore.jobs.move.rest import finish_move
 from shardedstore.jobs.object_sizes import MAX_BASE
 from shardedstore.jobs.partial import find_job_folder, load_partial, unfinished
 from shardedstore.jobs.partial_state import Partial

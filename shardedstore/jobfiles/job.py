@@ -14,7 +14,7 @@ from shardedstore.jobfiles.registry import make_sink, make_step
 from shardedstore.jobfiles.secrets import resolve_storage
 from shardedstore.jobfiles.spec import JobSpec, RunSpec, Transform
 from shardedstore.jobs.job_plan import JobOptions, JobPlan
-from shardedstore.jobs.move.rest import finish_move
+from shardedstore.jobs.move.finish import finish_move
 from shardedstore.storage.options import take_options
 from shardedstore.storage.sides import side_options
 from shardedstore.storage.urls import normalize

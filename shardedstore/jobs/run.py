@@ -26,7 +26,7 @@ from shardedstore.jobs.limits import forget
 from shardedstore.jobs.manifest import read_manifest
 from shardedstore.jobs.meter import Meter
 from shardedstore.jobs.move.checks import check_source
-from shardedstore.jobs.move.rest import end_move
+from shardedstore.jobs.move.finish import end_move
 from shardedstore.jobs.move.scratch import queue_of
 from shardedstore.jobs.move.state import begin_move
 from shardedstore.jobs.move.task import move_task
