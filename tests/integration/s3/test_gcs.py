@@ -6,6 +6,7 @@ This tests our code and obstore's, but not Google's.
 import json
 import re
 from hashlib import sha256
+from urllib.parse import unquote
 
 import dask
 import numpy as np
@@ -15,7 +16,7 @@ from conformance import check_same_contents
 from faultproxy import FaultProxy
 from sources import SOURCES, to_folder
 
-from shardedstore import ShardedStore
+from shardedstore import ObjectAttributes, ShardedStore, UsageError
 from shardedstore.storage.folders import open_folder
 from shardedstore.storage.urls import BESIDE
 from shardedstore.transforms import CopyTo, ToZip
@@ -24,7 +25,16 @@ from shardedstore.transforms import CopyTo, ToZip
 class GoogleFront(FaultProxy):
     """Makes an S3 server look like Google's."""
 
+    def __enter__(self):
+        self.written = {}
+        return super().__enter__()
+
     def asked(self, head):
+        name, _, query = head.words[1].partition("?")
+        if head.words[0] == "PUT" or query.startswith("uploads"):
+            self.written.setdefault(unquote(name), {}).update(
+                (key.lower(), value) for key, value in head.fields.items()
+            )
         raw = re.sub(rb"(?i)\r\nx-goog-if-generation-match: 0\r\n", b"\r\nif-none-match: *\r\n", head.raw)
         raw = re.sub(rb"(?i)\r\nauthorization: [^\r]*", b"", raw)
         first, rest = raw.split(b"\r\n", 1)
@@ -38,8 +48,8 @@ class GoogleFront(FaultProxy):
 
 
 @pytest.fixture
-def google(s3_server, use_environment, tmp_path):
-    """The URL of an empty folder in a Google bucket, with credentials in the environment."""
+def front(s3_server, use_environment):
+    """A server like Google's, with credentials in the environment."""
     with GoogleFront(s3_server.endpoint) as front:
         key = {
             "gcs_base_url": front.url,
@@ -49,7 +59,13 @@ def google(s3_server, use_environment, tmp_path):
             "private_key_id": "",
         }
         use_environment({"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key), "GOOGLE_ALLOW_HTTP": "true"})
-        yield f"gs://open/{tmp_path.name}"
+        yield front
+
+
+@pytest.fixture
+def google(front, tmp_path):
+    """The URL of an empty folder in a Google bucket."""
+    return f"gs://open/{tmp_path.name}"
 
 
 @pytest.mark.few(1)
@@ -84,3 +100,24 @@ def test_only_one_makes_a_file(google):
     with pytest.raises(FileExistsError, match="the object exists already"):
         place.write("a", b"2", create=True)
     assert place.read("a") == b"1"
+
+
+def test_shards_have_the_class_and_the_metadata(front, google, tmp_path):
+    blocks = zarr.create_array(tmp_path / "source", name="a", data=np.arange(8), chunks=(2,))
+    given = ObjectAttributes(storage_class="NEARLINE", metadata={"owner": "me"})
+    with dask.config.set(scheduler="synchronous"):
+        new = ShardedStore.partition(tmp_path / "source", {"a": (4,)}).map_shards(ToZip(google), objects=given)
+        assert new.verify().ok
+    np.testing.assert_array_equal(zarr.open_group(new)["a"][:], blocks[:])
+    expected = {"x-goog-storage-class": "NEARLINE", "x-goog-meta-owner": "me"}
+    for name, fields in front.written.items():
+        found = {key: fields[key] for key in expected if key in fields}
+        assert found == (expected if name.endswith(".zip") else {}), name
+    assert sum(name.endswith(".zip") for name in front.written) == 3
+
+
+def test_tags_are_refused(google, tmp_path):
+    zarr.create_array(tmp_path / "source", name="a", data=np.arange(8), chunks=(2,))
+    view = ShardedStore.partition(tmp_path / "source", ["a"])
+    with pytest.raises(UsageError, match="tags"):
+        view.map_shards(ToZip(google), objects=ObjectAttributes(tags={"project": "era5"}))
