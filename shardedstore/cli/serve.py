@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def serve(
         store, _ = open_any(what, parse_side("destination", what, storage, profile))
         app = library.store_app(store, cors_options={"allow_origins": list(cors)} if cors else None)
         app.add_middleware(_WithTotals, store=store)
+        app.add_middleware(_WithTags)
         try:
             server = library.serve_background(
                 app, host=host, port=port or "auto", uvicorn_options={"log_level": "warning"}
@@ -85,6 +87,35 @@ class _WithTotals:
             await send(message)
 
         await self.app(scope, receive, send_with_total)
+
+
+class _WithTags:
+    """Middleware that gives whole values an ETag, and sends a value that the client has already without its bytes."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        known = dict(scope.get("headers", ())).get(b"if-none-match", b"").split(b",")
+        start: dict[str, Any] = {}
+
+        async def send_with_tag(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                start.update(message)  # its fields depend on the body, which comes next
+                return
+            if start and not message.get("more_body"):
+                tag = b'"%s"' % hashlib.blake2b(message.get("body", b""), digest_size=12).hexdigest().encode()
+                fields = [*start["headers"], (b"etag", tag), (b"cache-control", b"no-cache")]
+                if tag in (one.strip() for one in known):
+                    start["status"], message = 304, {**message, "body": b""}
+                    fields = [(name, value) for name, value in fields if name != b"content-length"]
+                start["headers"] = fields
+            if start:
+                await send({**start})
+                start.clear()
+            await send(message)
+
+        await self.app(scope, receive, send_with_tag if scope.get("method") == "GET" else send)
 
 
 def _library() -> Any:

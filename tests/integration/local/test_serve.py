@@ -78,6 +78,18 @@ def test_ranges_and_origins(url):
     assert "access-control-allow-origin" not in request(f"{url}t/c/0/0", Origin="https://other.example.org")[1]
 
 
+def test_a_value_that_the_client_has_is_not_sent_again(url):
+    status, fields, data = request(f"{url}t/c/0/0", Origin=ORIGIN)
+    assert (status, fields["cache-control"], int(fields["content-length"])) == (200, "no-cache", len(data))
+    other = request(f"{url}t/c/0/1")[1]["etag"]
+    assert other != fields["etag"]
+    assert request(f"{url}t/c/0/0", **{"If-None-Match": other})[2] == data
+    with pytest.raises(HTTPError, match="HTTP Error 304") as unchanged:
+        request(f"{url}t/c/0/0", **{"If-None-Match": f"{other}, {fields['etag']}"}, Origin=ORIGIN)
+    assert unchanged.value.headers["etag"] == fields["etag"]
+    assert unchanged.value.headers["access-control-allow-origin"] == ORIGIN
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
