@@ -39,6 +39,16 @@ for name in original.variables:
     np.testing.assert_array_equal(ts.open(spec).result()[...].read().result(), original[name].values)
 assert "shardedstore" not in sys.modules
 """
+GDAL = """
+import os, numpy as np
+names = {"AWS_S3_ENDPOINT": endpoint.partition("://")[2], "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
+os.environ.update(names, AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret, AWS_REGION="us-east-1")
+import rasterio
+path = url.replace("s3://", "/vsis3/")
+with rasterio.open(f'ZARR:"/vsikerchunk_json_ref/{{{path}}}":/t2m') as t2m:
+    np.testing.assert_array_equal(t2m.read(1), xr.open_zarr(original, consolidated=False).t2m.values)
+assert "shardedstore" not in sys.modules
+"""
 ICECHUNK = """
 import icechunk
 bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -89,6 +99,14 @@ def test_kerchunk_parquet(bucket, s3_server, tmp_path):
     url = f"{bucket.url}/references"
     make_zips(bucket, tmp_path, 2).to_kerchunk(url, parquet=True)
     check(KERCHUNK, url, s3_server, tmp_path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_gdal(zarr_format, bucket, s3_server, tmp_path):
+    pytest.importorskip("rasterio")
+    url = f"{bucket.url}/references.json"
+    make_zips(bucket, tmp_path, zarr_format).to_kerchunk(url)
+    run(GDAL, url, s3_server, tmp_path)
 
 
 @pytest.mark.few(1)
