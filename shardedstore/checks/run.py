@@ -196,8 +196,12 @@ class _Run:
                 break
             asked.update(unexpected)  # a document that can't be read is asked for once
             known |= self._fetch(reader, unexpected)
-        if not any(map(_defines_something, self.nodes.values())) and not self.findings:
-            raise PartitionError(f"{self.config.base.show()} {instead(self.config.base)}")
+        if not any(map(_defines_something, self.nodes.values())):
+            unlisted = [finding.what for finding in self.findings if finding.code == "listing"]
+            if unlisted and not self.config.shards:
+                raise PartitionError(f"{self.config.base.show()} can't be read: {unlisted[0]}")
+            if not self.findings:
+                raise PartitionError(f"{self.config.base.show()} {instead(self.config.base)}")
         self.stored = listing.chunks
         self.findings += listing.findings()
         if self.is_listed and not reader.has_tags:

@@ -17,7 +17,7 @@ from obstore.store import HTTPStore, S3Store
 from servers import GUEST, READER, upload
 from sources import SOURCES, build, to_zip
 
-from shardedstore import PartitionError, ShardedStore
+from shardedstore import PartitionError, ShardedStore, check
 from shardedstore.storage.errors import explain
 from shardedstore.transforms import ToZip
 from shardedstore.zips import ZipReadStore
@@ -197,3 +197,17 @@ def test_servers_that_start_at_once_have_ports_of_their_own(tmp_path):
         (one, name), (other, other_name) = pool.map(endpoint, ["one", "other"])
     assert one != other
     assert (name, other_name) == ("one", "other")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("s3://nowhere/a.zarr", "can't be read: there is no such bucket or container"),
+        ("s3://nowhere/a.zip", "does not exist"),
+        ("s3://tests/nowhere/a.zarr", "holds no Zarr"),
+        ("s3://tests/nowhere/a.zarr.zip", "does not exist"),
+    ],
+)
+def test_a_check_of_a_place_that_does_not_exist(url, why, bucket):
+    with pytest.raises(PartitionError, match=f"^'{url}' .*{why}"):
+        check(url)
