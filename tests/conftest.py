@@ -33,6 +33,9 @@ FOLDERS = (f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-{number}" for numbe
 
 def pytest_addoption(parser):
     parser.addoption("--azure", action="store_true", help="run the tests on Azurite too, which npm must have installed")
+    parser.addoption(
+        "--cases", type=int, default=10**6, metavar="N", help="run at most this number of cases of each test"
+    )
     parser.addoption("--pictures", type=Path, metavar="FOLDER", help="save pictures of all HTML views in this folder")
 
 
@@ -43,7 +46,7 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(marker)
     if not config.getoption("--azure"):
         leave_out(config, items, {item for item in items if item.get_closest_marker("azure")})
-    leave_out(config, items, beyond_few(items) | of_night(items))
+    leave_out(config, items, beyond_few(items, config.getoption("--cases")) | of_night(items))
 
 
 def leave_out(config, items, unwanted):
@@ -51,12 +54,13 @@ def leave_out(config, items, unwanted):
     items[:] = [item for item in items if item not in unwanted]
 
 
-def beyond_few(items):
-    """Return the cases of tests with the marker `few` that only ``make test-all`` runs."""
+def beyond_few(items, most):
+    """Return the cases of tests that only ``make test-all`` runs, by their marker `few` or the option ``--cases``."""
     tables = defaultdict(list)
     for item in items:
-        if marker := item.get_closest_marker("few"):
-            tables[item.parent, item.originalname, *marker.args].append(item)
+        marker = item.get_closest_marker("few")
+        few = min(most, marker.args[0] if marker else most)
+        tables[item.parent, getattr(item, "originalname", item.name), few].append(item)
     return {item for (_, _, few), cases in tables.items() for item in set(cases) - set(some(few, cases))}
 
 
