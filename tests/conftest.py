@@ -3,7 +3,6 @@
 import os
 import sys
 from collections import defaultdict
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -77,14 +76,7 @@ def s3_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def azure_server(tmp_path_factory):
-    with servers.shared(of_session(tmp_path_factory, "azurite"), azurite) as server:
-        yield server
-
-
-@contextmanager
-def azurite(folder):
-    with servers.azurite(folder) as server:
-        server.make_container("tests")
+    with servers.shared(of_session(tmp_path_factory, "azurite"), servers.azurite) as server:
         yield server
 
 
@@ -135,14 +127,20 @@ def no_credentials():
 
 
 @pytest.fixture
-def bucket(s3_server, use_environment):
-    """An empty folder of a bucket: its URL, with credentials in the environment, and a client."""
-    use_environment(s3_server.environment())
-    return s3_server.folder("tests", next(FOLDERS))
+def unique():
+    """A name that no other test uses, as the processes share their servers."""
+    return next(FOLDERS)
 
 
 @pytest.fixture
-def container(azure_server, use_environment):
+def bucket(s3_server, use_environment, unique):
+    """An empty folder of a bucket: its URL, with credentials in the environment, and a client."""
+    use_environment(s3_server.environment())
+    return s3_server.folder("tests", unique)
+
+
+@pytest.fixture
+def container(azure_server, use_environment, unique):
     """An empty folder of a container in Azure: its URL, with credentials in the environment, and a client."""
     use_environment(azure_server.environment())
-    return azure_server.folder("tests", next(FOLDERS))
+    return azure_server.folder("tests", unique)

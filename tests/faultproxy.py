@@ -16,11 +16,12 @@ import re
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from threading import Event, Lock, Thread
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from http_wire import Connection, Head
 
@@ -63,12 +64,16 @@ class Request:
 
     method: str
     path: str
-    range: str | None
+    fields: Mapping[str, str]  # their names are in lower case
     received: int  # bytes of the request's body
     started: float
     answered: float = inf
     status: int = 0
     sent: int = 0  # bytes of the answer's body
+
+    @property
+    def range(self) -> str | None:
+        return self.fields.get("range")
 
 
 class FaultProxy:
@@ -111,6 +116,13 @@ class FaultProxy:
             waiting += step
             most = max(most, waiting)
         return most
+
+    def writes(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Yield the path and the fields of each request that writes an object; of an upload in parts, one request."""
+        for request in list(self.log):
+            path, _, query = request.path.partition("?")
+            if (request.method == "PUT" and query in ("", "comp=blocklist")) or query.startswith("uploads"):
+                yield unquote(path), request.fields
 
     def asked(self, head: Head) -> Head:
         """Return the head of a request for the server."""
@@ -170,7 +182,7 @@ class FaultProxy:
         if head.fields.get("expect", "").lower() == "100-continue":
             client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = b"".join(head.body(client.stream, 0))
-        request = Request(*head.words[:2], head.fields.get("range"), len(body), started)
+        request = Request(*head.words[:2], head.fields, len(body), started)
         delay, action, value = self._decide(request)
         self._closed.wait(delay)
         match action:

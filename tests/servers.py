@@ -192,7 +192,7 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
 
 @contextmanager
 def azurite(folder: Path) -> Iterator[AzureServer]:
-    """Start Azurite with data in memory and its log in a folder; `make_container` makes containers."""
+    """Start Azurite with data in memory, its log in a folder, and a container; `make_container` makes others."""
     program = azurite_folder() / "node_modules/azurite/dist/src/blob/main.js"
     if not program.exists():
         raise FileNotFoundError(f"Azurite is not installed: npm install --prefix {azurite_folder()} azurite@3")
@@ -201,7 +201,9 @@ def azurite(folder: Path) -> Iterator[AzureServer]:
     options = ["--silent", "--disableTelemetry", "--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", "0"]
     with _process(["node", os.fspath(program), *options], log) as check:
         found = _wait_for(lambda: re.search(r"successfully listens on (\S+)", log.read_text()), check)
-        yield AzureServer(found[1])
+        server = AzureServer(found[1])
+        server.make_container("tests")
+        yield server
 
 
 @contextmanager

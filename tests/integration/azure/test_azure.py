@@ -107,32 +107,19 @@ def test_a_large_zip_in_azure_goes_up_in_blocks(container, azure_server, use_env
         assert len([request for request in proxy.log if "comp=block&" in request.path]) == 3
 
 
-class Recorder(FaultProxy):
-    """Keeps the fields of the requests that write objects."""
-
-    def __enter__(self):
-        self.written = {}
-        return super().__enter__()
-
-    def asked(self, head):
-        if head.words[0] == "PUT":
-            name = head.words[1].partition("?")[0]
-            self.written.setdefault(name, {}).update((key.lower(), value) for key, value in head.fields.items())
-        return head
-
-
 @pytest.mark.parametrize("large", [False, True], ids=["one request", "blocks"])
 def test_shards_have_the_tier_the_tags_and_the_metadata(large, container, azure_server, use_environment, tmp_path):
     data = np.random.default_rng(0).integers(0, 255, (12 << 20) if large else 100, "u1")
     zarr.create_array(tmp_path / "a.zarr", name="a", data=data, chunks=(len(data) // 2,), compressors=None)
     store = ShardedStore.partition(tmp_path / "a.zarr", ["a"])
     given = ObjectAttributes(storage_class="Cool", tags={"project": "era 5"}, metadata={"owner": "me"})
-    with Recorder(azure_server.endpoint) as recorder, dask.config.set(scheduler="synchronous"):
-        use_environment(replace(azure_server, endpoint=recorder.url).environment())
+    with FaultProxy(azure_server.endpoint) as proxy, dask.config.set(scheduler="synchronous"):
+        use_environment(replace(azure_server, endpoint=proxy.url).environment())
         new = store.map_shards(ToZip(f"{container.url}/zips"), objects=given)
         assert new.verify(store).ok
     expected = {"x-ms-access-tier": "Cool", "x-ms-tags": "project=era+5", "x-ms-meta-owner": "me"}
-    for name, fields in recorder.written.items():
+    writes = list(proxy.writes())
+    for name, fields in writes:
         found = {key: fields[key] for key in expected if key in fields}
         assert found == (expected if name.endswith(".zip") else {}), name
-    assert sum(name.endswith(".zip") for name in recorder.written) == 2
+    assert sum(name.endswith(".zip") for name, _ in writes) == 2
