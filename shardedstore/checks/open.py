@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TypeAlias
 
+from obstore.exceptions import BaseError
 from zarr.abc.store import Store
 
 from shardedstore.errors import PartitionError
@@ -32,7 +34,7 @@ def config_at(what: AnyZarr, storage_options: StorageOptions = None) -> Config:
 
 
 def check_exists(location: Location) -> None:
-    """Raise an error if there is nothing at a location.
+    """Raise an error if there is nothing at a location; a location that can't be asked for is left to the checks.
 
     Raises
     ------
@@ -40,14 +42,16 @@ def check_exists(location: Location) -> None:
         If the local path, or the file in an object store, does not exist.
     """
     place = location.origin
-    if not isinstance(place, Place) or is_template(place):
-        return
-    if is_remote(place.url):
-        is_missing = place.is_file and nbytes_of(place.url, place.options) is None
-    else:
-        is_missing = not os.path.lexists(place.url)
-    if is_missing:
+    if isinstance(place, Place) and not is_template(place) and _is_missing(place):
         raise PartitionError(f"{location.show()} can't be read: {place.url!r} does not exist{similar_path(place.url)}")
+
+
+def _is_missing(place: Place) -> bool:
+    if not is_remote(place.url):
+        return not os.path.lexists(place.url)
+    with suppress(OSError, BaseError):
+        return place.is_file and nbytes_of(place.url, place.options) is None
+    return False
 
 
 def name_of_zarr(what: AnyZarr, config: Config) -> str:

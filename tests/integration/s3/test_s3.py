@@ -211,3 +211,10 @@ def test_servers_that_start_at_once_have_ports_of_their_own(tmp_path):
 def test_a_check_of_a_place_that_does_not_exist(url, why, bucket):
     with pytest.raises(PartitionError, match=f"^'{url}' .*{why}"):
         check(url)
+
+
+def test_a_check_without_permission_reports_what_can_not_be_read(s3_server, use_environment):
+    use_environment(s3_server.environment(GUEST))
+    (found,) = check("s3://tests/denied.zarr.zip").findings
+    assert found.code == "unread"
+    assert "access is denied" in found.what
