@@ -34,7 +34,7 @@ def config_at(what: AnyZarr, storage_options: StorageOptions = None) -> Config:
 
 
 def check_exists(location: Location) -> None:
-    """Raise an error if there is nothing at a location; a location that can't be asked for is left to the checks.
+    """Raise an error if there is nothing at a location; a location that refuses the question is left to the checks.
 
     Raises
     ------

@@ -167,7 +167,7 @@ UNTRUSTED = (
     "the server's certificate is not trusted: set the storage option root_certificate",
 )
 
-PERMANENT = {"BadScheme", "Untrusted"}  # signs of requests without a status that fail again
+PERMANENT = {"BadScheme", "Untrusted"}  # signs of errors without an HTTP status that a retry does not mend
 
 _DENIED_HERE = ("access-denied", "access is denied: give this user the permission")
 

@@ -168,6 +168,13 @@ def test_a_certificate_that_is_not_trusted_is_reported(sign):
     assert (code_of(error), exit_code_of(error)) == ("untrusted-certificate", ExitCode.UNUSABLE)
 
 
+def test_a_scheme_that_is_not_allowed_is_no_temporary_error(use_environment):
+    use_environment({"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+    ran = CliRunner().invoke(cli.main, ["info", "s3://b/a.zarr"])
+    assert ran.exit_code == ExitCode.UNUSABLE
+    assert "http:// is not allowed: name an endpoint with https://, or set --storage allow_http=" in ran.stderr
+
+
 @pytest.mark.parametrize(("code", "is_named"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)])
 def test_a_full_disk_is_reported_with_the_path(tmp_path, code, is_named):
     path = str(tmp_path / "a.zip")
