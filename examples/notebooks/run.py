@@ -41,7 +41,8 @@ def run(path: Path, folder: Path) -> NotebookNode:
     """Run a notebook in an empty folder, and return it with outputs that name nothing of this machine."""
     notebook = nbformat.read(path, as_version=4)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    client = NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(folder)}})
+    resources = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, timeout=SECONDS, coalesce_streams=True, resources=resources)
     client.execute(env=environment)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times
