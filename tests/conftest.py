@@ -107,6 +107,17 @@ def workers(worker_processes):
 
 
 @pytest.fixture
+def told(caplog):
+    """A function that returns the messages that shardedstore logged, without those of its libraries."""
+
+    def messages():
+        of_package = (record for record in caplog.records if record.name.split(".")[0] == "shardedstore")
+        return [record.getMessage() for record in of_package]
+
+    return messages
+
+
+@pytest.fixture
 def use_environment(monkeypatch):
     """A function that sets environment variables of object stores, and removes all others of them."""
 

@@ -316,7 +316,7 @@ def test_a_worker_that_dies_while_all_are_asked_is_not_missed(client, tmp_path):
     client.wait_for_workers(WORKERS)
 
 
-def test_a_worker_that_does_not_answer_is_reported_and_left_out(tmp_path, monkeypatch, caplog):
+def test_a_worker_that_does_not_answer_is_reported_and_left_out(tmp_path, monkeypatch, told):
     monkeypatch.setattr(worker_monitor, "PROOF_SECONDS", 8)
     with (
         cluster(tmp_path / "cluster") as made,
@@ -327,11 +327,11 @@ def test_a_worker_that_does_not_answer_is_reported_and_left_out(tmp_path, monkey
         os.kill(process, signal.SIGSTOP)
         try:
             worker_monitor.check_workers(client, DoesNothing())
-            stopped = [record.getMessage() for record in caplog.records if record.name == "shardedstore"]
+            stopped = told()
         finally:
             os.kill(process, signal.SIGCONT)
-        (told,) = stopped
-        assert told.startswith(f"1 of 2 workers do not answer: {address}; the job begins without them")
+        (message,) = stopped
+        assert message.startswith(f"1 of 2 workers do not answer: {address}; the job begins without them")
 
 
 class DoesNothing(NamedTuple):
@@ -341,7 +341,7 @@ class DoesNothing(NamedTuple):
         return None
 
 
-def test_that_there_are_no_workers_is_reported_once_each_time(tmp_path, monkeypatch, caplog):
+def test_that_there_are_no_workers_is_reported_once_each_time(tmp_path, monkeypatch, caplog, told):
     monkeypatch.setattr(worker_monitor, "LOOK", 0.05)
     monkeypatch.setattr(worker_monitor, "ABSENT", 0.3)
     monkeypatch.setattr(distributed, "THREADS_SECONDS", 0.1)
@@ -350,9 +350,6 @@ def test_that_there_are_no_workers_is_reported_once_each_time(tmp_path, monkeypa
         cluster(tmp_path / "cluster", workers=0) as made,
         Client(scheduler_file=str(made.file)) as client,
     ):
-
-        def told():
-            return [record.getMessage() for record in caplog.records if record.name == "shardedstore"]
 
         def begin(ended, total):
             if not ended:

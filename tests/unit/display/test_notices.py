@@ -34,13 +34,13 @@ def source(tmp_path):
 
 
 @pytest.mark.parametrize("compute", [True, False])
-def test_notices_of_all_steps_are_logged_once_and_kept(source, tmp_path, caplog, compute):
+def test_notices_of_all_steps_are_logged_once_and_kept(source, tmp_path, caplog, told, compute):
     store = ShardedStore.partition(source)
     with caplog.at_level(logging.WARNING, "shardedstore"), dask.config.set(scheduler="synchronous"):
         result = store.map_shards(Doubtful(), Doubtful(), ToZip(tmp_path / "out"), compute=compute)
         (result,) = dask.compute(result) if not compute else (result,)
     assert result.summary.notices == (Notice("doubtful", tuple("abcde")),)
-    assert [record.getMessage() for record in caplog.records] == ["doubtful: 'a', 'b', 'c' and 2 more"]
+    assert told() == ["doubtful: 'a', 'b', 'c' and 2 more"]
 
 
 @pytest.mark.few(1)

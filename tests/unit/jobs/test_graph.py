@@ -66,12 +66,12 @@ def test_a_shard_that_fails_is_one_line_of_the_log_and_a_traceback_for_who_asks(
     assert bool(record.exc_info) == (level == logging.DEBUG)
 
 
-def test_equal_failures_are_a_few_lines_of_the_log(tmp_path, caplog):
+def test_equal_failures_are_a_few_lines_of_the_log(tmp_path, caplog, told):
     caplog.set_level(logging.WARNING, "shardedstore")
     with dask.config.set(scheduler="synchronous"), pytest.raises(ShardsFailed, match="30 of 31 shards failed"):
         blocks_at(tmp_path / "source.zarr", 30).map_shards(FailBlocks(), ToZip(tmp_path / "out"))
-    assert [record.getMessage()[:8] for record in caplog.records] == ["shard a[", "shard a["]
-    assert caplog.records[1].getMessage().endswith("(10 times in this process)")
+    assert [message[:8] for message in told()] == ["shard a[", "shard a["]
+    assert told()[1].endswith("(10 times in this process)")
 
 
 def test_a_job_may_be_a_part_of_another_graph(tmp_path):
