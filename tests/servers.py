@@ -303,7 +303,11 @@ def _made(server: S3Server, bucket: str) -> bool:
 def _process(command: list[str], log: Path) -> Iterator[Callable[[], None]]:
     """Run a server, and yield a function that raises if the server has ended by itself."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        one_thread = {
+            **os.environ,
+            "GOMAXPROCS": "1",
+        }  # SeaweedFS takes a third less of the processors, which all tests share
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=one_thread)
 
     def check() -> None:
         if process.poll() is not None:
