@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
@@ -140,6 +141,7 @@ def _spec_options(spec: type[msgspec.Struct]) -> Iterator[tuple[list[str], dict[
         yield names, {**keywords, "section": section}
 
 
+@cache  # several commands have the options of one spec, and each of its fields is inspected with all that it contains
 def _fields(struct: type) -> tuple[inspect.Field, ...]:
     info = inspect.type_info(struct)
     assert isinstance(info, inspect.StructType)
