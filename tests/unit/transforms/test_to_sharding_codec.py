@@ -32,8 +32,8 @@ from shardedstore.transforms import MigrateV3, ToShardingCodec
 from shardedstore.transforms.base.chain import Chain
 from shardedstore.zarr.metadata import METADATA_NAMES
 
-V3 = [name for name, source in SOURCES.items() if "zarr.json" in source.contents()]
-V2 = sorted(SOURCES.keys() - set(V3))
+V2 = sorted(name for name in SOURCES if "-v2" in name and "-v3" not in name)
+V3 = [name for name in SOURCES if name not in V2]
 SMALL = 40  # bytes, so that an array in the base or in a group has several objects
 MISSING = 2**64 - 1
 
