@@ -127,8 +127,11 @@ def _code(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def user_errors(subject: str = "") -> Iterator[None]:
-    """Turn errors of the package and of the system into messages and exit codes; others keep their tracebacks."""
+def user_errors(*subjects: str | None) -> Iterator[None]:
+    """Turn errors of the package and of the system into messages and exit codes; others keep their tracebacks.
+
+    A message that names none of the subjects begins with the first.
+    """
     try:
         yield
     except ShardsFailed as failed:
@@ -151,9 +154,9 @@ def user_errors(subject: str = "") -> Iterator[None]:
         sys.exit(exit_code_of(stopped))
     except (ShardedStoreError, OSError) as error:
         text = one_line(error)
-        named = os.path.basename(subject) in text
-        code = _code(error)
-        click.echo(f"error: {text}{code}" if named else f"error: {subject}: {text}{code}", err=True)
+        names = [name for name in subjects if name]
+        is_named = not names or any(os.path.basename(name.rstrip("/")) in text for name in names)
+        click.echo(f"error: {text}{_code(error)}" if is_named else f"error: {names[0]}: {text}{_code(error)}", err=True)
         sys.exit(exit_code_of(error))
     except KeyboardInterrupt as stopped:
         click.echo("stopped: run the same command again to resume", err=True)

@@ -47,7 +47,7 @@ def diff_command(
       2  one of the two can't be read
       5  a temporary error, such as a server that does not answer
     """  # noqa: D301 (click reads the backspace)
-    with user_errors(a):
+    with user_errors(a, b):
         found = diff(
             a,
             b,

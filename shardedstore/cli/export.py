@@ -41,7 +41,7 @@ def export(
       shardedstore export era5-zips era5.json --to kerchunk
       shardedstore export s3://bucket/era5-zips s3://bucket/era5-icechunk --to icechunk
     """  # noqa: D301 (click reads the backspace)
-    with user_errors(what):
+    with user_errors(what, destination):
         store, _ = open_any(what, parse_side("source", what, source_storage, source_profile))
         options = parse_side("destination", destination, storage, profile)
         if kind == "icechunk":

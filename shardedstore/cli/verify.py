@@ -92,7 +92,7 @@ def verify_command(
       4  nothing differs, but the result has accepted holes
       5  a temporary error, such as a server that does not answer
     """  # noqa: D301 (click reads the backspace)
-    with user_errors(result):
+    with user_errors(result, against):
         if is_job_file(result):
             if against is not None or resume is not None or include or exclude:
                 raise UsageError("--against, --resume, --include and --exclude are for one result: leave them out")

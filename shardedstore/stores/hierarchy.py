@@ -385,6 +385,11 @@ def _walk_location(
         if not nodes:
             location.check_there()
         _check_text(nodes)
+    except CorruptError as error:
+        url = url_of(location)
+        if url is None or url in str(error):
+            raise
+        raise CorruptError(f"{location.show()}: {error}") from error
     except (OSError, BaseError) as error:
         near = similar_path(url_of(location) or "") if isinstance(error, FileNotFoundError) else ""
         raise PartitionError(f"{location.show()} can't be read: {explain(error)}{near}") from error

@@ -95,6 +95,43 @@ def test_an_option_that_obstore_does_not_know_is_suggested():
         ShardedStore.partition("s3://bucket/y", storage_options={"endpont": "x"})
 
 
+@pytest.fixture
+def damaged(tmp_path):
+    (tmp_path / "damaged.zarr").mkdir()
+    (tmp_path / "damaged.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "array"}')
+    return tmp_path / "damaged.zarr"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "DAMAGED"),
+        ("ls", "DAMAGED"),
+        ("suggest", "DAMAGED"),
+        ("verify", "SOURCE", "--against", "DAMAGED"),
+        ("verify", "DAMAGED", "--against", "SOURCE"),
+        ("diff", "SOURCE", "DAMAGED"),
+        ("diff", "DAMAGED", "SOURCE"),
+        ("convert", "DAMAGED", "OUT", "--to", "zip"),
+        ("unpack", "DAMAGED", "OUT"),
+        ("export", "DAMAGED", "OUT", "--to", "kerchunk"),
+    ],
+    ids=" ".join,
+)
+def test_damaged_metadata_are_those_of_one_zarr(source, damaged, tmp_path, arguments):
+    places = {"SOURCE": source, "DAMAGED": damaged, "OUT": tmp_path / "out"}
+    ran = command(*(places.get(one, one) for one in arguments))
+    assert ran.exit_code == 2
+    assert f"error: '{damaged}': 'zarr.json' is not valid Zarr metadata (it has no 'shape')" in ran.stderr
+
+
+def test_a_missing_zarr_is_named_and_not_the_other(source, tmp_path):
+    for arguments in (("diff", source), ("verify", source, "--against")):
+        ran = command(*arguments, tmp_path / "missing.zarr")
+        assert ran.exit_code == 2
+        assert ran.stderr.startswith(f"error: '{tmp_path}/missing.zarr' can't be read")
+
+
 XML = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message><RequestId>tx00</RequestId></Error>'
 
 
