@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import contextmanager
+from functools import cache
 
 import shardedstore
 import shardedstore.transforms
@@ -20,30 +21,35 @@ PATHS = {
 }
 SYSTEM = "/proc/", "/sys/"  # Dask's scheduler measures its process
 touched: list[str] | None = None
+imported: list[str] = []  # in the last block
+
+
+@cache
+def _install():
+    """Install the hook for the first test that needs it, as it is permanent and makes all tests after it slower."""
+    sys.addaudithook(_remember)
 
 
 def _remember(event, arguments):
-    if touched is not None and event in PATHS:
+    if touched is None:
+        return
+    if event in PATHS:
         paths = [
             path for path in arguments[: 1 + (event == "os.rename")] if isinstance(path, str | bytes | os.PathLike)
         ]
         touched.extend(path for path in map(os.fsdecode, paths) if not path.startswith(SYSTEM))
-    elif touched is not None and event in (
-        "socket.connect",
-        "socket.getaddrinfo",
-        "subprocess.Popen",
-        "os.system",
-    ):
+    elif event == "import":
+        imported.append(arguments[0])
+    elif event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system"):
         touched.append(event)
-
-
-sys.addaudithook(_remember)  # permanent, but fast
 
 
 @contextmanager
 def watched():
-    """Record opened, listed and changed paths in the block; `os.stat` has no audit event."""
+    """Record opened, listed and changed paths in the block, and imports in `imported`; `os.stat` has no audit event."""
     global touched  # noqa: PLW0603
+    _install()
+    imported.clear()
     touched = found = []
     try:
         yield found

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
 
 import dask
@@ -146,7 +147,10 @@ class Death:
             self.calls = None
 
 
-DEATH = Death()
+@cache
+def death() -> Death:
+    """Return the one `Death` of the process: its hook is permanent, and makes all tests after it slower."""
+    return Death()
 
 
 @pytest.mark.few(2)
@@ -162,7 +166,7 @@ def test_no_crash_loses_a_value(sink, steps, step_of, tmp_path):
         shutil.copytree(whole, source)
         prepared = plan(source, target, sink=sink, steps=steps)
         ended = False
-        with DEATH.after(number * step_of, tmp_path):
+        with death().after(number * step_of, tmp_path):
             try:
                 prepared.run()
                 ended = True
@@ -230,7 +234,7 @@ def test_no_crash_loses_a_value_of_a_part(selection, tmp_path):
         source, target = tmp_path / f"{number}.zarr", tmp_path / f"out-{number}"
         shutil.copytree(whole, source)
         prepared, ended = plan_part(source, target, selection), False
-        with DEATH.after(number * 37, tmp_path):
+        with death().after(number * 37, tmp_path):
             try:
                 prepared.run()
                 ended = True
@@ -496,7 +500,7 @@ def test_a_chunk_that_is_edited_before_its_deletion_is_kept(tmp_path):
         (source / "g/w/c/1").write_bytes((source / "g/w/c/0").read_bytes())
 
     with (
-        DEATH.at("os.remove", source / "g/w/c/0", edit),
+        death().at("os.remove", source / "g/w/c/0", edit),
         pytest.raises(ShardsFailed, match="1 of 6 shards failed") as failed,
     ):
         plan(source, target).run()
@@ -553,7 +557,7 @@ def test_an_undecodable_chunk_is_never_deleted(tmp_path):
 
 def test_a_source_that_was_left_at_the_very_end_names_its_place(tmp_path):
     source, target = build(tmp_path / "s.zarr"), tmp_path / "out"
-    with DEATH.at("os.remove", source / "t/zarr.json", die), pytest.raises(BaseException):  # noqa: B017
+    with death().at("os.remove", source / "t/zarr.json", die), pytest.raises(BaseException):  # noqa: B017
         plan(source, target).run()
     assert not (source / "zarr.json").exists()
     with pytest.raises(
@@ -608,7 +612,7 @@ def test_the_command_line_moves(tmp_path):
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code == 2
     assert "--yes-delete-source" in refused.output
-    with DEATH.at("os.remove", source / "t/zarr.json", die), pytest.raises(BaseException):  # noqa: B017
+    with death().at("os.remove", source / "t/zarr.json", die), pytest.raises(BaseException):  # noqa: B017
         plan(source, target, shards={"t": (4, 8)}).run()
     for _ in range(2):
         done = CliRunner().invoke(main, [*arguments, "--yes-delete-source"])

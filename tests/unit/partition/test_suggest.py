@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tomllib
 import zipfile
 
@@ -12,14 +11,12 @@ import pytest
 import xarray as xr
 import zarr
 from click.testing import CliRunner
+from watching import watched
 from zarr.storage import MemoryStore
 
 from shardedstore import PartitionError, ShardedStore
 from shardedstore.cli import main
 from shardedstore.transforms import ToShardingCodec, ToZip
-
-OPENED: list[str] = []
-sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" else None)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +29,9 @@ def climate(tmp_path_factory):
 
 
 def opened_zips(read):
-    OPENED.clear()
-    read()
-    return len({name for name in OPENED if ".zip" in name})
+    with watched() as found:
+        read()
+    return len({name for name in found if ".zip" in name})
 
 
 @pytest.mark.few(1)
