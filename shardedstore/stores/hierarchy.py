@@ -387,7 +387,7 @@ def _walk_location(
         _check_text(nodes)
     except CorruptError as error:
         url = url_of(location)
-        if url is None or url in str(error):
+        if type(error) is not CorruptError or url is None or url in str(error):
             raise
         raise CorruptError(f"{location.show()}: {error}") from error
     except (OSError, BaseError) as error:
