@@ -8,5 +8,5 @@ from shardedstore.cli.main import main
 
 __all__ = ["ExitCode", "main"]
 
-# At its end, Python collects garbage several times. The objects of all imported modules make that a sixth of the time of a short command.
+# Python collects garbage several times as it ends. For the objects of all imported modules, this takes a sixth of a short command.
 atexit.register(gc.freeze)

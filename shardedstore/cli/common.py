@@ -156,7 +156,8 @@ def user_errors(*subjects: str | None) -> Iterator[None]:
         text = one_line(error)
         names = [name for name in subjects if name]
         is_named = not names or any(os.path.basename(name.rstrip("/")) in text for name in names)
-        click.echo(f"error: {text}{_code(error)}" if is_named else f"error: {names[0]}: {text}{_code(error)}", err=True)
+        start = "" if is_named else f"{names[0]}: "
+        click.echo(f"error: {start}{text}{_code(error)}", err=True)
         sys.exit(exit_code_of(error))
     except KeyboardInterrupt as stopped:
         click.echo("stopped: run the same command again to resume", err=True)
