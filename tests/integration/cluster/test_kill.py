@@ -160,20 +160,21 @@ def test_only_the_scheduler_is_killed(source, tmp_path, expected):
 
 
 def test_a_worker_is_killed_for_good(source, tmp_path, expected):
-    """It is not restarted: the other worker does its shards.
+    """It is not restarted: the other worker does its shard.
 
-    The results of tasks are lost with their worker until the client has them, which takes less time than two shards.
+    Shards longer than `SHORTEST` of the task sizes have a task each. With short shards, the current task of the worker has
+    several, and all that it recorded are skipped.
     """
     out = tmp_path / "out"
     with cluster(tmp_path / "cluster") as made:
-        process = start_slow_job(source, out, tmp_path / "log", str(made.file), seconds=0.25)
-        wait_until(lambda: recorded(out) >= CUBE_SHARDS // 2, what="half of the records")
+        process = start_slow_job(source, out, tmp_path / "log", str(made.file), seconds=0.3)
+        wait_until(lambda: recorded(out) >= CUBE_SHARDS // 3, what="a third of the records")
         kill_session(made.workers[0])
         assert process.wait(60) == 0
     told = re.search(r"done (\d+) skipped (\d+)", (tmp_path / "log").read_text())
     assert told is not None
-    done, recorded_before = map(int, told.groups())
-    assert done + recorded_before == CUBE_SHARDS
-    assert recorded_before <= 2  # of about six that the worker had recorded
+    done, skipped = map(int, told.groups())
+    assert done + skipped == CUBE_SHARDS
+    assert skipped <= 1  # a recorded shard is done, even if its worker died before its task ended
     assert files_of(out) == expected
     assert temporaries(out) == []
