@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import count
 from pathlib import Path
 
-# A cluster that waits for tests takes 7 % of a processor to look at its event loops and tasks; without it, 1 %. Subprocesses too.
+# These diagnostics take 7 % of a processor in a cluster that waits. Clusters in subprocesses of tests read the variables, too.
 os.environ["DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL"] = "2s"
 os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"
 
@@ -34,7 +34,7 @@ collect_ignore = ["data"]  # its generator needs zarr 2
 MARKED_BY_FIXTURE = {"s3_server": "s3", "azure_server": "azure", "worker_processes": "cluster"}
 FOLDERS = (f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-{number}" for number in count())
 
-# The objects of ten thousand collected tests live to the end: to look at them again costs a tenth of the time of all tests.
+# The objects of collected tests live to the end. Looking at them in each collection of garbage takes a tenth of the time of tests.
 gc.set_threshold(100_000, 20, 100)
 
 

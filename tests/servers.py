@@ -184,7 +184,8 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
             here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
             command = [program, "mini", f"-dir={folder}", *here, *s3, *off]
             server = S3Server(f"http://127.0.0.1:{port}")
-            check = running.enter_context(_process(command, folder / "log"))
+            # One thread takes a third less of the processors, which all tests share.
+            check = running.enter_context(_process(command, folder / "log", GOMAXPROCS="1"))
             for name in BUCKETS:
                 _wait_for(lambda name=name: _made(server, name), check)
         yield server
@@ -300,14 +301,11 @@ def _made(server: S3Server, bucket: str) -> bool:
 
 
 @contextmanager
-def _process(command: list[str], log: Path) -> Iterator[Callable[[], None]]:
-    """Run a server, and yield a function that raises if the server has ended by itself."""
+def _process(command: list[str], log: Path, **variables: str) -> Iterator[Callable[[], None]]:
+    """Run a server with variables of its environment, and yield a function that raises if the server has ended by itself."""
     with log.open("wb") as file:
-        one_thread = {
-            **os.environ,
-            "GOMAXPROCS": "1",
-        }  # SeaweedFS takes a third less of the processors, which all tests share
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=one_thread)
+        environment = {**os.environ, **variables}
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
 
     def check() -> None:
         if process.poll() is not None:

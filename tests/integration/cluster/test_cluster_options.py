@@ -6,7 +6,6 @@ import ssl
 import subprocess
 
 import pytest
-from dask.utils import format_bytes
 from distributed import Client, LocalCluster, Security
 from helpers_jobs import cube_at, division
 
@@ -63,22 +62,19 @@ def test_adaptive_workers_of_a_class(source, tmp_path):
 
 @pytest.fixture(scope="module")
 def client():
-    # The worker has the memory of the machine: with less, Dask may pause it, because it is in the process of the tests.
-    with LocalCluster(n_workers=1, processes=False, **QUIET) as local, Client(local) as made:
+    # Dask pauses a worker whose process has more memory than its limit, and this one is in the process of the tests.
+    with LocalCluster(n_workers=1, processes=False, memory_limit="4 GiB", **QUIET) as local, Client(local) as made:
         yield made
 
 
 def test_little_memory_is_reported(client, caplog, told):
-    (worker,) = client.scheduler_info()["workers"].values()
-    limit = worker["memory_limit"]
-    worker_monitor.check_memory(client, 4 * limit)
+    worker_monitor.check_memory(client, 16 << 30)
     (message,) = told()
     assert message.startswith(
-        f"1 of 1 workers have little memory: {format_bytes(limit)} for 1 thread, "
-        f"and a shard may take {format_bytes(4 * limit)}"
+        "1 of 1 workers have little memory: 4.00 GiB for 1 thread, and a shard may take 16.00 GiB"
     )
     caplog.clear()
-    worker_monitor.check_memory(client, limit)
+    worker_monitor.check_memory(client, 4 << 30)
     worker_monitor.check_memory(client, 0)
     assert not told()
 

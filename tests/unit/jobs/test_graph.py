@@ -61,7 +61,9 @@ def test_a_shard_that_fails_is_one_line_of_the_log_and_a_traceback_for_who_asks(
     store = blocks_at(tmp_path / "source.zarr", 3)
     with dask.config.set(scheduler="synchronous"), pytest.raises(ShardsFailed, match="1 of 4 shards failed"):
         store.map_shards(Fail("a[1]"), ToZip(tmp_path / "out"))
-    (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    (record,) = (
+        record for record in caplog.records if (record.name, record.levelno) == ("shardedstore", logging.WARNING)
+    )
     assert record.getMessage() == "shard a[1] failed, attempt 1: ValueError: zarr.json is not to the step's taste"
     assert bool(record.exc_info) == (level == logging.DEBUG)
 
